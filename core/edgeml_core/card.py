@@ -1,0 +1,95 @@
+"""The result card: what was found out about a bundle, each figure with how it came about.
+
+Two parts (docs/decisions/0001). `Card` follows from the bundle's bytes and its inputs alone, so it lies inside the
+bundle and exporting twice gives the same bytes. `Measurements` are what one machine saw on one day: they lie beside
+the bundle, name its digest, and are signed with it when it is published.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+#: How a figure came about. Emulated time is never a speed, so latency is never "emulated".
+How = Literal["measured", "emulated", "estimated", "not measured"]
+
+MEASUREMENTS_SUFFIX: Final = ".measured.json"
+MEASUREMENTS_MAX_BYTES: Final = 1024 * 1024
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How close the shipped model is to the original, over `rows` real inputs."""
+
+    against: str
+    rows: int
+    max_abs: float
+    cosine: float
+
+
+class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The task metric on `--evaluate`, paired row by row with fp32; fractions of 1."""
+
+    metric: str
+    rows: int
+    fp32: float
+    int8: float
+    drop: float
+    ci95: tuple[float, float]
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What follows from the bundle itself. Sizes are of the model's files, in bytes."""
+
+    recipe: str
+    size_bytes: int
+    baseline_size_bytes: int
+    parity: Parity
+    accuracy: Accuracy | None = None
+    accuracy_note: str = ""
+    calibration_rows: int = 0
+    calibration_sha256: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model's latency at batch 1, in milliseconds, after `warmup` runs not counted."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    runs: int
+    warmup: int
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One CPU on which the golden outputs were reproduced, or not."""
+
+    cpu: str
+    how: How
+    ok: bool
+    note: str = ""
+
+
+class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads."""
+
+    manifest_sha256: str
+    cpu: str
+    threads: int
+    fp32: Latency
+    int8: Latency
+    load_ms: float
+    first_inference_ms: float
+    peak_rss_bytes: int
+    verified_on: tuple[Verified, ...] = ()
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as fp32 the bundle ran, by the medians."""
+        return self.fp32.p50_ms / self.int8.p50_ms
+
+
+def encode_measurements(measurements: Measurements) -> bytes:
+    """The bytes of a `.measured.json` file."""
+    return msgspec.json.format(msgspec.json.encode(measurements, order="deterministic"), indent=1) + b"\n"

@@ -1,0 +1,138 @@
+"""The fleet document: what each device should run, as rules that a device applies to itself.
+
+Signed as one target of the fleet repository. A deployment selects by label and percentage, so one retained message
+steers a hundred devices or thousands. Whether a release exists is the releases repository's business: a device
+installs only what both agree on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from edgeml_core import names
+from edgeml_core.errors import RejectedError
+
+FLEET_DOCUMENT: Final = "fleet.json"
+FLEET_DOCUMENT_MAX_BYTES: Final = 1024 * 1024
+_SHARES: Final = 10_000
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One enrolled device. Its labels are signed: a device can't claim others."""
+
+    labels: dict[str, str]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One bundle of the deployed version: devices take the first that suits them. `manifest_sha256` is its identity."""
+
+    target: str
+    format: str
+    arch: str
+    cpu_features: tuple[str, ...]
+    manifest_sha256: str
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model version for the devices that `selector` matches, up to `percent` of them."""
+
+    id: str
+    name: str
+    version: str
+    selector: dict[str, str]
+    percent: float
+    bundles: tuple[Wanted, ...]
+
+
+class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Deployments in the order they were made; for each model the last that includes a device holds."""
+
+    fleet: str
+    devices: dict[str, Device]
+    deployments: tuple[Deployment, ...]
+
+
+def encode(document: FleetDocument) -> bytes:
+    """The one encoding of a fleet document."""
+    return msgspec.json.encode(document, order="deterministic")
+
+
+def decode(data: bytes) -> FleetDocument:
+    """The fleet document in `data`.
+
+    Raises:
+        RejectedError: `document-format`, when it is too long, malformed or names what no name can be.
+    """
+    if len(data) > FLEET_DOCUMENT_MAX_BYTES:
+        raise RejectedError("document-format", f"the fleet document is longer than {FLEET_DOCUMENT_MAX_BYTES} bytes")
+    try:
+        document = msgspec.json.decode(data, type=FleetDocument)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RejectedError("document-format", f"the fleet document can't be read: {error}") from error
+    for deployment in document.deployments:
+        if not names.is_name(deployment.name) or not names.is_version(deployment.version):
+            raise RejectedError("document-format", f"deployment {deployment.id!r} names no valid release")
+    return document
+
+
+def includes(deployment: Deployment, device_id: str, labels: dict[str, str]) -> bool:
+    """Whether a deployment is for this device: its labels match and its share of the hash range is reached.
+
+    The share of a device is fixed for a deployment, so a larger percentage includes all of a smaller one.
+    """
+    share = int.from_bytes(hashlib.sha256(f"{deployment.id}|{device_id}".encode()).digest()[:8], "big") % _SHARES
+    return names.matches(deployment.selector, labels) and share < deployment.percent * 100
+
+
+def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:
+    """What the document wants one device to run: a deployment for each model name.
+
+    A device that isn't enrolled is wanted nothing of.
+    """
+    device = document.devices.get(device_id)
+    if device is None:
+        return {}
+    return {
+        deployment.name: deployment
+        for deployment in document.deployments
+        if includes(deployment, device_id, device.labels)
+    }
+
+
+def choose_bundle(
+    deployment: Deployment, *, arch: str, cpu_features: frozenset[str], formats: frozenset[str], target: str
+) -> Wanted:
+    """The bundle of a deployment that this device should install.
+
+    Args:
+        arch: the machine's, as `uname -m` says it.
+        cpu_features: as Linux names them.
+        formats: those whose runtime is installed here.
+        target: the device's own `target` label; empty chooses among all by CPU.
+
+    Returns:
+        Of those that run here, one that asks for the most CPU features (it was quantized for the closest CPU); among
+        equals the first in the deployment's order.
+
+    Raises:
+        RejectedError: `release-unsuitable`, when none runs here.
+    """
+    suitable = [
+        bundle
+        for bundle in deployment.bundles
+        if bundle.arch == arch
+        and bundle.format in formats
+        and cpu_features.issuperset(bundle.cpu_features)
+        and target in ("", bundle.target)
+    ]
+    if not suitable:
+        offered = ", ".join(sorted(f"{bundle.target}/{bundle.format}" for bundle in deployment.bundles)) or "nothing"
+        raise RejectedError(
+            "release-unsuitable",
+            f"{deployment.name} {deployment.version} offers {offered}; none runs on {target or arch}",
+            "export the model for this board and publish that bundle under a new version",
+        )
+    return max(suitable, key=lambda bundle: len(bundle.cpu_features))

@@ -1,0 +1,102 @@
+"""The errors of edgeml, split by who must act. No other exception type leaves a public function.
+
+`code` is a stable string: the same in the log, over MQTT, in HTTP bodies and under `--json`.
+`hint` is one sentence with the remedy. Foreign exceptions are translated at the adapter with `raise ... from e`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+#: Every code that edgeml emits, with its meaning. A test holds the source against this table; docs/errors.md prints it.
+CODES: Final[dict[str, str]] = {
+    # UsageError: the operator's input is wrong
+    "usage": "an argument, option or configuration value is wrong",
+    "extra-missing": "an optional dependency of this command is not installed",
+    "model-unreadable": "the model named can't be read as any supported format",
+    "model-unsafe": "the model's weights come as a pickle, which could run code",
+    "model-unsupported": "the model's architecture, task or an operator has no export for the format asked",
+    "data-invalid": "a data file (calibration, evaluation) doesn't fit the model or its own format",
+    "target-unknown": "no target profile has that name",
+    "target-invalid": "a target profile has problems; the message lists all of them",
+    "repo-invalid": "the directory is not an edgeml repository, or its keys are missing",
+    "release-unknown": "the repository has no such release",
+    "release-exists": "that name and version is already released with other content",
+    "device-exists": "that device id is enrolled already",
+    "config-invalid": "agent.toml has problems; the message lists all of them",
+    "input-invalid": "an inference input doesn't fit the model's signature",
+    "interrupted": "stopped by the operator",
+    # GateFailed: the model doesn't meet what was asked
+    "gate-failed": "no candidate met the accuracy, parity, speed or size asked for",
+    # RejectedError: the sender is at fault; never retried for that digest
+    "bundle-format": "a bundle or manifest is malformed; the message lists every problem",
+    "document-format": "a signed document or a message is malformed",
+    "digest-mismatch": "content doesn't have the digest that was signed",
+    "signature-invalid": "metadata isn't signed by the keys trusted here",
+    "rollback-attempt": "metadata older than what was already trusted was offered",
+    "trust-expired": "signed metadata has expired",
+    "release-unsuitable": "no release of the wanted version suits this device",
+    # TransportError: the road is at fault; retried with a bound and jitter
+    "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
+    "trust-unavailable": "signed metadata hasn't arrived yet",
+    "chunk-timeout": "wanted chunks didn't arrive in time",
+    # DeviceError: this machine is at fault; the device rolls back and reports
+    "runtime-missing": "the runtime that the bundle needs is not installed, or too old",
+    "runtime-failed": "the runtime couldn't load or run the model",
+    "probe-crashed": "the model crashed, hung or outgrew its memory in the probe's child process",
+    "golden-mismatch": "the model doesn't reproduce its golden outputs on this machine",
+    "disk-full": "the store has no room for the release",
+    "memory-short": "the model needs more memory than this device may give it",
+    "store-failed": "the store's database or files can't be read or written",
+    "crash-loop": "the agent restarted uncleanly too often after an activation",
+    # raised by the server, answered to its clients
+    "model-unknown": "no model of that name is served here",
+    "overloaded": "the model's queue is full",
+    "internal": "an unexpected failure; the log has the details",
+}
+
+
+class EdgemlError(Exception):
+    """Base of all errors: a stable code, a message for people and one sentence with the remedy."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def to_dict(self) -> dict[str, str]:
+        """The error as every `--json` output, HTTP body and report carries it."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+class UsageError(EdgemlError):
+    """The operator's input is wrong: nothing was changed."""
+
+    exit_code = 2
+
+
+class GateFailed(EdgemlError):
+    """The model doesn't meet what was asked: no bundle was written."""
+
+    exit_code = 1
+
+
+class RejectedError(EdgemlError):
+    """What was sent is malformed, corrupt, unsigned or old: never retried for that digest."""
+
+    exit_code = 4
+
+
+class TransportError(EdgemlError):
+    """The road failed: worth another try."""
+
+    exit_code = 5
+
+
+class DeviceError(EdgemlError):
+    """This machine can't: full disk, missing or failing runtime, too little memory."""
+
+    exit_code = 6

@@ -1,0 +1,283 @@
+"""The manifest: everything a device must know of a bundle before it fetches a byte of it.
+
+Its SHA-256 is the release's identity, since it lists the digest of every file and chunk. Decoding is strict and
+collects: a malformed manifest is refused with every problem named. Format: docs/bundle-format.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from edgeml_core import chunks, names
+from edgeml_core.card import Card
+from edgeml_core.errors import RejectedError
+
+FORMAT: Final = "edgeml/1"
+MANIFEST_NAME: Final = "manifest.json"
+MANIFEST_MAX_BYTES: Final = 8 * 1024 * 1024
+BUNDLE_MAX_BYTES: Final = 64 * 1024**3
+FILES_MAX: Final = 1024
+PATH_MAX_CHARS: Final = 200
+PROBLEMS_SHOWN_MAX: Final = 20
+
+Engine = Literal["onnxruntime", "litert"]
+Format = Literal["onnx", "tflite"]
+Task = Literal[
+    "text-classification",
+    "token-classification",
+    "feature-extraction",
+    "image-classification",
+    "tensors",
+]
+DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
+
+#: The engine that runs each file format.
+ENGINES: Final[dict[Format, Engine]] = {"onnx": "onnxruntime", "tflite": "litert"}
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_PATH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of the bundle: `chunks` are the SHA-256 of its 64 KiB pieces in order."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    chunks: tuple[str, ...]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One input or output of the model; -1 in `shape` is any length."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+class CpuNeeds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The CPU that the bundle was quantized for; `features` as Linux names them in /proc/cpuinfo."""
+
+    arch: Literal["aarch64", "x86_64"]
+    features: tuple[str, ...] = ()
+
+
+class RuntimeNeeds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runtime that must be installed, and how to set it up. `options` are the engine's own keys."""
+
+    engine: Engine
+    min_version: str
+    bad_versions: tuple[str, ...] = ()
+    threads: int
+    options: dict[str, str] = {}
+
+
+class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
+    """Text through a `tokenizer.json`. `pad_to` are the fixed lengths compiled in; empty means any length."""
+
+    tokenizer: str
+    max_length: int
+    pad_to: tuple[int, ...] = ()
+    pad_id: int = 0
+
+
+class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):
+    """An image resized to `height` x `width` pixels, times `rescale`, minus `mean`, over `std` per channel."""
+
+    height: int
+    width: int
+    channels: Literal[1, 3]
+    layout: Literal["NCHW", "NHWC"]
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    rescale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    #: Shortest edge in pixels to resize to before a centre crop; 0 resizes to the exact size.
+    resize_shortest_edge: int = 0
+
+
+class TensorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
+    """Tensors by name, as they are."""
+
+
+class Classes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="classes"):
+    """Scores over `labels` from the logits of `output`."""
+
+    output: str
+    labels: tuple[str, ...]
+    activation: Literal["softmax", "sigmoid", "none"]
+
+
+class TokenClasses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token-classes"):
+    """A label for each token from the logits of `output`."""
+
+    output: str
+    labels: tuple[str, ...]
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
+    """One vector a text, pooled from the token vectors of `output`."""
+
+    output: str
+    pooling: Literal["mean", "cls", "none"]
+    normalize: bool
+
+
+class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
+    """The output tensors by name, as they are."""
+
+
+Preprocess = TextInput | ImageInput | TensorInput
+Postprocess = Classes | TokenClasses | Embedding | TensorOutput
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Inputs and outputs that a device must reproduce before it activates the bundle (see `edgeml_core.golden`).
+
+    `min_cosine` and `max_abs` bound each output tensor against its golden one; they are per target and runtime.
+    """
+
+    path: str
+    cases: int
+    min_cosine: float
+    max_abs: float
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the device must have free, in bytes."""
+
+    ram_bytes: int
+    disk_bytes: int
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the bundle was made from and with; never content of calibration or evaluation data."""
+
+    source_sha256: str
+    tools: dict[str, str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model for one target in one format."""
+
+    format: Literal["edgeml/1"]
+    name: str
+    version: str
+    target: str
+    task: Task
+    cpu: CpuNeeds
+    runtime: RuntimeNeeds
+    model: str
+    files: tuple[FileEntry, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    golden: Golden
+    needs: Needs
+    card: Card
+    provenance: Provenance
+
+    @property
+    def file_format(self) -> Format:
+        """The model's file format, which its engine implies."""
+        return "onnx" if self.runtime.engine == "onnxruntime" else "tflite"
+
+    @property
+    def stem(self) -> str:
+        """The bundle's file name without ending."""
+        return names.bundle_stem(self.name, self.version, self.target, self.file_format)
+
+    @property
+    def size_bytes(self) -> int:
+        """The total size of the bundle's files."""
+        return sum(entry.size_bytes for entry in self.files)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The one encoding of a manifest: the same value is always the same bytes."""
+    return msgspec.json.encode(manifest, order="deterministic")
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in `data`.
+
+    Raises:
+        RejectedError: `bundle-format`, naming every problem found.
+    """
+    if len(data) > MANIFEST_MAX_BYTES:
+        raise RejectedError("bundle-format", f"the manifest is longer than {MANIFEST_MAX_BYTES} bytes")
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RejectedError("bundle-format", f"the manifest can't be read: {error}") from error
+    if problems := list(_problems(manifest)):
+        shown = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
+        raise RejectedError("bundle-format", f"the manifest has {len(problems)} problem(s): {shown}")
+    return manifest
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    for what, text in (("name", manifest.name), ("target", manifest.target)):
+        if not names.is_name(text):
+            yield f"{what} {text!r} is not a valid name"
+    if not names.is_version(manifest.version):
+        yield f"version {manifest.version!r} is not valid"
+    yield from _file_problems(manifest)
+    paths = {entry.path for entry in manifest.files}
+    for what, path in _references(manifest):
+        if path not in paths:
+            yield f"{what} names {path!r}, which is not among the files"
+    for what, number in _quantities(manifest):
+        if number < 0:
+            yield f"{what} is negative"
+    if not manifest.inputs or not manifest.outputs:
+        yield "inputs or outputs are missing"
+    output = getattr(manifest.postprocess, "output", None)
+    if output is not None and output not in {spec.name for spec in manifest.outputs}:
+        yield f"postprocess names output {output!r}, which the model doesn't have"
+
+
+def _file_problems(manifest: Manifest) -> Iterator[str]:
+    if not 1 <= len(manifest.files) <= FILES_MAX:
+        yield f"{len(manifest.files)} files; 1 to {FILES_MAX} are allowed"
+    paths = [entry.path for entry in manifest.files]
+    if paths != sorted(paths):
+        yield "files are not sorted by path"
+    if len({path.lower() for path in paths}) != len(paths):
+        yield "two files have the same path, or paths that differ in case only"
+    if any(below.startswith(f"{path}/") for path in paths for below in paths):
+        yield "one file's path is another's folder"
+    if sum(max(entry.size_bytes, 0) for entry in manifest.files) > BUNDLE_MAX_BYTES:
+        yield f"the files exceed {BUNDLE_MAX_BYTES} bytes"
+    for entry in manifest.files:
+        if not is_safe_path(entry.path):
+            yield f"path {entry.path!r} is not allowed"
+        if entry.size_bytes < 0 or len(entry.chunks) != chunks.count(max(entry.size_bytes, 0)):
+            yield f"{entry.path!r} has {len(entry.chunks)} chunks for {entry.size_bytes} bytes"
+        if not all(_DIGEST.fullmatch(digest) for digest in (entry.sha256, *entry.chunks)):
+            yield f"{entry.path!r} has a malformed digest"
+
+
+def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    yield "model", manifest.model
+    yield "golden", manifest.golden.path
+    if isinstance(manifest.preprocess, TextInput):
+        yield "preprocess", manifest.preprocess.tokenizer
+
+
+def _quantities(manifest: Manifest) -> Iterator[tuple[str, float]]:
+    yield "needs.ram_bytes", manifest.needs.ram_bytes
+    yield "needs.disk_bytes", manifest.needs.disk_bytes
+    yield "runtime.threads", manifest.runtime.threads
+    yield "golden.max_abs", manifest.golden.max_abs
+    yield "golden.cases", manifest.golden.cases - 1
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether `path` stays inside the bundle's folder on every file system: relative, no `..`, no hidden part."""
+    return len(path) <= PATH_MAX_CHARS and _PATH.fullmatch(path) is not None and path != MANIFEST_NAME

@@ -1,0 +1,119 @@
+"""The messages of the protocol: topics and payloads of `edgeml/1/FLEET/...`. Table: docs/protocol.md.
+
+JSON but for chunks; unknown fields are ignored, since a newer sender may say more. Works on MQTT 3.1.1: nothing
+rides in version 5 properties. No client, no broker here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from edgeml_core.errors import RejectedError
+
+PROTOCOL: Final = "edgeml/1"
+MESSAGE_MAX_BYTES: Final = 64 * 1024
+#: Digests in one want message: 256 of 64 hex digits and their quoting stay under 20 KB.
+WANTS_MAX: Final = 256
+
+
+class Topics:
+    """The topics of one fleet."""
+
+    def __init__(self, fleet: str) -> None:
+        self.root = f"{PROTOCOL}/{fleet}"
+
+    def trust(self, repo: str, file: str) -> str:
+        """Retained: one file of a TUF repository. `file` is `metadata/...` or `targets/...`."""
+        return f"{self.root}/trust/{repo}/{file}"
+
+    def want(self, device: str) -> str:
+        """Where `device` asks for chunks."""
+        return f"{self.root}/want/{device}"
+
+    def chunk(self, digest: str) -> str:
+        """Where the chunk with `digest` is published for all who want it."""
+        return f"{self.root}/chunk/{digest}"
+
+    def state(self, device: str) -> str:
+        """Retained, and the will: what `device` is and runs."""
+        return f"{self.root}/device/{device}/state"
+
+    def report(self, device: str) -> str:
+        """Where `device` reports progress and outcomes."""
+        return f"{self.root}/device/{device}/report"
+
+
+class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Chunks that a device asks for now: never more than it has room to receive."""
+
+    digests: tuple[str, ...]
+
+
+class ModelState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model on a device, as its state message tells it."""
+
+    version: str
+    state: str
+    target: str = ""
+    format: str = ""
+
+
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A device's retained birth, updated on change; its will is the same with `online` false.
+
+    `session` counts connections: a will whose session is older than the newest birth is a late one, and ignored.
+    """
+
+    online: bool
+    session: int
+    agent: str = ""
+    arch: str = ""
+    cpu: str = ""
+    cpu_features: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    runtimes: dict[str, str] = {}
+    models: dict[str, ModelState] = {}
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of one deployment on one device, or how far it is. Counts are in bytes; no content, ever."""
+
+    deployment: str
+    name: str
+    version: str
+    state: str
+    session: int
+    code: str = ""
+    message: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    wire_bytes: int = 0
+    probe_ms: float = 0.0
+
+
+Message = Want | DeviceState | Report
+Payload = TypeVar("Payload", Want, DeviceState, Report)
+
+
+def encode(message: Message) -> bytes:
+    """A message's payload."""
+    return msgspec.json.encode(message)
+
+
+def decode(payload: bytes, kind: type[Payload]) -> Payload:
+    """The message of type `kind` in `payload`.
+
+    Raises:
+        RejectedError: `document-format`, when it is too long or malformed.
+    """
+    if len(payload) > MESSAGE_MAX_BYTES:
+        raise RejectedError("document-format", f"a {kind.__name__} message is longer than {MESSAGE_MAX_BYTES} bytes")
+    try:
+        message = msgspec.json.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RejectedError("document-format", f"a {kind.__name__} message can't be read: {error}") from error
+    if isinstance(message, Want) and len(message.digests) > WANTS_MAX:
+        raise RejectedError("document-format", f"a want for {len(message.digests)} chunks; at most {WANTS_MAX}")
+    return message
