@@ -1,0 +1,93 @@
+"""`edgeml`: the table of commands, loaded when named, and the one place where errors become exit codes.
+
+No command's module is imported for `edgeml --help`: the short helps stand in the table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final, NoReturn
+
+import click
+
+from edgeml.cli import config, output
+from edgeml_core import __version__
+from edgeml_core.errors import EdgemlError, UsageError
+
+EXIT_INTERRUPTED: Final = 130
+
+#: name -> (where its click command stands, what `edgeml --help` says of it); in the order of the work.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("edgeml.cli.demo:demo", "The whole way on this machine, with a real model."),
+    "export": ("edgeml.cli.export:export", "Export and quantize a model for a board, check it, pack it."),
+    "inspect": ("edgeml.cli.inspect:inspect", "A bundle's manifest and result card."),
+    "run": ("edgeml.cli.run:run", "Local inference with a bundle, by the device's code."),
+    "verify": ("edgeml.cli.verify:verify", "Are a bundle's golden outputs reproduced?"),
+    "target": ("edgeml.cli.target:target", "Boards: list, show, check."),
+    "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh."),
+    "publish": ("edgeml.cli.publish:publish", "Sign bundles and add them to a repository."),
+    "device": ("edgeml.cli.device:device", "Enroll devices."),
+    "fleet": ("edgeml.cli.fleet:fleet", "Serve, deploy to and watch a fleet."),
+    "config": ("edgeml.cli.config:config", "Where each setting comes from."),
+    "doctor": ("edgeml.cli.doctor:doctor", "What is missing or wrong here, and the remedy."),
+    "completion": ("edgeml.cli.completion:completion", "Shell completion for bash, zsh or fish."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands from the table, importing none."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog="Exit codes: 0 ok, 1 a gate failed, 2 usage or input, 4 rejected, 5 transport, 6 device, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="edgeml")
+@click.pass_context
+def edgeml(ctx: click.Context) -> None:
+    """Fine-tuned models as verified, signed int8 bundles for named boards, delivered over MQTT."""
+    ctx.default_map = config.default_map()
+
+
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        edgeml.main(args=arguments, prog_name="edgeml", standalone_mode=False, auto_envvar_prefix="EDGEML")
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        sys.exit(UsageError.exit_code)
+    except click.ClickException as error:
+        usage = UsageError("usage", error.format_message(), _usage_hint(error))
+        output.fail(usage, as_json="--json" in arguments)
+    except EdgemlError as error:
+        output.fail(error, as_json="--json" in arguments)
+    except (KeyboardInterrupt, click.Abort):
+        stopped = UsageError("interrupted", "stopped; nothing half-written is left behind")
+        output.fail(stopped, as_json="--json" in arguments, exit_code=EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `head` does: nothing to say
+    sys.exit(0)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    ctx = getattr(error, "ctx", None)
+    return f"see `{ctx.command_path} --help`" if ctx else "see `edgeml --help`"

