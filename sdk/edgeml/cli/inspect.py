@@ -1,0 +1,82 @@
+"""`edgeml inspect`: what a bundle says of itself, and what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from edgeml.cli.output import Output, command, size, table
+from edgeml_core.card import Measurements
+from edgeml_core.manifest import Manifest, TensorSpec
+
+_NOT_MEASURED = "not measured: the .measured.json file is not beside the bundle"
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@command(examples=("edgeml inspect out/minilm-1-rpi4-onnx.edgeml", "edgeml inspect BUNDLE --json"))
+def inspect(out: Output, bundle: Path) -> None:
+    """Show BUNDLE's manifest and result card."""
+    from edgeml import bundles  # noqa: PLC0415 - kept out of --help
+
+    found = bundles.inspect(bundle)
+    value = {
+        "manifest": msgspec.to_builtins(found.manifest),
+        "manifest_sha256": found.manifest_sha256,
+        "size_bytes": found.size_bytes,
+        "measurements": msgspec.to_builtins(found.measurements),
+    }
+    rows = [("size of the bundle", size(found.size_bytes)), *_manifest_rows(found.manifest)]
+    rows += _card_rows(found.manifest) + list(_measured_rows(found.measurements))
+    out.result(value, table((found.manifest.stem, found.manifest_sha256[:12]), rows))
+
+
+def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    needs = manifest.runtime
+    yield "task", manifest.task
+    yield "runs on", " ".join((manifest.cpu.arch, *manifest.cpu.features))
+    yield "runtime", f"{needs.engine} >= {needs.min_version}, {needs.threads} thread(s)"
+    yield "needs", f"{size(manifest.needs.ram_bytes)} RAM (estimated), {size(manifest.needs.disk_bytes)} disk"
+    yield "inputs", ", ".join(map(_tensor, manifest.inputs))
+    yield "outputs", ", ".join(map(_tensor, manifest.outputs))
+    yield "golden cases", f"{manifest.golden.cases}, cosine >= {manifest.golden.min_cosine}"
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype}{list(spec.shape)}"
+
+
+def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    card, accuracy = manifest.card, manifest.card.accuracy
+    share = card.size_bytes / card.baseline_size_bytes
+    parity = card.parity
+    rows = [
+        ("recipe", card.recipe),
+        ("size of the model", f"{size(card.size_bytes)}, {share:.2f} x fp32's {size(card.baseline_size_bytes)}"),
+        ("parity", f"cosine {parity.cosine:.4f} to {parity.against} over {parity.rows} rows"),
+    ]
+    if accuracy:
+        low, high = accuracy.ci95
+        drop = f"drop {accuracy.drop:+.4f} (95 %: {low:+.4f} to {high:+.4f})"
+        rows.append((accuracy.metric, f"{accuracy.fp32:.4f} -> {accuracy.int8:.4f}, {drop}, {accuracy.rows} rows"))
+    else:
+        rows.append(("accuracy", card.accuracy_note or "not measured"))
+    return rows + [("warning", warning) for warning in card.warnings]
+
+
+def _measured_rows(measured: Measurements | None) -> Iterator[tuple[str, str]]:
+    if measured is None:
+        yield "speed", _NOT_MEASURED
+        return
+    fp32, int8 = measured.fp32, measured.int8
+    yield "latency p50/p90/p99", f"{int8.p50_ms:.2f} / {int8.p90_ms:.2f} / {int8.p99_ms:.2f} ms, {int8.runs} runs"
+    yield "fp32 p50/p90/p99", f"{fp32.p50_ms:.2f} / {fp32.p90_ms:.2f} / {fp32.p99_ms:.2f} ms in the same run"
+    yield "speed", f"{measured.speedup:.2f} x fp32"
+    yield "load, first answer", f"{measured.load_ms:.0f} ms, {measured.first_inference_ms:.1f} ms"
+    yield "peak memory", size(measured.peak_rss_bytes)
+    yield "measured on", f"{measured.cpu}, {measured.threads} thread(s)"
+    for it in measured.verified_on:
+        yield "verified", f"{it.cpu}: {it.how}, {'ok' if it.ok else 'NOT ok'} {it.note}".rstrip()

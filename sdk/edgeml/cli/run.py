@@ -1,0 +1,34 @@
+"""`edgeml run`: inference on this machine by the device's own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edgeml.cli.output import Output, command
+from edgeml_core.errors import UsageError
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--input", "source", required=True, metavar="JSON", help="An object, a list of them, or - for stdin.")
+@command(
+    extra="agent",
+    examples=(
+        """edgeml run minilm-1-rpi4-onnx.edgeml --input '{"text": "a cow in a field"}'""",
+        "edgeml run digits-1-rpi4-tflite.edgeml --input - --json < rows.json",
+    ),
+)
+def run(out: Output, bundle: Path, source: str) -> None:
+    """Answer requests with BUNDLE: {"text": ...}, {"image": base64} or {"inputs": {name: nested list}}."""
+    from edgeml import inference  # noqa: PLC0415 - kept out of --help
+
+    text = click.get_text_stream("stdin").read() if source == "-" else source
+    try:
+        request = json.loads(text)
+    except ValueError as error:
+        raise UsageError("input-invalid", f"--input is not JSON: {error}", 'for example {"text": "hello"}') from error
+    outputs = inference.run(bundle, request)
+    out.result({"outputs": outputs}, "\n".join(json.dumps(answer) for answer in outputs))

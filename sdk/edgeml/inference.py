@@ -1,0 +1,47 @@
+"""A bundle run on the host, by the device's code (`edgeml_runtime`). Nothing about export or devices here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeml_runtime.golden import GoldenResult
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer
+from edgeml_runtime.unpacked import unpacked
+
+from edgeml_core import golden as cases
+from edgeml_runtime import engines, golden
+
+
+def run(bundle: Path, request: object) -> list[Answer]:
+    """Answer one request, or each of a list, in order.
+
+    Args:
+        bundle: a `.edgeml` file.
+        request: a decoded JSON value, as `POST /v1/models/NAME/predict` takes it.
+
+    Raises:
+        UsageError: `input-invalid`. RejectedError: the bundle is malformed. DeviceError: no runtime, or it failed.
+    """
+    with unpacked(bundle) as opened:
+        model = Model.open(opened.folder, opened.manifest)
+        try:
+            return model.predict(model.parse(request))
+        finally:
+            model.close()
+
+
+def verify(bundle: Path) -> GoldenResult:
+    """Check every byte of a bundle and reproduce its golden outputs on this machine.
+
+    Raises:
+        RejectedError: it is malformed or damaged. DeviceError: `golden-mismatch`, or the runtime failed.
+    """
+    with unpacked(bundle) as opened:
+        manifest = opened.manifest
+        engines.require(manifest.runtime)
+        session = engines.load(opened.folder / manifest.model, manifest)
+        try:
+            return golden.check(session, manifest, cases.decode((opened.folder / manifest.golden.path).read_bytes()))
+        finally:
+            session.close()
