@@ -12,7 +12,7 @@ from edgeml.export.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, E
 from edgeml_core.manifest import Format, Task
 
 
-class Share(click.ParamType):
+class Share(click.ParamType[float]):
     """A share of 1, written as `1%` or `0.01`."""
 
     name = "percent"
@@ -66,7 +66,7 @@ class Told:
 
     def stage(self, name: str) -> None:
         """A step begins."""
-        self._out.event("stage", f"  {name}", name=name)
+        self._out.event("stage", f"  {name}", stage=name)
 
     def done(self, exported: Exported) -> None:
         """A bundle was written."""

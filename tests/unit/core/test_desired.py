@@ -1,0 +1,112 @@
+"""The fleet document: each device finds its own part in it."""
+
+import pytest
+
+from edgeml_core import desired
+from edgeml_core.errors import RejectedError
+
+X86 = desired.Wanted(target="x86-gateway", format="onnx", arch="x86_64", cpu_features=("avx2",), manifest_sha256="1")
+VNNI = desired.Wanted(
+    target="x86-vnni", format="onnx", arch="x86_64", cpu_features=("avx2", "avx512_vnni"), manifest_sha256="2"
+)
+PI = desired.Wanted(target="rpi4", format="onnx", arch="aarch64", cpu_features=("asimd",), manifest_sha256="3")
+LITE = desired.Wanted(target="rpi4", format="tflite", arch="aarch64", cpu_features=("asimd",), manifest_sha256="4")
+
+
+def a_deployment(**changes):
+    """A deployment of one model to everyone, with `changes`."""
+    values = {"id": "d1", "name": "m", "version": "1", "selector": {}, "percent": 100.0, "bundles": (X86, VNNI, PI)}
+    return desired.Deployment(**values | changes)
+
+
+def a_document(*deployments, devices=None):
+    """A document with two devices on two sites."""
+    labels = {"a": {"site": "north"}, "b": {"site": "south"}} if devices is None else devices
+    return desired.FleetDocument(
+        fleet="edge",
+        devices={name: desired.Device(labels=value) for name, value in labels.items()},
+        deployments=deployments,
+    )
+
+
+def test_a_document_survives_its_encoding():
+    """What is decoded is what was encoded."""
+    document = a_document(a_deployment())
+    assert desired.decode(desired.encode(document)) == document
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"x" * (desired.FLEET_DOCUMENT_MAX_BYTES + 1), desired.encode(a_document(a_deployment(name="../x")))],
+    ids=["empty", "no-fields", "too-long", "bad-name"],
+)
+def test_bad_documents_are_refused(data):
+    """Too long, malformed or naming nonsense."""
+    with pytest.raises(RejectedError) as caught:
+        desired.decode(data)
+    assert caught.value.code == "document-format"
+
+
+def test_only_enrolled_devices_are_wanted_anything_of():
+    """A device that invents its id gets nothing."""
+    assert desired.wanted_by(a_document(a_deployment()), "stranger") == {}
+
+
+def test_labels_select():
+    """A selector's pairs must all be the device's signed labels."""
+    document = a_document(a_deployment(selector={"site": "north"}))
+    assert set(desired.wanted_by(document, "a")) == {"m"}
+    assert desired.wanted_by(document, "b") == {}
+
+
+def test_the_last_deployment_that_includes_a_device_holds():
+    """A later, narrower deployment overrides for those it matches."""
+    document = a_document(a_deployment(), a_deployment(id="d2", version="2", selector={"site": "north"}))
+    assert desired.wanted_by(document, "a")["m"].version == "2"
+    assert desired.wanted_by(document, "b")["m"].version == "1"
+
+
+def test_a_larger_percentage_includes_all_of_a_smaller_one():
+    """Widening a wave never takes a device out of it."""
+    ids = [f"device-{i}" for i in range(2000)]
+    reached = [
+        {name for name in ids if desired.includes(a_deployment(percent=percent), name, {})}
+        for percent in (0.0, 5.0, 25.0, 100.0)
+    ]
+    assert reached[0] == set()
+    assert reached[0] < reached[1] < reached[2] < reached[3] == set(ids)
+    assert len(reached[1]) == pytest.approx(100, abs=40)
+
+
+def choose(*, arch="x86_64", features=("avx2",), formats=("onnx",), target="", bundles=(X86, VNNI, PI, LITE)):
+    """The target of the bundle chosen by a device like that."""
+    found = desired.choose_bundle(
+        a_deployment(bundles=bundles),
+        arch=arch,
+        cpu_features=frozenset(features),
+        formats=frozenset(formats),
+        target=target,
+    )
+    return f"{found.target}/{found.format}"
+
+
+def test_a_device_takes_the_bundle_made_for_the_closest_cpu():
+    """The most features that the CPU has win; a bundle that asks for more never does."""
+    assert choose() == "x86-gateway/onnx"
+    assert choose(features=("avx2", "avx512_vnni", "fma")) == "x86-vnni/onnx"
+    assert choose(arch="aarch64", features=("asimd",), formats=("tflite",)) == "rpi4/tflite"
+
+
+def test_the_targets_label_holds_a_device_to_its_board():
+    """An operator's word is stronger than the CPU's."""
+    assert choose(features=("avx2", "avx512_vnni"), target="x86-gateway") == "x86-gateway/onnx"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"arch": "riscv64"}, {"features": ()}, {"formats": ()}, {"target": "rpi5"}, {"bundles": ()}]
+)
+def test_no_suitable_bundle_is_refused_with_what_was_offered(changes):
+    """The message says what there is, the hint what to do."""
+    with pytest.raises(RejectedError) as caught:
+        choose(**changes)
+    assert caught.value.code == "release-unsuitable"

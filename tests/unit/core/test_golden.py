@@ -1,0 +1,43 @@
+"""The golden file."""
+
+import msgspec
+import pytest
+from samples import GOLDEN
+
+from edgeml_core import golden
+from edgeml_core.errors import RejectedError
+
+
+def test_cases_survive_their_encoding():
+    """What is decoded is what was encoded."""
+    assert golden.encode(golden.decode(GOLDEN)) == GOLDEN
+
+
+WRONG = golden.TensorData(dtype="float32", shape=(2, 2), data=b"\0" * 12)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x91",
+        GOLDEN[:-1],
+        golden.encode(()),
+        golden.encode(golden.decode(GOLDEN) * 65),
+        golden.encode((golden.GoldenCase(inputs={"x": WRONG}, outputs={}),)),
+        golden.encode((golden.GoldenCase(inputs={"x": msgspec.structs.replace(WRONG, shape=(-1, -3))}, outputs={}),)),
+    ],
+    ids=["empty", "cut", "short", "no-case", "many", "wrong-bytes", "negative-shape"],
+)
+def test_bad_files_are_refused(data):
+    """A tensor whose bytes don't fit its shape never reaches a runtime."""
+    with pytest.raises(RejectedError) as caught:
+        golden.decode(data)
+    assert caught.value.code == "bundle-format"
+
+
+def test_a_file_over_the_bound_is_refused_unread(monkeypatch):
+    """The bound is checked before a byte is parsed."""
+    monkeypatch.setattr(golden, "GOLDEN_MAX_BYTES", 3)
+    with pytest.raises(RejectedError, match="longer than"):
+        golden.decode(GOLDEN)
