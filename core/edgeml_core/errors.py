@@ -52,6 +52,11 @@ CODES: Final[dict[str, str]] = {
     # raised by the server, answered to its clients
     "model-unknown": "no model of that name is served here",
     "overloaded": "the model's queue is full",
+    "route-unknown": "the server has no such path or method",
+    "unauthorized": "the request carries no valid token",
+    "origin-refused": "the request names another host, or comes from another site's page",
+    "body-too-large": "the request's body is longer than the server reads",
+    "content-unsupported": "the request's body is of a type that the server doesn't read",
     "internal": "an unexpected failure; the log has the details",
 }
 

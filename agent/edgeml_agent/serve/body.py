@@ -1,0 +1,74 @@
+"""Request bodies: read with a bound, the image of a form taken out. What they mean isn't known here."""
+
+from __future__ import annotations
+
+from email.message import Message
+from email.parser import BytesHeaderParser
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from edgeml_core.errors import UsageError
+
+BODY_MAX_BYTES: Final = 16 * 1024 * 1024
+FORM_PARTS_MAX: Final = 16
+_LINE_END: Final = b"\r\n"
+
+
+async def read(request: Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        UsageError: `body-too-large`, `content-unsupported` when it is compressed, `input-invalid` when it breaks off.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UsageError("content-unsupported", "compressed bodies are not read", "send it without Content-Encoding")
+    too_large = UsageError("body-too-large", f"the body is longer than {BODY_MAX_BYTES} bytes", "send fewer items")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > BODY_MAX_BYTES:
+        raise too_large
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > BODY_MAX_BYTES:
+                raise too_large
+    except ClientDisconnect as error:
+        raise UsageError("input-invalid", "the request broke off") from error
+    return bytes(body)
+
+
+def content_type(request: Request) -> str:
+    """The media type without parameters, in lower case; empty when none was sent."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def form_field(body: bytes, type_header: str, name: str) -> bytes:
+    """The content of one part of a `multipart/form-data` body.
+
+    Source: RFC 7578 and RFC 2046, section 5.1.1.
+
+    Raises:
+        UsageError: `input-invalid`, when the form is malformed or doesn't have the part exactly once.
+    """
+    header = Message()
+    header["Content-Type"] = type_header
+    boundary = header.get_boundary()
+    if not boundary:
+        raise UsageError("input-invalid", "the form has no boundary", "let the HTTP client write Content-Type itself")
+    delimiter = _LINE_END + b"--" + boundary.encode("ascii", "replace")
+    parts = (_LINE_END + body).split(delimiter, FORM_PARTS_MAX + 1)[1:]
+    if not parts or not parts[-1].startswith(b"--"):
+        raise UsageError("input-invalid", f"the form is incomplete or has more than {FORM_PARTS_MAX} parts")
+    found = [content for part in parts[:-1] for content in _named(part, name)]
+    if len(found) != 1:
+        raise UsageError("input-invalid", f"the form needs one file {name!r}", f"for example curl -F {name}=@FILE")
+    return found[0]
+
+
+def _named(part: bytes, name: str) -> list[bytes]:
+    """The part's content, if it has that name."""
+    head, separator, content = part.partition(_LINE_END + _LINE_END)
+    headers = BytesHeaderParser().parsebytes(head.lstrip(_LINE_END))
+    named = headers.get_param("name", header="content-disposition") == name
+    return [content] if separator and named else []

@@ -1,0 +1,86 @@
+"""Counts of requests, and the `/metrics` page in Prometheus' text format. Nothing is sampled in the background.
+
+Source: https://prometheus.io/docs/instrumenting/exposition_formats (text format 0.0.4) and practices/naming.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+#: Upper bounds in seconds: from a small model on a PC to a large one on a small board.
+LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+Labels = Mapping[str, str]
+Sample = tuple[str, Labels, float]
+
+
+@dataclass
+class _Histogram:
+    """Observations by bucket; the last bucket has no upper bound."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
+    sum_s: float = 0.0
+
+    def add(self, duration_s: float) -> None:
+        self.counts[bisect_left(LATENCY_BUCKETS_S, duration_s)] += 1
+        self.sum_s += duration_s
+
+
+class RequestCounts:
+    """Requests by model and outcome, and how long they took from the door to the answer, waiting included."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[str, str], int] = defaultdict(int)
+        self._latencies: dict[str, _Histogram] = defaultdict(_Histogram)
+
+    def add(self, model: str, code: str, duration_s: float) -> None:
+        """Count one request; `code` is `ok` or an error's code."""
+        self._totals[model, code] += 1
+        self._latencies[model].add(duration_s)
+
+    def totals(self) -> Iterator[Sample]:
+        """The counter's samples."""
+        for (model, code), count in sorted(self._totals.items()):
+            yield "", {"model": model, "code": code}, count
+
+    def latencies(self) -> Iterator[Sample]:
+        """The histogram's samples: cumulative buckets, sum and count."""
+        for model, histogram in sorted(self._latencies.items()):
+            total = 0
+            for bound, count in zip((*LATENCY_BUCKETS_S, "+Inf"), histogram.counts, strict=True):
+                total += count
+                yield "_bucket", {"model": model, "le": str(bound)}, total
+            yield "_sum", {"model": model}, histogram.sum_s
+            yield "_count", {"model": model}, total
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric and its samples, each with the ending of its name."""
+
+    name: str
+    kind: str
+    help: str
+    samples: tuple[Sample, ...]
+
+
+def render(metrics: Iterator[Metric]) -> str:
+    """The text of the page."""
+    return "".join(line for metric in metrics for line in _lines(metric))
+
+
+def _lines(metric: Metric) -> Iterator[str]:
+    yield f"# HELP {metric.name} {metric.help}\n"
+    yield f"# TYPE {metric.name} {metric.kind}\n"
+    for ending, labels, value in metric.samples:
+        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+        yield f"{metric.name}{ending}{{{pairs}}} {value}\n" if pairs else f"{metric.name}{ending} {value}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,97 @@
+"""The task door: `POST /v1/models/NAME/predict` and `GET /v1/models`. Text or an image in, labels and scores out.
+
+Parses a body into the runtime's items once; what a task makes of them is the runtime's business.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from edgeml_runtime.model import Model
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgeml_agent.serve import body as bodies
+from edgeml_agent.serve import responses
+from edgeml_agent.serve.models import LiveModel, Models
+from edgeml_core.errors import UsageError
+
+ITEMS_MAX: Final = 256
+#: The part of a form that holds the image: curl -F image=@cat.jpg
+IMAGE_FIELD: Final = "image"
+
+Parse = Callable[[bytes], object]
+
+
+def routes(models: Models) -> list[Route]:
+    """The routes of this door."""
+
+    async def listing(_: Request) -> Response:
+        data = [_described(name, live) for name, live in sorted(models.active().items())]
+        return responses.json({"object": "list", "data": data})
+
+    async def predict(request: Request) -> Response:
+        name = request.path_params["name"]
+        models.find(name)  # before a long body is read for nothing
+        parse = _parser(request)
+        body = await bodies.read(request)
+        return responses.json_bytes(await models.run(name, lambda model: _answer(model, parse(body))))
+
+    return [
+        Route("/v1/models", listing, methods=["GET"]),
+        Route("/v1/models/{name}/predict", predict, methods=["POST"]),
+    ]
+
+
+def _described(name: str, live: LiveModel) -> dict[str, object]:
+    """One model; the first four fields are the ones that OpenAI's client requires."""
+    manifest = live.manifest
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(live.activated_at),
+        "owned_by": "edgeml",
+        "version": manifest.version,
+        "task": manifest.task,
+        "target": manifest.target,
+        "format": manifest.file_format,
+        "deployment": live.deployment,
+    }
+
+
+def _parser(request: Request) -> Parse:
+    """How to read the body, by its type; chosen on the event loop, run in the model's thread."""
+    kind = bodies.content_type(request)
+    if kind in {"", "application/json"}:
+        return _json
+    if kind.startswith("image/"):
+        return _image
+    if kind == "multipart/form-data":
+        header = request.headers["content-type"]
+        return lambda body: _image(bodies.form_field(body, header, IMAGE_FIELD))
+    raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send JSON or an image")
+
+
+def _json(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = 'send one object such as {"text": "..."}, or a list of them'
+        raise UsageError("input-invalid", f"the body is not JSON: {error}", hint) from error
+
+
+def _image(content: bytes) -> object:
+    return {"image": base64.b64encode(content).decode("ascii")}
+
+
+def _answer(model: Model, request: object) -> bytes:
+    items = model.parse(request)
+    if len(items) > ITEMS_MAX:
+        raise UsageError("input-invalid", f"{len(items)} items in one request; at most {ITEMS_MAX}", "send fewer")
+    manifest = model.manifest
+    outputs = model.predict(items)
+    return msgspec.json.encode({"model": manifest.name, "version": manifest.version, "outputs": outputs})

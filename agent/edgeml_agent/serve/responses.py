@@ -1,0 +1,51 @@
+"""Answers as bytes: JSON, and errors in the shape of the door that they leave through. No internals in any of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from starlette.responses import Response
+
+from edgeml_agent.serve.models import OverloadedError
+from edgeml_core.errors import EdgemlError
+
+#: The HTTP status of each code that can be a client's business; any other is 500.
+STATUS: Final[dict[str, int]] = {
+    "input-invalid": 400,
+    "unauthorized": 401,
+    "origin-refused": 403,
+    "model-unknown": 404,
+    "route-unknown": 404,
+    "body-too-large": 413,
+    "content-unsupported": 415,
+    "overloaded": 429,
+}
+_PROTOCOL_ROOT: Final = "/v2"
+
+
+def json(value: object, status: int = 200) -> Response:
+    """`value` as JSON; NaN and infinities, which JSON lacks, become null."""
+    return json_bytes(msgspec.json.encode(value), status)
+
+
+def json_bytes(body: bytes, status: int = 200) -> Response:
+    """JSON that was encoded elsewhere. The type has no charset: kserve's client reads errors of exactly this type."""
+    return Response(body, status, media_type="application/json")
+
+
+def error(path: str, failure: EdgemlError, status: int | None = None) -> Response:
+    """The response to a request for `path` that failed.
+
+    Args:
+        failure: below `/v2` its text goes out as the Open Inference Protocol wants it, elsewhere all its parts.
+        status: where it isn't the one of the code.
+    """
+    in_protocol = path == _PROTOCOL_ROOT or path.startswith(f"{_PROTOCOL_ROOT}/")
+    text = f"{failure.message}; {failure.hint}" if failure.hint else failure.message
+    response = json({"error": text if in_protocol else failure.to_dict()}, status or STATUS.get(failure.code, 500))
+    if isinstance(failure, OverloadedError):
+        response.headers["Retry-After"] = str(failure.retry_after_s)
+    if failure.code == "unauthorized":
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
