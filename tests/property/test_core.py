@@ -1,5 +1,6 @@
 """What holds for every input: encodings are faithful, and no damaged byte gets through."""
 
+import contextlib
 import io
 
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgeml_core import chunks, desired, manifest, messages, names
 from edgeml_core.bundle import BundleReader
-from edgeml_core.errors import EdgemlError, RejectedError, UsageError
+from edgeml_core.errors import RejectedError, UsageError
 from samples import FILES, a_bundle
 
 BUNDLE = a_bundle()
@@ -42,10 +43,8 @@ def test_a_flipped_byte_of_a_chunk_is_refused(chunk, at, flip):
     """Or it decodes to the very same bytes."""
     payload = bytearray(chunks.to_wire(chunk))
     payload[at % len(payload)] ^= flip
-    try:
+    with contextlib.suppress(RejectedError):
         assert chunks.from_wire(bytes(payload), chunks.sha256(chunk)) == chunk
-    except RejectedError:
-        pass
 
 
 @given(st.binary(max_size=2000))
@@ -60,10 +59,8 @@ def test_no_decoder_raises_anything_but_our_errors(data):
         lambda payload: BundleReader(io.BytesIO(payload)),
         lambda payload: chunks.from_wire(payload, "0" * 64),
     ):
-        try:
+        with contextlib.suppress(RejectedError):
             decode(data)
-        except EdgemlError as error:
-            assert isinstance(error, RejectedError)
 
 
 @given(st.text(max_size=80))
