@@ -1,0 +1,95 @@
+"""A bundle's model opened: request -> items -> tensors -> run -> answers. The same on host and device.
+
+Queues, threads and deadlines are the server's business. One thread at a time may use a Model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edgeml_core.errors import RejectedError
+from edgeml_core.manifest import Manifest, TensorInput, TextInput, TokenClasses
+from edgeml_runtime import engines, requests, tasks, tensors
+from edgeml_runtime.engines import Session
+from edgeml_runtime.inputs import Preparer, preparer
+from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tensors import Array
+
+#: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
+BATCH_MAX: Final = 16
+
+
+class Model:
+    """One bundle's model, loaded. Make it with `Model.open`."""
+
+    def __init__(self, session: Session, manifest: Manifest, prepare: Preparer) -> None:
+        self.manifest: Final = manifest
+        self.session: Final = session
+        self._prepare: Final = prepare
+        takes_batches = all(spec.shape[:1] == (-1,) for spec in manifest.inputs)
+        # Whole tensors bring their own batch dimension.
+        self._run_items = BATCH_MAX if takes_batches and not isinstance(manifest.preprocess, TensorInput) else 1
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None) -> Model:
+        """Load the model in `folder`.
+
+        Args:
+            folder: holds the manifest's files, already verified.
+            manifest: the bundle's.
+            threads: instead of the manifest's number.
+
+        Raises:
+            DeviceError: `runtime-missing` or `runtime-failed`; `store-failed`, when a file can't be read.
+            RejectedError: `bundle-format`, when the manifest's parts don't fit each other.
+        """
+        if isinstance(manifest.postprocess, TokenClasses) and not isinstance(manifest.preprocess, TextInput):
+            raise RejectedError("bundle-format", "token classes are asked of a model that takes no text")
+        prepare = preparer(folder, manifest)
+        return cls(engines.load(folder / manifest.model, manifest, threads=threads), manifest, prepare)
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for whole input tensors.
+
+        Raises:
+            UsageError: `input-invalid`, when they don't fit the model's signature.
+            DeviceError: `runtime-failed`.
+        """
+        tensors.require(self.manifest.inputs, inputs)
+        return self.session.run(inputs)
+
+    def parse(self, request: object) -> list[Item]:
+        """The items in a decoded JSON request: see `edgeml_runtime.requests`.
+
+        Raises:
+            UsageError: `input-invalid`.
+        """
+        return requests.parse(request, self.manifest)
+
+    def predict(self, asked: Sequence[Item]) -> list[Answer]:
+        """An answer to each item, in order.
+
+        Items share a run where the model takes batches. A dynamically quantized model scales its activations over the
+        whole run, so there an item's answer may differ in the last digits with the company it was asked in.
+
+        Raises:
+            UsageError: `input-invalid`, when an item is not of the model's kind or too large, or they are too many.
+            DeviceError: `runtime-failed`.
+        """
+        requests.require_count(len(asked))
+        return list(self._answers(asked))
+
+    def close(self) -> None:
+        """Free the model."""
+        self.session.close()
+
+    def _answers(self, asked: Sequence[Item]) -> Iterator[Answer]:
+        spec = self.manifest.postprocess
+        task: Any = tasks.TASKS[type(spec)]
+        for start in range(0, len(asked), self._run_items):
+            prepared = self._prepare(asked[start : start + self._run_items])
+            outputs = self.infer(prepared.tensors)
+            for row in tasks.rows(outputs, prepared.tokens, spec):
+                yield task(row, spec)

@@ -1,0 +1,97 @@
+"""The adapter to onnxruntime: CPU only, quiet, each of its exceptions translated.
+
+Options are the session's own config entries, from a short list: a bundle tunes speed and precision, and can't name
+files, libraries or other providers. External weights load from beside the model file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_runtime.tensors import Array
+
+#: Source: onnxruntime_session_options_config_keys.h; each changes how the CPU computes and nothing else.
+OPTIONS: Final = frozenset(
+    {
+        "mlas.enable_gemm_fastmath_arm64_bfloat16",
+        "session.disable_double_qdq_remover",
+        "session.disable_prepacking",
+        "session.disable_quant_qdq",
+        "session.dynamic_block_base",
+        "session.enable_quant_qdq_cleanup",
+        "session.inter_op.allow_spinning",
+        "session.intra_op.allow_spinning",
+        "session.qdq_matmulnbits_accuracy_level",
+        "session.set_denormal_as_zero",
+        "session.use_device_allocator_for_initializers",
+        "session.x64quantprecision",
+    }
+)
+_LOG_ERRORS: Final = 3
+
+#: onnxruntime's own exceptions share no base but Exception; the built-in ones come from its bindings.
+_FAILURES: Final[tuple[type[Exception], ...]] = (
+    *(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+    ValueError,
+    TypeError,
+    MemoryError,
+    OSError,
+)
+
+
+class OrtSession:
+    """One ONNX model in onnxruntime. One thread at a time may call `run`.
+
+    Args:
+        path: the `.onnx` file.
+        options: session config entries, of `OPTIONS` only.
+        threads: for one operator; operators run one after the other.
+
+    Raises:
+        DeviceError: `runtime-failed`, when onnxruntime can't load the model.
+        RejectedError: `bundle-format`, for an option that is not in `OPTIONS`.
+    """
+
+    def __init__(self, path: Path, options: Mapping[str, str], *, threads: int) -> None:
+        settings = _settings(options, threads)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        except _FAILURES as error:
+            raise _failed("load", error) from error
+        self._names: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `engines.Session.run`."""
+        try:
+            outputs = self._session.run(self._names, dict(inputs))
+        except _FAILURES as error:
+            raise _failed("run", error) from error
+        return dict(zip(self._names, outputs, strict=True))
+
+    def close(self) -> None:
+        """See `engines.Session.close`."""
+        self._session = None
+
+
+def _settings(options: Mapping[str, str], threads: int) -> onnxruntime.SessionOptions:
+    if refused := sorted(options.keys() - OPTIONS):
+        raise RejectedError("bundle-format", f"onnxruntime options not allowed in a bundle: {', '.join(refused)}")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _LOG_ERRORS
+    for key, value in options.items():
+        settings.add_session_config_entry(key, value)
+    return settings
+
+
+def _failed(verb: str, error: Exception) -> DeviceError:
+    hint = "`edgeml verify` on the host shows whether the bundle or this machine is at fault"
+    return DeviceError("runtime-failed", f"onnxruntime couldn't {verb} the model: {error}", hint)

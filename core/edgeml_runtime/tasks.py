@@ -1,0 +1,218 @@
+"""What goes into a task and what comes out: items, answers, and the functions from a model's outputs to answers.
+
+One function for each kind of postprocessing, in a table; no class for a model family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypedDict
+
+import msgspec
+import numpy as np
+
+from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.manifest import Classes, Embedding, Postprocess, TensorOutput, TokenClasses
+from edgeml_runtime.tensors import Array
+
+
+class Text(msgspec.Struct, frozen=True):
+    """One text."""
+
+    text: str
+
+
+class Image(msgspec.Struct, frozen=True):
+    """One picture: the bytes of its file."""
+
+    data: bytes
+
+
+class Tensors(msgspec.Struct, frozen=True):
+    """One whole set of the model's inputs by name, batch dimension and all."""
+
+    inputs: dict[str, Array]
+
+
+Item = Text | Image | Tensors
+
+
+class LabelScore(TypedDict):
+    """A label and how sure the model is of it."""
+
+    label: str
+    score: float
+
+
+class ClassesAnswer(TypedDict):
+    """Every label, the surest first."""
+
+    labels: list[LabelScore]
+
+
+class TokenLabel(TypedDict):
+    """One token's surest label; `start` and `end` are character offsets into the text, end excluded."""
+
+    token: str
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+class TokensAnswer(TypedDict):
+    """The tokens in order, without the special ones."""
+
+    tokens: list[TokenLabel]
+
+
+class EmbeddingAnswer(TypedDict):
+    """One vector; with pooling `none` of a token model, one for each token."""
+
+    embedding: list[Any]
+
+
+class TensorsAnswer(TypedDict):
+    """The outputs by name as nested lists."""
+
+    outputs: dict[str, list[Any]]
+
+
+Answer: TypeAlias = ClassesAnswer | TokensAnswer | EmbeddingAnswer | TensorsAnswer
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """One text's tokens without padding; `spans` are character offsets into the text, end excluded."""
+
+    texts: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    special: tuple[bool, ...]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """The outputs for one item, and its tokens where it was a text; whole tensors alone keep their batch dimension."""
+
+    outputs: Mapping[str, Array]
+    tokens: Tokens | None = None
+
+
+def rows(outputs: Mapping[str, Array], tokens: Sequence[Tokens | None], spec: Postprocess) -> list[Row]:
+    """The outputs of one run, item by item.
+
+    Args:
+        outputs: of the run.
+        tokens: one entry for each item of the run.
+        spec: names the output that matters; without a name all do, and a single item has them whole.
+
+    Raises:
+        UsageError: `input-invalid`, when an output doesn't have one row for each item.
+    """
+    if isinstance(spec, TensorOutput):
+        if len(tokens) == 1:
+            return [Row(outputs=outputs, tokens=tokens[0])]
+    else:
+        outputs = {spec.output: outputs[spec.output]}
+    for name, array in outputs.items():
+        if array.shape[:1] != (len(tokens),):
+            raise UsageError(
+                "input-invalid",
+                f"output {name!r} has shape {list(array.shape)} for {len(tokens)} item(s)",
+                "send one item at a time, with a batch dimension of one",
+            )
+    return [
+        Row(outputs={name: array[index] for name, array in outputs.items()}, tokens=item)
+        for index, item in enumerate(tokens)
+    ]
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis, in float32."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: Array) -> Array:
+    """Each logit's own probability, in float32; computed so that nothing overflows."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float32))))
+
+
+def _identity(logits: Array) -> Array:
+    return logits
+
+
+_ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": _identity,
+}
+
+
+def classes(row: Row, spec: Classes) -> ClassesAnswer:
+    """The scores over the labels, the highest first."""
+    scores = _ACTIVATIONS[spec.activation](_labelled(row.outputs[spec.output], spec.labels, 1))
+    order = np.argsort(-scores, kind="stable")
+    return {"labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]}
+
+
+def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
+    """The surest label of each token that stands for text."""
+    tokens = row.tokens or Tokens(texts=(), spans=(), special=())
+    scores = softmax(_labelled(row.outputs[spec.output], spec.labels, 2))
+    return {
+        "tokens": [
+            {
+                "token": text,
+                "start": start,
+                "end": end,
+                "label": spec.labels[int(score.argmax())],
+                "score": float(score.max()),
+            }
+            for text, (start, end), special, score in zip(
+                tokens.texts, tokens.spans, tokens.special, scores, strict=False
+            )
+            if not special
+        ]
+    }
+
+
+def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
+    """The vector pooled from the tokens that are not padding."""
+    output = row.outputs[spec.output]
+    if output.ndim == 2:
+        count = len(row.tokens.texts) if row.tokens else len(output)
+        output = _pooled(output[:count], spec.pooling)
+    if spec.normalize:
+        lengths = np.linalg.norm(output, axis=-1, keepdims=True)
+        output = output / np.maximum(lengths, np.float32(1e-12))
+    return {"embedding": output.tolist()}
+
+
+def _pooled(vectors: Array, pooling: str) -> Array:
+    match pooling:
+        case "mean":
+            return np.asarray(vectors.mean(axis=0, dtype=np.float32))
+        case "cls":
+            return np.asarray(vectors[0])
+        case _:
+            return vectors
+
+
+def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- as all functions in the table
+    """The outputs as they are."""
+    return {"outputs": {name: array.tolist() for name, array in row.outputs.items()}}
+
+
+def _labelled(logits: Array, labels: tuple[str, ...], dimensions: int) -> Array:
+    if logits.ndim != dimensions or logits.shape[-1] != len(labels):
+        raise RejectedError(
+            "bundle-format", f"the model's scores have shape {list(logits.shape)} for {len(labels)} labels"
+        )
+    return logits
+
+
+TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
+    Classes: classes,
+    TokenClasses: token_classes,
+    Embedding: embedding,
+    TensorOutput: tensors,
+}

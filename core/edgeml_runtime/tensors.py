@@ -1,0 +1,95 @@
+"""Tensors in their three forms: numpy arrays, golden bytes, nested JSON lists. Checks against a TensorSpec.
+
+No inference here, and no casts that could lose anything but a JSON number's excess digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeml_core.errors import UsageError
+from edgeml_core.golden import TensorData
+from edgeml_core.manifest import DType, TensorSpec
+
+Array: TypeAlias = NDArray[Any]
+
+#: Elements of one tensor in a JSON request: as float32, 64 MiB.
+NESTED_MAX_ELEMENTS: Final = 16 * 1024 * 1024
+
+
+def to_data(array: Array) -> TensorData:
+    """`array` as golden bytes: row-major, little-endian."""
+    flat = np.ascontiguousarray(array)
+    return TensorData(
+        dtype=cast("DType", array.dtype.name),
+        shape=array.shape,
+        data=flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes(),
+    )
+
+
+def from_data(tensor: TensorData) -> Array:
+    """The array in golden bytes; `edgeml_core.golden.decode` has checked that they fit."""
+    dtype = np.dtype(tensor.dtype)
+    return np.frombuffer(tensor.data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
+
+
+def from_nested(spec: TensorSpec, value: object) -> Array:
+    """The array in a nested JSON list.
+
+    Args:
+        spec: gives the data type; the shape is checked by `require`.
+        value: numbers or booleans, nested evenly.
+
+    Raises:
+        UsageError: `input-invalid`, when it is ragged, holds something else, or a number doesn't fit the data type.
+    """
+    try:
+        found = np.asarray(value)
+        array = found.astype(spec.dtype, casting="unsafe")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _unreadable(spec, str(error)) from error
+    if found.dtype.kind not in "biuf" or found.size > NESTED_MAX_ELEMENTS:
+        raise _unreadable(spec, f"it is not an even nesting of at most {NESTED_MAX_ELEMENTS} numbers")
+    if spec.dtype not in ("float32", "float16") and not np.array_equal(array, found):
+        raise _unreadable(spec, f"a number in it is not a {spec.dtype}")
+    return array
+
+
+def require(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """Check `inputs` against the model's signature.
+
+    Raises:
+        UsageError: `input-invalid`, naming every input that is missing, unknown or of another type or shape.
+    """
+    if problems := list(_problems(specs, inputs)):
+        hint = "the model takes " + ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
+        raise UsageError("input-invalid", "; ".join(problems), hint)
+
+
+def _problems(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Iterator[str]:
+    known = {spec.name for spec in specs}
+    for name in inputs:
+        if name not in known:
+            yield f"there is no input {name!r}"
+    for spec in specs:
+        array = inputs.get(spec.name)
+        if array is None:
+            yield f"input {spec.name!r} is missing"
+        elif array.dtype.name != spec.dtype:
+            yield f"input {spec.name!r} is {array.dtype.name}, not {spec.dtype}"
+        elif not fits(array.shape, spec.shape):
+            yield f"input {spec.name!r} has shape {list(array.shape)}, not {list(spec.shape)}"
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether `shape` is as `wanted`, where -1 is any length."""
+    return len(shape) == len(wanted) and all(want in (-1, have) for have, want in zip(shape, wanted, strict=True))
+
+
+def _unreadable(spec: TensorSpec, why: str) -> UsageError:
+    hint = f"send evenly nested lists of {spec.dtype} with shape {list(spec.shape)}, -1 being any length"
+    return UsageError("input-invalid", f"input {spec.name!r} can't be read: {why}", hint)
