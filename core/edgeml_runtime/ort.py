@@ -33,7 +33,8 @@ OPTIONS: Final = frozenset(
         "session.x64quantprecision",
     }
 )
-_LOG_ERRORS: Final = 3
+#: Fatal ones only: an error is raised, with the same text that would be logged.
+_LOG_FATAL: Final = 4
 
 #: onnxruntime's own exceptions share no base but Exception; the built-in ones come from its bindings.
 _FAILURES: Final[tuple[type[Exception], ...]] = (
@@ -86,7 +87,7 @@ def _settings(options: Mapping[str, str], threads: int) -> onnxruntime.SessionOp
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = _LOG_ERRORS
+    settings.log_severity_level = _LOG_FATAL
     for key, value in options.items():
         settings.add_session_config_entry(key, value)
     return settings
