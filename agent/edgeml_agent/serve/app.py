@@ -73,8 +73,7 @@ def _metrics(models: Models, info: ServerInfo) -> Iterator[Metric]:
     seconds = "Time from the door to the answer, waiting included."
     yield Metric("edgeml_request_duration_seconds", "histogram", seconds, tuple(counts.latencies()))
     if (resident := memory.resident_bytes()) is not None:
-        rss = (("", {}, resident),)
-        yield Metric("process_resident_memory_bytes", "gauge", "Resident memory of the agent.", rss)
+        yield Metric("process_resident_memory_bytes", "gauge", "Resident memory.", (("", {}, resident),))
 
 
 async def _failed(request: Request, failure: Exception) -> Response:

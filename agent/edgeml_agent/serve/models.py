@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-import numpy as np
 from edgeml_runtime.model import Model
 
 from edgeml_agent.serve import memory
@@ -24,6 +23,7 @@ from edgeml_agent.serve.metrics import RequestCounts
 from edgeml_core import golden
 from edgeml_core.errors import DeviceError, EdgemlError, UsageError
 from edgeml_core.manifest import Manifest
+from edgeml_runtime import tensors
 
 #: Requests of one model, the running one included. Past it a client is told when to come back.
 QUEUE_MAX: Final = 32
@@ -190,5 +190,5 @@ def _open_warm(folder: Path, manifest: Manifest) -> Model:
     """Open the model and run it once, so that its first client doesn't wait for what engines do at the first run."""
     model = Model.open(folder, manifest)
     case = golden.decode((folder / manifest.golden.path).read_bytes())[0]
-    model.infer({name: np.frombuffer(data.data, data.dtype).reshape(data.shape) for name, data in case.inputs.items()})
+    model.infer({name: tensors.from_data(data) for name, data in case.inputs.items()})
     return model

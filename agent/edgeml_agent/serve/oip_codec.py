@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import DType
+from edgeml_core.manifest import DType, TensorSpec
+from edgeml_runtime.tensors import Array, from_nested
 
 #: The protocol's name of each type that a model can have.
 DATATYPES: Final[dict[DType, str]] = {
@@ -29,9 +28,7 @@ DATATYPES: Final[dict[DType, str]] = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
-_DTYPES: Final = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items()}
-#: The kinds of numbers that JSON may give for a type: 1 for 1.0 is fine, 1.5 for an integer is not.
-_KINDS_TAKEN: Final = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
+_DTYPES: Final[dict[str, DType]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 DIMENSIONS_MAX: Final = 16
 
 
@@ -57,7 +54,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     id: str | None = None
     outputs: list[RequestedOutput] = []
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Array]:
         """The inputs by name.
 
         Raises:
@@ -87,7 +84,7 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "see GET /v2/models/NAME") from error
 
 
-def encode(request: InferRequest, outputs: Mapping[str, NDArray[Any]], *, model_name: str, model_version: str) -> bytes:
+def encode(request: InferRequest, outputs: Mapping[str, Array], *, model_name: str, model_version: str) -> bytes:
     """The response with the outputs that the request asks for, all when it names none.
 
     Raises:
@@ -103,29 +100,20 @@ def encode(request: InferRequest, outputs: Mapping[str, NDArray[Any]], *, model_
     return msgspec.json.encode(response)
 
 
-def _described(name: str, array: NDArray[Any]) -> dict[str, object]:
-    datatype = next(datatype for datatype, dtype in _DTYPES.items() if dtype == array.dtype)
+def _described(name: str, array: Array) -> dict[str, object]:
+    datatype = DATATYPES[cast("DType", array.dtype.name)]
     return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
+def _array(tensor: Tensor) -> Array:
     dtype = _DTYPES.get(tensor.datatype)
     if dtype is None:
         raise _misfit(tensor, f"has datatype {tensor.datatype!r}; known are {', '.join(_DTYPES)}")
     if len(tensor.shape) > DIMENSIONS_MAX or min(tensor.shape, default=0) < 0:
         raise _misfit(tensor, f"has no valid shape: {tensor.shape[:DIMENSIONS_MAX]}")
-    try:
-        given = np.array(tensor.data)
-    except (ValueError, OverflowError) as error:
-        raise _misfit(tensor, "has rows of different lengths") from error
-    if given.size != math.prod(tensor.shape) or (given.ndim != 1 and list(given.shape) != tensor.shape):
-        raise _misfit(tensor, f"has data of shape {list(given.shape)}, not {tensor.shape}")
-    if given.size and given.dtype.kind not in _KINDS_TAKEN[dtype.kind]:
-        raise _misfit(tensor, f"has data that is not {tensor.datatype}")
-    with np.errstate(over="ignore"):
-        array = given.astype(dtype)
-    if dtype.kind in "iu" and not np.array_equal(array, given):
-        raise _misfit(tensor, f"has values outside the range of {tensor.datatype}")
+    array = from_nested(TensorSpec(name=tensor.name, dtype=dtype, shape=tuple(tensor.shape)), tensor.data)
+    if array.size != math.prod(tensor.shape) or (array.ndim != 1 and list(array.shape) != tensor.shape):
+        raise _misfit(tensor, f"has data of shape {list(array.shape)}, not {tensor.shape}")
     return array.reshape(tensor.shape)
 
 

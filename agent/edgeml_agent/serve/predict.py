@@ -5,12 +5,10 @@ Parses a body into the runtime's items once; what a task makes of them is the ru
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-from edgeml_runtime.model import Model
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,12 +17,14 @@ from edgeml_agent.serve import body as bodies
 from edgeml_agent.serve import responses
 from edgeml_agent.serve.models import LiveModel, Models
 from edgeml_core.errors import UsageError
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Image, Item
 
-ITEMS_MAX: Final = 256
 #: The part of a form that holds the image: curl -F image=@cat.jpg
 IMAGE_FIELD: Final = "image"
 
-Parse = Callable[[bytes], object]
+#: A model and a body to the items in it.
+Parse = Callable[[Model, bytes], Sequence[Item]]
 
 
 def routes(models: Models) -> list[Route]:
@@ -39,7 +39,7 @@ def routes(models: Models) -> list[Route]:
         models.find(name)  # before a long body is read for nothing
         parse = _parser(request)
         body = await bodies.read(request)
-        return responses.json_bytes(await models.run(name, lambda model: _answer(model, parse(body))))
+        return responses.json_bytes(await models.run(name, lambda model: _answer(model, parse(model, body))))
 
     return [
         Route("/v1/models", listing, methods=["GET"]),
@@ -72,26 +72,23 @@ def _parser(request: Request) -> Parse:
         return _image
     if kind == "multipart/form-data":
         header = request.headers["content-type"]
-        return lambda body: _image(bodies.form_field(body, header, IMAGE_FIELD))
+        return lambda model, body: _image(model, bodies.form_field(body, header, IMAGE_FIELD))
     raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send JSON or an image")
 
 
-def _json(body: bytes) -> object:
+def _json(model: Model, body: bytes) -> Sequence[Item]:
     try:
-        return msgspec.json.decode(body)
+        return model.parse(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         hint = 'send one object such as {"text": "..."}, or a list of them'
         raise UsageError("input-invalid", f"the body is not JSON: {error}", hint) from error
 
 
-def _image(content: bytes) -> object:
-    return {"image": base64.b64encode(content).decode("ascii")}
+def _image(_: Model, content: bytes) -> Sequence[Item]:
+    return [Image(data=content)]
 
 
-def _answer(model: Model, request: object) -> bytes:
-    items = model.parse(request)
-    if len(items) > ITEMS_MAX:
-        raise UsageError("input-invalid", f"{len(items)} items in one request; at most {ITEMS_MAX}", "send fewer")
+def _answer(model: Model, items: Sequence[Item]) -> bytes:
     manifest = model.manifest
     outputs = model.predict(items)
     return msgspec.json.encode({"model": manifest.name, "version": manifest.version, "outputs": outputs})
