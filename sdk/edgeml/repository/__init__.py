@@ -1,0 +1,23 @@
+"""The repository on the host's disk: signed releases, the signed fleet document, and the chunks of all bundles.
+
+No network here: `edgeml.fleet` serves what lies in it.
+"""
+
+from edgeml.repository.devices import Enrolled, enroll
+from edgeml.repository.freshness import Refreshed, refresh
+from edgeml.repository.layout import Repository, init, opened
+from edgeml.repository.releases import Published, Release, publish, releases
+
+__all__ = [
+    "Enrolled",
+    "Published",
+    "Refreshed",
+    "Release",
+    "Repository",
+    "enroll",
+    "init",
+    "opened",
+    "publish",
+    "refresh",
+    "releases",
+]

@@ -1,0 +1,115 @@
+"""Enrolling a device: its id and labels into the signed fleet document, its trust anchors and agent.toml into a folder.
+
+Certificates are not made here: the broker's CA and the device's own are named in agent.toml by whoever has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml.repository import durable, layout
+from edgeml.repository.layout import Repository
+from edgeml_core import broker, names
+from edgeml_core.desired import Device, FleetDocument
+from edgeml_core.errors import UsageError
+
+AGENT_CONFIG: Final = "agent.toml"
+TRUST_FOLDER: Final = "trust"
+#: Readable by its owner only: the broker's URL may hold a password.
+_CONFIG_MODE: Final = 0o600
+
+
+class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
+    """One enrolled device, and the folder to copy to it."""
+
+    device: str
+    labels: dict[str, str]
+    fleet: str
+    config: str
+
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return dict(msgspec.to_builtins(self))
+
+
+def enroll(
+    repo: Path,
+    device_id: str,
+    *,
+    labels: Mapping[str, str],
+    broker_url: str | None,
+    out_dir: Path,
+    now: datetime | None = None,
+) -> Enrolled:
+    """Make a device part of the fleet, and write what it needs to `out_dir`.
+
+    Args:
+        repo: the repository's folder.
+        device_id: unique in the fleet.
+        labels: signed; deployments select by them. `target` names the board.
+        broker_url: `mqtt[s]://...`; None leaves it to EDGEML_BROKER_URL on the device.
+        out_dir: gets agent.toml and trust/, before the device is signed: after a crash between, enroll again.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `usage`, for a bad id, URL or folder; `repo-invalid`; `device-exists`.
+    """
+    names.require_name(device_id, "device")
+    if broker_url is not None:
+        broker.parse(broker_url)
+    repository = layout.opened(repo)
+    with repository.locked():
+        document = repository.document()
+        if device_id in document.devices:
+            message = f"device {device_id!r} is enrolled already"
+            raise UsageError("device-exists", message, "choose another id, or use the folder that enrolling it made")
+        _write_folder(out_dir, _config(device_id, repository.fleet_name, broker_url), repository)
+        devices = {**document.devices, device_id: Device(labels=dict(labels))}
+        changed = FleetDocument(fleet=document.fleet, devices=devices, deployments=document.deployments)
+        repository.write_document(changed, now or layout.utc_now())
+    config = str(out_dir / AGENT_CONFIG)
+    return Enrolled(device=device_id, labels=dict(labels), fleet=repository.fleet_name, config=config)
+
+
+def _write_folder(out_dir: Path, config: str, repository: Repository) -> None:
+    try:
+        (out_dir / TRUST_FOLDER).mkdir(parents=True, exist_ok=True)
+        for signed in repository.both:
+            durable.write(out_dir / TRUST_FOLDER / f"{signed.name}.root.json", signed.newest_root())
+        durable.write(out_dir / AGENT_CONFIG, config.encode(), mode=_CONFIG_MODE)
+    except OSError as error:
+        raise UsageError("usage", f"{out_dir} can't be written", "name a folder that you may write to") from error
+
+
+def _config(device_id: str, fleet: str, broker_url: str | None) -> str:
+    # A valid URL has no control characters; JSON's escapes of the rest are TOML's too.
+    url = f"url = {msgspec.json.encode(broker_url).decode()}" if broker_url else '# url = "mqtts://HOST:8883"'
+    return f"""\
+# One device of the fleet {fleet}; paths are relative to this file.
+
+[device]
+id = "{device_id}"
+fleet = "{fleet}"
+
+[broker]
+{url}
+# ca = "broker-ca.pem"
+# cert = "device.pem"
+# key = "device.key"
+
+[store]
+dir = "store"
+# max_bytes = 4000000000
+
+[serve]
+http = "127.0.0.1:8080"
+# token_file = "token"
+
+[trust]
+root = "{TRUST_FOLDER}"
+"""

@@ -1,0 +1,50 @@
+"""Freshness: signatures renewed before they expire, by hand (`edgeml repo refresh`) or by `edgeml fleet serve`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml.repository import layout
+from edgeml.repository.layout import Repository
+from edgeml_core import trust
+
+#: `serve` signs anew when less is left: devices that were away for two weeks still find a month's signature fresh.
+RENEW_BEFORE: Final[timedelta] = trust.EXPIRY["timestamp"] / 2
+
+
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
+    """When each role of one TUF repository expires now."""
+
+    repository: str
+    expires: dict[str, datetime]
+
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return dict(msgspec.to_builtins(self))
+
+
+def refresh(repo: Path, *, now: datetime | None = None) -> list[Refreshed]:
+    """Sign snapshot and timestamp of both TUF repositories anew, and targets when half their time is over.
+
+    Args:
+        repo: the repository's folder.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `repo-invalid`, also when the fleet key is missing.
+    """
+    repository = layout.opened(repo)
+    with repository.locked():
+        return [
+            Refreshed(repository=signed.name, expires=signed.refresh(now or layout.utc_now()))
+            for signed in repository.both
+        ]
+
+
+def is_due(repository: Repository, now: datetime) -> bool:
+    """Whether a timestamp expires before long."""
+    return any(signed.load().expires["timestamp"] - now < RENEW_BEFORE for signed in repository.both)

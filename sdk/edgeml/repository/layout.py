@@ -1,0 +1,129 @@
+"""The folder of a repository: where everything lies, how it is made, opened and locked.
+
+    REPO/repo.toml              the fleet's name
+    REPO/keys/{release,fleet}.pem
+    REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
+    REPO/chunks/ab/ab12...      every chunk of every release
+
+Nothing of it but `keys` is secret; only `serve`, publishing and deploying write to it, one at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from edgeml.repository import durable
+from edgeml.repository.keys import Keys
+from edgeml.repository.signed import SignedRepository
+from edgeml.repository.store import ChunkStore
+from edgeml_core import desired, names, trust
+from edgeml_core.desired import FleetDocument
+from edgeml_core.errors import EdgemlError, UsageError
+
+CONFIG_FILE: Final = "repo.toml"
+LOCK_FILE: Final = "lock"
+DEFAULT_FLEET: Final = "main"
+
+
+class Repository:
+    """An opened repository. Reading needs no lock: every state is whole."""
+
+    def __init__(self, folder: Path, fleet_name: str) -> None:
+        keys = Keys(folder / "keys")
+        self.folder = folder
+        self.fleet_name = fleet_name
+        self.chunks = ChunkStore(folder / "chunks")
+        self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, keys)
+        self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, keys)
+
+    @property
+    def both(self) -> tuple[SignedRepository, SignedRepository]:
+        """The two TUF repositories; what exists comes before who should run it."""
+        return self.releases, self.fleet
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait for other writers, and keep them out."""
+        with (self.folder / LOCK_FILE).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def document(self) -> FleetDocument:
+        """The signed fleet document."""
+        return desired.decode(self.fleet.read([desired.FLEET_DOCUMENT])[desired.FLEET_DOCUMENT])
+
+    def write_document(self, document: FleetDocument, now: datetime) -> None:
+        """Sign another fleet document; the caller holds the lock.
+
+        Raises:
+            UsageError: `usage`, when it is longer than devices accept.
+        """
+        data = desired.encode(document)
+        if len(data) > desired.FLEET_DOCUMENT_MAX_BYTES:
+            message = f"the fleet document would have {len(data)} bytes; {desired.FLEET_DOCUMENT_MAX_BYTES} are allowed"
+            raise UsageError("usage", message, "split the devices over several repositories, each with its own fleet")
+        self.fleet.change({desired.FLEET_DOCUMENT: data}, now)
+
+
+def init(path: Path, *, fleet: str = DEFAULT_FLEET, now: datetime | None = None) -> Repository:
+    """Make a repository with new keys. It is made beside `path` and renamed: there is never half of one.
+
+    Args:
+        path: a folder that doesn't exist, or is empty.
+        fleet: names the MQTT topics of all its devices.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `usage`, when `path` has content or can't be written, or `fleet` is no name.
+    """
+    names.require_name(fleet, "fleet")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError("usage", f"{path} exists and is not empty", "name a new folder for the repository")
+    beside = path.absolute().with_name(f".{path.absolute().name}.new")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        _fill(beside, fleet, now or utc_now())
+        beside.replace(path.absolute())
+        durable.sync_folder(path.absolute().parent)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise UsageError("usage", f"{path} can't be made", "name a folder that you may write to") from error
+    return Repository(path, fleet)
+
+
+def _fill(folder: Path, fleet: str, now: datetime) -> None:
+    folder.mkdir(parents=True)
+    Keys(folder / "keys").create()
+    (folder / "chunks").mkdir()
+    repository = Repository(folder, fleet)
+    document = FleetDocument(fleet=fleet, devices={}, deployments=())
+    repository.releases.create({}, now)
+    repository.fleet.create({desired.FLEET_DOCUMENT: desired.encode(document)}, now)
+    durable.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())
+
+
+def opened(path: Path) -> Repository:
+    """The repository in the folder `path`.
+
+    Raises:
+        UsageError: `repo-invalid`, when there is none.
+    """
+    try:
+        config = tomllib.loads((path / CONFIG_FILE).read_text())
+        fleet = names.require_name(str(config["fleet"]), "fleet")
+    except (OSError, tomllib.TOMLDecodeError, KeyError, EdgemlError) as error:
+        hint = f"make one with `edgeml repo init {path}`, or name another folder with --repo"
+        raise UsageError("repo-invalid", f"{path} is not an edgeml repository", hint) from error
+    return Repository(path, fleet)
+
+
+def utc_now() -> datetime:
+    """The host's clock, as signatures carry it."""
+    return datetime.now(UTC)

@@ -1,0 +1,122 @@
+"""Publishing: bundles become signed releases. A bundle is read once, each chunk checked, then stored; signing is last.
+
+When one bundle of several is refused, none is published; chunks stored until then stay, named by nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from edgeml import bundles as bundle_files
+from edgeml.repository import layout
+from edgeml.repository.layout import Repository
+from edgeml_core import card, chunks, manifest, trust
+from edgeml_core.bundle import BundleReader
+from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.manifest import FileEntry, Manifest
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """One release. `added` is false when it was there already, with the same content."""
+
+    name: str
+    version: str
+    target: str
+    format: str
+    manifest_sha256: str
+    size_bytes: int
+    stored_bytes: int
+    added: bool
+
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return dict(msgspec.to_builtins(self))
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """One signed release, as the repository has it."""
+
+    manifest: Manifest
+    manifest_sha256: str
+
+
+def publish(repo: Path, bundles: Sequence[Path], *, now: datetime | None = None) -> list[Published]:
+    """Sign bundles and add them, as one change. New measurements of a release that is there are signed, too.
+
+    Args:
+        repo: the repository's folder.
+        bundles: `.edgeml` files; measurements beside them are signed with them.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `repo-invalid`; `release-exists`, for a name, version, target and format that is released with
+            other content. RejectedError: a bundle is malformed or damaged, or its measurements are another's.
+    """
+    repository = layout.opened(repo)
+    with repository.locked():
+        signed = repository.releases.digests()
+        taken = dict(signed)
+        contents: dict[str, bytes] = {}
+        published = []
+        for path in bundles:
+            with bundle_files.opened(path) as reader:
+                published.append(_store(repository, reader, taken))
+                contents |= _targets(path, reader)
+        changed = {path: data for path, data in contents.items() if signed.get(path) != chunks.sha256(data)}
+        if changed:
+            repository.releases.change(changed, now or layout.utc_now())
+    return published
+
+
+def releases(repository: Repository) -> list[Release]:
+    """All releases in the order of their publication."""
+    paths = [path for path in repository.releases.targets() if not path.endswith(card.MEASUREMENTS_SUFFIX)]
+    return [
+        Release(manifest=manifest.decode(data), manifest_sha256=chunks.sha256(data))
+        for data in repository.releases.read(paths).values()
+    ]
+
+
+def _store(repository: Repository, reader: BundleReader, taken: dict[str, str]) -> Published:
+    release = reader.manifest
+    path = trust.manifest_target(release.stem)
+    added = path not in taken
+    if taken.setdefault(path, reader.manifest_sha256) != reader.manifest_sha256:
+        message = f"{release.stem} is released already, with other content"
+        raise UsageError("release-exists", message, "export it under a new --version; a release never changes")
+    # Also for a release that is there: publishing it again mends lost chunks.
+    stored_bytes = sum(repository.chunks.add(_verified(reader, entry)) for entry in release.files)
+    return Published(
+        name=release.name,
+        version=release.version,
+        target=release.target,
+        format=release.file_format,
+        manifest_sha256=reader.manifest_sha256,
+        size_bytes=release.size_bytes,
+        stored_bytes=stored_bytes,
+        added=added,
+    )
+
+
+def _verified(reader: BundleReader, entry: FileEntry) -> Iterator[bytes]:
+    """The file's chunks, each checked; after the last also the digest of the whole."""
+    whole = hashlib.sha256()
+    for chunk in reader.chunks(entry):
+        whole.update(chunk)
+        yield chunk
+    if whole.hexdigest() != entry.sha256:
+        raise RejectedError("digest-mismatch", f"{entry.path!r} in the bundle has other content")
+
+
+def _targets(path: Path, reader: BundleReader) -> dict[str, bytes]:
+    stem = reader.manifest.stem
+    targets = {trust.manifest_target(stem): reader.manifest_bytes}
+    measurements = bundle_files.measurements(path, reader.manifest_sha256)
+    if measurements is not None:
+        targets[trust.measurements_target(stem)] = card.encode_measurements(measurements)
+    return targets

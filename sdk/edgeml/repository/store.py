@@ -1,0 +1,58 @@
+"""The repository's chunks: one file each, named by the chunk's SHA-256, `ab/ab12...`.
+
+Kept as they go over the wire (`edgeml_core.chunks.to_wire`): compressed once, when published, so that the origin only
+copies bytes; smaller on disk; and the system's page cache is all the cache that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from edgeml.repository import durable
+from edgeml_core import chunks
+from edgeml_core.errors import RejectedError
+
+
+class ChunkStore:
+    """Chunks in a folder. Each is stored once, however many bundles have it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, contents: Iterable[bytes]) -> int:
+        """Store chunks; on return they survive a power cut.
+
+        Returns:
+            How many bytes were written: nothing for a chunk that was here already.
+        """
+        written_bytes, folders = 0, set()
+        for chunk in contents:
+            path = self._path(chunks.sha256(chunk))
+            if path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            payload = chunks.to_wire(chunk)
+            durable.write_unlinked(path, payload)
+            folders.add(path.parent)
+            written_bytes += len(payload)
+        for folder in folders | {self._folder}:
+            durable.sync_folder(folder)
+        return written_bytes
+
+    def wire(self, digest: str) -> bytes:
+        """One chunk as it is published.
+
+        Raises:
+            RejectedError: `digest-mismatch`, when the file is missing or damaged.
+        """
+        path = self._path(digest)
+        try:
+            payload = path.read_bytes()
+        except OSError as error:
+            raise RejectedError("digest-mismatch", f"chunk {digest[:12]} can't be read from {path}") from error
+        chunks.from_wire(payload, digest)
+        return payload
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest
