@@ -1,0 +1,195 @@
+"""Target profiles: a board as data. `parse` reads one TOML file and says all that is wrong with it at once.
+
+Every number must have a source, named in the file's `[sources]` table by the number's dotted path or by a table above
+it. Finding the files is `edgeml.targets`' work; nothing here touches a disk.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from edgeml_core import names
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import ENGINES, Engine, Format
+
+ModelKind = Literal["encoder", "cnn"]
+Recipe = Literal[
+    "dynamic-s8",
+    "dynamic-s8-reduced",
+    "dynamic-u8",
+    "static-s8",
+    "static-s8-reduced",
+    "weight-only",
+    "dynamic",
+    "static",
+    "none",
+]
+
+#: The recipes that each engine's quantizer knows (see docs/targets.md).
+RECIPES: Final[dict[Engine, frozenset[Recipe]]] = {
+    "onnxruntime": frozenset(
+        {"dynamic-s8", "dynamic-s8-reduced", "dynamic-u8", "static-s8", "static-s8-reduced", "weight-only", "none"}
+    ),
+    "litert": frozenset({"dynamic", "static", "weight-only", "none"}),
+}
+THREADS_MAX: Final = 256
+
+
+class Cpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The processor. `features` as Linux names them in /proc/cpuinfo; `needs` are those that bundles rely on."""
+
+    arch: Literal["aarch64", "x86_64"]
+    core: str
+    cores: int
+    features: tuple[str, ...]
+    needs: tuple[str, ...]
+    emulator: str
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """RAM in bytes, and the fraction of it that one model may take."""
+
+    ram_bytes: int
+    model_share: float
+
+    @property
+    def model_bytes(self) -> int:
+        """What one model may take."""
+        return int(self.ram_bytes * self.model_share)
+
+
+class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the store lies on, and its size where the board fixes it."""
+
+    kind: str
+    size_bytes: int | None = None
+
+
+class Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole board's power in watts, where published."""
+
+    idle_w: float | None = None
+    load_w: float | None = None
+
+
+class GoldenBounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far golden outputs may be off on the board; `max_relative` is a fraction of the largest golden value."""
+
+    min_cosine: float
+    max_relative: float
+
+
+class EngineSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One runtime on this board: versions, set-up and the recipes to try, in order, for each kind of model."""
+
+    min_version: str
+    bad_versions: dict[str, str] = {}
+    threads: int
+    options: dict[str, str] = {}
+    golden: GoldenBounds
+    recipes: dict[ModelKind, tuple[Recipe, ...]]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A board. The first of `engines` is the one to take where nothing else is asked."""
+
+    name: str
+    title: str
+    cpu: Cpu
+    memory: Memory
+    storage: Storage
+    power: Power = Power()
+    engines: dict[Engine, EngineSetup]
+    sources: dict[str, str]
+
+    @property
+    def default_format(self) -> Format:
+        """The file format of the first engine."""
+        first = next(iter(self.engines))
+        return next(file_format for file_format, engine in ENGINES.items() if engine == first)
+
+
+def parse(data: bytes) -> Profile:
+    """The profile in a TOML file's bytes.
+
+    Raises:
+        UsageError: `target-invalid`, naming every problem found.
+    """
+    try:
+        raw = tomllib.loads(data.decode())
+        profile = msgspec.convert(raw, Profile)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise _invalid([str(error)]) from error
+    if problems := [*_problems(profile), *_source_problems(raw)]:
+        raise _invalid(problems)
+    return profile
+
+
+def _invalid(problems: list[str]) -> UsageError:
+    message = f"the target profile has {len(problems)} problem(s): {'; '.join(problems)}"
+    return UsageError("target-invalid", message, "mend them all, then run `edgeml target check FILE`")
+
+
+def _problems(profile: Profile) -> Iterator[str]:
+    if not names.is_name(profile.name):
+        yield f"name {profile.name!r} is not a valid name"
+    if profile.cpu.cores < 1:
+        yield f"cpu.cores is {profile.cpu.cores}"
+    if missing := set(profile.cpu.needs) - set(profile.cpu.features):
+        yield f"cpu.needs names {', '.join(sorted(missing))}, which cpu.features doesn't have"
+    if profile.memory.ram_bytes < 1:
+        yield f"memory.ram_bytes is {profile.memory.ram_bytes}"
+    if not 0 < profile.memory.model_share <= 1:
+        yield f"memory.model_share is {profile.memory.model_share}, not above 0 and at most 1"
+    if not profile.engines:
+        yield "engines is empty"
+    for engine, setup in profile.engines.items():
+        yield from _engine_problems(engine, setup)
+
+
+def _engine_problems(engine: Engine, setup: EngineSetup) -> Iterator[str]:
+    if not 1 <= setup.threads <= THREADS_MAX:
+        yield f"engines.{engine}.threads is {setup.threads}, not within 1 and {THREADS_MAX}"
+    if not 0 <= setup.golden.min_cosine <= 1:
+        yield f"engines.{engine}.golden.min_cosine is {setup.golden.min_cosine}, not within 0 and 1"
+    if setup.golden.max_relative < 0:
+        yield f"engines.{engine}.golden.max_relative is negative"
+    for kind, recipes in setup.recipes.items():
+        if not recipes:
+            yield f"engines.{engine}.recipes.{kind} is empty"
+        if unknown := [recipe for recipe in recipes if recipe not in RECIPES[engine]]:
+            yield f"engines.{engine}.recipes.{kind} names {', '.join(unknown)}, which {engine} doesn't have"
+    if missing := {"encoder", "cnn"} - setup.recipes.keys():
+        yield f"engines.{engine}.recipes lacks {', '.join(sorted(missing))}"
+
+
+def _source_problems(raw: Mapping[str, object]) -> Iterator[str]:
+    sources = raw["sources"]
+    paths = {path for path, value in _leaves({key: raw[key] for key in raw.keys() - {"sources"}})}
+    numbers = sorted(path for path, value in _leaves(raw) if isinstance(value, int | float))
+    if not isinstance(sources, dict):
+        return
+    for path in numbers:
+        if not any(_covers(source, path) for source in sources):
+            yield f"{path} has no source"
+    for source, text in sources.items():
+        if not any(_covers(source, path) for path in paths):
+            yield f"sources names {source!r}, which the profile doesn't have"
+        if not str(text).strip():
+            yield f"the source of {source!r} is empty"
+
+
+def _covers(source: str, path: str) -> bool:
+    return path == source or path.startswith(f"{source}.")
+
+
+def _leaves(table: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

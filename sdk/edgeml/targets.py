@@ -1,0 +1,87 @@
+"""Where target profiles are found: packaged with edgeml, else beside its source; or any file that is named.
+
+What a profile holds and when it is valid is `edgeml_core.profile`'s business.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Final
+
+from edgeml_core import profile as profiles
+from edgeml_core.errors import UsageError
+from edgeml_core.profile import Profile
+
+SUFFIX: Final = ".toml"
+_PACKAGED: Final = Path(__file__).parent / "targets"
+_BESIDE_SOURCE: Final = Path(__file__).parents[2] / "targets"
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_FLAGS: Final = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
+
+
+def load(name: str) -> Profile:
+    """The profile called `name`, or the one in the file `name` when it ends in `.toml`.
+
+    Raises:
+        UsageError: `target-unknown`, with the closest names; `target-invalid`, naming every problem.
+    """
+    path = Path(name) if name.endswith(SUFFIX) else folder() / f"{name}{SUFFIX}"
+    if not path.is_file():
+        close = difflib.get_close_matches(name, _names(), n=3, cutoff=0.4) or _names()
+        raise UsageError("target-unknown", f"there is no target {name!r}", f"did you mean {', '.join(close)}?")
+    return profiles.parse(path.read_bytes())
+
+
+def all() -> list[Profile]:  # noqa: A001 -- read as `targets.all()`
+    """Every profile that comes with edgeml, by name.
+
+    Raises:
+        UsageError: `target-invalid`, when one of them is damaged.
+    """
+    return [load(name) for name in _names()]
+
+
+def this_machine() -> Profile:
+    """The profile that suits this machine: its CPU has all that the profile needs, and memory is closest.
+
+    Raises:
+        UsageError: `target-unknown`, when no profile suits this CPU.
+    """
+    return suiting(platform.machine(), cpu_features(), _ram_bytes())
+
+
+def suiting(arch: str, features: frozenset[str], ram_bytes: int) -> Profile:
+    """The profile for a CPU: of those whose needs it meets, the one that needs most, then the closest in memory.
+
+    Raises:
+        UsageError: `target-unknown`, when there is none.
+    """
+    suited = [it for it in all() if it.cpu.arch == arch and features.issuperset(it.cpu.needs)]
+    if not suited:
+        hint = f"write a profile for it; those that exist are {', '.join(_names())}"
+        raise UsageError("target-unknown", f"no target profile suits this {arch} CPU", hint)
+    return min(suited, key=lambda it: (-len(it.cpu.needs), abs(math.log(it.memory.ram_bytes / ram_bytes))))
+
+
+def folder() -> Path:
+    """Where the profiles lie."""
+    return _PACKAGED if _PACKAGED.is_dir() else _BESIDE_SOURCE
+
+
+def cpu_features() -> frozenset[str]:
+    """This CPU's features as Linux names them; empty where Linux doesn't say."""
+    found = _FLAGS.search(_CPUINFO.read_text()) if _CPUINFO.exists() else None
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in folder().glob(f"*{SUFFIX}"))
+
+
+def _ram_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
