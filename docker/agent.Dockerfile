@@ -25,8 +25,6 @@ USER edgeml
 WORKDIR /var/lib/edgeml
 VOLUME /var/lib/edgeml
 EXPOSE 8080
-HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
-  CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health/live', timeout=4)"]
 # The folder that `edgeml device enroll` wrote is mounted at /etc/edgeml.
 ENTRYPOINT ["edgeml-agent"]
 CMD ["run", "--config", "/etc/edgeml/agent.toml"]
