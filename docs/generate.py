@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from edgeml import targets
 from edgeml.cli.main import edgeml
@@ -25,9 +27,10 @@ def update_machine() -> str:
     return (
         "# The update machine\n\nOne for each model on a device. Source: `core/edgeml_core/lifecycle.py`.\n\n"
         f"```mermaid\n{lifecycle.diagram()}```\n\n"
-        "`rejected`: the sender is at fault, that digest is never tried again. `waiting`: the road is at fault, tried again\n"
-        "with a bound and jitter. `rolled back`: this machine is at fault; what served before goes on serving. `interrupted`:\n"
-        "a restart, or another release wanted in the meantime; chunks already held are kept.\n"
+        "- `rejected`: the sender is at fault; that digest is never tried again.\n"
+        "- `waiting`: the road is at fault; tried again with a bound and jitter.\n"
+        "- `rolled back`: this machine is at fault; what served before goes on serving.\n"
+        "- `interrupted`: a restart, or another release wanted meanwhile; chunks already held are kept.\n"
     )
 
 
@@ -53,22 +56,39 @@ def error_codes() -> str:
 def boards() -> str:
     """Every number of every target, with its source."""
     pages = "\n".join(board(profile) for profile in targets.all())
-    return f"# Targets\n\nBoards as data: `targets/*.toml`. Adding a board is adding a file; `edgeml target check` says all that is wrong with it.\n\n{pages}"
+    return (
+        "# Targets\n\nBoards as data: `targets/*.toml`. Adding a board is adding a file; `edgeml target check FILE` says\n"
+        f"all that is wrong with it at once.\n\n{pages}"
+    )
 
 
 def board(profile: Profile) -> str:
-    """One target's section."""
-    rows = "".join(f"| `{path}` | {value} | {source} |\n" for path, value, source in profile.figures())
-    return f"## `{profile.name}`: {profile.title}\n\n| figure | value | source |\n|---|---|---|\n{rows}"
+    """One target's section: every value that has a source."""
+    values = msgspec.to_builtins(profile)
+    sources = values.pop("sources")
+    rows = "".join(
+        f"| `{path}` | {value} | {sources[source]} |\n"
+        for path, value in leaves(values)
+        for source in sources
+        if value is not None and (path == source or path.startswith(f"{source}."))
+    )
+    return f"## `{profile.name}`\n\n{profile.title}.\n\n| figure | value | source |\n|---|---|---|\n{rows}"
+
+
+def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by dotted path."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", ", ".join(value) if isinstance(value, list | tuple) else value
 
 
 def commands() -> str:
     """Every command's help."""
     root = click.Context(edgeml, info_name="edgeml")
-    pages = "\n".join(
-        f"## `{ctx.command_path}`\n\n```\n{ctx.get_help().rstrip()}\n```\n" for ctx in walk(edgeml, root) if ctx is not root
-    )
-    return f"# `edgeml`\n\n```\n{root.get_help().rstrip()}\n```\n\n{pages}"
+    pages = [f"`{ctx.command_path}`\n\n```\n{ctx.get_help().rstrip()}\n```\n" for ctx in walk(edgeml, root)]
+    return "# " + "\n## ".join(pages)
 
 
 def walk(command: click.Command, ctx: click.Context) -> Iterator[click.Context]:

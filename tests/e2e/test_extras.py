@@ -1,0 +1,92 @@
+"""Each extra installed alone in a fresh environment: what must work, what must be absent, and what is said then."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+IMPORT_CORE = """
+import importlib, pkgutil, edgeml_core
+for module in pkgutil.iter_modules(edgeml_core.__path__):
+    importlib.import_module(f"edgeml_core.{module.name}")
+"""
+TRAINING = {"torch", "transformers", "onnx", "optimum", "litert-torch"}
+
+
+class Environment:
+    """A virtual environment with nothing but edgeml and one extra."""
+
+    def __init__(self, folder, extra):
+        self.bin = folder / "bin"
+        self.variables = {**os.environ, "PYTHONPATH": "", "HOME": str(folder)}
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        self.run(
+            "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}{extra}"
+        )
+
+    def run(self, program, *arguments, code=0):
+        """Run a program of the environment; its exit code must be `code`."""
+        done = subprocess.run(
+            [self.bin / program, *arguments], capture_output=True, text=True, env=self.variables, cwd="/", check=False
+        )
+        assert done.returncode == code, done.stderr + done.stdout
+        return done
+
+    def distributions(self):
+        """What is installed, by name."""
+        listed = self.run("python", "-m", "pip", "list", "--format", "json").stdout
+        return {entry["name"].lower() for entry in json.loads(listed)}
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory):
+    """`pip install edgeml[agent]`."""
+    return Environment(tmp_path_factory.mktemp("agent"), "[agent]")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """`pip install edgeml`."""
+    return Environment(tmp_path_factory.mktemp("bare"), "")
+
+
+def test_the_agents_environment_has_no_training_library(agent):
+    """A device never carries torch, transformers or onnx."""
+    assert TRAINING & agent.distributions() == set()
+
+
+def test_the_agents_doctor_passes_there(agent):
+    """With no configuration and no TFLite runtime, nothing is wrong."""
+    checks = json.loads(agent.run("edgeml-agent", "doctor", "--json").stdout)["checks"]
+    assert {check["name"] for check in checks} >= {"python", "cpu", "onnxruntime", "imports"}
+    assert [check for check in checks if check["status"] == "failed"] == []
+
+
+def test_export_says_there_which_install_mends_it(agent):
+    """One line, no traceback."""
+    failed = agent.run("edgeml", "export", "model", "--target", "rpi4", "-o", "out", code=2)
+    assert failed.stderr.splitlines()[-1] == "hint: pip install 'edgeml[export]'"
+    assert "Traceback" not in failed.stderr
+
+
+def test_targets_travel_in_the_package(agent):
+    """Boards are found without the source beside them."""
+    assert "rpi4" in agent.run("edgeml", "target", "list").stdout
+
+
+def test_core_works_with_the_base_alone(bare):
+    """The base dependencies are core's, and core needs nothing else."""
+    bare.run("python", "-c", IMPORT_CORE)
+    assert {"numpy", "click", "onnxruntime", "aiomqtt"} & bare.distributions() == set()
+
+
+def test_both_programs_say_there_what_to_install(bare):
+    """Neither ends in a traceback."""
+    for program, extra in (("edgeml", "edgeml[export]"), ("edgeml-agent", "edgeml[agent]")):
+        failed = bare.run(program, "--help", code=2)
+        assert extra in failed.stderr
+        assert "Traceback" not in failed.stderr
