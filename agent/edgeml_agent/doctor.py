@@ -7,7 +7,6 @@ kills the process that imports it.
 from __future__ import annotations
 
 import os
-import platform
 import secrets
 import shutil
 import signal
@@ -22,6 +21,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from edgeml_agent import board
 from edgeml_agent.settings import BrokerSettings, Settings, StoreSettings
 from edgeml_core.manifest import Engine
 from edgeml_runtime import engines
@@ -70,10 +70,11 @@ def run(settings: Settings | None) -> tuple[Check, ...]:
 
 def _checks(settings: Settings | None) -> Iterator[Check]:
     yield python(sys.version_info[:3])
-    yield cpu(platform.machine(), _cpu_features())
+    machine = board.this_machine()
+    yield cpu(machine.arch, machine.cpu_features)
     yield from (engine(name) for name in _ADAPTERS)
     yield purity()
-    yield memory(_available_bytes())
+    yield memory(board.available_bytes())
     yield disk(settings.store if settings else None)
     yield clock(datetime.now(UTC))
     yield heat(Path("/sys/class/thermal"))
@@ -126,10 +127,8 @@ def purity() -> Check:
     return Check("imports", "failed", f"importing the agent {problem}", "reinstall edgeml in a fresh environment")
 
 
-def memory(available_bytes: int | None) -> Check:
+def memory(available_bytes: int) -> Check:
     """Whether there is memory for a small model."""
-    if available_bytes is None:
-        return Check("memory", "ok", "can't be read here")
     detail = f"{available_bytes // _MIB} MiB available"
     if available_bytes < MEMORY_MIN_BYTES:
         return Check("memory", "warning", detail, f"free memory up to {MEMORY_MIN_BYTES // _MIB} MiB, or add zram")
@@ -225,28 +224,9 @@ def _run_python(code: str) -> str | None:
     return None
 
 
-def _cpu_features() -> frozenset[str]:
-    for line in _text(Path("/proc/cpuinfo")).splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in {"flags", "Features"}:
-            return frozenset(value.split())
-    return frozenset()
-
-
-def _available_bytes() -> int | None:
-    for line in _text(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
 def _celsius(path: Path) -> float | None:
-    text = _text(path).strip()
-    return int(text) / 1000 if text.isdecimal() else None
-
-
-def _text(path: Path) -> str:
+    """A sensor's reading, which Linux gives in thousandths; None for one that can't be read."""
     try:
-        return path.read_text()
-    except OSError:
-        return ""
+        return int(path.read_text()) / 1000
+    except (OSError, ValueError):
+        return None

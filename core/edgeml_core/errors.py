@@ -105,3 +105,11 @@ class DeviceError(EdgemlError):
     """This machine can't: full disk, missing or failing runtime, too little memory."""
 
     exit_code = 6
+
+
+class OverloadedError(DeviceError):
+    """Too much is asked of this machine for now; by its measured speed there is room again in `retry_after_s`."""
+
+    def __init__(self, code: str, message: str, hint: str = "", *, retry_after_s: int) -> None:
+        super().__init__(code, message, hint)
+        self.retry_after_s = retry_after_s

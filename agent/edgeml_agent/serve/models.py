@@ -16,14 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from edgeml_runtime.model import Model
-
 from edgeml_agent.serve import memory
 from edgeml_agent.serve.metrics import RequestCounts
 from edgeml_core import golden
-from edgeml_core.errors import DeviceError, EdgemlError, UsageError
+from edgeml_core.errors import EdgemlError, OverloadedError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime import tensors
+from edgeml_runtime.model import Model
 
 #: Requests of one model, the running one included. Past it a client is told when to come back.
 QUEUE_MAX: Final = 32
@@ -32,14 +31,6 @@ RETRY_AFTER_MIN_S: Final = 1
 _NEWEST_SHARE: Final = 0.2
 
 T = TypeVar("T")
-
-
-class OverloadedError(DeviceError):
-    """The model's queue is full; by the measured service time there is room again in `retry_after_s`."""
-
-    def __init__(self, name: str, retry_after_s: int) -> None:
-        super().__init__("overloaded", f"the queue of {name!r} is full", f"try again in {retry_after_s} s")
-        self.retry_after_s = retry_after_s
 
 
 class LiveModel:
@@ -66,8 +57,9 @@ class LiveModel:
             OverloadedError: the queue is full.
         """
         if self._pending >= QUEUE_MAX:
-            wait_s = math.ceil(self._pending * self.service_s)
-            raise OverloadedError(self.manifest.name, max(RETRY_AFTER_MIN_S, wait_s))
+            wait_s = max(RETRY_AFTER_MIN_S, math.ceil(self._pending * self.service_s))
+            what = f"the queue of {self.manifest.name!r} is full"
+            raise OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
         loop = asyncio.get_running_loop()
         self._pending += 1
         job: Future[T] = self._worker.submit(self._timed, call)

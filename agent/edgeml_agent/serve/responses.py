@@ -7,8 +7,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from edgeml_agent.serve.models import OverloadedError
-from edgeml_core.errors import EdgemlError
+from edgeml_core.errors import EdgemlError, OverloadedError
 
 #: The HTTP status of each code that can be a client's business; any other is 500.
 STATUS: Final[dict[str, int]] = {

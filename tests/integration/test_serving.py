@@ -1,0 +1,451 @@
+"""The real server on a loopback port, with real models: both doors, errors, pressure, and swaps under traffic."""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import signal
+import statistics
+import threading
+import time
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from tests import tiny_models
+
+from edgeml_agent.serve.access import Rules
+from edgeml_agent.serve.app import build
+from edgeml_agent.serve.body import BODY_MAX_BYTES
+from edgeml_agent.serve.health import ServerInfo
+from edgeml_agent.serve.models import QUEUE_MAX, Models
+from edgeml_agent.serve.server import listen, serve
+from edgeml_core.bundle import BundleReader
+from edgeml_core.errors import DeviceError, EdgemlError, UsageError
+
+TOKEN = "a-token-of-24-characters"
+PREDICT = "/v1/models/tiny/predict"
+INFER = "/v2/models/tiny/infer"
+ROW = [1.0, 2.0, 3.0, 4.0]
+TASK_BODY = {"inputs": {"x": [ROW]}}
+OIP_BODY = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": ROW}]}
+LOCAL = Rules()
+#: By version, so that an answer tells which one gave it.
+SCALES = {"1.0": 2.0, "1.1": 3.0, "1.2": 5.0, "1.3": 7.0}
+
+
+def unpacked(folder, make=tiny_models.tiny_onnx_bundle, **options):
+    """The folder of a real bundle's files, and its manifest."""
+    bundle = folder / "made.edgeml"
+    manifest = make(bundle, **options)
+    inside = folder / manifest.stem
+    with bundle.open("rb") as source:
+        reader = BundleReader(source)
+        for entry in manifest.files:
+            path = inside / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(reader.read(entry.path))
+    return inside, manifest
+
+
+@contextlib.asynccontextmanager
+async def server(rules=LOCAL, ready=lambda: True):
+    """The real server on a free port, without models, and a client of it."""
+    models = Models()
+    listener = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    info = ServerInfo(device="device-7", version="1.2.3", ready=ready)
+    running = asyncio.create_task(serve(build(models, info, rules), listener))
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        yield models, client
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await models.close()
+
+
+def answers(folder, *asked, **options):
+    """The responses to `asked`, (method, path, keywords) each, of a server with the tiny model."""
+
+    async def main():
+        async with server(**options) as (models, client):
+            await models.activate("tiny", *unpacked(folder), "d-1")
+            return [await client.request(method, path, **keywords) for method, path, keywords in asked]
+
+    return asyncio.run(main())
+
+
+def test_one_object_and_a_list_are_answered_by_the_task_door(tmp_path):
+    """The answer names the version that gave it; a list comes back in its order."""
+    one, many = answers(
+        tmp_path,
+        ("POST", PREDICT, {"json": TASK_BODY}),
+        ("POST", PREDICT, {"json": [TASK_BODY, {"inputs": {"x": [[0, 0, 0, 0]]}}]}),
+    )
+    assert one.json() == {"model": "tiny", "version": "1.0", "outputs": [{"outputs": {"y": [[3, 5, 7, 9]]}}]}
+    assert [answer["outputs"]["y"] for answer in many.json()["outputs"]] == [[[3, 5, 7, 9]], [[1, 1, 1, 1]]]
+
+
+def test_text_goes_in_and_labels_come_out(tmp_path):
+    """A text model, its tokenizer and labels travel in its bundle."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("mood", *unpacked(tmp_path, tiny_models.tiny_text_bundle))
+            return await client.post("/v1/models/mood/predict", json=[{"text": "good film"}, {"text": "bad bad"}])
+
+    outputs = asyncio.run(main()).json()["outputs"]
+    assert [answer["labels"][0]["label"] for answer in outputs] == ["positive", "negative"]
+
+
+def test_the_listing_serves_openai_clients_too(tmp_path):
+    """The fields that OpenAI's client requires, and what a device adds."""
+    (listing,) = answers(tmp_path, ("GET", "/v1/models", {}))
+    (model,) = listing.json()["data"]
+    assert listing.json()["object"] == "list"
+    assert {key: model[key] for key in ("id", "object", "version", "format", "deployment")} == {
+        "id": "tiny",
+        "object": "model",
+        "version": "1.0",
+        "format": "onnx",
+        "deployment": "d-1",
+    }
+    assert abs(model["created"] - time.time()) < 60
+
+
+def test_the_protocol_describes_server_and_model(tmp_path):
+    """Metadata by the Open Inference Protocol, with and without the version in the path."""
+    root, model, versioned, ready = answers(
+        tmp_path,
+        ("GET", "/v2", {}),
+        ("GET", "/v2/models/tiny", {}),
+        ("GET", "/v2/models/tiny/versions/1.0", {}),
+        ("GET", "/v2/models/tiny/versions/1.0/ready", {}),
+    )
+    assert root.json() == {"name": "edgeml-agent", "version": "1.2.3", "extensions": []}
+    assert model.json() == {
+        "name": "tiny",
+        "versions": ["1.0"],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}],
+    }
+    assert versioned.json() == model.json()
+    assert ready.json() == {"name": "tiny", "ready": True}
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"content-type": "application/json"}, {"content-type": "application/octet-stream"}]
+)
+def test_tensors_are_inferred_whatever_type_the_client_sends(tmp_path, headers):
+    """Tritonclient sends no Content-Type at all."""
+    body = msgspec.json.encode(OIP_BODY | {"id": "7"})
+    (response,) = answers(
+        tmp_path, ("POST", "/v2/models/tiny/versions/1.0/infer", {"content": body, "headers": headers})
+    )
+    assert response.json() == {
+        "model_name": "tiny",
+        "model_version": "1.0",
+        "id": "7",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 4], "data": [3, 5, 7, 9]}],
+    }
+
+
+def test_health_has_both_fields_on_every_door(tmp_path):
+    """Kserve's client reads both; not ready is 503, but live stays 200."""
+    paths = ("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+    asked = [("GET", path, {}) for path in paths]
+    for response in answers(tmp_path, *asked):
+        assert (response.status_code, response.json()) == (200, {"live": True, "ready": True})
+    statuses = [response.status_code for response in answers(tmp_path, *asked, ready=lambda: False)]
+    assert statuses == [200, 200, 503, 200, 503]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        (("POST", PREDICT, {"content": b"{"}), 400, "input-invalid"),
+        (("POST", PREDICT, {"json": {"text": "x"}}), 400, "input-invalid"),
+        (("POST", PREDICT, {"json": []}), 400, "input-invalid"),
+        (("POST", PREDICT, {"content": b"[" * 100_000}), 400, "input-invalid"),
+        (("POST", PREDICT, {"content": b"x", "headers": {"content-type": "text/plain"}}), 415, "content-unsupported"),
+        (("POST", PREDICT, {"content": b"x", "headers": {"content-type": "image/png"}}), 400, "input-invalid"),
+        (("POST", PREDICT, {"content": b" " * (BODY_MAX_BYTES + 1)}), 413, "body-too-large"),
+        (("POST", "/v1/models/other/predict", {"json": TASK_BODY}), 404, "model-unknown"),
+        (("GET", PREDICT, {}), 405, "route-unknown"),
+        (("GET", "/nothing", {}), 404, "route-unknown"),
+        (("GET", "/v1/models", {"headers": {"host": "evil.example"}}), 403, "origin-refused"),
+        (("POST", INFER, {"content": b"{"}), 400, None),
+        (("POST", INFER, {"json": {"inputs": []}}), 400, None),
+        (("POST", INFER, {"json": OIP_BODY, "headers": {"inference-header-content-length": "9"}}), 400, None),
+        (("POST", INFER, {"content": b"x", "headers": {"content-type": "text/plain"}}), 415, None),
+        (("POST", "/v2/models/tiny/versions/9.9/infer", {"json": OIP_BODY}), 404, None),
+        (("GET", "/v2/models/other/ready", {}), 404, None),
+        (("GET", "/v2/nothing", {}), 404, None),
+        (("GET", INFER, {}), 405, None),
+    ],
+)
+def test_errors_have_the_shape_of_their_door(tmp_path, asked, status, code):
+    """Below /v2 one string, elsewhere code, message and hint; always JSON of exactly that type."""
+    (response,) = answers(tmp_path, asked)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    if code is None:
+        assert isinstance(error, str)
+        assert error
+    else:
+        assert error["code"] == code
+        assert error.keys() == {"code", "message", "hint"}
+
+
+@pytest.mark.parametrize("path", [PREDICT, INFER])
+def test_a_defect_of_the_server_tells_nothing_of_its_inside(tmp_path, path, caplog):
+    """500 with the door's shape: the client learns only that it happened, the log why."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            live = models.active()["tiny"]
+            model = live.__dict__.pop("_model")  # gone under the server's feet: a defect
+            response = await client.post(path, json=TASK_BODY if path == PREDICT else OIP_BODY)
+            live._model = model
+            return response
+
+    response = asyncio.run(main())
+    assert (response.status_code, response.headers["content-type"]) == (500, "application/json")
+    assert "_model" not in response.text
+    assert "Traceback" not in response.text
+    assert "_model" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["raw", "form", "json"])
+def test_an_image_comes_as_bytes_in_a_form_or_in_json(tmp_path, how):
+    """All three ways reach the model alike: it takes tensors, so each is refused by it, not by the door."""
+    image = b"\x89PNG\r\n\x1a\n"
+    keywords = {
+        "raw": {"content": image, "headers": {"content-type": "image/png"}},
+        "form": {"files": {"image": ("cat.png", image, "image/png")}},
+        "json": {"json": {"image": base64.b64encode(image).decode()}},
+    }
+    (response,) = answers(tmp_path, ("POST", PREDICT, keywords[how]))
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "input-invalid")
+
+
+def test_off_localhost_the_token_is_wanted_on_every_door(tmp_path):
+    """Only health is open."""
+    rules = Rules(local_only=False, token=TOKEN)
+    paths = ("/v1/models", "/v2", "/metrics", "/health/ready")
+    without = answers(tmp_path, *(("GET", path, {}) for path in paths), rules=rules)
+    assert [response.status_code for response in without] == [401, 401, 401, 200]
+    assert without[0].headers["www-authenticate"] == "Bearer"
+    header = {"headers": {"authorization": f"Bearer {TOKEN}"}}
+    assert [r.status_code for r in answers(tmp_path, *(("GET", path, header) for path in paths), rules=rules)] == [
+        200
+    ] * 4
+
+
+def test_metrics_count_what_was_asked(tmp_path):
+    """Requests by outcome, the model's version, the queue and memory, each line in the format's grammar."""
+    *_, page = answers(
+        tmp_path,
+        ("POST", PREDICT, {"json": TASK_BODY}),
+        ("POST", INFER, {"json": OIP_BODY}),
+        ("POST", PREDICT, {"json": {}}),
+        ("GET", "/metrics", {}),
+    )
+    assert page.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = page.text.splitlines()
+    assert 'edgeml_requests_total{model="tiny",code="ok"} 2' in lines
+    assert 'edgeml_requests_total{model="tiny",code="input-invalid"} 1' in lines
+    assert 'edgeml_model_info{model="tiny",version="1.0",target="x86-vnni",deployment="d-1"} 1' in lines
+    assert 'edgeml_queue_depth{model="tiny"} 0' in lines
+    assert 'edgeml_request_duration_seconds_bucket{model="tiny",le="+Inf"} 3' in lines
+    samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert 1e6 < float(samples["process_resident_memory_bytes"]) < 1e11
+    typed = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    endings = ("_bucket", "_sum", "_count")
+    for name in (sample.partition("{")[0] for sample in samples):
+        assert name in typed or any(name.removesuffix(ending) in typed for ending in endings)
+
+
+def test_a_full_queue_answers_when_to_come_back(tmp_path):
+    """429 with Retry-After from the measured service time; what was accepted is answered; then there is room again."""
+    go_on = threading.Event()
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            await models.run("tiny", lambda _: time.sleep(0.2))
+            waiting = [asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20))) for _ in range(QUEUE_MAX)]
+            await asyncio.sleep(0)
+            refused = [await client.post(path, json=TASK_BODY) for path in (PREDICT, INFER)]
+            healthy = await client.get("/health/live")
+            go_on.set()
+            accepted = await asyncio.gather(*waiting)
+            return refused, healthy, accepted, await client.post(PREDICT, json=TASK_BODY)
+
+    refused, healthy, accepted, after = asyncio.run(main())
+    assert [response.status_code for response in refused] == [429, 429]
+    # One running mean after one job of 0.2 s, 32 of them waiting.
+    assert all(6 <= int(response.headers["retry-after"]) <= 10 for response in refused)
+    assert refused[0].json()["error"]["code"] == "overloaded"
+    assert isinstance(refused[1].json()["error"], str)
+    assert healthy.status_code == 200
+    assert all(accepted)
+    assert after.status_code == 200
+
+
+def test_health_answers_while_a_model_saturates(tmp_path):
+    """Real inference fills the model's thread and queue; health doesn't wait for it."""
+    rows = np.ones((1_000_000, 4), np.float32)
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            busy = [asyncio.create_task(models.run("tiny", _burn(rows, seconds=0.1))) for _ in range(10)]
+            took = []
+            while not all(task.done() for task in busy):
+                started = time.perf_counter()
+                assert (await client.get("/health/live")).status_code == 200
+                took.append(time.perf_counter() - started)
+            return took
+
+    took = asyncio.run(main())
+    assert len(took) > 20
+    # The queue holds 1 s of work: an answer that waited for any of it would show.
+    assert statistics.median(took) < 0.05
+
+
+def _burn(rows, seconds):
+    """A call that keeps a model running for `seconds`."""
+
+    def call(model):
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            model.infer({"x": rows})
+
+    return call
+
+
+def test_no_request_fails_over_thirty_swaps(tmp_path):
+    """Eight clients on both doors, thirty swaps: every answer is right for the version that it names."""
+    bundles = [unpacked(tmp_path, version=version, scale=scale) for version, scale in SCALES.items()]
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *bundles[0])
+            swapped = asyncio.Event()
+            clients = [asyncio.create_task(_ask(client, swapped, INFER if n % 2 else PREDICT)) for n in range(8)]
+            for folder, manifest in itertools.islice(itertools.cycle(bundles[1:] + bundles[:1]), 30):
+                await models.activate("tiny", folder, manifest)
+                newest = await client.post(PREDICT, json=TASK_BODY)
+                assert newest.json()["version"] == manifest.version
+            swapped.set()
+            return await asyncio.gather(*clients)
+
+    seen = [version for versions in asyncio.run(main()) for version in versions]
+    assert set(seen) == set(SCALES)
+    assert len(seen) > 300
+
+
+async def _ask(client, enough, path):
+    """Ask until `enough`, check every answer, and return the versions that gave them."""
+    versions = []
+    while not enough.is_set():
+        response = await client.post(path, json=TASK_BODY if path == PREDICT else OIP_BODY)
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        version = answer.get("version") or answer["model_version"]
+        found = answer["outputs"][0]["outputs"]["y"][0] if path == PREDICT else answer["outputs"][0]["data"]
+        assert found == [value * SCALES[version] + 1 for value in ROW]
+        versions.append(version)
+    return versions
+
+
+def test_a_model_that_can_not_load_leaves_the_old_one_answering(tmp_path):
+    """Activation fails with the runtime's error; nothing of what was served changes."""
+    folder, manifest = unpacked(tmp_path)
+    broken, broken_manifest = unpacked(tmp_path, version="2.0")
+    (broken / broken_manifest.model).write_bytes(b"no model")
+    huge = unpacked(tmp_path, version="3.0", fault="huge")
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", folder, manifest)
+            for bad in ((broken, broken_manifest), huge):
+                with pytest.raises(DeviceError) as caught:
+                    await models.activate("tiny", *bad)
+                assert caught.value.code == "runtime-failed"
+            return await client.post(PREDICT, json=TASK_BODY)
+
+    assert asyncio.run(main()).json()["version"] == "1.0"
+
+
+def test_a_deactivated_model_is_unknown(tmp_path):
+    """What was queued is answered first; then 404. Twice is no error."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            queued = [asyncio.create_task(models.run("tiny", lambda model: model.manifest.version)) for _ in range(5)]
+            await asyncio.sleep(0)
+            await models.deactivate("tiny")
+            await models.deactivate("tiny")
+            return await asyncio.gather(*queued), await client.post(PREDICT, json=TASK_BODY), dict(models.active())
+
+    queued, response, active = asyncio.run(main())
+    assert queued == ["1.0"] * 5
+    assert response.status_code == 404
+    assert active == {}
+
+
+def test_ending_the_server_finishes_what_it_has_begun(tmp_path):
+    """A request under way is answered, the port is free again, and signals are left to the agent."""
+    folder, manifest = unpacked(tmp_path)
+
+    async def main():
+        before = signal.getsignal(signal.SIGTERM)
+        models = Models()
+        await models.activate("tiny", folder, manifest)
+        listener = listen("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        info = ServerInfo(device="device-7", version="1.2.3")
+        running = asyncio.create_task(serve(build(models, info, Rules()), listener))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            assert (await client.get("/health")).status_code == 200
+            assert signal.getsignal(signal.SIGTERM) is before
+            slow = asyncio.create_task(models.run("tiny", lambda _: time.sleep(0.3)))
+            answer = asyncio.create_task(client.post(PREDICT, json=TASK_BODY))
+            await asyncio.sleep(0.1)
+            running.cancel()
+            response = await answer
+            await slow
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        await models.close()
+        listen("127.0.0.1", port).close()
+        return response
+
+    assert asyncio.run(main()).status_code == 200
+
+
+def test_a_taken_port_is_an_error_of_the_configuration():
+    """The operator learns which address, and what to set."""
+    with listen("127.0.0.1", 0) as taken, pytest.raises(UsageError) as caught:
+        listen("127.0.0.1", taken.getsockname()[1])
+    assert caught.value.code == "config-invalid"
+    assert "[serve]" in caught.value.hint
+
+
+def test_an_unknown_model_makes_no_metric_of_its_name(tmp_path):
+    """Clients can't fill memory with made-up names."""
+
+    async def main():
+        models = Models()
+        for number in range(5):
+            with pytest.raises(EdgemlError):
+                await models.run(f"made-up-{number}", lambda _: None)
+        return list(models.counts.totals())
+
+    assert asyncio.run(main()) == [("", {"model": "", "code": "model-unknown"}, 5)]
