@@ -1,7 +1,8 @@
 """The adapter to LiteRT: ai-edge-litert where installed, else tflite-runtime, the same library under its old name.
 
 Models have fixed shapes: one signature, or one for each fixed length (such as `len_32` and `len_128`) with the same
-input and output names. `run` takes the signature whose input shapes equal the given ones.
+input and output names. `run` takes the signature whose input shapes equal the given ones. LiteRT writes one line to
+stderr when it sets XNNPACK up, and has no switch for that.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class LiteRtSession:
             raise RejectedError("bundle-format", f"LiteRT has no options, but got {', '.join(sorted(options))}")
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
-            # Without this the delegate (XNNPACK) isn't applied: signature runners allocate on their own, without it.
+            # Signature runners allocate on their own, but later or without XNNPACK: tflite-runtime 2.14 ran an fp32
+            # encoder in 77 ms instead of 27, and ai-edge-litert 2.3 spent 38 ms instead of 6 on its first run.
             self._interpreter.allocate_tensors()
             names = self._interpreter.get_signature_list()
             self._signatures = [_Signature(self._interpreter.get_signature_runner(name)) for name in names]

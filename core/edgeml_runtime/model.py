@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeml_core.errors import RejectedError
-from edgeml_core.manifest import Manifest, TensorInput, TextInput, TokenClasses
+from edgeml_core.manifest import Manifest, TensorInput, TensorOutput, TextInput, TokenClasses
 from edgeml_runtime import engines, requests, tasks, tensors
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Preparer, preparer
-from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tasks import Answer, Item, Row, Tokens
 from edgeml_runtime.tensors import Array
 
 #: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
@@ -56,9 +56,13 @@ class Model:
         Raises:
             UsageError: `input-invalid`, when they don't fit the model's signature.
             DeviceError: `runtime-failed`.
+            RejectedError: `bundle-format`, when the model lacks an output that its manifest lists.
         """
         tensors.require(self.manifest.inputs, inputs)
-        return self.session.run(inputs)
+        outputs = self.session.run(inputs)
+        if missing := [spec.name for spec in self.manifest.outputs if spec.name not in outputs]:
+            raise RejectedError("bundle-format", f"the model has no output {', '.join(missing)}")
+        return outputs
 
     def parse(self, request: object) -> list[Item]:
         """The items in a decoded JSON request: see `edgeml_runtime.requests`.
@@ -91,5 +95,10 @@ class Model:
         for start in range(0, len(asked), self._run_items):
             prepared = self._prepare(asked[start : start + self._run_items])
             outputs = self.infer(prepared.tensors)
-            for row in tasks.rows(outputs, prepared.tokens, spec):
+            for row in self._rows(outputs, prepared.tokens):
                 yield task(row, spec)
+
+    def _rows(self, outputs: Mapping[str, Array], tokens: Sequence[Tokens | None]) -> list[Row]:
+        if isinstance(self.manifest.preprocess, TensorInput) and isinstance(self.manifest.postprocess, TensorOutput):
+            return [Row(outputs=outputs)]  # tensors in, tensors out: whole, with the request's own batch dimension
+        return tasks.rows(outputs, tokens, self.manifest.postprocess)

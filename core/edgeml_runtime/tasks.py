@@ -75,7 +75,7 @@ class EmbeddingAnswer(TypedDict):
 class TensorsAnswer(TypedDict):
     """The outputs by name as nested lists."""
 
-    outputs: dict[str, list[Any]]
+    outputs: dict[str, Any]
 
 
 Answer: TypeAlias = ClassesAnswer | TokensAnswer | EmbeddingAnswer | TensorsAnswer
@@ -90,7 +90,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The outputs for one item, and its tokens where it was a text; whole tensors alone keep their batch dimension."""
+    """The outputs for one item, without the batch dimension, and its tokens where it was a text."""
 
     outputs: Mapping[str, Array]
     tokens: Tokens | None = None
@@ -100,19 +100,15 @@ def rows(outputs: Mapping[str, Array], tokens: Sequence[Tokens | None], spec: Po
     """The outputs of one run, item by item.
 
     Args:
-        outputs: of the run.
+        outputs: of the run, one row for each item.
         tokens: one entry for each item of the run.
-        spec: names the output that matters; without a name all do, and a single item has them whole.
+        spec: names the output that matters; without a name all do.
 
     Raises:
         UsageError: `input-invalid`, when an output doesn't have one row for each item.
     """
-    if isinstance(spec, TensorOutput):
-        if len(tokens) == 1:
-            return [Row(outputs=outputs, tokens=tokens[0])]
-    else:
-        outputs = {spec.output: outputs[spec.output]}
-    for name, array in outputs.items():
+    wanted = outputs if isinstance(spec, TensorOutput) else {spec.output: outputs[spec.output]}
+    for name, array in wanted.items():
         if array.shape[:1] != (len(tokens),):
             raise UsageError(
                 "input-invalid",
@@ -120,7 +116,7 @@ def rows(outputs: Mapping[str, Array], tokens: Sequence[Tokens | None], spec: Po
                 "send one item at a time, with a batch dimension of one",
             )
     return [
-        Row(outputs={name: array[index] for name, array in outputs.items()}, tokens=item)
+        Row(outputs={name: array[index] for name, array in wanted.items()}, tokens=item)
         for index, item in enumerate(tokens)
     ]
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import TensorSpec, TextInput
 from edgeml_runtime.tasks import Tokens
 from edgeml_runtime.tensors import Array
@@ -43,8 +43,15 @@ class Encoder:
         self._tokenizer = _tokenizer(path, min(text.max_length, max(text.pad_to, default=text.max_length)))
 
     def encode(self, texts: Sequence[str]) -> tuple[dict[str, Array], list[Tokens]]:
-        """The model's inputs for a batch of texts, each of shape [texts, length], and every text's own tokens."""
-        encodings = self._tokenizer.encode_batch(list(texts))
+        """The model's inputs for a batch of texts, each of shape [texts, length], and every text's own tokens.
+
+        Raises:
+            UsageError: `input-invalid`, when a text is not Unicode (it holds half a surrogate pair).
+        """
+        try:
+            encodings = self._tokenizer.encode_batch(list(texts))
+        except TypeError as error:
+            raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
         longest = max(len(encoding.ids) for encoding in encodings)
         length = min((bucket for bucket in self._text.pad_to if bucket >= longest), default=longest)
         tensors = {spec.name: self._tensor(spec, encodings, length) for spec in self._inputs}

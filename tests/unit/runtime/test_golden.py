@@ -1,0 +1,101 @@
+"""Recording and checking golden cases with a real model."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeml_core import golden as files
+from edgeml_core.errors import DeviceError
+from edgeml_core.golden import GoldenCase
+from edgeml_runtime import engines, golden
+from edgeml_runtime.tensors import from_data, to_data
+
+
+@pytest.fixture
+def opened(unpack):
+    """The session, manifest and golden cases of a whole tiny bundle."""
+    return _open(unpack())
+
+
+def _open(bundle):
+    cases = files.decode((bundle.folder / bundle.manifest.golden.path).read_bytes())
+    return engines.load(bundle.folder / bundle.manifest.model, bundle.manifest), bundle.manifest, cases
+
+
+def test_the_true_outputs_pass(opened):
+    """What the model really answers is reproduced exactly, and takes some time."""
+    result = golden.check(*opened)
+    assert result.min_cosine == pytest.approx(1.0)
+    assert result.max_abs == 0.0
+    assert result.first_ms > 0
+    assert result.median_ms > 0
+
+
+def test_wrong_outputs_are_a_mismatch(unpack):
+    """A bundle whose golden outputs are not its model's is refused with the distance."""
+    with pytest.raises(DeviceError, match="largest distance 8") as caught:
+        golden.check(*_open(unpack(fault="wrong golden")))
+    assert caught.value.code == "golden-mismatch"
+
+
+def test_recorded_cases_survive_their_file(opened):
+    """What `record` saw, written to a golden file and read again, checks."""
+    session, manifest, _ = opened
+    inputs = [{"x": np.full((rows, 4), 0.5, np.float32)} for rows in (1, 2, 3)]
+    cases = files.decode(files.encode(golden.record(session, inputs)))
+    assert golden.check(session, manifest, cases).max_abs == 0.0
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        np.zeros((2, 5), np.float32),
+        np.zeros((2, 4), np.float64),
+        np.full((2, 4), np.nan, np.float32),
+        np.full((2, 4), np.inf, np.float32),
+        np.zeros((2, 4), np.float32),
+    ],
+    ids=["shape", "dtype", "nan", "inf", "zero"],
+)
+def test_what_cant_be_compared_is_a_mismatch(opened, expected):
+    """Another shape, another type, NaN and infinity are never within bounds."""
+    session, manifest, (case,) = opened
+    with pytest.raises(DeviceError) as caught:
+        golden.check(session, manifest, [msgspec.structs.replace(case, outputs={"y": to_data(expected)})])
+    assert caught.value.code == "golden-mismatch"
+
+
+def test_a_missing_output_is_a_mismatch(opened):
+    """A golden output that the model doesn't have is a mismatch."""
+    session, manifest, (case,) = opened
+    with pytest.raises(DeviceError, match="'z'"):
+        golden.check(session, manifest, [GoldenCase(inputs=case.inputs, outputs={"z": case.outputs["y"]})])
+
+
+@pytest.mark.parametrize(("min_cosine", "max_abs", "passes"), [(0.9, 8.5, True), (0.99, 8.5, False), (0.9, 7, False)])
+def test_both_bounds_hold(unpack, min_cosine, max_abs, passes):
+    """The manifest's cosine and distance must both be met; here they are 0.971 and 8."""
+    session, manifest, cases = _open(unpack(fault="wrong golden"))
+    bounds = msgspec.structs.replace(manifest.golden, min_cosine=min_cosine, max_abs=max_abs)
+    manifest = msgspec.structs.replace(manifest, golden=bounds)
+    if passes:
+        assert golden.check(session, manifest, cases).max_abs == 8.0
+    else:
+        with pytest.raises(DeviceError):
+            golden.check(session, manifest, cases)
+
+
+def test_zero_vectors():
+    """Two zero vectors agree; a zero vector agrees with no other."""
+    zeros, ones = np.zeros(3), np.ones(3)
+    assert golden.cosine(zeros, zeros) == 1.0
+    assert golden.cosine(zeros, ones) == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "int32", "int8", "uint8", "bool"])
+def test_golden_bytes_keep_every_type(dtype):
+    """An array of each data type comes back from its golden bytes as it was."""
+    array = np.array([[0, 1], [1, 0], [1, 1]], dtype=dtype)[::2]
+    back = from_data(to_data(array))
+    assert back.dtype == array.dtype
+    assert np.array_equal(back, array)

@@ -1,0 +1,115 @@
+"""Pictures to tensors; equality with transformers' image processors is an integration test."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import ImageInput
+from edgeml_runtime.image import to_tensor
+
+
+def settings(**changes):
+    """As they are, 2 x 2 pixels in three colours."""
+    plain = {
+        "height": 2,
+        "width": 2,
+        "channels": 3,
+        "layout": "NCHW",
+        "resample": "nearest",
+        "rescale": 1.0,
+        "mean": (0.0,),
+        "std": (1.0,),
+    }
+    return ImageInput(**(plain | changes))
+
+
+def encoded(pixels, file_format="PNG", **options):
+    """The bytes of a file with these pixels."""
+    out = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(out, file_format, **options)
+    return out.getvalue()
+
+
+def bomb(width, height):
+    """A small PNG that claims to be large."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+COLOURS = np.arange(12).reshape(2, 2, 3)
+
+
+def test_layouts():
+    """NCHW has the colours first, NHWC last; both lead with a batch of one."""
+    assert np.array_equal(to_tensor(encoded(COLOURS), settings())[0], COLOURS.transpose(2, 0, 1))
+    assert np.array_equal(to_tensor(encoded(COLOURS), settings(layout="NHWC"))[0], COLOURS)
+
+
+def test_rescale_and_normalize_by_channel():
+    """Each channel is scaled, then has its own mean taken off and is divided by its own deviation."""
+    scaled = settings(rescale=0.5, mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0), layout="NHWC")
+    expected = (COLOURS * 0.5 - [1, 2, 3]) / [1, 2, 4]
+    assert np.allclose(to_tensor(encoded(COLOURS), scaled)[0], expected)
+
+
+def test_one_channel_is_grey():
+    """A colour picture for a grey model becomes its luminance."""
+    grey = to_tensor(encoded(np.full((2, 2, 3), [255, 0, 0])), settings(channels=1))
+    assert grey.shape == (1, 1, 2, 2)
+    assert np.all(grey == 76)
+
+
+def test_transparent_and_palette_pictures_become_colours():
+    """Any colour mode that the formats allow is taken."""
+    picture = Image.fromarray(COLOURS.astype(np.uint8))
+    for mode in ("RGBA", "P", "L", "1"):
+        out = io.BytesIO()
+        picture.convert(mode).save(out, "PNG")
+        assert to_tensor(out.getvalue(), settings()).shape == (1, 3, 2, 2)
+
+
+def test_a_turned_photo_is_set_upright():
+    """The camera's orientation mark is followed."""
+    pixels = np.zeros((2, 2, 3))
+    pixels[0, 0] = 255
+    orientation = Image.Exif()
+    orientation[0x0112] = 3
+    turned = to_tensor(encoded(pixels, exif=orientation), settings())
+    assert turned[0, 0].tolist() == [[0, 0], [0, 255]]
+
+
+def test_centre_crop_after_the_shortest_edge():
+    """The picture keeps its proportions and loses what lies beside the centre."""
+    wide = np.repeat(np.arange(6)[np.newaxis, :, np.newaxis], 2, axis=0).repeat(3, axis=2)
+    cropped = to_tensor(encoded(wide), settings(resize_shortest_edge=2))
+    assert cropped[0, 0].tolist() == [[2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no image", encoded(np.zeros((64, 64, 3)))[:-40], bomb(6000, 6000), bomb(60_000, 60_000)],
+    ids=["empty", "text", "cut short", "above our bound", "above Pillow's"],
+)
+def test_bad_pictures_are_input_errors(data):
+    """What can't be decoded, or is too large to be, is refused with a remedy."""
+    with pytest.raises(UsageError) as caught:
+        to_tensor(data, settings())
+    assert caught.value.code == "input-invalid"
+    assert caught.value.hint
+
+
+def test_formats_that_run_programs_are_refused():
+    """PostScript, which Pillow hands to another program, is no picture here."""
+    out = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(out, "EPS")
+    with pytest.raises(UsageError, match="can't be read"):
+        to_tensor(out.getvalue(), settings())

@@ -1,0 +1,125 @@
+"""Requests in JSON: what is accepted, and what is said about the rest."""
+
+import base64
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import ImageInput, TensorInput, TensorSpec, TextInput
+from edgeml_runtime import requests, tensors
+from edgeml_runtime.tasks import Image, Tensors, Text
+from samples import a_manifest
+
+TEXT = a_manifest(preprocess=TextInput(tokenizer="model.onnx", max_length=8))
+IMAGE = a_manifest(
+    preprocess=ImageInput(
+        height=2, width=2, channels=1, layout="NCHW", resample="bilinear", rescale=1.0, mean=(0.0,), std=(1.0,)
+    )
+)
+TENSORS = a_manifest(
+    preprocess=TensorInput(),
+    inputs=(
+        TensorSpec(name="x", dtype="float32", shape=(-1, 2)),
+        TensorSpec(name="n", dtype="int64", shape=(1,)),
+        TensorSpec(name="on", dtype="bool", shape=(1,)),
+        TensorSpec(name="b", dtype="uint8", shape=(1,)),
+    ),
+)
+
+
+def test_one_object_is_a_list_of_one():
+    """A single object and a list with it hold the same item."""
+    assert requests.parse({"text": "a"}, TEXT) == requests.parse([{"text": "a"}], TEXT) == [Text("a")]
+
+
+def test_an_image_is_its_files_bytes():
+    """An image travels in base64."""
+    assert requests.parse({"image": base64.b64encode(b"\x00\xff").decode()}, IMAGE) == [Image(b"\x00\xff")]
+
+
+def test_tensors_take_the_models_types():
+    """JSON's numbers become the data types that the model's inputs name."""
+    (item,) = requests.parse({"inputs": {"x": [[1, 2.5], [3, 4]], "n": [7], "on": [True]}}, TENSORS)
+    assert isinstance(item, Tensors)
+    assert {name: array.dtype.name for name, array in item.inputs.items()} == {
+        "x": "float32",
+        "n": "int64",
+        "on": "bool",
+    }
+    assert item.inputs["x"].tolist() == [[1.0, 2.5], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "request_"),
+    [
+        (TEXT, {}),
+        (TEXT, {"text": 5}),
+        (TEXT, {"text": "a", "extra": 1}),
+        (TEXT, "a"),
+        (TEXT, None),
+        (TEXT, []),
+        (TEXT, [{"text": "a"}] * (requests.ITEMS_MAX + 1)),
+        (TEXT, {"inputs": {}}),
+        (IMAGE, {"image": "*not base64*"}),
+        (IMAGE, {"image": "é"}),
+        (IMAGE, {"text": "a"}),
+        (TENSORS, {"inputs": {"unknown": [1]}}),
+        (TENSORS, {"inputs": {"x": [[1, 2], [3]]}}),
+        (TENSORS, {"inputs": {"x": [["1", "2"]]}}),
+        (TENSORS, {"inputs": {"x": {"a": 1}}}),
+        (TENSORS, {"inputs": {"x": [None]}}),
+        (TENSORS, {"inputs": {"n": [1.5]}}),
+        (TENSORS, {"inputs": {"n": [2**70]}}),
+        (TENSORS, {"inputs": {"n": [2**63]}}),
+        (TENSORS, {"inputs": {"b": [256]}}),
+        (TENSORS, {"inputs": {"b": [-1]}}),
+        (TENSORS, {"inputs": {"on": [2]}}),
+    ],
+)
+def test_what_doesnt_fit_is_refused_with_the_remedy(manifest, request_):
+    """Everything else is an input error that says what to send."""
+    with pytest.raises(UsageError) as caught:
+        requests.parse(request_, manifest)
+    assert caught.value.code == "input-invalid"
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "item", [Text("a" * (requests.TEXT_MAX_CHARS + 1)), Image(bytes(requests.IMAGE_MAX_BYTES + 1))]
+)
+def test_items_are_bounded(item):
+    """Too long a text or file is refused before any work is done on it."""
+    with pytest.raises(UsageError, match="has"):
+        requests.require_bounds(item)
+
+
+def test_every_problem_with_tensors_is_named():
+    """Missing, unknown, mistyped and misshapen inputs are reported together."""
+    specs = TENSORS.inputs
+    given = {
+        "x": np.zeros((2, 3), np.float32),
+        "n": np.zeros(1, np.int32),
+        "y": np.zeros(1),
+        "b": np.zeros(1, np.uint8),
+    }
+    with pytest.raises(UsageError) as caught:
+        tensors.require(specs, given)
+    assert caught.value.message == (
+        "there is no input 'y'; input 'x' has shape [2, 3], not [-1, 2]; input 'n' is int32, not int64; "
+        "input 'on' is missing"
+    )
+    assert "x float32 [-1, 2]" in caught.value.hint
+
+
+def test_too_many_numbers_are_refused(monkeypatch):
+    """A tensor in JSON has a bounded number of elements."""
+    monkeypatch.setattr(tensors, "NESTED_MAX_ELEMENTS", 3)
+    with pytest.raises(UsageError, match="at most 3 numbers"):
+        requests.parse({"inputs": {"x": [[1, 2], [3, 4]]}}, TENSORS)
+
+
+def test_json_from_msgspec_is_taken():
+    """What a decoder hands over goes in as it is."""
+    assert requests.parse(msgspec.json.decode(b'[{"text":"a"},{"text":"b"}]'), TEXT) == [Text("a"), Text("b")]

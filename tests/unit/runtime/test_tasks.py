@@ -1,0 +1,118 @@
+"""From outputs to answers, on numbers that can be checked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.manifest import Classes, Embedding, TensorOutput, TokenClasses
+from edgeml_runtime import tasks
+from edgeml_runtime.tasks import Row, Tokens
+
+CLASSES = Classes(output="y", labels=("a", "b", "c"), activation="softmax")
+TOKENS = Tokens(
+    texts=("[CLS]", "new", "york", "[SEP]"),
+    spans=((0, 0), (0, 3), (4, 8), (0, 0)),
+    special=(True, False, False, True),
+)
+
+
+def row(values, tokens=None):
+    return Row(outputs={"y": np.asarray(values, dtype=np.float32)}, tokens=tokens)
+
+
+def scores(values, activation):
+    spec = Classes(output="y", labels=("a", "b", "c"), activation=activation)
+    return {entry["label"]: entry["score"] for entry in tasks.classes(row(values), spec)["labels"]}
+
+
+def test_classes_come_surest_first():
+    """The labels are in order of their scores, which add up to one."""
+    labels = tasks.classes(row([1.0, 3.0, 2.0]), CLASSES)["labels"]
+    assert [entry["label"] for entry in labels] == ["b", "c", "a"]
+    assert sum(entry["score"] for entry in labels) == pytest.approx(1.0)
+    assert labels[0]["score"] == pytest.approx(math.exp(3) / (math.exp(1) + math.exp(2) + math.exp(3)))
+
+
+def test_sigmoid_scores_stand_alone():
+    """With sigmoid each label has a probability of its own."""
+    found = scores([0.0, math.log(3), -math.log(3)], "sigmoid")
+    assert found == pytest.approx({"a": 0.5, "b": 0.75, "c": 0.25})
+
+
+def test_scores_that_are_scores_already_stay():
+    """With no activation the outputs are the scores."""
+    assert scores([0.5, 0.25, 0.125], "none") == {"a": 0.5, "b": 0.25, "c": 0.125}
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.filterwarnings("error")
+def test_great_logits_dont_overflow(activation):
+    """Extreme logits give zeros and ones without a warning."""
+    found = scores([1e4, -1e4, -1e4], activation)
+    assert found == {"a": 1.0, "b": 0.0, "c": 0.0}
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [[1.0, 2.0, 3.0]]])
+def test_scores_must_fit_the_labels(values):
+    """A model that gives another number of scores than there are labels is a malformed bundle."""
+    with pytest.raises(RejectedError, match="3 labels"):
+        tasks.classes(row(values), CLASSES)
+
+
+def test_tokens_without_the_special_ones():
+    """Each token that stands for text has its surest label and its place; padding behind is left out."""
+    spec = TokenClasses(output="y", labels=("O", "PLACE"))
+    logits = [[9.0, 0.0], [0.0, 2.0], [1.0, 3.0], [9.0, 0.0], [9.0, 0.0]]
+    found = tasks.token_classes(row(logits, TOKENS), spec)["tokens"]
+    assert [(t["token"], t["start"], t["end"], t["label"]) for t in found] == [
+        ("new", 0, 3, "PLACE"),
+        ("york", 4, 8, "PLACE"),
+    ]
+    assert found[0]["score"] == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "normalize", "expected"),
+    [
+        ("mean", False, [3.0, 4.0]),
+        ("mean", True, [0.6, 0.8]),
+        ("cls", False, [0.0, 0.0]),
+        ("none", False, [[0, 0], [2, 4], [4, 4], [6, 8]]),
+    ],
+)
+def test_embeddings_pool_what_is_not_padding(pooling, normalize, expected):
+    """Padding has no part in the vector."""
+    vectors = [[0, 0], [2, 4], [4, 4], [6, 8], [1000, 1000]]
+    spec = Embedding(output="y", pooling=pooling, normalize=normalize)
+    found = tasks.embedding(row(vectors, TOKENS), spec)["embedding"]
+    assert np.allclose(found, expected)
+
+
+def test_a_vector_that_is_pooled_already_stays():
+    """A model that pools by itself gives one vector, which is only scaled; a zero vector stays zero."""
+    spec = Embedding(output="y", pooling="none", normalize=True)
+    assert tasks.embedding(row([3.0, 4.0], TOKENS), spec)["embedding"] == pytest.approx([0.6, 0.8])
+    assert tasks.embedding(row([0.0, 0.0], TOKENS), spec)["embedding"] == [0.0, 0.0]
+
+
+def test_rows_split_a_run():
+    """Each item gets its own row of the output that matters, and its tokens."""
+    outputs = {"y": np.arange(6).reshape(2, 3), "other": np.zeros(5)}
+    first, second = tasks.rows(outputs, [None, TOKENS], CLASSES)
+    assert first.outputs["y"].tolist() == [0, 1, 2]
+    assert second.outputs["y"].tolist() == [3, 4, 5]
+    assert second.tokens == TOKENS
+
+
+def test_all_outputs_are_an_answer_without_labels():
+    """With no output named, each item's answer has its row of every output."""
+    (first, _) = tasks.rows({"y": np.arange(6).reshape(2, 3), "z": np.arange(2)}, [None, None], TensorOutput())
+    assert tasks.tensors(first, TensorOutput()) == {"outputs": {"y": [0, 1, 2], "z": 0}}
+
+
+def test_rows_must_match_items():
+    """Two rows for one item have no one answer."""
+    with pytest.raises(UsageError, match="1 item"):
+        tasks.rows({"y": np.zeros((2, 3))}, [None], CLASSES)
