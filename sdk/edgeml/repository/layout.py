@@ -50,10 +50,18 @@ class Repository:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait for other writers, and keep them out."""
-        with (self.folder / LOCK_FILE).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Wait for other writers, and keep them out.
+
+        Raises:
+            UsageError: `repo-invalid`, when the folder can't be written: whatever was under way is not signed.
+        """
+        try:
+            with (self.folder / LOCK_FILE).open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            hint = "check the owner of the repository's folder and the room on its disk, then repeat the command"
+            raise UsageError("repo-invalid", f"{self.folder} can't be written: {error}", hint) from error
 
     def document(self) -> FleetDocument:
         """The signed fleet document."""

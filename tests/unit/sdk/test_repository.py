@@ -216,8 +216,9 @@ def test_a_crash_before_the_last_rename_leaves_the_old_state(repo: Path, tmp_pat
     bundle, target = a_bundle_file(tmp_path), trust.manifest_target(samples.a_manifest().stem)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "write", dying_after(survivors))
-        with pytest.raises(OSError, match="cut off"):
+        with pytest.raises(UsageError, match="cut off") as caught:
             repository.publish(repo, [bundle])
+    assert caught.value.code == "repo-invalid"
     assert client.target(target) is None
     repository.publish(repo, [bundle])
     assert client.target(target) is not None

@@ -1,0 +1,86 @@
+"""The host's connection to the broker: MQTT 5 where the broker speaks it, else 3.1.1. One library: aiomqtt.
+
+One connection a call; when to try again is `serve`'s business. What aiomqtt raises stays inside `edgeml.fleet`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiomqtt import Client, MqttError, ProtocolVersion
+
+from edgeml_core.broker import BrokerUrl
+from edgeml_core.errors import UsageError
+
+KEEPALIVE_S: Final = 30
+TIMEOUT_S: Final = 10.0
+#: Messages received and not looked at yet; further ones are lost, and devices repeat what matters.
+INCOMING_MAX: Final = 10_000
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MAX_S: Final = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broker:
+    """Where and as whom to connect. `ca` replaces the system's authorities; `cert` and `key` are the client's own."""
+
+    url: BrokerUrl
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+@asynccontextmanager
+async def connected(broker: Broker, name: str) -> AsyncIterator[Client]:
+    """A connection of a clean session, as a client whose id begins with `name`.
+
+    Raises:
+        MqttError: the broker can't be reached or refuses. UsageError: a certificate file can't be used.
+    """
+    tls = _tls_context(broker) if broker.url.tls else None
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(_client(broker, name, ProtocolVersion.V5, tls))
+        except MqttError:
+            # Some brokers say that they don't know version 5, some just hang up.
+            client = await stack.enter_async_context(_client(broker, name, ProtocolVersion.V311, tls))
+        yield client
+
+
+def backoff_s(attempt: int) -> float:
+    """How long to wait before the reconnection `attempt`, from 0: doubling, bounded, with jitter down to half."""
+    longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempt, 16))
+    return longest_s * (0.5 + secrets.randbelow(1000) / 2000)
+
+
+def _client(broker: Broker, name: str, protocol: ProtocolVersion, tls: ssl.SSLContext | None) -> Client:
+    return Client(
+        broker.url.host,
+        broker.url.port,
+        username=broker.url.username,
+        password=broker.url.password,
+        identifier=f"{name}-{secrets.token_hex(4)}",
+        protocol=protocol,
+        clean_session=True if protocol is ProtocolVersion.V311 else None,
+        tls_context=tls,
+        timeout=TIMEOUT_S,
+        keepalive=KEEPALIVE_S,
+        max_queued_incoming_messages=INCOMING_MAX,
+    )
+
+
+def _tls_context(broker: Broker) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=broker.ca)
+        if broker.cert is not None:
+            context.load_cert_chain(broker.cert, broker.key)
+    except (OSError, ssl.SSLError) as error:
+        hint = "name PEM files with --ca, --cert and --key"
+        raise UsageError("usage", f"the broker's certificate files can't be used: {error}", hint) from error
+    return context

@@ -1,0 +1,203 @@
+"""`edgeml fleet serve`: the repository announced, wants answered, states and reports recorded, signatures kept fresh.
+
+The main path is `serve`; after the first connection it reconnects for ever. Deciding is done elsewhere: what to send
+in `demand`, what to announce in `announcer`, what counts in `registry`. Only enrolled devices are listened to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+
+from aiomqtt import Client, Message, MqttError
+
+from edgeml.fleet import announcer, link
+from edgeml.fleet.announcer import Announcer, View
+from edgeml.fleet.link import Broker
+from edgeml.fleet.origin import Origin
+from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
+from edgeml.repository import Repository, freshness, layout, opened, refresh
+from edgeml_core import messages
+from edgeml_core.errors import EdgemlError, RejectedError, TransportError
+from edgeml_core.messages import DeviceState, Report, Topics
+
+_log = logging.getLogger(__name__)
+
+WATCH_EVERY_S: Final = 1.0
+REFRESH_CHECK_EVERY_S: Final = 3600.0
+#: A connection that lasted this long was good: the next failure waits the shortest time again.
+STABLE_AFTER_S: Final = 60.0
+#: Messages of devices not recorded yet, and how many go into one transaction.
+RECORD_QUEUE_MAX: Final = 10_000
+RECORD_BATCH_MAX: Final = 256
+_CHUNK_QOS: Final = 0
+_DEVICE_QOS: Final = 1
+
+
+class Events(Protocol):
+    """Who is told how the service goes."""
+
+    def event(self, name: str, text: str, **fields: object) -> None:
+        """Something an operator wants to know."""
+
+
+async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | None = None) -> NoReturn:
+    """Serve a fleet until cancelled.
+
+    Args:
+        repo: the repository's folder.
+        broker: where to connect.
+        events: is told of connections and announcements.
+        database: the registry's file; by default `fleet.db` in the repository.
+
+    Raises:
+        UsageError: `repo-invalid`, or a certificate can't be used. DeviceError: the database fails.
+        TransportError: `broker-unreachable`, when the first connection fails.
+    """
+    repository = opened(repo)
+    view = await asyncio.to_thread(announcer.look, repository)
+    registry = Registry(database or repo / DATABASE_FILE)
+    host = Host(repository, registry, view, events)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(host.record())
+            tasks.create_task(host.keep_fresh())
+            tasks.create_task(host.stay_connected(broker))
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    finally:
+        registry.close()
+    raise AssertionError("the tasks never end by themselves")
+
+
+def run(repo: Path, broker: Broker, events: Events, *, database: Path | None = None) -> None:
+    """`serve` as a program: SIGTERM ends it in order."""
+
+    async def until_terminated() -> None:
+        service = asyncio.ensure_future(serve(repo, broker, events, database=database))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await service
+
+    asyncio.run(until_terminated())
+
+
+class Host:
+    """The parts of the service, and the steps that connect them."""
+
+    def __init__(self, repository: Repository, registry: Registry, view: View, events: Events) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._events = events
+        self._topics = Topics(repository.fleet_name)
+        self._origin = Origin(repository.chunks)
+        self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
+        self._use(view)
+
+    async def stay_connected(self, broker: Broker) -> None:
+        """Connect, serve, and again when the connection is lost; only the first failure is an error."""
+        attempt, connections = 0, 0
+        while True:
+            began_s = time.monotonic()
+            try:
+                async with link.connected(broker, f"edgeml-host-{self._repository.fleet_name}") as client:
+                    connections += 1
+                    self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
+                    await self._serve_connection(client)
+            except* MqttError as group:
+                cause = _first(group)
+                if connections == 0:
+                    hint = "start the broker, and check --broker, its user and its certificates"
+                    raise TransportError("broker-unreachable", f"{broker.url}: {cause}", hint) from cause
+                self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
+            attempt = 0 if time.monotonic() - began_s > STABLE_AFTER_S else attempt + 1
+            await asyncio.sleep(link.backoff_s(attempt))
+
+    async def record(self) -> None:
+        """Write what devices said to the registry, as it comes."""
+        while True:
+            said = [await self._said.get()]
+            while len(said) < RECORD_BATCH_MAX and not self._said.empty():
+                said.append(self._said.get_nowait())
+            await asyncio.to_thread(self._registry.record, said)
+
+    async def keep_fresh(self) -> None:
+        """Sign anew before devices would find the metadata expired."""
+        while True:
+            try:
+                if await asyncio.to_thread(freshness.is_due, self._repository, layout.utc_now()):
+                    await asyncio.to_thread(refresh, self._repository.folder)
+                    self._events.event("refreshed", "signed freshness anew")
+            except EdgemlError as error:
+                self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
+            await asyncio.sleep(REFRESH_CHECK_EVERY_S)
+
+    async def _serve_connection(self, client: Client) -> None:
+        async def publish(digest: str, payload: bytes) -> None:
+            await client.publish(self._topics.chunk(digest), payload, qos=_CHUNK_QOS)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(client))
+            tasks.create_task(self._announce(client))
+            tasks.create_task(self._origin.run(publish))
+
+    async def _listen(self, client: Client) -> None:
+        for topic in (self._topics.want("+"), self._topics.state("+"), self._topics.report("+")):
+            await client.subscribe(topic, qos=_DEVICE_QOS)
+        async for message in client.messages:
+            self._receive(message)
+
+    def _receive(self, message: Message) -> None:
+        payload, topic = message.payload, str(message.topic)
+        kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
+        if device not in self._view.devices or not isinstance(payload, bytes) or not payload:
+            return
+        if kind == "want":
+            self._origin.receive(device, payload)
+            return
+        try:
+            is_state = rest == ["state"]
+            said = messages.decode(payload, DeviceState) if is_state else messages.decode(payload, Report)
+            self._said.put_nowait(Said(device=device, message=said, seen_s=time.time()))
+        except RejectedError as error:
+            _log.info("a message of %s is dropped: %s", device, error.message)
+        except asyncio.QueueFull:
+            _log.warning("devices say more than can be recorded; a message of %s is lost", device)
+
+    async def _announce(self, client: Client) -> None:
+        announced = Announcer(client, self._topics)
+        seen: tuple[bytes, ...] = ()
+        while True:
+            try:
+                stamps = announcer.stamps(self._repository)
+                if stamps != seen:
+                    self._use(await asyncio.to_thread(announcer.look, self._repository))
+                    for signed in self._repository.both:
+                        await announced.announce(signed)
+                    seen = stamps
+                    self._tell_announced()
+            except (EdgemlError, OSError) as error:
+                # The operator may be restoring it: what is announced stays until it is whole again.
+                _log.warning("the repository can't be read, trying again: %s", error)
+            await asyncio.sleep(WATCH_EVERY_S)
+
+    def _use(self, view: View) -> None:
+        self._view = view
+        self._origin.demand.allow(digests=view.digests, devices=view.devices)
+
+    def _tell_announced(self) -> None:
+        releases, devices = self._view.releases, len(self._view.devices)
+        text = f"announced {releases} release(s) to {devices} device(s)"
+        self._events.event("announced", text, releases=releases, devices=devices)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,157 @@
+"""What `edgeml fleet status` and `edgeml fleet devices` tell: the signed wishes held against what devices said.
+
+Read from the repository and the registry's file; a running `serve` is not asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml.fleet.registry import DATABASE_FILE, Registry, Seen
+from edgeml.repository import Repository, opened
+from edgeml_core import desired
+from edgeml_core.desired import Deployment
+from edgeml_core.lifecycle import State
+from edgeml_core.messages import ModelState, Report
+
+#: What a device that said nothing about a deployment yet is counted as.
+SILENT: Final = "silent"
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One enrolled device. `seen_s` is in seconds since 1970, 0 when it was never seen."""
+
+    id: str
+    labels: dict[str, str]
+    online: bool
+    seen_s: float
+    agent: str
+    arch: str
+    models: dict[str, ModelState]
+
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return dict(msgspec.to_builtins(self))
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a deployment didn't come to one device."""
+
+    device: str
+    code: str
+    message: str
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment: how many devices it is for, and how many of them are in which state."""
+
+    id: str
+    name: str
+    version: str
+    selector: dict[str, str]
+    percent: float
+    devices: int
+    states: dict[str, int]
+    failures: tuple[Failure, ...]
+
+
+class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole fleet."""
+
+    fleet: str
+    devices: int
+    online: int
+    deployments: tuple[DeploymentStatus, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return dict(msgspec.to_builtins(self))
+
+
+def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
+    """How the fleet stands.
+
+    Args:
+        repo: the repository's folder.
+        database: the registry's file; by default `fleet.db` in the repository.
+
+    Raises:
+        UsageError: `repo-invalid`. DeviceError: the database can't be read.
+    """
+    repository = opened(repo)
+    document = repository.document()
+    wishes = {name: desired.wanted_by(document, name) for name in document.devices}
+    with _registry(repository, database) as registry:
+        seen = registry.devices()
+        deployments = tuple(_deployment(it, wishes, seen, registry.reports(it.id)) for it in document.deployments)
+    online = sum(name in seen and seen[name].state.online for name in document.devices)
+    return FleetStatus(fleet=document.fleet, devices=len(document.devices), online=online, deployments=deployments)
+
+
+def devices(repo: Path, *, database: Path | None = None) -> list[DeviceStatus]:
+    """Every enrolled device, with what it last said. Arguments and errors are those of `status`."""
+    repository = opened(repo)
+    with _registry(repository, database) as registry:
+        seen = registry.devices()
+    return [_device(name, device.labels, seen.get(name)) for name, device in repository.document().devices.items()]
+
+
+@contextmanager
+def _registry(repository: Repository, database: Path | None) -> Iterator[Registry]:
+    registry = Registry(database or repository.folder / DATABASE_FILE)
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def _device(name: str, labels: dict[str, str], seen: Seen | None) -> DeviceStatus:
+    state = seen.state if seen else None
+    return DeviceStatus(
+        id=name,
+        labels=labels,
+        online=state.online if state else False,
+        seen_s=seen.seen_s if seen else 0.0,
+        agent=state.agent if state else "",
+        arch=state.arch if state else "",
+        models=state.models if state else {},
+    )
+
+
+def _deployment(
+    deployment: Deployment,
+    wishes: Mapping[str, Mapping[str, Deployment]],
+    seen: Mapping[str, Seen],
+    reports: Mapping[str, Report],
+) -> DeploymentStatus:
+    wanting = [name for name, wanted in wishes.items() if wanted.get(deployment.name) == deployment]
+    states = Counter(_state(deployment, seen.get(name), reports.get(name)) for name in wanting)
+    failures = [
+        Failure(device=name, code=reports[name].code, message=reports[name].message)
+        for name in wanting
+        if name in reports and reports[name].code
+    ]
+    return DeploymentStatus(
+        id=deployment.id,
+        name=deployment.name,
+        version=deployment.version,
+        selector=deployment.selector,
+        percent=deployment.percent,
+        devices=len(wanting),
+        states=dict(sorted(states.items())),
+        failures=tuple(failures),
+    )
+
+
+def _state(deployment: Deployment, seen: Seen | None, report: Report | None) -> str:
+    """Where a deployment stands on one device: by its retained state, which outlives lost reports, else its report."""
+    model = seen.state.models.get(deployment.name) if seen else None
+    if model is not None and model.version == deployment.version and model.state == State.ACTIVE:
+        return model.state
+    return report.state if report else SILENT

@@ -1,0 +1,109 @@
+"""Deploying: which release, to whom, and what the fleet document keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import samples
+from edgeml import repository
+from edgeml.fleet.deploy import deploy
+from edgeml_core import manifest
+from edgeml_core.desired import Deployment
+from edgeml_core.errors import UsageError
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A repository with versions 1.0 and 0.9, published in this order, for two boards."""
+    repository.init(tmp_path / "repo")
+    for version in ("1.0", "0.9"):
+        publish(tmp_path, version=version)
+        publish(tmp_path, version=version, target="x86-vnni", cpu=manifest.CpuNeeds(arch="x86_64"))
+    return tmp_path / "repo"
+
+
+def publish(folder: Path, **changes) -> None:
+    of = samples.a_manifest(**changes)
+    path = folder / f"{of.stem}.edgeml"
+    path.write_bytes(samples.a_bundle(of))
+    repository.publish(folder / "repo", [path])
+
+
+def deployments(repo: Path) -> tuple[Deployment, ...]:
+    return repository.opened(repo).document().deployments
+
+
+def test_without_a_version_the_last_published_is_deployed(repo: Path):
+    """Order is that of publication, and all boards' bundles of the version are offered with their digests."""
+    deployment = deploy(repo, "sample", selector={"site": "a"})
+    published = {it.manifest_sha256: it.manifest for it in repository.releases(repository.opened(repo))}
+    assert deployment.version == "0.9"
+    assert {(it.target, it.arch, it.cpu_features) for it in deployment.bundles} == {
+        ("rpi4", "aarch64", ("asimd",)),
+        ("x86-vnni", "x86_64", ()),
+    }
+    assert all(published[it.manifest_sha256].target == it.target for it in deployment.bundles)
+    assert deployments(repo) == (deployment,)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "hint"),
+    [("sampel", None, "sample"), ("sample", "1.1", "1.0"), ("zzz", None, "sample")],
+)
+def test_an_unknown_release_is_answered_with_close_matches(repo: Path, name: str, version: str | None, hint: str):
+    """A name or version that isn't published is release-unknown; the hint names what there is."""
+    with pytest.raises(UsageError) as caught:
+        deploy(repo, name, version, selector={})
+    assert caught.value.code == "release-unknown"
+    assert hint in caught.value.hint
+    assert deployments(repo) == ()
+
+
+def test_deploying_from_an_empty_repository_says_to_publish(tmp_path: Path):
+    """With no release at all, the hint is to publish."""
+    repository.init(tmp_path / "empty")
+    with pytest.raises(UsageError) as caught:
+        deploy(tmp_path / "empty", "sample", selector={})
+    assert "edgeml publish" in caught.value.hint
+
+
+@pytest.mark.parametrize("percent", [0.0, -1.0, 100.5, float("nan")])
+def test_a_percentage_is_more_than_nothing_and_at_most_all(repo: Path, percent: float):
+    """Shares out of range are usage errors."""
+    with pytest.raises(UsageError):
+        deploy(repo, "sample", selector={}, percent=percent)
+    assert deployments(repo) == ()
+
+
+def test_a_larger_percentage_continues_the_deployment(repo: Path):
+    """The same version to the same selector keeps its id, so the devices of the smaller share stay in."""
+    first = deploy(repo, "sample", "1.0", selector={"site": "a"}, percent=5)
+    second = deploy(repo, "sample", "1.0", selector={"site": "a"}, percent=25)
+    assert second.id == first.id
+    assert deployments(repo) == (second,)
+
+
+def test_a_partial_deployment_leaves_the_version_before_it(repo: Path):
+    """With 5 % on the new version the others still want the old one."""
+    old = deploy(repo, "sample", "1.0", selector={})
+    new = deploy(repo, "sample", "0.9", selector={}, percent=5)
+    assert deployments(repo) == (old, new)
+
+
+def test_a_full_deployment_drops_those_it_takes_all_devices_from(repo: Path):
+    """100 % to all supersedes 100 % and parts of it, also narrower selectors; another selector stays."""
+    deploy(repo, "sample", "1.0", selector={"site": "a"})
+    deploy(repo, "sample", "0.9", selector={}, percent=5)
+    last = deploy(repo, "sample", "0.9", selector={})
+    assert deployments(repo) == (last,)
+    narrow = deploy(repo, "sample", "1.0", selector={"site": "b"})
+    assert deployments(repo) == (last, narrow)
+
+
+def test_going_back_is_a_new_deployment(repo: Path):
+    """The old version deployed again gets an id of its own: devices that refused it once are asked anew."""
+    ids = [deploy(repo, "sample", version, selector={}).id for version in ("1.0", "0.9", "1.0")]
+    assert len(set(ids)) == 3
+    assert all(identity.startswith("sample-") for identity in ids)
