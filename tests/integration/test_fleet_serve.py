@@ -1,0 +1,237 @@
+"""`fleet serve` against real brokers: a raw client sees the metadata, wants chunks and gets exactly those."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+import samples
+from edgeml import repository
+from edgeml.fleet import serve, status
+from edgeml.fleet.deploy import deploy
+from edgeml.fleet.link import Broker
+from edgeml_core import broker as broker_urls
+from edgeml_core import chunks, desired, messages, trust
+from edgeml_core.errors import TransportError
+from edgeml_core.messages import DeviceState, Report, Topics, Want
+from integration import brokers
+
+pytestmark = pytest.mark.anyio
+
+TOPICS = Topics("farm")
+TIMEOUT_S = 20.0
+LISTED = samples.a_manifest().files[-1].chunks
+UNLISTED = chunks.sha256(b"in no manifest")
+
+
+class Journal:
+    """Events of the service, to be waited for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def event(self, name: str, text: str, **fields: object) -> None:
+        """Note an event."""
+        self.names.append(name)
+
+    async def until(self, name: str, count: int = 1) -> None:
+        """Wait until an event has come `count` times."""
+        await until(lambda: self.names.count(name) >= count)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - it may stand in a file
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The service runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A repository with one release, two devices and one deployment."""
+    repo = tmp_path / "repo"
+    repository.init(repo, fleet="farm")
+    (tmp_path / "sample.edgeml").write_bytes(samples.a_bundle())
+    repository.publish(repo, [tmp_path / "sample.edgeml"])
+    for device in ("pi-1", "pi-2"):
+        repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
+    deploy(repo, "sample", selector={})
+    return repo
+
+
+@pytest.fixture(params=["mosquitto", "amqtt"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a running broker of either kind."""
+    if request.param == "mosquitto":
+        with brokers.mosquitto(tmp_path / "broker") as mosquitto:
+            yield mosquitto.url
+    else:
+        with brokers.embedded() as embedded:
+            yield embedded
+
+
+@asynccontextmanager
+async def serving(repo: Path, url: str):
+    """The service, announced, for the time of the block."""
+    journal = Journal()
+    service = asyncio.create_task(serve.serve(repo, Broker(url=broker_urls.parse(url)), journal))
+    try:
+        announced = asyncio.create_task(journal.until("announced"))
+        await asyncio.wait({service, announced}, return_when=asyncio.FIRST_COMPLETED)
+        if service.done():
+            service.result()
+        await announced
+        yield journal
+    finally:
+        service.cancel()
+        await asyncio.gather(service, return_exceptions=True)
+
+
+def a_client(url: str) -> aiomqtt.Client:
+    """A raw client of MQTT 3.1.1, which both brokers speak."""
+    address = broker_urls.parse(url)
+    return aiomqtt.Client(address.host, address.port)
+
+
+async def received(client: aiomqtt.Client, count: int) -> dict[str, bytes]:
+    """The next `count` messages by topic."""
+    found: dict[str, bytes] = {}
+    async with asyncio.timeout(TIMEOUT_S):
+        async for message in client.messages:
+            found[str(message.topic)] = bytes(message.payload)
+            if len(found) == count:
+                break
+    return found
+
+
+async def quiet(client: aiomqtt.Client, for_s: float) -> list[str]:
+    """The topics of all that arrives in a while."""
+    topics: list[str] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(for_s):
+            topics.extend([str(message.topic) async for message in client.messages])
+    return topics
+
+
+async def test_a_wanted_chunk_arrives_and_an_unlisted_one_does_not(repo: Path, url: str):
+    """A device that wants listed chunks gets exactly those, once each; for an unlisted digest there is silence."""
+    async with serving(repo, url), a_client(url) as client:
+        await client.subscribe(TOPICS.chunk("+"))
+        await client.publish(TOPICS.want("pi-1"), messages.encode(Want(digests=(UNLISTED, *LISTED))), qos=1)
+        found = await received(client, len(set(LISTED)))
+        whole = b"".join(chunks.from_wire(found[TOPICS.chunk(digest)], digest) for digest in LISTED)
+        assert whole == samples.FILES["model.weights"]
+        assert await quiet(client, 1.0) == []
+
+
+async def test_strangers_and_malformed_wants_get_nothing(repo: Path, url: str):
+    """A device that isn't enrolled, and bytes that are no want, are answered with silence; the service goes on."""
+    async with serving(repo, url), a_client(url) as client:
+        await client.subscribe(TOPICS.chunk("+"))
+        await client.publish(TOPICS.want("stranger"), messages.encode(Want(digests=LISTED)), qos=1)
+        for payload in (b"\xff", b"[]", b'{"digests": 1}', b"x" * 100_000):
+            await client.publish(TOPICS.want("pi-1"), payload, qos=1)
+        assert await quiet(client, 1.0) == []
+        await client.publish(TOPICS.want("pi-2"), messages.encode(Want(digests=LISTED[:1])), qos=1)
+        assert list(await received(client, 1)) == [TOPICS.chunk(LISTED[0])]
+
+
+async def test_the_repository_is_retained_and_changes_follow(repo: Path, url: str):
+    """Every file of both repositories is retained; a deployment shows up as new metadata, its targets before it."""
+    async with serving(repo, url) as journal, a_client(url) as client:
+        opened = repository.opened(repo)
+        expected = {
+            TOPICS.trust(signed.name, file): (signed.folder / file).read_bytes()
+            for signed in opened.both
+            for file in signed.files()
+        }
+        await client.subscribe(f"{TOPICS.root}/trust/#", qos=1)
+        assert await received(client, len(expected)) == expected
+        deployment = await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
+        await journal.until("announced", 2)
+        timestamp = TOPICS.trust(trust.FLEET, "metadata/timestamp.json")
+        arrived = await until_topic(client, timestamp)
+        (document,) = [payload for topic, payload in arrived if topic.endswith(desired.FLEET_DOCUMENT)]
+        assert desired.decode(document).deployments[-1] == deployment
+        assert [topic for topic, _ in arrived if "trust/fleet/targets" in topic] == [arrived_first(arrived)]
+
+
+async def until_topic(client: aiomqtt.Client, last: str) -> list[tuple[str, bytes]]:
+    """Messages in order, up to the one on topic `last`."""
+    arrived: list[tuple[str, bytes]] = []
+    async with asyncio.timeout(TIMEOUT_S):
+        async for message in client.messages:
+            arrived.append((str(message.topic), bytes(message.payload)))
+            if arrived[-1][0] == last:
+                break
+    return arrived
+
+
+def arrived_first(arrived: list[tuple[str, bytes]]) -> str:
+    """The first topic of the fleet repository."""
+    return next(topic for topic, _ in arrived if "trust/fleet/" in topic)
+
+
+async def test_superseded_metadata_is_cleared(repo: Path, url: str):
+    """Two changes later, the broker no longer retains the metadata of the first state."""
+    old = repository.opened(repo).fleet.files()[-2]
+    async with serving(repo, url) as journal:
+        for count in (2, 3):
+            await asyncio.to_thread(repository.refresh, repo)
+            await journal.until("announced", count)
+        async with a_client(url) as client:
+            await client.subscribe(TOPICS.trust(trust.FLEET, old), qos=1)
+            assert await quiet(client, 0.5) == []
+            await client.subscribe(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"), qos=1)
+            assert len(await received(client, 1)) == 1
+
+
+async def test_states_and_reports_reach_the_registry(repo: Path, url: str):
+    """What enrolled devices say is in the status; what a stranger says is not."""
+    (deployment,) = repository.opened(repo).document().deployments
+    rejected = Report(
+        deployment=deployment.id, name="sample", version="1.0", state="rejected", session=1, code="digest-mismatch"
+    )
+    async with serving(repo, url), a_client(url) as client:
+        for device in ("stranger", "pi-1"):
+            await client.publish(TOPICS.state(device), messages.encode(DeviceState(online=True, session=1)), qos=1)
+            await client.publish(TOPICS.report(device), messages.encode(rejected), qos=1)
+        await until(lambda: bool(status.status(repo).deployments[0].failures))
+    found = status.status(repo)
+    assert found.online == 1
+    assert found.deployments[0].states == {"rejected": 1, "silent": 1}
+    assert [device.id for device in status.devices(repo) if device.seen_s] == ["pi-1"]
+
+
+async def test_a_broker_that_restarts_is_told_everything_again(repo: Path, tmp_path: Path):
+    """A broker that forgot its retained messages has them back after it restarts, and chunks are served on."""
+    with brokers.mosquitto(tmp_path / "broker") as mosquitto:
+        async with serving(repo, mosquitto.url) as journal:
+            await asyncio.to_thread(mosquitto.stop)
+            await journal.until("disconnected")
+            await asyncio.to_thread(mosquitto.start)
+            await journal.until("announced", 2)
+            async with a_client(mosquitto.url) as client:
+                await client.subscribe(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"), qos=1)
+                assert len(await received(client, 1)) == 1
+
+
+async def test_a_broker_that_is_not_there_is_a_transport_error(repo: Path):
+    """When the first connection fails, the operator is told: broker-unreachable, without the password."""
+    nobody = broker_urls.parse(f"mqtt://edge:secret@127.0.0.1:{brokers.free_port()}")
+    with pytest.raises(TransportError) as caught:
+        await serve.serve(repo, Broker(url=nobody), Journal())
+    assert caught.value.code == "broker-unreachable"
+    assert "secret" not in caught.value.message
