@@ -16,7 +16,7 @@ VERSION_MAX_CHARS: Final = 40
 
 #: `-` is allowed in names; a version has none, so that a bundle's file name splits in one way only.
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
-_VERSION: Final = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.+_]*[0-9A-Za-z])?")
+_VERSION: Final = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z._]*[0-9A-Za-z])?")
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -26,7 +26,7 @@ def is_name(text: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Whether `text` can be a release's version: letters, digits, `.`, `+`, `_`."""
+    """Whether `text` can be a release's version: letters, digits, `.`, `_`."""
     return len(text) <= VERSION_MAX_CHARS and _VERSION.fullmatch(text) is not None
 
 
@@ -55,7 +55,7 @@ def require_version(text: str) -> str:
         raise UsageError(
             "usage",
             f"version {text!r} is not valid",
-            f"use 1 to {VERSION_MAX_CHARS} letters, digits, '.', '+' and '_', such as 1.2.0",
+            f"use 1 to {VERSION_MAX_CHARS} letters, digits, '.' and '_', such as 1.2.0",
         )
     return text
 

@@ -19,13 +19,13 @@ def test_not_names(text):
         names.require_name(text, "name")
 
 
-@pytest.mark.parametrize("text", ["1", "1.2.0", "2024.11.3+abc", "1_0"])
+@pytest.mark.parametrize("text", ["1", "1.2.0", "2024.11.3_abc", "1_0"])
 def test_versions(text):
     """Versions have no dash, so that a bundle's file name splits in one way."""
     assert names.require_version(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "1-2", "-1", "1.", "1/2", "1" * 41])
+@pytest.mark.parametrize("text", ["", "1-2", "-1", "1.", "1/2", "1.0+abc", "1" * 41])
 def test_not_versions(text):
     """Everything else is refused."""
     with pytest.raises(UsageError, match="is not valid"):
