@@ -1,6 +1,8 @@
 """A model opened and asked, from the request to the answer."""
 
 import io
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
@@ -12,7 +14,7 @@ from edgeml_core.manifest import Classes, ImageInput, TensorInput, TensorOutput,
 from edgeml_runtime import model as models
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Image, Tensors, Text
-from tiny_models import tiny_text_bundle
+from tiny_models import tiny_onnx_bundle, tiny_text_bundle
 
 
 @pytest.fixture
@@ -140,3 +142,17 @@ def test_an_output_that_isnt_there_is_the_senders_fault(line):
     model = Model(line.session, msgspec.structs.replace(line.manifest, outputs=(absent,)), line._prepare)
     with pytest.raises(RejectedError, match="no output z"):
         model.infer({"x": np.zeros((1, 4), np.float32)})
+
+
+def test_only_what_a_model_needs_is_loaded(tmp_path):
+    """A tensor model in onnxruntime loads no tokenizer, picture or LiteRT library: small boards lack the room."""
+    tiny_onnx_bundle(tmp_path / "a.edgeml")
+    code = (
+        "import sys, pathlib; from edgeml_runtime import engines, model, unpacked; engines.installed()\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "with unpacked.unpacked(pathlib.Path(sys.argv[1])) as bundle:\n"
+        "    model.Model.open(bundle.folder, bundle.manifest)\n"
+        "print(sorted({'onnxruntime', 'tokenizers', 'PIL', 'ai_edge_litert', 'torch', 'onnx'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "a.edgeml"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "['onnxruntime']\n"
