@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from edgeml_core.errors import DeviceError
+from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.engines import Session
@@ -48,9 +48,12 @@ def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> 
     Raises:
         DeviceError: `golden-mismatch`, at the first output that is missing, of another shape, not a number or out of
             bounds; `runtime-failed`, when the runtime fails.
+        RejectedError: `bundle-format`, when a case leaves out an output that the manifest lists.
     """
     cosines, distances, times_ms = [], [], []
     for number, case in enumerate(cases):
+        if missing := {spec.name for spec in manifest.outputs} - case.outputs.keys():
+            raise RejectedError("bundle-format", f"golden case {number} has no output {', '.join(sorted(missing))}")
         given = {name: from_data(tensor) for name, tensor in case.inputs.items()}
         begun = time.perf_counter()
         outputs = session.run(given)

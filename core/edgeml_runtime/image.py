@@ -6,12 +6,11 @@ accepted, and no picture is decoded before its size in pixels is known to be bou
 
 from __future__ import annotations
 
-import warnings
 from io import BytesIO
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ImageInput
@@ -54,19 +53,20 @@ def to_tensor(data: bytes, image: ImageInput) -> Array:
 
 def _decoded(data: bytes, image: ImageInput) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
-            picture = Image.open(BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > PIXELS_MAX:
-            raise UsageError(
-                "input-invalid",
-                f"the image has {picture.width} x {picture.height} pixels; at most {PIXELS_MAX} are allowed",
-                "scale it down before sending it",
-            )
+        picture = Image.open(BytesIO(data), formats=FORMATS)
+        _require_pixels(picture.width, picture.height)
         return ImageOps.exif_transpose(picture).convert("RGB" if image.channels == 3 else "L")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise almost anything; found by flipping bytes
         hint = f"send a whole file in one of the formats {', '.join(FORMATS)}"
         raise UsageError("input-invalid", f"the image can't be read: {error}", hint) from error
+
+
+def _require_pixels(width: int, height: int) -> None:
+    if width * height > PIXELS_MAX:
+        message = f"the image has {width} x {height} pixels, or would when resized; at most {PIXELS_MAX} are allowed"
+        raise UsageError("input-invalid", message, "scale it down before sending it")
 
 
 def _resized(picture: Image.Image, image: ImageInput) -> Image.Image:
@@ -77,6 +77,7 @@ def _resized(picture: Image.Image, image: ImageInput) -> Image.Image:
     short, long = sorted(picture.size)
     length = int(edge * long / short)
     size = (edge, length) if picture.width <= picture.height else (length, edge)
+    _require_pixels(*size)  # a very narrow picture grows without bound
     resized = picture.resize(size, resample)
     left, top = (resized.width - image.width) // 2, (resized.height - image.height) // 2
     return resized.crop((left, top, left + image.width, top + image.height))

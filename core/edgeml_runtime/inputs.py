@@ -59,6 +59,8 @@ def _images(image: ImageInput, manifest: Manifest) -> Preparer:
 
     if len(manifest.inputs) != 1:
         raise RejectedError("bundle-format", f"an image is one input, but the model has {len(manifest.inputs)}")
+    if {len(image.mean), len(image.std)} - {1, image.channels}:
+        raise RejectedError("bundle-format", f"mean and std don't fit {image.channels} channel(s)")
     name = manifest.inputs[0].name
 
     def prepare(items: Sequence[Item]) -> Prepared:

@@ -6,14 +6,14 @@ No inference here, and no casts that could lose anything but a JSON number's exc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeml_core.errors import UsageError
-from edgeml_core.golden import TensorData
-from edgeml_core.manifest import DType, TensorSpec
+from edgeml_core.golden import ITEM_BYTES, TensorData
+from edgeml_core.manifest import TensorSpec
 
 Array: TypeAlias = NDArray[Any]
 
@@ -22,10 +22,17 @@ NESTED_MAX_ELEMENTS: Final = 16 * 1024 * 1024
 
 
 def to_data(array: Array) -> TensorData:
-    """`array` as golden bytes: row-major, little-endian."""
+    """`array` as golden bytes: row-major, little-endian.
+
+    Raises:
+        UsageError: `model-unsupported`, when a bundle can't hold its data type.
+    """
+    if array.dtype.name not in ITEM_BYTES:
+        known = ", ".join(ITEM_BYTES)
+        raise UsageError("model-unsupported", f"tensors of {array.dtype.name} can't go into a bundle", f"use {known}")
     flat = np.ascontiguousarray(array)
     return TensorData(
-        dtype=cast("DType", array.dtype.name),
+        dtype=array.dtype.name,
         shape=array.shape,
         data=flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes(),
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgeml_core import golden as files
-from edgeml_core.errors import DeviceError
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.golden import GoldenCase
 from edgeml_runtime import engines, golden
 from edgeml_runtime.tensors import from_data, to_data
@@ -50,7 +50,7 @@ def test_recorded_cases_survive_their_file(opened):
     "expected",
     [
         np.zeros((2, 5), np.float32),
-        np.zeros((2, 4), np.float64),
+        np.zeros((2, 4), np.float16),
         np.full((2, 4), np.nan, np.float32),
         np.full((2, 4), np.inf, np.float32),
         np.zeros((2, 4), np.float32),
@@ -65,11 +65,19 @@ def test_what_cant_be_compared_is_a_mismatch(opened, expected):
     assert caught.value.code == "golden-mismatch"
 
 
-def test_a_missing_output_is_a_mismatch(opened):
-    """A golden output that the model doesn't have is a mismatch."""
+def test_an_output_that_the_model_lacks_is_a_mismatch(opened):
+    """A golden output that the model doesn't give is a mismatch."""
     session, manifest, (case,) = opened
+    more = case.outputs | {"z": case.outputs["y"]}
     with pytest.raises(DeviceError, match="'z'"):
-        golden.check(session, manifest, [GoldenCase(inputs=case.inputs, outputs={"z": case.outputs["y"]})])
+        golden.check(session, manifest, [GoldenCase(inputs=case.inputs, outputs=more)])
+
+
+def test_a_case_must_have_every_output(opened):
+    """A case that would let an output go unchecked is a malformed bundle."""
+    session, manifest, (case,) = opened
+    with pytest.raises(RejectedError, match="no output y"):
+        golden.check(session, manifest, [GoldenCase(inputs=case.inputs, outputs={})])
 
 
 @pytest.mark.parametrize(("min_cosine", "max_abs", "passes"), [(0.9, 8.5, True), (0.99, 8.5, False), (0.9, 7, False)])
@@ -99,3 +107,11 @@ def test_golden_bytes_keep_every_type(dtype):
     back = from_data(to_data(array))
     assert back.dtype == array.dtype
     assert np.array_equal(back, array)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "uint64", "str", "object"])
+def test_other_types_cant_be_golden(dtype):
+    """A data type that a bundle can't hold is refused when it is recorded, not when the bundle is read."""
+    with pytest.raises(UsageError) as caught:
+        to_data(np.zeros(2, dtype=dtype))
+    assert caught.value.code == "model-unsupported"

@@ -113,3 +113,30 @@ def test_formats_that_run_programs_are_refused():
     Image.new("RGB", (2, 2)).save(out, "EPS")
     with pytest.raises(UsageError, match="can't be read"):
         to_tensor(out.getvalue(), settings())
+
+
+def test_a_narrow_picture_doesnt_grow_without_bound():
+    """A strip whose shortest edge is one pixel would be hundreds of times as long when resized: refused."""
+    strip = encoded(np.zeros((1, 200_000, 3)))
+    with pytest.raises(UsageError, match="when resized"):
+        to_tensor(strip, settings(height=224, width=224, resize_shortest_edge=224))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file_format", ["BMP", "GIF", "JPEG", "PNG", "WEBP"])
+def test_flipped_bytes_never_escape(file_format):
+    """A file damaged anywhere is decoded or refused; no exception of Pillow's comes out."""
+    orientation = Image.Exif()
+    orientation[0x0112], orientation[0x010E] = 6, "a description"
+    random = np.random.default_rng(0)
+    whole = encoded(random.integers(0, 255, (12, 15, 3)), file_format, exif=orientation)
+    outcomes = set()
+    for _ in range(1500):
+        damaged = bytearray(whole)
+        for place in np.minimum(random.exponential(len(whole) / 6, 3), len(whole) - 1):
+            damaged[int(place)] = random.integers(0, 256)
+        try:
+            outcomes.add(to_tensor(bytes(damaged), settings()).shape)
+        except UsageError as error:
+            outcomes.add(error.code)
+    assert outcomes - {(1, 3, 2, 2)} == {"input-invalid"}

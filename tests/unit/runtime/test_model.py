@@ -16,6 +16,10 @@ from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Image, Tensors, Text
 from tiny_models import tiny_onnx_bundle, tiny_text_bundle
 
+ONE_PIXEL = ImageInput(
+    height=1, width=1, channels=1, layout="NHWC", resample="nearest", rescale=1.0, mean=(0.0,), std=(1.0,)
+)
+
 
 @pytest.fixture
 def mood(unpack):
@@ -81,10 +85,7 @@ def test_pictures_share_a_run(unpack):
     """Pictures become one batch for the model's only input."""
     bundle = unpack(scale=3.0)
     spec = TensorSpec(name="x", dtype="float32", shape=(-1, 4))
-    picture = ImageInput(
-        height=1, width=1, channels=1, layout="NHWC", resample="nearest", rescale=1.0, mean=(0.0,), std=(1.0,)
-    )
-    manifest = msgspec.structs.replace(bundle.manifest, preprocess=picture, inputs=(spec,))
+    manifest = msgspec.structs.replace(bundle.manifest, preprocess=ONE_PIXEL, inputs=(spec,))
     model = Model.open(bundle.folder, manifest)
     out = io.BytesIO()
     Pictures.new("L", (3, 3), 7).save(out, "PNG")
@@ -113,10 +114,10 @@ def test_items_of_another_kind_are_refused(mood, items):
     "changes",
     [
         {"preprocess": TensorInput(), "postprocess": TokenClasses(output="logits", labels=("a", "b"))},
+        {"preprocess": ONE_PIXEL},
         {
-            "preprocess": ImageInput(
-                height=1, width=1, channels=1, layout="NHWC", resample="nearest", rescale=1.0, mean=(0.0,), std=(1.0,)
-            )
+            "preprocess": msgspec.structs.replace(ONE_PIXEL, mean=(0.0, 0.0)),
+            "inputs": (TensorSpec(name="x", dtype="float32", shape=(-1, 1, 1, 1)),),
         },
     ],
 )
