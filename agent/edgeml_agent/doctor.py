@@ -108,7 +108,7 @@ def engine(name: Engine) -> Check:
         return Check(name, "ok", f"not installed; only .tflite bundles need it: {install}")
     if version is None:
         return Check(name, "failed", "not installed", install)
-    problem = _run_python(f"import {_ADAPTERS[name]}")
+    problem = python_problem(f"import {_ADAPTERS[name]}")
     if problem is None:
         return Check(name, "ok", version)
     return Check(name, "failed", f"{version} {problem}", f"install a version built for this CPU, or: {install}")
@@ -121,7 +121,7 @@ def purity() -> Check:
         f"loaded = sys.modules.keys() & {set(HOST_LIBRARIES)!r};"
         "sys.exit('it loads ' + ', '.join(sorted(loaded)) if loaded else 0)"
     )
-    problem = _run_python(code)
+    problem = python_problem(code)
     if problem is None:
         return Check("imports", "ok", "the agent loads no training library")
     return Check("imports", "failed", f"importing the agent {problem}", "reinstall edgeml in a fresh environment")
@@ -209,7 +209,7 @@ def _connect_packet(username: str | None, password: str | None) -> bytes:
     return b"\x10" + (bytes([low | 0x80, high]) if high else bytes([low])) + body
 
 
-def _run_python(code: str) -> str | None:
+def python_problem(code: str) -> str | None:
     """What went wrong when a child process ran `code`; None when nothing did."""
     try:
         command = [sys.executable, "-P", "-c", code]

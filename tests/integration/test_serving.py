@@ -5,6 +5,7 @@ import base64
 import contextlib
 import itertools
 import signal
+import socket
 import statistics
 import threading
 import time
@@ -382,6 +383,38 @@ def test_a_model_that_can_not_load_leaves_the_old_one_answering(tmp_path):
     assert asyncio.run(main()).json()["version"] == "1.0"
 
 
+def test_giving_up_an_activation_leaves_the_old_version_closing(tmp_path):
+    """Cancelled while the old version drains: the new one answers, what was queued is answered, no thread stays."""
+    old, new = unpacked(tmp_path), unpacked(tmp_path, version="2.0")
+    go_on = threading.Event()
+
+    async def main():
+        models = Models()
+        await models.activate("tiny", *old)
+        queued = [asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20))) for _ in range(3)]
+        await asyncio.sleep(0)
+        activating = asyncio.create_task(models.activate("tiny", *new))
+        await asyncio.to_thread(_until, lambda: models.active()["tiny"].manifest.version == "2.0")
+        activating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await activating
+        version = await models.run("tiny", lambda model: model.manifest.version)
+        go_on.set()
+        await models.close()
+        return version, await asyncio.gather(*queued)
+
+    assert asyncio.run(main()) == ("2.0", [True] * 3)
+    _until(lambda: not any(thread.name.startswith("model-tiny") for thread in threading.enumerate()))
+
+
+def _until(condition, timeout_s=5):
+    """Wait for `condition`; fail when it doesn't come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_deactivated_model_is_unknown(tmp_path):
     """What was queued is answered first; then 404. Twice is no error."""
 
@@ -436,6 +469,14 @@ def test_a_taken_port_is_an_error_of_the_configuration():
         listen("127.0.0.1", taken.getsockname()[1])
     assert caught.value.code == "config-invalid"
     assert "[serve]" in caught.value.hint
+
+
+def test_answers_are_not_held_back():
+    """Without TCP_NODELAY the body of an answer waits for the client's acknowledgement of its head."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def test_an_unknown_model_makes_no_metric_of_its_name(tmp_path):

@@ -97,6 +97,7 @@ class Models:
         self._live: dict[str, LiveModel] = {}
         # One load at a time: two at once would need the memory of both.
         self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
 
     def active(self) -> Mapping[str, LiveModel]:
         """The live models by name; a view, always current."""
@@ -144,7 +145,8 @@ class Models:
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
 
-        Returns once the old version's requests are answered and its memory is free.
+        Returns once the old version's requests are answered and its memory is free. When it is cancelled, either the
+        old version still answers or the new one does; `active` tells.
 
         Raises:
             DeviceError: it can't be loaded or run; what was served before still is.
@@ -153,19 +155,27 @@ class Models:
             old = self._live.get(name)
             self._live[name] = await _load(folder, manifest, deployment)
             if old is not None:
-                await old.close()
+                await self._retire(old)
 
     async def deactivate(self, name: str) -> None:
         """Stop serving `name`, after answering what is queued. No error when it isn't served."""
         async with self._changing:
             live = self._live.pop(name, None)
             if live is not None:
-                await live.close()
+                await self._retire(live)
 
     async def close(self) -> None:
         """Stop serving all models."""
         for name in list(self._live):
             await self.deactivate(name)
+        await asyncio.gather(*self._retiring)
+
+    async def _retire(self, live: LiveModel) -> None:
+        """Close a model that is no longer found; who gives up waiting for it leaves it closing."""
+        closing = asyncio.create_task(live.close())
+        self._retiring.add(closing)
+        closing.add_done_callback(self._retiring.discard)
+        await asyncio.shield(closing)
 
 
 async def _load(folder: Path, manifest: Manifest, deployment: str) -> LiveModel:
