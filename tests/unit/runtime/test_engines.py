@@ -1,5 +1,6 @@
 """The port to the runtimes: versions, and models that can't be loaded."""
 
+import os
 from importlib import metadata
 
 import msgspec
@@ -110,3 +111,13 @@ def test_a_session_translates_what_it_cant_run(unpack):
     with pytest.raises(DeviceError) as caught:
         session.run({"x": np.ones((1, 4), np.int64)})
     assert caught.value.code == "runtime-failed"
+
+
+@pytest.mark.parametrize(("asked", "manifests"), [(None, 1), (None, 64), (1, 64), (64, 1)])
+def test_threads_never_exceed_the_cores(unpack, asked, manifests):
+    """The caller's number goes before the manifest's, and the cores of this process bound both."""
+    bundle = unpack()
+    manifest = msgspec.structs.replace(bundle.manifest, runtime=needs(threads=manifests))
+    session = engines.load(bundle.folder / "model.onnx", manifest, threads=asked)
+    used = session._session.get_session_options().intra_op_num_threads
+    assert used == min(asked or manifests, len(os.sched_getaffinity(0)))
