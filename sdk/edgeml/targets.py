@@ -55,6 +55,14 @@ def this_machine() -> Profile:
     return suiting(platform.machine(), cpu_features(), _ram_bytes())
 
 
+def suits_this_machine(profile: Profile) -> bool:
+    """Whether `profile` is the one for this machine."""
+    try:
+        return this_machine().name == profile.name
+    except UsageError:
+        return False
+
+
 def suiting(arch: str, features: frozenset[str], ram_bytes: int) -> Profile:
     """The profile for a CPU: of those whose needs it meets, the one that needs most, then the closest in memory.
 

@@ -70,6 +70,14 @@ class Exported:
     manifest: Manifest
     measurements: Measurements
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The card's, and what was only seen on this machine."""
+        speedup = self.measurements.speedup
+        if self.manifest.card.recipe == "none" or speedup >= 1:
+            return self.manifest.card.warnings
+        return (*self.manifest.card.warnings, f"on this CPU it runs at {speedup:.2f} times the speed of fp32")
+
     def to_dict(self) -> dict[str, object]:
         """One entry of `edgeml export --json` (see docs/cli.md)."""
         manifest, card, measured = self.manifest, self.manifest.card, self.measurements
@@ -90,7 +98,7 @@ class Exported:
             },
             "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
             "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on],
-            "warnings": list(card.warnings),
+            "warnings": list(self.warnings),
         }
 
 

@@ -1,0 +1,139 @@
+"""The task metric on labelled rows, paired row by row with fp32, with an interval for the drop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from edgeml.check.answers import vector
+from edgeml.check.data import Label, Row
+from edgeml_core.card import Accuracy
+from edgeml_core.errors import GateFailed, UsageError
+from edgeml_core.manifest import Classes, Embedding, Manifest, TensorOutput, TokenClasses
+from edgeml_runtime.tasks import Answer, Text
+
+#: Of the standard normal distribution, for 95 %.
+_Z95: Final = 1.959964
+_DECIMALS: Final = 6
+_WORD_LABELS: Final = "give each row as many labels as its text has words"
+
+
+def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Accuracy:
+    """The accuracy of fp32 and int8 on the same rows.
+
+    Classes: the best label is right. Token classes: each word's, by its first token. Embeddings: the nearest other row
+    has the same label. Tensors: the index of the largest output is right.
+
+    Raises:
+        UsageError: `data-invalid`, when rows have no label or one that the model doesn't have.
+    """
+    before, after = (np.array(list(_right(answers, rows, manifest))) for answers in (fp32, int8))
+    drop = float(before.mean() - after.mean())
+    return Accuracy(
+        metric=_metric(manifest),
+        rows=len(rows),
+        fp32=round(float(before.mean()), _DECIMALS),
+        int8=round(float(after.mean()), _DECIMALS),
+        drop=round(drop, _DECIMALS),
+        ci95=interval(lost=int((before & ~after).sum()), won=int((after & ~before).sum()), pairs=len(before)),
+    )
+
+
+def interval(*, lost: int, won: int, pairs: int) -> tuple[float, float]:
+    """The 95 % interval of a paired drop in accuracy.
+
+    Args:
+        lost: pairs that fp32 got right and int8 wrong.
+        won: the other way round.
+        pairs: all of them.
+
+    Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions (2005): Wald's with
+    half a pair added to each of the four cells, so that no difference seen doesn't become none possible.
+    """
+    total, difference, discordant = pairs + 2, lost - won, lost + won + 1
+    spread = _Z95 * math.sqrt(discordant - difference**2 / total) / total
+    return round(difference / total - spread, _DECIMALS), round(difference / total + spread, _DECIMALS)
+
+
+def require(accuracy: Accuracy, max_drop: float) -> None:
+    """Check that int8 loses no more than is accepted.
+
+    Raises:
+        GateFailed: `gate-failed`.
+    """
+    if accuracy.drop > max_drop:
+        raise GateFailed(
+            "gate-failed",
+            f"{accuracy.metric} drops by {accuracy.drop:.2%}, from {accuracy.fp32:.2%} to {accuracy.int8:.2%} "
+            f"(95 % interval {accuracy.ci95[0]:.2%} to {accuracy.ci95[1]:.2%}); {max_drop:.2%} is accepted",
+            "calibrate on more rows, or accept more with --max-drop",
+        )
+
+
+def doubt(accuracy: Accuracy, max_drop: float) -> str | None:
+    """A warning when there are too few rows to rule out a larger drop than is accepted."""
+    if accuracy.ci95[1] <= max_drop:
+        return None
+    return f"{accuracy.rows} rows can't rule out a drop of up to {accuracy.ci95[1]:.2%}; more rows would"
+
+
+def _metric(manifest: Manifest) -> str:
+    match manifest.postprocess:
+        case TokenClasses():
+            return "word accuracy"
+        case Embedding():
+            return "nearest-neighbour accuracy"
+        case _:
+            return "accuracy"
+
+
+def _right(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[bool]:
+    match manifest.postprocess:
+        case Embedding():
+            yield from _nearest(answers, rows, manifest)
+        case TokenClasses(labels=labels):
+            for answer, row in zip(answers, rows, strict=True):
+                yield from _words(answer, row, labels)
+        case Classes(labels=labels):
+            for answer, row in zip(answers, rows, strict=True):
+                scored: Mapping[str, Any] = answer
+                yield scored["labels"][0]["label"] == _known(row.label, labels)
+        case TensorOutput():
+            for answer, row in zip(answers, rows, strict=True):
+                yield int(vector(answer, manifest).argmax()) == row.label
+
+
+def _known(label: Label | None, labels: Sequence[str]) -> str:
+    """A label by name, or by its index."""
+    if isinstance(label, int) and 0 <= label < len(labels):
+        return labels[label]
+    if isinstance(label, str) and label in labels:
+        return label
+    raise UsageError("data-invalid", f"label {label!r} is not one of the model's", f"they are {', '.join(labels[:20])}")
+
+
+def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[bool]:
+    vectors = np.stack([vector(answer, manifest) for answer in answers])
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(float).tiny)
+    likeness = vectors @ vectors.T
+    np.fill_diagonal(likeness, -np.inf)
+    for row, nearest in zip(rows, likeness.argmax(axis=1), strict=True):
+        yield row.label is not None and row.label == rows[int(nearest)].label
+
+
+def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[bool]:
+    text = row.item.text if isinstance(row.item, Text) else ""
+    words = text.split()
+    if not isinstance(row.label, list) or len(row.label) != len(words):
+        raise UsageError("data-invalid", f"{len(words)} words don't have one label each", _WORD_LABELS)
+    tokens: Mapping[str, Any] = answer
+    found = {entry["start"]: entry["label"] for entry in reversed(tokens["tokens"])}
+    start = 0
+    for word, label in zip(words, row.label, strict=True):
+        start = text.index(word, start)
+        if start in found:  # a word cut off at the model's length is not judged
+            yield found[start] == _known(label, labels)
+        start += len(word)

@@ -1,0 +1,37 @@
+"""What a model answers to items one by one, and its answers as vectors to compare. The device's code, run here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeml_core.manifest import Classes, Manifest, TokenClasses
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tensors import Array
+
+
+def ask(model: Model, items: Sequence[Item]) -> list[Answer]:
+    """The answers, each item in a run of its own: a batch would scale dynamic activations over all its items."""
+    return [model.predict([item])[0] for item in items]
+
+
+def vector(answer: Answer, manifest: Manifest) -> Array:
+    """The answer as one float64 vector, comparable between two models of one signature."""
+    given: Mapping[str, Any] = answer
+    match manifest.postprocess:
+        case Classes(labels=labels):
+            scores = {entry["label"]: entry["score"] for entry in given["labels"]}
+            return np.array([scores[label] for label in labels])
+        case TokenClasses(labels=labels):
+            return np.array([_at(labels, entry) for entry in given["tokens"]]).ravel()
+        case _:
+            nested = given["outputs"].values() if "outputs" in given else [given["embedding"]]
+            return np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in nested])
+
+
+def _at(labels: Sequence[str], entry: Mapping[str, Any]) -> list[float]:
+    """A token's best score at its label's place: another label gives an orthogonal vector."""
+    return [entry["score"] if label == entry["label"] else 0.0 for label in labels]

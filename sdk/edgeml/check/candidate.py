@@ -1,0 +1,74 @@
+"""A candidate: a model for one target, opened by its draft manifest as the device will open it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from edgeml.export.source import Built, Signature, Source
+from edgeml_core.manifest import Manifest, TextInput
+from edgeml_core.profile import Profile
+from edgeml_runtime.inputs import preparer
+from edgeml_runtime.model import Model
+
+#: One thread adds up in one order: what is recorded is then the same on every run.
+THREADS: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A quantized model, the fp32 one that it was made of, and the draft of its manifest."""
+
+    model: Built
+    fp32: Built
+    profile: Profile
+    manifest: Manifest
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for candidates that answer alike: the same file in a runtime set up alike."""
+        runtime = self.manifest.runtime
+        return self.model.path, runtime.engine, tuple(sorted(runtime.options.items()))
+
+
+@contextmanager
+def opened(candidate: Candidate) -> Iterator[Model]:
+    """The candidate's model in its runtime.
+
+    Raises:
+        DeviceError: `runtime-failed`, when the runtime can't load it.
+    """
+    model = Model.open(candidate.model.folder, candidate.manifest, threads=THREADS)
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def original(source: Source, candidate: Candidate, *, cut: bool) -> Model:
+    """The original behind the same pre- and postprocessing.
+
+    Args:
+        cut: whether texts are cut where the candidate cuts them, else where the original does.
+    """
+    signature = _cut(source.signature, candidate.model.signature) if cut else source.signature
+    manifest = msgspec.structs.replace(
+        candidate.manifest,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        preprocess=signature.preprocess,
+        postprocess=signature.postprocess,
+    )
+    return Model(source.original, manifest, preparer(candidate.model.folder, manifest))
+
+
+def _cut(signature: Signature, like: Signature) -> Signature:
+    text, other = signature.preprocess, like.preprocess
+    if not (isinstance(text, TextInput) and isinstance(other, TextInput)):
+        return signature
+    shortened = msgspec.structs.replace(text, max_length=other.max_length)
+    return replace(signature, preprocess=shortened)

@@ -1,0 +1,141 @@
+"""All checks of one candidate: does it fit, is it the original still, how accurate is it, what does it answer?
+
+The first check that fails raises. How each is made is in its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from edgeml.check import accuracy, memory, parity
+from edgeml.check.answers import ask
+from edgeml.check.candidate import Candidate, opened, original
+from edgeml.check.data import Rows
+from edgeml.check.inputs import Inputs
+from edgeml.export.once import Once
+from edgeml.export.source import Source
+from edgeml_core.card import Accuracy, Card, Parity
+from edgeml_core.golden import GoldenCase
+from edgeml_core.manifest import TextInput
+from edgeml_runtime import golden
+from edgeml_runtime.inputs import preparer
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer
+from edgeml_runtime.tensors import Array
+
+NO_LABELS: Final = "accuracy was not measured: no --evaluate was given"
+#: The first inputs, and the largest one: a text model's short and long variant are both proven so.
+GOLDEN_FIRST: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What a candidate's model answered, against the original."""
+
+    parity: Parity
+    accuracy: Accuracy | None
+    cases: tuple[GoldenCase, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What the checks found out, for the manifest."""
+
+    card: Card
+    cases: tuple[GoldenCase, ...]
+    ram_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checks:
+    """What every candidate is held against.
+
+    Args:
+        max_drop: the loss of accuracy that is accepted, as a fraction of 1.
+    """
+
+    source: Source
+    inputs: Inputs
+    evaluation: Rows
+    calibration: Rows
+    max_drop: float
+    once: Once = field(default_factory=Once)
+
+    def run(self, candidate: Candidate, notes: Sequence[str]) -> Findings:
+        """Check a candidate.
+
+        Args:
+            notes: what the card is to say besides.
+
+        Raises:
+            GateFailed: `gate-failed`, by the first check that fails.
+            DeviceError: `runtime-failed`, when the runtime can't run the model.
+        """
+        memory.require(candidate.model, candidate.fp32, candidate.profile)
+        found = self.once(("answered", candidate.key), lambda: self._answered(candidate))
+        parity.require(found.parity)
+        if found.accuracy:
+            accuracy.require(found.accuracy, self.max_drop)
+        return Findings(
+            card=self._card(candidate, found, notes),
+            cases=found.cases,
+            ram_bytes=memory.estimate_bytes(candidate.model, candidate.fp32),
+        )
+
+    def first_input(self, candidate: Candidate) -> dict[str, Array]:
+        """The first input as the candidate's model takes it."""
+        return preparer(candidate.model.folder, candidate.manifest)(self.inputs.items[:1]).tensors
+
+    def _answered(self, candidate: Candidate) -> Answered:
+        with opened(candidate) as model:
+            return Answered(
+                parity=parity.compare(
+                    ask(model, self.inputs.items),
+                    self._original(candidate, cut=True),
+                    candidate.manifest,
+                    against=self.source.original_name,
+                ),
+                accuracy=self._accuracy(candidate, model) if self.evaluation.rows else None,
+                cases=golden.record(model.session, self._golden_inputs(candidate)),
+            )
+
+    def _accuracy(self, candidate: Candidate, model: Model) -> Accuracy:
+        before = self._original(candidate, cut=False)
+        after = ask(model, self.evaluation.items)
+        return accuracy.measure(before, after, self.evaluation.rows, candidate.manifest)
+
+    def _original(self, candidate: Candidate, *, cut: bool) -> list[Answer]:
+        """The original's answers: to the inputs where `cut`, else to the evaluation rows."""
+        items = self.inputs.items if cut else self.evaluation.items
+        key = "original", cut, candidate.model.file_format if cut else ""
+        return self.once(key, lambda: ask(original(self.source, candidate, cut=cut), items))
+
+    def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
+        prepare = preparer(candidate.model.folder, candidate.manifest)
+        prepared = [prepare([item]).tensors for item in self.inputs.items]
+        rest = prepared[GOLDEN_FIRST:]
+        largest = max(rest, key=lambda tensors: sum(array.size for array in tensors.values()), default=None)
+        return [*prepared[:GOLDEN_FIRST], *([largest] if largest else [])]
+
+    def _card(self, candidate: Candidate, found: Answered, notes: Sequence[str]) -> Card:
+        doubt = accuracy.doubt(found.accuracy, self.max_drop) if found.accuracy else None
+        calibrated = candidate.model.recipe.startswith("static")
+        return Card(
+            recipe=candidate.model.recipe,
+            size_bytes=candidate.model.size_bytes,
+            baseline_size_bytes=candidate.fp32.size_bytes,
+            parity=found.parity,
+            accuracy=found.accuracy,
+            accuracy_note="" if found.accuracy else NO_LABELS,
+            calibration_rows=len(self.calibration.rows) if calibrated else 0,
+            calibration_sha256=self.calibration.sha256 if calibrated else "",
+            warnings=(*notes, *self.inputs.notes, *self._cut_note(candidate), *([doubt] if doubt else [])),
+        )
+
+    def _cut_note(self, candidate: Candidate) -> tuple[str, ...]:
+        text, own = candidate.model.signature.preprocess, self.source.signature.preprocess
+        if not (isinstance(text, TextInput) and isinstance(own, TextInput)) or text.max_length == own.max_length:
+            return ()
+        return (f"texts are cut at {text.max_length} tokens; the original takes {own.max_length}",)

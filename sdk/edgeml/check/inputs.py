@@ -1,0 +1,58 @@
+"""What the checks run a model on: the operator's rows where there are any, else inputs that come with edgeml.
+
+Real where that is possible. For images and tensors without data there is only a fixed pattern, and the card says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from PIL import Image as Pictures
+
+from edgeml.check.data import Rows
+from edgeml.check.sentences import SENTENCES
+from edgeml.export.source import Source
+from edgeml_core.manifest import ImageInput, TextInput
+from edgeml_runtime.tasks import Image, Item, Tensors, Text
+
+#: Of each data file; parity settles with far fewer.
+ROWS_TAKEN_MAX: Final = 64
+PATTERNS: Final = 4
+UNREAL: Final = "parity was measured on fixed patterns: give --evaluate or --calibrate to measure it on real inputs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Items to run, and what the card says of them."""
+
+    items: tuple[Item, ...]
+    notes: tuple[str, ...] = ()
+
+
+def gather(source: Source, *data: Rows) -> Inputs:
+    """The inputs for parity, golden cases and latency."""
+    given = tuple(item for rows in data for item in rows.items[:ROWS_TAKEN_MAX])
+    preprocess = source.signature.preprocess
+    if isinstance(preprocess, TextInput):
+        return Inputs(items=(*map(Text, SENTENCES), *given))
+    if given:
+        return Inputs(items=given)
+    if isinstance(preprocess, ImageInput):
+        return Inputs(items=tuple(_pattern(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
+    # A function's example is real; an .onnx file has none, so its source made a ramp.
+    notes = (UNREAL,) if source.original_name.startswith("ONNX") else ()
+    return Inputs(items=(Tensors(dict(source.example)),), notes=notes)
+
+
+def _pattern(image: ImageInput, turn: int) -> Image:
+    """A picture of slanted stripes over a gradient, another for each `turn`."""
+    down, across = np.mgrid[0 : image.height, 0 : image.width]
+    stripes = 127.5 + 127.5 * np.sin((down * (turn + 1) + across * 2) * np.pi / 8)
+    gradient = 255 * across / max(1, image.width - 1)
+    pixels = ((stripes + gradient) / 2).astype(np.uint8)
+    held = BytesIO()
+    Pictures.fromarray(pixels, "L").save(held, "PNG")
+    return Image(held.getvalue())

@@ -1,0 +1,53 @@
+"""How close a model's answers are to the original's, over real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from edgeml.check.answers import vector
+from edgeml_core.card import Parity
+from edgeml_core.errors import GateFailed
+from edgeml_core.manifest import Embedding, Manifest
+from edgeml_runtime.golden import cosine
+from edgeml_runtime.tasks import Answer
+
+#: Below it, a model is not a worse version of the original but another one.
+COSINE_MIN: Final = 0.95
+#: Figures on the card are cut to what is the same on every run.
+_COSINE_DECIMALS: Final = 6
+_DIGITS: Final = 4
+
+
+def compare(found: Sequence[Answer], original: Sequence[Answer], manifest: Manifest, *, against: str) -> Parity:
+    """The parity of two models' answers to the same items.
+
+    Returns:
+        `cosine` is the lowest of any single embedding; for scores and tensors, whose direction means nothing item by
+        item, that of all answers laid end to end. `max_abs` is the largest distance of any number.
+    """
+    pairs = [(vector(one, manifest), vector(other, manifest)) for one, other in zip(found, original, strict=True)]
+    if not isinstance(manifest.postprocess, Embedding):
+        pairs = [(np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs]))]
+    return Parity(
+        against=against,
+        rows=len(found),
+        max_abs=float(f"{max(float(np.abs(one - other).max(initial=0)) for one, other in pairs):.{_DIGITS}g}"),
+        cosine=round(min(cosine(one, other) for one, other in pairs), _COSINE_DECIMALS),
+    )
+
+
+def require(parity: Parity) -> None:
+    """Check that the model is the original still.
+
+    Raises:
+        GateFailed: `gate-failed`, when it answers something else.
+    """
+    if not parity.cosine >= COSINE_MIN:
+        raise GateFailed(
+            "gate-failed",
+            f"cosine {parity.cosine:.4f} to {parity.against} is below {COSINE_MIN}",
+            "try --quantize weight-only, or --quantize none to ship fp32",
+        )

@@ -1,0 +1,211 @@
+"""What a model folder's own JSON files say: configuration, tokenizer, image processing, pooling. No weights, no torch.
+
+Each file is decoded strictly for the fields that are used; the others are the model's own business.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from tokenizers import Tokenizer
+
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import (
+    Classes,
+    Embedding,
+    ImageInput,
+    Postprocess,
+    Task,
+    TensorOutput,
+    TextInput,
+    TokenClasses,
+)
+
+TOKENIZER: Final = "tokenizer.json"
+TOKENS_MAX_DEFAULT: Final = 512
+#: PIL's numbers of resampling filters, as image processors store them.
+_RESAMPLE: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+#: ConvNeXT's processor crops pictures that are resized to less than this.
+_CROP_BELOW_PIXELS: Final = 384
+
+T = TypeVar("T")
+
+
+class Config(msgspec.Struct, frozen=True):
+    """config.json."""
+
+    architectures: tuple[str, ...] = ()
+    model_type: str = ""
+    id2label: dict[str, str] = {}
+    problem_type: str | None = None
+    max_position_embeddings: int | None = None
+    auto_map: dict[str, object] | None = None
+
+
+class _Size(msgspec.Struct, frozen=True):
+    height: int | None = None
+    width: int | None = None
+    shortest_edge: int | None = None
+
+
+class _Image(msgspec.Struct, frozen=True):
+    size: _Size | int
+    crop_size: _Size | int | None = None
+    do_resize: bool = True
+    do_center_crop: bool = False
+    do_rescale: bool = True
+    do_normalize: bool = True
+    resample: int = 2
+    rescale_factor: float = 1 / 255
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    crop_pct: float | None = None
+
+
+class _TokenizerConfig(msgspec.Struct, frozen=True):
+    model_max_length: float | None = None
+    pad_token: str | dict[str, object] | None = None
+
+
+class _Pooling(msgspec.Struct, frozen=True):
+    pooling_mode_cls_token: bool = False
+    pooling_mode_mean_tokens: bool = False
+
+
+class _Module(msgspec.Struct, frozen=True):
+    type: str
+    path: str
+
+
+class _SentenceConfig(msgspec.Struct, frozen=True):
+    max_seq_length: int | None = None
+
+
+def config(folder: Path) -> Config:
+    """The folder's config.json.
+
+    Raises:
+        UsageError: `model-unreadable`, when it is missing or malformed.
+    """
+    found = _read(folder / "config.json", Config)
+    if found is None:
+        raise UsageError("model-unreadable", f"{folder} has no config.json", "name a Hugging Face model's folder")
+    return found
+
+
+def text_input(folder: Path, destination: Path) -> TextInput:
+    """How texts become tokens; the tokenizer is written to `destination`, free of its own cutting and padding.
+
+    Raises:
+        UsageError: `model-unreadable`, when the folder has no usable tokenizer.json.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # tokenizers raises bare Exception
+        hint = "save the fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+        raise UsageError("model-unreadable", f"{folder} has no usable {TOKENIZER}: {error}", hint) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(destination), pretty=False)
+    settings = _read(folder / "tokenizer_config.json", _TokenizerConfig) or _TokenizerConfig()
+    token = settings.pad_token
+    pad = token.get("content") if isinstance(token, dict) else token
+    return TextInput(
+        tokenizer=TOKENIZER,
+        max_length=_tokens_max(folder, settings),
+        pad_id=tokenizer.token_to_id(str(pad or "[PAD]")) or 0,
+    )
+
+
+def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
+    sentence = _read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
+    limits = (settings.model_max_length, sentence.max_seq_length, config(folder).max_position_embeddings)
+    # Tokenizers without a limit say 1e30.
+    known = [int(limit) for limit in limits if limit and math.isfinite(limit) and limit < 1e9]
+    return min(known, default=TOKENS_MAX_DEFAULT)
+
+
+def image_input(folder: Path) -> ImageInput:
+    """How pictures become tensors, from preprocessor_config.json.
+
+    Raises:
+        UsageError: `model-unreadable` when it is missing; `model-unsupported` when pictures aren't resized.
+    """
+    found = _read(folder / "preprocessor_config.json", _Image)
+    if found is None:
+        raise UsageError(
+            "model-unreadable", f"{folder} has no preprocessor_config.json", "save the image processor too"
+        )
+    if not found.do_resize:
+        raise UsageError("model-unsupported", "the image processor doesn't resize", "set do_resize and size in it")
+    size = found.size if isinstance(found.size, _Size) else _Size(shortest_edge=found.size)
+    crop = (
+        found.crop_size if isinstance(found.crop_size, _Size) else _Size(height=found.crop_size, width=found.crop_size)
+    )
+    edge = size.shortest_edge or 0
+    if found.crop_pct and 0 < edge < _CROP_BELOW_PIXELS:
+        crop, edge = _Size(height=edge, width=edge), int(edge / found.crop_pct)
+    elif not found.do_center_crop:
+        crop, edge = _Size(height=size.height or edge, width=size.width or edge), 0
+    if not crop.height or not crop.width:
+        raise UsageError("model-unsupported", "the image processor's size is not understood", "give height and width")
+    channels = len(found.image_mean)
+    return ImageInput(
+        height=crop.height,
+        width=crop.width,
+        channels=1 if channels == 1 else 3,
+        layout="NCHW",
+        resample=_RESAMPLE.get(found.resample, "bilinear"),  # type: ignore[arg-type]
+        rescale=found.rescale_factor if found.do_rescale else 1.0,
+        mean=found.image_mean if found.do_normalize else (0.0,) * channels,
+        std=found.image_std if found.do_normalize else (1.0,) * channels,
+        resize_shortest_edge=edge,
+    )
+
+
+def postprocess(folder: Path, task: Task, output: str) -> Postprocess:
+    """What the output tensor means, by task.
+
+    Raises:
+        UsageError: `model-unreadable`, when a configuration file is malformed.
+    """
+    found = config(folder)
+    labels = tuple(label for _, label in sorted(found.id2label.items(), key=lambda pair: int(pair[0])))
+    match task:
+        case "text-classification" | "image-classification":
+            many = found.problem_type == "multi_label_classification"
+            return Classes(output=output, labels=labels, activation="sigmoid" if many else "softmax")
+        case "token-classification":
+            return TokenClasses(output=output, labels=labels)
+        case "feature-extraction":
+            return _embedding(folder, output)
+        case _:
+            return TensorOutput()
+
+
+def _embedding(folder: Path, output: str) -> Embedding:
+    """Pooling and normalization as a sentence-transformers folder says; the mean, not normalized, where none does."""
+    modules = _read(folder / "modules.json", tuple[_Module, ...]) or ()
+    kinds = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
+    pooling = _read(folder / kinds.get("Pooling", "1_Pooling") / "config.json", _Pooling)
+    if pooling and not (pooling.pooling_mode_cls_token or pooling.pooling_mode_mean_tokens):
+        raise UsageError("model-unsupported", "the pooling is neither mean nor cls", "train with mean or cls pooling")
+    if unknown := kinds.keys() - {"Transformer", "Pooling", "Normalize"}:
+        what = ", ".join(sorted(unknown))
+        raise UsageError(
+            "model-unsupported", f"the folder has further modules: {what}", "export them as file.py:function"
+        )
+    cls = pooling is not None and pooling.pooling_mode_cls_token
+    return Embedding(output=output, pooling="cls" if cls else "mean", normalize="Normalize" in kinds)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError("model-unreadable", f"{path} can't be read: {error}", "mend or restore the file") from error

@@ -1,0 +1,121 @@
+"""The adapter to transformers: a model folder loaded, safetensors only, never any code from it.
+
+Which file says what is `folder`'s business; converting is `to_onnx`'s and `to_tflite`'s.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+
+from edgeml.export import folder as folders
+from edgeml.export.source import Signature, Source, TorchModel
+from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import ImageInput, Task, TensorSpec, TextInput
+from edgeml_runtime.tensors import Array
+from edgeml_runtime.text import Encoder
+
+#: The transformers class that loads a task's model, the ending of its architectures' names, the output that is used.
+_TASKS: Final[dict[Task, tuple[Any, str, str]]] = {
+    "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", "logits"),
+    "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", "logits"),
+    "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", "logits"),
+    "feature-extraction": (transformers.AutoModel, "Model", "last_hidden_state"),
+}
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+#: Two sentences of unequal length: the shorter one's padding keeps the attention mask in the traced graph.
+_TRACED: Final = ("The pump in hall two has stopped.", "Please check the filter before the next shift begins.")
+
+
+def load(path: Path, task: Task | None, work: Path) -> Source:
+    """The model in a folder.
+
+    Raises:
+        UsageError: `model-unsafe` for weights as a pickle, `model-unreadable` or `model-unsupported`.
+    """
+    config = folders.config(path)
+    _require_safe(path, config)
+    task = task or _detected(config)
+    if task not in _TASKS:
+        raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
+    automatic, _, output = _TASKS[task]
+    pretrained = _pretrained(automatic, path)
+    preprocess, assets, example = _inputs(path, task, pretrained, work)
+    module = Named(pretrained, tuple(example), outputs=(output,), by_keyword=True)
+    original = TorchSession(module)
+    by_length = isinstance(preprocess, TextInput)
+    return Source(
+        name=path.resolve().name,
+        task=task,
+        kind=kind(pretrained),
+        sha256=digest(pretrained, path / "config.json", *assets.values()),
+        signature=Signature(
+            inputs=specs(example, lengths=by_length),
+            outputs=specs(original.run(example), lengths=task in ("feature-extraction", "token-classification")),
+            preprocess=preprocess,
+            postprocess=folders.postprocess(path, task, output),
+        ),
+        example=example,
+        original=original,
+        original_name="PyTorch",
+        assets=assets,
+        model=TorchModel(module=module, pretrained=pretrained),
+        tools={name: metadata.version(name) for name in ("torch", "transformers")},
+    )
+
+
+def _require_safe(path: Path, config: folders.Config) -> None:
+    if config.auto_map:
+        raise UsageError("model-unsafe", "the model comes with code of its own", "export it as file.py:function")
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        hint = "save it again with model.save_pretrained(FOLDER, safe_serialization=True)"
+        raise UsageError("model-unsafe", f"the weights come as a pickle: {', '.join(pickles)}", hint)
+    raise UsageError("model-unreadable", f"{path} has no .safetensors file", "save the weights as safetensors")
+
+
+def _detected(config: folders.Config) -> Task:
+    for architecture in config.architectures:
+        for task, (_, ending, _) in _TASKS.items():
+            if architecture.endswith(ending):
+                return task
+    named = ", ".join(config.architectures) or "none"
+    raise UsageError("model-unsupported", f"no task is known for the architecture {named}", "name one with --task")
+
+
+def _pretrained(automatic: Any, path: Path) -> Any:  # noqa: ANN401 -- transformers has no types here
+    try:
+        model = automatic.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        hint = "check that config.json and the weights belong together"
+        raise UsageError("model-unreadable", f"transformers can't load {path}: {error}", hint) from error
+    return model.eval()
+
+
+def _inputs(
+    path: Path,
+    task: Task,
+    pretrained: Any,  # noqa: ANN401 -- transformers has no types here
+    work: Path,
+) -> tuple[TextInput | ImageInput, dict[str, Path], dict[str, Array]]:
+    if task == "image-classification":
+        image = folders.image_input(path)
+        shape = (1, image.channels, image.height, image.width)
+        return image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}
+    text = folders.text_input(path, work / folders.TOKENIZER)
+    names = ["input_ids", "attention_mask"]
+    if getattr(pretrained.config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    wanted = tuple(TensorSpec(name=name, dtype="int64", shape=(-1, -1)) for name in names)
+    tensors, _ = Encoder(work / folders.TOKENIZER, text, wanted).encode(_TRACED)
+    return text, {folders.TOKENIZER: work / folders.TOKENIZER}, {name: tensor[:1] for name, tensor in tensors.items()}

@@ -1,0 +1,99 @@
+"""What a loaded model is to the steps after: what it takes and gives, how to run it, what to convert. No libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeml_core.manifest import Format, Postprocess, Preprocess, Task, TensorSpec
+from edgeml_core.profile import ModelKind
+from edgeml_runtime.engines import Session
+from edgeml_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import torch
+
+#: The quantization recipe of a model that is not quantized.
+FLOAT: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a model takes and gives, and how requests become tensors and tensors answers."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchModel:
+    """A PyTorch model to convert.
+
+    Args:
+        module: called with the inputs by name, it returns the outputs by name.
+        pretrained: the transformers model inside, where there is one.
+    """
+
+    module: torch.nn.Module
+    pretrained: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A loaded model.
+
+    Args:
+        name: from where it was loaded, fit to name a release.
+        kind: decides which quantization recipes suit.
+        sha256: of all that the export depends on.
+        signature: of the original.
+        example: one input of batch 1 to trace with.
+        original: runs the original; what parity and accuracy are held against.
+        original_name: what the original is, for the card.
+        assets: files that go into the bundle, by their path there.
+        model: the PyTorch model, or the `.onnx` file.
+        tools: versions of what loaded it.
+    """
+
+    name: str
+    task: Task
+    kind: ModelKind
+    sha256: str
+    signature: Signature
+    example: Mapping[str, Array]
+    original: Session
+    original_name: str
+    assets: Mapping[str, Path]
+    model: TorchModel | Path
+    tools: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A model's files in a folder of their own, with the assets, ready to be opened as a bundle's are.
+
+    Args:
+        model: the model file's name; `weights` lie beside it where the format keeps them apart.
+        recipe: how it was quantized; `none` for fp32.
+    """
+
+    file_format: Format
+    recipe: str
+    folder: Path
+    model: str
+    signature: Signature
+    weights: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self.folder / self.model
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the model's own files, without tokenizer and golden cases."""
+        return sum((self.folder / name).stat().st_size for name in (self.model, *self.weights))

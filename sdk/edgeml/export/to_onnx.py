@@ -1,0 +1,71 @@
+"""The adapter to optimum and torch's exporter: a source becomes an fp32 ONNX model with any batch size and length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import torch
+from optimum.exporters.onnx import export
+from optimum.exporters.tasks import TasksManager
+
+from edgeml.export.source import Source, TorchModel
+from edgeml_core.errors import UsageError
+
+#: Has LayerNormalization as one operator, and all that the quantizers ask for.
+OPSET: Final = 17
+
+
+def convert(source: Source, work: Path) -> onnx.ModelProto:
+    """The fp32 model.
+
+    Raises:
+        UsageError: `model-unsupported`, when the exporter has no way for the architecture or an operator.
+    """
+    if isinstance(source.model, Path):
+        return onnx.load(source.model)
+    path = work / "exported.onnx"
+    try:
+        if source.model.pretrained is not None:
+            _pretrained(source, source.model.pretrained, path)
+        else:
+            _module(source, source.model, path)
+        return onnx.load(path)
+    except Exception as error:  # the exporters raise whatever their passes raise
+        hint = "try --format tflite, or export it to an .onnx file yourself and name that"
+        raise UsageError("model-unsupported", f"there is no way to ONNX for this model: {error}", hint) from error
+
+
+def _pretrained(source: Source, model: Any, path: Path) -> None:  # noqa: ANN401 -- transformers has no types here
+    constructor = TasksManager.get_exporter_config_constructor(
+        "onnx", model, task=source.task, library_name="transformers"
+    )
+    export(model, constructor(model.config), path, opset=OPSET)
+
+
+def _module(source: Source, model: TorchModel, path: Path) -> None:
+    names = [spec.name for spec in source.signature.inputs]
+    outputs = [spec.name for spec in source.signature.outputs]
+    example = tuple(torch.from_numpy(source.example[name]) for name in names)
+    torch.onnx.export(
+        _Positional(model.module, tuple(names)),
+        example,
+        path,
+        input_names=names,
+        output_names=outputs,
+        dynamic_axes={name: {0: "batch_size"} for name in (*names, *outputs)},
+        opset_version=OPSET,
+        dynamo=False,
+    )
+
+
+class _Positional(torch.nn.Module):  # type: ignore[misc] # torch is not followed
+    """The exporter passes inputs in order and takes outputs as a tuple."""
+
+    def __init__(self, named: torch.nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.named, self._names = named, names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.named(**dict(zip(self._names, inputs, strict=True))).values())

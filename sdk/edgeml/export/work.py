@@ -1,0 +1,87 @@
+"""The temporary folder in which an export works, and the quiet in which the converters do.
+
+Nothing of an export lies outside its output folder: the converters' own temporary files come here too, and the folder
+goes away with its context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from edgeml_core.errors import UsageError
+
+_LOG: Final = "tools.log"
+#: Set before any of these libraries is imported: no hub, no telemetry, no advice.
+_ENVIRONMENT: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+@contextlib.contextmanager
+def folder(output: Path) -> Iterator[Path]:
+    """A working folder inside `output`, which is made where it doesn't exist.
+
+    Raises:
+        UsageError: `usage`, when `output` can't be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        holder = tempfile.TemporaryDirectory(prefix=".export-", dir=output, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UsageError("usage", f"{output} can't be written to: {error}", "name a folder of your own") from error
+    with holder as name, _environment(_ENVIRONMENT | {"TMPDIR": name}):
+        before, tempfile.tempdir = tempfile.tempdir, name
+        try:
+            yield Path(name)
+        finally:
+            tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def quiet(work: Path) -> Iterator[None]:
+    """Send what the converters print, from Python or C++, to a file in `work` instead of the terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with (work / _LOG).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            with _printing_to(work / _LOG):
+                yield
+        finally:
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    # Where sys.stdout is not file 1 (a test's capture), redirecting the file alone isn't enough.
+    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

@@ -1,0 +1,36 @@
+"""A recipe's name to the passes that it stands for, run on an fp32 model. Importing this imports no quantizer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgeml.export.source import Built
+from edgeml_core.profile import Recipe
+from edgeml_runtime.tensors import Array
+
+
+def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
+    """Quantize a model.
+
+    Args:
+        recipe: one that the model's format knows.
+        model: in fp32.
+        folder: an empty one for the result; the assets of `model` are copied to it.
+        calibration: the model's inputs, as real requests make them; empty where there are none.
+
+    Raises:
+        UsageError: `model-unsupported`, when the model has nothing to quantize or the quantizer can't.
+    """
+    own = {model.model, *model.weights}
+    for asset in model.folder.iterdir():
+        if asset.name not in own:
+            shutil.copyfile(asset, folder / asset.name)
+    if model.file_format == "onnx":
+        from edgeml.quantize import onnx_recipes  # noqa: PLC0415 -- imports onnx and onnxruntime's quantizer
+
+        return onnx_recipes.apply(recipe, model, folder, calibration)
+    from edgeml.quantize import tflite  # noqa: PLC0415 -- imports ai-edge-quantizer
+
+    return tflite.apply(recipe, model, folder, calibration)

@@ -1,0 +1,56 @@
+"""The adapter to ai-edge-quantizer: the TFLite recipes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import quantizer
+from ai_edge_quantizer import recipe as recipes
+
+from edgeml.export.source import Built
+from edgeml_core.errors import UsageError
+from edgeml_core.profile import Recipe
+from edgeml_runtime.tensors import Array
+
+_RECIPES: Final[dict[Recipe, Any]] = {
+    "dynamic": recipes.dynamic_wi8_afp32,
+    "static": recipes.static_wi8_ai8,
+    "weight-only": recipes.weight_only_wi8_afp32,
+}
+
+
+def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
+    """The quantized model. See `edgeml.quantize.apply`."""
+    made = replace(model, recipe=recipe, folder=folder)
+    if recipe == "none":
+        shutil.copyfile(model.path, made.path)
+        return made
+    try:
+        tool = quantizer.Quantizer(str(model.path), _RECIPES[recipe]())
+        seen = tool.calibrate(_by_signature(model.path, calibration)) if tool.need_calibration else None
+        tool.quantize(seen).export_model(str(made.path), overwrite=True)
+    except Exception as error:  # the quantizer raises whatever its steps raise
+        hint = "use --quantize weight-only, or --quantize none to ship fp32"
+        raise UsageError("model-unsupported", f"the model can't be quantized so: {error}", hint) from error
+    return made
+
+
+def _by_signature(path: Path, calibration: Sequence[Mapping[str, Array]]) -> dict[str, list[dict[str, Array]]]:
+    """Each signature's calibration inputs: those of its own shapes, which runtimes tell signatures apart by."""
+    interpreter = Interpreter(model_path=str(path))
+    shapes = {
+        name: {
+            key: tuple(detail["shape"])
+            for key, detail in interpreter.get_signature_runner(name).get_input_details().items()
+        }
+        for name in interpreter.get_signature_list()
+    }
+    return {
+        name: [dict(given) for given in calibration if {key: value.shape for key, value in given.items()} == wanted]
+        for name, wanted in shapes.items()
+    }
