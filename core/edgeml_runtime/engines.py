@@ -25,7 +25,8 @@ DISTRIBUTIONS: Final[dict[Engine, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime",),
     "litert": ("ai-edge-litert", "tflite-runtime"),
 }
-_EXTRAS: Final[dict[Engine, str]] = {"onnxruntime": "agent", "litert": "tflite"}
+#: The extra that installs each engine on a device.
+EXTRAS: Final[dict[Engine, str]] = {"onnxruntime": "agent", "litert": "tflite"}
 _RELEASE: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})*")
 
 
@@ -65,7 +66,7 @@ def require(needs: RuntimeNeeds) -> None:
         DeviceError: `runtime-missing`, when it is absent, too old or a version known to be bad.
         RejectedError: `bundle-format`, when the bundle's own version numbers can't be read.
     """
-    remedy = f"pip install --upgrade 'edgeml[{_EXTRAS[needs.engine]}]' on this machine"
+    remedy = f"pip install --upgrade 'edgeml[{EXTRAS[needs.engine]}]' on this machine"
     version = installed().get(needs.engine)
     if version is None:
         raise DeviceError("runtime-missing", f"{needs.engine} is not installed", remedy)

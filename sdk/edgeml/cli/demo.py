@@ -26,7 +26,7 @@ def demo(out: Output) -> None:
     """
     from edgeml.demo import way  # noqa: PLC0415 - imports torch
 
-    found = way.run(lambda line: out.event("step", line, text=line))
+    found = way.run(lambda line: out.event("step", line, step=line))
     value = {
         "bundle": found.exported.to_dict(),
         "sentences": list(way.SENTENCES),

@@ -90,7 +90,7 @@ async def opened(folder: Path, fleet: Path, device: str, tell: Callable[[str], N
     """
     broker_port, http_port = free_port(), free_port()
     url = f"mqtt://{LOOPBACK}:{broker_port}"
-    repository.enroll(fleet, device, {"site": "farm-7"}, broker_url=url, out_dir=folder / device)
+    repository.enroll(fleet, device, labels={"site": "farm-7"}, broker_url=url, out_dir=folder / device)
     async with AsyncExitStack() as stack:
         tell(f"starting a broker at {url}, an origin, and the agent {device} at http://{LOOPBACK}:{http_port}")
         await stack.enter_async_context(_broker(broker_port))

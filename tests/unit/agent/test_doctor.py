@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import socket
 import threading
-from datetime import timedelta
 
-import pytest
 from amqtt.broker import Broker
 
 from edgeml_agent import doctor
-from edgeml_agent.settings import BrokerSettings, StoreSettings
+from edgeml_agent.settings import BrokerSettings
 from edgeml_core import broker as brokers
 
 
@@ -43,71 +41,6 @@ def test_this_machine_is_well():
     checks = doctor.run(None)
     assert [check for check in checks if check.status == "failed"] == []
     assert {"python", "cpu", "onnxruntime", "litert", "imports", "memory", "disk", "clock"} <= {c.name for c in checks}
-
-
-def test_an_old_python_fails():
-    """The remedy names the version."""
-    check = doctor.python((3, 10, 9))
-    assert (check.status, "3.11" in check.remedy) == ("failed", True)
-    assert doctor.python((3, 11, 0)).status == "ok"
-
-
-@pytest.mark.parametrize(
-    ("arch", "features", "status"),
-    [
-        ("x86_64", {"avx2"}, "ok"),
-        ("x86_64", {"sse4_2"}, "warning"),
-        ("aarch64", {"asimd"}, "ok"),
-        ("aarch64", set(), "ok"),
-        ("armv7l", {"neon"}, "failed"),
-    ],
-)
-def test_a_cpu_is_judged_by_what_bundles_are_made_for(arch, features, status):
-    """32-bit systems fail, slow ones are warned of."""
-    assert doctor.cpu(arch, frozenset(features)).status == status
-
-
-def test_an_import_that_kills_its_process_is_survived():
-    """A wheel for another CPU dies of SIGILL: in the child, with a plain sentence here."""
-    assert doctor.python_problem("import os, signal; os.kill(os.getpid(), signal.SIGILL)") == (
-        "uses an instruction that this CPU lacks"
-    )
-    assert doctor.python_problem("import no_such_module").endswith("No module named 'no_such_module'")
-    assert doctor.python_problem("pass") is None
-
-
-def test_a_runtime_that_is_absent_fails_only_where_all_need_it(monkeypatch):
-    """Onnxruntime belongs to the agent; LiteRT is an extra, and its line says which."""
-    monkeypatch.setattr(doctor.engines, "installed", dict)
-    assert doctor.engine("onnxruntime").status == "failed"
-    litert = doctor.engine("litert")
-    assert (litert.status, "edgeml[tflite]" in litert.detail) == ("ok", True)
-
-
-def test_little_memory_is_warned_of():
-    """The floor itself is enough."""
-    assert doctor.memory(doctor.MEMORY_MIN_BYTES - 1).status == "warning"
-    assert doctor.memory(doctor.MEMORY_MIN_BYTES).status == "ok"
-
-
-def test_the_store_is_judged_by_the_folder_that_is_there(tmp_path):
-    """A store that is yet to be made lies on its nearest parent's disk."""
-    check = doctor.disk(StoreSettings(dir=tmp_path / "not" / "yet", max_bytes=1))
-    assert check.status == "ok"
-    assert str(tmp_path) in check.detail
-
-
-def test_a_full_disk_is_warned_of(tmp_path, monkeypatch):
-    """The remedy says how much is wanted."""
-    monkeypatch.setattr(doctor, "DISK_MIN_BYTES", 2**62)
-    check = doctor.disk(StoreSettings(dir=tmp_path, max_bytes=1))
-    assert (check.status, "MiB" in check.remedy) == ("warning", True)
-
-
-def test_a_clock_in_the_past_is_warned_of():
-    """Boards without a battery start in 1970."""
-    assert doctor.clock(doctor.CLOCK_FLOOR - timedelta(seconds=1)).status == "warning"
-    assert doctor.clock(doctor.CLOCK_FLOOR).status == "ok"
 
 
 def test_the_hottest_sensor_counts(tmp_path):

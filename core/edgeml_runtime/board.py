@@ -1,0 +1,67 @@
+"""What this machine is: CPU, its features as Linux names them, memory, installed runtimes. Nothing is measured."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml_core.manifest import ENGINES, Engine, Format
+from edgeml_runtime import engines
+
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+_MEMORY_INFO: Final = Path("/proc/meminfo")
+
+
+class Board(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine. `formats` are the model formats whose runtime is installed."""
+
+    arch: str
+    cpu: str
+    cpu_features: frozenset[str]
+    memory_bytes: int
+    runtimes: dict[Engine, str]
+
+    @property
+    def formats(self) -> frozenset[Format]:
+        """The model formats that can run here."""
+        return frozenset(file_format for file_format, engine in ENGINES.items() if engine in self.runtimes)
+
+
+def this_machine() -> Board:
+    """The machine that this process runs on."""
+    cpu = _fields(_CPU_INFO)
+    arch = platform.machine()
+    return Board(
+        arch=arch,
+        cpu=cpu.get("model name") or cpu.get("Model") or arch,
+        cpu_features=frozenset((cpu.get("flags") or cpu.get("Features") or "").split()),
+        memory_bytes=_kibibytes("MemTotal"),
+        runtimes=engines.installed(),
+    )
+
+
+def available_bytes() -> int:
+    """The memory that a new process could take now without swapping, as the kernel estimates it."""
+    return _kibibytes("MemAvailable")
+
+
+def _kibibytes(field: str) -> int:
+    amount = _fields(_MEMORY_INFO).get(field, "0 kB").split()[0]
+    return int(amount) * 1024
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """The first value of each `name : value` line."""
+    fields: dict[str, str] = {}
+    try:
+        text = path.read_text()
+    except OSError:
+        return fields
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    return fields
