@@ -49,7 +49,8 @@ def _module(source: Source, model: TorchModel, path: Path) -> None:
     outputs = [spec.name for spec in source.signature.outputs]
     example = tuple(torch.from_numpy(source.example[name]) for name in names)
     torch.onnx.export(
-        _Positional(model.module, tuple(names)),
+        # Not in evaluation mode, the wrapper would take the model inside back into training when the exporter is done.
+        _Positional(model.module, tuple(names)).eval(),
         example,
         path,
         input_names=names,

@@ -94,7 +94,7 @@ def digest(module: torch.nn.Module, *files: Path) -> str:
     whole = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         whole.update(name.encode() + b"\0" + str(value.dtype).encode() + b"\0")
-        whole.update(value.detach().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        whole.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for path in files:
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ai_edge_litert.interpreter import Interpreter
-from ai_edge_quantizer import quantizer
+from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer import recipe as recipes
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from edgeml.export.source import Built
 from edgeml_core.errors import UsageError
@@ -32,6 +33,12 @@ def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapp
         return made
     try:
         tool = quantizer.Quantizer(str(model.path), _RECIPES[recipe]())
+        # Requests and answers stay in float.
+        for edge in (
+            qtyping.TFLOperationName.INPUT,
+            qtyping.TFLOperationName.OUTPUT,
+        ):
+            tool.update_quantization_recipe(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
         seen = tool.calibrate(_by_signature(model.path, calibration)) if tool.need_calibration else None
         tool.quantize(seen).export_model(str(made.path), overwrite=True)
     except Exception as error:  # the quantizer raises whatever its steps raise
