@@ -1,0 +1,6 @@
+"""The `edgeml-agent` program; `python -m edgeml_agent` is the same."""
+
+from edgeml_agent.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""`edgeml-agent`: arguments in, one call each, words and exit codes out. argparse, since a device carries no click.
+
+Results on stdout, log and errors on stderr; under `--json` one object on stdout, also for an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import msgspec
+
+from edgeml_agent import log, settings
+from edgeml_agent.settings import Settings
+from edgeml_core import __version__
+from edgeml_core.errors import DeviceError, EdgemlError, UsageError
+
+if TYPE_CHECKING:
+    from edgeml_agent.status import ModelStatus
+    from edgeml_runtime.checkup import Check
+
+EXIT_INTERRUPTED: Final = 130
+DEFAULT_CONFIG: Final = Path("agent.toml")
+_EPILOG: Final = "Exit codes: 0 ok, 2 usage or input, 4 rejected, 5 transport, 6 device, 130 interrupted."
+
+Arguments = argparse.Namespace
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = _parser().parse_args(given)
+        log.set_up(verbose=parsed.verbose)
+        parsed.command(parsed)
+    except EdgemlError as error:
+        _fail(error, as_json="--json" in given, code=error.exit_code)
+    except KeyboardInterrupt:
+        stopped = UsageError("interrupted", "stopped; what served before still does")
+        _fail(stopped, as_json="--json" in given, code=EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `head` does: nothing to say
+    sys.exit(0)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("usage", message, f"see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edgeml-agent", description="The device's side of edgeml.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"edgeml-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _command(commands, _run, "Fetch what the fleet wants, prove it, serve it.", "run --config agent.toml")
+    install = _command(
+        commands,
+        _install,
+        "Install from a stick, with no broker.",
+        "install /media/stick/repo --config agent.toml",
+        "install /media/stick/mood-1.1-rpi4-onnx.edgeml",
+    )
+    install.add_argument("source", type=Path, metavar="BUNDLE|DIR", help="a bundle, or the folder of a repository")
+    _command(commands, _status, "What this device is and runs.", "status", "status --json")
+    _command(commands, _models, "The models here.", "models --config agent.toml")
+    rollback = _command(commands, _rollback, "Serve a model's version before the active one.", "rollback mood")
+    rollback.add_argument("name", metavar="NAME", help="the model")
+    _command(
+        commands, _doctor, "What is missing or wrong here, and the remedy.", "doctor", "doctor --config agent.toml"
+    )
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], function: Callable[[Arguments], None], text: str, *examples: str
+) -> argparse.ArgumentParser:
+    lines = "\n".join(f"  edgeml-agent {example}" for example in examples)
+    parser = commands.add_parser(
+        function.__name__.removeprefix("_"),
+        help=text,
+        description=text,
+        epilog=f"Examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: agent.toml")
+    parser.add_argument("--json", action="store_true", help="answer in JSON on stdout")
+    parser.add_argument("--verbose", action="store_true", help="a log with more detail")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _run(given: Arguments) -> None:
+    from edgeml_agent import run  # noqa: PLC0415 - the server and MQTT are kept out of the other commands
+
+    run.run(_settings(given))
+
+
+def _install(given: Arguments) -> None:
+    from edgeml_agent import install  # noqa: PLC0415 - kept out of the other commands
+
+    installed = install.install(_settings(given), given.source)
+    models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed]
+    lines = [f"installed {model['name']} {model['version']}" for model in models] or ["up to date"]
+    _answer(given, {"installed": models}, lines)
+
+
+def _status(given: Arguments) -> None:
+    from edgeml_agent import status  # noqa: PLC0415 - kept out of --help
+
+    found = status.device(_settings(given))
+    running = "runs" if found.running else "doesn't run"
+    lines = [f"{found.device} of fleet {found.fleet}, broker {found.broker}: the agent {running}"]
+    lines += [_model_line(model) for model in found.models] or ["no models"]
+    _answer(given, msgspec.to_builtins(found), lines)
+
+
+def _models(given: Arguments) -> None:
+    from edgeml_agent import status  # noqa: PLC0415 - kept out of --help
+
+    models = status.device(_settings(given)).models
+    lines = [_model_line(model) for model in models] or ["no models"]
+    _answer(given, {"models": msgspec.to_builtins(models)}, lines)
+
+
+def _model_line(model: ModelStatus) -> str:
+    serves = f"{model.version} ({model.target}, {model.format})" if model.version else "nothing"
+    failure = f": error[{model.code}]: {model.message}" if model.code else ""
+    return f"{model.name}: serves {serves}; update to {model.wanted_version or 'nothing'} {model.state}{failure}"
+
+
+def _rollback(given: Arguments) -> None:
+    from edgeml_agent.store import Store  # noqa: PLC0415 - kept out of --help
+
+    store = Store(_settings(given).store.dir)
+    record = store.roll_back(given.name, "", "rolled back on this device")
+    store.close()
+    answer = {"name": record.name, "manifest_sha256": record.active}
+    _answer(given, answer, [f"rolled {record.name} back; a running agent serves the version before within seconds"])
+
+
+def _doctor(given: Arguments) -> None:
+    from edgeml_agent import doctor  # noqa: PLC0415 - kept out of --help
+
+    has_config = given.config != DEFAULT_CONFIG or given.config.exists()
+    checks = doctor.run(_settings(given) if has_config else None)
+    lines = [_check_line(check) for check in checks]
+    _answer(given, {"checks": msgspec.to_builtins(checks)}, lines)
+    if any(check.status == "failed" for check in checks):
+        sys.exit(DeviceError.exit_code)
+
+
+def _check_line(check: Check) -> str:
+    remedy = f"\n         {check.remedy}" if check.remedy else ""
+    return f"{check.status:<8} {check.name}: {check.detail}{remedy}"
+
+
+def _settings(given: Arguments) -> Settings:
+    return settings.load(given.config, os.environ)
+
+
+def _answer(given: Arguments, value: object, lines: Sequence[str]) -> None:
+    sys.stdout.write(f"{json.dumps(value)}\n" if given.json else "".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _fail(error: EdgemlError, *, as_json: bool, code: int) -> NoReturn:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": error.to_dict()}) + "\n")
+    else:
+        sys.stderr.write(f"error[{error.code}]: {error.message}\n")
+        if error.__cause__ is not None and str(error.__cause__) not in error.message:
+            sys.stderr.write(f"  cause: {error.__cause__}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
+    sys.exit(code)

@@ -1,0 +1,164 @@
+"""When the agent does what: serve at once, follow the fleet and the store, try again, stop in order.
+
+One update at a time goes its way on a device, since link and memory are shared. A newer wish for a model interrupts the
+one before. What a step of an update is, is `agent`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from edgeml_agent import backoff, locks, log
+from edgeml_agent.agent import Agent
+from edgeml_agent.machine import Machine
+from edgeml_agent.ports import Clock, Link
+from edgeml_agent.store import ModelRecord, Store
+from edgeml_agent.telling import Telling
+from edgeml_core.desired import Deployment
+from edgeml_core.errors import DeviceError, EdgemlError, TransportError
+from edgeml_core.lifecycle import State
+
+#: Unclean restarts so soon after an activation are laid to the model.
+CRASH_WINDOW_S: Final = 600.0
+CRASHES_MAX: Final = 3
+#: Without any announcement the signed files are looked at so often: they may have expired.
+LOOK_EVERY_S: Final = 600.0
+STORE_LOOK_EVERY_S: Final = 1.0
+RETRY_FIRST_S: Final = 2.0
+RETRY_MAX_S: Final = 300.0
+ATTEMPTS_MAX: Final = 8
+#: What an update came to for good: it is not gone for again but for another deployment.
+_SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
+
+
+class Daemon:
+    """The agent as it runs on a device.
+
+    Args:
+        folder: the store's, where the lock lies.
+    """
+
+    def __init__(self, agent: Agent, link: Link, store: Store, telling: Telling, *, clock: Clock, folder: Path) -> None:
+        self._agent = agent
+        self._link = link
+        self._store = store
+        self._telling = telling
+        self._clock = clock
+        self._lock_path = folder / locks.UPDATE
+        self._one_at_a_time = asyncio.Lock()
+        self._updates: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
+        self.ready = False
+
+    async def run(self) -> None:
+        """Serve and follow until cancelled."""
+        await self.come_up()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._link.run())
+                tasks.create_task(self._follow_fleet(tasks))
+                tasks.create_task(self._follow_store())
+        except asyncio.CancelledError:
+            self._store.end_run()
+            raise
+
+    async def come_up(self) -> None:
+        """Serve what served last, before anything else, unless the agent keeps crashing since its activation."""
+        clean = self._store.begin_run()
+        for record in self._store.records().values():
+            await Machine(self._store, record.name, self._telling.moved).interrupt()
+            if not clean:
+                self._count_crash(record)
+            try:
+                await self._agent.serve(record.name)
+            except EdgemlError as error:
+                log.failure("not serving", error, model=record.name)
+        self._telling.state()
+        self.ready = True
+
+    def _count_crash(self, record: ModelRecord) -> None:
+        if not 0 <= self._clock.now() - record.activated_at < CRASH_WINDOW_S or not record.previous:
+            return
+        if self._store.count_unclean(record.name) >= CRASHES_MAX:
+            message = f"{CRASHES_MAX} unclean restarts within {CRASH_WINDOW_S:.0f} s of activating {record.version}"
+            self._telling.moved(self._store.roll_back(record.name, "crash-loop", message))
+
+    async def _follow_fleet(self, tasks: asyncio.TaskGroup) -> None:
+        wait_s = LOOK_EVERY_S
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._link.announced(), wait_s)
+            wait_s = await self._look(tasks)
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> float:
+        """See what is wanted, and go for it; how long to wait until the next look."""
+        try:
+            wishes = await self._agent.desired()
+        except TransportError as error:
+            log.failure("no desired state", error)
+            return next(self._delays)
+        except EdgemlError as error:
+            self._telling.refused(error)
+            return LOOK_EVERY_S
+        self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
+        self._telling.believed()
+        for name, (_, task) in self._updates.items():
+            if name not in wishes:
+                task.cancel()
+        for wish in wishes.values():
+            self._pursue(wish, tasks)
+        return LOOK_EVERY_S
+
+    def _pursue(self, wish: Deployment, tasks: asyncio.TaskGroup) -> None:
+        deployment, before = self._updates.get(wish.name, ("", None))
+        if before is not None and not before.done():
+            if deployment == wish.id:
+                return
+            before.cancel()
+        elif self._is_settled(wish):
+            return
+        self._updates[wish.name] = (wish.id, tasks.create_task(self._go(wish, before)))
+
+    def _is_settled(self, wish: Deployment) -> bool:
+        record = self._store.record(wish.name)
+        return record.deployment == wish.id and record.state in _SETTLED
+
+    async def _go(self, wish: Deployment, before: asyncio.Task[None] | None) -> None:
+        """Attempts, until one succeeds, is refused or fails here; a bad road is tried again, with a bound."""
+        if before is not None:
+            await asyncio.wait([before])
+        for delay_s in islice(backoff.delays(RETRY_FIRST_S, RETRY_MAX_S), ATTEMPTS_MAX):
+            try:
+                async with self._one_at_a_time:
+                    with await self._undisturbed():
+                        await self._agent.attempt(wish)
+            except TransportError:
+                await self._clock.sleep(delay_s)
+            except EdgemlError:
+                return
+            else:
+                return
+
+    async def _undisturbed(self) -> BinaryIO:
+        """The lock that keeps `edgeml-agent install` out."""
+        while (lock := locks.take(self._lock_path)) is None:
+            await self._clock.sleep(STORE_LOOK_EVERY_S)
+        return lock
+
+    async def _follow_store(self) -> None:
+        """Serve what another process, such as `edgeml-agent rollback`, has put into the store."""
+        seen = self._store.changes()
+        while True:
+            await self._clock.sleep(STORE_LOOK_EVERY_S)
+            try:
+                if (now := await asyncio.to_thread(self._store.changes)) == seen:
+                    continue
+                seen = now
+                for name in self._store.records():
+                    await self._agent.serve(name)
+            except DeviceError as error:
+                log.failure("store not followed", error)

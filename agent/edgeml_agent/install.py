@@ -1,0 +1,139 @@
+"""`edgeml-agent install`: from a stick, with no broker; judged by the same trust, on the same way as over the network.
+
+A repository's folder brings its own signed metadata and says what this device should run. A bare bundle is taken when
+the metadata that this device trusts already lists it. What is installed answers at once where an agent runs, else when
+one starts, and until the fleet makes another deployment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from edgeml_agent import locks
+from edgeml_agent.agent import Agent, Ports
+from edgeml_agent.ports import ChunkSource
+from edgeml_agent.prober import ChildProber
+from edgeml_agent.releases import Releases
+from edgeml_agent.run import SystemClock
+from edgeml_agent.settings import Settings
+from edgeml_agent.stick import BundleChunks, BundleFiles, FolderChunks, FolderFiles
+from edgeml_agent.store import ModelRecord, Store
+from edgeml_agent.telling import Telling
+from edgeml_agent.trust import HeldFiles, Trust
+from edgeml_core.bundle import BundleReader
+from edgeml_core.desired import Deployment, Wanted
+from edgeml_core.errors import RejectedError, TransportError, UsageError
+from edgeml_core.lifecycle import State
+from edgeml_core.manifest import Manifest
+from edgeml_core.messages import DeviceState, Report
+from edgeml_runtime import board
+
+
+class Silence:
+    """A `Voice` that nobody hears."""
+
+    def show(self, state: DeviceState) -> None:
+        """See `Voice.show`."""
+
+    def report(self, report: Report) -> None:
+        """See `Voice.report`."""
+
+
+class NotServing:
+    """A `ModelServer` for when nothing is served in this process; the probe has shown that the model runs."""
+
+    async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
+        """See `ModelServer.activate`."""
+
+
+def install(settings: Settings, source: Path) -> list[ModelRecord]:
+    """Install what a repository's folder wants this device to run, or one bundle.
+
+    Returns:
+        The models that were installed; those that were up to date are not among them.
+
+    Raises:
+        UsageError: `source` can't be read, or an update is under way. RejectedError, TransportError, DeviceError: as on
+            the way over the network; what served before still does.
+    """
+    lock = locks.take(settings.store.dir / locks.UPDATE)
+    if lock is None:
+        raise UsageError("usage", "the agent is in the middle of an update", "try again when it is done")
+    store = Store(settings.store.dir)
+    with lock:
+        try:
+            work = _folder(settings, store, source) if source.is_dir() else _bundle(settings, store, source)
+            return asyncio.run(work)
+        finally:
+            store.close()
+
+
+async def _folder(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
+    judge = Trust(settings.trust.root, settings.store.dir, FolderFiles(source))
+    agent = _agent(settings, store, judge, FolderChunks(source))
+    installed = []
+    for wish in (await agent.desired()).values():
+        record = store.record(wish.name)
+        if record.deployment != wish.id or record.state is not State.ACTIVE:
+            await agent.attempt(wish)
+            installed.append(store.record(wish.name))
+    return installed
+
+
+async def _bundle(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        message = f"{source} can't be read: {error.strerror}"
+        raise UsageError("usage", message, "name a bundle, or the folder of a repository") from error
+    with file:
+        bundle = BundleReader(file)
+        judge = Trust(settings.trust.root, settings.store.dir, BundleFiles(bundle, HeldFiles(settings.store.dir)))
+        _require_trusted(judge, bundle)
+        # The newest deployment stays noted as done: the fleet's next one counts, not the same once more.
+        wish = _wish(bundle, store.record(bundle.manifest.name).deployment)
+        await _agent(settings, store, judge, BundleChunks(bundle)).attempt(wish)
+    return [store.record(wish.name)]
+
+
+def _require_trusted(judge: Trust, bundle: BundleReader) -> None:
+    """Refuse a bundle before anything is noted of it: its damage may be that of one stick only."""
+    try:
+        judge.manifest(bundle.manifest.stem, bundle.manifest_sha256)
+    except TransportError as error:
+        message = f"no signed metadata that this device has seen lists {bundle.manifest.stem}"
+        hint = "connect the device once, or install from a copy of the repository's folder"
+        raise RejectedError("signature-invalid", message, hint) from error
+    for entry in bundle.manifest.files:
+        for _ in bundle.chunks(entry):
+            pass
+
+
+def _wish(bundle: BundleReader, deployment: str) -> Deployment:
+    manifest = bundle.manifest
+    wanted = Wanted(
+        target=manifest.target,
+        format=manifest.file_format,
+        arch=manifest.cpu.arch,
+        cpu_features=manifest.cpu.features,
+        manifest_sha256=bundle.manifest_sha256,
+    )
+    return Deployment(
+        id=deployment, name=manifest.name, version=manifest.version, selector={}, percent=100.0, bundles=(wanted,)
+    )
+
+
+def _agent(settings: Settings, store: Store, judge: Trust, chunks: ChunkSource) -> Agent:
+    clock, machine = SystemClock(), board.this_machine()
+    releases = Releases(settings.store.dir, settings.store.max_bytes)
+    ports = Ports(
+        trust=judge,
+        chunks=chunks,
+        store=store,
+        releases=releases,
+        prober=ChildProber(),
+        server=NotServing(),
+        clock=clock,
+    )
+    return Agent(settings.device.id, machine, ports, Telling(Silence(), machine, store, releases, clock))

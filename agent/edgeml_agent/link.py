@@ -1,0 +1,246 @@
+"""The adapter to MQTT: one connection, kept up; signed files, chunks, state and reports over it.
+
+One connection and one persistent session: a broker that takes the client id from the user name, as it should, throws
+the first of two connections off. Chunks still pile up nowhere: they are QoS 0, on exact topics that are left as they
+arrive, never more than a window of them; a topic left over from an earlier run is left at its first message.
+
+Received files, queued chunks and the outbox are bounded. Nothing received is trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, TypeVar
+
+import msgspec
+from aiomqtt import Client, MqttError, Will
+
+from edgeml_agent import backoff, log, mqtt
+from edgeml_agent.ports import Arrival
+from edgeml_agent.settings import BrokerSettings, DeviceSettings
+from edgeml_agent.signed_files import SignedFiles
+from edgeml_core import messages
+from edgeml_core.errors import TransportError
+from edgeml_core.messages import DeviceState, Report, Topics, Want
+
+RECONNECT_FIRST_S: Final = 1.0
+RECONNECT_MAX_S: Final = 120.0
+#: A connection that lasted so long was a good one: the next back-off begins anew.
+STABLE_S: Final = 60.0
+#: How long a request waits for a connection, and a retained file for its arrival.
+CONNECT_WAIT_S: Final = 20.0
+RETAINED_WAIT_S: Final = 10.0
+#: Signed files come in bursts: what follows within so short a time belongs together.
+SETTLE_S: Final = 0.3
+GOODBYE_S: Final = 3.0
+CHUNKS_QUEUED_MAX: Final = 256
+OUTBOX_MAX_REPORTS: Final = 256
+_ROOT_SUFFIX: Final = ".root.json"
+
+T = TypeVar("T")
+
+
+class MqttLink:
+    """The link of one device. It also is its own `ChunkSource`.
+
+    Args:
+        next_session: the number of a new connection, remembered across restarts.
+    """
+
+    def __init__(self, broker: BrokerSettings, device: DeviceSettings, next_session: Callable[[], int]) -> None:
+        self.session = 0
+        self._broker = broker
+        self._device = device
+        self._topics = Topics(device.fleet)
+        self._next_session = next_session
+        self._client: Client | None = None
+        self._online = asyncio.Event()
+        self._files = SignedFiles(self._topics)
+        self._chunk_root = self._topics.chunk("")
+        self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue(CHUNKS_QUEUED_MAX)
+        self._wanted: set[str] = set()
+        self._unwanted: set[str] = set()
+        self._state = DeviceState(online=True, session=0)
+        self._state_is_new = False
+        self._reports: deque[Report] = deque(maxlen=OUTBOX_MAX_REPORTS)
+        self._to_send = asyncio.Event()
+
+    async def run(self) -> None:
+        """See `Link.run`."""
+        delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._connection()
+            except* MqttError as group:
+                log.failure("disconnected", self._unreachable(_first(group)))
+            if time.monotonic() - begun > STABLE_S:
+                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+            await asyncio.sleep(next(delays))
+
+    async def announced(self) -> None:
+        """See `Link.announced`; it waits until no more files come in."""
+        await self._files.changed.wait()
+        while self._files.changed.is_set():
+            self._files.changed.clear()
+            await asyncio.sleep(SETTLE_S)
+
+    def show(self, state: DeviceState) -> None:
+        """See `Voice.show`."""
+        self._state_is_new |= state != self._state
+        self._state = state
+        self._to_send.set()
+
+    def report(self, report: Report) -> None:
+        """See `Voice.report`; the oldest of too many go."""
+        self._reports.append(report)
+        self._to_send.set()
+
+    async def file(self, repo: str, file: str) -> bytes | None:
+        """One signed file, as the broker has it; None when there is none.
+
+        Raises:
+            TransportError: `broker-unreachable`.
+        """
+        if (held := self._files.get(repo, file)) is not None:
+            return held
+        if file.endswith(_ROOT_SUFFIX):
+            # Roots are tried one after the other until there is no more: all that exist came when we subscribed.
+            return None
+        client, topic = await self._connected(), self._topics.trust(repo, file)
+        with self._files.expected(topic) as arrival:
+            await self._call(client.subscribe(topic, qos=1))
+            try:
+                return await asyncio.wait_for(arrival, RETAINED_WAIT_S)
+            except TimeoutError:
+                return None
+            finally:
+                await self._call(client.unsubscribe(topic))
+
+    async def want(self, digests: Collection[str]) -> None:
+        """See `ChunkSource.want`."""
+        client = await self._connected()
+        topics = [(self._topics.chunk(digest), 0) for digest in digests if digest not in self._wanted]
+        self._wanted |= set(digests)
+        if topics:
+            await self._call(client.subscribe(topics))
+        want = messages.encode(Want(digests=tuple(digests)))
+        await self._call(client.publish(self._topics.want(self._device.id), want, qos=1))
+
+    async def receive(self, timeout_s: float) -> Arrival | None:
+        """See `ChunkSource.receive`."""
+        try:
+            return await asyncio.wait_for(self._arrivals.get(), timeout_s)
+        except TimeoutError:
+            return None
+
+    async def drop(self, digests: Collection[str]) -> None:
+        """See `ChunkSource.drop`; they are left together with those that another drop named."""
+        self._wanted -= set(digests)
+        self._unwanted |= set(digests)
+        self._to_send.set()
+
+    async def _connection(self) -> None:
+        """One connection from birth to end."""
+        self.session = await asyncio.to_thread(self._next_session)
+        name = f"edgeml-{self._device.fleet}-{self._device.id}"
+        will = Will(self._topics.state(self._device.id), self._own_state(online=False), qos=1, retain=True)
+        async with mqtt.connected(self._broker, name, will) as client:
+            log.event("connected", broker=self._broker.url, session=self.session)
+            subscriptions = [(self._topics.trust("+", "metadata/+"), 1)]
+            subscriptions += [(self._topics.chunk(digest), 0) for digest in self._wanted]
+            await client.subscribe(subscriptions)
+            self._client, self._state_is_new = client, True
+            self._online.set()
+            self._to_send.set()
+            self._files.changed.set()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._receive_all(client))
+                    tasks.create_task(self._send_all(client))
+            except asyncio.CancelledError:
+                await self._say_goodbye(client)
+                raise
+            finally:
+                self._client = None
+                self._online.clear()
+
+    async def _receive_all(self, client: Client) -> None:
+        async for message in client.messages:
+            topic, payload = str(message.topic), message.payload
+            if not isinstance(payload, bytes):
+                continue
+            if topic.startswith(self._chunk_root):
+                self._take_chunk(topic.removeprefix(self._chunk_root), payload)
+            else:
+                self._files.take(topic, payload)
+
+    def _take_chunk(self, digest: str, payload: bytes) -> None:
+        if digest not in self._wanted:
+            self._unwanted.add(digest)
+            self._to_send.set()
+            return
+        with contextlib.suppress(asyncio.QueueFull):
+            self._arrivals.put_nowait(Arrival(digest, payload))
+
+    async def _send_all(self, client: Client) -> None:
+        """Send what there is to say, in order; a report stays in the outbox until the broker has it."""
+        while True:
+            await self._to_send.wait()
+            self._to_send.clear()
+            if self._state_is_new:
+                self._state_is_new = False
+                await self._publish_state(client, online=True)
+            while self._reports:
+                await self._publish_report(client, self._reports.popleft())
+            if left := [self._topics.chunk(digest) for digest in self._unwanted - self._wanted]:
+                self._unwanted.clear()
+                await client.unsubscribe(left)
+
+    async def _publish_report(self, client: Client, report: Report) -> None:
+        payload = messages.encode(msgspec.structs.replace(report, session=self.session))
+        try:
+            await client.publish(self._topics.report(self._device.id), payload, qos=1)
+        except MqttError:
+            self._reports.appendleft(report)
+            raise
+
+    async def _say_goodbye(self, client: Client) -> None:
+        with contextlib.suppress(MqttError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._publish_state(client, online=False)
+
+    async def _publish_state(self, client: Client, *, online: bool) -> None:
+        await client.publish(self._topics.state(self._device.id), self._own_state(online=online), qos=1, retain=True)
+
+    def _own_state(self, *, online: bool) -> bytes:
+        return messages.encode(msgspec.structs.replace(self._state, online=online, session=self.session))
+
+    async def _connected(self) -> Client:
+        try:
+            await asyncio.wait_for(self._online.wait(), CONNECT_WAIT_S)
+        except TimeoutError as error:
+            message = f"no connection to {self._broker.url} within {CONNECT_WAIT_S:.0f} s"
+            raise TransportError("broker-unreachable", message, "check [broker] url and the network") from error
+        assert self._client is not None  # noqa: S101 - set before the event, on the same loop
+        return self._client
+
+    async def _call(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except MqttError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: BaseException) -> TransportError:
+        hint = "check [broker] in agent.toml, the network and the broker's log; it is tried again"
+        return TransportError("broker-unreachable", f"{self._broker.url}: {error}", hint)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

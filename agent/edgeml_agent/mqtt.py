@@ -1,0 +1,89 @@
+"""One connection to the broker: MQTT 5 where it is spoken, else 3.1.1; a session that outlives it, and a will.
+
+What goes over it, and when to try again, is `link`'s business.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import aiomqtt
+from aiomqtt import Client, MqttError, ProtocolVersion, Will
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edgeml_agent.settings import BrokerSettings
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import MANIFEST_MAX_BYTES
+
+KEEPALIVE_S: Final = 30
+TIMEOUT_S: Final = 10.0
+#: How long the broker keeps the session of an absent device.
+SESSION_EXPIRY_S: Final = 7 * 24 * 3600
+#: The longest packet is one with a manifest; brokers of version 5 hold longer ones back.
+PACKET_MAX_BYTES: Final = MANIFEST_MAX_BYTES + 64 * 1024
+#: Messages received and not looked at yet: looking takes microseconds, so more means that something is badly wrong.
+INBOX_MAX_MESSAGES: Final = 4096
+
+
+@asynccontextmanager
+async def connected(broker: BrokerSettings, name: str, will: Will) -> AsyncIterator[Client]:
+    """A connection of the session `name`.
+
+    Raises:
+        aiomqtt.MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
+        UsageError: `config-invalid`, when a certificate file can't be used.
+    """
+    tls = _tls(broker) if broker.url.tls else None
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(_client(broker, name, will, tls, ProtocolVersion.V5))
+        except MqttError:
+            # Some brokers say that they don't know version 5, some just hang up.
+            client = await stack.enter_async_context(_client(broker, name, will, tls, ProtocolVersion.V311))
+        yield client
+
+
+def _client(
+    broker: BrokerSettings, name: str, will: Will, tls: ssl.SSLContext | None, version: ProtocolVersion
+) -> Client:
+    is_v5 = version is ProtocolVersion.V5
+    return aiomqtt.Client(
+        broker.url.host,
+        broker.url.port,
+        username=broker.url.username,
+        password=broker.url.password,
+        identifier=name,
+        protocol=version,
+        will=will,
+        # Each version says in its own way that the session isn't to be wiped.
+        clean_session=None if is_v5 else False,
+        clean_start=False if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
+        properties=_properties() if is_v5 else None,
+        timeout=TIMEOUT_S,
+        keepalive=KEEPALIVE_S,
+        max_queued_incoming_messages=INBOX_MAX_MESSAGES,
+        tls_context=tls,
+    )
+
+
+def _properties() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho has no annotation here
+    properties.SessionExpiryInterval = SESSION_EXPIRY_S
+    properties.MaximumPacketSize = PACKET_MAX_BYTES
+    return properties
+
+
+def _tls(broker: BrokerSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=broker.ca)
+        if broker.cert is not None:
+            context.load_cert_chain(broker.cert, broker.key)
+    except OSError as error:
+        message = f"the broker's ca, cert or key can't be used: {error}"
+        raise UsageError("config-invalid", message, "name PEM files in the [broker] section of agent.toml") from error
+    return context

@@ -1,0 +1,153 @@
+"""What the agent's shell asks of the world. Each port has one adapter and one working double in `tests/fakes.py`.
+
+The shell (`edgeml_agent.agent`) and the fetcher know these Protocols; only the command line wires adapters to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from edgeml_core.desired import FleetDocument
+from edgeml_core.manifest import Manifest
+from edgeml_core.messages import DeviceState, Report
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A publication for chunk `digest`; nothing about `payload` is trusted yet."""
+
+    digest: str
+    payload: bytes
+
+
+class ChunkSource(Protocol):
+    """Where chunks come from. Whoever wants them decides how many may be on their way.
+
+    Raises:
+        TransportError: `broker-unreachable`, from `want`.
+    """
+
+    async def want(self, digests: Collection[str]) -> None:
+        """Ask for chunks; asking again for one asks for another copy."""
+        ...
+
+    async def receive(self, timeout_s: float) -> Arrival | None:
+        """The next publication for a wanted chunk; None when none came in time."""
+        ...
+
+    async def drop(self, digests: Collection[str]) -> None:
+        """Want these no longer; never fails."""
+        ...
+
+
+class TrustSource(Protocol):
+    """Where signed files come from. Nothing about them is trusted yet."""
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """One file of a repository, `metadata/...` or `targets/...`; None when there is none. May block.
+
+        Raises:
+            TransportError: it can't be had now.
+        """
+        ...
+
+
+class Trust(Protocol):
+    """What of the signed files can be believed. Methods block: call them in a thread."""
+
+    def desired(self) -> FleetDocument:
+        """The newest fleet document, after refreshing both repositories.
+
+        Raises:
+            RejectedError: the metadata is forged, old, expired or malformed. TransportError: it can't be had.
+        """
+        ...
+
+    def manifest(self, stem: str, digest: str) -> bytes:
+        """The manifest of a release on which both repositories agree; `digest` is what the fleet document says.
+
+        Raises:
+            RejectedError: they don't agree, or its content is another. TransportError: it can't be had.
+        """
+        ...
+
+
+class Voice(Protocol):
+    """What the device says goes out this way. `session` and `online` are filled in here."""
+
+    def show(self, state: DeviceState) -> None:
+        """Let this be the device's state, also after reconnecting."""
+        ...
+
+    def report(self, report: Report) -> None:
+        """Send a report, now or when the connection is back."""
+        ...
+
+
+class Link(Voice, Protocol):
+    """The connection to the fleet. It may be away at any time."""
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled; then say goodbye."""
+        ...
+
+    async def announced(self) -> None:
+        """Return when signed files may have changed since it was last called, or the connection is new."""
+        ...
+
+
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the probe found: worst distance from the golden outputs, times, peak memory."""
+
+    min_cosine: float
+    max_abs: float
+    first_ms: float
+    median_ms: float
+    peak_rss_bytes: int
+
+
+class Prober(Protocol):
+    """A model tried where it can do no harm."""
+
+    def admit(self, manifest: Manifest) -> None:
+        """Check, before a byte is fetched, that this machine could run it.
+
+        Raises:
+            DeviceError: `runtime-missing` or `memory-short`.
+        """
+        ...
+
+    async def probe(self, folder: Path, manifest: Manifest) -> Probed:
+        """Load the model, run its golden inputs, compare.
+
+        Raises:
+            DeviceError: `probe-crashed`, `golden-mismatch`, `runtime-failed` or `runtime-missing`.
+        """
+        ...
+
+
+class ModelServer(Protocol):
+    """The models that answer."""
+
+    async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
+        """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
+
+        Raises:
+            DeviceError: it can't be loaded or run; what was served before still is.
+        """
+        ...

@@ -1,0 +1,104 @@
+"""`edgeml-agent run`: the adapters wired to the shell, the HTTP server beside it, an orderly end on SIGTERM.
+
+Only here does everything meet; nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+
+from edgeml_agent import locks, log
+from edgeml_agent.agent import Agent, Ports
+from edgeml_agent.daemon import Daemon
+from edgeml_agent.link import MqttLink
+from edgeml_agent.prober import ChildProber
+from edgeml_agent.releases import Releases
+from edgeml_agent.serve import access, app, server
+from edgeml_agent.serve.health import ServerInfo
+from edgeml_agent.serve.models import Models
+from edgeml_agent.settings import Settings
+from edgeml_agent.signed_files import BlockingFiles
+from edgeml_agent.store import Store
+from edgeml_agent.telling import Telling
+from edgeml_agent.trust import Trust
+from edgeml_core import __version__
+from edgeml_core.errors import UsageError
+from edgeml_runtime import board
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """See `Clock.now`."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
+        await asyncio.sleep(seconds)
+
+
+def run(settings: Settings) -> None:
+    """Be the agent until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: another agent uses the store, or the settings can't be used. DeviceError: the store fails.
+    """
+    lock = locks.take(settings.store.dir / locks.AGENT)
+    if lock is None:
+        raise UsageError("usage", f"another agent runs on {settings.store.dir}", "stop it, or use another [store] dir")
+    with lock, contextlib.suppress(asyncio.CancelledError):
+        try:
+            asyncio.run(_run(settings))
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+
+
+async def _run(settings: Settings) -> None:
+    """All parts, until cancelled."""
+    this_task = asyncio.current_task()
+    assert this_task is not None  # noqa: S101 - asyncio.run runs us in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
+    store, models = Store(settings.store.dir), Models()
+    daemon = _daemon(settings, store, models)
+    address = settings.serve.http
+    rules = access.rules(address.host, settings.serve.token_file)
+    info = ServerInfo(device=settings.device.id, version=__version__, ready=lambda: daemon.ready)
+    listener = server.listen(address.host, address.port)
+    log.event("listening", http="{}:{}".format(*listener.getsockname()[:2]))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(server.serve(app.build(models, info, rules), listener))
+            tasks.create_task(daemon.run())
+    finally:
+        await models.close()
+        store.close()
+        log.event("stopped")
+
+
+def _daemon(settings: Settings, store: Store, models: Models) -> Daemon:
+    folder, clock, machine = settings.store.dir, SystemClock(), board.this_machine()
+    link = MqttLink(settings.broker, settings.device, store.next_session)
+    files = BlockingFiles(link.file, asyncio.get_running_loop())
+    releases = Releases(folder, settings.store.max_bytes)
+    telling = Telling(link, machine, store, releases, clock)
+    ports = Ports(
+        trust=Trust(settings.trust.root, folder, files),
+        chunks=link,
+        store=store,
+        releases=releases,
+        prober=ChildProber(),
+        server=models,
+        clock=clock,
+    )
+    agent = Agent(settings.device.id, machine, ports, telling)
+    return Daemon(agent, link, store, telling, clock=clock, folder=folder)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -1,0 +1,105 @@
+"""Releases that come without a network: a repository's folder on a stick, or a bundle in a file.
+
+Both are sources of the same kind as the link, and what they give is judged in the same way. A stick is a road: chunks
+that are missing or damaged on it say nothing against the release.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from edgeml_agent.ports import Arrival, TrustSource
+from edgeml_core import chunks, trust
+from edgeml_core.bundle import BundleReader
+from edgeml_core.errors import RejectedError, TransportError
+
+CHUNKS_DIR: Final = "chunks"
+_RAW: Final = b"\x00"
+
+
+class FolderFiles:
+    """A repository's folder as a `TrustSource`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """See `TrustSource.read`."""
+        try:
+            return (self._folder / repo / file).read_bytes()
+        except OSError:
+            return None
+
+
+class FolderChunks:
+    """A repository's folder as a `ChunkSource`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / CHUNKS_DIR
+        self._asked: deque[Arrival] = deque()
+
+    async def want(self, digests: Collection[str]) -> None:
+        """See `ChunkSource.want`.
+
+        Raises:
+            TransportError: `chunk-timeout`, when a chunk is missing or damaged.
+        """
+        for digest in digests:
+            try:
+                payload = (self._folder / digest[:2] / digest).read_bytes()
+                chunks.from_wire(payload, digest)
+            except (OSError, RejectedError) as error:
+                message = f"chunk {digest[:12]} is missing or damaged in {self._folder}"
+                raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error
+            self._asked.append(Arrival(digest, payload))
+
+    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
+        """See `ChunkSource.receive`."""
+        return self._asked.popleft() if self._asked else None
+
+    async def drop(self, digests: Collection[str]) -> None:
+        """See `ChunkSource.drop`."""
+
+
+class BundleFiles:
+    """A bundle's manifest, beside the metadata that this device trusts already, as a `TrustSource`."""
+
+    def __init__(self, bundle: BundleReader, held: TrustSource) -> None:
+        self._bundle = bundle
+        self._held = held
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """See `TrustSource.read`."""
+        if file.startswith(f"{trust.TARGETS_DIR}/"):
+            return self._bundle.manifest_bytes
+        return self._held.read(repo, file)
+
+
+class BundleChunks:
+    """A bundle as a `ChunkSource`: its chunks in the bundle's order, those that are wanted."""
+
+    def __init__(self, bundle: BundleReader) -> None:
+        self._wanted: set[str] = set()
+        self._chunks = (
+            (digest, chunk)
+            for entry in bundle.manifest.files
+            for digest, chunk in zip(entry.chunks, bundle.chunks(entry), strict=True)
+        )
+
+    async def want(self, digests: Collection[str]) -> None:
+        """See `ChunkSource.want`."""
+        self._wanted |= set(digests)
+
+    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
+        """See `ChunkSource.receive`. Chunks are wanted in the order of the files, so none is passed by too early."""
+        for digest, chunk in self._chunks:
+            if digest in self._wanted:
+                return Arrival(digest, _RAW + chunk)
+        return None
+
+    async def drop(self, digests: Collection[str]) -> None:
+        """See `ChunkSource.drop`."""
+        self._wanted -= set(digests)

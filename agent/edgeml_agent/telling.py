@@ -1,0 +1,110 @@
+"""What the device tells of itself: its retained state, reports of updates, refusals of signed files. And its log.
+
+No content of models or requests, ever. Progress is told now and then, moves at once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from edgeml_agent import log
+from edgeml_agent.fetch import Progress
+from edgeml_agent.ports import Clock, Probed, Voice
+from edgeml_agent.releases import Releases
+from edgeml_agent.store import ModelRecord, Store
+from edgeml_core import __version__
+from edgeml_core.errors import EdgemlError
+from edgeml_core.lifecycle import State
+from edgeml_core.manifest import Manifest
+from edgeml_core.messages import DeviceState, ModelState, Report
+from edgeml_runtime.board import Board
+
+PROGRESS_EVERY_S: Final = 5.0
+MESSAGE_MAX_CHARS: Final = 500
+
+
+class Telling:
+    """One device's words."""
+
+    def __init__(self, voice: Voice, board: Board, store: Store, releases: Releases, clock: Clock) -> None:
+        self._voice = voice
+        self._board = board
+        self._store = store
+        self._releases = releases
+        self._clock = clock
+        self._manifests: dict[str, Manifest] = {}
+        self._refused = ""
+        self._progress_at = 0.0
+
+    def moved(self, record: ModelRecord) -> None:
+        """An update has come to another state."""
+        cause = {"code": record.code, "message": record.message}
+        log.event(f"update {record.state}", model=record.name, version=record.version, **cause)
+        self._voice.report(_report(record))
+        self.state()
+
+    def progress(self, record: ModelRecord, progress: Progress) -> None:
+        """An update's fetch has come further."""
+        is_whole = progress.done_bytes == progress.total_bytes
+        if is_whole or self._clock.now() - self._progress_at >= PROGRESS_EVERY_S:
+            self._progress_at = self._clock.now()
+            log.event("fetched", model=record.name, done=progress.done_bytes, of=progress.total_bytes)
+            self._voice.report(msgspec.structs.replace(_report(record), **msgspec.structs.asdict(progress)))
+
+    def activated(self, record: ModelRecord, probed: Probed) -> None:
+        """An update has come to its end; the last report of it carries what the probe measured."""
+        log.event("probed", model=record.name, median_ms=probed.median_ms, peak_rss_bytes=probed.peak_rss_bytes)
+        self._voice.report(msgspec.structs.replace(_report(record), probe_ms=probed.median_ms))
+
+    def refused(self, error: EdgemlError) -> None:
+        """Signed files were refused: nothing was changed by them. Told once, until they are believed again."""
+        if error.message != self._refused:
+            self._refused = error.message
+            log.failure("trust refused", error)
+            no_update = ModelRecord(name="", state=State.REJECTED, code=error.code, message=error.message)
+            self._voice.report(_report(no_update))
+
+    def believed(self) -> None:
+        """The signed files are right."""
+        self._refused = ""
+
+    def state(self) -> None:
+        """The device's whole state, as it is now."""
+        board = self._board
+        self._voice.show(
+            DeviceState(
+                online=True,
+                session=0,
+                agent=__version__,
+                arch=board.arch,
+                cpu=board.cpu,
+                cpu_features=tuple(sorted(board.cpu_features)),
+                memory_bytes=board.memory_bytes,
+                runtimes={str(engine): version for engine, version in board.runtimes.items()},
+                models={name: self._model(record) for name, record in self._store.records().items()},
+            )
+        )
+
+    def _model(self, record: ModelRecord) -> ModelState:
+        if not record.active:
+            return ModelState(version="", state=record.state)
+        if record.active not in self._manifests:
+            self._manifests = {record.active: self._releases.read(record.active).manifest, **self._manifests}
+        manifest = self._manifests[record.active]
+        return ModelState(
+            version=manifest.version, state=record.state, target=manifest.target, format=manifest.file_format
+        )
+
+
+def _report(record: ModelRecord) -> Report:
+    return Report(
+        deployment=record.deployment,
+        name=record.name,
+        version=record.version,
+        state=record.state,
+        session=0,
+        code=record.code,
+        message=record.message[:MESSAGE_MAX_CHARS],
+    )
