@@ -7,7 +7,6 @@ in `demand`, what to announce in `announcer`, what counts in `registry`. Only en
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
@@ -69,7 +68,8 @@ async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | 
             tasks.create_task(host.keep_fresh())
             tasks.create_task(host.stay_connected(broker))
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        error = _first(group)
+        raise error from error.__cause__
     finally:
         registry.close()
     raise AssertionError("the tasks never end by themselves")
@@ -81,8 +81,9 @@ def run(repo: Path, broker: Broker, events: Events, *, database: Path | None = N
     async def until_terminated() -> None:
         service = asyncio.ensure_future(serve(repo, broker, events, database=database))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await service
+        await asyncio.wait({service})
+        if not service.cancelled():
+            service.result()
 
     asyncio.run(until_terminated())
 

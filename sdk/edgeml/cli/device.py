@@ -1,0 +1,41 @@
+"""`edgeml device`: enroll devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeml.cli.output import Output, command
+from edgeml_core import names
+
+
+@click.group()
+def device() -> None:
+    """Enroll devices."""
+
+
+@device.command()
+@click.argument("device_id", metavar="ID")
+@click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
+@click.option("--broker", metavar="URL", help="mqtt[s]://HOST[:PORT] as the device sees it.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="Signed; `target` names the board.")
+@click.option("-o", "--output", metavar="DEVICE_DIR", type=click.Path(path_type=Path), required=True)
+@command(
+    examples=(
+        "edgeml device enroll pi-7 --repo ./repo --broker mqtt://10.0.0.2 --label target=rpi4,site=barn -o pi-7",
+        "edgeml device enroll gate-1 --repo ./repo --broker mqtts://broker.example -o gate-1 --json",
+    )
+)
+def enroll(
+    *, out: Output, device_id: str, repo: Path, broker: str | None, labels: tuple[str, ...], output: Path
+) -> None:
+    """Make device ID part of the fleet, and write its agent.toml and trust roots to DEVICE_DIR.
+
+    Without --broker, the device takes EDGEML_BROKER_URL from its environment.
+    """
+    from edgeml import repository  # noqa: PLC0415 - kept out of --help
+
+    enrolled = repository.enroll(repo, device_id, labels=names.parse_labels(labels), broker_url=broker, out_dir=output)
+    text = f"enrolled {device_id}\nnext: copy {output} to it, and run `edgeml-agent run --config agent.toml` there"
+    out.result(enrolled.to_dict(), text)

@@ -1,0 +1,127 @@
+"""`edgeml fleet`: serve, deploy to and watch a fleet."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from edgeml.cli.export import Share
+from edgeml.cli.output import Output, command, table
+from edgeml_core import names
+
+if TYPE_CHECKING:
+    from edgeml.fleet.status import DeviceStatus, FleetStatus
+
+_repo = click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
+_database = click.option(
+    "--database", metavar="FILE", type=click.Path(path_type=Path), help="The registry; default: fleet.db in DIR."
+)
+_FILE = click.Path(path_type=Path)
+
+
+@click.group()
+def fleet() -> None:
+    """Serve, deploy to and watch a fleet."""
+
+
+@fleet.command()
+@_repo
+@_database
+@click.option("--broker", metavar="URL", required=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]")
+@click.option("--ca", metavar="FILE", type=_FILE, help="The broker's authority; default: the system's.")
+@click.option("--cert", metavar="FILE", type=_FILE, help="This host's own certificate.")
+@click.option("--key", metavar="FILE", type=_FILE, help="The key of --cert.")
+@command(
+    extra="fleet",
+    examples=(
+        "edgeml fleet serve --repo ./repo --broker mqtt://127.0.0.1",
+        "edgeml fleet serve --repo ./repo --broker mqtts://broker.example --ca ca.pem --cert host.pem --key host.key",
+    ),
+)
+def serve(out: Output, repo: Path, broker: str, database: Path | None, **files: Any) -> None:  # noqa: ANN401 - paths
+    """Announce the repository, answer devices' wants, record what they report; until stopped."""
+    from edgeml.fleet import link  # noqa: PLC0415 - imports MQTT
+    from edgeml.fleet import serve as service  # noqa: PLC0415
+    from edgeml_core import broker as broker_urls  # noqa: PLC0415
+
+    service.run(repo, link.Broker(url=broker_urls.parse(broker), **files), out, database=database)
+
+
+@fleet.command()
+@click.argument("release", metavar="NAME[:VERSION]")
+@_repo
+@click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
+@click.option("--percent", type=Share(), default=1.0, show_default="100%", help="Of the devices selected.")
+@command(
+    examples=(
+        "edgeml fleet deploy minilm --repo ./repo --to site=barn",
+        "edgeml fleet deploy minilm:2 --repo ./repo --to site=barn,target=rpi4 --percent 25%",
+    )
+)
+def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], percent: float) -> None:
+    """Make devices want a release; the version published last when none is named.
+
+    A running `edgeml fleet serve` sees it and announces it.
+    """
+    from edgeml.fleet import deploy as deploying  # noqa: PLC0415 - kept out of --help
+
+    name, _, version = release.partition(":")
+    labels = names.parse_labels(selector)
+    made = deploying.deploy(repo, name, version or None, selector=labels, percent=percent * 100)
+    text = f"deployed {made.name} {made.version} to {_pairs(labels) or 'all'}, {made.percent:g} % ({made.id})"
+    out.result(msgspec.to_builtins(made), text)
+
+
+@fleet.command()
+@_repo
+@_database
+@command(examples=("edgeml fleet status --repo ./repo", "edgeml fleet status --repo ./repo --json"))
+def status(out: Output, repo: Path, database: Path | None) -> None:
+    """How far each deployment is, and what failed where."""
+    from edgeml.fleet import status as fleet_status  # noqa: PLC0415 - kept out of --help
+
+    found = fleet_status.status(repo, database=database)
+    out.result(found.to_dict(), _status_text(found))
+
+
+@fleet.command()
+@_repo
+@_database
+@command(examples=("edgeml fleet devices --repo ./repo", "edgeml fleet devices --repo ./repo --json"))
+def devices(out: Output, repo: Path, database: Path | None) -> None:
+    """Every enrolled device, and what it last said."""
+    from edgeml.fleet import status as fleet_status  # noqa: PLC0415 - kept out of --help
+
+    found = fleet_status.devices(repo, database=database)
+    headers = ("device", "online", "last seen (UTC)", "labels", "models")
+    out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
+
+
+def _device_row(device: DeviceStatus) -> tuple[str, ...]:
+    seen = f"{datetime.fromtimestamp(device.seen_s, UTC):%Y-%m-%d %H:%M:%S}" if device.seen_s else "never"
+    models = ", ".join(f"{name} {model.version} ({model.state})" for name, model in device.models.items())
+    return device.id, "yes" if device.online else "no", seen, _pairs(device.labels), models
+
+
+def _status_text(found: FleetStatus) -> str:
+    rows = [
+        (it.id, f"{it.name} {it.version}", _pairs(it.selector) or "all", f"{it.percent:g} %", it.devices,
+         ", ".join(f"{count} {state}" for state, count in it.states.items()))
+        for it in found.deployments
+    ]  # fmt: skip
+    failures = [
+        f"{failure.device}: error[{failure.code}]: {failure.message}"
+        for it in found.deployments
+        for failure in it.failures
+    ]
+    summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
+    headers = ("deployment", "release", "to", "share", "devices", "states")
+    return "\n".join((summary, table(headers, rows), *failures))
+
+
+def _pairs(labels: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())

@@ -1,0 +1,34 @@
+"""`edgeml publish`: bundles become signed releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeml.cli.output import Output, command, size, table
+
+
+@click.command()
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
+@command(
+    examples=(
+        "edgeml publish minilm-1-rpi4-onnx.edgeml --repo ./repo",
+        "edgeml publish out/*.edgeml --repo ./repo --json",
+    )
+)
+def publish(out: Output, bundles: tuple[Path, ...], repo: Path) -> None:
+    """Check each BUNDLE, sign it and add it to a repository; all or none.
+
+    Measurements beside a bundle are signed with it.
+    """
+    from edgeml import repository  # noqa: PLC0415 - kept out of --help
+
+    published = repository.publish(repo, bundles)
+    rows = [
+        (it.name, it.version, it.target, it.format, size(it.size_bytes), "added" if it.added else "was there")
+        for it in published
+    ]
+    text = table(("name", "version", "target", "format", "size", ""), rows)
+    out.result({"releases": [it.to_dict() for it in published]}, text)

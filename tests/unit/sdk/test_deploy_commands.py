@@ -1,0 +1,76 @@
+"""The fleet's commands, as they are typed: answers in JSON, errors with their exit codes and a remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import samples
+from edgeml.cli.main import run
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch, capsys):
+    """Type a command in a fresh folder that has a bundle; get its exit code and its JSON."""
+    monkeypatch.chdir(tmp_path)
+    Path("sample.edgeml").write_bytes(samples.a_bundle())
+
+    def type_in(*arguments: str) -> tuple[int, dict]:
+        with pytest.raises(SystemExit) as ended:
+            run([*arguments, "--json"])
+        return int(ended.value.code or 0), json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return type_in
+
+
+def test_the_way_of_a_release_to_a_device(typed):
+    """init, publish, enroll, deploy, status, devices, refresh: each answers with what it did."""
+    assert typed("repo", "init", "repo", "--fleet", "farm") == (0, {"repo": "repo", "fleet": "farm"})
+    assert typed("publish", "sample.edgeml", "--repo", "repo")[1]["releases"][0]["added"]
+    enroll = ("device", "enroll", "pi-1", "--repo", "repo", "--broker", "mqtt://farm.example", "--label", "site=a")
+    assert typed(*enroll, "-o", "pi-1")[1]["config"] == "pi-1/agent.toml"
+    deployed = typed("fleet", "deploy", "sample:1.0", "--repo", "repo", "--to", "site=a", "--percent", "25%")[1]
+    assert (deployed["version"], deployed["selector"], deployed["percent"]) == ("1.0", {"site": "a"}, 25.0)
+    assert typed("fleet", "deploy", "sample", "--repo", "repo", "--to", "site=a")[1]["id"] == deployed["id"]
+    assert typed("fleet", "status", "--repo", "repo")[1]["deployments"][0]["states"] == {"silent": 1}
+    assert typed("fleet", "devices", "--repo", "repo")[1]["devices"][0]["labels"] == {"site": "a"}
+    assert len(typed("repo", "refresh", "--repo", "repo")[1]["repositories"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (("publish", "sample.edgeml", "--repo", "nowhere"), "repo-invalid", 2),
+        (("publish", "absent.edgeml", "--repo", "repo"), "usage", 2),
+        (("publish", "broken.edgeml", "--repo", "repo"), "bundle-format", 4),
+        (("device", "enroll", "Pi", "--repo", "repo", "-o", "pi"), "usage", 2),
+        (("device", "enroll", "pi", "--repo", "repo", "-o", "pi", "--label", "x"), "usage", 2),
+        (("fleet", "deploy", "sample", "--repo", "repo"), "release-unknown", 2),
+        (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "200%"), "usage", 2),
+        (("fleet", "serve", "--repo", "repo", "--broker", "http://farm.example"), "usage", 2),
+        (("fleet", "serve", "--repo", "repo", "--broker", "mqtts://farm.example", "--ca", "no.pem"), "usage", 2),
+        (("fleet", "serve", "--repo", "repo", "--broker", "mqtt://127.0.0.1:1"), "broker-unreachable", 5),
+        (("repo", "init", "repo"), "usage", 2),
+    ],
+)
+def test_errors_have_their_exit_code_and_a_remedy(typed, arguments: tuple[str, ...], code: str, exit_code: int):
+    """Each wrong input gets the documented code, and a hint."""
+    typed("repo", "init", "repo")
+    Path("broken.edgeml").write_bytes(b"not a bundle")
+    found_exit, answer = typed(*arguments)
+    assert (found_exit, answer["error"]["code"]) == (exit_code, code)
+    assert answer["error"]["hint"] or code == "bundle-format"
+
+
+def test_people_get_tables(typed, capsys):
+    """Without --json the status is a line for each deployment, the devices one for each device."""
+    typed("repo", "init", "repo")
+    typed("publish", "sample.edgeml", "--repo", "repo")
+    typed("device", "enroll", "pi-1", "--repo", "repo", "-o", "pi-1")
+    typed("fleet", "deploy", "sample", "--repo", "repo")
+    for arguments, words in (("status", "0 of 1 device(s) online"), ("devices", "never")):
+        with pytest.raises(SystemExit):
+            run(["fleet", arguments, "--repo", "repo"])
+        assert words in capsys.readouterr().out
