@@ -33,7 +33,7 @@ NAME_CHARS: Final = 32
 RESERVE_BYTES: Final = 32 * 1024**2
 #: A power cut costs at most so many chunks: 4 MiB.
 SYNC_EVERY_CHUNKS: Final = 64
-_PARTIAL: Final = ".partial"
+PARTIAL_SUFFIX: Final = ".partial"
 _TRASH: Final = ".trash"
 
 
@@ -188,13 +188,13 @@ class Releases:
         with _translated():
             self._folder.mkdir(parents=True, exist_ok=True)
             for folder in sorted(self._folder.iterdir(), key=lambda folder: folder.suffix != _TRASH):
-                if folder.name.removesuffix(_PARTIAL) not in names:
+                if folder.name.removesuffix(PARTIAL_SUFFIX) not in names:
                     # Renamed first: a folder half removed must not look whole after a power cut.
                     trash = folder if folder.suffix == _TRASH else folder.rename(folder.with_suffix(_TRASH))
                     shutil.rmtree(trash)
 
     def _partial(self, digest: str) -> Path:
-        return self._folder / f"{digest[:NAME_CHARS]}{_PARTIAL}"
+        return self._folder / f"{digest[:NAME_CHARS]}{PARTIAL_SUFFIX}"
 
     def _require_room(self, release: Release, partial: Path) -> None:
         manifest = release.manifest

@@ -1,0 +1,80 @@
+"""agent.toml and the environment over it."""
+
+import pytest
+
+from edgeml_agent import settings
+from edgeml_core.errors import UsageError
+
+LEAST = '[device]\nid = "board-1"\n[broker]\nurl = "mqtt://broker.example"\n'
+
+
+def loaded(tmp_path, text, **environment):
+    """The settings that a file with `text` gives."""
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return settings.load(path, environment)
+
+
+def test_only_the_id_and_the_broker_must_be_given(tmp_path):
+    """All else has a default; paths are beside the file."""
+    found = loaded(tmp_path, LEAST)
+    assert found.device == settings.DeviceSettings(id="board-1", fleet="edge", labels={})
+    assert str(found.broker.url) == "mqtt://broker.example:1883"
+    assert (found.store.dir, found.trust.root) == (tmp_path / "store", tmp_path / "trust")
+    assert found.serve == settings.ServeSettings(
+        http=settings.HttpAddress(host="127.0.0.1", port=8080), token_file=None
+    )
+
+
+def test_the_environment_is_stronger_than_the_file(tmp_path):
+    """Each key as EDGEML_SECTION_KEY; numbers and labels are read from text."""
+    found = loaded(
+        tmp_path,
+        LEAST,
+        EDGEML_BROKER_URL="mqtts://other.example",
+        EDGEML_STORE_MAX_BYTES="1000",
+        EDGEML_DEVICE_LABELS="site=farm,row=7",
+        EDGEML_SERVE_HTTP="[::1]:0",
+        EDGEML_UNRELATED="ignored",
+    )
+    assert str(found.broker.url) == "mqtts://other.example:8883"
+    assert found.store.max_bytes == 1000
+    assert found.device.labels == {"site": "farm", "row": "7"}
+    assert found.serve.http == settings.HttpAddress(host="::1", port=0)
+
+
+def test_all_problems_are_named_at_once(tmp_path):
+    """One try shows everything that is to be mended."""
+    text = 'extra = 1\n[device]\nid = "Board 1"\nserial = 3\n[broker]\n[store]\nmax_bytes = -1\n'
+    text += '[serve]\nhttp = "8080"\n[x]\n'
+    with pytest.raises(UsageError) as caught:
+        loaded(tmp_path, text)
+    assert caught.value.code == "config-invalid"
+    for problem in ("no section [x]", "no section [extra]", "'serial'", "device.id", "broker.url is missing",
+                    "store.max_bytes", "serve.http", "has 7 problem(s)"):  # fmt: skip
+        assert problem in caught.value.message
+
+
+@pytest.mark.parametrize("line", ['labels = "site"', "labels = 3", 'labels = {Site = "farm"}', "id = 3", "fleet = ''"])
+def test_values_of_the_wrong_kind_are_problems(tmp_path, line):
+    """Whatever TOML allows."""
+    text = LEAST.replace('id = "board-1"\n', f"{line}\n" if line.startswith("id") else f'id = "board-1"\n{line}\n')
+    with pytest.raises(UsageError, match="1 problem"):
+        loaded(tmp_path, text)
+
+
+def test_the_password_in_the_url_is_not_repeated(tmp_path):
+    """Not in problems, and not in what is shown of the settings."""
+    with pytest.raises(UsageError) as caught:
+        loaded(tmp_path, LEAST.replace("mqtt://", "http://user:secret@"))
+    assert "secret" not in caught.value.message
+    assert "secret" not in repr(loaded(tmp_path, LEAST.replace("mqtt://", "mqtt://user:secret@")))
+
+
+@pytest.mark.parametrize("content", [b"[device", b"\xff"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
+    """With the file's name."""
+    path = tmp_path / "agent.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"agent\.toml can't be read"):
+        settings.load(path, {})
