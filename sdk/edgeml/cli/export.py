@@ -7,22 +7,9 @@ from typing import Any, get_args
 
 import click
 
-from edgeml.cli.output import Output, command, size, table
+from edgeml.cli.output import Output, Share, command, size, table
 from edgeml.export.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
 from edgeml_core.manifest import Format, Task
-
-
-class Share(click.ParamType[float]):
-    """A share of 1, written as `1%` or `0.01`."""
-
-    name = "percent"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
-        """The share as a fraction of 1."""
-        try:
-            return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
 
 
 @click.command()
@@ -52,9 +39,9 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     """
     request = ExportRequest(**options)
     out.note("loading torch and the converters")
-    from edgeml import pipeline  # noqa: PLC0415 - imports torch
+    from edgeml.pipeline import export as export_model  # noqa: PLC0415 - imports torch
 
-    exported = pipeline.export(request, Told(out))
+    exported = export_model(request, Told(out))
     out.result({"bundles": [it.to_dict() for it in exported]}, _summary(exported))
 
 

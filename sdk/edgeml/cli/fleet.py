@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgeml.cli.export import Share
-from edgeml.cli.output import Output, command, table
+from edgeml.cli.output import Output, Share, command, table
 from edgeml_core import names
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ Also the decorator that every command is made with. Nothing here knows what a co
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,6 +51,19 @@ class Output:
             click.echo(text, err=True)
 
 
+class Share(click.ParamType[float]):
+    """A share of 1, written as `1%` or `0.01`."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """The share as a fraction of 1."""
+        try:
+            return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows as aligned columns, one line each: for eyes and for grep."""
     cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in (headers, *rows)]
@@ -86,8 +100,8 @@ def command(*, extra: str = "", examples: Sequence[str] = ()) -> Callable[[Funct
 
 
 def _with_examples(text: str, examples: Sequence[str]) -> str:
-    lines = "\n".join(f"  {example}" for example in examples)
-    return f"{text.rstrip()}\n\n\b\nExamples:\n{lines}\n" if examples else text
+    text, lines = inspect.cleandoc(text), "\n".join(f"  {example}" for example in examples)
+    return f"{text}\n\n\b\nExamples:\n{lines}\n" if examples else text
 
 
 def require_extra(extra: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -23,12 +24,12 @@ from edgeml_core.errors import UsageError
 )
 def run(out: Output, bundle: Path, source: str) -> None:
     """Answer requests with BUNDLE: {"text": ...}, {"image": base64} or {"inputs": {name: nested list}}."""
-    from edgeml import inference  # noqa: PLC0415 - kept out of --help
+    from edgeml.inference import run as infer  # noqa: PLC0415 - kept out of --help
 
-    text = click.get_text_stream("stdin").read() if source == "-" else source
+    text = sys.stdin.read() if source == "-" else source
     try:
         request = json.loads(text)
     except ValueError as error:
         raise UsageError("input-invalid", f"--input is not JSON: {error}", 'for example {"text": "hello"}') from error
-    outputs = inference.run(bundle, request)
+    outputs = infer(bundle, request)
     out.result({"outputs": outputs}, "\n".join(json.dumps(answer) for answer in outputs))

