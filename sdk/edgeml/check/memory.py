@@ -6,6 +6,7 @@ from typing import Final
 
 from edgeml.export.source import Built
 from edgeml_core.errors import GateFailed
+from edgeml_core.manifest import TextInput
 from edgeml_core.profile import Profile
 
 #: Bytes of RAM for each byte of weights: the weights, the runtime's repacked copy of a part, and activations.
@@ -18,10 +19,18 @@ RUNTIME_BYTES: Final = 64 * 1024 * 1024
 def estimate_bytes(model: Built, fp32: Built) -> int:
     """The resident memory of a process that serves `model`.
 
-    The runtime's own, and a share for each byte of weights; weight-only int8 becomes fp32 again when it is loaded.
+    The runtime's own, and a share for each byte of weights. Weight-only int8 becomes fp32 again when it is loaded, and
+    LiteRT packs float weights anew for every fixed length (measured on MiniLM with two: 353 MB for 90 MB in fp32).
     """
-    loaded = fp32 if model.recipe == "weight-only" else model
-    return RUNTIME_BYTES + int(loaded.size_bytes * RAM_PER_BYTE)
+    is_float = model.recipe in ("weight-only", "none")
+    packed = _fixed_lengths(model) if is_float and model.file_format == "tflite" else 0
+    weights_bytes = fp32.size_bytes if is_float else model.size_bytes
+    return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + packed))
+
+
+def _fixed_lengths(model: Built) -> int:
+    preprocess = model.signature.preprocess
+    return len(preprocess.pad_to) if isinstance(preprocess, TextInput) else 1
 
 
 def require(model: Built, fp32: Built, profile: Profile) -> None:

@@ -26,6 +26,8 @@ _ENVIRONMENT: Final = {
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+#: Where the converters and torch's compiler put temporary files; torch remembers its own in the environment.
+_FOLDERS: Final = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def folder(output: Path) -> Iterator[Path]:
         holder = tempfile.TemporaryDirectory(prefix=".export-", dir=output, ignore_cleanup_errors=True)
     except OSError as error:
         raise UsageError("usage", f"{output} can't be written to: {error}", "name a folder of your own") from error
-    with holder as name, _environment(_ENVIRONMENT | {"TMPDIR": name}):
+    with holder as name, _environment(_ENVIRONMENT | dict.fromkeys(_FOLDERS, name)):
         before, tempfile.tempdir = tempfile.tempdir, name
         try:
             yield Path(name)

@@ -17,6 +17,8 @@ from edgeml_runtime.tensors import Array
 
 #: Elements; a smaller table is not worth three more nodes.
 TABLE_MIN_ELEMENTS: Final = 16 * 1024
+#: Begins all names made here: no further pass may quantize the nodes, or take the tensors' names for its own.
+PREFIX: Final = "embedding_rows_"
 _INT8_MAX: Final = 127
 
 
@@ -69,25 +71,25 @@ def _is_lookup(node: onnx.NodeProto, tables: set[str]) -> bool:
 
 def _by_row(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     table, rows = node.input
-    output = node.output[0]
+    output, name = f"{PREFIX}{node.output[0]}", f"{PREFIX}{node.name}"
+    values, scales = _parts(table)
     return [
-        helper.make_node("Gather", [f"{table}_int8", rows], [f"{output}_int8"], f"{node.name}_int8"),
-        helper.make_node("Gather", [f"{table}_scale", rows], [f"{output}_scale"], f"{node.name}_scale"),
-        helper.make_node(
-            "Cast", [f"{output}_int8"], [f"{output}_whole"], f"{node.name}_cast", to=onnx.TensorProto.FLOAT
-        ),
-        helper.make_node("Mul", [f"{output}_whole", f"{output}_scale"], [output], f"{node.name}_mul"),
+        helper.make_node("Gather", [values, rows], [f"{output}_values"], f"{name}_values"),
+        helper.make_node("Gather", [scales, rows], [f"{output}_scales"], f"{name}_scales"),
+        helper.make_node("Cast", [f"{output}_values"], [f"{output}_whole"], f"{name}_cast", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{output}_whole", f"{output}_scales"], [node.output[0]], f"{name}_mul"),
     ]
 
 
 def _stored(tensor: onnx.TensorProto, tables: set[str]) -> list[onnx.TensorProto]:
     if tensor.name not in tables:
         return [tensor]
-    rows, scales = quantized(numpy_helper.to_array(tensor), axis=0)
-    return [
-        numpy_helper.from_array(rows, f"{tensor.name}_int8"),
-        numpy_helper.from_array(scales, f"{tensor.name}_scale"),
-    ]
+    parts = quantized(numpy_helper.to_array(tensor), axis=0)
+    return [numpy_helper.from_array(part, name) for part, name in zip(parts, _parts(tensor.name), strict=True)]
+
+
+def _parts(table: str) -> tuple[str, str]:
+    return f"{PREFIX}{table}_values", f"{PREFIX}{table}_scales"
 
 
 def quantized(weights: Array, *, axis: int) -> tuple[Array, Array]:

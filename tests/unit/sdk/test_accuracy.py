@@ -1,0 +1,105 @@
+"""Accuracy: paired, with an interval, judged by the gate."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+import samples
+from edgeml.check import accuracy
+from edgeml.check.data import Row
+from edgeml_core.errors import GateFailed, UsageError
+from edgeml_core.manifest import Classes, Embedding, Postprocess, TensorOutput, TokenClasses
+from edgeml_runtime.tasks import Text
+
+
+def manifest_with(postprocess: Postprocess):
+    return msgspec.structs.replace(samples.a_manifest(), postprocess=postprocess)
+
+
+CLASSES = manifest_with(Classes(output="y", labels=("a", "b"), activation="softmax"))
+
+
+def says(label: str) -> dict[str, object]:
+    other = "b" if label == "a" else "a"
+    return {"labels": [{"label": label, "score": 0.9}, {"label": other, "score": 0.1}]}
+
+
+def rows(*labels: object) -> list[Row]:
+    return [Row(item=Text("t"), label=label) for label in labels]
+
+
+def test_the_drop_is_paired_row_by_row():
+    """Of four rows fp32 gets all right and int8 three: a drop of a quarter."""
+    given = rows("a", "b", 0, "a")
+    fp32 = [says("a"), says("b"), says("a"), says("a")]
+    found = accuracy.measure(fp32, [*fp32[:3], says("b")], given, CLASSES)
+    assert (found.metric, found.rows) == ("accuracy", 4)
+    assert (found.fp32, found.int8, found.drop) == (1.0, 0.75, 0.25)
+    assert found.ci95[0] < 0.25 < found.ci95[1]
+
+
+def test_the_interval_is_that_of_agresti_and_min():
+    """Worked by hand: 3 lost, 1 won of 98: n=100, difference 0.02, standard error sqrt(5 - 0.04)/100."""
+    low, high = accuracy.interval(lost=3, won=1, pairs=98)
+    half = 1.959964 * np.sqrt(5 - 0.04) / 100
+    assert low == pytest.approx(0.02 - half, abs=1e-6)
+    assert high == pytest.approx(0.02 + half, abs=1e-6)
+
+
+def test_no_difference_seen_is_not_none_possible():
+    """Ten equal rows leave room for a drop; a thousand leave next to none."""
+    assert accuracy.interval(lost=0, won=0, pairs=10)[1] > 0.1
+    assert accuracy.interval(lost=0, won=0, pairs=1000)[1] < 0.003
+
+
+def test_a_drop_beyond_what_is_accepted_fails_the_gate():
+    """One point is accepted by default; the message has the figures."""
+    given = rows("a", "a")
+    found = accuracy.measure([says("a")] * 2, [says("a"), says("b")], given, CLASSES)
+    with pytest.raises(GateFailed, match=r"drops by 50\.00%, from 100\.00% to 50\.00%"):
+        accuracy.require(found, 0.01)
+    accuracy.require(found, 0.5)
+
+
+def test_few_rows_are_doubted():
+    """Two rows without a difference can't rule out a drop; the card says so."""
+    found = accuracy.measure([says("a")] * 2, [says("a")] * 2, rows("a", "a"), CLASSES)
+    assert "2 rows can't rule out" in (accuracy.doubt(found, 0.01) or "")
+    assert accuracy.doubt(found, 1.0) is None
+
+
+@pytest.mark.parametrize("label", [None, "c", 2, -1])
+def test_a_label_the_model_lacks_is_refused(label: object):
+    """By name or by index."""
+    with pytest.raises(UsageError) as caught:
+        accuracy.measure([says("a")], [says("a")], rows(label), CLASSES)
+    assert caught.value.code == "data-invalid"
+
+
+def test_tensors_are_judged_by_their_largest_value():
+    """A model without labels is right when its largest output is at the label's index."""
+    answers = [{"outputs": {"y": [[0.1, 0.7, 0.2]]}}, {"outputs": {"y": [[0.9, 0.7, 0.2]]}}]
+    assert accuracy.measure(answers, answers, rows(1, 1), manifest_with(TensorOutput())).fp32 == 0.5
+
+
+def test_embeddings_are_judged_by_their_nearest_neighbour():
+    """Three of a label lie together; the fourth's neighbour has another label."""
+    manifest = manifest_with(Embedding(output="y", pooling="mean", normalize=True))
+    answers = [{"embedding": vector} for vector in ([1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [0.7, 0.3])]
+    found = accuracy.measure(answers, answers, rows("x", "x", "x", "y"), manifest)
+    assert (found.metric, found.fp32) == ("nearest-neighbour accuracy", 0.75)
+
+
+def test_words_are_judged_by_their_first_token():
+    """A word cut into two tokens counts once, and a list of labels of another length is refused."""
+    manifest = manifest_with(TokenClasses(output="y", labels=("O", "PER")))
+    tokens = [("An", 0, "PER"), ("##na", 2, "O"), ("ran", 5, "O")]
+    answer = {
+        "tokens": [{"token": t, "start": s, "end": s + 2, "label": label, "score": 1.0} for t, s, label in tokens]
+    }
+    row = Row(item=Text("Anna ran"), label=["PER", "PER"])
+    assert accuracy.measure([answer], [answer], [row], manifest).fp32 == 0.5
+    with pytest.raises(UsageError, match="2 words"):
+        accuracy.measure([answer], [answer], [Row(item=Text("Anna ran"), label=["O"])], manifest)

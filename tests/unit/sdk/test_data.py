@@ -1,0 +1,85 @@
+"""Data files: read by the model's kind, refused with the lines that don't fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeml.check import data
+from edgeml.export.source import Signature
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import ImageInput, Preprocess, TensorInput, TensorOutput, TensorSpec, TextInput
+from edgeml_runtime.tasks import Image, Tensors, Text
+
+SPEC = TensorSpec(name="x", dtype="float32", shape=(-1, 2))
+IMAGE = ImageInput(
+    height=2, width=2, channels=1, layout="NCHW", resample="nearest", rescale=1.0, mean=(0.0,), std=(1.0,)
+)
+
+
+def signature(preprocess: Preprocess) -> Signature:
+    return Signature(inputs=(SPEC,), outputs=(SPEC,), preprocess=preprocess, postprocess=TensorOutput())
+
+
+TEXT = signature(TextInput(tokenizer="tokenizer.json", max_length=8))
+
+
+def file_of(folder: Path, *rows: object) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_texts_images_and_tensors_are_read(tmp_path: Path):
+    """Each kind of model takes its own kind of row; images are named relative to the file."""
+    (tmp_path / "one.png").write_bytes(b"picture")
+    texts = data.read(file_of(tmp_path, {"text": "hello", "label": "greeting"}), TEXT)
+    assert texts.rows == (data.Row(item=Text("hello"), label="greeting"),)
+    images = data.read(file_of(tmp_path, {"image": "one.png", "label": 3}), signature(IMAGE))
+    assert images.rows == (data.Row(item=Image(b"picture"), label=3),)
+    tensors = data.read(file_of(tmp_path, {"inputs": {"x": [[1, 2]]}}), signature(TensorInput()))
+    assert isinstance(tensors.items[0], Tensors)
+    np.testing.assert_array_equal(tensors.items[0].inputs["x"], np.array([[1, 2]], dtype=np.float32))
+
+
+def test_no_file_is_no_rows():
+    """An option not given."""
+    assert data.read(None, TEXT) == data.Rows()
+
+
+def test_all_bad_lines_are_named(tmp_path: Path):
+    """A missing text and a malformed line come out together."""
+    path = file_of(tmp_path, {"label": 1}, {"text": "fine"})
+    path.write_text(path.read_text() + "\n{")
+    with pytest.raises(UsageError, match=r"2 problem\(s\): line 1: .*; line 3: ") as caught:
+        data.read(path, TEXT)
+    assert caught.value.code == "data-invalid"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_is_refused(tmp_path: Path, content: str):
+    """Nothing can be measured on no rows."""
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(UsageError, match="0 rows"):
+        data.read(tmp_path / "rows.jsonl", TEXT)
+
+
+def test_a_missing_file_and_a_missing_picture_are_refused(tmp_path: Path):
+    """Both with the data file's code."""
+    for path, kind in ((tmp_path / "none.jsonl", TEXT), (file_of(tmp_path, {"image": "no.png"}), signature(IMAGE))):
+        with pytest.raises(UsageError) as caught:
+            data.read(path, kind)
+        assert caught.value.code == "data-invalid"
+
+
+def test_the_digest_covers_the_pictures(tmp_path: Path):
+    """The same lines over other pictures are other data."""
+    path = file_of(tmp_path, {"image": "one.png"})
+    digests = set()
+    for content in (b"one", b"other"):
+        (tmp_path / "one.png").write_bytes(content)
+        digests.add(data.read(path, signature(IMAGE)).sha256)
+    assert len(digests) == 2

@@ -1,0 +1,47 @@
+"""The RAM estimate, and the gate on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeml import targets
+from edgeml.check import memory
+from edgeml.export.source import Built, Signature
+from edgeml_core.errors import GateFailed
+from edgeml_core.manifest import Format, TensorInput, TensorOutput
+
+SIGNATURE = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
+MB = 1_000_000
+
+
+def built(folder: Path, recipe: str, size_bytes: int, file_format: Format = "onnx") -> Built:
+    folder = folder / recipe
+    folder.mkdir(exist_ok=True)
+    with (folder / "model").open("wb") as model:
+        model.truncate(size_bytes)
+    return Built(file_format=file_format, recipe=recipe, folder=folder, model="model", signature=SIGNATURE)
+
+
+def test_int8_is_counted_as_int8_and_weight_only_as_fp32(tmp_path: Path):
+    """Weight-only saves bytes on disk, not in memory."""
+    fp32 = built(tmp_path, "none", 100 * MB)
+    dynamic = memory.estimate_bytes(built(tmp_path, "dynamic-s8", 25 * MB), fp32)
+    assert dynamic == memory.RUNTIME_BYTES + 35 * MB
+    assert memory.estimate_bytes(built(tmp_path, "weight-only", 25 * MB), fp32) == memory.estimate_bytes(fp32, fp32)
+
+
+def test_litert_counts_a_packed_copy_of_float_weights(tmp_path: Path):
+    """XNNPACK packs them anew for each signature."""
+    fp32 = built(tmp_path, "none", 100 * MB, "tflite")
+    assert memory.estimate_bytes(fp32, fp32) == memory.RUNTIME_BYTES + 240 * MB
+
+
+def test_a_model_too_large_for_the_board_fails_the_gate(tmp_path: Path):
+    """400 MB of weights don't fit into what a Zero 2 W can give; a Pi 4 takes them."""
+    model = built(tmp_path, "dynamic-s8", 400 * MB)
+    with pytest.raises(GateFailed, match="rpi-zero2w") as caught:
+        memory.require(model, model, targets.load("rpi-zero2w"))
+    assert caught.value.code == "gate-failed"
+    memory.require(model, model, targets.load("rpi4"))

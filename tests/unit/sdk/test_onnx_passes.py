@@ -1,0 +1,145 @@
+"""The passes that quantize ONNX models, each on a small real model in onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeml.export import onnx_layout
+from edgeml.export.source import Signature
+from edgeml.quantize import onnx_recipes
+from edgeml.quantize.onnx_pass import has, run
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import TensorInput, TensorOutput
+from edgeml_core.profile import RECIPES
+from edgeml_runtime.golden import cosine
+from edgeml_runtime.ort import OrtSession
+
+ROWS, COLUMNS, OUT = 512, 64, 32
+SIGNATURE = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
+IDS = {"ids": np.arange(12, dtype=np.int64).reshape(1, 12)}
+#: Rows of very unequal size, as real embedding tables have: one scale for all would drown the small ones.
+SCALES = np.geomspace(0.01, 1, ROWS, dtype=np.float32)[:, None]
+
+
+def embedder(seed: int = 0) -> onnx.ModelProto:
+    """Look up rows, multiply by a matrix: the shape of a text model."""
+    values = np.random.default_rng(seed)
+    table = values.standard_normal((ROWS, COLUMNS), dtype=np.float32) * SCALES
+    matrix = values.standard_normal((COLUMNS, OUT), dtype=np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], "gather"),
+        helper.make_node("MatMul", ["rows", "matrix"], ["y"], "product"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "embedder",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "length", OUT])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(matrix, "matrix")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def answer(model: onnx.ModelProto, folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    folder.mkdir(exist_ok=True)
+    built = onnx_layout.write(model, folder, recipe="none", signature=SIGNATURE)
+    return OrtSession(built.path, {}, threads=1).run(inputs)["y"]
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES["onnxruntime"]))
+def test_every_recipe_keeps_the_model_close_to_fp32(tmp_path: Path, recipe: str):
+    """Each through its own passes, run in onnxruntime."""
+    expected = answer(embedder(), tmp_path / "fp32", IDS)
+    found = answer(run(onnx_recipes.passes(recipe, [IDS]), embedder()), tmp_path / "int8", IDS)
+    assert cosine(found.ravel(), expected.ravel()) > 0.999
+
+
+def test_a_small_row_is_stored_as_exactly_as_a_large_one(tmp_path: Path):
+    """With one scale for the whole table the first rows, a hundredth of the last in size, would be all but lost."""
+    expected = answer(embedder(), tmp_path / "fp32", IDS)[0]
+    found = answer(run(onnx_recipes.passes("weight-only", []), embedder()), tmp_path / "int8", IDS)[0]
+    assert min(cosine(one, other) for one, other in zip(found, expected, strict=True)) > 0.999
+
+
+def test_an_embedding_table_is_stored_by_row():
+    """Int8 rows and one scale each; no float table is left."""
+    model = run(onnx_recipes.passes("weight-only", []), embedder())
+    stored = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
+    assert stored["embedding_rows_table_values"] == (TensorProto.INT8, (ROWS, COLUMNS))
+    assert stored["embedding_rows_table_scales"] == (TensorProto.FLOAT, (ROWS, 1))
+    assert "table" not in stored
+
+
+def test_a_table_that_is_multiplied_too_stays_as_it_is():
+    """A table shared with a product (tied weights) has another use than looking up rows."""
+    model = embedder()
+    model.graph.node.append(helper.make_node("Transpose", ["table"], ["turned"], "turn"))
+    model.graph.node.append(helper.make_node("MatMul", ["rows", "turned"], ["logits"], "tied"))
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    model = run([onnx_recipes.RowEmbeddings()], model)
+    assert "table" in {tensor.name for tensor in model.graph.initializer}
+
+
+def test_a_reduced_range_stays_within_seven_bits():
+    """The weights that a CPU without VNNI adds up in 16 bits must not reach 8 bits."""
+    model = run(onnx_recipes.passes("dynamic-s8-reduced", []), embedder())
+    weights = next(numpy_helper.to_array(it) for it in model.graph.initializer if it.name.startswith("matrix_quant"))
+    assert weights.dtype == np.int8
+    assert 48 < np.abs(weights.astype(int)).max() <= 64
+
+
+def test_static_needs_real_data():
+    """Without calibration inputs the pass refuses; it never makes any up."""
+    with pytest.raises(UsageError, match="no calibration data"):
+        run(onnx_recipes.passes("static-s8", []), embedder())
+
+
+def test_static_quantizes_activations():
+    """With data, activations are quantized by the ranges seen."""
+    assert has(run(onnx_recipes.passes("static-s8", [IDS]), embedder()), "QuantizeLinear")
+
+
+def test_a_model_with_nothing_to_quantize_is_refused():
+    """An addition has no weights worth storing in int8."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"], "add")],
+        "add",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    for recipe in ("dynamic-s8", "weight-only"):
+        with pytest.raises(UsageError) as caught:
+            run(onnx_recipes.passes(recipe, []), model)
+        assert caught.value.code == "model-unsupported"
+
+
+def test_offsets_are_aligned_and_equal_between_versions(tmp_path: Path):
+    """Two trainings of one architecture differ in bytes, not in where their tensors lie."""
+    offsets = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        built = onnx_layout.write(embedder(seed), folder, recipe="none", signature=SIGNATURE)
+        loaded = onnx.load(built.path, load_external_data=False)
+        entries = [{it.key: it.value for it in tensor.external_data} for tensor in loaded.graph.initializer]
+        offsets.append([(int(it["offset"]), int(it["length"])) for it in entries])
+    assert offsets[0] == offsets[1]
+    assert all(offset % onnx_layout.ALIGNMENT_BYTES == 0 for offset, _ in offsets[0])
+    assert (tmp_path / "0/model.onnx").read_bytes() == (tmp_path / "1/model.onnx").read_bytes()
+    assert (tmp_path / "0/model.weights").read_bytes() != (tmp_path / "1/model.weights").read_bytes()
+
+
+def test_nothing_of_the_exporter_s_machine_stays_in_the_file(tmp_path: Path):
+    """Doc strings and metadata carry paths and stack traces of where a model was exported."""
+    model = embedder()
+    model.doc_string = model.graph.doc_string = model.graph.node[0].doc_string = "/home/somebody/train.py"
+    entry = model.graph.node[0].metadata_props.add()
+    entry.key, entry.value = "trace", "/home/somebody/train.py"
+    onnx_layout.write(model, tmp_path, recipe="none", signature=SIGNATURE)
+    assert b"somebody" not in (tmp_path / "model.onnx").read_bytes()

@@ -1,0 +1,63 @@
+"""The working folder: everything in it, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from edgeml.export import work
+from edgeml_core.errors import UsageError
+
+
+def test_temporary_files_lie_in_the_output_folder(tmp_path: Path):
+    """Also those of child processes."""
+    with work.folder(tmp_path / "out") as folder:
+        assert folder.parent == tmp_path / "out"
+        assert Path(tempfile.mkdtemp()).parent == folder
+        command = [sys.executable, "-c", "import tempfile; print(tempfile.mkdtemp())"]
+        assert Path(subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()).parent == folder
+
+
+def test_the_folder_goes_away_also_when_the_work_fails(tmp_path: Path):
+    """And temporary files lie where they lay before."""
+    before = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail_within(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (tempfile.gettempdir(), os.environ.get("TMPDIR")) == before
+
+
+def fail_within(output: Path) -> None:
+    with work.folder(output) as folder:
+        (folder / "half").write_text("written")
+        raise RuntimeError("on purpose")
+
+
+def test_inside_it_there_is_no_hub_and_no_telemetry(tmp_path: Path):
+    """The libraries read these when they are imported, which happens inside."""
+    with work.folder(tmp_path):
+        assert os.environ["HF_HUB_OFFLINE"] == os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_an_output_that_can_t_be_written_is_a_usage_error(tmp_path: Path):
+    """A file where the folder should be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError), work.folder(tmp_path / "file"):
+        pass
+
+
+def test_converters_are_kept_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """What they print, from Python or a child of theirs, goes to the log; afterwards printing works again."""
+    with work.quiet(tmp_path):
+        print("from Python")
+        os.write(1, b"from C++\n")
+        os.write(2, b"from C++ too\n")
+    print("after")
+    assert capfd.readouterr() == ("after\n", "")
+    log = (tmp_path / "tools.log").read_text()
+    assert all(part in log for part in ("from Python", "from C++\n", "from C++ too"))
