@@ -65,12 +65,14 @@ class EdgemlError(Exception):
     """Base of all errors: a stable code, a message for people and one sentence with the remedy."""
 
     exit_code: ClassVar[int] = 1
+    #: The remedy where an error names none of its own.
+    usual_hint: ClassVar[str] = "report this with the log"
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def to_dict(self) -> dict[str, str]:
         """The error as every `--json` output, HTTP body and report carries it."""
@@ -81,30 +83,35 @@ class UsageError(EdgemlError):
     """The operator's input is wrong: nothing was changed."""
 
     exit_code = 2
+    usual_hint = "see --help; nothing was changed"
 
 
 class GateFailed(EdgemlError):
     """The model doesn't meet what was asked: no bundle was written."""
 
     exit_code = 1
+    usual_hint = "give more calibration data, accept more with --max-drop, or take another target"
 
 
 class RejectedError(EdgemlError):
     """What was sent is malformed, corrupt, unsigned or old: never retried for that digest."""
 
     exit_code = 4
+    usual_hint = "get it again from its sender; what was there before is unchanged"
 
 
 class TransportError(EdgemlError):
     """The road failed: worth another try."""
 
     exit_code = 5
+    usual_hint = "check the network and the broker; devices try again by themselves"
 
 
 class DeviceError(EdgemlError):
     """This machine can't: full disk, missing or failing runtime, too little memory."""
 
     exit_code = 6
+    usual_hint = "run the doctor on this machine: `edgeml doctor` or `edgeml-agent doctor`"
 
 
 class OverloadedError(DeviceError):

@@ -76,7 +76,7 @@ ERRORS = [
     (["target", "show", "rpi44"], 2, "target-unknown"),
     (["target", "check", "garbage.edgeml"], 2, "target-invalid"),
     (["publish", "garbage.edgeml", "--repo", "nowhere"], 2, "repo-invalid"),
-    (["repo", "refresh", "nowhere"], 2, "repo-invalid"),
+    (["repo", "refresh", "--repo", "nowhere"], 2, "repo-invalid"),
     (["device", "enroll", "A b", "--repo", "nowhere", "-o", "d"], 2, None),
     (["fleet", "deploy", "m", "--repo", "nowhere", "--to", "a=b"], 2, "repo-invalid"),
     (["fleet", "deploy", "m", "--repo", "nowhere", "--to", "a"], 2, "usage"),

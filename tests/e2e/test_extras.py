@@ -86,7 +86,7 @@ def test_core_works_with_the_base_alone(bare):
 
 def test_both_programs_say_there_what_to_install(bare):
     """Neither ends in a traceback."""
-    for program, extra in (("edgeml", "edgeml[export]"), ("edgeml-agent", "edgeml[agent]")):
-        failed = bare.run(program, "--help", code=2)
-        assert extra in failed.stderr
+    for command, extra in (("edgeml --help", "edgeml[export]"), ("edgeml-agent run --config x", "edgeml[agent]")):
+        failed = bare.run(*command.split(), code=2)
+        assert f"pip install '{extra}'" in failed.stderr
         assert "Traceback" not in failed.stderr

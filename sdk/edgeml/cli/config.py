@@ -67,7 +67,9 @@ def settings() -> dict[str, tuple[object, str]]:
     """Each setting in force with its origin: a file's path, or the environment variable's name."""
     found: dict[str, tuple[object, str]] = {}
     for path in files():
-        found |= {name: (value, str(path)) for name, value in _leaves(_read(path))}
+        values: dict[str, Any] = {}
+        _merge(values, _read(path))
+        found |= {name: (value, str(path)) for name, value in _leaves(values)}
     for variable, value in sorted(os.environ.items()):
         if variable.startswith(ENVIRONMENT_PREFIX):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", ".", 1)

@@ -14,8 +14,8 @@ from edgeml_core.manifest import Format, Task
 
 @click.command()
 @click.argument("model")
-@click.option("--target", "targets", multiple=True, required=True, help="A board; may be given several times.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Default: the target's.")
+@click.option("--target", multiple=True, required=True, help="A board; may be given several times.")
+@click.option("--format", multiple=True, type=click.Choice(get_args(Format)), help="Default: the target's.")
 @click.option("--task", type=click.Choice(get_args(Task)), help="Default: as the model says.")
 @click.option("--quantize", type=click.Choice(get_args(Quantize)), default="auto", show_default=True)
 @click.option("--calibrate", type=click.Path(path_type=Path), help="JSON lines to calibrate static int8 on.")
@@ -37,7 +37,7 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
 
     MODEL is a Hugging Face folder, file.onnx, or path/file.py:function that returns (torch.nn.Module, example inputs).
     """
-    request = ExportRequest(**options)
+    request = ExportRequest(targets=options.pop("target"), formats=options.pop("format"), **options)
     out.note("loading torch and the converters")
     from edgeml.pipeline import export as export_model  # noqa: PLC0415 - imports torch
 

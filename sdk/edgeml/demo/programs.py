@@ -42,8 +42,8 @@ async def finished(module: str, *arguments: str, tell: Callable[[str], None]) ->
                 tell(f"  {answer['stage']}")
         code = await process.wait()
     if code != 0:
-        error = answer.get("error", {})
-        raise DeviceError(error.get("code", "internal"), error.get("message", f"{module} failed: {code}"))
+        error = {"code": "internal", "message": f"{module} failed: {code}", "hint": ""} | answer.get("error", {})
+        raise DeviceError(error["code"], error["message"], error["hint"])
     return answer
 
 

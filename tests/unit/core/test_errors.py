@@ -10,14 +10,24 @@ ROOT = Path(__file__).parents[3]
 FAMILIES = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, EdgemlError)}
 
 
+def given_codes(node: ast.AST) -> list[str]:
+    """The code in an error's constructor, or in a rollback, which notes one without raising it."""
+    if not isinstance(node, ast.Call):
+        return []
+    if getattr(node.func, "id", "") in FAMILIES:
+        return [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+    if getattr(node.func, "attr", "") == "roll_back":
+        return [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
+    return []
+
+
 def raised_codes() -> dict[str, str]:
     """Each code that the source passes to an error's constructor, with one place."""
     found = {}
     for path in (path for room in ("core", "sdk", "agent") for path in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in FAMILIES and node.args:
-                codes = [leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant)]
-                found |= {code: f"{path.name}:{node.lineno}" for code in codes if isinstance(code, str)}
+            for code in given_codes(node):
+                found[code] = f"{path.name}:{node.lineno}"
     return found
 
 
@@ -29,6 +39,11 @@ def test_every_raised_code_is_documented():
 def test_every_documented_code_is_raised():
     """A code that nothing raises is a promise that nobody keeps."""
     assert sorted(set(CODES) - set(raised_codes())) == []
+
+
+def test_every_error_has_a_remedy():
+    """Its own, or its family's."""
+    assert errors.TransportError("chunk-timeout", "late").hint == errors.TransportError.usual_hint
 
 
 def test_the_wire_form_carries_code_message_and_hint():
