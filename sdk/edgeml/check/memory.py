@@ -12,7 +12,7 @@ from edgeml_core.profile import Profile
 #: Bytes of RAM for each byte of weights: the weights, the runtime's repacked copy of a part, and activations.
 #: Source: design measurement of onnxruntime, 67 M parameters: 346 MB for 268 MB in fp32, 91 MB for 67 MB in int8.
 RAM_PER_BYTE: Final = 1.4
-#: The runtime itself, with Python and numpy. Source: resident size measured after loading a model of 10 kB, rounded up.
+#: The runtime itself, with Python and numpy. Source: resident size measured after loading a model of 20 kB, rounded up.
 RUNTIME_BYTES: Final = 64 * 1024 * 1024
 
 

@@ -1,7 +1,8 @@
 """The pass for embedding tables: int8 rows, each with a scale of its own.
 
-onnxruntime's quantizer gives a whole table one scale. On MiniLM that alone costs 2 points of cosine (0.973 against
-0.994 for whole sentences); a scale for each row costs 1 % more bytes and gives them back. Standard operators only.
+onnxruntime's quantizer gives a whole table one scale, and rows of common and rare words differ in size. On MiniLM the
+table alone then costs 7e-4 of the lowest cosine, with a scale for each row 2e-4, for 0.5 % more bytes (with the
+products in int8 too: 0.9896 against 0.9908). Standard operators only.
 """
 
 from __future__ import annotations
