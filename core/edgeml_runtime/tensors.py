@@ -56,7 +56,8 @@ def from_nested(spec: TensorSpec, value: object) -> Array:
     """
     try:
         found = np.asarray(value)
-        array = found.astype(spec.dtype, casting="unsafe")
+        with np.errstate(invalid="ignore", over="ignore"):  # what doesn't fit is found below
+            array = found.astype(spec.dtype, casting="unsafe")
     except (ValueError, TypeError, OverflowError) as error:
         raise _unreadable(spec, str(error)) from error
     if found.dtype.kind not in "biuf" or found.size > NESTED_MAX_ELEMENTS:

@@ -16,7 +16,7 @@ def repo() -> None:
 
 @repo.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--fleet", default="main", show_default=True, help="Names the MQTT topics of all its devices.")
+@click.option("--fleet", default="edge", show_default=True, help="Names the MQTT topics of all its devices.")
 @command(examples=("edgeml repo init ./repo", "edgeml repo init ./repo --fleet farms"))
 def init(out: Output, folder: Path, fleet: str) -> None:
     """Make a repository in DIR with two new keys.

@@ -7,6 +7,7 @@ goes away with its context.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -32,22 +33,25 @@ _FOLDERS: Final = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
 
 @contextlib.contextmanager
 def folder(output: Path) -> Iterator[Path]:
-    """A working folder inside `output`, which is made where it doesn't exist.
+    """A working folder inside `output`, which is made where it doesn't exist, and not left behind empty.
 
     Raises:
         UsageError: `usage`, when `output` can't be written to.
     """
+    is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
         holder = tempfile.TemporaryDirectory(prefix=".export-", dir=output, ignore_cleanup_errors=True)
     except OSError as error:
         raise UsageError("usage", f"{output} can't be written to: {error}", "name a folder of your own") from error
-    with holder as name, _environment(_ENVIRONMENT | dict.fromkeys(_FOLDERS, name)):
-        before, tempfile.tempdir = tempfile.tempdir, name
-        try:
-            yield Path(name)
-        finally:
-            tempfile.tempdir = before
+    before, tempfile.tempdir = tempfile.tempdir, holder.name
+    try:
+        with holder, _environment(_ENVIRONMENT | dict.fromkeys(_FOLDERS, holder.name)):
+            yield Path(holder.name)
+    finally:
+        tempfile.tempdir = before
+        if is_new and not any(output.iterdir()):
+            output.rmdir()
 
 
 @contextlib.contextmanager
@@ -70,9 +74,14 @@ def quiet(work: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    # Where sys.stdout is not file 1 (a test's capture), redirecting the file alone isn't enough.
+    # Where sys.stdout is not file 1 (a test's capture), redirecting the file alone isn't enough. And converters add
+    # handlers to the root logger, which would go on writing to a file that is closed by then.
+    handlers = logging.root.handlers[:]
     with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        yield
+        try:
+            yield
+        finally:
+            logging.root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from edgeml_core.errors import EdgemlError, UsageError
 
 CONFIG_FILE: Final = "repo.toml"
 LOCK_FILE: Final = "lock"
-DEFAULT_FLEET: Final = "main"
+DEFAULT_FLEET: Final = "edge"
 
 
 class Repository:

@@ -17,7 +17,7 @@ def given_codes(node: ast.AST) -> list[str]:
     if getattr(node.func, "id", "") in FAMILIES:
         return [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
     if getattr(node.func, "attr", "") == "roll_back":
-        return [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
+        return [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant) and arg.value]
     return []
 
 
