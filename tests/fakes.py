@@ -241,6 +241,7 @@ class Bench:
         self.folder = folder
         self.clock = FakeClock()
         self.life = Life()
+        self.said = MemoryLink()
         self.trust = MemoryTrust()
         self.origin = MemoryOrigin(self.life)
         self.prober = MemoryProber(self.life)
@@ -248,9 +249,10 @@ class Bench:
         self.start()
 
     def start(self) -> None:
-        """A new process on the same disk."""
+        """A new process on the same disk. What was said before stays said."""
         self.life.left = None
         self.link = MemoryLink()
+        self.link.reports, self.link.shown = self.said.reports, self.said.shown
         self.server.live = {}
         self.store = MortalStore(self.folder, self.life)
         self.releases = Releases(self.folder, max_bytes=1 << 30)

@@ -104,7 +104,8 @@ class Agent:
             defect = DeviceError("internal", f"the agent failed: {error}", "its log has the details")
             await machine.fail(defect)
             raise defect from error
-        await asyncio.to_thread(self._collect)
+        finally:
+            await asyncio.to_thread(self._collect)
 
     async def _resolve(self, wish: Deployment) -> Release:
         """The release of a deployment that suits this device, by its manifest."""
@@ -165,7 +166,10 @@ class Agent:
                 log.failure("active release failed", error, model=name)
                 record = self._ports.store.roll_back(name, error.code, error.message)
                 await self._load(name, self._ports.releases.read(record.active), "")
-            self._telling.moved(record)
+            if record.state is State.ROLLED_BACK:
+                self._telling.moved(record)
+            else:
+                self._telling.state()
 
     async def _load(self, name: str, release: Release, deployment: str) -> None:
         folder = self._ports.releases.folder(release.digest)
@@ -183,7 +187,7 @@ class Agent:
         try:
             self._ports.releases.collect(_kept(self._ports.store.records()))
         except DeviceError as error:
-            # The update has succeeded; what couldn't be removed is tried again before the next.
+            # How the update ended stands; what couldn't be removed is tried again before the next.
             log.failure("old releases stay", error)
 
 

@@ -62,9 +62,9 @@ class Daemon:
                 tasks.create_task(self._link.run())
                 tasks.create_task(self._follow_fleet(tasks))
                 tasks.create_task(self._follow_store())
-        except asyncio.CancelledError:
+        finally:
+            # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
             self._store.end_run()
-            raise
 
     async def come_up(self) -> None:
         """Serve what served last, before anything else, unless the agent keeps crashing since its activation."""
@@ -85,7 +85,7 @@ class Daemon:
             return
         if self._store.count_unclean(record.name) >= CRASHES_MAX:
             message = f"{CRASHES_MAX} unclean restarts within {CRASH_WINDOW_S:.0f} s of activating {record.version}"
-            self._telling.moved(self._store.roll_back(record.name, "crash-loop", message))
+            self._store.roll_back(record.name, "crash-loop", message)
 
     async def _follow_fleet(self, tasks: asyncio.TaskGroup) -> None:
         wait_s = LOOK_EVERY_S

@@ -53,7 +53,8 @@ class MqttLink:
 
     def __init__(self, broker: BrokerSettings, device: DeviceSettings, next_session: Callable[[], int]) -> None:
         self.session = 0
-        self._broker = broker
+        self._url = broker.url
+        self._broker = mqtt.Broker(broker, f"edgeml-{device.fleet}-{device.id}")
         self._device = device
         self._topics = Topics(device.fleet)
         self._next_session = next_session
@@ -147,10 +148,9 @@ class MqttLink:
     async def _connection(self) -> None:
         """One connection from birth to end."""
         self.session = await asyncio.to_thread(self._next_session)
-        name = f"edgeml-{self._device.fleet}-{self._device.id}"
         will = Will(self._topics.state(self._device.id), self._own_state(online=False), qos=1, retain=True)
-        async with mqtt.connected(self._broker, name, will) as client:
-            log.event("connected", broker=self._broker.url, session=self.session)
+        async with self._broker.connected(will) as client:
+            log.event("connected", broker=self._url, session=self.session)
             subscriptions = [(self._topics.trust("+", "metadata/+"), 1)]
             subscriptions += [(self._topics.chunk(digest), 0) for digest in self._wanted]
             await client.subscribe(subscriptions)
@@ -224,7 +224,7 @@ class MqttLink:
         try:
             await asyncio.wait_for(self._online.wait(), CONNECT_WAIT_S)
         except TimeoutError as error:
-            message = f"no connection to {self._broker.url} within {CONNECT_WAIT_S:.0f} s"
+            message = f"no connection to {self._url} within {CONNECT_WAIT_S:.0f} s"
             raise TransportError("broker-unreachable", message, "check [broker] url and the network") from error
         assert self._client is not None  # noqa: S101 - set before the event, on the same loop
         return self._client
@@ -237,7 +237,7 @@ class MqttLink:
 
     def _unreachable(self, error: BaseException) -> TransportError:
         hint = "check [broker] in agent.toml, the network and the broker's log; it is tried again"
-        return TransportError("broker-unreachable", f"{self._broker.url}: {error}", hint)
+        return TransportError("broker-unreachable", f"{self._url}: {error}", hint)
 
 
 def _first(group: BaseException) -> BaseException:

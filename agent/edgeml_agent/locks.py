@@ -1,4 +1,4 @@
-"""Locks between processes: one agent a store, one update at a time, also beside `edgeml-agent install`.
+"""Locks between processes: one agent a store, one update and one look at the signed files at a time.
 
 The kernel frees a lock when its process ends, however it ends.
 """
@@ -6,14 +6,17 @@ The kernel frees a lock when its process ends, however it ends.
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from edgeml_core.errors import DeviceError
 
-#: Held by the agent as long as it runs, and by whoever goes the way of an update.
+#: Held by the agent as long as it runs, by whoever goes the way of an update, by whoever judges signed files.
 AGENT: Final = "agent.lock"
 UPDATE: Final = "update.lock"
+TRUST: Final = "trust.lock"
 
 
 def take(path: Path) -> BinaryIO | None:
@@ -22,14 +25,30 @@ def take(path: Path) -> BinaryIO | None:
     Raises:
         DeviceError: `store-failed`, when the file can't be made.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("ab")
-    except OSError as error:
-        raise DeviceError("store-failed", f"{path} can't be made: {error}", "check [store] dir") from error
+    lock = _opened(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         return None
     return lock
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path`, after waiting for whoever holds it.
+
+    Raises:
+        DeviceError: `store-failed`, when the file can't be made.
+    """
+    with _opened(path) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise DeviceError("store-failed", f"{path} can't be made: {error}", "check [store] dir") from error

@@ -1,6 +1,6 @@
-"""One connection to the broker: MQTT 5 where it is spoken, else 3.1.1; a session that outlives it, and a will.
+"""Connections to the broker: MQTT 5 where it is spoken, else 3.1.1; one session that outlives them, and a will.
 
-What goes over it, and when to try again, is `link`'s business.
+What goes over them, and when to try again, is `link`'s business.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-import aiomqtt
 from aiomqtt import Client, MqttError, ProtocolVersion, Will
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
@@ -22,6 +21,8 @@ from edgeml_core.manifest import MANIFEST_MAX_BYTES
 
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
+#: For the answer to the first CONNECT, one way there and back: amqtt gives none to a version 5 with properties.
+ACCEPT_TIMEOUT_S: Final = 2.0
 #: How long the broker keeps the session of an absent device.
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 #: The longest packet is one with a manifest; brokers of version 5 hold longer ones back.
@@ -30,45 +31,57 @@ PACKET_MAX_BYTES: Final = MANIFEST_MAX_BYTES + 64 * 1024
 INBOX_MAX_MESSAGES: Final = 4096
 
 
-@asynccontextmanager
-async def connected(broker: BrokerSettings, name: str, will: Will) -> AsyncIterator[Client]:
-    """A connection of the session `name`.
+class Broker:
+    """The broker, as one session of it is used; remembers which version of MQTT it speaks.
 
-    Raises:
-        aiomqtt.MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
-        UsageError: `config-invalid`, when a certificate file can't be used.
+    Args:
+        name: the session's, which is also the client's id.
     """
-    tls = _tls(broker) if broker.url.tls else None
-    async with AsyncExitStack() as stack:
-        try:
-            client = await stack.enter_async_context(_client(broker, name, will, tls, ProtocolVersion.V5))
-        except MqttError:
-            # Some brokers say that they don't know version 5, some just hang up.
-            client = await stack.enter_async_context(_client(broker, name, will, tls, ProtocolVersion.V311))
-        yield client
 
+    def __init__(self, settings: BrokerSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._versions = (ProtocolVersion.V5, ProtocolVersion.V311)
 
-def _client(
-    broker: BrokerSettings, name: str, will: Will, tls: ssl.SSLContext | None, version: ProtocolVersion
-) -> Client:
-    is_v5 = version is ProtocolVersion.V5
-    return aiomqtt.Client(
-        broker.url.host,
-        broker.url.port,
-        username=broker.url.username,
-        password=broker.url.password,
-        identifier=name,
-        protocol=version,
-        will=will,
-        # Each version says in its own way that the session isn't to be wiped.
-        clean_session=None if is_v5 else False,
-        clean_start=False if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
-        properties=_properties() if is_v5 else None,
-        timeout=TIMEOUT_S,
-        keepalive=KEEPALIVE_S,
-        max_queued_incoming_messages=INBOX_MAX_MESSAGES,
-        tls_context=tls,
-    )
+    @asynccontextmanager
+    async def connected(self, will: Will) -> AsyncIterator[Client]:
+        """A connection.
+
+        Raises:
+            aiomqtt.MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
+            UsageError: `config-invalid`, when a certificate file can't be used.
+        """
+        tls = _tls(self._settings) if self._settings.url.tls else None
+        async with AsyncExitStack() as stack:
+            first, second = self._versions
+            try:
+                client = await stack.enter_async_context(self._client(will, tls, first, ACCEPT_TIMEOUT_S))
+            except MqttError:
+                # Some brokers say that they don't know version 5, some hang up, some say nothing.
+                client = await stack.enter_async_context(self._client(will, tls, second, TIMEOUT_S))
+                self._versions = (second, first)
+            client.timeout = TIMEOUT_S
+            yield client
+
+    def _client(self, will: Will, tls: ssl.SSLContext | None, version: ProtocolVersion, timeout_s: float) -> Client:
+        url, is_v5 = self._settings.url, version is ProtocolVersion.V5
+        return Client(
+            url.host,
+            url.port,
+            username=url.username,
+            password=url.password,
+            identifier=self._name,
+            protocol=version,
+            will=will,
+            # Each version says in its own way that the session isn't to be wiped.
+            clean_session=None if is_v5 else False,
+            clean_start=False if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=_properties() if is_v5 else None,
+            timeout=timeout_s,
+            keepalive=KEEPALIVE_S,
+            max_queued_incoming_messages=INBOX_MAX_MESSAGES,
+            tls_context=tls,
+        )
 
 
 def _properties() -> Properties:

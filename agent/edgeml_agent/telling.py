@@ -37,26 +37,31 @@ class Telling:
         self._manifests: dict[str, Manifest] = {}
         self._refused = ""
         self._progress_at = 0.0
+        #: How far the last fetch of each model came: the reports that follow it say so, too.
+        self._fetched: dict[str, Progress] = {}
 
     def moved(self, record: ModelRecord) -> None:
         """An update has come to another state."""
         cause = {"code": record.code, "message": record.message}
         log.event(f"update {record.state}", model=record.name, version=record.version, **cause)
-        self._voice.report(_report(record))
+        if record.state is State.RESOLVING:
+            self._fetched.pop(record.name, None)
+        self._voice.report(self._report(record))
         self.state()
 
     def progress(self, record: ModelRecord, progress: Progress) -> None:
         """An update's fetch has come further."""
+        self._fetched[record.name] = progress
         is_whole = progress.done_bytes == progress.total_bytes
         if is_whole or self._clock.now() - self._progress_at >= PROGRESS_EVERY_S:
             self._progress_at = self._clock.now()
             log.event("fetched", model=record.name, done=progress.done_bytes, of=progress.total_bytes)
-            self._voice.report(msgspec.structs.replace(_report(record), **msgspec.structs.asdict(progress)))
+            self._voice.report(self._report(record))
 
     def activated(self, record: ModelRecord, probed: Probed) -> None:
         """An update has come to its end; the last report of it carries what the probe measured."""
         log.event("probed", model=record.name, median_ms=probed.median_ms, peak_rss_bytes=probed.peak_rss_bytes)
-        self._voice.report(msgspec.structs.replace(_report(record), probe_ms=probed.median_ms))
+        self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=probed.median_ms))
 
     def refused(self, error: EdgemlError) -> None:
         """Signed files were refused: nothing was changed by them. Told once, until they are believed again."""
@@ -64,7 +69,7 @@ class Telling:
             self._refused = error.message
             log.failure("trust refused", error)
             no_update = ModelRecord(name="", state=State.REJECTED, code=error.code, message=error.message)
-            self._voice.report(_report(no_update))
+            self._voice.report(self._report(no_update))
 
     def believed(self) -> None:
         """The signed files are right."""
@@ -97,14 +102,15 @@ class Telling:
             version=manifest.version, state=record.state, target=manifest.target, format=manifest.file_format
         )
 
-
-def _report(record: ModelRecord) -> Report:
-    return Report(
-        deployment=record.deployment,
-        name=record.name,
-        version=record.version,
-        state=record.state,
-        session=0,
-        code=record.code,
-        message=record.message[:MESSAGE_MAX_CHARS],
-    )
+    def _report(self, record: ModelRecord) -> Report:
+        fetched = self._fetched.get(record.name)
+        return Report(
+            deployment=record.deployment,
+            name=record.name,
+            version=record.version,
+            state=record.state,
+            session=0,
+            code=record.code,
+            message=record.message[:MESSAGE_MAX_CHARS],
+            **(msgspec.structs.asdict(fetched) if fetched else {}),
+        )

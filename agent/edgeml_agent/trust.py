@@ -18,7 +18,7 @@ from typing import Final
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
-from edgeml_agent import durable
+from edgeml_agent import durable, locks
 from edgeml_agent.ports import TrustSource
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
@@ -69,13 +69,14 @@ class Trust:
     def __init__(self, anchors: Path, state: Path, source: TrustSource) -> None:
         self._anchors = anchors
         self._state = state / FOLDER_NAME
+        self._lock_path = state / locks.TRUST
         self._fetcher = Fetcher(source)
         self._updaters: dict[str, Updater] = {}
         self._lock = threading.Lock()
 
     def desired(self) -> FleetDocument:
         """See `ports.Trust.desired`."""
-        with self._lock:
+        with self._lock, locks.held(self._lock_path):
             # What exists after who should run it: the origin publishes in the other order.
             for repo in (trust.FLEET, trust.RELEASES):
                 self._refresh(repo)
@@ -86,7 +87,7 @@ class Trust:
 
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""
-        with self._lock:
+        with self._lock, locks.held(self._lock_path):
             if trust.RELEASES not in self._updaters:
                 self._refresh(trust.RELEASES)
             data = self._target(trust.RELEASES, trust.manifest_target(stem))

@@ -1,0 +1,208 @@
+"""`edgeml-agent install` and its fellows, as an operator uses them: in their own process, with no broker anywhere."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeml import repository
+from edgeml.fleet.deploy import deploy
+from tiny_models import tiny_onnx_bundle
+
+TIMEOUT_S = 60
+
+
+@pytest.fixture
+def field(tmp_path):
+    """A stick with a repository that wants version 1.0 on an enrolled device, which has seen nothing yet."""
+    repository.init(tmp_path / "stick", fleet="farm")
+    repository.enroll(
+        tmp_path / "stick", "board-1", labels={}, broker_url="mqtt://127.0.0.1:1", out_dir=tmp_path / "device"
+    )
+    release(tmp_path, "1.0")
+    return tmp_path
+
+
+def release(field, version, **changes):
+    """Publish and deploy a version on the stick; its bundle."""
+    path = field / f"tiny-{version}.edgeml"
+    tiny_onnx_bundle(path, version=version, weights_bytes=300_000, seed=int(version.replace(".", "")), **changes)
+    repository.publish(field / "stick", [path])
+    deploy(field / "stick", "tiny", version, selector={})
+    return path
+
+
+def agent(field, *arguments, as_json=True):
+    """Run `edgeml-agent`; exit code, stdout as JSON or text, stderr."""
+    command = [sys.executable, "-m", "edgeml_agent", *map(str, arguments), "--config", field / "device" / "agent.toml"]
+    command += ["--json"] if as_json else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    return done.returncode, json.loads(done.stdout) if as_json else done.stdout, done.stderr
+
+
+def active(field):
+    """The version that would be served."""
+    return agent(field, "models")[1]["models"][0]["version"]
+
+
+def test_a_stick_brings_what_the_fleet_wants(field):
+    """Once; the second time there is nothing to do; a newer stick brings the newer version."""
+    code, answer, _ = agent(field, "install", field / "stick")
+    assert (code, [model["version"] for model in answer["installed"]]) == (0, ["1.0"])
+    assert agent(field, "install", field / "stick", as_json=False)[:2] == (0, "up to date\n")
+    release(field, "1.1")
+    assert agent(field, "install", field / "stick", as_json=False)[:2] == (0, "installed tiny 1.1\n")
+    status = agent(field, "status")[1]
+    assert (status["device"], status["fleet"], status["running"]) == ("board-1", "farm", False)
+    assert (status["models"][0]["version"], status["models"][0]["state"]) == ("1.1", "active")
+
+
+def test_an_older_stick_is_refused(field):
+    """Its metadata was seen in a newer version."""
+    shutil.copytree(field / "stick", field / "old")
+    release(field, "1.1")
+    agent(field, "install", field / "stick")
+    code, answer, _ = agent(field, "install", field / "old")
+    assert (code, answer["error"]["code"]) == (4, "rollback-attempt")
+    assert active(field) == "1.1"
+
+
+def test_a_stick_of_another_owner_is_refused(field, tmp_path):
+    """By its keys."""
+    agent(field, "install", field / "stick")
+    repository.init(tmp_path / "other", fleet="farm")
+    repository.enroll(tmp_path / "other", "board-1", labels={}, broker_url=None, out_dir=tmp_path / "other-device")
+    repository.publish(tmp_path / "other", [tmp_path / "tiny-1.0.edgeml"])
+    deploy(tmp_path / "other", "tiny", "1.0", selector={})
+    code, answer, _ = agent(field, "install", tmp_path / "other")
+    assert (code, answer["error"]["code"]) == (4, "signature-invalid")
+    assert active(field) == "1.0"
+
+
+def test_a_damaged_stick_is_a_bad_road(field):
+    """The release isn't blamed: another copy of the stick installs."""
+    shutil.copytree(field / "stick", field / "damaged")
+    for chunk in (field / "damaged" / "chunks").glob("*/*"):
+        chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    code, answer, _ = agent(field, "install", field / "damaged")
+    assert (code, answer["error"]["code"]) == (5, "chunk-timeout")
+    assert agent(field, "install", field / "stick")[0] == 0
+
+
+def test_a_bundle_is_taken_when_trusted_metadata_lists_it(field):
+    """And it stays until the fleet makes another deployment: the same stick has nothing new."""
+    newer = release(field, "1.1")
+    deploy(field / "stick", "tiny", "1.0", selector={})
+    agent(field, "install", field / "stick")
+    assert active(field) == "1.0"
+    assert agent(field, "install", newer)[0] == 0
+    assert active(field) == "1.1"
+    agent(field, "install", field / "stick")
+    assert active(field) == "1.1"
+
+
+def test_a_bundle_with_a_flipped_byte_is_refused(field):
+    """Wherever it is, and without a mark against the release."""
+    newer = release(field, "1.1")
+    deploy(field / "stick", "tiny", "1.0", selector={})
+    agent(field, "install", field / "stick")
+    whole = newer.read_bytes()
+    newer.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    code, answer, _ = agent(field, "install", newer)
+    assert (code, answer["error"]["code"]) == (4, "digest-mismatch")
+    assert active(field) == "1.0"
+    newer.write_bytes(whole)
+    assert agent(field, "install", newer)[0] == 0
+
+
+def test_a_bundle_that_no_trusted_metadata_lists_is_refused(field):
+    """Also one of the right name and version, made by somebody else."""
+    agent(field, "install", field / "stick")
+    tiny_onnx_bundle(field / "tiny-1.0.edgeml", version="1.0", scale=9.0)
+    code, answer, _ = agent(field, "install", field / "tiny-1.0.edgeml")
+    assert (code, answer["error"]["code"]) == (4, "digest-mismatch")
+    tiny_onnx_bundle(field / "unlisted.edgeml", version="6.6")
+    code, answer, _ = agent(field, "install", field / "unlisted.edgeml")
+    assert (code, answer["error"]["code"]) == (4, "signature-invalid")
+    assert active(field) == "1.0"
+
+
+def test_a_model_that_crashes_is_not_installed(field):
+    """The probe comes before."""
+    agent(field, "install", field / "stick")
+    release(field, "1.1", fault="crash")
+    code, answer, _ = agent(field, "install", field / "stick")
+    assert (code, answer["error"]["code"]) == (6, "probe-crashed")
+    assert active(field) == "1.0"
+
+
+def test_a_rollback_goes_back_once(field):
+    """Then there is no version before."""
+    agent(field, "install", field / "stick")
+    release(field, "1.1")
+    agent(field, "install", field / "stick")
+    assert agent(field, "rollback", "tiny")[0] == 0
+    assert active(field) == "1.0"
+    code, answer, _ = agent(field, "rollback", "tiny")
+    assert (code, answer["error"]["code"]) == (2, "usage")
+    assert agent(field, "rollback", "other")[1]["error"]["code"] == "model-unknown"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("install", "nowhere.edgeml"), "usage"),
+        (("install",), "usage"),
+        (("unknown",), "usage"),
+        (("rollback", "tiny", "more"), "usage"),
+    ],
+)
+def test_usage_errors_exit_with_2_and_a_hint(field, arguments, code):
+    """On stderr for people, on stdout under --json."""
+    exit_code, answer, _ = agent(field, *arguments)
+    assert (exit_code, answer["error"]["code"]) == (2, code)
+    assert answer["error"]["hint"]
+    exit_code, out, err = agent(field, *arguments, as_json=False)
+    assert (exit_code, out) == (2, "")
+    assert re.search(rf"^error\[{code}\]: .+(\n  cause: .+)?\nhint: .+$", err, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["run", "install", "status", "models", "rollback", "doctor"])
+def test_every_command_has_examples_in_its_help(command):
+    """And no configuration is read for it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeml_agent", command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert f"edgeml-agent {command}" in done.stdout.partition("Examples:")[2]
+
+
+def test_a_second_agent_on_the_same_store_is_refused(field):
+    """Two would undo each other's work."""
+    config = Path(field / "device" / "agent.toml")
+    config.write_text(re.sub(r'http = ".*"', 'http = "127.0.0.1:0"', config.read_text()))
+    first = subprocess.Popen(
+        [sys.executable, "-m", "edgeml_agent", "run", "--config", config], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while "listening" not in first.stderr.readline():
+            assert first.poll() is None
+        code, answer, _ = agent(field, "run")
+        assert (code, answer["error"]["code"]) == (2, "usage")
+        assert agent(field, "status")[1]["running"]
+    finally:
+        first.terminate()
+        first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == 0
+
+
+def test_doctor_answers_with_and_without_a_configuration(field, tmp_path):
+    """The broker of this one isn't there."""
+    code, answer, _ = agent(field, "doctor")
+    assert code == 6
+    assert [check["name"] for check in answer["checks"] if check["status"] == "failed"] == ["broker"]
+    command = [sys.executable, "-m", "edgeml_agent", "doctor"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=TIMEOUT_S, check=False).returncode == 0

@@ -1,0 +1,253 @@
+"""The agent's link on real brokers: Mosquitto by MQTT 5, the embedded amqtt by 3.1.1."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiomqtt import Client, ProtocolVersion
+
+from edgeml_agent import backoff
+from edgeml_agent.link import MqttLink
+from edgeml_agent.settings import BrokerSettings, DeviceSettings
+from edgeml_core import broker as broker_urls
+from edgeml_core import chunks, messages
+from edgeml_core.errors import TransportError
+from edgeml_core.messages import DeviceState, Report, Topics, Want
+from integration import brokers
+
+TIMEOUT_S = 20.0
+TOPICS = Topics("farm")
+CHUNK = b"content" * 1000
+DIGEST = chunks.sha256(CHUNK)
+
+
+@pytest.fixture(params=["mosquitto", "amqtt"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a broker of each kind."""
+    if request.param == "amqtt":
+        with brokers.embedded() as address:
+            yield address
+    else:
+        with brokers.mosquitto(tmp_path / "broker") as broker:
+            yield broker.url
+
+
+def a_link(url: str) -> MqttLink:
+    """The link of a device."""
+    settings = BrokerSettings(url=broker_urls.parse(url), ca=None, cert=None, key=None)
+    sessions = itertools.count(1)
+    return MqttLink(settings, DeviceSettings(id="board-1", fleet="farm", labels={}), lambda: next(sessions))
+
+
+class Host:
+    """A raw client in the host's place, which keeps what devices say."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.heard: list[tuple[str, bytes]] = []
+
+    async def listen(self) -> None:
+        """Keep everything."""
+        async for message in self.client.messages:
+            assert isinstance(message.payload, bytes)
+            self.heard.append((str(message.topic), message.payload))
+
+    def states(self) -> list[DeviceState]:
+        """The device's states."""
+        return [messages.decode(data, DeviceState) for topic, data in self.heard if topic == TOPICS.state("board-1")]
+
+    def reports(self) -> list[Report]:
+        """The device's reports."""
+        return [messages.decode(data, Report) for topic, data in self.heard if topic == TOPICS.report("board-1")]
+
+
+@contextlib.asynccontextmanager
+async def running(link: MqttLink):
+    """The link, connecting and staying connected; goodbye at the end."""
+    task = asyncio.create_task(link.run())
+    try:
+        yield link
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def host(url: str):
+    """A host on the broker."""
+    address = broker_urls.parse(url)
+    async with Client(address.host, address.port, protocol=ProtocolVersion.V311) as client:
+        at = Host(client)
+        await client.subscribe([(TOPICS.want("+"), 1), (TOPICS.state("+"), 1), (TOPICS.report("+"), 1)])
+        listening = asyncio.create_task(at.listen())
+        try:
+            yield at
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():  # noqa: ASYNC110 - another task makes it hold
+            await asyncio.sleep(0.01)
+
+
+def a_report(version: str) -> Report:
+    """A report."""
+    return Report(deployment="d", name="mood", version=version, state="fetching", session=0)
+
+
+def test_signed_files_come_as_they_are_published(url: str) -> None:
+    """Metadata by itself, targets when they are asked for; roots that aren't there at once."""
+
+    async def run() -> None:
+        async with host(url) as at, running(a_link(url)) as link:
+            for file, content in (("metadata/timestamp.json", b"time"), ("targets/x.json", b"target")):
+                await at.client.publish(TOPICS.trust("fleet", file), content, qos=1, retain=True)
+            await asyncio.wait_for(link.announced(), TIMEOUT_S)
+            assert await link.file("fleet", "metadata/timestamp.json") == b"time"
+            assert await link.file("fleet", "targets/x.json") == b"target"
+            assert await asyncio.wait_for(link.file("fleet", "metadata/2.root.json"), 1) is None
+            await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"later", qos=1, retain=True)
+            await asyncio.wait_for(link.announced(), TIMEOUT_S)
+            assert await link.file("fleet", "metadata/timestamp.json") == b"later"
+
+    asyncio.run(run())
+
+
+def test_wanted_chunks_arrive_and_others_don_t(url: str) -> None:
+    """The topic is subscribed before the want goes out, and left when it is dropped."""
+
+    async def run() -> None:
+        async with host(url) as at, running(a_link(url)) as link:
+            await link.want([DIGEST])
+            await until(lambda: (TOPICS.want("board-1"), messages.encode(Want(digests=(DIGEST,)))) in at.heard)
+            await at.client.publish(TOPICS.chunk("0" * 64), b"not wanted")
+            await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
+            arrival = await link.receive(TIMEOUT_S)
+            assert arrival is not None
+            assert chunks.from_wire(arrival.payload, arrival.digest) == CHUNK
+            await link.drop([DIGEST])
+            link.report(a_report("1.0"))
+            await until(at.reports)
+            await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
+            assert await link.receive(0.3) is None
+
+    asyncio.run(run())
+
+
+def test_states_and_reports_carry_the_session(url: str) -> None:
+    """A birth at the connection, each new state, and a goodbye."""
+
+    async def run() -> None:
+        async with host(url) as at:
+            async with running(a_link(url)) as link:
+                await until(lambda: len(at.states()) == 1)
+                link.show(DeviceState(online=True, session=0, arch="aarch64"))
+                link.report(a_report("1.0"))
+                await until(lambda: len(at.states()) == 2 and at.reports())
+            await until(lambda: len(at.states()) == 3)
+            assert [(state.online, state.session, state.arch) for state in at.states()] == [
+                (True, 1, ""),
+                (True, 1, "aarch64"),
+                (False, 1, "aarch64"),
+            ]
+            assert at.reports()[0].session == 1
+
+    asyncio.run(run())
+
+
+def test_a_lost_connection_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next session, what was reported meanwhile, and a new look at the signed files."""
+    monkeypatch.setattr(backoff, "jittered", lambda _: 0.05)
+
+    async def run(broker: brokers.Mosquitto) -> None:
+        async with (
+            host(broker.url) as at,
+            cuttable(broker.port) as (port, cut, mended),
+            running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
+        ):
+            await asyncio.wait_for(link.announced(), TIMEOUT_S)
+            await until(at.states)
+            cut()
+            await until(lambda: not at.states()[-1].online)
+            link.report(a_report("1.0"))
+            link.report(a_report("2.0"))
+            await asyncio.sleep(0.3)
+            assert at.reports() == []
+            mended.set()
+            await until(lambda: [report.version for report in at.reports()] == ["1.0", "2.0"])
+            assert {report.session for report in at.reports()} == {link.session}
+            assert link.session > 1
+            await asyncio.wait_for(link.announced(), TIMEOUT_S)
+        assert next(state.session for state in at.states() if not state.online) == 1, "the will is that of the birth"
+
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        asyncio.run(run(broker))
+
+
+@contextlib.asynccontextmanager
+async def cuttable(target: int):
+    """A road to a port that can be cut, and mended: (port, cut, mended)."""
+    mended, writers = asyncio.Event(), []
+    mended.set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not mended.is_set():
+            writer.close()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
+        writers.extend([writer, inner_writer])
+        await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
+
+    def cut() -> None:
+        mended.clear()
+        for writer in writers:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], cut, mended
+        cut()
+
+
+def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
+    """The session outlives a kill, and so do its subscriptions: the first message on one ends it."""
+
+    async def run(broker: brokers.Mosquitto) -> None:
+        async with running(a_link(broker.url)) as first:
+            await first.want([DIGEST])
+        async with host(broker.url) as at, running(a_link(broker.url)):
+            await until(lambda: at.states() and at.states()[-1].online)
+            await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK), qos=1)
+            await until(lambda: "Received UNSUBSCRIBE from edgeml-farm-board-1" in broker.log)
+
+    with brokers.mosquitto(tmp_path / "broker", f"{brokers.OPEN}\nlog_type all") as broker:
+        asyncio.run(run(broker))
+
+
+def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a matter of the road."""
+    monkeypatch.setattr("edgeml_agent.link.CONNECT_WAIT_S", 0.2)
+
+    async def run() -> None:
+        async with running(a_link(f"mqtt://127.0.0.1:{brokers.free_port()}")) as link:
+            with pytest.raises(TransportError) as caught:
+                await link.want([DIGEST])
+            assert caught.value.code == "broker-unreachable"
+            await link.drop([DIGEST])
+
+    asyncio.run(run())

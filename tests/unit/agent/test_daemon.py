@@ -1,0 +1,231 @@
+"""When the agent does what, on memory ports: following, interrupting, trying again, coming up after a crash."""
+
+import asyncio
+
+import pytest
+
+from edgeml_agent import daemon as daemons
+from edgeml_agent import locks
+from edgeml_core import chunks
+from edgeml_core.errors import DeviceError, RejectedError, TransportError
+from edgeml_core.lifecycle import State
+from fakes import Bench
+from samples import a_manifest
+
+NAME = "sample"
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A device that has come up for the first time."""
+    return Bench(tmp_path)
+
+
+def wish(bench, version):
+    """Release and deploy a version; the digest of its weights."""
+    weights = version.encode() * 100
+    files = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": weights}
+    bench.deploy(NAME, version, bench.release(a_manifest(version=version), files))
+    return chunks.sha256(weights)
+
+
+def live(bench, *deeds, until):
+    """A new process: run the agent, announce after each deed, stop when `until` holds."""
+    bench.start()
+
+    async def run():
+        running = asyncio.create_task(bench.daemon.run())
+        for deed in (lambda: None, *deeds):
+            deed()
+            bench.link.news.set()
+            for _ in range(40):
+                await asyncio.sleep(0.001)
+        async with asyncio.timeout(20):
+            while not until():  # noqa: ASYNC110 - it may stand in the store
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def serves(bench, version):
+    """Whether a version answers and the update is at rest."""
+    return lambda: bench.server.live == {NAME: version} and bench.store.record(NAME).state is State.ACTIVE
+
+
+def codes(bench):
+    """The codes reported, in order, without those of good news."""
+    return [report.code for report in bench.link.reports if report.code]
+
+
+def test_what_is_wanted_answers_and_is_told(bench):
+    """Reports name every state, the state message the version."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    states = list(dict.fromkeys(report.state for report in bench.link.reports))
+    assert states == ["resolving", "fetching", "verifying", "probing", "activating", "active"]
+    assert bench.link.reports[-1].probe_ms > 0
+    assert bench.link.shown[-1].models[NAME].version == "1.0"
+    assert bench.link.shown[-1].arch == "aarch64"
+
+
+def test_a_deployment_is_gone_for_once(bench):
+    """However often it is announced, and after a restart."""
+    wish(bench, "1.0")
+    live(bench, lambda: None, lambda: None, until=serves(bench, "1.0"))
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.prober.probed == ["1.0"]
+
+
+def test_a_refused_release_is_never_tried_again(bench):
+    """Not after a restart, and not when it is deployed anew: then it is refused at once, by the same code."""
+    wish(bench, "1.0")
+    digest = wish(bench, "2.0")
+    bench.origin.bad[digest] = 99
+    live(bench, until=lambda: "digest-mismatch" in codes(bench))
+    wanted = len(bench.origin.wanted)
+    second = bench.trust.deployments[-1].bundles[0]
+    bench.deploy(NAME, "2.0", second)
+    live(bench, until=lambda: codes(bench).count("digest-mismatch") == 2)
+    assert len(bench.origin.wanted) == wanted
+
+
+def test_a_bad_road_is_tried_again_with_growing_pauses(bench):
+    """Until the bound; another announcement begins anew."""
+    digest = wish(bench, "1.0")
+    bench.origin.lost[digest] = 10_000
+    live(bench, until=lambda: codes(bench).count("chunk-timeout") == daemons.ATTEMPTS_MAX)
+    pauses = [seconds for seconds in bench.clock.slept if seconds != daemons.STORE_LOOK_EVERY_S]
+    assert len(pauses) >= daemons.ATTEMPTS_MAX - 1
+    assert max(pauses) > 16 * min(pauses)
+    bench.origin.lost.clear()
+    live(bench, until=serves(bench, "1.0"))
+
+
+def test_a_failure_of_this_machine_keeps_the_old_version(bench):
+    """In the probe and at activation."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.prober.failures["2.0"] = DeviceError("probe-crashed", "it crashed")
+    bench.server.failures.add("3.0")
+    live(bench, lambda: wish(bench, "2.0"), until=lambda: "probe-crashed" in codes(bench))
+    live(bench, lambda: wish(bench, "3.0"), until=lambda: "runtime-failed" in codes(bench))
+    assert bench.server.live == {NAME: "1.0"}
+    assert bench.store.record(NAME).state is State.ROLLED_BACK
+
+
+def test_a_defect_of_ours_is_noted_and_harms_nothing(bench):
+    """Any exception in a step is an internal error of that update."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.prober.failures["2.0"] = ZeroDivisionError("a defect")
+    live(bench, lambda: wish(bench, "2.0"), until=lambda: "internal" in codes(bench))
+    assert bench.server.live == {NAME: "1.0"}
+
+
+def test_a_device_that_can_t_run_a_model_doesn_t_fetch_it(bench):
+    """The prober is asked before."""
+    bench.prober.refusal = DeviceError("memory-short", "too little")
+    wish(bench, "1.0")
+    live(bench, until=lambda: "memory-short" in codes(bench))
+    assert bench.origin.wanted == []
+
+
+def test_a_newer_wish_interrupts(bench):
+    """The one before is left where it was."""
+    digest = wish(bench, "1.0")
+    bench.origin.lost[digest] = 10_000
+    live(bench, lambda: wish(bench, "2.0"), until=serves(bench, "2.0"))
+    assert bench.prober.probed == ["2.0"]
+
+
+def test_a_withdrawn_wish_is_left(bench):
+    """And goes on when it is wanted again."""
+    digest = wish(bench, "1.0")
+    bench.origin.lost[digest] = 10_000
+    deployments = bench.trust.deployments[:]
+    live(bench, bench.trust.deployments.clear, until=lambda: bench.store.record(NAME).state is not State.FETCHING)
+    bench.origin.lost.clear()
+    bench.trust.deployments[:] = deployments
+    live(bench, until=serves(bench, "1.0"))
+
+
+def test_refused_signed_files_are_reported_once(bench):
+    """Until they are right again; nothing else changes."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.trust.refusal = RejectedError("rollback-attempt", "older metadata was offered")
+    live(bench, lambda: None, lambda: None, until=lambda: "rollback-attempt" in codes(bench))
+    assert codes(bench).count("rollback-attempt") == 1
+    assert bench.server.live == {NAME: "1.0"}
+
+
+def test_missing_signed_files_are_looked_for_again(bench, monkeypatch):
+    """Without any announcement."""
+    monkeypatch.setattr(daemons, "RETRY_FIRST_S", 0.01)
+    wish(bench, "1.0")
+    bench.trust.refusal = TransportError("trust-unavailable", "not yet")
+    live(bench, lambda: setattr(bench.trust, "refusal", None), until=serves(bench, "1.0"))
+    assert codes(bench) == []
+
+
+def test_the_third_crash_after_an_activation_goes_back(bench):
+    """Not the second, and not ten minutes later; the deployment isn't tried again."""
+    for version in ("1.0", "2.0"):
+        wish(bench, version)
+        live(bench, until=serves(bench, version))
+    crash(bench, times=2)
+    assert bench.server.live == {NAME: "2.0"}
+    crash(bench, times=1)
+    assert bench.server.live == {NAME: "1.0"}
+    assert codes(bench) == ["crash-loop"]
+    live(bench, until=lambda: bench.store.record(NAME).state is State.ROLLED_BACK)
+    assert bench.prober.probed == ["1.0", "2.0"]
+
+
+def test_crashes_long_after_an_activation_are_not_the_model_s(bench):
+    """Something else is at fault then."""
+    for version in ("1.0", "2.0"):
+        wish(bench, version)
+        live(bench, until=serves(bench, version))
+    bench.clock.seconds += daemons.CRASH_WINDOW_S
+    crash(bench, times=5)
+    assert bench.server.live == {NAME: "2.0"}
+
+
+def crash(bench, times):
+    """Runs that begin and never end, and one that looks what is left."""
+    bench.store.begin_run()
+    for _ in range(times):
+        bench.start()
+        asyncio.run(bench.daemon.come_up())
+
+
+def test_an_active_version_that_fails_to_load_gives_way(bench):
+    """At the start; the one before answers, and it is reported."""
+    for version in ("1.0", "2.0"):
+        wish(bench, version)
+        live(bench, until=serves(bench, version))
+    bench.server.failures.add("2.0")
+    bench.start()
+    asyncio.run(bench.daemon.come_up())
+    assert bench.server.live == {NAME: "1.0"}
+    assert codes(bench) == ["runtime-failed"]
+
+
+def test_an_operator_s_rollback_is_followed(bench):
+    """By another process, through the store."""
+    for version in ("1.0", "2.0"):
+        wish(bench, version)
+        live(bench, until=serves(bench, version))
+    other = Bench(bench.folder)
+    live(bench, lambda: other.store.roll_back(NAME, "", ""), until=lambda: bench.server.live == {NAME: "1.0"})
+    assert bench.prober.probed == ["1.0", "2.0"]
+
+
+def test_an_update_waits_for_an_install(bench):
+    """Both would write to the same folders."""
+    wish(bench, "1.0")
+    lock = locks.take(bench.folder / locks.UPDATE)
+    live(bench, lambda: lock.close() if bench.store.records() == {} else None, until=serves(bench, "1.0"))

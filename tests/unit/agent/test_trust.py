@@ -1,0 +1,179 @@
+"""Trust against real repositories, signed by the host's own code and read from their folders."""
+
+import shutil
+from datetime import timedelta
+
+import pytest
+
+from edgeml import repository
+from edgeml.fleet.deploy import deploy
+from edgeml.repository import layout
+from edgeml_agent.stick import FolderFiles
+from edgeml_agent.trust import HeldFiles, Trust
+from edgeml_core import chunks
+from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
+from samples import a_bundle, a_manifest
+
+STEM = "sample-1.0-rpi4-onnx"
+
+
+@pytest.fixture
+def repo(tmp_path):
+    """A repository with one device, one release and its deployment."""
+    made = tmp_path / "repo"
+    repository.init(made, fleet="farm")
+    repository.enroll(made, "board-1", labels={"site": "a"}, broker_url=None, out_dir=tmp_path / "device")
+    release(made, "1.0")
+    return made
+
+
+def release(repo, version):
+    """Publish and deploy a version."""
+    path = repo.parent / f"sample-{version}.edgeml"
+    path.write_bytes(a_bundle(a_manifest(version=version)))
+    repository.publish(repo, [path])
+    deploy(repo, "sample", version, selector={})
+
+
+@pytest.fixture
+def judge(repo, tmp_path):
+    """The device's trust, over the repository's folder."""
+    return Trust(tmp_path / "device" / "trust", tmp_path / "store", FolderFiles(repo))
+
+
+def again(tmp_path, source):
+    """The same device after a restart, with signed files from elsewhere."""
+    return Trust(tmp_path / "device" / "trust", tmp_path / "store", source)
+
+
+def manifest_digest(document):
+    """What the newest deployment wants."""
+    return document.deployments[-1].bundles[0].manifest_sha256
+
+
+def test_document_and_manifest_come_through(judge):
+    """What the host signed is what the device reads."""
+    document = judge.desired()
+    assert document.devices["board-1"].labels == {"site": "a"}
+    digest = manifest_digest(document)
+    assert chunks.sha256(judge.manifest(STEM, digest)) == digest
+
+
+def test_new_versions_are_seen(judge, repo):
+    """At the next look."""
+    assert judge.desired().deployments[-1].version == "1.0"
+    release(repo, "1.1")
+    assert judge.desired().deployments[-1].version == "1.1"
+
+
+def test_a_release_that_is_not_listed_can_t_be_had(judge):
+    """Perhaps it comes later."""
+    with pytest.raises(TransportError) as caught:
+        judge.manifest("sample-9.9-rpi4-onnx", "0" * 64)
+    assert caught.value.code == "trust-unavailable"
+
+
+def test_both_repositories_must_agree(judge):
+    """A stolen fleet key can't name other content than was released."""
+    judge.desired()
+    with pytest.raises(RejectedError) as caught:
+        judge.manifest(STEM, "0" * 64)
+    assert caught.value.code == "digest-mismatch"
+
+
+def test_a_manifest_with_other_content_is_refused(judge, repo):
+    """Whoever changed it on the way."""
+    digest = manifest_digest(judge.desired())
+    path = repo / "releases" / "targets" / f"{digest}.{STEM}.json"
+    path.write_bytes(path.read_bytes().replace(b'"sample"', b'"simple"'))
+    with pytest.raises(RejectedError) as caught:
+        judge.manifest(STEM, digest)
+    assert caught.value.code == "digest-mismatch"
+
+
+@pytest.mark.parametrize("repo_name", ["releases", "fleet"])
+def test_metadata_of_unknown_keys_is_refused(judge, repo, tmp_path, repo_name):
+    """Of either repository; what was believed before still is."""
+    before = judge.desired()
+    other = tmp_path / "other"
+    repository.init(other, fleet="farm")
+    for _ in range(4):
+        repository.refresh(other)
+    shutil.copytree(repo, mixed := tmp_path / "mixed")
+    shutil.rmtree(mixed / repo_name)
+    shutil.copytree(other / repo_name, mixed / repo_name)
+    with pytest.raises(RejectedError) as caught:
+        again(tmp_path, FolderFiles(mixed)).desired()
+    assert caught.value.code == "signature-invalid"
+    assert again(tmp_path, FolderFiles(repo)).desired() == before
+
+
+@pytest.mark.parametrize("repo_name", ["releases", "fleet"])
+def test_older_metadata_is_refused_also_after_a_restart(judge, repo, tmp_path, repo_name):
+    """What was seen is on the disk."""
+    shutil.copytree(repo, old := tmp_path / "old")
+    repository.refresh(repo)
+    release(repo, "1.1")
+    judge.desired()
+    shutil.rmtree(repo / repo_name)
+    shutil.copytree(old / repo_name, repo / repo_name)
+    with pytest.raises(RejectedError) as caught:
+        again(tmp_path, FolderFiles(repo)).desired()
+    assert caught.value.code == "rollback-attempt"
+
+
+def test_expired_metadata_is_refused(tmp_path):
+    """With the remedy."""
+    past = layout.utc_now() - timedelta(days=4000)
+    repository.init(tmp_path / "repo", fleet="farm", now=past)
+    repository.enroll(tmp_path / "repo", "board-1", labels={}, broker_url=None, out_dir=tmp_path / "device", now=past)
+    with pytest.raises(RejectedError) as caught:
+        again(tmp_path, FolderFiles(tmp_path / "repo")).desired()
+    assert caught.value.code == "trust-expired"
+    assert "repo refresh" in caught.value.hint
+
+
+def test_without_any_source_what_is_held_is_judged(judge, tmp_path):
+    """The metadata suffices to know a release; its manifest is not among what is held."""
+    digest = manifest_digest(judge.desired())
+    held = again(tmp_path, HeldFiles(tmp_path / "store"))
+    with pytest.raises(TransportError, match="there is no targets"):
+        held.manifest(STEM, digest)
+    with pytest.raises(TransportError, match="doesn't list"):
+        held.manifest("sample-9.9-rpi4-onnx", digest)
+
+
+def test_nothing_at_all_is_a_matter_of_the_road(tmp_path, judge):
+    """The broker may have it later."""
+    with pytest.raises(TransportError) as caught:
+        again(tmp_path, FolderFiles(tmp_path / "nowhere")).desired()
+    assert caught.value.code == "trust-unavailable"
+
+
+def test_missing_anchors_are_the_operator_s_business(tmp_path, repo):
+    """With the remedy."""
+    shutil.rmtree(tmp_path / "device" / "trust")
+    with pytest.raises(UsageError) as caught:
+        again(tmp_path, FolderFiles(repo)).desired()
+    assert caught.value.code == "config-invalid"
+
+
+def test_remains_of_a_power_cut_are_cleared_away(judge, tmp_path):
+    """A copy that was worked in, and a link that wasn't put in its place."""
+    judge.desired()
+    folder = tmp_path / "store" / "trusted" / "fleet"
+    (folder / "tmpcopy").mkdir()
+    (folder / "tmpcopy" / "timestamp.json").write_bytes(b"half")
+    (folder / "next").symlink_to("tmpcopy")
+    judge.desired()
+    names = {path.name for path in folder.iterdir()}
+    assert not names & {"tmpcopy", "next"}
+    assert len(names) == 3, "the link, the present and the one before"
+
+
+def test_a_store_that_can_t_be_written_is_a_device_error(judge, tmp_path):
+    """Not a traceback."""
+    (tmp_path / "store").write_bytes(b"a file where the folder should be")
+    with pytest.raises(DeviceError) as caught:
+        judge.desired()
+    assert caught.value.code == "store-failed"
