@@ -1,4 +1,4 @@
-"""`edgeml demo` as a person runs it: the whole way works, and nothing of it is left anywhere, also when it is stopped."""
+"""`edgeml demo` as a person runs it: the whole way works, and nothing of it is left anywhere."""
 
 import json
 import os

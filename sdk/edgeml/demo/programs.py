@@ -21,10 +21,11 @@ STOP_TIMEOUT_S: Final = 15.0
 _EXCERPT_CHARS: Final = 600
 
 
-async def finished(module: str, *arguments: str, tell: Callable[[str], None]) -> dict[str, Any]:
+async def finished(module: str, *arguments: str, tell: Callable[[str], None], temporary: Path) -> dict[str, Any]:
     """Run `python -m module arguments --json` to its end.
 
     Args:
+        temporary: where it and its libraries put temporary files.
         tell: is told each step that the program tells.
 
     Returns:
@@ -34,7 +35,7 @@ async def finished(module: str, *arguments: str, tell: Callable[[str], None]) ->
         DeviceError: with the program's own code and words, when it fails.
     """
     answer: dict[str, Any] = {}
-    async with _started(module, *arguments, "--json", stdout=PIPE, stderr=DEVNULL) as process:
+    async with _started(module, *arguments, "--json", stdout=PIPE, stderr=DEVNULL, TMPDIR=str(temporary)) as process:
         assert process.stdout is not None  # noqa: S101 - asked for above
         async for line in process.stdout:
             answer = json.loads(line)

@@ -86,7 +86,9 @@ async def _whole_way(folder: Path, tell: Tell) -> Demonstrated:
         first = await _deliver(site, fleet, "1", tell)
         similarity = await asyncio.to_thread(_similarity, site)
         tell("training the encoder a little further, on this CPU")
-        await programs.finished("edgeml.demo.retrain", str(model), str(folder / "retrained"), tell=tell)
+        await programs.finished(
+            "edgeml.demo.retrain", str(model), str(folder / "retrained"), tell=tell, temporary=folder
+        )
         repository.publish(fleet, [await _export(folder / "retrained", "2", folder, tell)])
         swap, second = await _under_traffic(site, lambda: _deliver(site, fleet, "2", tell), tell)
     return Demonstrated(
@@ -104,7 +106,9 @@ async def _export(model: Path, version: str, folder: Path, tell: Tell) -> Path:
     target = targets.this_machine().name
     tell(f"exporting {NAME} {version} for {target}: ONNX, int8")
     named = ("--name", NAME, "--version", version, "--target", target, "--format", "onnx")
-    answer = await programs.finished("edgeml", "export", str(model), *named, "-o", str(folder / "out"), tell=tell)
+    answer = await programs.finished(
+        "edgeml", "export", str(model), *named, "-o", str(folder / "out"), tell=tell, temporary=folder
+    )
     return Path(answer["bundles"][0]["path"])
 
 
