@@ -143,12 +143,13 @@ def flipped(made: Site, digest: str) -> bytes:
 
 
 def test_releases_of_an_unknown_key_are_refused(served: Site, tmp_path: Path) -> None:
-    """Whoever has the broker but not the keys gets signature-invalid; then the owner's next version still arrives."""
+    """Whoever has the broker but not the keys gets signature-invalid; the owner's next version still arrives later."""
     forged = tmp_path / "forged"
     repository.init(forged, fleet=FLEET)
     repository.enroll(forged, DEVICE, labels={}, broker_url=None, out_dir=tmp_path / "forged-device")
     repository.publish(forged, [served.publish("2.0", scale=3.0, seed=2, weights_bytes=MEDIUM_BYTES)])
     deploy(forged, MODEL, "2.0", selector={})
+    announced(served)
     with answering(served, OLD):
         for repo in reversed(REPOSITORIES):
             for path in sorted((forged / repo).rglob("*.json")):
@@ -156,6 +157,8 @@ def test_releases_of_an_unknown_key_are_refused(served: Site, tmp_path: Path) ->
                 served.observer.publish(topic, path.read_bytes(), retain=True)
         served.observer.await_report(state="rejected", code="signature-invalid")
 
+    served.programs[0].stop()
+    served.start_host()  # it announces everything anew, over what was forged
     served.deploy("2.0")
     served.observer.await_report(state="active", version="2.0")
     until(lambda: served.answers(NEW), "version 2.0 answers")
