@@ -5,30 +5,23 @@ The checks that a host needs too are `edgeml_runtime.checkup`'s. Looks and repor
 
 from __future__ import annotations
 
-import secrets
-import socket
-import ssl
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from aiomqtt import MqttError
+
+from edgeml_agent import mqtt
 from edgeml_agent.settings import BrokerSettings, Settings
+from edgeml_core.errors import EdgemlError
 from edgeml_runtime import checkup
 from edgeml_runtime.checkup import Check, python_problem
 
 #: Boards throttle from 80 to 85 degrees Celsius.
 HOT_CELSIUS: Final = 80.0
-CONNECT_TIMEOUT_S: Final = 5
 #: What the agent must never load: training libraries and the host's command line.
 HOST_LIBRARIES: Final = ("torch", "transformers", "onnx", "optimum", "click")
-#: MQTT 3.1.1, section 3.2.2.3.
-_CONNACK: Final = {
-    1: "it doesn't speak MQTT 3.1.1",
-    2: "it refuses the client id",
-    3: "it is not available",
-    4: "it refuses the user name or password",
-    5: "it doesn't authorize this device",
-}
 
 
 def run(settings: Settings | None) -> tuple[Check, ...]:
@@ -42,7 +35,7 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
     yield purity()
     yield heat(Path("/sys/class/thermal"))
     if settings:
-        yield broker(settings.broker)
+        yield broker(settings.broker, settings.device.id)
 
 
 def purity() -> Check:
@@ -68,47 +61,19 @@ def heat(zones: Path) -> Check:
     return Check("temperature", "ok", f"{celsius:.0f} C")
 
 
-def broker(settings: BrokerSettings) -> Check:
+def broker(settings: BrokerSettings, device: str) -> Check:
     """Whether the MQTT broker answers and lets this device in."""
     try:
-        code = _connect(settings)
-    except (OSError, ValueError) as error:
-        remedy = "check [broker] url and, with mqtts, ca, cert and key; is the broker running?"
+        asyncio.run(_visit(settings, f"{device}-doctor"))
+    except (MqttError, EdgemlError, OSError) as error:
+        remedy = "check [broker] url and its credentials and, with mqtts, ca, cert and key; is the broker running?"
         return Check("broker", "failed", f"{settings.url}: {error}", remedy)
-    if code != 0:
-        reason = _CONNACK.get(code, "it doesn't answer as an MQTT broker")
-        return Check("broker", "failed", f"{settings.url}: {reason}", "check the credentials and the port in [broker]")
     return Check("broker", "ok", f"{settings.url} lets this device in")
 
 
-def _connect(settings: BrokerSettings) -> int:
-    """The code of the broker's answer to a CONNECT; -1 for no MQTT answer."""
-    url = settings.url
-    with socket.create_connection((url.host, url.port), CONNECT_TIMEOUT_S) as plain:
-        link = _tls(settings).wrap_socket(plain, server_hostname=url.host) if url.tls else plain
-        with link:
-            link.sendall(_connect_packet(url.username, url.password))
-            answer = link.recv(4)
-            link.sendall(b"\xe0\x00")  # DISCONNECT, so that no will is sent
-    return answer[3] if len(answer) == 4 and answer[:2] == b"\x20\x02" else -1
-
-
-def _tls(settings: BrokerSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca)
-    if settings.cert:
-        context.load_cert_chain(settings.cert, settings.key)
-    return context
-
-
-def _connect_packet(username: str | None, password: str | None) -> bytes:
-    """An MQTT 3.1.1 CONNECT. The session isn't cleaned: a broker that names clients by user would wipe the agent's."""
-    given = [text for text in (username, password) if text is not None]
-    flags = (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
-    fields = [f"doctor-{secrets.token_hex(4)}", *given]
-    body = b"\x00\x04MQTT\x04" + bytes([flags]) + b"\x00\x0a"
-    body += b"".join(len(data).to_bytes(2, "big") + data for data in (field.encode() for field in fields))
-    low, high = len(body) % 128, len(body) // 128
-    return b"\x10" + (bytes([low | 0x80, high]) if high else bytes([low])) + body
+async def _visit(settings: BrokerSettings, name: str) -> None:
+    async with mqtt.Broker(settings, name).connected(will=None):
+        pass
 
 
 def _celsius(path: Path) -> float | None:

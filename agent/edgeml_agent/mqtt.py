@@ -44,7 +44,7 @@ class Broker:
         self._versions = (ProtocolVersion.V5, ProtocolVersion.V311)
 
     @asynccontextmanager
-    async def connected(self, will: Will) -> AsyncIterator[Client]:
+    async def connected(self, will: Will | None) -> AsyncIterator[Client]:
         """A connection.
 
         Raises:
@@ -63,7 +63,9 @@ class Broker:
             client.timeout = TIMEOUT_S
             yield client
 
-    def _client(self, will: Will, tls: ssl.SSLContext | None, version: ProtocolVersion, timeout_s: float) -> Client:
+    def _client(
+        self, will: Will | None, tls: ssl.SSLContext | None, version: ProtocolVersion, timeout_s: float
+    ) -> Client:
         url, is_v5 = self._settings.url, version is ProtocolVersion.V5
         return Client(
             url.host,
