@@ -57,8 +57,8 @@ def boards() -> str:
     """Every number of every target, with its source."""
     pages = "\n".join(board(profile) for profile in targets.all())
     return (
-        "# Targets\n\nBoards as data: `targets/*.toml`. Adding a board is adding a file; `edgeml target check FILE` says\n"
-        f"all that is wrong with it at once.\n\n{pages}"
+        "# Targets\n\nBoards as data: `targets/*.toml`. Adding a board is adding a file;\n"
+        f"`edgeml target check FILE` says all that is wrong with it at once.\n\n{pages}"
     )
 
 
