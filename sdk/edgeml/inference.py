@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeml_core import golden as cases
+from edgeml_runtime import engines, golden
 from edgeml_runtime.golden import GoldenResult
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.unpacked import unpacked
-
-from edgeml_core import golden as cases
-from edgeml_runtime import engines, golden
 
 
 def run(bundle: Path, request: object) -> list[Answer]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from edgeml_runtime.model import Model
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +20,7 @@ from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Engine, Manifest, TensorSpec
+from edgeml_runtime.model import Model
 
 #: Extensions of the protocol that are served; `binary_tensor_data` and `model_repository` are not yet among them.
 EXTENSIONS: Final[tuple[str, ...]] = ()

@@ -2,10 +2,10 @@
 
 import msgspec
 import pytest
-from samples import GOLDEN
 
 from edgeml_core import golden
 from edgeml_core.errors import RejectedError
+from samples import GOLDEN
 
 
 def test_cases_survive_their_encoding():

@@ -1,0 +1,172 @@
+"""The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. A real Mosquitto with those files."""
+
+import datetime as dt
+import ipaddress
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edgeml import repository
+from edgeml.fleet import status
+from edgeml.fleet.deploy import deploy
+from edgeml_core.messages import Topics
+from integration import brokers
+from integration.delivery_site import Program, until
+from tiny_models import tiny_onnx_bundle
+
+SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
+TOPICS = Topics("edge")
+USERS = ("origin", "barn-1", "barn-2")
+NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
+DAY = dt.timedelta(days=1)
+
+
+def certify(folder):
+    """A certificate for 127.0.0.1, signed by itself: authority and broker in one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
+    now = dt.datetime.now(dt.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - DAY, now + DAY)
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    for path in ("ca.crt", "broker.crt"):
+        (folder / path).write_bytes(certificate.public_bytes(pem))
+    (folder / "broker.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    """The shipped configuration, its paths led to a test's folder."""
+    folder = tmp_path_factory.mktemp("broker")
+    certify(folder)
+    passwords = folder / "passwords"
+    passwords.touch(mode=0o600)
+    for user in USERS:
+        subprocess.run([shutil.which("mosquitto_passwd"), "-b", passwords, user, f"{user}-secret"], check=True)
+    shutil.copy(SHIPPED / "acl", folder)
+    (folder / "data").mkdir()
+    config = (SHIPPED / "mosquitto.conf").read_text().replace("listener 8883\n", "")
+    for place in ("certs", "config"):
+        config = config.replace(f"/mosquitto/{place}/", f"{folder}/")
+    with brokers.mosquitto(folder, config.replace("/mosquitto/data/", f"{folder}/data/")) as running:
+        yield running
+
+
+def address(broker, user):
+    """Where `user` connects."""
+    return f"mqtts://{user}:{user}-secret@127.0.0.1:{broker.port}"
+
+
+def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
+    """Host and device connect by TLS as their own users, and a release becomes active."""
+    repo, device, ca = tmp_path / "repo", tmp_path / "device", broker.folder / "ca.crt"
+    repository.init(repo)
+    repository.enroll(repo, "barn-1", labels={}, broker_url=address(broker, "barn-1"), out_dir=device)
+    tiny_onnx_bundle(tmp_path / "tiny.edgeml", name="tiny", version="1.0")
+    repository.publish(repo, [tmp_path / "tiny.edgeml"])
+    deploy(repo, "tiny", selector={})
+    monkeypatch.setenv("EDGEML_BROKER_CA", str(ca))
+    monkeypatch.setenv("EDGEML_SERVE_HTTP", "127.0.0.1:0")
+    serve = ("edgeml", "fleet", "serve", "--repo", repo, "--broker", address(broker, "origin"), "--ca", ca)
+    programs = [
+        Program(tmp_path / "host.log", "-m", *map(str, serve)),
+        Program(tmp_path / "agent.log", "-m", "edgeml_agent", "run", "--config", str(device / "agent.toml")),
+    ]
+    try:
+        until(lambda: status.status(repo).deployments[0].states == {"active": 1}, "the release is active")
+    finally:
+        for program in programs:
+            program.stop()
+
+
+class Client:
+    """A user with the right password, and with no good will."""
+
+    def __init__(self, broker, user):
+        self.heard, self.refused, self._done = [], [], threading.Event()
+        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, user, protocol=paho.MQTTv5)
+        self._client.username_pw_set(user, f"{user}-secret")
+        self._client.tls_set(str(broker.folder / "ca.crt"))
+        self._client.on_message = lambda _client, _data, message: self.heard.append(message.topic)
+        self._client.on_publish = self._published
+        self._client.on_subscribe = lambda *_: self._done.set()
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.loop_start()
+
+    def _published(self, _client, _data, _mid, reason, _properties):
+        self.refused.append(reason.value == NOT_AUTHORIZED)
+        self._done.set()
+
+    def subscribe(self, topic):
+        """Subscribe; Mosquitto grants whatever is asked."""
+        self._done.clear()
+        self._client.subscribe(topic, qos=1)
+        assert self._done.wait(10)
+
+    def publish(self, topic):
+        """Publish; whether the broker refused it."""
+        self._done.clear()
+        self._client.publish(topic, b"{}", qos=1)
+        assert self._done.wait(10)
+        return self.refused[-1]
+
+    def close(self):
+        """Leave."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def test_a_device_speaks_for_itself_only(broker):
+    """It may want, tell its state and report; not as another device, not as the origin."""
+    client = Client(broker, "barn-2")
+    own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2")]
+    foreign = [TOPICS.want("barn-1"), TOPICS.state("barn-1"), TOPICS.report("barn-1"), TOPICS.chunk("0" * 64),
+               TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
+    refused = {topic: client.publish(topic) for topic in own + foreign}
+    client.close()
+    assert [topic for topic in own if refused[topic]] == []
+    assert [topic for topic in foreign if not refused[topic]] == []
+
+
+def test_a_device_hears_no_other_devices_words(broker):
+    """It hears chunks and signed files; what others want and report stays unheard, though SUBSCRIBE is granted."""
+    listener, origin = Client(broker, "barn-2"), Client(broker, "origin")
+    listener.subscribe("#")
+    foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1")]
+    common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json")]
+    for topic in foreign + common:
+        assert not origin.publish(topic)
+    until(lambda: set(common) <= set(listener.heard), "what is for all is heard")
+    listener.close()
+    origin.close()
+    assert set(foreign) & set(listener.heard) == set()
+
+
+def test_nobody_gets_in_without_a_password(broker):
+    """An unknown user, a wrong password and no user at all are refused."""
+    code = (
+        "import sys, asyncio, aiomqtt\n"
+        "async def main():\n"
+        "    context = __import__('ssl').create_default_context(cafile=sys.argv[2])\n"
+        "    async with aiomqtt.Client('127.0.0.1', int(sys.argv[1]), username=sys.argv[3] or None,\n"
+        "                              password='wrong', tls_context=context): pass\n"
+        "asyncio.run(main())"
+    )
+    for user in ("stranger", "barn-1", ""):
+        command = [sys.executable, "-c", code, str(broker.port), str(broker.folder / "ca.crt"), user]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        assert "MqttCon" in done.stderr, done.stderr
+        assert "uthor" in done.stderr, done.stderr
