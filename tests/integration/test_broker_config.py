@@ -1,4 +1,4 @@
-"""The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. A real Mosquitto with those files."""
+"""The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. Mosquitto reads those files."""
 
 import datetime as dt
 import ipaddress
