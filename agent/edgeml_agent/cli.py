@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parsed.command(parsed)
     except EdgemlError as error:
         _fail(error, as_json="--json" in given, code=error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = UsageError("extra-missing", f"{error.name} is not installed here", "pip install 'edgeml[agent]'")
+        _fail(missing, as_json="--json" in given, code=missing.exit_code)
     except KeyboardInterrupt:
         stopped = UsageError("interrupted", "stopped; what served before still does")
         _fail(stopped, as_json="--json" in given, code=EXIT_INTERRUPTED)

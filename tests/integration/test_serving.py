@@ -87,6 +87,16 @@ def test_one_object_and_a_list_are_answered_by_the_task_door(tmp_path):
     assert [answer["outputs"]["y"] for answer in many.json()["outputs"]] == [[[3, 5, 7, 9]], [[1, 1, 1, 1]]]
 
 
+def test_what_curl_sends_when_it_is_told_nothing_is_json(tmp_path):
+    """`curl -d '{...}'` says that it sends a form."""
+    typed = {
+        "content": msgspec.json.encode(TASK_BODY),
+        "headers": {"content-type": "application/x-www-form-urlencoded"},
+    }
+    (response,) = answers(tmp_path, ("POST", PREDICT, typed))
+    assert response.status_code == 200
+
+
 def test_text_goes_in_and_labels_come_out(tmp_path):
     """A text model, its tokenizer and labels travel in its bundle."""
 

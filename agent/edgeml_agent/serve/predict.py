@@ -23,6 +23,9 @@ from edgeml_runtime.tasks import Image, Item
 #: The part of a form that holds the image: curl -F image=@cat.jpg
 IMAGE_FIELD: Final = "image"
 
+#: The second is what curl says when it is told nothing; a page of another origin that posts it is refused before.
+JSON_TYPES: Final = ("application/json", "application/x-www-form-urlencoded", "")
+
 #: A model and a body to the items in it.
 Parse = Callable[[Model, bytes], Sequence[Item]]
 
@@ -66,7 +69,7 @@ def _described(name: str, live: LiveModel) -> dict[str, object]:
 def _parser(request: Request) -> Parse:
     """How to read the body, by its type; chosen on the event loop, run in the model's thread."""
     kind = bodies.content_type(request)
-    if kind in {"", "application/json"}:
+    if kind in JSON_TYPES:
         return _json
     if kind.startswith("image/"):
         return _image

@@ -25,7 +25,7 @@ from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 
-NO_LABELS: Final = "accuracy was not measured: no --evaluate was given"
+NO_LABELS: Final = "not measured: no --evaluate was given"
 #: The first inputs, and the largest one: a text model's short and long variant are both proven so.
 GOLDEN_FIRST: Final = 2
 

@@ -66,7 +66,7 @@ class Share(click.ParamType[float]):
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows as aligned columns, one line each: for eyes and for grep."""
-    cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in (headers, *rows)]
+    cells = [list(headers), *(["-" if cell in (None, "") else str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
