@@ -63,7 +63,7 @@ class Telling:
         log.event(
             "probed", model=record.name, median_ms=round(probed.median_ms, 2), peak_rss_bytes=probed.peak_rss_bytes
         )
-        self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=probed.median_ms))
+        self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=median_ms))
 
     def refused(self, error: EdgemlError) -> None:
         """Signed files were refused: nothing was changed by them. Told once, until they are believed again."""
