@@ -60,9 +60,8 @@ class Telling:
 
     def activated(self, record: ModelRecord, probed: Probed) -> None:
         """An update has come to its end; the last report of it carries what the probe measured."""
-        log.event(
-            "probed", model=record.name, median_ms=round(probed.median_ms, 2), peak_rss_bytes=probed.peak_rss_bytes
-        )
+        median_ms = round(probed.median_ms, 2)
+        log.event("probed", model=record.name, median_ms=median_ms, peak_rss_bytes=probed.peak_rss_bytes)
         self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=median_ms))
 
     def refused(self, error: EdgemlError) -> None:

@@ -36,7 +36,7 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     """Export MODEL, quantize it for each target, check it and pack one bundle per target and format.
 
     MODEL is a Hugging Face folder, file.onnx, or path/file.py:function that returns (torch.nn.Module, example inputs).
-    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}, with a "label" to evaluate.
+    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate.
     """
     request = ExportRequest(targets=options.pop("target"), formats=options.pop("format"), **options)
     out.note("loading torch and the converters")
