@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -379,21 +380,11 @@ def test_init_keeps_what_was_there(tmp_path: Path):
 
 def test_two_writers_wait_for_each_other(repo: Path, tmp_path: Path):
     """Processes that enroll at the same time all succeed, and all their devices are signed."""
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=enroll_some, args=(repo, tmp_path, number)) for number in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(repository.opened(repo).document().devices) == 9
-
-
-def enroll_some(repo: Path, folder: Path, number: int) -> None:
-    """Enroll three devices; run in a process of its own."""
-    for index in range(3):
-        device = f"pi-{number}-{index}"
-        repository.enroll(repo, device, labels={}, broker_url=None, out_dir=folder / device)
+    enroll = [sys.executable, "-m", "edgeml", "device", "enroll", "--repo", str(repo)]
+    commands = [[*enroll, f"pi-{number}", "-o", str(tmp_path / str(number))] for number in range(4)]
+    workers = [subprocess.Popen(command) for command in commands]
+    assert [worker.wait() for worker in workers] == [0, 0, 0, 0]
+    assert len(repository.opened(repo).document().devices) == 4
 
 
 def snapshot_of(folder: Path) -> dict[str, bytes]:
