@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_runtime.tensors import Array, to_data
 
 TIMEOUT_S: Final = 600
+Answer = TypeVar("Answer", bound=msgspec.Struct)
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _MODEL_NAME: Final = re.compile(r"^(?:model name|Model)\s*:\s*(.+)$", re.MULTILINE)
 
@@ -62,12 +63,21 @@ def measure(job: Job) -> Times:
     Raises:
         DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
     """
-    command = [sys.executable, "-m", "edgeml.check.stopwatch"]
+    return apart("edgeml.check.stopwatch", job, Times)
+
+
+def apart(module: str, job: msgspec.Struct, answer: type[Answer]) -> Answer:
+    """What `python -m module` writes to stdout when it is given a job on stdin.
+
+    Raises:
+        DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
+    """
+    command = [sys.executable, "-m", module]
     try:
         ran = subprocess.run(
             command, input=msgspec.msgpack.encode(job), capture_output=True, timeout=TIMEOUT_S, check=True
         )
-        return msgspec.json.decode(ran.stdout, type=Times)
+        return msgspec.json.decode(ran.stdout, type=answer)
     except subprocess.CalledProcessError as error:
         message = error.stderr.decode(errors="replace").strip()[-500:]
         raise DeviceError("runtime-failed", f"timing the model failed: {message}", "try the other format") from error

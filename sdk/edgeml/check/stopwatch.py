@@ -42,19 +42,19 @@ def measure(job: Job) -> Times:
         DeviceError: a runtime is missing or failed.
     """
     begun = time.perf_counter()
-    int8 = _load(job.int8, job.threads)
-    load_ms = _ms_since(begun)
-    given, given_fp32 = _inputs(job.int8), _inputs(job.fp32)
-    first_ms = _run_ms(int8, given)
-    peak_bytes = _peak_bytes()
-    fp32 = _load(job.fp32, job.threads)
+    int8 = load(job.int8, job.threads)
+    load_ms = ms_since(begun)
+    given, given_fp32 = inputs(job.int8), inputs(job.fp32)
+    first_ms = run_ms(int8, given)
+    peak = peak_bytes()
+    fp32 = load(job.fp32, job.threads)
     int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32))
     return Times(
-        int8=_latency(int8_ms),
-        fp32=_latency(fp32_ms),
+        int8=latency(int8_ms),
+        fp32=latency(fp32_ms),
         load_ms=load_ms,
         first_inference_ms=first_ms,
-        peak_rss_bytes=peak_bytes,
+        peak_rss_bytes=peak,
     )
 
 
@@ -68,35 +68,40 @@ def _interleaved(
     second: list[float] = []
     begun = time.perf_counter()
     while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < BUDGET_S):
-        first.append(_run_ms(*one))
-        second.append(_run_ms(*other))
+        first.append(run_ms(*one))
+        second.append(run_ms(*other))
     return first, second
 
 
-def _latency(times_ms: list[float]) -> Latency:
+def latency(times_ms: list[float]) -> Latency:
+    """The percentiles of times taken after `WARMUP_RUNS` runs."""
     p50, p90, p99 = (round(float(value), 4) for value in np.percentile(times_ms, (50, 90, 99)))
     return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, runs=len(times_ms), warmup=WARMUP_RUNS)
 
 
-def _load(timed: Timed, threads: int) -> Session:
+def load(timed: Timed, threads: int) -> Session:
+    """The model in its runtime."""
     return engines.load(Path(timed.path), timed.manifest, threads=threads)
 
 
-def _inputs(timed: Timed) -> dict[str, Array]:
+def inputs(timed: Timed) -> dict[str, Array]:
+    """The one input as arrays."""
     return {name: from_data(tensor) for name, tensor in timed.inputs.items()}
 
 
-def _run_ms(session: Session, inputs: Mapping[str, Array]) -> float:
+def run_ms(session: Session, given: Mapping[str, Array]) -> float:
+    """How long one run takes, in ms."""
     begun = time.perf_counter()
-    session.run(inputs)
-    return _ms_since(begun)
+    session.run(given)
+    return ms_since(begun)
 
 
-def _ms_since(begun: float) -> float:
+def ms_since(begun: float) -> float:
+    """The ms since `begun`, by `time.perf_counter`."""
     return (time.perf_counter() - begun) * 1000
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The peak of this process alone; getrusage's would be its parent's where that was larger."""
     found = _PEAK.search(Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else 0
