@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.golden import GoldenCase
-from edgeml_core.manifest import Manifest
+from edgeml_core.manifest import Golden, Manifest
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array, from_data, to_data
+
+
+class Distance(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one output of one case is from what was recorded; both figures NaN when they can't be compared."""
+
+    case: int
+    output: str
+    cosine: float
+    max_abs: float
+    run_ms: float
+
+    def within(self, bounds: Golden) -> bool:
+        """Whether it keeps both bounds; NaN never does."""
+        return self.cosine >= bounds.min_cosine and self.max_abs <= bounds.max_abs
 
 
 class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,26 +64,37 @@ def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> 
             bounds; `runtime-failed`, when the runtime fails.
         RejectedError: `bundle-format`, when a case leaves out an output that the manifest lists.
     """
-    cosines, distances, times_ms = [], [], []
+    found = []
+    for distance in distances(session, manifest, cases):
+        if not distance.within(manifest.golden):
+            raise mismatch(distance)
+        found.append(distance)
+    times_ms = [it.run_ms for it in {it.case: it for it in found}.values()]
+    return GoldenResult(
+        min_cosine=min(it.cosine for it in found),
+        max_abs=max(it.max_abs for it in found),
+        first_ms=times_ms[0],
+        median_ms=statistics.median(times_ms[1:] or times_ms),
+    )
+
+
+def distances(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> Iterator[Distance]:
+    """Run every case and compare each of its outputs, as they are asked for.
+
+    Raises:
+        DeviceError: `runtime-failed`. RejectedError: `bundle-format`, when a case leaves out an output that the
+            manifest lists.
+    """
     for number, case in enumerate(cases):
         if missing := {spec.name for spec in manifest.outputs} - case.outputs.keys():
             raise RejectedError("bundle-format", f"golden case {number} has no output {', '.join(sorted(missing))}")
         given = {name: from_data(tensor) for name, tensor in case.inputs.items()}
         begun = time.perf_counter()
         outputs = session.run(given)
-        times_ms.append((time.perf_counter() - begun) * 1000)
+        run_ms = (time.perf_counter() - begun) * 1000
         for name, tensor in case.outputs.items():
-            cosine, distance = _compare(outputs.get(name), from_data(tensor))
-            if not (cosine >= manifest.golden.min_cosine and distance <= manifest.golden.max_abs):
-                raise _mismatch(f"case {number}, output {name!r}", cosine, distance)
-            cosines.append(cosine)
-            distances.append(distance)
-    return GoldenResult(
-        min_cosine=min(cosines),
-        max_abs=max(distances),
-        first_ms=times_ms[0],
-        median_ms=statistics.median(times_ms[1:] or times_ms),
-    )
+            cosine, max_abs = _compare(outputs.get(name), from_data(tensor))
+            yield Distance(case=number, output=name, cosine=cosine, max_abs=max_abs, run_ms=run_ms)
 
 
 def _compare(found: Array | None, expected: Array) -> tuple[float, float]:
@@ -90,9 +115,11 @@ def cosine(one: Array, other: Array) -> float:
     return float(np.dot(one, other)) / lengths
 
 
-def _mismatch(where: str, cosine: float, distance: float) -> DeviceError:
+def mismatch(distance: Distance) -> DeviceError:
+    """The error for an output out of bounds."""
     return DeviceError(
         "golden-mismatch",
-        f"{where} differs from what the bundle recorded: cosine {cosine:.6f}, largest distance {distance:.6g}",
+        f"case {distance.case}, output {distance.output!r} differs from what the bundle recorded: cosine "
+        f"{distance.cosine:.6f}, largest distance {distance.max_abs:.6g}",
         "export the model again for this board's own CPU, or try another runtime version",
     )
