@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inspect": ("edgeml.cli.inspect:inspect", "A bundle's manifest and result card."),
     "run": ("edgeml.cli.run:run", "Local inference with a bundle, by the device's code."),
     "verify": ("edgeml.cli.verify:verify", "Are a bundle's golden outputs reproduced?"),
+    "bench": ("edgeml.cli.bench:bench", "How fast a bundle is on this machine."),
     "target": ("edgeml.cli.target:target", "Boards: list, show, check."),
     "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh."),
     "publish": ("edgeml.cli.publish:publish", "Sign bundles and add them to a repository."),

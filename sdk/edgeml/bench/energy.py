@@ -1,0 +1,65 @@
+"""Energy from RAPL, the CPU's own counters, where Linux lets this process read them. Nothing is estimated.
+
+A counter is of the whole CPU package: what idles and what else runs is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+POWERCAP: Final = Path("/sys/class/powercap")
+#: Whole packages; `intel-rapl:0:0` is a part of one. AMD's CPUs are named so too.
+_PACKAGE: Final = re.compile(r"intel-rapl:\d+")
+_MICRO: Final = 1e-6
+
+
+class Energy(msgspec.Struct, frozen=True, kw_only=True):
+    """Joules for one inference, or the reason why there are none."""
+
+    joules_per_inference: float | None
+    note: str
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """Every package's counter and the length at which it starts again, in microjoules; or why there is none."""
+
+    packages: dict[str, tuple[int, int]] = {}
+    missing: str = ""
+
+
+def read(powercap: Path = POWERCAP) -> Reading:
+    """The counters now."""
+    try:
+        found = [path for path in sorted(powercap.iterdir()) if _PACKAGE.fullmatch(path.name)]
+        packages = {path.name: (_number(path / "energy_uj"), _number(path / "max_energy_range_uj")) for path in found}
+    except FileNotFoundError:
+        return Reading(missing="this machine has no RAPL counters in /sys/class/powercap")
+    except PermissionError:
+        return Reading(missing="the RAPL counters can be read by root only")
+    except (OSError, ValueError) as error:
+        return Reading(missing=f"the RAPL counters can't be read: {error}")
+    return Reading(packages=packages, missing="" if packages else "no CPU package has a RAPL counter")
+
+
+def between(before: Reading, after: Reading, runs: int) -> Energy:
+    """The energy of each of `runs` inferences between two readings."""
+    missing = before.missing or after.missing
+    if missing or before.packages.keys() != after.packages.keys():
+        return Energy(joules_per_inference=None, note=missing or "the RAPL counters changed meanwhile")
+    used_uj = sum(_used(*before.packages[name], after.packages[name][0]) for name in before.packages)
+    if not used_uj:
+        return Energy(joules_per_inference=None, note="the RAPL counters stand still, as in a virtual machine")
+    note = f"RAPL, {len(before.packages)} whole CPU package(s), idle power included"
+    return Energy(joules_per_inference=round(used_uj * _MICRO / runs, 6), note=note)
+
+
+def _used(before: int, range_uj: int, after: int) -> int:
+    return after - before if after >= before else after - before + range_uj
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())

@@ -1,0 +1,112 @@
+"""Was the host quiet while something was timed? CPU time that others took, by Linux's own counts.
+
+A figure from a busy host is still printed; what is doubtful about it is said beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+#: Cores that other processes may keep busy meanwhile: a quiet Linux does with less.
+OTHER_CORES_MAX: Final = 0.15
+#: Share of the CPU time that the hypervisor may give to other guests.
+STEAL_MAX: Final = 0.01
+#: How far the second half's median may lie from the first half's, as a share of it.
+DRIFT_MAX: Final = 0.05
+#: How far the 75th percentile may lie above the 25th, as a share of the median.
+SPREAD_MAX: Final = 0.20
+STAT: Final = Path("/proc/stat")
+_IDLE, _IOWAIT, _STEAL, _COUNTED = 3, 4, 7, 8
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU seconds since the start: the whole machine's, the stolen ones, and this process's own."""
+
+    total_s: float
+    busy_s: float
+    steal_s: float
+    own_s: float
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What else went on while something was timed. Figures are None where the system doesn't give them.
+
+    Args:
+        other_cores: cores' worth of work by other processes.
+        steal: share of the CPU time that went to other guests of the same hypervisor.
+        drift: change from the first half's median to the second's, as a share.
+        spread: distance of the quartiles, as a share of the median.
+        doubts: a sentence for each bound that was passed; empty means quiet.
+    """
+
+    other_cores: float | None
+    steal: float | None
+    drift: float
+    spread: float
+    doubts: tuple[str, ...]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing speaks against the figures."""
+        return not self.doubts
+
+
+def counts(stat: Path = STAT) -> Counts | None:
+    """The counts now; None where the system doesn't keep them."""
+    try:
+        ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1 : _COUNTED + 1]]
+    except (OSError, ValueError):
+        return None
+    if len(ticks) < _COUNTED:
+        return None
+    idle = ticks[_IDLE] + ticks[_IOWAIT]
+    return Counts(
+        total_s=sum(ticks) / _TICKS_PER_S,
+        busy_s=(sum(ticks) - idle - ticks[_STEAL]) / _TICKS_PER_S,
+        steal_s=ticks[_STEAL] / _TICKS_PER_S,
+        own_s=time.process_time(),
+    )
+
+
+def judge(before: Counts | None, after: Counts | None, times_ms: Sequence[float]) -> Host:
+    """What went on between two counts, while `times_ms` were taken."""
+    drift, spread = _drift(times_ms), _spread(times_ms)
+    other_cores, steal = _others(before, after)
+    doubts = []
+    if other_cores is not None and other_cores > OTHER_CORES_MAX:
+        doubts.append(f"other processes kept {other_cores:.2f} cores busy (more than {OTHER_CORES_MAX})")
+    if steal is not None and steal > STEAL_MAX:
+        doubts.append(f"the hypervisor took {steal:.1%} of the CPU time (more than {STEAL_MAX:.0%})")
+    if abs(drift) > DRIFT_MAX:
+        doubts.append(f"the second half's median is {drift:+.1%} off the first's (more than {DRIFT_MAX:.0%})")
+    if spread > SPREAD_MAX:
+        doubts.append(f"the quartiles lie {spread:.1%} of the median apart (more than {SPREAD_MAX:.0%})")
+    return Host(other_cores=other_cores, steal=steal, drift=drift, spread=spread, doubts=tuple(doubts))
+
+
+def _others(before: Counts | None, after: Counts | None) -> tuple[float | None, float | None]:
+    if before is None or after is None or after.total_s <= before.total_s:
+        return None, None
+    total_s = after.total_s - before.total_s
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    elapsed_s = total_s / (os.cpu_count() or 1)
+    return round(max(0.0, others_s / elapsed_s), 3), round((after.steal_s - before.steal_s) / total_s, 4)
+
+
+def _drift(times_ms: Sequence[float]) -> float:
+    half = len(times_ms) // 2
+    first, second = statistics.median(times_ms[:half]), statistics.median(times_ms[half:])
+    return round(second / first - 1, 4)
+
+
+def _spread(times_ms: Sequence[float]) -> float:
+    low, median, high = statistics.quantiles(times_ms, n=4)
+    return round((high - low) / median, 4)

@@ -1,0 +1,66 @@
+"""`edgeml bench`: how fast is a bundle on this machine?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeml.cli.output import Output, command, size, table
+
+if TYPE_CHECKING:
+    from edgeml.bench.measure import Bench
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--on", default="local", show_default=True, help="Where: local only; emulated time is not speed.")
+@click.option("--threads", type=click.IntRange(min=1), help="Instead of the bundle's own number.")
+@click.option("--case", type=int, default=1, show_default=True, help="The golden case whose input is run.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="How long to run after the warm-up.")
+@command(
+    extra="agent",
+    examples=(
+        "edgeml bench out/minilm-1-x86-vnni-tflite.edgeml",
+        "edgeml bench out/minilm-1-x86-vnni-onnx.edgeml --threads 1 --case 3 --seconds 10",
+        "edgeml bench BUNDLE --json | jq .latency.p99_ms",
+    ),
+)
+def bench(out: Output, bundle: Path, *, on: str, threads: int | None, case: int, seconds: float) -> None:
+    """Time BUNDLE on this machine at batch 1, in a process of its own, and say whether the machine was quiet.
+
+    \b
+    --json answers one object:
+      manifest_sha256, on, cpu, engine, engine_version, threads, case
+      input_shapes          {input: [lengths]}
+      latency               {p50_ms, p90_ms, p99_ms, runs, warmup}
+      load_ms, first_inference_ms, throughput_per_s, peak_rss_bytes
+      energy                {joules_per_inference: number or null, note: source or reason}
+      host                  {quiet, other_cores, steal, drift, spread, doubts: [sentence]}
+    """  # noqa: D301 - click's mark against rewrapping
+    from edgeml.bench import measure  # noqa: PLC0415 - kept out of --help
+
+    measure.require_here(on)
+    out.note(f"timing {bundle.name} for {seconds:g} s")
+    found = measure.measure(bundle, case=case, threads=threads, budget_s=seconds)
+    out.result(measure.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
+    for doubt in found.trial.host.doubts:
+        out.note(f"the host was not quiet: {doubt}")
+
+
+def _rows(found: Bench) -> Iterator[tuple[str, str]]:
+    trial, latency = found.trial, found.trial.latency
+    yield "latency p50/p90/p99", f"{latency.p50_ms:.3f} / {latency.p90_ms:.3f} / {latency.p99_ms:.3f} ms"
+    yield "runs", f"{latency.runs} after {latency.warmup} warm-up runs"
+    yield "spread, drift", f"{trial.host.spread:.1%} between quartiles, {trial.host.drift:+.1%} between halves"
+    yield "throughput", f"{trial.throughput_per_s:.1f} inferences/s, one after another"
+    yield "load, first answer", f"{trial.load_ms:.0f} ms, {trial.first_inference_ms:.1f} ms"
+    yield "peak memory", size(trial.peak_rss_bytes)
+    joules = trial.energy.joules_per_inference
+    yield "energy", f"{joules:.4f} J per inference ({trial.energy.note})" if joules else f"null: {trial.energy.note}"
+    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.input_shapes.items())
+    yield "input", f"golden case {found.case}: {shapes}"
+    yield "measured on", f"{found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"
+    yield "host", "quiet" if trial.host.quiet else "NOT quiet: run it again when the machine is idle"
