@@ -11,12 +11,13 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick check fix docs bench clean mosquitto
+.PHONY: all setup demo test quick check fix docs bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
@@ -25,7 +26,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edgeml needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory need PACKAGE=python3-venv
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory need PACKAGES=python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip
 	@# torch by itself first: a plain requirement on it would take a build with gigabytes of CUDA.
@@ -36,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(RUN)/edgeml demo
 
-test: check mosquitto
+test: check debian
 	$(RUN)/python -m pytest
 
 quick: setup
@@ -56,16 +57,19 @@ docs: setup
 	$(RUN)/python docs/generate.py
 
 bench: setup
-	@for program in benchmarks/*.py; do echo "== $$program"; $(RUN)/python $$program || exit 1; done
+	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
 
-mosquitto:
-	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || $(MAKE) --no-print-directory need PACKAGE=mosquitto
+# Debian packages that the tests need, each behind a program that tells whether it is there. As root they are installed;
+# otherwise this says which command does it.
+debian:
+	@export PATH=$$PATH:/usr/sbin; missing=; \
+	for pair in $(DEBIAN); do command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
+	test -z "$$missing" || $(MAKE) --no-print-directory need PACKAGES="$$missing"
 
-# Install a Debian package as root; otherwise say which command does.
 need:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGE); \
-	else echo "$(PACKAGE) is missing: sudo apt-get install $(PACKAGE)"; exit 2; fi
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES); \
+	else echo "missing: sudo apt-get install $(PACKAGES)"; exit 2; fi
 
 clean:
 	rm -rf $(VENV) build dist out

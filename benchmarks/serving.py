@@ -1,6 +1,6 @@
 """What the server costs: memory, added latency, health under load, memory after swaps.
 
-Run from the repository: `python -m benchmarks.serving`. Each figure is a ratio, or stands beside what it is compared
+Run from the repository: `PYTHONPATH=tests python benchmarks/serving.py`, or `make bench`. Each figure is a ratio, or stands beside what it is compared
 with, from one run on this machine. The server is a process of its own; the model is `y = x * 2 + 1` with 64 MiB of
 weights that it holds in memory.
 """
@@ -40,7 +40,7 @@ def main() -> None:
             bare_pss = _memory(bare.pid, "Pss")
             bare.stdin.write("\n")
         started = time.perf_counter()
-        with _process("-m", "benchmarks.serving", folder) as server:
+        with _process(__file__, folder) as server:
             port = int(server.stdout.readline())
             _get(port, "/health/ready")
             print(f"ready after start:         {time.perf_counter() - started:.2f} s")
@@ -128,7 +128,7 @@ def _memory(pid: int, field: str) -> int:
 def _unpack(folder: Path) -> None:
     """Put a bundle's files into `folder`, its weights inside the model file, so that loading copies them."""
     import onnx  # noqa: PLC0415 - the server's process must not load onnx
-    from tests.tiny_models import tiny_onnx_bundle  # noqa: PLC0415
+    from tiny_models import tiny_onnx_bundle  # noqa: PLC0415
 
     from edgeml_core import manifest as manifests  # noqa: PLC0415
     from edgeml_runtime.unpacked import unpacked  # noqa: PLC0415

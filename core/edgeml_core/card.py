@@ -27,6 +27,15 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cosine: float
 
 
+class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The accuracy on the rows (of token classes: words) with one label; fractions of 1."""
+
+    label: str
+    rows: int
+    fp32: float
+    int8: float
+
+
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The task metric on `--evaluate`, paired row by row with fp32; fractions of 1."""
 
@@ -36,6 +45,42 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     int8: float
     drop: float
     ci95: tuple[float, float]
+    classes: tuple[ClassAccuracy, ...] = ()
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One candidate of the gate, the shipped one too. `why` it was left is empty for a candidate that passed.
+
+    What a candidate didn't get to is zero or absent. Its times are in `Measurements`.
+    """
+
+    format: str
+    recipe: str
+    why: str = ""
+    size_bytes: int = 0
+    ram_bytes: int = 0
+    cosine: float | None = None
+    drop: float | None = None
+    ci95: tuple[float, float] | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing spoke against it."""
+        return not self.why
+
+
+class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of the bundle on the target's own CPU; where that is nothing, `note` says so and what mends it.
+
+    `accuracy` is on the first evaluation rows, which are fewer than the card's own.
+    """
+
+    cpu: str
+    how: How
+    min_cosine: float | None = None
+    max_abs: float | None = None
+    accuracy: Accuracy | None = None
+    note: str = ""
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +94,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     accuracy_note: str = ""
     calibration_rows: int = 0
     calibration_sha256: str = ""
+    tried: tuple[Tried, ...] = ()
+    proved: tuple[Proved, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -71,6 +118,15 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     note: str = ""
 
 
+class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The median times of one candidate and of fp32 in the same run, in milliseconds."""
+
+    format: str
+    recipe: str
+    fp32_ms: float
+    int8_ms: float
+
+
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads."""
 
@@ -83,6 +139,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     first_inference_ms: float
     peak_rss_bytes: int
     verified_on: tuple[Verified, ...] = ()
+    candidates: tuple[Timed, ...] = ()
 
     @property
     def speedup(self) -> float:

@@ -29,8 +29,11 @@ Format = Literal["onnx", "tflite"]
 Task = Literal[
     "text-classification",
     "token-classification",
+    "question-answering",
     "feature-extraction",
+    "text-generation",
     "image-classification",
+    "audio-classification",
     "tensors",
 ]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
@@ -85,6 +88,17 @@ class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pad_id: int = 0
 
 
+class QuestionInput(TextInput, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="question"):
+    """A question and the context that holds its answer, as one pair; of a pair too long the context is cut."""
+
+
+class PromptInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="prompt"):
+    """The beginning of a text that the model goes on with; prompt and answer have at most `max_length` tokens."""
+
+    tokenizer: str
+    max_length: int
+
+
 class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):
     """An image resized to `height` x `width` pixels, times `rescale`, minus `mean`, over `std` per channel."""
 
@@ -98,6 +112,30 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     std: tuple[float, ...]
     #: Shortest edge in pixels to resize to before a centre crop; 0 resizes to the exact size.
     resize_shortest_edge: int = 0
+
+
+class MelSpectrum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Logarithms of `bins` mel bands in `frames` frames of 25 ms every 10 ms, minus `mean`, over twice `std`."""
+
+    bins: int
+    frames: int
+    mean: float
+    std: float
+
+
+class AudioInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="audio"):
+    """Sound in one channel, as samples or as a `mel` spectrum.
+
+    Shorter than `min_samples` is refused, longer than `max_samples` cut. `normalize` gives samples the mean 0 and the
+    variance 1. `pad_to` are the fixed lengths compiled in, in samples; empty means any length.
+    """
+
+    sampling_rate_hz: int
+    min_samples: int
+    max_samples: int
+    normalize: bool = False
+    pad_to: tuple[int, ...] = ()
+    mel: MelSpectrum | None = None
 
 
 class TensorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
@@ -119,6 +157,14 @@ class TokenClasses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     labels: tuple[str, ...]
 
 
+class Span(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="span"):
+    """The part of the context that answers the question, of at most `max_tokens`, from two outputs' logits."""
+
+    start: str
+    end: str
+    max_tokens: int
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
     """One vector a text, pooled from the token vectors of `output`."""
 
@@ -127,12 +173,24 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     normalize: bool
 
 
+class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="generation"):
+    """The text that follows a prompt, token by token from the logits of `output`, until one of `stop_ids`.
+
+    `past` and `present` are the inputs and outputs that carry the attention's keys and values from token to token.
+    """
+
+    output: str
+    stop_ids: tuple[int, ...]
+    past: tuple[str, ...]
+    present: tuple[str, ...]
+
+
 class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
     """The output tensors by name, as they are."""
 
 
-Preprocess = TextInput | ImageInput | TensorInput
-Postprocess = Classes | TokenClasses | Embedding | TensorOutput
+Preprocess = TextInput | QuestionInput | PromptInput | ImageInput | AudioInput | TensorInput
+Postprocess = Classes | TokenClasses | Span | Embedding | Generation | TensorOutput
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -237,9 +295,22 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             yield f"{what} is negative"
     if not manifest.inputs or not manifest.outputs:
         yield "inputs or outputs are missing"
-    output = getattr(manifest.postprocess, "output", None)
-    if output is not None and output not in {spec.name for spec in manifest.outputs}:
-        yield f"postprocess names output {output!r}, which the model doesn't have"
+    yield from _meaning_problems(manifest)
+
+
+def _meaning_problems(manifest: Manifest) -> Iterator[str]:
+    inputs, outputs = ({spec.name for spec in specs} for specs in (manifest.inputs, manifest.outputs))
+    for output in outputs_named(manifest.postprocess):
+        if output not in outputs:
+            yield f"postprocess names output {output!r}, which the model doesn't have"
+    if isinstance(manifest.postprocess, Generation):
+        past, present = manifest.postprocess.past, manifest.postprocess.present
+        if len(past) != len(present) or not inputs.issuperset(past):
+            yield "postprocess pairs past inputs and present outputs that don't belong together"
+    pairs = ((QuestionInput, Span), (PromptInput, Generation))
+    for before, after in pairs:
+        if isinstance(manifest.preprocess, before) != isinstance(manifest.postprocess, after):
+            yield f"only one of {before.__name__} and {after.__name__} is there"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
@@ -263,10 +334,23 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
             yield f"{entry.path!r} has a malformed digest"
 
 
+def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:
+    """The outputs that a postprocessing reads; none where it takes all."""
+    match postprocess:
+        case Span(start=start, end=end):
+            return start, end
+        case Generation(output=output, present=present):
+            return output, *present
+        case TensorOutput():
+            return ()
+        case _:
+            return (postprocess.output,)
+
+
 def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "model", manifest.model
     yield "golden", manifest.golden.path
-    if isinstance(manifest.preprocess, TextInput):
+    if isinstance(manifest.preprocess, TextInput | PromptInput):
         yield "preprocess", manifest.preprocess.tokenizer
 
 
@@ -276,6 +360,10 @@ def _quantities(manifest: Manifest) -> Iterator[tuple[str, float]]:
     yield "runtime.threads", manifest.runtime.threads
     yield "golden.max_abs", manifest.golden.max_abs
     yield "golden.cases", manifest.golden.cases - 1
+    if isinstance(manifest.preprocess, AudioInput):
+        yield "preprocess.sampling_rate_hz", manifest.preprocess.sampling_rate_hz - 1
+        yield "preprocess.min_samples", manifest.preprocess.min_samples
+        yield "preprocess.max_samples", manifest.preprocess.max_samples - manifest.preprocess.min_samples
 
 
 def is_safe_path(path: str) -> bool:

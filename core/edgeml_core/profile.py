@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -21,9 +21,19 @@ Recipe = Literal[
     "dynamic-s8",
     "dynamic-s8-reduced",
     "dynamic-u8",
+    "dynamic-s8-mixed",
+    "dynamic-s8-reduced-mixed",
     "static-s8",
     "static-s8-reduced",
+    "static-s8-entropy",
+    "static-s8-reduced-entropy",
+    "static-s8-percentile",
+    "static-s8-reduced-percentile",
+    "static-s8-mixed",
+    "static-s8-reduced-mixed",
     "weight-only",
+    "weight-only-8bit",
+    "weight-only-4bit",
     "dynamic",
     "static",
     "none",
@@ -31,9 +41,7 @@ Recipe = Literal[
 
 #: The recipes that each engine's quantizer knows (see docs/targets.md).
 RECIPES: Final[dict[Engine, frozenset[Recipe]]] = {
-    "onnxruntime": frozenset(
-        {"dynamic-s8", "dynamic-s8-reduced", "dynamic-u8", "static-s8", "static-s8-reduced", "weight-only", "none"}
-    ),
+    "onnxruntime": frozenset(get_args(Recipe)) - {"dynamic", "static"},
     "litert": frozenset({"dynamic", "static", "weight-only", "none"}),
 }
 THREADS_MAX: Final = 256

@@ -10,14 +10,17 @@ import numpy as np
 
 from edgeml.check.answers import vector
 from edgeml.check.data import Label, Row
-from edgeml_core.card import Accuracy
+from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Classes, Embedding, Manifest, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Answer, Text
+from edgeml_runtime.tensors import Array
 
 #: Of the standard normal distribution, for 95 %.
 _Z95: Final = 1.959964
 _DECIMALS: Final = 6
+#: Classes on the card, those that lost most.
+CLASSES_MAX: Final = 100
 _WORD_LABELS: Final = "give each row as many labels as its text has words"
 
 
@@ -30,7 +33,8 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     Raises:
         UsageError: `data-invalid`, when rows have no label or one that the model doesn't have.
     """
-    before, after = (np.array(list(_right(answers, rows, manifest))) for answers in (fp32, int8))
+    judged, judged_after = (list(_judged(answers, rows, manifest)) for answers in (fp32, int8))
+    before, after = (np.array([right for _, right in pairs], dtype=bool) for pairs in (judged, judged_after))
     drop = float(before.mean() - after.mean())
     return Accuracy(
         metric=_metric(manifest),
@@ -39,7 +43,18 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
         int8=round(float(after.mean()), _DECIMALS),
         drop=round(drop, _DECIMALS),
         ci95=interval(lost=int((before & ~after).sum()), won=int((after & ~before).sum()), pairs=len(before)),
+        classes=_classes([label for label, _ in judged], before, after),
     )
+
+
+def _classes(labels: Sequence[str], before: Array, after: Array) -> tuple[ClassAccuracy, ...]:
+    """The accuracy of each class, the one that lost most first."""
+    found = []
+    for label in sorted(set(labels)):
+        own = np.array([it == label for it in labels])
+        fp32, int8 = (round(float(right[own].mean()), _DECIMALS) for right in (before, after))
+        found.append(ClassAccuracy(label=label, rows=int(own.sum()), fp32=fp32, int8=int8))
+    return tuple(sorted(found, key=lambda it: (it.int8 - it.fp32, it.label))[:CLASSES_MAX])
 
 
 def interval(*, lost: int, won: int, pairs: int) -> tuple[float, float]:
@@ -69,7 +84,7 @@ def require(accuracy: Accuracy, max_drop: float) -> None:
             "gate-failed",
             f"{accuracy.metric} drops by {accuracy.drop:.2%}, from {accuracy.fp32:.2%} to {accuracy.int8:.2%} "
             f"(95 % interval {accuracy.ci95[0]:.2%} to {accuracy.ci95[1]:.2%}); {max_drop:.2%} is accepted",
-            "calibrate on more rows, or accept more with --max-drop",
+            "calibrate on more rows, train adapters against the loss, or accept more with --max-drop",
         )
 
 
@@ -90,7 +105,8 @@ def _metric(manifest: Manifest) -> str:
             return "accuracy"
 
 
-def _right(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[bool]:
+def _judged(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """What should have been answered, and whether it was."""
     match manifest.postprocess:
         case Embedding():
             yield from _nearest(answers, rows, manifest)
@@ -100,10 +116,11 @@ def _right(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -
         case Classes(labels=labels):
             for answer, row in zip(answers, rows, strict=True):
                 scored: Mapping[str, Any] = answer
-                yield scored["labels"][0]["label"] == _known(row.label, labels)
+                wanted = _known(row.label, labels)
+                yield wanted, scored["labels"][0]["label"] == wanted
         case TensorOutput():
             for answer, row in zip(answers, rows, strict=True):
-                yield int(vector(answer, manifest).argmax()) == row.label
+                yield str(row.label), int(vector(answer, manifest).argmax()) == row.label
 
 
 def _known(label: Label | None, labels: Sequence[str]) -> str:
@@ -115,16 +132,16 @@ def _known(label: Label | None, labels: Sequence[str]) -> str:
     raise UsageError("data-invalid", f"label {label!r} is not one of the model's", f"they are {', '.join(labels[:20])}")
 
 
-def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[bool]:
+def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
     vectors = np.stack([vector(answer, manifest) for answer in answers])
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(float).tiny)
     likeness = vectors @ vectors.T
     np.fill_diagonal(likeness, -np.inf)
     for row, nearest in zip(rows, likeness.argmax(axis=1), strict=True):
-        yield row.label is not None and row.label == rows[int(nearest)].label
+        yield str(row.label), row.label is not None and row.label == rows[int(nearest)].label
 
 
-def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[bool]:
+def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[str, bool]]:
     text = row.item.text if isinstance(row.item, Text) else ""
     words = text.split()
     if not isinstance(row.label, list) or len(row.label) != len(words):
@@ -135,5 +152,6 @@ def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[bool]:
     for word, label in zip(words, row.label, strict=True):
         start = text.index(word, start)
         if start in found:  # a word cut off at the model's length is not judged
-            yield found[start] == _known(label, labels)
+            wanted = _known(label, labels)
+            yield wanted, found[start] == wanted
         start += len(word)

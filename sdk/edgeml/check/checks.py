@@ -1,11 +1,10 @@
-"""All checks of one candidate: does it fit, is it the original still, how accurate is it, what does it answer?
+"""All checks of one candidate: is it the original still, how accurate is it, what does it answer?
 
-The first check that fails raises. How each is made is in its own file.
+Nothing is judged here. How each check is made is in its own file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,23 +62,15 @@ class Checks:
     max_drop: float
     once: Once = field(default_factory=Once)
 
-    def run(self, candidate: Candidate, notes: Sequence[str]) -> Findings:
-        """Check a candidate.
-
-        Args:
-            notes: what the card is to say besides.
+    def run(self, candidate: Candidate) -> Findings:
+        """Look at a candidate; `edgeml.check.gate` judges what is found.
 
         Raises:
-            GateFailed: `gate-failed`, by the first check that fails.
             DeviceError: `runtime-failed`, when the runtime can't run the model.
         """
-        memory.require(candidate.model, candidate.fp32, candidate.profile)
         found = self.once(("answered", candidate.key), lambda: self._answered(candidate))
-        parity.require(found.parity)
-        if found.accuracy:
-            accuracy.require(found.accuracy, self.max_drop)
         return Findings(
-            card=self._card(candidate, found, notes),
+            card=self._card(candidate, found),
             cases=found.cases,
             ram_bytes=memory.estimate_bytes(candidate.model, candidate.fp32),
         )
@@ -119,7 +110,7 @@ class Checks:
         largest = max(rest, key=lambda tensors: sum(array.size for array in tensors.values()), default=None)
         return [*prepared[:GOLDEN_FIRST], *([largest] if largest else [])]
 
-    def _card(self, candidate: Candidate, found: Answered, notes: Sequence[str]) -> Card:
+    def _card(self, candidate: Candidate, found: Answered) -> Card:
         doubt = accuracy.doubt(found.accuracy, self.max_drop) if found.accuracy else None
         calibrated = candidate.model.recipe.startswith("static")
         return Card(
@@ -131,7 +122,7 @@ class Checks:
             accuracy_note="" if found.accuracy else NO_LABELS,
             calibration_rows=len(self.calibration.rows) if calibrated else 0,
             calibration_sha256=self.calibration.sha256 if calibrated else "",
-            warnings=(*notes, *self.inputs.notes, *self._cut_note(candidate), *([doubt] if doubt else [])),
+            warnings=(*candidate.model.notes, *self.inputs.notes, *self._cut_note(candidate), *([doubt] if doubt else [])),
         )
 
     def _cut_note(self, candidate: Candidate) -> tuple[str, ...]:

@@ -33,16 +33,22 @@ def _fixed_lengths(model: Built) -> int:
     return len(preprocess.pad_to) if isinstance(preprocess, TextInput) else 1
 
 
-def require(model: Built, fp32: Built, profile: Profile) -> None:
-    """Check that the model fits into what the target gives it.
+def require(needed_bytes: int, profile: Profile, max_bytes: int | None = None) -> None:
+    """Check that a model fits into what the target gives it, and into what was asked.
 
     Raises:
         GateFailed: `gate-failed`, naming both figures.
     """
-    needed, given = estimate_bytes(model, fp32), profile.memory.model_bytes
+    needed, given = needed_bytes, profile.memory.model_bytes
     if needed > given:
         raise GateFailed(
             "gate-failed",
             f"the model needs about {needed / 1e6:.0f} MB of RAM; {profile.name} gives it {given / 1e6:.0f} MB",
             "take a smaller model, or a target with more memory",
+        )
+    if max_bytes is not None and needed > max_bytes:
+        raise GateFailed(
+            "gate-failed",
+            f"the model needs about {needed / 1e6:.0f} MB of RAM; --max-ram allows {max_bytes / 1e6:.0f} MB",
+            "take a smaller model, or allow more with --max-ram",
         )

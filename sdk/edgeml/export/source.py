@@ -79,6 +79,7 @@ class Built:
     Args:
         model: the model file's name; `weights` lie beside it where the format keeps them apart.
         recipe: how it was quantized; `none` for fp32.
+        notes: what the card is to say of how it was made.
     """
 
     file_format: Format
@@ -87,6 +88,7 @@ class Built:
     model: str
     signature: Signature
     weights: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:

@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from edgeml.export.request import Quantize
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ENGINES, Format
-from edgeml_core.profile import EngineSetup, ModelKind, Profile, Recipe
+from edgeml_core.profile import RECIPES, EngineSetup, ModelKind, Profile, Recipe
 
 FAMILIES: Final[tuple[Quantize, ...]] = ("dynamic", "static", "weight-only", "none")
 UNCALIBRATED: Final = "static int8 was not tried: there is no calibration data, and none is made up"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Recipes in the order of trial, and what the card says of those left out."""
-
-    recipes: tuple[Recipe, ...]
-    notes: tuple[str, ...] = ()
-
-
-def plan(profile: Profile, file_format: Format, kind: ModelKind, *, quantize: Quantize, calibrated: bool) -> Plan:
-    """What to try for a kind of model on a target.
+def plan(
+    profile: Profile, file_format: Format, kind: ModelKind, *, quantize: Quantize, recipe: Recipe | None = None
+) -> tuple[Recipe, ...]:
+    """The recipes to try for a kind of model on a target, in order.
 
     Args:
         quantize: the family asked for; `auto` takes the profile's own order.
-        calibrated: whether there is calibration data.
+        recipe: the only one to try.
 
     Raises:
-        UsageError: `usage`, when static int8 is asked for without calibration data, or the target lacks the engine or
-            a recipe of that family.
+        UsageError: `usage`, when the target lacks the engine or a recipe of that family.
     """
     setup = profile.engines.get(ENGINES[file_format])
     if setup is None:
         raise UsageError("usage", f"target {profile.name} has no engine for {file_format}", "leave out --format")
-    if quantize == "static" and not calibrated:
-        raise UsageError("usage", "static int8 needs calibration data", "add --calibrate FILE, or use --quantize auto")
-    wanted = tuple(_asked(setup, kind, quantize))
+    if recipe is not None and recipe not in RECIPES[ENGINES[file_format]]:
+        known = ", ".join(sorted(RECIPES[ENGINES[file_format]]))
+        raise UsageError("usage", f"{file_format} has no recipe {recipe!r}", f"its recipes are {known}")
+    wanted = (recipe,) if recipe else tuple(_asked(setup, kind, quantize))
     if not wanted:
         raise UsageError(
             "usage", f"target {profile.name} has no {quantize} recipe for {file_format}", "use --quantize auto"
         )
-    tried = tuple(recipe for recipe in wanted if calibrated or family(recipe) != "static")
-    return Plan(recipes=tried, notes=() if tried == wanted else (UNCALIBRATED,))
+    return wanted
 
 
-def family(recipe: Recipe) -> Quantize:
+def require_calibration(wanted: Quantize | Recipe | None) -> None:
+    """Refuse a request for static int8 that brings no calibration data, before any work.
+
+    Raises:
+        UsageError: `usage`.
+    """
+    if wanted and wanted != "auto" and family(wanted) == "static":
+        raise UsageError("usage", "static int8 needs calibration data", "add --calibrate FILE, or use --quantize auto")
+
+
+def family(recipe: Quantize | Recipe) -> Quantize:
     """The family that a recipe belongs to."""
     return next(name for name in FAMILIES if recipe.startswith(name))
 
