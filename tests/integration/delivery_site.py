@@ -162,7 +162,7 @@ class Site:
 
     def deploy(self, version: str) -> str:
         """Let all devices want a version; the deployment's id."""
-        return deploy(self.repo, MODEL, version, selector={}).id
+        return deploy(self.repo, MODEL, version, selector={}).deployment.id
 
     def start_host(self) -> Program:
         """`edgeml fleet serve`."""

@@ -55,13 +55,14 @@ def serve(out: Output, repo: Path, broker: str, database: Path | None, **files: 
 @_repo
 @click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
 @click.option("--percent", type=Share(), default=1.0, show_default="100%", help="Of the devices selected.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deployed, and to whom.")
 @command(
     examples=(
-        "edgeml fleet deploy minilm --repo ./repo --to site=barn",
+        "edgeml fleet deploy minilm --repo ./repo --to site=barn --dry-run",
         "edgeml fleet deploy minilm:2 --repo ./repo --to site=barn,target=rpi4 --percent 25%",
     )
 )
-def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], percent: float) -> None:
+def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
     """Make devices want a release; the version published last when none is named.
 
     A running `edgeml fleet serve` sees it and announces it.
@@ -69,10 +70,13 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], per
     from edgeml.fleet import deploy as deploying  # noqa: PLC0415 - kept out of --help
 
     name, _, version = release.partition(":")
-    labels = names.parse_labels(selector)
-    made = deploying.deploy(repo, name, version or None, selector=labels, percent=percent * 100)
-    text = f"deployed {made.name} {made.version} to {_pairs(labels) or 'all'}, {made.percent:g} % ({made.id})"
-    out.result(msgspec.to_builtins(made), text)
+    labels, percent = names.parse_labels(selector), options.pop("percent") * 100
+    deployed = deploying.deploy(repo, name, version or None, selector=labels, percent=percent, **options)
+    made = deployed.deployment
+    whom = f"{_pairs(labels) or 'all'}, {made.percent:g} %: {len(deployed.devices)} device(s)"
+    done = "would deploy" if options["dry_run"] else "deployed"
+    value = {**msgspec.to_builtins(made), "devices": deployed.devices, **options}
+    out.result(value, f"{done} {made.name} {made.version} to {whom} ({made.id})")
 
 
 @fleet.command()

@@ -122,7 +122,7 @@ def _repository(folder: Path, bundle: Path, tell: Tell) -> Path:
 
 async def _deliver(site: Site, fleet: Path, version: str, tell: Tell) -> Report:
     tell(f"deploying {NAME} {version} over MQTT")
-    return await site.active(deploy(fleet, NAME, version, selector={"site": "farm-7"}))
+    return await site.active(deploy(fleet, NAME, version, selector={"site": "farm-7"}).deployment)
 
 
 def _similarity(site: Site) -> list[list[float]]:

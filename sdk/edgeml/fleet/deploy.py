@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from edgeml.repository import Release, layout, releases
-from edgeml_core import names
+from edgeml_core import desired, names
 from edgeml_core.desired import Deployment, FleetDocument, Wanted
 from edgeml_core.errors import UsageError
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment, and the devices that it is for at the moment."""
+
+    deployment: Deployment
+    devices: tuple[str, ...]
 
 
 def deploy(
@@ -22,12 +29,14 @@ def deploy(
     *,
     selector: Mapping[str, str],
     percent: float = 100.0,
+    dry_run: bool = False,
     now: datetime | None = None,
-) -> Deployment:
+) -> Deployed:
     """Make devices want a release.
 
-    Deploying the same version to the same selector again changes the percentage of the deployment that is there, so
-    that a larger one keeps all devices of a smaller one.
+    Deploying the same bundles to the same selector again changes the percentage of the deployment that is there, so
+    that a larger one keeps all devices of a smaller one. With bundles that were published since it is another
+    deployment: devices that found none for their board look again.
 
     Args:
         repo: the repository's folder.
@@ -35,6 +44,7 @@ def deploy(
         version: None is the one published last.
         selector: labels that a device must have; empty selects all.
         percent: of the devices selected, more than 0, at most 100.
+        dry_run: only say what would be deployed, and to whom.
         now: the time to sign at; by default the clock's.
 
     Raises:
@@ -46,17 +56,28 @@ def deploy(
     with repository.locked():
         chosen = _choose(releases(repository), name, version)
         document = repository.document()
-        deployment = Deployment(
-            id=_identity(document, chosen[0], selector, number=repository.fleet.version() + 1),
-            name=name,
-            version=chosen[0].manifest.version,
-            selector=dict(selector),
-            percent=percent,
-            bundles=tuple(_wanted(release) for release in chosen),
+        deployment = _named(
+            document,
+            Deployment(
+                id=f"{name}-{chosen[0].manifest.version}-{repository.fleet.version() + 1}",
+                name=name,
+                version=chosen[0].manifest.version,
+                selector=dict(selector),
+                percent=percent,
+                bundles=tuple(_wanted(release) for release in chosen),
+            ),
         )
         changed = msgspec.structs.replace(document, deployments=(*_kept(document, deployment), deployment))
-        repository.write_document(changed, now or layout.utc_now())
-    return deployment
+        if not dry_run:
+            repository.write_document(changed, now or layout.utc_now())
+    return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
+
+
+def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
+    """The devices that a deployment is for, now."""
+    for device in document.devices:
+        if desired.wanted_by(document, device).get(deployment.name) == deployment:
+            yield device
 
 
 def _choose(published: Sequence[Release], name: str, version: str | None) -> list[Release]:
@@ -91,13 +112,12 @@ def _wanted(release: Release) -> Wanted:
     )
 
 
-def _identity(document: FleetDocument, release: Release, selector: Mapping[str, str], *, number: int) -> str:
-    """The id of the deployment that this one continues, else a new one; the document's version makes it unique."""
-    name, version = release.manifest.name, release.manifest.version
+def _named(document: FleetDocument, new: Deployment) -> Deployment:
+    """A deployment under the id of the one that it continues; else under its own, unique by the document's version."""
     for deployment in document.deployments:
-        if (deployment.name, deployment.version, deployment.selector) == (name, version, selector):
-            return deployment.id
-    return f"{name}-{version}-{number}"
+        if msgspec.structs.replace(deployment, id=new.id, percent=new.percent) == new:
+            return msgspec.structs.replace(new, id=deployment.id)
+    return new
 
 
 def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:

@@ -8,7 +8,7 @@ import pytest
 
 import samples
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.fleet import deploy as deploying
 from edgeml_core import manifest
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import UsageError
@@ -29,6 +29,11 @@ def publish(folder: Path, **changes) -> None:
     path = folder / f"{of.stem}.edgeml"
     path.write_bytes(samples.a_bundle(of))
     repository.publish(folder / "repo", [path])
+
+
+def deploy(*given, **options) -> Deployment:
+    """What was deployed."""
+    return deploying.deploy(*given, **options).deployment
 
 
 def deployments(repo: Path) -> tuple[Deployment, ...]:
@@ -107,3 +112,21 @@ def test_going_back_is_a_new_deployment(repo: Path):
     ids = [deploy(repo, "sample", version, selector={}).id for version in ("1.0", "0.9", "1.0")]
     assert len(set(ids)) == 3
     assert all(identity.startswith("sample-") for identity in ids)
+
+
+def test_a_board_added_to_a_version_is_another_deployment(repo: Path, tmp_path: Path):
+    """Devices that found no bundle for their board look again; a mere repetition bothers nobody."""
+    first, again = deploy(repo, "sample", "1.0", selector={}), deploy(repo, "sample", "1.0", selector={})
+    publish(tmp_path, version="1.0", target="rpi5")
+    assert first == again
+    assert deploy(repo, "sample", "1.0", selector={}).id != first.id
+
+
+def test_a_dry_run_says_to_whom_and_signs_nothing(repo: Path, tmp_path: Path):
+    """The devices named are those whose labels match."""
+    for device, site in (("one", "a"), ("two", "b")):
+        repository.enroll(repo, device, labels={"site": site}, broker_url=None, out_dir=tmp_path / device)
+    before = repository.opened(repo).fleet.version()
+    deployed = deploying.deploy(repo, "sample", selector={"site": "a"}, dry_run=True)
+    assert deployed.devices == ("one",)
+    assert (deployments(repo), repository.opened(repo).fleet.version()) == ((), before)
