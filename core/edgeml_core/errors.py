@@ -19,6 +19,7 @@ CODES: Final[dict[str, str]] = {
     "data-invalid": "a data file (calibration, evaluation) doesn't fit the model or its own format",
     "target-unknown": "no target profile has that name",
     "target-invalid": "a target profile has problems; the message lists all of them",
+    "emulation-missing": "the target's CPU can't be emulated on this machine yet",
     "repo-invalid": "the directory is not an edgeml repository, or its keys are missing",
     "release-unknown": "the repository has no such release",
     "release-exists": "that name and version is already released with other content",
@@ -39,6 +40,7 @@ CODES: Final[dict[str, str]] = {
     # TransportError: the road is at fault; retried with a bound and jitter
     "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
     "trust-unavailable": "signed metadata hasn't arrived yet",
+    "download-failed": "a package couldn't be fetched or unpacked",
     "chunk-timeout": "wanted chunks didn't arrive in time",
     # DeviceError: this machine is at fault; the device rolls back and reports
     "runtime-missing": "the runtime that the bundle needs is not installed, or too old",

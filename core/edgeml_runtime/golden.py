@@ -115,11 +115,11 @@ def cosine(one: Array, other: Array) -> float:
     return float(np.dot(one, other)) / lengths
 
 
-def mismatch(distance: Distance) -> DeviceError:
-    """The error for an output out of bounds."""
+def mismatch(distance: Distance, *, where: str = "") -> DeviceError:
+    """The error for an output out of bounds; `where` names the CPU when it is not this machine's."""
     return DeviceError(
         "golden-mismatch",
-        f"case {distance.case}, output {distance.output!r} differs from what the bundle recorded: cosine "
-        f"{distance.cosine:.6f}, largest distance {distance.max_abs:.6g}",
+        f"{f'on {where}: ' if where else ''}case {distance.case}, output {distance.output!r} differs from what the "
+        f"bundle recorded: cosine {distance.cosine:.6f}, largest distance {distance.max_abs:.6g}",
         "export the model again for this board's own CPU, or try another runtime version",
     )

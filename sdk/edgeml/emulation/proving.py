@@ -1,0 +1,56 @@
+"""A proof on an emulated CPU: the place where it runs, and whether there is one.
+
+The architecture of this machine is emulated around this very Python; another one needs its root (`root.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeml import proofs
+from edgeml.emulation import qemu, root
+from edgeml.proofs import Place, Proof
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import Manifest
+from edgeml_core.profile import Profile
+from edgeml_runtime.tasks import Item
+
+
+def unready(profile: Profile) -> str:
+    """Why no proof for this target can run here now, in one sentence with the remedy; empty when one can."""
+    if why := qemu.problem(profile):
+        return why
+    return "" if root.native(profile) else root.unready(profile)
+
+
+def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[Item]) -> Proof:
+    """Run a bundle on the target's CPU, emulated.
+
+    Args:
+        folder: holds the files that the manifest names, the golden file among them.
+        manifest: the bundle's; its golden bounds are what is judged by.
+        profile: the target.
+        items: what is to be answered there besides, one at a time.
+
+    Raises:
+        DeviceError: `golden-mismatch`; `runtime-failed` or `runtime-missing`; `probe-crashed`, naming the signal.
+        UsageError: `emulation-missing`, when no proof can run here.
+    """
+    if why := unready(profile):
+        raise UsageError("emulation-missing", f"{profile.name} can't be emulated here: {why}", _remedy(profile))
+    if not root.native(profile):
+        with root.entered(profile, folder) as command:
+            return proofs.run(_place(profile, command), manifest, items)
+    python = [sys.executable, "-P", "-m", "edgeml_runtime.proof", str(folder)]
+    command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *python]
+    return proofs.run(_place(profile, command), manifest, items)
+
+
+def _place(profile: Profile, command: Sequence[str]) -> Place:
+    return Place(cpu=profile.cpu.core, how="emulated", command=command)
+
+
+def _remedy(profile: Profile) -> str:
+    return f"run `edgeml target prepare {profile.name}`, which says what is missing"
