@@ -40,6 +40,7 @@ CODES: Final[dict[str, str]] = {
     # TransportError: the road is at fault; retried with a bound and jitter
     "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
     "trust-unavailable": "signed metadata hasn't arrived yet",
+    "host-unreachable": "the machine named by --on can't be reached over ssh",
     "download-failed": "a package couldn't be fetched or unpacked",
     "chunk-timeout": "wanted chunks didn't arrive in time",
     # DeviceError: this machine is at fault; the device rolls back and reports

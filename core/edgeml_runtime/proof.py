@@ -21,7 +21,7 @@ from edgeml_core import golden as cases
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.golden import TensorData
 from edgeml_core.manifest import Manifest
-from edgeml_runtime import engines, golden
+from edgeml_runtime import board, golden
 from edgeml_runtime.golden import Distance
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
@@ -54,8 +54,9 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found: the runtime's version, and either both lists or the error."""
+    """What was found: the CPU as it calls itself, the runtime's version, and either both lists or the error."""
 
+    cpu: str
     runtime: str
     distances: tuple[Distance, ...] = ()
     answers: tuple[Any, ...] = ()
@@ -75,20 +76,22 @@ def prove(folder: Path, request: Request) -> Reply:
         folder: holds the files that the manifest names; the manifest itself need not be there.
         request: what is to be proven.
     """
-    version = engines.installed().get(request.manifest.runtime.engine, "")
+    this = board.this_machine()
+    found = Reply(cpu=this.cpu, runtime=this.runtimes.get(request.manifest.runtime.engine, ""))
     try:
         expected = cases.decode((folder / request.manifest.golden.path).read_bytes())
         model = Model.open(folder, request.manifest)
         try:
             distances = tuple(golden.distances(model.session, request.manifest, expected))
-            return Reply(runtime=version, distances=distances, answers=_answers(model, _items(request.items)))
+            answers = _answers(model, _items(request.items))
+            return msgspec.structs.replace(found, distances=distances, answers=answers)
         finally:
             model.close()
     except EdgemlError as error:
         refused = Refused(type(error).__name__, error.code, error.message, error.hint)
     except OSError as error:
         refused = Refused(DeviceError.__name__, "store-failed", str(error), "check the folder and the disk")
-    return Reply(runtime=version, refused=refused)
+    return msgspec.structs.replace(found, refused=refused)
 
 
 def _answers(model: Model, items: Sequence[Item]) -> tuple[Answer, ...]:

@@ -16,12 +16,11 @@ from typing import Final
 import msgspec
 
 from edgeml_core.card import How
-from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, UsageError
+from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
-from edgeml_runtime import proof
 from edgeml_runtime.golden import mismatch
 from edgeml_runtime.proof import Refused, Reply
-from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tasks import Answer
 
 #: Emulated, a large encoder takes seconds a row; a child that is silent for longer hangs.
 TIMEOUT_S: Final = 1800.0
@@ -36,7 +35,7 @@ class Proof:
     """What a bundle did on another CPU, within its golden bounds.
 
     Args:
-        cpu: the core's name.
+        cpu: the emulated core, or what the machine calls its own.
         how: whether that CPU was emulated, or its own machine was asked.
         runtime: the version of the runtime there.
         min_cosine: of any golden output to what was recorded.
@@ -54,31 +53,47 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a proof runs: the CPU's name, and the command whose stdin takes the request."""
+    """Where a proof runs.
 
-    cpu: str
+    Args:
+        name: of the emulated CPU, or of the machine that is asked.
+        how: as the proof's.
+        command: takes the request on its stdin.
+        lost_code: the command's exit code when that machine can't be reached.
+        hint: the remedy when no answer comes.
+    """
+
+    name: str
     how: How
     command: Sequence[str]
     timeout_s: float = TIMEOUT_S
+    lost_code: int | None = None
+    hint: str = "take another runtime version or another format: what crashes here would crash the device"
 
 
-def run(place: Place, manifest: Manifest, items: Sequence[Item]) -> Proof:
-    """Have the bundle proven there.
+def run(place: Place, manifest: Manifest, request: bytes) -> Proof:
+    """Have a bundle proven there.
+
+    Args:
+        place: where.
+        manifest: the bundle's; its golden bounds are what is judged by.
+        request: as `edgeml_runtime.proof.encode` makes it, or as the place's command wants it wrapped.
 
     Raises:
         DeviceError: `golden-mismatch`; `runtime-failed` or `runtime-missing`; `probe-crashed`, when the child crashed,
             hung or gave no reply.
-        UsageError: `input-invalid`, when an item isn't of the model's kind. RejectedError: `bundle-format`.
+        TransportError: `host-unreachable`. UsageError: `input-invalid`, when an item isn't of the model's kind.
+        RejectedError: `bundle-format`.
     """
-    code, output, errors = _child(place, proof.encode(manifest, items))
+    code, output, errors = _child(place, request)
     reply = _decoded(place, code, output, errors)
     if reply.refused is not None:
         raise _error(reply.refused, place)
     for distance in reply.distances:
         if not distance.within(manifest.golden):
-            raise mismatch(distance, where=place.cpu)
+            raise mismatch(distance, where=place.name)
     return Proof(
-        cpu=place.cpu,
+        cpu=place.name if place.how == "emulated" else reply.cpu,
         how=place.how,
         runtime=reply.runtime,
         min_cosine=min(it.cosine for it in reply.distances),
@@ -101,7 +116,7 @@ def _child(place: Place, request: bytes) -> tuple[int, bytes, bytes]:
             env=environment(), start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        raise DeviceError("probe-crashed", f"the proof on {place.cpu} couldn't start: {error}") from error
+        raise DeviceError("probe-crashed", f"the proof on {place.name} couldn't start: {error}") from error
     try:
         output, errors = child.communicate(request, timeout=place.timeout_s)
     except subprocess.TimeoutExpired as error:
@@ -120,6 +135,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _decoded(place: Place, code: int, output: bytes, errors: bytes) -> Reply:
+    if code == place.lost_code:
+        last = errors.decode(errors="replace").strip()[-STDERR_SHOWN_CHARS:]
+        raise TransportError("host-unreachable", f"{place.name} can't be reached: {last}", "try ssh to it by hand")
     if (number := -code if code < 0 else code - _SIGNAL_BASE) in set(signal.Signals):
         raise _crashed(place, f"was ended by {signal.Signals(number).name}")
     try:
@@ -130,10 +148,9 @@ def _decoded(place: Place, code: int, output: bytes, errors: bytes) -> Reply:
 
 
 def _crashed(place: Place, what: str) -> DeviceError:
-    hint = "take another runtime version or another format: what the card doesn't show as proven may crash the device"
-    return DeviceError("probe-crashed", f"the proof on {place.cpu} {what}", hint)
+    return DeviceError("probe-crashed", f"the proof on {place.name} {what}", place.hint)
 
 
 def _error(refused: Refused, place: Place) -> EdgemlError:
     kind = _FAMILIES.get(refused.family, DeviceError)
-    return kind(refused.code, f"on {place.cpu}: {refused.message}", refused.hint)
+    return kind(refused.code, f"on {place.name}: {refused.message}", refused.hint)

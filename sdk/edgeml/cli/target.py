@@ -13,7 +13,7 @@ from edgeml_core.errors import UsageError
 
 @click.group()
 def target() -> None:
-    """Boards: list, show, check."""
+    """Boards: list, show, check, prepare."""
 
 
 @target.command("list")
@@ -51,3 +51,23 @@ def check(out: Output, file: Path) -> None:
     except OSError as error:
         raise UsageError("usage", f"{file} can't be read", "name a TOML file; see docs/targets.md") from error
     out.result({"target": profile.name, "ok": True}, f"{profile.name}: ok")
+
+
+@target.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Make it again, even if it would do.")
+@command(extra="agent", examples=("edgeml target prepare rpi4",))
+def prepare(out: Output, name: str, *, force: bool) -> None:
+    """Make once what emulates target NAME's CPU here, for `verify --on emulated` and every export.
+
+    A board of another architecture needs that architecture's Python and runtimes, fetched from Debian and the package
+    index: some 350 MB in $EDGEML_EMULATION_DIR, or else in edgeml/emulation in your cache folder. All boards of an
+    architecture share them.
+    """
+    from edgeml import targets  # noqa: PLC0415 - kept out of --help
+    from edgeml.emulation.prepare import prepare as make  # noqa: PLC0415 - kept out of --help
+
+    profile = targets.load(name)
+    place = make(profile, force=force, tell=out.note)
+    where = str(place) if place else None
+    out.result({"target": name, "ready": True, "folder": where}, f"{profile.cpu.core} can be emulated here")

@@ -15,6 +15,7 @@ from edgeml.proofs import Place, Proof
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.profile import Profile
+from edgeml_runtime import proof
 from edgeml_runtime.tasks import Item
 
 
@@ -42,14 +43,14 @@ def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[It
         raise UsageError("emulation-missing", f"{profile.name} can't be emulated here: {why}", _remedy(profile))
     if not root.native(profile):
         with root.entered(profile, folder) as command:
-            return proofs.run(_place(profile, command), manifest, items)
+            return proofs.run(_place(profile, command), manifest, proof.encode(manifest, items))
     python = [sys.executable, "-P", "-m", "edgeml_runtime.proof", str(folder)]
     command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *python]
-    return proofs.run(_place(profile, command), manifest, items)
+    return proofs.run(_place(profile, command), manifest, proof.encode(manifest, items))
 
 
 def _place(profile: Profile, command: Sequence[str]) -> Place:
-    return Place(cpu=profile.cpu.core, how="emulated", command=command)
+    return Place(name=profile.cpu.core, how="emulated", command=command)
 
 
 def _remedy(profile: Profile) -> str:
