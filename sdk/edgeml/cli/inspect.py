@@ -17,12 +17,23 @@ _NOT_MEASURED = "not measured: the .measured.json file is not beside the bundle"
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@command(examples=("edgeml inspect out/minilm-1-rpi4-onnx.edgeml", "edgeml inspect BUNDLE --json"))
-def inspect(out: Output, bundle: Path) -> None:
-    """Show BUNDLE's manifest and result card."""
+@click.option("--html", type=click.Path(path_type=Path), help="Also write it as one page with plots to this file.")
+@command(
+    examples=(
+        "edgeml inspect out/minilm-1-rpi4-onnx.edgeml",
+        "edgeml inspect BUNDLE --html minilm.html",
+        "edgeml inspect BUNDLE --json",
+    )
+)
+def inspect(out: Output, bundle: Path, html: Path | None) -> None:
+    """Show BUNDLE's manifest and result card; the page of --html needs no network and no script."""
     from edgeml import bundles  # noqa: PLC0415 - kept out of --help
+    from edgeml.page import page  # noqa: PLC0415 - kept out of --help
 
     found = bundles.inspect(bundle)
+    if html:
+        page.write_to(html, found)
+        out.note(f"wrote {html}")
     value = {
         "manifest": msgspec.to_builtins(found.manifest),
         "manifest_sha256": found.manifest_sha256,
