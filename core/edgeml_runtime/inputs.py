@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import ImageInput, Manifest, TextInput
+from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.requests import require_bounds
-from edgeml_runtime.tasks import Image, Item, Tensors, Text, Tokens
+from edgeml_runtime.tasks import Audio, Image, Infer, Item, Prompt, Question, Tensors, Text, TextAnswer, Tokens
 from edgeml_runtime.tensors import Array
 
-_Kind = TypeVar("_Kind", Text, Image, Tensors)
+_Kind = TypeVar("_Kind", Text, Question, Prompt, Image, Audio, Tensors)
 
 
 class Prepared(NamedTuple):
-    """The tensors of one run; `tokens` has one entry for each item in it, and its tokens where it was a text."""
+    """The tensors of one run; `tokens` has one entry for each item in it, and its tokens where it was a text.
+
+    `write` is there for a prompt, whose answer takes further runs: it asks for them all, the first one included.
+    """
 
     tensors: dict[str, Array]
     tokens: Sequence[Tokens | None]
+    write: Callable[[Infer], TextAnswer] | None = None
 
 
 Preparer: TypeAlias = Callable[[Sequence[Item]], Prepared]
@@ -39,10 +44,16 @@ def preparer(folder: Path, manifest: Manifest) -> Preparer:
         DeviceError: `store-failed`, when the tokenizer can't be read.
     """
     match manifest.preprocess:
+        case QuestionInput() as text:
+            return _questions(folder, text, manifest)
         case TextInput() as text:
             return _texts(folder, text, manifest)
         case ImageInput() as image:
             return _images(image, manifest)
+        case AudioInput() as audio:
+            return _sounds(audio, manifest)
+        case PromptInput() as prompt:
+            return _prompts(folder, prompt, manifest)
         case _:
             return _tensors
 
@@ -52,6 +63,40 @@ def _texts(folder: Path, text: TextInput, manifest: Manifest) -> Preparer:
 
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
     return lambda items: Prepared(*encoder.encode([_require(item, Text).text for item in items]))
+
+
+def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Preparer:
+    from edgeml_runtime.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
+
+    encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
+    return lambda items: Prepared(*encoder.encode_questions([_require(item, Question) for item in items]))
+
+
+def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
+    from edgeml_runtime.generate import Writer  # noqa: PLC0415 -- only text models load the tokenizers library
+
+    writer = Writer(folder, prompt, manifest)
+
+    def prepare(items: Sequence[Item]) -> Prepared:
+        (item,) = items
+        asked = _require(item, Prompt)
+        return Prepared(writer.first(asked), [None], partial(writer.write, asked))
+
+    return prepare
+
+
+def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
+    from edgeml_runtime.audio import to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
+
+    if len(manifest.inputs) != 1:
+        raise RejectedError("bundle-format", f"a sound is one input, but the model has {len(manifest.inputs)}")
+    name = manifest.inputs[0].name
+
+    def prepare(items: Sequence[Item]) -> Prepared:
+        (item,) = items
+        return Prepared({name: to_tensor(_require(item, Audio), audio)}, [None])
+
+    return prepare
 
 
 def _images(image: ImageInput, manifest: Manifest) -> Preparer:

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeml_core.errors import RejectedError
-from edgeml_core.manifest import Manifest, TensorInput, TensorOutput, TextInput, TokenClasses
+from edgeml_core.manifest import (
+    AudioInput,
+    Manifest,
+    PromptInput,
+    TensorInput,
+    TensorOutput,
+    TextInput,
+    TokenClasses,
+)
 from edgeml_runtime import engines, requests, tasks, tensors
 from edgeml_runtime.engines import Session
-from edgeml_runtime.inputs import Preparer, preparer
+from edgeml_runtime.inputs import Prepared, Preparer, preparer
 from edgeml_runtime.tasks import Answer, Item, Row, Tokens
 from edgeml_runtime.tensors import Array
 
@@ -27,10 +35,11 @@ class Model:
     def __init__(self, session: Session, manifest: Manifest, prepare: Preparer) -> None:
         self.manifest: Final = manifest
         self.session: Final = session
-        self._prepare: Final = prepare
+        self.prepare: Final = prepare
         takes_batches = all(spec.shape[:1] == (-1,) for spec in manifest.inputs)
-        # Whole tensors bring their own batch dimension.
-        self._run_items = BATCH_MAX if takes_batches and not isinstance(manifest.preprocess, TensorInput) else 1
+        # Whole tensors bring their own batch dimension, sounds differ in length, and prompts end at different times.
+        alone = isinstance(manifest.preprocess, TensorInput | AudioInput | PromptInput)
+        self._run_items = BATCH_MAX if takes_batches and not alone else 1
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None) -> Model:
@@ -90,13 +99,18 @@ class Model:
         self.session.close()
 
     def _answers(self, asked: Sequence[Item]) -> Iterator[Answer]:
+        for start in range(0, len(asked), self._run_items):
+            prepared = self.prepare(asked[start : start + self._run_items])
+            if prepared.write:
+                yield prepared.write(self.infer)
+            else:
+                yield from self._answers_of_run(prepared)
+
+    def _answers_of_run(self, prepared: Prepared) -> Iterator[Answer]:
         spec = self.manifest.postprocess
         task: Any = tasks.TASKS[type(spec)]
-        for start in range(0, len(asked), self._run_items):
-            prepared = self._prepare(asked[start : start + self._run_items])
-            outputs = self.infer(prepared.tensors)
-            for row in self._rows(outputs, prepared.tokens):
-                yield task(row, spec)
+        for row in self._rows(self.infer(prepared.tensors), prepared.tokens):
+            yield task(row, spec)
 
     def _rows(self, outputs: Mapping[str, Array], tokens: Sequence[Tokens | None]) -> list[Row]:
         if isinstance(self.manifest.preprocess, TensorInput) and isinstance(self.manifest.postprocess, TensorOutput):

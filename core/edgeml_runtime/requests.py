@@ -1,27 +1,40 @@
 """Requests as they come in JSON, and their bounds.
 
 One object or a list of them, of the kind that the manifest's preprocessing takes:
-`{"text": "..."}`, `{"image": "<base64 of the file>"}` or `{"inputs": {"name": [[...]]}}`.
+`{"text": "..."}`, `{"question": "...", "context": "..."}`, `{"prompt": "..."}`, `{"image": "<base64 of the file>"}`,
+`{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`, `{"inputs": {"name": [[...]]}}`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput, Manifest, TextInput
-from edgeml_runtime import tensors
-from edgeml_runtime.tasks import Image, Item, Tensors, Text
+from edgeml_core.manifest import (
+    AudioInput,
+    ImageInput,
+    Manifest,
+    PromptInput,
+    QuestionInput,
+    TensorSpec,
+    TextInput,
+)
+from edgeml_runtime import audio, tensors
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 
 #: Items in one request: at 10 ms each, the last answer of a full one comes within 3 s.
 ITEMS_MAX: Final = 256
 #: Characters of one text: a tokenizer reads this many in a few ms, and no model here reads on past a few thousand.
 TEXT_MAX_CHARS: Final = 100_000
 IMAGE_MAX_BYTES: Final = 32 * 1024 * 1024
+#: Eight minutes at 16 kHz; what models of sound read is seconds.
+SAMPLES_MAX: Final = 8 * 1024 * 1024
+NEW_TOKENS_MAX: Final = 1024
+TEMPERATURE_MAX: Final = 10.0
 
 
 class _ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,11 +45,31 @@ class _TextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
+class _QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    question: str
+    context: str
+
+
+class _PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    prompt: str
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=NEW_TOKENS_MAX)] = 32
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=TEMPERATURE_MAX)] = 0.0
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class _AudioRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    audio: str | None = None
+    samples: list[float] | None = None
+    sampling_rate: int | None = None
+
+
 class _TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, object]
 
 
-_Request = TypeVar("_Request", _TextRequest, _ImageRequest, _TensorsRequest)
+_Request = TypeVar("_Request", bound=msgspec.Struct)
+#: The file, or the numbers and how many of them make a second.
+_AUDIO: Final = '{"audio": "<base64 of a WAV file>"} or {"samples": [...], "sampling_rate": 16000}'
 
 
 def parse(request: object, manifest: Manifest) -> list[Item]:
@@ -64,16 +97,40 @@ def require_bounds(item: Item) -> None:
     """Check the size of one item.
 
     Raises:
-        UsageError: `input-invalid`, when a text or an image file is too long.
+        UsageError: `input-invalid`, when a text, a recording or an image file is too long.
     """
-    if isinstance(item, Text) and len(item.text) > TEXT_MAX_CHARS:
-        raise UsageError("input-invalid", f"the text has {len(item.text)} characters", f"send {TEXT_MAX_CHARS} at most")
-    if isinstance(item, Image) and len(item.data) > IMAGE_MAX_BYTES:
-        raise UsageError("input-invalid", f"the image has {len(item.data)} bytes", f"send {IMAGE_MAX_BYTES} at most")
+    match item:
+        case Text(text=text) | Prompt(prompt=text):
+            _require_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
+        case Question(question=question, context=context):
+            _require_at_most(
+                TEXT_MAX_CHARS, len(question) + len(context), "the question with its context", "characters"
+            )
+        case Image(data=data):
+            _require_at_most(IMAGE_MAX_BYTES, len(data), "the image", "bytes")
+        case Audio(samples=samples):
+            _require_at_most(SAMPLES_MAX, samples.size, "the sound", "samples")
+        case _:  # `from_nested` has bounded tensors
+            return
+
+
+def _require_at_most(most: int, count: int, what: str, unit: str) -> None:
+    if count > most:
+        raise UsageError("input-invalid", f"{what} has {count} {unit}", f"send {most} at most")
 
 
 def _item(value: object, manifest: Manifest) -> Item:
     match manifest.preprocess:
+        case QuestionInput():
+            asked = _read(value, _QuestionRequest, '{"question": "...", "context": "..."}')
+            return Question(asked.question, asked.context)
+        case PromptInput():
+            prompt = _read(
+                value, _PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}'
+            )
+            return Prompt(**msgspec.structs.asdict(prompt))
+        case AudioInput():
+            return _audio(_read(value, _AudioRequest, _AUDIO))
         case TextInput():
             return Text(_read(value, _TextRequest, '{"text": "..."}').text)
         case ImageInput():
@@ -87,6 +144,17 @@ def _item(value: object, manifest: Manifest) -> Item:
             return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in given.items()})
 
 
+def _audio(request: _AudioRequest) -> Audio:
+    match request:
+        case _AudioRequest(audio=str(text), samples=None, sampling_rate=None):
+            return audio.read_wav(_decoded(text))
+        case _AudioRequest(audio=None, samples=list(samples), sampling_rate=int(rate_hz)):
+            spec = TensorSpec(name="samples", dtype="float32", shape=(-1,))
+            return Audio(tensors.from_nested(spec, samples), rate_hz)
+        case _:
+            raise UsageError("input-invalid", "the request is neither a file nor samples with their rate", _AUDIO)
+
+
 def _read(value: object, kind: type[_Request], example: str) -> _Request:
     try:
         return msgspec.convert(value, kind)
@@ -98,4 +166,4 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UsageError("input-invalid", f"the image is not base64: {error}", "encode the file's bytes") from error
+        raise UsageError("input-invalid", f"the file is not base64: {error}", "encode the file's bytes") from error

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import Classes, Embedding, Postprocess, TensorOutput, TokenClasses
+from edgeml_core.manifest import Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses, outputs_named
 from edgeml_runtime.tensors import Array
 
 
@@ -28,13 +28,36 @@ class Image(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Question(msgspec.Struct, frozen=True):
+    """One question and the text that holds its answer."""
+
+    question: str
+    context: str
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a text, and how to go on: the likeliest token each time at temperature 0, else drawn."""
+
+    prompt: str
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+class Audio(msgspec.Struct, frozen=True):
+    """One recording in one channel: float32 samples between -1 and 1."""
+
+    samples: Array
+    sampling_rate_hz: int
+
+
 class Tensors(msgspec.Struct, frozen=True):
     """One whole set of the model's inputs by name, batch dimension and all."""
 
     inputs: dict[str, Array]
 
 
-Item = Text | Image | Tensors
+Item = Text | Question | Prompt | Image | Audio | Tensors
 
 
 class LabelScore(TypedDict):
@@ -66,6 +89,23 @@ class TokensAnswer(TypedDict):
     tokens: list[TokenLabel]
 
 
+class SpanAnswer(TypedDict):
+    """The answer as it stands in the context; `start` and `end` are character offsets into it, end excluded."""
+
+    answer: str
+    start: int
+    end: int
+    score: float
+
+
+class TextAnswer(TypedDict):
+    """What follows the prompt, in how many tokens, and why it ends: at a `stop` token or the `length` allowed."""
+
+    text: str
+    tokens: int
+    finish: str
+
+
 class EmbeddingAnswer(TypedDict):
     """One vector; with pooling `none` of a token model, one for each token."""
 
@@ -78,15 +118,25 @@ class TensorsAnswer(TypedDict):
     outputs: dict[str, Any]
 
 
-Answer: TypeAlias = ClassesAnswer | TokensAnswer | EmbeddingAnswer | TensorsAnswer
+Answer: TypeAlias = ClassesAnswer | TokensAnswer | SpanAnswer | TextAnswer | EmbeddingAnswer | TensorsAnswer
+
+
+#: One run of a model.
+Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    """One text's tokens without padding; `spans` are character offsets into the text, end excluded."""
+    """One text's tokens without padding; `spans` are character offsets into the text, end excluded.
+
+    Of a question with its context, `context` is the latter, and `words` has for each of its tokens the span of the word
+    around it, None for the others.
+    """
 
     texts: tuple[str, ...]
     spans: tuple[tuple[int, int], ...]
     special: tuple[bool, ...]
+    context: str = ""
+    words: tuple[tuple[int, int] | None, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,12 +152,12 @@ def rows(outputs: Mapping[str, Array], tokens: Sequence[Tokens | None], spec: Po
     Args:
         outputs: of the run, one row for each item.
         tokens: one entry for each item of the run.
-        spec: names the output that matters; without a name all do.
+        spec: names the outputs that matter; without a name all do.
 
     Raises:
         UsageError: `input-invalid`, when an output doesn't have one row for each item.
     """
-    wanted = outputs if isinstance(spec, TensorOutput) else {spec.output: outputs[spec.output]}
+    wanted = {name: outputs[name] for name in outputs_named(spec) or outputs}
     for name, array in wanted.items():
         if array.shape[:1] != (len(tokens),):
             raise UsageError(
@@ -171,6 +221,38 @@ def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
     }
 
 
+#: So many of the likeliest spans of tokens are made into whole words; spans of the same words add up.
+SPANS_TAKEN: Final = 12
+
+
+def span(row: Row, spec: Span) -> SpanAnswer:
+    """The likeliest answer in the context, in whole words.
+
+    Source: transformers 4.57 `QuestionAnsweringPipeline`, held equal by a test.
+    """
+    tokens = row.tokens or Tokens(texts=(), spans=(), special=())
+    start, end = (_span_scores(row.outputs[name], tokens) for name in (spec.start, spec.end))
+    scores = np.tril(np.triu(np.outer(start, end)), spec.max_tokens - 1).ravel()
+    found: dict[str, SpanAnswer] = {}
+    for index in np.argsort(-scores, kind="stable")[:SPANS_TAKEN]:
+        first, last = (tokens.words[at] for at in divmod(int(index), len(start)))
+        if first and last:
+            text = tokens.context[first[0] : last[1]]
+            answer = found.setdefault(text.lower(), {"answer": text, "start": first[0], "end": last[1], "score": 0.0})
+            answer["score"] += float(scores[index])
+    nothing: SpanAnswer = {"answer": "", "start": 0, "end": 0, "score": 0.0}
+    return max(found.values(), key=lambda answer: answer["score"], default=nothing)
+
+
+def _span_scores(logits: Array, tokens: Tokens) -> Array:
+    """Each token's probability. The first token, for "no answer", takes its share, but never begins or ends one."""
+    allowed = np.array([word is not None for word in tokens.words], dtype=bool)
+    allowed[:1] |= tokens.special[:1]
+    scores = softmax(np.where(allowed, logits[: len(allowed)], np.float32(-10_000)))
+    scores[:1] *= ~np.array(tokens.special[:1], dtype=bool)
+    return scores
+
+
 def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
     """The vector pooled from the tokens that are not padding."""
     output = row.outputs[spec.output]
@@ -209,6 +291,7 @@ def _labelled(logits: Array, labels: tuple[str, ...], dimensions: int) -> Array:
 TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
     Classes: classes,
     TokenClasses: token_classes,
+    Span: span,
     Embedding: embedding,
     TensorOutput: tensors,
 }

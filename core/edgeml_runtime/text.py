@@ -1,6 +1,7 @@
 """The adapter to `tokenizers`: texts to the tensors that a text model asks for, cut and padded as transformers does.
 
-Too long a text is cut at `max_length`, as transformers' classification and embedding pipelines cut it.
+Too long a text is cut at `max_length`, as transformers' classification and embedding pipelines cut it; of a question
+and its context, the context is.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.manifest import TensorSpec, TextInput
-from edgeml_runtime.tasks import Tokens
+from edgeml_core.manifest import QuestionInput, TensorSpec, TextInput
+from edgeml_runtime.tasks import Question, Tokens
 from edgeml_runtime.tensors import Array
 
 #: What a text model may ask for, by input name, and the Encoding's attribute that holds it.
@@ -40,7 +42,10 @@ class Encoder:
         self._text = text
         self._inputs = tuple(inputs)
         self._pad = {"input_ids": text.pad_id, "attention_mask": 0, "token_type_ids": 0}
-        self._tokenizer = _tokenizer(path, min(text.max_length, max(text.pad_to, default=text.max_length)))
+        self._tokenizer = opened(path)
+        longest = min(text.max_length, max(text.pad_to, default=text.max_length))
+        strategy = "only_second" if isinstance(text, QuestionInput) else "longest_first"
+        self._tokenizer.enable_truncation(longest, strategy=strategy)
 
     def encode(self, texts: Sequence[str]) -> tuple[dict[str, Array], list[Tokens]]:
         """The model's inputs for a batch of texts, each of shape [texts, length], and every text's own tokens.
@@ -52,10 +57,28 @@ class Encoder:
             encodings = self._tokenizer.encode_batch(list(texts))
         except TypeError as error:
             raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
+        return self._tensors(encodings), [_tokens(encoding) for encoding in encodings]
+
+    def encode_questions(self, questions: Sequence[Question]) -> tuple[dict[str, Array], list[Tokens]]:
+        """As `encode`, for questions with their contexts.
+
+        Raises:
+            UsageError: `input-invalid`, when a text is not Unicode, or a question leaves no room for its context.
+        """
+        try:
+            encodings = self._tokenizer.encode_batch([(it.question, it.context) for it in questions])
+        except Exception as error:  # tokenizers raises bare Exception for a question that is too long
+            hint = "send valid Unicode, and a question of a sentence or two"
+            raise UsageError("input-invalid", f"a question can't be read: {error}", hint) from error
+        tokens = [_pair_tokens(encoding, it.context) for encoding, it in zip(encodings, questions, strict=True)]
+        if not all(any(one.words) for one in tokens):
+            raise UsageError("input-invalid", "a context is empty, or there is no room for it", "send a longer context")
+        return self._tensors(encodings), tokens
+
+    def _tensors(self, encodings: Sequence[Encoding]) -> dict[str, Array]:
         longest = max(len(encoding.ids) for encoding in encodings)
         length = min((bucket for bucket in self._text.pad_to if bucket >= longest), default=longest)
-        tensors = {spec.name: self._tensor(spec, encodings, length) for spec in self._inputs}
-        return tensors, [_tokens(encoding) for encoding in encodings]
+        return {spec.name: self._tensor(spec, encodings, length) for spec in self._inputs}
 
     def _tensor(self, spec: TensorSpec, encodings: Sequence[Encoding], length: int) -> Array:
         tensor = np.full((len(encodings), length), self._pad[spec.name], dtype=spec.dtype)
@@ -65,7 +88,12 @@ class Encoder:
         return tensor
 
 
-def _tokenizer(path: Path, max_length: int) -> Tokenizer:
+def opened(path: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`, which neither pads nor cuts.
+
+    Raises:
+        RejectedError: `bundle-format`, when it is malformed. DeviceError: `store-failed`, when it can't be read.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -73,7 +101,7 @@ def _tokenizer(path: Path, max_length: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length)
+        tokenizer.no_truncation()
     except Exception as error:  # tokenizers raises bare Exception for a malformed file
         raise RejectedError("bundle-format", f"the tokenizer is malformed: {error}") from error
     return tokenizer
@@ -85,3 +113,18 @@ def _tokens(encoding: Encoding) -> Tokens:
         spans=tuple(encoding.offsets),
         special=tuple(bool(flag) for flag in encoding.special_tokens_mask),
     )
+
+
+def _pair_tokens(encoding: Encoding, context: str) -> Tokens:
+    words, sequences = encoding.word_ids, encoding.sequence_ids
+    spans = (
+        _word(encoding, index, word) if sequence == 1 else None
+        for index, (word, sequence) in enumerate(zip(words, sequences, strict=True))
+    )
+    return msgspec.structs.replace(_tokens(encoding), context=context, words=tuple(spans))
+
+
+def _word(encoding: Encoding, index: int, word: int | None) -> tuple[int, int]:
+    """The span of the word around a token of the context; the token's own, where the tokenizer knows no words."""
+    span = None if word is None else encoding.word_to_chars(word, sequence_index=1)
+    return span or encoding.offsets[index]  # type: ignore[no-any-return] # tokenizers has no types

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeml_core.manifest import Classes, Manifest, TokenClasses
+from edgeml_core.manifest import Classes, Generation, Manifest, Span, TokenClasses
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.tensors import Array
@@ -16,6 +16,27 @@ from edgeml_runtime.tensors import Array
 def ask(model: Model, items: Sequence[Item]) -> list[Answer]:
     """The answers, each item in a run of its own: a batch would scale dynamic activations over all its items."""
     return [model.predict([item])[0] for item in items]
+
+
+def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
+    """As `ask`; but where an answer jumps from one span or word to another, the numbers that it was chosen by."""
+    spec = model.manifest.postprocess
+    match spec:
+        case Span(start=start, end=end):
+            return [_outputs(model, item, (start, end)) for item in items]
+        case Generation(output=output):
+            return [_outputs(model, item, (output,)) for item in items]
+        case _:
+            return ask(model, items)
+
+
+def _outputs(model: Model, item: Item, names: Sequence[str]) -> Answer:
+    """Of a run: a question's scores without padding, a prompt's for the token after it."""
+    prepared = model.prepare([item])
+    outputs = model.infer(prepared.tensors)
+    (tokens,) = prepared.tokens
+    taken = slice(len(tokens.texts)) if tokens else -1
+    return {"outputs": {name: outputs[name][0, taken].tolist() for name in names}}
 
 
 def vector(answer: Answer, manifest: Manifest) -> Array:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from edgeml.export.source import Built, Signature, Source
-from edgeml_core.manifest import Manifest, TextInput
+from edgeml_core.manifest import AudioInput, Manifest, Preprocess, TextInput
 from edgeml_core.profile import Profile
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
@@ -53,7 +53,7 @@ def original(source: Source, candidate: Candidate, *, cut: bool) -> Model:
     """The original behind the same pre- and postprocessing.
 
     Args:
-        cut: whether texts are cut where the candidate cuts them, else where the original does.
+        cut: whether texts and sounds are cut where the candidate cuts them, else where the original does.
     """
     signature = _cut(source.signature, candidate.model.signature) if cut else source.signature
     manifest = msgspec.structs.replace(
@@ -67,8 +67,12 @@ def original(source: Source, candidate: Candidate, *, cut: bool) -> Model:
 
 
 def _cut(signature: Signature, like: Signature) -> Signature:
-    text, other = signature.preprocess, like.preprocess
-    if not (isinstance(text, TextInput) and isinstance(other, TextInput)):
-        return signature
-    shortened = msgspec.structs.replace(text, max_length=other.max_length)
-    return replace(signature, preprocess=shortened)
+    preprocess: Preprocess
+    match signature.preprocess, like.preprocess:
+        case TextInput() as own, TextInput() as other:
+            preprocess = msgspec.structs.replace(own, max_length=other.max_length)
+        case AudioInput() as own, AudioInput() as other:
+            preprocess = msgspec.structs.replace(own, max_samples=other.max_samples)
+        case _:
+            return signature
+    return replace(signature, preprocess=preprocess)

@@ -1,4 +1,8 @@
-"""Data files: JSON lines of `{"text": ...}`, `{"image": path}` or `{"inputs": {...}}`, some with a `label`."""
+"""Data files: JSON lines, some with a `label`.
+
+They are of `{"text": ...}`, `{"question": ..., "context": ...}`, `{"prompt": ...}`, `{"image": path}`,
+`{"audio": path}` or `{"inputs": {...}}`, as the model takes them.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,10 @@ import msgspec
 
 from edgeml.export.source import Signature
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput, TextInput
+from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import tensors
-from edgeml_runtime.tasks import Image, Item, Tensors, Text
+from edgeml_runtime.audio import read_wav
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 
 ROWS_MAX: Final = 100_000
 PROBLEMS_SHOWN_MAX: Final = 10
@@ -24,9 +29,23 @@ Label: TypeAlias = str | int | list[str]
 
 class _Line(msgspec.Struct, frozen=True):
     text: str | None = None
+    question: str | None = None
+    context: str | None = None
+    prompt: str | None = None
     image: str | None = None
+    audio: str | None = None
     inputs: dict[str, Any] | None = None
     label: Label | None = None
+
+
+#: What a line must have, by what the model takes.
+_NEEDED: Final[dict[type, tuple[str, ...]]] = {
+    QuestionInput: ("question", "context"),
+    TextInput: ("text",),
+    PromptInput: ("prompt",),
+    ImageInput: ("image",),
+    AudioInput: ("audio",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +91,47 @@ def read(path: Path | None, signature: Signature) -> Rows:
         except (UsageError, msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
             problems.append(f"line {number}: {error}")
             continue
-        whole.update(line + b"\n" + (row.item.data if isinstance(row.item, Image) else b""))
+        whole.update(line + b"\n" + _file(row.item))
         rows.append(row)
     if problems:
         raise _invalid(path, problems)
     return Rows(rows=tuple(rows), sha256=whole.hexdigest())
 
 
+def _file(item: Item) -> bytes:
+    """What an item holds that its line only names."""
+    match item:
+        case Image(data=data):
+            return data
+        case Audio(samples=samples):
+            return samples.tobytes()
+        case _:
+            return b""
+
+
 def _row(line: bytes, folder: Path, signature: Signature) -> Row:
     found = msgspec.json.decode(line, type=_Line)
+    needed = _NEEDED.get(type(signature.preprocess), ())
+    values = [getattr(found, name) for name in needed]
+    if None in values:
+        raise UsageError("data-invalid", f"it has no {' and no '.join(needed)}")
+    return Row(item=_item(values, found, folder, signature), label=found.label)
+
+
+def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -> Item:
     match signature.preprocess:
-        case TextInput() if found.text is not None:
-            return Row(item=Text(found.text), label=found.label)
-        case ImageInput() if found.image is not None:
-            return Row(item=Image((folder / found.image).read_bytes()), label=found.label)
+        case QuestionInput():
+            return Question(*values)
         case TextInput():
-            raise UsageError("data-invalid", "it has no text")
+            return Text(*values)
+        case PromptInput():
+            return Prompt(prompt=values[0], max_new_tokens=1, temperature=0.0, seed=0)
         case ImageInput():
-            raise UsageError("data-invalid", "it has no image")
+            return Image((folder / values[0]).read_bytes())
+        case AudioInput():
+            return read_wav((folder / values[0]).read_bytes())
         case _:
-            return Row(item=Tensors(dict(_tensors(found.inputs or {}, signature))), label=found.label)
+            return Tensors(dict(_tensors(found.inputs or {}, signature)))
 
 
 def _tensors(inputs: dict[str, Any], signature: Signature) -> Iterator[tuple[str, tensors.Array]]:

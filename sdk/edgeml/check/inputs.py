@@ -5,6 +5,7 @@ Real where that is possible. For images and tensors without data there is only a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -15,12 +16,13 @@ from PIL import Image as Pictures
 from edgeml.check.data import Rows
 from edgeml.check.sentences import SENTENCES
 from edgeml.export.source import Source
-from edgeml_core.manifest import ImageInput, TextInput
-from edgeml_runtime.tasks import Image, Item, Tensors, Text
+from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 
 #: Of each data file; parity settles with far fewer.
 ROWS_TAKEN_MAX: Final = 64
 PATTERNS: Final = 4
+QUESTIONS: Final = ("What happened?", "Where was it?", "Who or what was it about?", "When did it happen?")
 UNREAL: Final = "parity was measured on fixed patterns: give --evaluate or --calibrate to measure it on real inputs"
 
 
@@ -36,15 +38,44 @@ def gather(source: Source, *data: Rows) -> Inputs:
     """The inputs for parity, golden cases and latency."""
     given = tuple(item for rows in data for item in rows.items[:ROWS_TAKEN_MAX])
     preprocess = source.signature.preprocess
-    if isinstance(preprocess, TextInput):
-        return Inputs(items=(*map(Text, SENTENCES), *given))
+    if isinstance(preprocess, TextInput | PromptInput):
+        return Inputs(items=(*_texts(preprocess), *given))
     if given:
         return Inputs(items=given)
     if isinstance(preprocess, ImageInput):
         return Inputs(items=tuple(_pattern(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
+    if isinstance(preprocess, AudioInput):
+        return Inputs(items=tuple(_sweep(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
     # A function's example is real; an .onnx file has none, so its source made a ramp.
     notes = (UNREAL,) if source.original_name.startswith("ONNX") else ()
     return Inputs(items=(Tensors(dict(source.example)),), notes=notes)
+
+
+def _texts(preprocess: TextInput | PromptInput) -> Iterable[Item]:
+    match preprocess:
+        case QuestionInput():
+            return _questions()
+        case PromptInput():
+            return map(_prompt, SENTENCES)
+        case _:
+            return map(Text, SENTENCES)
+
+
+def _questions() -> list[Item]:
+    """Each sentence with its neighbours as context, so that lengths differ."""
+    contexts = (" ".join(SENTENCES[at : at + 1 + at % 3]) for at in range(len(SENTENCES)))
+    return [Question(QUESTIONS[at % len(QUESTIONS)], context) for at, context in enumerate(contexts)]
+
+
+def _prompt(sentence: str) -> Prompt:
+    return Prompt(prompt=sentence[: len(sentence) // 2].rstrip(), max_new_tokens=1, temperature=0.0, seed=0)
+
+
+def _sweep(audio: AudioInput, turn: int) -> Audio:
+    """A second or less of a tone that rises, another for each `turn`."""
+    seconds = np.arange(max(audio.min_samples, min(audio.max_samples, audio.sampling_rate_hz))) / audio.sampling_rate_hz
+    tone = np.sin(2 * np.pi * (200 * (turn + 1) + 600 * seconds) * seconds)
+    return Audio((0.3 * tone).astype(np.float32), audio.sampling_rate_hz)
 
 
 def _pattern(image: ImageInput, turn: int) -> Image:

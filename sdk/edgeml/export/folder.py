@@ -18,6 +18,8 @@ from edgeml_core.manifest import (
     Embedding,
     ImageInput,
     Postprocess,
+    QuestionInput,
+    Span,
     Task,
     TensorOutput,
     TextInput,
@@ -26,6 +28,19 @@ from edgeml_core.manifest import (
 
 TOKENIZER: Final = "tokenizer.json"
 TOKENS_MAX_DEFAULT: Final = 512
+#: Tokens of a question with its context, and of an answer.
+#: Source: transformers 4.57 `QuestionAnsweringPipeline`, its defaults.
+QUESTION_TOKENS_MAX: Final = 384
+ANSWER_TOKENS_MAX: Final = 15
+#: Types of models whose positions are counted from the padding token's id on: so many of them are never reached.
+_COUNTED_FROM_PADDING: Final = {
+    "camembert",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
 #: PIL's numbers of resampling filters, as image processors store them.
 _RESAMPLE: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 #: ConvNeXT's processor crops pictures that are resized to less than this.
@@ -42,7 +57,25 @@ class Config(msgspec.Struct, frozen=True):
     id2label: dict[str, str] = {}
     problem_type: str | None = None
     max_position_embeddings: int | None = None
+    n_positions: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    conv_kernel: tuple[int, ...] = ()
+    conv_stride: tuple[int, ...] = ()
     auto_map: dict[str, object] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels by index."""
+        return tuple(label for _, label in sorted(self.id2label.items(), key=lambda pair: int(pair[0])))
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the model has positions for."""
+        most = self.max_position_embeddings or self.n_positions
+        if most and self.model_type in _COUNTED_FROM_PADDING:
+            return most - (self.pad_token_id or 0) - 1
+        return most
 
 
 class _Size(msgspec.Struct, frozen=True):
@@ -90,7 +123,7 @@ def config(folder: Path) -> Config:
     Raises:
         UsageError: `model-unreadable`, when it is missing or malformed.
     """
-    found = _read(folder / "config.json", Config)
+    found = read(folder / "config.json", Config)
     if found is None:
         raise UsageError("model-unreadable", f"{folder} has no config.json", "name a Hugging Face model's folder")
     return found
@@ -110,7 +143,7 @@ def text_input(folder: Path, destination: Path) -> TextInput:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(destination), pretty=False)
-    settings = _read(folder / "tokenizer_config.json", _TokenizerConfig) or _TokenizerConfig()
+    settings = read(folder / "tokenizer_config.json", _TokenizerConfig) or _TokenizerConfig()
     token = settings.pad_token
     pad = token.get("content") if isinstance(token, dict) else token
     return TextInput(
@@ -120,9 +153,16 @@ def text_input(folder: Path, destination: Path) -> TextInput:
     )
 
 
+def question_input(folder: Path, destination: Path) -> QuestionInput:
+    """As `text_input`, for a question with its context."""
+    text = text_input(folder, destination)
+    limited = msgspec.structs.replace(text, max_length=min(text.max_length, QUESTION_TOKENS_MAX))
+    return QuestionInput(**msgspec.structs.asdict(limited))
+
+
 def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
-    sentence = _read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
-    limits = (settings.model_max_length, sentence.max_seq_length, config(folder).max_position_embeddings)
+    sentence = read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
+    limits = (settings.model_max_length, sentence.max_seq_length, config(folder).positions)
     # Tokenizers without a limit say 1e30.
     known = [int(limit) for limit in limits if limit and math.isfinite(limit) and limit < 1e9]
     return min(known, default=TOKENS_MAX_DEFAULT)
@@ -134,7 +174,7 @@ def image_input(folder: Path) -> ImageInput:
     Raises:
         UsageError: `model-unreadable` when it is missing; `model-unsupported` when pictures aren't resized.
     """
-    found = _read(folder / "preprocessor_config.json", _Image)
+    found = read(folder / "preprocessor_config.json", _Image)
     if found is None:
         raise UsageError(
             "model-unreadable", f"{folder} has no preprocessor_config.json", "save the image processor too"
@@ -166,20 +206,21 @@ def image_input(folder: Path) -> ImageInput:
     )
 
 
-def postprocess(folder: Path, task: Task, output: str) -> Postprocess:
-    """What the output tensor means, by task.
+def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postprocess:
+    """What the output tensors mean, by task.
 
     Raises:
         UsageError: `model-unreadable`, when a configuration file is malformed.
     """
     found = config(folder)
-    labels = tuple(label for _, label in sorted(found.id2label.items(), key=lambda pair: int(pair[0])))
     match task:
-        case "text-classification" | "image-classification":
+        case "text-classification" | "image-classification" | "audio-classification":
             many = found.problem_type == "multi_label_classification"
-            return Classes(output=output, labels=labels, activation="sigmoid" if many else "softmax")
+            return Classes(output=output, labels=found.labels, activation="sigmoid" if many else "softmax")
         case "token-classification":
-            return TokenClasses(output=output, labels=labels)
+            return TokenClasses(output=output, labels=found.labels)
+        case "question-answering" if more:
+            return Span(start=output, end=more[0], max_tokens=ANSWER_TOKENS_MAX)
         case "feature-extraction":
             return _embedding(folder, output)
         case _:
@@ -188,9 +229,9 @@ def postprocess(folder: Path, task: Task, output: str) -> Postprocess:
 
 def _embedding(folder: Path, output: str) -> Embedding:
     """Pooling and normalization as a sentence-transformers folder says; the mean, not normalized, where none does."""
-    modules = _read(folder / "modules.json", tuple[_Module, ...]) or ()
+    modules = read(folder / "modules.json", tuple[_Module, ...]) or ()
     kinds = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
-    pooling = _read(folder / kinds.get("Pooling", "1_Pooling") / "config.json", _Pooling)
+    pooling = read(folder / kinds.get("Pooling", "1_Pooling") / "config.json", _Pooling)
     if pooling and not (pooling.pooling_mode_cls_token or pooling.pooling_mode_mean_tokens):
         raise UsageError("model-unsupported", "the pooling is neither mean nor cls", "train with mean or cls pooling")
     if unknown := kinds.keys() - {"Transformer", "Pooling", "Normalize"}:
@@ -202,7 +243,12 @@ def _embedding(folder: Path, output: str) -> Embedding:
     return Embedding(output=output, pooling="cls" if cls else "mean", normalize="Normalize" in kinds)
 
 
-def _read(path: Path, kind: type[T]) -> T | None:
+def read(path: Path, kind: type[T]) -> T | None:
+    """A JSON file's fields; None where there is no such file.
+
+    Raises:
+        UsageError: `model-unreadable`, when it is malformed.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:

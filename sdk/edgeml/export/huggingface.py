@@ -12,25 +12,38 @@ from typing import Any, Final
 import numpy as np
 import torch
 import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 
+from edgeml.export import audio_folder, causal
 from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source, TorchModel
 from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput, Task, TensorSpec, TextInput
+from edgeml_core.manifest import AudioInput, ImageInput, Task, TensorSpec, TextInput
+from edgeml_runtime.tasks import Question
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import Encoder
 
-#: The transformers class that loads a task's model, the ending of its architectures' names, the output that is used.
-_TASKS: Final[dict[Task, tuple[Any, str, str]]] = {
-    "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", "logits"),
-    "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", "logits"),
-    "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", "logits"),
-    "feature-extraction": (transformers.AutoModel, "Model", "last_hidden_state"),
+#: The transformers class that loads a task's model, the ending of its architectures' names, the outputs that are used.
+_TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
+    "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", ("logits",)),
+    "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", ("logits",)),
+    "question-answering": (
+        transformers.AutoModelForQuestionAnswering,
+        "ForQuestionAnswering",
+        ("start_logits", "end_logits"),
+    ),
+    "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", ("logits",)),
+    "audio-classification": (transformers.AutoModelForAudioClassification, "ForAudioClassification", ("logits",)),
+    "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
+    "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
 }
+#: Of these tasks an output has one row for each token.
+_BY_TOKEN: Final[tuple[Task, ...]] = ("feature-extraction", "token-classification", "question-answering")
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Two sentences of unequal length: the shorter one's padding keeps the attention mask in the traced graph.
 _TRACED: Final = ("The pump in hall two has stopped.", "Please check the filter before the next shift begins.")
+_ASKED: Final = "What has stopped?"
 
 
 def load(path: Path, task: Task | None, work: Path) -> Source:
@@ -44,12 +57,14 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     task = task or _detected(config)
     if task not in _TASKS:
         raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
-    automatic, _, output = _TASKS[task]
+    automatic, _, outputs = _TASKS[task]
     pretrained = _pretrained(automatic, path)
+    if task == "text-generation":
+        return causal.source(path, pretrained, work)
     preprocess, assets, example = _inputs(path, task, pretrained, work)
-    module = Named(pretrained, tuple(example), outputs=(output,), by_keyword=True)
+    module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
-    by_length = isinstance(preprocess, TextInput)
+    by_length = isinstance(preprocess, TextInput) or (isinstance(preprocess, AudioInput) and preprocess.mel is None)
     return Source(
         name=path.resolve().name,
         task=task,
@@ -57,9 +72,9 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
         sha256=digest(pretrained, path / "config.json", *assets.values()),
         signature=Signature(
             inputs=specs(example, lengths=by_length),
-            outputs=specs(original.run(example), lengths=task in ("feature-extraction", "token-classification")),
+            outputs=specs(original.run(example), lengths=task in _BY_TOKEN),
             preprocess=preprocess,
-            postprocess=folders.postprocess(path, task, output),
+            postprocess=folders.postprocess(path, task, *outputs),
         ),
         example=example,
         original=original,
@@ -84,6 +99,8 @@ def _require_safe(path: Path, config: folders.Config) -> None:
 
 def _detected(config: folders.Config) -> Task:
     for architecture in config.architectures:
+        if architecture in AUDIO_CLASSIFIERS.values():  # many are called ForSequenceClassification
+            return "audio-classification"
         for task, (_, ending, _) in _TASKS.items():
             if architecture.endswith(ending):
                 return task
@@ -107,15 +124,24 @@ def _inputs(
     task: Task,
     pretrained: Any,  # noqa: ANN401 -- transformers has no types here
     work: Path,
-) -> tuple[TextInput | ImageInput, dict[str, Path], dict[str, Array]]:
+) -> tuple[TextInput | ImageInput | AudioInput, dict[str, Path], dict[str, Array]]:
     if task == "image-classification":
         image = folders.image_input(path)
         shape = (1, image.channels, image.height, image.width)
         return image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}
-    text = folders.text_input(path, work / folders.TOKENIZER)
+    if task == "audio-classification":
+        audio = audio_folder.audio_input(path)
+        return audio, {}, {pretrained.main_input_name: audio_folder.example(audio)}
+    tokenizer = work / folders.TOKENIZER
+    asks = task == "question-answering"
+    text = folders.question_input(path, tokenizer) if asks else folders.text_input(path, tokenizer)
     names = ["input_ids", "attention_mask"]
     if getattr(pretrained.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
     wanted = tuple(TensorSpec(name=name, dtype="int64", shape=(-1, -1)) for name in names)
-    tensors, _ = Encoder(work / folders.TOKENIZER, text, wanted).encode(_TRACED)
-    return text, {folders.TOKENIZER: work / folders.TOKENIZER}, {name: tensor[:1] for name, tensor in tensors.items()}
+    encoder = Encoder(tokenizer, text, wanted)
+    if asks:
+        tensors, _ = encoder.encode_questions([Question(_ASKED, text) for text in _TRACED])
+    else:
+        tensors, _ = encoder.encode(_TRACED)
+    return text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()}

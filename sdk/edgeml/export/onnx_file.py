@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from edgeml.export import audio_folder
 from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source
 from edgeml_core.errors import EdgemlError, UsageError
@@ -109,13 +110,20 @@ def _preprocess(folder: Path, task: Task, work: Path) -> tuple[Preprocess, dict[
             return TensorInput(), {}
         case "image-classification":
             return folders.image_input(folder), {}
+        case "audio-classification":
+            return audio_folder.audio_input(folder), {}
+        case "text-generation":
+            raise UsageError("model-unsupported", f"task {task} is not for .onnx files", "name the model's folder")
         case _:
             tokenizer = work / folders.TOKENIZER
-            return folders.text_input(folder, tokenizer), {folders.TOKENIZER: tokenizer}
+            read = folders.question_input if task == "question-answering" else folders.text_input
+            return read(folder, tokenizer), {folders.TOKENIZER: tokenizer}
 
 
 def _postprocess(folder: Path, task: Task, outputs: tuple[TensorSpec, ...]) -> Postprocess:
-    return TensorOutput() if task == "tensors" else folders.postprocess(folder, task, outputs[0].name)
+    return (
+        TensorOutput() if task == "tensors" else folders.postprocess(folder, task, *(output.name for output in outputs))
+    )
 
 
 def _example(spec: TensorSpec) -> Array:

@@ -10,6 +10,7 @@ import torch
 from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
+from edgeml.export import causal
 from edgeml.export.source import Source, TorchModel
 from edgeml_core.errors import UsageError
 
@@ -38,6 +39,9 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
 
 
 def _pretrained(source: Source, model: Any, path: Path) -> None:  # noqa: ANN401 -- transformers has no types here
+    if source.task == "text-generation":
+        export(model, causal.onnx_config(model), path, opset=OPSET)
+        return
     constructor = TasksManager.get_exporter_config_constructor(
         "onnx", model, task=source.task, library_name="transformers"
     )

@@ -1,7 +1,8 @@
 """The adapter to litert-torch: a source becomes an fp32 TFLite model of batch 1 and fixed lengths.
 
 A text model gets one signature for each length, `len_32` and `len_128`, which share their weights: a short text then
-costs a quarter of a long one. Images come in as [1, height, width, channels], as TFLite's kernels want them.
+costs a quarter of a long one. So does a model of sound's samples, by seconds. Images come in as
+[1, height, width, channels], as TFLite's kernels want them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import torch
 
 from edgeml.export.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput, TensorSpec, TextInput
+from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, TensorSpec, TextInput
 from edgeml_runtime.tensors import Array
 
 MODEL: Final = "model.tflite"
 #: Tokens. On MiniLM the second length adds 4 % to the int8 file and makes a short text 4 times as fast.
 LENGTHS: Final = (32, 128)
+#: Seconds of sound; a longer one is cut.
+SECONDS: Final = (1, 4)
 
 
 def write(source: Source, folder: Path) -> Built:
@@ -34,6 +37,9 @@ def write(source: Source, folder: Path) -> Built:
     if not isinstance(source.model, TorchModel):
         hint = "export it with --format onnx, or name the PyTorch model"
         raise UsageError("model-unsupported", "TFLite is made from PyTorch models, not from .onnx files", hint)
+    if isinstance(source.signature.preprocess, PromptInput):
+        reason = "a language model's Concat of past and present grows with every token, and TFLite's shapes are fixed"
+        raise UsageError("model-unsupported", reason, "export it with --format onnx")
     signature = _signature(source)
     try:
         _converter(source, source.model, signature).convert().export(str(folder / MODEL))
@@ -45,10 +51,11 @@ def write(source: Source, folder: Path) -> Built:
 
 def _converter(source: Source, model: TorchModel, signature: Signature) -> litert_torch.Converter:
     preprocess = signature.preprocess
-    if isinstance(preprocess, TextInput):
+    if isinstance(preprocess, TextInput | AudioInput) and preprocess.pad_to:
         converter = litert_torch.Converter()
+        pad_id = preprocess.pad_id if isinstance(preprocess, TextInput) else 0
         for length in preprocess.pad_to:
-            example = _at_length(source.example, length, preprocess.pad_id)
+            example = _at_length(source.example, length, pad_id)
             converter = converter.signature(f"len_{length}", model.module, sample_kwargs=_tensors(example))
         return converter
     if isinstance(preprocess, ImageInput):
@@ -76,6 +83,9 @@ def _signature(source: Source) -> Signature:
             fitting = tuple(length for length in LENGTHS if length < preprocess.max_length)
             lengths = fitting if fitting[-1:] == LENGTHS[-1:] else (*fitting, preprocess.max_length)
             preprocess = msgspec.structs.replace(preprocess, max_length=lengths[-1], pad_to=lengths)
+        case AudioInput(mel=None):
+            lengths = tuple(seconds * preprocess.sampling_rate_hz for seconds in SECONDS)
+            preprocess = msgspec.structs.replace(preprocess, max_samples=lengths[-1], pad_to=lengths)
         case ImageInput():
             preprocess = msgspec.structs.replace(preprocess, layout="NHWC")
             inputs = tuple(_with_shape(it, (1, it.shape[2], it.shape[3], it.shape[1])) for it in inputs)

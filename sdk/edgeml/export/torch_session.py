@@ -84,9 +84,15 @@ def specs(tensors: Mapping[str, Array], *, lengths: bool = False) -> tuple[Tenso
 
 
 def kind(module: torch.nn.Module) -> ModelKind:
-    """`cnn` for two convolutions or more (a vision transformer has one, to cut patches), else `encoder`."""
+    """`cnn` for two convolutions or more and no attention, else `encoder`.
+
+    A vision transformer has one convolution, to cut patches; a transformer of sound several, to cut frames, which weigh
+    little.
+    """
     convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-    return "cnn" if sum(isinstance(part, convolutions) for part in module.modules()) > 1 else "encoder"
+    attends = any("Attention" in type(part).__name__ for part in module.modules())
+    count = sum(isinstance(part, convolutions) for part in module.modules())
+    return "cnn" if count > 1 and not attends else "encoder"
 
 
 def digest(module: torch.nn.Module, *files: Path) -> str:

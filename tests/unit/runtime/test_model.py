@@ -51,7 +51,7 @@ def test_answers_are_json(mood, line):
 def test_many_items_are_answered_in_order(mood, monkeypatch):
     """More items than fit one run get the answers that each gets alone."""
     monkeypatch.setattr(models, "BATCH_MAX", 3)
-    small = Model(mood.session, mood.manifest, mood._prepare)
+    small = Model(mood.session, mood.manifest, mood.prepare)
     texts = [Text("good " * (number % 5) + "bad") for number in range(10)]
     assert small.predict(texts) == [mood.predict([text])[0] for text in texts]
 
@@ -59,7 +59,7 @@ def test_many_items_are_answered_in_order(mood, monkeypatch):
 def test_a_model_of_one_row_runs_item_by_item(mood):
     """Where the batch dimension is fixed, each item has its own run."""
     rows = [msgspec.structs.replace(spec, shape=(1, -1)) for spec in mood.manifest.inputs]
-    single = Model(mood.session, msgspec.structs.replace(mood.manifest, inputs=tuple(rows)), mood._prepare)
+    single = Model(mood.session, msgspec.structs.replace(mood.manifest, inputs=tuple(rows)), mood.prepare)
     texts = [Text("good film"), Text("bad"), Text("")]
     assert single.predict(texts) == mood.predict(texts)
 
@@ -89,7 +89,7 @@ def test_pictures_share_a_run(unpack):
     model = Model.open(bundle.folder, manifest)
     out = io.BytesIO()
     Pictures.new("L", (3, 3), 7).save(out, "PNG")
-    prepared = model._prepare([Image(out.getvalue()), Image(out.getvalue())])
+    prepared = model.prepare([Image(out.getvalue()), Image(out.getvalue())])
     assert prepared.tensors["x"].shape == (2, 1, 1, 1)
     assert np.all(prepared.tensors["x"] == 7)
 
@@ -131,7 +131,7 @@ def test_parts_that_dont_fit_are_refused(mood, tmp_path, changes):
 def test_texts_can_have_tensors(mood):
     """A text model without labels answers each text with its own row, alone or in company."""
     manifest = msgspec.structs.replace(mood.manifest, postprocess=TensorOutput())
-    model = Model(mood.session, manifest, mood._prepare)
+    model = Model(mood.session, manifest, mood.prepare)
     texts = [Text("good good"), Text("bad")]
     assert model.predict(texts) == [{"outputs": {"logits": [0.0, 2.0]}}, {"outputs": {"logits": [1.0, 0.0]}}]
     assert model.predict(texts[:1]) == model.predict(texts)[:1]
