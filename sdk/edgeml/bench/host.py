@@ -79,7 +79,7 @@ def counts(stat: Path = STAT) -> Counts | None:
 def judge(before: Counts | None, after: Counts | None, times_ms: Sequence[float]) -> Host:
     """What went on between two counts, while `times_ms` were taken."""
     drift, spread = _drift(times_ms), _spread(times_ms)
-    other_cores, steal = _others(before, after)
+    other_cores, steal = others(before, after)
     doubts = []
     if other_cores is not None and other_cores > OTHER_CORES_MAX:
         doubts.append(f"other processes kept {other_cores:.2f} cores busy (more than {OTHER_CORES_MAX})")
@@ -92,7 +92,8 @@ def judge(before: Counts | None, after: Counts | None, times_ms: Sequence[float]
     return Host(other_cores=other_cores, steal=steal, drift=drift, spread=spread, doubts=tuple(doubts))
 
 
-def _others(before: Counts | None, after: Counts | None) -> tuple[float | None, float | None]:
+def others(before: Counts | None, after: Counts | None) -> tuple[float | None, float | None]:
+    """The cores that other processes kept busy between two counts, and the share that the hypervisor took."""
     if before is None or after is None or after.total_s <= before.total_s:
         return None, None
     total_s = after.total_s - before.total_s
