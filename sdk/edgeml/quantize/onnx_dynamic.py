@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,12 @@ class Dynamic:
     Args:
         signed: int8 weights, else uint8.
         reduced: 7 bits of range, so that a CPU without VNNI doesn't saturate.
+        excluded: names of nodes that stay in float.
     """
 
     signed: bool
     reduced: bool
+    excluded: Sequence[str] = ()
 
     def requires(self, model: onnx.ModelProto) -> str | None:
         """Matrix products. Convolutions stay as they are: dynamic int8 makes them slower."""
@@ -36,6 +39,7 @@ class Dynamic:
                 model,
                 path,
                 op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=list(self.excluded),
                 per_channel=True,
                 reduce_range=self.reduced,
                 weight_type=QuantType.QInt8 if self.signed else QuantType.QUInt8,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -13,6 +14,13 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from edgeml.quantize.onnx_embeddings import PREFIX
 from edgeml.quantize.onnx_pass import has
 from edgeml_runtime.tensors import Array
+
+Method = Literal["minmax", "entropy", "percentile"]
+_METHODS: Final = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +30,14 @@ class Static:
     Args:
         reduced: 7 bits of weight range, so that a CPU without VNNI doesn't saturate.
         calibration: inputs made from real requests.
+        method: how activations' ranges follow from what was seen.
+        excluded: names of nodes that stay in float.
     """
 
     reduced: bool
     calibration: Sequence[Mapping[str, Array]]
+    method: Method = "minmax"
+    excluded: Sequence[str] = ()
 
     def requires(self, model: onnx.ModelProto) -> str | None:
         """Calibration data, and something with weights."""
@@ -46,8 +58,11 @@ class Static:
                 reduce_range=self.reduced,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=[node.name for node in model.graph.node if node.name.startswith(PREFIX)],
-                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=[
+                    *self.excluded,
+                    *(node.name for node in model.graph.node if node.name.startswith(PREFIX)),
+                ],
+                calibrate_method=_METHODS[self.method],
             )
             return onnx.load(path)
 

@@ -55,6 +55,11 @@ def family(recipe: Quantize | Recipe) -> Quantize:
     return next(name for name in FAMILIES if recipe.startswith(name))
 
 
+def is_mixed(recipe: str) -> bool:
+    """Whether the most sensitive nodes stay in fp32."""
+    return recipe.endswith("-mixed")
+
+
 def _asked(setup: EngineSetup, kind: ModelKind, quantize: Quantize) -> Iterator[Recipe]:
     if quantize == "auto":
         yield from setup.recipes[kind]
