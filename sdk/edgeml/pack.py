@@ -6,11 +6,12 @@ Nothing in it depends on when or where it was made.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -83,24 +84,33 @@ def complete(manifest: Manifest, profile: Profile, findings: Findings) -> Manife
     )
 
 
-def write(manifest: Manifest, model: Built, cases: tuple[GoldenCase, ...], folder: Path) -> tuple[Path, Manifest]:
-    """Write the bundle into `folder`.
+def sealed(manifest: Manifest, model: Built, cases: tuple[GoldenCase, ...]) -> Manifest:
+    """The manifest with its files listed; the golden cases are written beside the model's for that."""
+    (model.folder / golden.GOLDEN_NAME).write_bytes(golden.encode(cases))
+    with _opened(model.folder) as files:
+        entries = tuple(bundle.describe(name, content) for name, content in files.items())
+    size_bytes = sum(entry.size_bytes for entry in entries)
+    return msgspec.structs.replace(
+        manifest, files=entries, needs=msgspec.structs.replace(manifest.needs, disk_bytes=size_bytes)
+    )
+
+
+def write(manifest: Manifest, model: Built, folder: Path) -> Path:
+    """Write the bundle of a sealed manifest into `folder`.
 
     Returns:
-        Its path, and the manifest with the files listed.
+        Its path.
     """
-    (model.folder / golden.GOLDEN_NAME).write_bytes(golden.encode(cases))
+    path = folder / f"{manifest.stem}{bundle.BUNDLE_SUFFIX}"
+    with _opened(model.folder) as files, path.open("wb") as destination:
+        bundle.write(destination, manifest, files)
+    return path
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[dict[str, BinaryIO]]:
     with ExitStack() as stack:
-        files = {path.name: stack.enter_context(path.open("rb")) for path in sorted(model.folder.iterdir())}
-        entries = tuple(bundle.describe(name, content) for name, content in files.items())
-        size_bytes = sum(entry.size_bytes for entry in entries)
-        manifest = msgspec.structs.replace(
-            manifest, files=entries, needs=msgspec.structs.replace(manifest.needs, disk_bytes=size_bytes)
-        )
-        path = folder / f"{manifest.stem}{bundle.BUNDLE_SUFFIX}"
-        with path.open("wb") as destination:
-            bundle.write(destination, manifest, files)
-    return path, manifest
+        yield {path.name: stack.enter_context(path.open("rb")) for path in sorted(folder.iterdir())}
 
 
 def _tools(model: Built, source: Source) -> dict[str, str]:

@@ -5,11 +5,12 @@ Nothing is judged here. How each check is made is in its own file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from edgeml.check import accuracy, memory, parity
-from edgeml.check.answers import ask
+from edgeml.check.answers import ask, scores
 from edgeml.check.candidate import Candidate, opened, original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import Inputs
@@ -20,7 +21,6 @@ from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import TextInput
 from edgeml_runtime import golden
 from edgeml_runtime.inputs import preparer
-from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 
@@ -31,10 +31,11 @@ GOLDEN_FIRST: Final = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What a candidate's model answered, against the original."""
+    """What a candidate's model answered, against the original; `answers` are those to the evaluation rows."""
 
     parity: Parity
     accuracy: Accuracy | None
+    answers: tuple[Answer, ...]
     cases: tuple[GoldenCase, ...]
 
 
@@ -81,27 +82,39 @@ class Checks:
 
     def _answered(self, candidate: Candidate) -> Answered:
         with opened(candidate) as model:
+            answers = ask(model, self.evaluation.items)
             return Answered(
                 parity=parity.compare(
-                    ask(model, self.inputs.items),
+                    scores(model, self.inputs.items),
                     self._original(candidate, cut=True),
                     candidate.manifest,
                     against=self.source.original_name,
                 ),
-                accuracy=self._accuracy(candidate, model) if self.evaluation.rows else None,
+                accuracy=self._accuracy(candidate, answers) if answers else None,
+                answers=tuple(answers),
                 cases=golden.record(model.session, self._golden_inputs(candidate)),
             )
 
-    def _accuracy(self, candidate: Candidate, model: Model) -> Accuracy:
-        before = self._original(candidate, cut=False)
-        after = ask(model, self.evaluation.items)
-        return accuracy.measure(before, after, self.evaluation.rows, candidate.manifest)
+    def accuracies(self, candidate: Candidate, elsewhere: Sequence[Answer]) -> tuple[Accuracy, Accuracy]:
+        """The accuracy of a candidate that was looked at on the first evaluation rows: here, and of answers elsewhere.
+
+        Args:
+            elsewhere: what it answered to those rows on another CPU.
+        """
+        found = self.once(("answered", candidate.key), lambda: self._answered(candidate))
+        here = self._accuracy(candidate, found.answers[: len(elsewhere)])
+        return here, self._accuracy(candidate, elsewhere)
+
+    def _accuracy(self, candidate: Candidate, answers: Sequence[Answer]) -> Accuracy:
+        before, rows = self._original(candidate, cut=False), self.evaluation.rows
+        count = len(answers)
+        return accuracy.measure(before[:count], answers, rows[:count], candidate.manifest)
 
     def _original(self, candidate: Candidate, *, cut: bool) -> list[Answer]:
         """The original's answers: to the inputs where `cut`, else to the evaluation rows."""
         items = self.inputs.items if cut else self.evaluation.items
         key = "original", cut, candidate.model.file_format if cut else ""
-        return self.once(key, lambda: ask(original(self.source, candidate, cut=cut), items))
+        return self.once(key, lambda: (scores if cut else ask)(original(self.source, candidate, cut=cut), items))
 
     def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
         prepare = preparer(candidate.model.folder, candidate.manifest)
@@ -122,7 +135,12 @@ class Checks:
             accuracy_note="" if found.accuracy else NO_LABELS,
             calibration_rows=len(self.calibration.rows) if calibrated else 0,
             calibration_sha256=self.calibration.sha256 if calibrated else "",
-            warnings=(*candidate.model.notes, *self.inputs.notes, *self._cut_note(candidate), *([doubt] if doubt else [])),
+            warnings=(
+                *candidate.model.notes,
+                *self.inputs.notes,
+                *self._cut_note(candidate),
+                *([doubt] if doubt else []),
+            ),
         )
 
     def _cut_note(self, candidate: Candidate) -> tuple[str, ...]:

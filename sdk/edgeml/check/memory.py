@@ -49,6 +49,6 @@ def require(needed_bytes: int, profile: Profile, max_bytes: int | None = None) -
     if max_bytes is not None and needed > max_bytes:
         raise GateFailed(
             "gate-failed",
-            f"the model needs about {needed / 1e6:.0f} MB of RAM; --max-ram allows {max_bytes / 1e6:.0f} MB",
+            f"the model needs about {needed / 1e6:.0f} MB of RAM; --max-ram allows {max_bytes / 1e6:.3g} MB",
             "take a smaller model, or allow more with --max-ram",
         )

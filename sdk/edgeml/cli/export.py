@@ -7,20 +7,32 @@ from typing import Any, get_args
 
 import click
 
-from edgeml.cli.output import Output, Share, command, size, table
+from edgeml.cli import gate_table
+from edgeml.cli.output import Output, Share, Size, command, size, table
 from edgeml.export.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
+from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
 
 
 @click.command()
 @click.argument("model")
 @click.option("--target", multiple=True, required=True, help="A board; may be given several times.")
-@click.option("--format", multiple=True, type=click.Choice(get_args(Format)), help="Default: the target's.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["auto", *get_args(Format)]),
+    help="Default: auto, for each target the one that wins.",
+)
 @click.option("--task", type=click.Choice(get_args(Task)), help="Default: as the model says.")
 @click.option("--quantize", type=click.Choice(get_args(Quantize)), default="auto", show_default=True)
+@click.option("--recipe", help="Try this one recipe only, such as dynamic-s8.")
 @click.option("--calibrate", type=click.Path(path_type=Path), help="JSON lines to calibrate static int8 on.")
 @click.option("--evaluate", type=click.Path(path_type=Path), help="JSON lines with labels to measure accuracy on.")
 @click.option("--max-drop", type=Share(), default=MAX_DROP_DEFAULT, show_default="1%", help="Accuracy int8 may lose.")
+@click.option("--max-latency", "max_latency_ms", type=float, metavar="MS", help="Median accepted, measured here.")
+@click.option("--max-size", "max_size_bytes", type=Size(), help="Of the model's files, such as 30MB.")
+@click.option("--max-ram", "max_ram_bytes", type=Size(), help="As estimated; the target's own bound holds too.")
 @click.option("--name", help="The model's name; default: from MODEL.")
 @click.option("--version", default=VERSION_DEFAULT, show_default=True, help="The release's version.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the bundles.")
@@ -33,16 +45,21 @@ from edgeml_core.manifest import Format, Task
     ),
 )
 def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's options are the request's fields
-    """Export MODEL, quantize it for each target, check it and pack one bundle per target and format.
+    """Export MODEL, quantize it for each target, check it and pack one bundle per target and format asked for.
 
     MODEL is a Hugging Face folder, file.onnx, or path/file.py:function that returns (torch.nn.Module, example inputs).
     Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate.
     """
-    request = ExportRequest(targets=options.pop("target"), formats=options.pop("format"), **options)
+    formats = [it for it in options.pop("formats") if it != "auto"]
+    request = ExportRequest(targets=options.pop("target"), formats=formats, **options)
     out.note("loading torch and the converters")
     from edgeml.pipeline import export as export_model  # noqa: PLC0415 - imports torch
 
-    exported = export_model(request, Told(out))
+    try:
+        exported = export_model(request, Told(out))
+    except GateFailed as error:
+        gate_table.tell(out, error)
+        raise
     out.result({"bundles": [it.to_dict() for it in exported]}, _summary(exported))
 
 
@@ -69,7 +86,12 @@ def _summary(exported: list[Exported]) -> str:
         share = card.size_bytes / card.baseline_size_bytes
         speed = f"{measured.speedup:.2f} x fp32"
         rows.append((it.path.name, card.recipe, f"{size(card.size_bytes)} ({share:.2f} x)", speed,
-                     f"{card.parity.cosine:.4f}", accuracy))  # fmt: skip
-    text = table(("bundle", "recipe", "size", "speed here", "cosine", "accuracy"), rows)
+                     f"{card.parity.cosine:.4f}", accuracy, _target_cpu(it)))  # fmt: skip
+    text = table(("bundle", "recipe", "size", "speed here", "cosine", "accuracy", "target's CPU"), rows)
     cpu = exported[0].measurements.cpu if exported else ""
     return f"{text}\nspeed measured on {cpu}; nothing was run on the target itself"
+
+
+def _target_cpu(exported: Exported) -> str:
+    """How the bundle was verified on the target's kind of CPU."""
+    return ", ".join(f"{it.cpu}: {it.how}" for it in exported.manifest.card.proved) or "this machine's"

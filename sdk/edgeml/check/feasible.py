@@ -1,0 +1,90 @@
+"""Could the model ever run on the target? Answered from config.json alone, before a weight is read.
+
+Only a lower bound is computed: what is refused here can't fit in any recipe, what isn't may still fail the gate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml.check.memory import RAM_PER_BYTE, RUNTIME_BYTES
+from edgeml_core.errors import GateFailed
+from edgeml_core.profile import Profile
+
+#: Bytes for each weight in the smallest recipe, by what the recipe's name ends in; int8 elsewhere.
+_BYTES_4BIT: Final = 0.5
+_BYTES_INT8: Final = 1.0
+_BYTES_FP32: Final = 4.0
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """The sizes in a transformer's config.json, under the names that architectures give them."""
+
+    hidden_size: int | None = None
+    n_embd: int | None = None
+    d_model: int | None = None
+    dim: int | None = None
+    num_hidden_layers: int | None = None
+    n_layer: int | None = None
+    n_layers: int | None = None
+    num_layers: int | None = None
+    intermediate_size: int | None = None
+    n_inner: int | None = None
+    hidden_dim: int | None = None
+    vocab_size: int = 0
+    hidden_act: str = ""
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
+
+
+def parameters(folder: Path) -> int | None:
+    """At least how many weights a transformer has; None where its config.json doesn't tell.
+
+    Embeddings once, and for each layer four square matrices of attention and two of the feed-forward part, or three
+    where it is gated. Norms, biases and heads are left out.
+    """
+    try:
+        shape = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Shape)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    width = shape.hidden_size or shape.n_embd or shape.d_model or shape.dim
+    layers = shape.num_hidden_layers or shape.n_layer or shape.n_layers or shape.num_layers
+    if not width or not layers:
+        return None
+    inner = shape.intermediate_size or shape.n_inner or shape.hidden_dim or 4 * width
+    grouped = (shape.num_key_value_heads or 1) / (shape.num_attention_heads or 1) if shape.num_key_value_heads else 1
+    gated = 3 if "silu" in shape.hidden_act or "swi" in shape.hidden_act else 2
+    return int(shape.vocab_size * width + layers * (2 * width**2 * (1 + grouped) + gated * width * inner))
+
+
+def require(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:
+    """Refuse a model that can't fit the target however it is quantized.
+
+    Args:
+        quantized: whether int8 may be tried at all.
+
+    Raises:
+        GateFailed: `gate-failed`, with the arithmetic.
+    """
+    count = parameters(Path(model))
+    if count is None:
+        return
+    each = _bytes_each(profile) if quantized else _BYTES_FP32
+    needed = RUNTIME_BYTES + int(count * each * RAM_PER_BYTE)
+    given = min(profile.memory.model_bytes, max_ram_bytes or profile.memory.model_bytes)
+    if needed > given:
+        raise GateFailed(
+            "gate-failed",
+            f"{profile.name} can't hold this model: {count / 1e9:.2f} billion weights x {each:g} byte(s) x "
+            f"{RAM_PER_BYTE} + {RUNTIME_BYTES / 1e6:.0f} MB for the runtime = {needed / 1e6:.0f} MB; "
+            f"a model is given {given / 1e6:.0f} MB of the board's {profile.memory.ram_bytes / 1e6:.0f} MB",
+            "take a smaller model, or a target with more memory",
+        )
+
+
+def _bytes_each(profile: Profile) -> float:
+    every = [recipe for setup in profile.engines.values() for order in setup.recipes.values() for recipe in order]
+    return _BYTES_4BIT if any(recipe.endswith("4bit") for recipe in every) else _BYTES_INT8

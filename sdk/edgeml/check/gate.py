@@ -1,0 +1,86 @@
+"""The gate: what is asked of a candidate, and the judgement on what the checks found.
+
+Each rule raises with the figures; none measures anything. Texts are the same on every run: times stay out of them, so
+that the card, which names why a candidate was left, follows from the model and its inputs alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgeml.check import accuracy, memory, parity
+from edgeml.check.candidate import Candidate
+from edgeml.check.checks import Findings
+from edgeml.check.latency import Times
+from edgeml.quantize.recipes import family
+from edgeml_core.errors import GateFailed
+from edgeml_core.profile import ModelKind
+
+#: Times as long as fp32 that int8 may take: well above what a busy machine does to two medians of one run, so that a
+#: second export decides as the first did. Dynamic int8 of a convolutional network is not given it.
+SLOWER_MAX: Final = 1.25
+#: Milliseconds; where fp32 takes less, the runtime's own overhead is what would be compared.
+TRIVIAL_MS: Final = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is asked: fractions of 1, milliseconds on this machine, bytes. None asks nothing."""
+
+    max_drop: float
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+    max_ram_bytes: int | None = None
+
+    def require_fit(self, candidate: Candidate) -> None:
+        """Check size and memory, which are known before anything is run.
+
+        Raises:
+            GateFailed: `gate-failed`.
+        """
+        size, most = candidate.model.size_bytes, self.max_size_bytes
+        if most is not None and size > most:
+            raise GateFailed(
+                "gate-failed",
+                f"the model's files are {size / 1e6:.3g} MB; --max-size allows {most / 1e6:.3g} MB",
+                "take a smaller model, or allow more with --max-size",
+            )
+        needed = memory.estimate_bytes(candidate.model, candidate.fp32)
+        memory.require(needed, candidate.profile, self.max_ram_bytes)
+
+    def require_same(self, findings: Findings) -> None:
+        """Check parity and accuracy.
+
+        Raises:
+            GateFailed: `gate-failed`.
+        """
+        parity.require(findings.card.parity)
+        if findings.card.accuracy:
+            accuracy.require(findings.card.accuracy, self.max_drop)
+
+    def require_fast(self, recipe: str, kind: ModelKind, times: Times) -> None:
+        """Check that int8 pays on this machine, and takes no longer than was asked.
+
+        Raises:
+            GateFailed: `gate-failed`.
+        """
+        if is_slow(recipe, kind, times):
+            hint = "take another target or --format, or ship fp32 with --quantize none"
+            raise GateFailed("gate-failed", "slower than fp32 on the machine that exported it", hint)
+        if self.max_latency_ms is not None and times.int8.p50_ms > self.max_latency_ms:
+            raise GateFailed(
+                "gate-failed",
+                f"slower than --max-latency {self.max_latency_ms:g} on the machine that exported it",
+                "take a smaller model, or allow more with --max-latency",
+            )
+
+
+def is_slow(recipe: str, kind: ModelKind, times: Times) -> bool:
+    """Whether a recipe lost to fp32."""
+    fp32, int8 = times.fp32.p50_ms, times.int8.p50_ms
+    if recipe == "none":
+        return False
+    if kind == "cnn" and family(recipe) == "dynamic":  # type: ignore[arg-type] # a built model's recipe is one
+        return int8 > fp32
+    return fp32 >= TRIVIAL_MS and int8 > fp32 * SLOWER_MAX
