@@ -74,7 +74,7 @@ def test_tensors_can_have_labels(line):
     """A tensor model with labels scores one row an item, and refuses more."""
     labelled = Classes(output="y", labels=("a", "b", "c", "d"), activation="none")
     manifest = msgspec.structs.replace(line.manifest, postprocess=labelled)
-    model = Model(line.session, manifest, line._prepare)
+    model = Model(line.session, manifest, line.prepare)
     (answer,) = model.predict(model.parse({"inputs": {"x": [[0, 2, 1, 0]]}}))
     assert [entry["label"] for entry in answer["labels"]] == ["b", "c", "a", "d"]
     with pytest.raises(UsageError, match="1 item"):
@@ -140,7 +140,7 @@ def test_texts_can_have_tensors(mood):
 def test_an_output_that_isnt_there_is_the_senders_fault(line):
     """A manifest that lists an output that the model lacks is malformed."""
     absent = TensorSpec(name="z", dtype="float32", shape=(-1, 4))
-    model = Model(line.session, msgspec.structs.replace(line.manifest, outputs=(absent,)), line._prepare)
+    model = Model(line.session, msgspec.structs.replace(line.manifest, outputs=(absent,)), line.prepare)
     with pytest.raises(RejectedError, match="no output z"):
         model.infer({"x": np.zeros((1, 4), np.float32)})
 
