@@ -16,7 +16,8 @@ from edgeml_core import names
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ENGINES, Engine, Format
 
-ModelKind = Literal["encoder", "cnn"]
+#: `estimator` is a scikit-learn model: no quantizer knows its operators, and it is small.
+ModelKind = Literal["encoder", "cnn", "estimator"]
 Recipe = Literal[
     "dynamic-s8",
     "dynamic-s8-reduced",

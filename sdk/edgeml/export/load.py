@@ -1,4 +1,4 @@
-"""What MODEL names, loaded: a Hugging Face folder, an `.onnx` file or a Python function. Dispatch only.
+"""What MODEL names, loaded: a Hugging Face folder, an `.onnx` or `.pt2` file or a Python function. Dispatch only.
 
 There is no hub access: a model is what lies on this disk.
 """
@@ -16,7 +16,7 @@ from edgeml_core.errors import UsageError
 
 _FUNCTION: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 _UNFIT: Final = re.compile(r"[^a-z0-9_]+")
-_ACCEPTED: Final = "name a Hugging Face folder, a file.onnx or path/file.py:function"
+_ACCEPTED: Final = "name a Hugging Face folder, a file.onnx, a file.pt2 or path/file.py:function"
 
 
 def load(request: ExportRequest, work: Path) -> Source:
@@ -32,7 +32,7 @@ def load(request: ExportRequest, work: Path) -> Source:
     if function := _FUNCTION.fullmatch(request.model):
         from edgeml.export import function as functions  # noqa: PLC0415 -- imports torch
 
-        return functions.load(Path(function["file"]), function["function"], request.task)
+        return functions.load(Path(function["file"]), function["function"], request.task, work)
     path = Path(request.model)
     if path.is_dir():
         from edgeml.export import huggingface  # noqa: PLC0415 -- imports torch and transformers
@@ -42,6 +42,10 @@ def load(request: ExportRequest, work: Path) -> Source:
         from edgeml.export import onnx_file  # noqa: PLC0415 -- imports onnx
 
         return onnx_file.load(path, request.task, work)
+    if path.suffix == ".pt2" and path.is_file():
+        from edgeml.export import program  # noqa: PLC0415 -- imports torch
+
+        return program.load(path, request.task)
     raise UsageError("model-unreadable", f"{request.model!r} is no model that edgeml can read", _ACCEPTED)
 
 

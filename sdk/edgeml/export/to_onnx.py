@@ -10,9 +10,10 @@ import torch
 from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
-from edgeml.export import causal
+from edgeml.export import causal, refusal
 from edgeml.export.source import Source, TorchModel
 from edgeml_core.errors import UsageError
+from edgeml_core.manifest import TensorSpec
 
 #: Has LayerNormalization as one operator, and all that the quantizers ask for.
 OPSET: Final = 17
@@ -33,9 +34,10 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         else:
             _module(source, source.model, path)
         return onnx.load(path)
+    except UsageError:
+        raise
     except Exception as error:  # the exporters raise whatever their passes raise
-        hint = "try --format tflite, or export it to an .onnx file yourself and name that"
-        raise UsageError("model-unsupported", f"there is no way to ONNX for this model: {error}", hint) from error
+        raise refusal.unsupported("onnx", error) from error
 
 
 def _pretrained(source: Source, model: Any, path: Path) -> None:  # noqa: ANN401 -- transformers has no types here
@@ -59,10 +61,17 @@ def _module(source: Source, model: TorchModel, path: Path) -> None:
         path,
         input_names=names,
         output_names=outputs,
-        dynamic_axes={name: {0: "batch_size"} for name in (*names, *outputs)},
+        dynamic_axes={
+            spec.name: {axis: f"{spec.name}_{axis}" if axis else "batch_size" for axis in _free(spec)}
+            for spec in (*source.signature.inputs, *source.signature.outputs)
+        },
         opset_version=OPSET,
         dynamo=False,
     )
+
+
+def _free(spec: TensorSpec) -> list[int]:
+    return [axis for axis, length in enumerate(spec.shape) if length == -1]
 
 
 class _Positional(torch.nn.Module):  # type: ignore[misc] # torch is not followed

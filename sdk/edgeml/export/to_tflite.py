@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
+from edgeml.export import refusal
 from edgeml.export.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, TensorSpec, TextInput
@@ -35,8 +36,7 @@ def write(source: Source, folder: Path) -> Built:
         UsageError: `model-unsupported`, for an `.onnx` source or when the converter has no way for the model.
     """
     if not isinstance(source.model, TorchModel):
-        hint = "export it with --format onnx, or name the PyTorch model"
-        raise UsageError("model-unsupported", "TFLite is made from PyTorch models, not from .onnx files", hint)
+        raise refusal.no_tflite(source.model)
     if isinstance(source.signature.preprocess, PromptInput):
         reason = "a language model's Concat of past and present grows with every token, and TFLite's shapes are fixed"
         raise UsageError("model-unsupported", reason, "export it with --format onnx")
@@ -44,8 +44,7 @@ def write(source: Source, folder: Path) -> Built:
     try:
         _converter(source, source.model, signature).convert().export(str(folder / MODEL))
     except Exception as error:  # the converter raises whatever its passes raise
-        hint = "export it with --format onnx"
-        raise UsageError("model-unsupported", f"there is no way to TFLite for this model: {error}", hint) from error
+        raise refusal.unsupported("tflite", error) from error
     return Built(file_format="tflite", recipe=FLOAT, folder=folder, model=MODEL, signature=signature)
 
 

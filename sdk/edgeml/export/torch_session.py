@@ -83,6 +83,15 @@ def specs(tensors: Mapping[str, Array], *, lengths: bool = False) -> tuple[Tenso
     )
 
 
+def dtype(tensor: torch.Tensor) -> DType:
+    """The data type of a tensor.
+
+    Raises:
+        KeyError: a bundle has no such data type.
+    """
+    return _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+
+
 def kind(module: torch.nn.Module) -> ModelKind:
     """`cnn` for two convolutions or more and no attention, else `encoder`.
 

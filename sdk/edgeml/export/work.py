@@ -18,7 +18,7 @@ from typing import Final
 from edgeml_core.errors import UsageError
 
 _LOG: Final = "tools.log"
-#: Set before any of these libraries is imported: no hub, no telemetry, no advice.
+#: Set before any of these libraries is imported: no hub, no telemetry, no advice, no pickle.
 _ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -26,6 +26,7 @@ _ENVIRONMENT: Final = {
     "ORT_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
 #: Where the converters and torch's compiler put temporary files; torch remembers its own in the environment.
 _FOLDERS: Final = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")

@@ -61,10 +61,10 @@ def is_mixed(recipe: str) -> bool:
 
 
 def _asked(setup: EngineSetup, kind: ModelKind, quantize: Quantize) -> Iterator[Recipe]:
-    if quantize == "auto":
-        yield from setup.recipes[kind]
-    elif quantize == "none":
+    if quantize == "none" or kind == "estimator":
         yield "none"
+    elif quantize == "auto":
+        yield from setup.recipes[kind]
     else:
         # Asked for by name, a family is tried as the target does it for any kind of model.
         every = dict.fromkeys(
