@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -63,9 +63,9 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     refused: Refused | None = None
 
 
-def encode(manifest: Manifest, items: Iterable[Item]) -> bytes:
-    """The request for a proof of the bundle with `manifest`, and answers to `items`."""
-    sent = tuple(Sent(type(item).__name__, _fields(item)) for item in items)
+def encode(manifest: Manifest, asked: Iterable[Item]) -> bytes:
+    """The request for a proof of the bundle with `manifest`, and answers to what is `asked`."""
+    sent = tuple(Sent(type(item).__name__, _fields(item)) for item in asked)
     return msgspec.msgpack.encode(Request(manifest=manifest, items=sent))
 
 
@@ -83,7 +83,7 @@ def prove(folder: Path, request: Request) -> Reply:
         model = Model.open(folder, request.manifest)
         try:
             distances = tuple(golden.distances(model.session, request.manifest, expected))
-            answers = _answers(model, _items(request.items))
+            answers = _answers(model, items(request))
             return msgspec.structs.replace(found, distances=distances, answers=answers)
         finally:
             model.close()
@@ -94,13 +94,14 @@ def prove(folder: Path, request: Request) -> Reply:
     return msgspec.structs.replace(found, refused=refused)
 
 
-def _answers(model: Model, items: Sequence[Item]) -> tuple[Answer, ...]:
+def _answers(model: Model, asked: Sequence[Item]) -> tuple[Answer, ...]:
     """One item at a time: its answer then doesn't depend on the company that it was asked in."""
-    return tuple(answer for item in items for answer in model.predict([item]))
+    return tuple(answer for item in asked for answer in model.predict([item]))
 
 
-def _items(sent: Iterable[Sent]) -> list[Item]:
-    return [msgspec.convert(it.fields, _KINDS[it.kind], dec_hook=_decoded) for it in sent]
+def items(request: Request) -> list[Item]:
+    """The items as they were before `encode`."""
+    return [msgspec.convert(it.fields, _KINDS[it.kind], dec_hook=_decoded) for it in request.items]
 
 
 def _fields(item: Item) -> dict[str, Any]:

@@ -55,10 +55,14 @@ def prove(folder: Path, manifest: Manifest, on: str) -> Proof:
 
 
 def _address(on: str) -> SplitResult:
-    address = urlsplit(on)
-    host = address.hostname or ""
-    if address.scheme != "ssh" or not host or host.startswith("-") or address.query or address.fragment:
-        raise UsageError("usage", f"{on!r} is no place to verify on", "take local, emulated or ssh://HOST")
+    refused = UsageError("usage", f"{on!r} is no place to verify on", "take local, emulated or ssh://HOST")
+    try:
+        address = urlsplit(on)
+        named = (address.hostname or "-", address.port)
+    except ValueError as error:
+        raise refused from error
+    if address.scheme != "ssh" or named[0].startswith("-") or address.query or address.fragment:
+        raise refused
     return address
 
 
