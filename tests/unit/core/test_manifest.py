@@ -51,6 +51,16 @@ def entry(**changes):
         ({"golden": manifest.Golden(path="golden.msgpack", cases=0, min_cosine=0.9, max_abs=0.1)}, "golden.cases"),
         ({"outputs": ()}, "outputs are missing"),
         ({"postprocess": manifest.Embedding(output="z", pooling="mean", normalize=True)}, "output 'z'"),
+        ({"postprocess": manifest.Span(start="z", end="z", max_tokens=5)}, "only one of QuestionInput and Span"),
+        ({"preprocess": manifest.PromptInput(tokenizer="absent", max_length=5)}, "which is not among the files"),
+        (
+            {"postprocess": manifest.Generation(output="z", stop_ids=(), past=("p",), present=())},
+            "past inputs and present outputs that don't belong together",
+        ),
+        (
+            {"preprocess": manifest.AudioInput(sampling_rate_hz=0, min_samples=9, max_samples=8)},
+            "preprocess.max_samples is negative",
+        ),
         ({"preprocess": manifest.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
     ],
 )

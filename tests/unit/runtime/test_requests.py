@@ -6,10 +6,19 @@ import msgspec
 import numpy as np
 import pytest
 
+from breadth_models import wav
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput, TensorInput, TensorSpec, TextInput
+from edgeml_core.manifest import (
+    AudioInput,
+    ImageInput,
+    PromptInput,
+    QuestionInput,
+    TensorInput,
+    TensorSpec,
+    TextInput,
+)
 from edgeml_runtime import requests, tensors
-from edgeml_runtime.tasks import Image, Tensors, Text
+from edgeml_runtime.tasks import Audio, Image, Prompt, Question, Tensors, Text
 from samples import a_manifest
 
 TEXT = a_manifest(preprocess=TextInput(tokenizer="model.onnx", max_length=8))
@@ -18,6 +27,9 @@ IMAGE = a_manifest(
         height=2, width=2, channels=1, layout="NCHW", resample="bilinear", rescale=1.0, mean=(0.0,), std=(1.0,)
     )
 )
+QUESTION = a_manifest(preprocess=QuestionInput(tokenizer="model.onnx", max_length=8))
+PROMPT = a_manifest(preprocess=PromptInput(tokenizer="model.onnx", max_length=8))
+AUDIO = a_manifest(preprocess=AudioInput(sampling_rate_hz=16_000, min_samples=1, max_samples=9))
 TENSORS = a_manifest(
     preprocess=TensorInput(),
     inputs=(
@@ -37,6 +49,31 @@ def test_one_object_is_a_list_of_one():
 def test_an_image_is_its_files_bytes():
     """An image travels in base64."""
     assert requests.parse({"image": base64.b64encode(b"\x00\xff").decode()}, IMAGE) == [Image(b"\x00\xff")]
+
+
+def test_a_question_has_a_context():
+    """Both are texts."""
+    assert requests.parse({"question": "who?", "context": "I."}, QUESTION) == [Question("who?", "I.")]
+
+
+def test_a_prompt_alone_is_gone_on_with_greedily():
+    """The rest is optional."""
+    (item,) = requests.parse({"prompt": "Once"}, PROMPT)
+    assert item == Prompt(prompt="Once", max_new_tokens=32, temperature=0.0, seed=0)
+
+
+def test_a_sound_is_a_file_or_numbers():
+    """The file brings its own rate."""
+    with_numbers, with_file = requests.parse(
+        [{"samples": [0, 0.5], "sampling_rate": 8000}, {"audio": base64.b64encode(wav(np.array([0, 0.5]))).decode()}],
+        AUDIO,
+    )
+    assert isinstance(with_numbers, Audio)
+    assert with_numbers.samples.dtype == np.float32
+    assert (with_numbers.samples.tolist(), with_numbers.sampling_rate_hz) == ([0, 0.5], 8000)
+    assert isinstance(with_file, Audio)
+    assert with_file.samples.tolist() == pytest.approx([0, 0.5], abs=1e-4)
+    assert with_file.sampling_rate_hz == 16_000
 
 
 def test_tensors_take_the_models_types():
@@ -65,6 +102,17 @@ def test_tensors_take_the_models_types():
         (IMAGE, {"image": "*not base64*"}),
         (IMAGE, {"image": "é"}),
         (IMAGE, {"text": "a"}),
+        (QUESTION, {"question": "who?"}),
+        (PROMPT, {"prompt": "a", "max_new_tokens": 0}),
+        (PROMPT, {"prompt": "a", "max_new_tokens": requests.NEW_TOKENS_MAX + 1}),
+        (PROMPT, {"prompt": "a", "temperature": -1}),
+        (PROMPT, {"prompt": "a", "temperature": float("nan")}),
+        (PROMPT, {"prompt": "a", "seed": -1}),
+        (AUDIO, {}),
+        (AUDIO, {"audio": "AAAA"}),
+        (AUDIO, {"samples": [0.5]}),
+        (AUDIO, {"audio": "AAAA", "sampling_rate": 16_000}),
+        (AUDIO, {"samples": [[0.5]] * 2, "sampling_rate": 16_000}),
         (TENSORS, {"inputs": {"unknown": [1]}}),
         (TENSORS, {"inputs": {"x": [[1, 2], [3]]}}),
         (TENSORS, {"inputs": {"x": [["1", "2"]]}}),

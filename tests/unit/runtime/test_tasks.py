@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import Classes, Embedding, TensorOutput, TokenClasses
+from edgeml_core.manifest import Classes, Embedding, Span, TensorOutput, TokenClasses
 from edgeml_runtime import tasks
 from edgeml_runtime.tasks import Row, Tokens
 
@@ -71,6 +71,40 @@ def test_tokens_without_the_special_ones():
         ("york", 4, 8, "PLACE"),
     ]
     assert found[0]["score"] == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+PAIR = Tokens(
+    texts=("[CLS]", "who", "[SEP]", "old", "Mc", "Donald", "[SEP]"),
+    spans=((0, 0), (0, 3), (0, 0), (0, 3), (4, 6), (6, 12), (0, 0)),
+    special=(True, False, True, False, False, False, True),
+    context="old McDonald",
+    words=(None, None, None, (0, 3), (4, 12), (4, 12), None),
+)
+
+
+def answer(start, end, tokens=PAIR, max_tokens=3):
+    outputs = {name: np.asarray(values, dtype=np.float32) for name, values in (("s", start), ("e", end))}
+    return tasks.span(Row(outputs=outputs, tokens=tokens), Span(start="s", end="e", max_tokens=max_tokens))
+
+
+def test_a_span_is_in_whole_words():
+    """Half of a word is likeliest; the whole one is the answer, with the chances of all its parts together."""
+    found = answer([0, 9, 9, 0, 0, 5, 9], [0, 9, 9, 0, 0, 5, 9])
+    assert (found["answer"], found["start"], found["end"]) == ("McDonald", 4, 12)
+    start = np.exp([0, 0, 0, 5]) / np.exp([0, 0, 0, 5]).sum()  # [CLS] and the context's three
+    assert found["score"] == pytest.approx(start[2] * start[2] + start[2] * start[3] + start[3] * start[3], rel=1e-5)
+
+
+def test_a_span_is_no_longer_than_allowed():
+    """The likeliest beginning and end are too far apart."""
+    assert answer([0, 0, 0, 9, 0, 0, 0], [0, 0, 0, 0, 1, 9, 0])["answer"] == "old McDonald"
+    assert answer([0, 0, 0, 9, 0, 0, 0], [0, 0, 0, 0, 1, 9, 0], max_tokens=1)["answer"] == "McDonald"
+
+
+def test_a_span_never_ends_before_it_begins():
+    """Nor does padding behind the tokens take part."""
+    found = answer([0, 0, 0, 0, 0, 4, 0, 99], [0, 0, 0, 9, 1, 0, 0, 99])
+    assert found["answer"] == "old"
 
 
 @pytest.mark.parametrize(
