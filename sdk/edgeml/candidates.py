@@ -109,7 +109,7 @@ def _time(job: Job, attempt: Attempt, candidate: Candidate) -> None:
 
     def measure() -> latency.Times:
         job.progress.stage(f"time {manifest.stem} {candidate.model.recipe}")
-        given = job.checks.first_input(candidate)
+        given = job.checks.typical_input(candidate)
         int8 = latency.timed(candidate.model.path, manifest, given)
         reference = latency.timed(candidate.fp32.path, manifest, given)
         return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))

@@ -5,7 +5,7 @@ Nothing is judged here. How each check is made is in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +13,7 @@ from edgeml.check import accuracy, memory, parity
 from edgeml.check.answers import ask, scores
 from edgeml.check.candidate import Candidate, opened, original
 from edgeml.check.data import Rows
-from edgeml.check.inputs import Inputs
+from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
 from edgeml.export.once import Once
 from edgeml.export.source import Source
 from edgeml_core.card import Accuracy, Card, Parity
@@ -76,9 +76,12 @@ class Checks:
             ram_bytes=memory.estimate_bytes(candidate.model, candidate.fp32),
         )
 
-    def first_input(self, candidate: Candidate) -> dict[str, Array]:
-        """The first input as the candidate's model takes it."""
-        return preparer(candidate.model.folder, candidate.manifest)(self.inputs.items[:1]).tensors
+    def typical_input(self, candidate: Candidate) -> dict[str, Array]:
+        """The input of median length as the candidate's model takes it: of the operator's rows where there are any."""
+        prepare = preparer(candidate.model.folder, candidate.manifest)
+        items = (self.evaluation.items or self.calibration.items or self.inputs.items)[:ROWS_TAKEN_MAX]
+        prepared = sorted((prepare([item]).tensors for item in items), key=_elements)
+        return prepared[len(prepared) // 2]
 
     def _answered(self, candidate: Candidate) -> Answered:
         with opened(candidate) as model:
@@ -120,7 +123,7 @@ class Checks:
         prepare = preparer(candidate.model.folder, candidate.manifest)
         prepared = [prepare([item]).tensors for item in self.inputs.items]
         rest = prepared[GOLDEN_FIRST:]
-        largest = max(rest, key=lambda tensors: sum(array.size for array in tensors.values()), default=None)
+        largest = max(rest, key=_elements, default=None)
         return [*prepared[:GOLDEN_FIRST], *([largest] if largest else [])]
 
     def _card(self, candidate: Candidate, found: Answered) -> Card:
@@ -148,3 +151,7 @@ class Checks:
         if not (isinstance(text, TextInput) and isinstance(own, TextInput)) or text.max_length == own.max_length:
             return ()
         return (f"texts are cut at {text.max_length} tokens; the original takes {own.max_length}",)
+
+
+def _elements(tensors: Mapping[str, Array]) -> int:
+    return sum(array.size for array in tensors.values())

@@ -49,5 +49,6 @@ def require(parity: Parity) -> None:
         raise GateFailed(
             "gate-failed",
             f"cosine {parity.cosine:.4f} to {parity.against} is below {COSINE_MIN}",
-            "try --quantize weight-only, or --quantize none to ship fp32",
+            "calibrate on more rows, train adapters against the loss, take another target, or ship fp32 with "
+            "--quantize none",
         )

@@ -14,6 +14,7 @@ from edgeml.export import onnx_layout
 from edgeml.export.source import Built
 from edgeml.quantize.onnx_dynamic import Dynamic
 from edgeml.quantize.onnx_embeddings import RowEmbeddings
+from edgeml.quantize.onnx_gemm import GemmAsMatMul
 from edgeml.quantize.onnx_mixed import Mixed
 from edgeml.quantize.onnx_nbits import BlockWeights
 from edgeml.quantize.onnx_pass import Pass, run
@@ -57,10 +58,12 @@ def passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list[Pass]
         case "weight-only", _:
             return [*prepare, WeightOnly()]
         case ("weight-only-4bit" | "weight-only-8bit") as blocks, _:
-            return [*prepare, BlockWeights(bits=4 if blocks.endswith("4bit") else 8)]
+            return [*prepare, GemmAsMatMul(), BlockWeights(bits=4 if blocks.endswith("4bit") else 8)]
         case ("dynamic-s8" | "dynamic-u8") as dynamic, mixed:
             make = partial(_dynamic, dynamic == "dynamic-s8", reduced)
-            return [*prepare, Mixed(quantizer=make, samples=samples, operators=("MatMul",)) if mixed else make(())]
+            if not mixed:
+                return [*prepare, make(())]
+            return [*prepare, GemmAsMatMul(), Mixed(quantizer=make, samples=samples, operators=("MatMul",))]
         case static, mixed:
             make = partial(_static, _METHODS.get(static.removeprefix("static-s8"), "minmax"), reduced, samples)
             operators = ("Conv", "MatMul", "Gemm")
