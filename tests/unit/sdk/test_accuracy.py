@@ -40,6 +40,13 @@ def test_the_drop_is_paired_row_by_row():
     assert found.ci95[0] < 0.25 < found.ci95[1]
 
 
+def test_each_class_has_its_own_accuracy_the_worst_first():
+    """Both a lost and kept rows of a, the only b lost: b comes first, with its count."""
+    given = rows("a", "a", "b")
+    found = accuracy.measure([says("a"), says("a"), says("b")], [says("a"), says("b"), says("a")], given, CLASSES)
+    assert [(it.label, it.rows, it.fp32, it.int8) for it in found.classes] == [("b", 1, 1.0, 0.0), ("a", 2, 1.0, 0.5)]
+
+
 def test_the_interval_is_that_of_agresti_and_min():
     """Worked by hand: 3 lost, 1 won of 98: n=100, difference 0.02, standard error sqrt(5 - 0.04)/100."""
     low, high = accuracy.interval(lost=3, won=1, pairs=98)

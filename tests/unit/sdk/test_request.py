@@ -16,7 +16,18 @@ OUT = Path("out")
 
 
 @pytest.mark.parametrize(
-    "change", [{"targets": ()}, {"max_drop": 1.5}, {"name": "Not A Name"}, {"version": "1-beta"}, {"max_drop": -0.1}]
+    "change",
+    [
+        {"targets": ()},
+        {"max_drop": 1.5},
+        {"max_drop": -0.1},
+        {"name": "Not A Name"},
+        {"version": "1-beta"},
+        {"max_size_bytes": 0},
+        {"max_latency_ms": -1.0},
+        {"recipe": "dynamic-s9"},
+        {"recipe": "dynamic-s8", "quantize": "static"},
+    ],
 )
 def test_a_bad_request_is_refused(change: dict[str, object]):
     """Before anything is loaded."""
