@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
+from edgeml.export import audio_folder
 from edgeml.export import folder as folders
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Classes, Embedding, TokenClasses
@@ -115,3 +116,30 @@ def test_what_is_missing_or_malformed_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json"):
         folders.config(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("bert", 514), ("roberta", 512)])
+def test_positions_counted_from_the_padding_token_are_fewer(kind: str, expected: int, tmp_path: Path):
+    """RoBERTa's first position is the padding token's id and one; what comes after the last would crash the model."""
+    settings = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
+    assert folders.config(write(tmp_path, config=settings)).positions == expected
+
+
+def test_sounds_are_read_as_their_extractor_says(tmp_path: Path):
+    """Samples, with the fewest that the convolutions take; a mel spectrum, with as many samples as it has frames."""
+    extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16_000}
+    kernels = {"conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2]}
+    found = audio_folder.audio_input(write(tmp_path, preprocessor_config=extractor, config=kernels))
+    assert (found.min_samples, found.normalize, found.mel) == (400, True, None)
+    extractor = {"feature_extractor_type": "ASTFeatureExtractor", "max_length": 1024, "num_mel_bins": 128}
+    found = audio_folder.audio_input(write(tmp_path, preprocessor_config=extractor))
+    assert (found.max_samples, found.mel and found.mel.bins) == (400 + 1023 * 160, 128)
+
+
+def test_an_unknown_extractor_is_refused(tmp_path: Path):
+    """No features are guessed."""
+    with pytest.raises(UsageError, match="WhisperFeatureExtractor") as caught:
+        audio_folder.audio_input(
+            write(tmp_path, preprocessor_config={"feature_extractor_type": "WhisperFeatureExtractor"})
+        )
+    assert caught.value.code == "model-unsupported"
