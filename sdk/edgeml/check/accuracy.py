@@ -12,7 +12,7 @@ from edgeml.check.answers import vector
 from edgeml.check.data import Label, Row
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.manifest import Classes, Embedding, Manifest, TensorOutput, TokenClasses
+from edgeml_core.manifest import Classes, Embedding, Generation, Manifest, Span, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Answer, Text
 from edgeml_runtime.tensors import Array
 
@@ -28,11 +28,14 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     """The accuracy of fp32 and int8 on the same rows.
 
     Classes: the best label is right. Token classes: each word's, by its first token. Embeddings: the nearest other row
-    has the same label. Tensors: the index of the largest output is right.
+    has the same label. Spans: the words are those of the label. Tensors: the index of the largest output is right.
 
     Raises:
         UsageError: `data-invalid`, when rows have no label or one that the model doesn't have.
     """
+    if isinstance(manifest.postprocess, Generation):
+        hint = "leave out --evaluate: parity says how close it is"
+        raise UsageError("data-invalid", "a written text can't be judged by a label", hint)
     judged, judged_after = (list(_judged(answers, rows, manifest)) for answers in (fp32, int8))
     before, after = (np.array([right for _, right in pairs], dtype=bool) for pairs in (judged, judged_after))
     drop = float(before.mean() - after.mean())
@@ -101,6 +104,8 @@ def _metric(manifest: Manifest) -> str:
             return "word accuracy"
         case Embedding():
             return "nearest-neighbour accuracy"
+        case Span():
+            return "exact match"
         case _:
             return "accuracy"
 
@@ -118,9 +123,21 @@ def _judged(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) 
                 scored: Mapping[str, Any] = answer
                 wanted = _known(row.label, labels)
                 yield wanted, scored["labels"][0]["label"] == wanted
+        case Span():
+            for answer, row in zip(answers, rows, strict=True):
+                yield "answer", _is_answer(answer, row)
         case TensorOutput():
             for answer, row in zip(answers, rows, strict=True):
                 yield str(row.label), int(vector(answer, manifest).argmax()) == row.label
+
+
+def _is_answer(answer: Answer, row: Row) -> bool:
+    """Whether the words are those of the label, whatever their case. No label is on the card: it is content."""
+    if not isinstance(row.label, str):
+        raise UsageError("data-invalid", f"label {row.label!r} is not a text", "give each question its answer's words")
+    given: Mapping[str, Any] = answer
+    found: str = given["answer"]
+    return found.lower().split() == row.label.lower().split()
 
 
 def _known(label: Label | None, labels: Sequence[str]) -> str:

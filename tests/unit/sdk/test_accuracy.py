@@ -10,7 +10,7 @@ import samples
 from edgeml.check import accuracy
 from edgeml.check.data import Row
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.manifest import Classes, Embedding, Postprocess, TensorOutput, TokenClasses
+from edgeml_core.manifest import Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Text
 
 
@@ -110,3 +110,24 @@ def test_words_are_judged_by_their_first_token():
     assert accuracy.measure([answer], [answer], [row], manifest).fp32 == 0.5
     with pytest.raises(UsageError, match="2 words"):
         accuracy.measure([answer], [answer], [Row(item=Text("Anna ran"), label=["O"])], manifest)
+
+
+def test_an_answer_is_right_word_for_word():
+    """Case and spaces don't count; a question's answer never comes onto the card as a class."""
+    manifest = manifest_with(Span(start="s", end="e", max_tokens=5))
+    answers = [{"answer": text, "start": 0, "end": 9, "score": 0.5} for text in ("The  alarm", "the", "a pump")]
+    found = accuracy.measure(answers, answers, rows("the alarm", "the alarm", "A pump"), manifest)
+    assert found.metric == "exact match"
+    assert found.fp32 == pytest.approx(2 / 3, abs=1e-6)
+    assert [it.label for it in found.classes] == ["answer"]
+    with pytest.raises(UsageError, match="not a text"):
+        accuracy.measure(answers, answers, rows("the alarm", 1, "A pump"), manifest)
+
+
+def test_written_text_is_not_judged():
+    """There is no label to hold it to."""
+    manifest = manifest_with(Generation(output="y", stop_ids=(), past=(), present=()))
+    answers = [{"text": "a", "tokens": 1, "finish": "length"}]
+    with pytest.raises(UsageError) as caught:
+        accuracy.measure(answers, answers, rows("a"), manifest)
+    assert caught.value.code == "data-invalid"
