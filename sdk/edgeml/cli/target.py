@@ -61,7 +61,7 @@ def prepare(out: Output, name: str, *, force: bool) -> None:
     """Make once what emulates target NAME's CPU here, for `verify --on emulated` and every export.
 
     A board of another architecture needs that architecture's Python and runtimes, fetched from Debian and the package
-    index: some 350 MB in $EDGEML_EMULATION_DIR, or else in edgeml/emulation in your cache folder. All boards of an
+    index: some 320 MB in $EDGEML_EMULATION_DIR, or else in edgeml/emulation in your cache folder. All boards of an
     architecture share them.
     """
     from edgeml import targets  # noqa: PLC0415 - kept out of --help

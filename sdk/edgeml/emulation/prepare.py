@@ -18,7 +18,7 @@ import msgspec
 
 from edgeml.emulation import board, parts, qemu, root
 from edgeml.proofs import environment
-from edgeml_core.errors import DeviceError, TransportError, UsageError
+from edgeml_core.errors import DeviceError, TransportError
 from edgeml_core.profile import Profile
 from edgeml_runtime import engines
 
@@ -146,8 +146,7 @@ def _require_tools(profile: Profile) -> None:
     if not why and not root.native(profile):
         why = board.problem(profile) or root.closed() or _missing_tool()
     if why:
-        what, _, remedy = why.partition(": ")
-        raise UsageError("emulation-missing", f"{profile.name} can't be emulated here: {what}", remedy)
+        raise qemu.refusal(profile, why)
 
 
 def _missing_tool() -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from edgeml import proofs
 from edgeml.emulation import qemu, root
 from edgeml.proofs import Place, Proof
-from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.profile import Profile
 from edgeml_runtime import proof
@@ -40,7 +39,7 @@ def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[It
         UsageError: `emulation-missing`, when no proof can run here.
     """
     if why := unready(profile):
-        raise UsageError("emulation-missing", f"{profile.name} can't be emulated here: {why}", _remedy(profile))
+        raise qemu.refusal(profile, why)
     if not root.native(profile):
         with root.entered(profile, folder) as command:
             return proofs.run(_place(profile, command), manifest, proof.encode(manifest, items))
@@ -51,7 +50,3 @@ def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[It
 
 def _place(profile: Profile, command: Sequence[str]) -> Place:
     return Place(name=profile.cpu.core, how="emulated", command=command)
-
-
-def _remedy(profile: Profile) -> str:
-    return f"run `edgeml target prepare {profile.name}`, which says what is missing"

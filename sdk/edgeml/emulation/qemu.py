@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from edgeml_core.errors import UsageError
 from edgeml_core.profile import Profile
 
 TIMEOUT_S: Final = 30.0
@@ -31,6 +32,12 @@ def problem(profile: Profile) -> str:
     if missing := sorted(set(map(_bare, cpu.needs)) & _lacking(emulator, cpu.emulator)):
         return f"qemu can't emulate {', '.join(missing)} of {cpu.core}: verify on such a machine"
     return ""
+
+
+def refusal(profile: Profile, why: str) -> UsageError:
+    """The error for a target that can't be emulated here, from a sentence that ends with `: ` and the remedy."""
+    what, _, remedy = why.partition(": ")
+    return UsageError("emulation-missing", f"{profile.name} can't be emulated here: {what}", remedy)
 
 
 def _lacking(emulator: Path, cpu: str) -> set[str]:
