@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from breadth_models import tone, wav
 from edgeml.check import data
 from edgeml.export.source import Signature
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput, Preprocess, TensorInput, TensorOutput, TensorSpec, TextInput
-from edgeml_runtime.tasks import Image, Tensors, Text
+from edgeml_core.manifest import (
+    AudioInput,
+    ImageInput,
+    Preprocess,
+    PromptInput,
+    QuestionInput,
+    TensorInput,
+    TensorOutput,
+    TensorSpec,
+    TextInput,
+)
+from edgeml_runtime.tasks import Audio, Image, Prompt, Question, Tensors, Text
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(-1, 2))
 IMAGE = ImageInput(
@@ -43,6 +54,34 @@ def test_texts_images_and_tensors_are_read(tmp_path: Path):
     tensors = data.read(file_of(tmp_path, {"inputs": {"x": [[1, 2]]}}), signature(TensorInput()))
     assert isinstance(tensors.items[0], Tensors)
     np.testing.assert_array_equal(tensors.items[0].inputs["x"], np.array([[1, 2]], dtype=np.float32))
+
+
+def test_questions_prompts_and_sounds_are_read(tmp_path: Path):
+    """A sound is named relative to the file, and its samples are part of the digest."""
+    question = QuestionInput(tokenizer="tokenizer.json", max_length=8)
+    asked = data.read(file_of(tmp_path, {"question": "Who?", "context": "I.", "label": "I"}), signature(question))
+    assert asked.rows == (data.Row(item=Question("Who?", "I."), label="I"),)
+    prompts = data.read(file_of(tmp_path, {"prompt": "Once"}), signature(PromptInput(tokenizer="t", max_length=8)))
+    assert prompts.items == [Prompt(prompt="Once", max_new_tokens=1, temperature=0.0, seed=0)]
+    digests = set()
+    for seconds in (0.1, 0.2):
+        (tmp_path / "one.wav").write_bytes(wav(tone(seconds)))
+        sounds = data.read(
+            file_of(tmp_path, {"audio": "one.wav", "label": "hum"}),
+            signature(AudioInput(sampling_rate_hz=16_000, min_samples=1, max_samples=9)),
+        )
+        (sound,) = sounds.items
+        assert isinstance(sound, Audio)
+        assert sound.samples.size == int(seconds * 16_000)
+        digests.add(sounds.sha256)
+    assert len(digests) == 2
+
+
+def test_what_a_row_lacks_is_named(tmp_path: Path):
+    """Half a question is none."""
+    question = QuestionInput(tokenizer="tokenizer.json", max_length=8)
+    with pytest.raises(UsageError, match="no question and no context"):
+        data.read(file_of(tmp_path, {"question": "Who?"}), signature(question))
 
 
 def test_no_file_is_no_rows():
