@@ -23,7 +23,7 @@ class GemmAsMatMul:
         """The model without such Gemms."""
         wrapped = ONNXModel(model)
         wrapped.replace_gemm_with_matmul()
-        return wrapped.model  # type: ignore[no-any-return] # onnxruntime has no types
+        return wrapped.model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
         """Every node has a name: what leaves nodes out does it by name."""
