@@ -1,8 +1,8 @@
 """What the server costs: memory, added latency, health under load, memory after swaps.
 
-Run from the repository: `PYTHONPATH=tests python benchmarks/serving.py`, or `make bench`. Each figure is a ratio, or stands beside what it is compared
-with, from one run on this machine. The server is a process of its own; the model is `y = x * 2 + 1` with 64 MiB of
-weights that it holds in memory.
+Run from the repository: `PYTHONPATH=tests python benchmarks/serving.py`, or `make bench`. Each figure is a ratio, or
+stands beside what it is compared with, from one run on this machine. The server is a process of its own; the model is
+`y = x * 2 + 1` with 64 MiB of weights that it holds in memory.
 """
 
 from __future__ import annotations
@@ -128,10 +128,10 @@ def _memory(pid: int, field: str) -> int:
 def _unpack(folder: Path) -> None:
     """Put a bundle's files into `folder`, its weights inside the model file, so that loading copies them."""
     import onnx  # noqa: PLC0415 - the server's process must not load onnx
-    from tiny_models import tiny_onnx_bundle  # noqa: PLC0415
 
     from edgeml_core import manifest as manifests  # noqa: PLC0415
     from edgeml_runtime.unpacked import unpacked  # noqa: PLC0415
+    from tiny_models import tiny_onnx_bundle  # noqa: PLC0415
 
     bundle = folder / "tiny.edgeml"
     tiny_onnx_bundle(bundle, weights_bytes=WEIGHTS_BYTES)

@@ -27,6 +27,7 @@ OPTIONS: Final = frozenset(
         "session.enable_quant_qdq_cleanup",
         "session.inter_op.allow_spinning",
         "session.intra_op.allow_spinning",
+        "session.intra_op.spin_duration_us",
         "session.qdq_matmulnbits_accuracy_level",
         "session.set_denormal_as_zero",
         "session.use_device_allocator_for_initializers",

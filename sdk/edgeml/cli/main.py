@@ -24,7 +24,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inspect": ("edgeml.cli.inspect:inspect", "A bundle's manifest and result card."),
     "run": ("edgeml.cli.run:run", "Local inference with a bundle, by the device's code."),
     "verify": ("edgeml.cli.verify:verify", "Are a bundle's golden outputs reproduced?"),
-    "bench": ("edgeml.cli.bench:bench", "How fast a bundle is on this machine."),
     "bench": ("edgeml.cli.bench:bench", "A bundle's latency, throughput, memory and energy here."),
     "target": ("edgeml.cli.target:target", "Boards: list, show, check, prepare."),
     "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh."),
