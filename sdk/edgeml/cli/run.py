@@ -23,7 +23,11 @@ from edgeml_core.errors import UsageError
     ),
 )
 def run(out: Output, bundle: Path, source: str) -> None:
-    """Answer requests with BUNDLE: {"text": ...}, {"image": base64} or {"inputs": {name: nested list}}."""
+    """Answer requests with BUNDLE.
+
+    By task: {"text": ...}, {"question": ..., "context": ...}, {"prompt": ..., "max_new_tokens": 20}, {"image": base64},
+    {"audio": base64 of a WAV file} or {"inputs": {name: nested list}}.
+    """
     from edgeml.inference import run as infer  # noqa: PLC0415 - kept out of --help
 
     text = sys.stdin.read() if source == "-" else source
