@@ -48,8 +48,9 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     """Export MODEL, quantize it for each target, check it and pack one bundle per target and format asked for.
 
     MODEL is a Hugging Face folder, file.onnx, file.pt2, or path/file.py:function that returns (torch.nn.Module, example
-    inputs) or a fitted scikit-learn pipeline with example rows. Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}};
-    with "label" to evaluate.
+    inputs) or a fitted scikit-learn pipeline with example rows.
+
+    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate.
     """
     formats = [it for it in options.pop("formats") if it != "auto"]
     request = ExportRequest(targets=options.pop("target"), formats=formats, **options)
