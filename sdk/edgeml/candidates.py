@@ -55,7 +55,7 @@ def _attempt(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> Attemp
         _time(job, attempt, candidate)
         _prove(job, attempt, candidate)
     except EdgemlError as error:
-        if error.code not in _FAILED:
+        if error.code not in _FAILED or work.ran_full(error):
             raise
         attempt.error = error
     return attempt

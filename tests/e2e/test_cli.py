@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,20 @@ def test_the_generated_docs_are_true():
         [sys.executable, ROOT / "docs/generate.py", "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_an_export_stopped_in_the_middle_leaves_nothing(tmp_path):
+    """Ctrl-C ends it with 130 and removes its working folder."""
+    model = f"{ROOT / 'examples' / 'digits.py'}:digits"
+    asked = ("export", model, "--target", "x86-gateway", "--format", "onnx", "-o", "out")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeml", *asked], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    for line in process.stderr:
+        if line.strip().startswith("export onnx"):
+            process.send_signal(signal.SIGINT)
+            break
+    words = process.stderr.read()
+    assert process.wait() == 130, words
+    assert "error[interrupted]" in words
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ goes away with its context.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -15,9 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from edgeml_core.errors import UsageError
+from edgeml_core.errors import DeviceError, UsageError
 
 _LOG: Final = "tools.log"
+_NO_SPACE: Final = os.strerror(errno.ENOSPC)
+_FULL_HINT: Final = "free some space, about six times the fp32 model's size, or name another folder with -o"
 #: Set before any of these libraries is imported: no hub, no telemetry, no advice, no pickle.
 _ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -37,7 +40,7 @@ def folder(output: Path) -> Iterator[Path]:
     """A working folder inside `output`, which is made where it doesn't exist, and not left behind empty.
 
     Raises:
-        UsageError: `usage`, when `output` can't be written to.
+        UsageError: `usage`, when `output` can't be written to. DeviceError: `disk-full`, when the work in it ran full.
     """
     is_new = not output.exists()
     try:
@@ -49,10 +52,23 @@ def folder(output: Path) -> Iterator[Path]:
     try:
         with holder, _environment(_ENVIRONMENT | dict.fromkeys(_FOLDERS, holder.name)):
             yield Path(holder.name)
+    except Exception as error:
+        if ran_full(error):
+            raise DeviceError("disk-full", f"the disk ran full below {output}: {error}", _FULL_HINT) from error
+        raise
     finally:
         tempfile.tempdir = before
         if is_new and not any(output.iterdir()):
             output.rmdir()
+
+
+def ran_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error, however deep: converters wrap it, or keep only its words."""
+    while error is not None:
+        if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or _NO_SPACE in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

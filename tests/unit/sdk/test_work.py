@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeml.export import work
-from edgeml_core.errors import UsageError
+from edgeml_core.errors import DeviceError, GateFailed, UsageError
 
 
 def test_temporary_files_lie_in_the_output_folder(tmp_path: Path):
@@ -61,3 +61,23 @@ def test_converters_are_kept_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("after\n", "")
     log = (tmp_path / "tools.log").read_text()
     assert all(part in log for part in ("from Python", "from C++\n", "from C++ too"))
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_full_disk_is_said_to_be_full_however_a_converter_wraps_it(tmp_path: Path, is_wrapped: bool):
+    """A real ENOSPC, bare and as the cause of a gate's error; nothing is left."""
+    with pytest.raises(DeviceError) as caught:
+        fill_up(tmp_path / "out", is_wrapped=is_wrapped)
+    assert caught.value.code == "disk-full"
+    assert not (tmp_path / "out").exists()
+
+
+def fill_up(output: Path, *, is_wrapped: bool) -> None:
+    """Write to a disk that is full in the middle of an export."""
+    with work.folder(output):
+        try:
+            Path("/dev/full").write_bytes(b"weights")
+        except OSError as error:
+            if is_wrapped:
+                raise GateFailed("gate-failed", "a converter failed") from error
+            raise
