@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,7 @@ PIS = ("rpi4", "rpi5", "rpi-zero2w")
 SSHD_STARTS_WITHIN_S = 10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def arm64(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The Pis' root, made once; where it lies is told by the environment, as an operator would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(root.PLACE_VARIABLE, str(tmp_path_factory.mktemp("emulation")))
-        made = prepare(targets.load("rpi4"))
-        assert made is not None
-        yield made
+pytestmark = pytest.mark.usefixtures("arm64")
 
 
 @pytest.fixture(scope="module")
