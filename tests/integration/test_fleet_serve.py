@@ -159,12 +159,12 @@ async def test_the_repository_is_retained_and_changes_follow(repo: Path, url: st
         }
         await client.subscribe(f"{TOPICS.root}/trust/#", qos=1)
         assert await received(client, len(expected)) == expected
-        deployment = await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
+        deployed = await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
         await journal.until("announced", 2)
         timestamp = TOPICS.trust(trust.FLEET, "metadata/timestamp.json")
         arrived = await until_topic(client, timestamp)
         (document,) = [payload for topic, payload in arrived if topic.endswith(desired.FLEET_DOCUMENT)]
-        assert desired.decode(document).deployments[-1] == deployment
+        assert desired.decode(document).deployments[-1] == deployed.deployment
         assert [topic for topic, _ in arrived if "trust/fleet/targets" in topic] == [arrived_first(arrived)]
 
 
