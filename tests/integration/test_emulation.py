@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgeml import emulation, inference, pipeline, proofs, targets
-from edgeml.emulation import parts, root
+from edgeml.emulation import root
 from edgeml.emulation.prepare import prepare
 from edgeml.export.request import Exported, ExportRequest
 from edgeml.proofs import Place
@@ -129,7 +129,7 @@ def test_a_root_that_would_do_is_kept(arm64: Path):
 def test_a_half_made_root_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Debian can't be reached: the road's fault, and an empty folder."""
     monkeypatch.setenv(root.PLACE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(parts, "MIRROR", "http://127.0.0.1:9/debian")
+    monkeypatch.setenv("EDGEML_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
     with pytest.raises(TransportError) as caught:
         prepare(targets.load("rpi4"))
     assert caught.value.code == "download-failed"

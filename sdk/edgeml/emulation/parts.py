@@ -10,7 +10,6 @@ import msgspec
 from edgeml_runtime import engines
 
 SUITE: Final = "bookworm"
-MIRROR: Final = "http://mirror.invalid/debian"
 #: What Python needs to start, and the runtimes to load; everything else in Debian is left out.
 DEBIAN: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 #: The suite's Python and C library: wheels are chosen for them.

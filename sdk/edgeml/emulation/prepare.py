@@ -6,6 +6,7 @@ made beside its place and moved there when it has answered, so a half-made one i
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import msgspec
 
 from edgeml.emulation import board, parts, qemu, root
 from edgeml.proofs import environment
-from edgeml_core.errors import DeviceError, TransportError
+from edgeml_core.errors import DeviceError, TransportError, UsageError
 from edgeml_core.profile import Profile
 from edgeml_runtime import engines
 
@@ -28,6 +29,8 @@ UNPACK_TIMEOUT_S: Final = 120.0
 TRY_TIMEOUT_S: Final = 600.0
 STDERR_SHOWN_CHARS: Final = 500
 TOOLS: Final = {"apt-get": "apt", "dpkg-deb": "dpkg", "unshare": "util-linux", "chroot": "coreutils"}
+#: Names a mirror of Debian instead of the one that this machine's apt uses.
+MIRROR_VARIABLE: Final = "EDGEML_DEBIAN_MIRROR"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: Debian's name for each architecture.
 _DEBIAN_ARCH: Final = {"aarch64": "arm64"}
@@ -92,7 +95,7 @@ def _fetched(arch: str, folder: Path) -> list[Path]:
     for name in ("lists/partial", "archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
-    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {parts.MIRROR} {parts.SUITE} main\n")
+    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {parts.SUITE} main\n")
     options = {
         "APT::Architecture": _DEBIAN_ARCH[arch],
         "APT::Architectures": _DEBIAN_ARCH[arch],
@@ -110,6 +113,19 @@ def _fetched(arch: str, folder: Path) -> list[Path]:
     _run([*apt, "update"], timeout_s=APT_TIMEOUT_S)
     _run([*apt, "--yes", "--download-only", "install", *parts.DEBIAN], timeout_s=APT_TIMEOUT_S)
     return sorted((folder / "archives").glob("*.deb"))
+
+
+def _mirror() -> str:
+    """Where this machine's own apt gets Debian from: the packages of other architectures lie there too."""
+    if given := os.environ.get(MIRROR_VARIABLE):
+        return given
+    command = ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=APT_TIMEOUT_S, check=False).stdout.split()
+    found = next((uri for uri in listed if uri.rstrip("/").endswith("/debian")), None)
+    if found is None:
+        hint = f"set {MIRROR_VARIABLE} to the URL of a mirror of Debian"
+        raise UsageError("emulation-missing", "this machine's apt names no mirror of Debian", hint)
+    return found
 
 
 def _pip(packages: Sequence[str], arch: str, site: Path) -> list[str | Path]:
