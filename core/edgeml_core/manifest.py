@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -38,6 +38,8 @@ Task = Literal[
 ]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 
+#: The data types by the names that numpy has for them, too.
+DTYPES: Final[dict[str, DType]] = {name: name for name in get_args(DType)}
 #: The engine that runs each file format.
 ENGINES: Final[dict[Format, Engine]] = {"onnx": "onnxruntime", "tflite": "litert"}
 

@@ -62,7 +62,7 @@ def prepare(out: Output, name: str, *, force: bool) -> None:
 
     A board of another architecture needs that architecture's Python and runtimes, fetched from Debian and the package
     index: some 320 MB in $EDGEML_EMULATION_DIR, or else in edgeml/emulation in your cache folder. All boards of an
-    architecture share them.
+    architecture share them. Debian comes from where this machine's apt gets it, or from $EDGEML_DEBIAN_MIRROR.
     """
     from edgeml import targets  # noqa: PLC0415 - kept out of --help
     from edgeml.emulation.prepare import prepare as make  # noqa: PLC0415 - kept out of --help

@@ -18,7 +18,7 @@ from edgeml.export import audio_folder
 from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source
 from edgeml_core.errors import EdgemlError, UsageError
-from edgeml_core.manifest import DType, Postprocess, Preprocess, Task, TensorInput, TensorOutput, TensorSpec
+from edgeml_core.manifest import DTYPES, Postprocess, Preprocess, Task, TensorInput, TensorOutput, TensorSpec
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.ort import OrtSession
 from edgeml_runtime.tensors import Array
@@ -26,15 +26,6 @@ from edgeml_runtime.tensors import Array
 #: Per-channel QDQ needs it (ONNX: DequantizeLinear's axis).
 OPSET_MIN: Final = 13
 _QUANTIZED: Final = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
-_DTYPES: Final[dict[str, DType]] = {
-    "float32": "float32",
-    "float16": "float16",
-    "int64": "int64",
-    "int32": "int32",
-    "int8": "int8",
-    "uint8": "uint8",
-    "bool": "bool",
-}
 
 
 def load(path: Path, task: Task | None, work: Path) -> Source:
@@ -97,7 +88,7 @@ def _specs(values: object) -> tuple[TensorSpec, ...]:
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtype = _DTYPES.get(helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+    dtype = DTYPES.get(helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
     if dtype is None:
         raise UsageError("model-unsupported", f"{value.name!r} has an unsupported data type", "use float32 or integers")
     shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)

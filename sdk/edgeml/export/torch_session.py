@@ -10,19 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeml_core.manifest import DType, TensorSpec
+from edgeml_core.manifest import DTYPES, DType, TensorSpec
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
-
-_DTYPES: dict[str, DType] = {
-    "float32": "float32",
-    "float16": "float16",
-    "int64": "int64",
-    "int32": "int32",
-    "int8": "int8",
-    "uint8": "uint8",
-    "bool": "bool",
-}
 
 
 class Named(torch.nn.Module):  # type: ignore[misc] # torch is not followed
@@ -78,7 +68,7 @@ def specs(tensors: Mapping[str, Array], *, lengths: bool = False) -> tuple[Tenso
     """Specs of tensors with any batch size, and any length in the second dimension where `lengths`."""
     free = 2 if lengths else 1
     return tuple(
-        TensorSpec(name=name, dtype=_DTYPES[array.dtype.name], shape=(-1,) * free + array.shape[free:])
+        TensorSpec(name=name, dtype=DTYPES[array.dtype.name], shape=(-1,) * free + array.shape[free:])
         for name, array in tensors.items()
     )
 
@@ -89,7 +79,7 @@ def dtype(tensor: torch.Tensor) -> DType:
     Raises:
         KeyError: a bundle has no such data type.
     """
-    return _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    return DTYPES[str(tensor.dtype).removeprefix("torch.")]
 
 
 def kind(module: torch.nn.Module) -> ModelKind:
