@@ -109,6 +109,19 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     warmup: int
 
 
+class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Joules for one inference, or the reason why there are none."""
+
+    joules_per_inference: float | None
+    note: str
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        joules = self.joules_per_inference
+        return f"not measured: {self.note}" if joules is None else f"{joules:.4f} J per inference ({self.note})"
+
+
 class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One CPU on which the golden outputs were reproduced, or not."""
 
@@ -128,7 +141,11 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads."""
+    """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads.
+
+    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1; `doubts` says what
+    else the machine was busy with meanwhile.
+    """
 
     manifest_sha256: str
     cpu: str
@@ -138,6 +155,9 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     load_ms: float
     first_inference_ms: float
     peak_rss_bytes: int
+    throughput_per_s: float
+    energy: Energy
+    doubts: tuple[str, ...] = ()
     verified_on: tuple[Verified, ...] = ()
     candidates: tuple[Timed, ...] = ()
 

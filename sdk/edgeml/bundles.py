@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgeml_core.bundle import BundleReader
-from edgeml_core.card import MEASUREMENTS_SUFFIX, Measurements
+from edgeml_core.card import MEASUREMENTS_SUFFIX, Accuracy, Measurements, Proved, Verified
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
 
@@ -23,6 +23,20 @@ class Inspected:
     manifest_sha256: str
     size_bytes: int
     measurements: Measurements | None
+
+    @property
+    def proofs(self) -> tuple[Proved, ...]:
+        """What is known on each CPU: the one that exported it, then those of the card."""
+        card, measured = self.manifest.card, self.measurements
+        known = {it.cpu for it in card.proved}
+        others = [it for it in (measured.verified_on if measured else ()) if it.cpu not in known]
+        return (*(_proved(it, card.accuracy) for it in others), *card.proved)
+
+
+def _proved(it: Verified, accuracy: Accuracy | None) -> Proved:
+    """The card's accuracy was measured where its golden outputs were recorded."""
+    note = it.note or ("" if it.ok else "golden outputs not reproduced")
+    return Proved(cpu=it.cpu, how=it.how, accuracy=accuracy if it.how == "measured" else None, note=note)
 
 
 @contextmanager

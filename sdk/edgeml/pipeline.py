@@ -6,15 +6,14 @@ it (`edgeml.repository`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from edgeml import candidates, choice, inference, pack, targets
-from edgeml.check import data, feasible, inputs, latency
+from edgeml import candidates, choice, measured, pack, proof, targets
+from edgeml.check import data, feasible, inputs
 from edgeml.check.attempt import Attempt, NothingPassed
 from edgeml.check.checks import Checks
 from edgeml.check.gate import Limits
@@ -24,10 +23,8 @@ from edgeml.export.once import Once
 from edgeml.export.request import Exported, ExportRequest, Progress, Silent
 from edgeml.job import Job
 from edgeml.quantize import recipes
-from edgeml_core import card, chunks
-from edgeml_core import manifest as manifests
-from edgeml_core.card import Measurements, Verified
-from edgeml_core.manifest import Format, Manifest
+from edgeml_core import card
+from edgeml_core.manifest import Format
 from edgeml_core.profile import Profile
 
 
@@ -113,8 +110,8 @@ def _pack(job: Job, attempt: Attempt, chosen: choice.Chosen) -> Exported:
     manifest = pack.sealed(manifest, candidate.model, findings.cases)
     path = pack.write(manifest, candidate.model, job.folder)
     with work.quiet(job.folder):
-        inference.verify(path)
-    return Exported(path=path, manifest=manifest, measurements=_measured(attempt, manifest, chosen))
+        proof.verify(path)
+    return Exported(path=path, manifest=manifest, measurements=measured.measurements(job, attempt, manifest, chosen))
 
 
 def _card(found: card.Card, attempt: Attempt, chosen: choice.Chosen) -> card.Card:
@@ -125,26 +122,6 @@ def _card(found: card.Card, attempt: Attempt, chosen: choice.Chosen) -> card.Car
         tried=tuple(it.tried for it in chosen.attempts),
         proved=attempt.proved,
         warnings=(*chosen.notes, *left, *found.warnings),
-    )
-
-
-def _measured(attempt: Attempt, manifest: Manifest, chosen: choice.Chosen) -> Measurements:
-    times = attempt.times
-    assert times is not None  # noqa: S101 -- what passed was timed
-    return Measurements(
-        manifest_sha256=chunks.sha256(manifests.encode(manifest)),
-        cpu=latency.cpu_name(),
-        threads=min(manifest.runtime.threads, os.cpu_count() or 1),
-        fp32=times.fp32,
-        int8=times.int8,
-        load_ms=times.load_ms,
-        first_inference_ms=times.first_inference_ms,
-        peak_rss_bytes=times.peak_rss_bytes,
-        verified_on=(
-            Verified(cpu=latency.cpu_name(), how="measured", ok=True),
-            *(Verified(cpu=it.cpu, how=it.how, ok=it.how == "emulated", note=it.note) for it in attempt.proved),
-        ),
-        candidates=tuple(it.timed for it in chosen.attempts if it.timed),
     )
 
 

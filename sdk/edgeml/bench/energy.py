@@ -11,17 +11,12 @@ from typing import Final
 
 import msgspec
 
+from edgeml_core.card import Energy
+
 POWERCAP: Final = Path("/sys/class/powercap")
 #: Whole packages; `intel-rapl:0:0` is a part of one. AMD's CPUs are named so too.
 _PACKAGE: Final = re.compile(r"intel-rapl:\d+")
 _MICRO: Final = 1e-6
-
-
-class Energy(msgspec.Struct, frozen=True, kw_only=True):
-    """Joules for one inference, or the reason why there are none."""
-
-    joules_per_inference: float | None
-    note: str
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

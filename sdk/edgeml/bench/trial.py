@@ -13,11 +13,10 @@ from typing import Final
 import msgspec
 
 from edgeml.bench import energy, host
-from edgeml.bench.energy import Energy
 from edgeml.bench.host import Host
 from edgeml.check import stopwatch
 from edgeml.check.latency import Timed
-from edgeml_core.card import Latency
+from edgeml_core.card import Energy, Latency
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array
 

@@ -58,8 +58,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, str]]:
     yield "throughput", f"{trial.throughput_per_s:.1f} inferences/s, one after another"
     yield "load, first answer", f"{trial.load_ms:.0f} ms, {trial.first_inference_ms:.1f} ms"
     yield "peak memory", size(trial.peak_rss_bytes)
-    joules = trial.energy.joules_per_inference
-    yield "energy", f"{joules:.4f} J per inference ({trial.energy.note})" if joules else f"null: {trial.energy.note}"
+    yield "energy", trial.energy.said
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.input_shapes.items())
     yield "input", f"golden case {found.case}: {shapes}"
     yield "measured on", f"{found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"

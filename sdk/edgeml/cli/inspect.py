@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edgeml.cli import card_tables
 from edgeml.cli.output import Output, command, size, table
 from edgeml_core.card import Measurements
 from edgeml_core.manifest import Manifest, TensorSpec
@@ -42,7 +43,8 @@ def inspect(out: Output, bundle: Path, html: Path | None) -> None:
     }
     rows = [("size of the bundle", size(found.size_bytes)), *_manifest_rows(found.manifest)]
     rows += _card_rows(found.manifest) + list(_measured_rows(found.measurements))
-    out.result(value, table((found.manifest.stem, found.manifest_sha256[:12]), rows))
+    parts = [table((found.manifest.stem, found.manifest_sha256[:12]), rows), *card_tables.every(found)]
+    out.result(value, "\n\n".join(parts))
 
 
 def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -70,9 +72,7 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("parity", f"cosine {parity.cosine:.4f} to {parity.against} over {parity.rows} rows"),
     ]
     if accuracy:
-        low, high = accuracy.ci95
-        drop = f"drop {accuracy.drop:+.4f} (95 %: {low:+.4f} to {high:+.4f})"
-        rows.append((accuracy.metric, f"{accuracy.fp32:.4f} -> {accuracy.int8:.4f}, {drop}, {accuracy.rows} rows"))
+        rows.append((accuracy.metric, card_tables.paired(accuracy)))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
     return rows + [("warning", warning) for warning in card.warnings]
@@ -88,6 +88,7 @@ def _measured_rows(measured: Measurements | None) -> Iterator[tuple[str, str]]:
     yield "speed", f"{measured.speedup:.2f} x fp32"
     yield "load, first answer", f"{measured.load_ms:.0f} ms, {measured.first_inference_ms:.1f} ms"
     yield "peak memory", size(measured.peak_rss_bytes)
+    yield "throughput", f"{measured.throughput_per_s:.1f} inferences/s, one after another"
+    yield "energy", measured.energy.said
     yield "measured on", f"{measured.cpu}, {measured.threads} thread(s)"
-    for it in measured.verified_on:
-        yield "verified", f"{it.cpu}: {it.how}, {'ok' if it.ok else 'NOT ok'} {it.note}".rstrip()
+    yield "host", "; ".join(measured.doubts) or "quiet"

@@ -13,7 +13,7 @@ import msgspec
 from edgeml.bundles import Inspected
 from edgeml.page.markup import Child, Element, el
 from edgeml.page.plots import Bar, Kind, Pair, Point, bars, pairs, scatter
-from edgeml_core.card import Accuracy, Card, Latency, Measurements, Timed, Tried
+from edgeml_core.card import Accuracy, Card, Latency, Measurements, Proved, Timed, Tried
 from edgeml_core.manifest import TensorSpec
 
 #: Classes plotted; the whole list is in the figures below.
@@ -70,6 +70,9 @@ def latency(measured: Measurements | None) -> Element:
         ("load", f"{measured.load_ms:.1f} ms"),
         ("first inference", f"{measured.first_inference_ms:.2f} ms"),
         ("peak memory", _size(measured.peak_rss_bytes)),
+        ("throughput", f"{measured.throughput_per_s:.1f} inferences/s, one after another"),
+        ("energy", measured.energy.said),
+        ("host", "; ".join(measured.doubts) or "quiet"),
     ]
     return _section("Latency", bars(rows, f"Latency: {said}"), el("p", f"{said}; {runs}", class_="muted"), _pairs(more))
 
@@ -101,7 +104,7 @@ def classes(accuracy: Accuracy | None) -> Element | None:
     return _section("By class", pairs(rows, f"Accuracy by class: {note}"), el("p", note, class_="muted"))
 
 
-def proofs(card: Card, measured: Measurements | None) -> Element | None:
+def proofs(known: Sequence[Proved]) -> Element | None:
     """On which CPUs it was run, and how."""
     rows: list[Sequence[str]] = [
         (
@@ -111,13 +114,7 @@ def proofs(card: Card, measured: Measurements | None) -> Element | None:
             _interval(it.accuracy) if it.accuracy else "",
             it.note or "reproduced",
         )
-        for it in card.proved
-    ]
-    known = {it.cpu for it in card.proved}
-    rows += [
-        (it.cpu, it.how, "", "", it.note or ("reproduced" if it.ok else "not reproduced"))
-        for it in (measured.verified_on if measured else ())
-        if it.cpu not in known
+        for it in known
     ]
     return _section("Proof", _grid(("CPU", "how", "cosine", "accuracy", "outcome"), rows)) if rows else None
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from edgeml.bench import energy, host, measure
 from edgeml.bench.host import Counts
 from edgeml.cli.bench import bench
+from edgeml_core.card import Energy
 from edgeml_core.errors import UsageError
 from tiny_models import tiny_onnx_bundle
 
@@ -135,6 +136,6 @@ def test_energy_that_can_t_be_read_is_null_with_the_reason(tmp_path):
     assert energy.between(absent, absent, 10).joules_per_inference is None
     assert "no RAPL" in energy.between(absent, absent, 10).note
     still = rapl(tmp_path, 7)
-    assert energy.between(still, still, 10) == energy.Energy(
+    assert energy.between(still, still, 10) == Energy(
         joules_per_inference=None, note="the RAPL counters stand still, as in a virtual machine"
     )

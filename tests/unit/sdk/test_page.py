@@ -14,6 +14,7 @@ from edgeml_core.card import (
     Accuracy,
     Card,
     ClassAccuracy,
+    Energy,
     Latency,
     Measurements,
     Parity,
@@ -77,6 +78,8 @@ def measured():
         load_ms=69.4,
         first_inference_ms=5.512,
         peak_rss_bytes=85_012_480,
+        throughput_per_s=311.4,
+        energy=Energy(joules_per_inference=0.0213, note="RAPL"),
         verified_on=(Verified(cpu="Icelake", how="measured", ok=True),),
         candidates=(
             Timed(format="onnx", recipe="static-s8", fp32_ms=9.03, int8_ms=2.71),

@@ -128,6 +128,8 @@ def a_measurement(bundle: Path) -> card.Measurements:
         load_ms=1.0,
         first_inference_ms=1.0,
         peak_rss_bytes=1,
+        throughput_per_s=500.0,
+        energy=card.Energy(joules_per_inference=None, note="no counters"),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import samples
 from edgeml.export.request import Exported, ExportRequest
-from edgeml_core.card import Accuracy, Card, Latency, Measurements, Parity, Verified
+from edgeml_core.card import Accuracy, Card, Energy, Latency, Measurements, Parity, Verified
 from edgeml_core.errors import UsageError
 
 OUT = Path("out")
@@ -58,6 +58,8 @@ def exported(*, int8_ms: float, recipe: str = "dynamic-s8") -> Exported:
             load_ms=1.0,
             first_inference_ms=1.0,
             peak_rss_bytes=1,
+            throughput_per_s=500.0,
+            energy=Energy(joules_per_inference=None, note="no counters"),
             verified_on=(Verified(cpu="a CPU", how="measured", ok=True),),
         ),
     )

@@ -1,0 +1,77 @@
+"""The tables of a card as text: what was tried, what is known on each CPU, what each class lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from edgeml.cli.output import size, table
+from edgeml_core.card import Accuracy, ClassAccuracy, Timed, Tried
+
+if TYPE_CHECKING:
+    from edgeml.bundles import Inspected
+
+#: Classes shown, those that lost most first; all are in `--json`.
+CLASSES_SHOWN_MAX: Final = 20
+_TRIED: Final = ("format", "recipe", "size", "RAM (estimated)", "cosine", "drop", "95 %", "speed here", "outcome")
+_PROOFS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
+_CLASSES: Final = ("class", "rows", "fp32", "int8", "drop")
+
+
+def every(found: Inspected) -> Iterator[str]:
+    """The tables of a bundle, those that have rows, each under its title."""
+    card, measured = found.manifest.card, found.measurements
+    if card.tried:
+        times = {(it.format, it.recipe): it for it in measured.candidates} if measured else {}
+        yield f"what was tried:\n{candidates((it, times.get((it.format, it.recipe))) for it in card.tried)}"
+    if found.proofs:
+        rows = (
+            (
+                it.cpu,
+                it.how,
+                "" if it.min_cosine is None else f"{it.min_cosine:.6f}",
+                paired(it.accuracy) if it.accuracy else "not measured",
+                it.note or "golden outputs reproduced",
+            )
+            for it in found.proofs
+        )
+        yield f"on each CPU:\n{table(_PROOFS, rows)}"
+    if card.accuracy and card.accuracy.classes:
+        yield f"by class:\n{_classes(card.accuracy.classes)}"
+
+
+def candidates(pairs: Iterable[tuple[Tried, Timed | None]]) -> str:
+    """Every candidate of the gate, with its times where it was timed."""
+    return table(_TRIED, (_candidate(it, timed) for it, timed in pairs))
+
+
+def paired(accuracy: Accuracy) -> str:
+    """An accuracy before and after, with the drop and its interval."""
+    low, high = accuracy.ci95
+    drop = f"drop {accuracy.drop:+.2%} (95 %: {low:+.2%} to {high:+.2%})"
+    return f"{accuracy.fp32:.4f} -> {accuracy.int8:.4f}, {drop}, {accuracy.rows} rows"
+
+
+def _candidate(it: Tried, timed: Timed | None) -> tuple[str, ...]:
+    return (
+        it.format,
+        it.recipe,
+        size(it.size_bytes) if it.size_bytes else "",
+        size(it.ram_bytes) if it.ram_bytes else "",
+        f"{it.cosine:.4f}" if it.cosine is not None else "",
+        f"{it.drop:+.2%}" if it.drop is not None else "",
+        f"{it.ci95[0]:+.2%} to {it.ci95[1]:+.2%}" if it.ci95 else "",
+        f"{timed.fp32_ms / timed.int8_ms:.2f} x fp32" if timed else "",
+        it.why or "passed",
+    )
+
+
+def _classes(classes: Iterable[ClassAccuracy]) -> str:
+    """Each class, the one that lost most first, as the card has them."""
+    every = list(classes)
+    rows = [
+        (it.label, it.rows, f"{it.fp32:.2%}", f"{it.int8:.2%}", f"{it.fp32 - it.int8:+.2%}")
+        for it in every[:CLASSES_SHOWN_MAX]
+    ]
+    left = len(every) - len(rows)
+    return table(_CLASSES, rows) + (f"\nand {left} more that lost less" if left else "")
