@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from edgeml import pack, target_cpu
+from edgeml import pack
 from edgeml.check import latency
 from edgeml.check.attempt import Attempt
 from edgeml.check.candidate import Candidate
@@ -16,6 +16,7 @@ from edgeml.check.gate import is_slow
 from edgeml.export import fp32, work
 from edgeml.export.source import Built
 from edgeml.job import Job
+from edgeml.proof import target_cpu
 from edgeml.quantize import apply, recipes
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeml import targets
-from edgeml.emulation import root
-from edgeml.emulation.prepare import prepare
+from edgeml.proof import root
+from edgeml.proof.prepare import prepare
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sentence_transformers import SentenceTransformer
 
-from edgeml import inference, pipeline, targets
+from edgeml import inference, pipeline, proof, targets
 from edgeml.export.request import Exported, ExportRequest
 from edgeml_core.errors import EdgemlError, GateFailed, UsageError
 from edgeml_runtime.model import Model
@@ -164,7 +164,7 @@ def test_a_second_export_gives_the_same_bytes(six: list[Exported], minilm: Path,
 def test_golden_outputs_are_reproduced_and_the_rest_is_said(six: list[Exported]):
     """Every bundle verifies here; what runs on another CPU is not claimed to be verified there."""
     for exported in six:
-        assert inference.verify(exported.path).min_cosine >= exported.manifest.golden.min_cosine
+        assert proof.verify(exported.path).min_cosine >= exported.manifest.golden.min_cosine
         assert exported.measurements.verified_on[0].ok
     board = next(it for it in six if it.manifest.target == "rpi4").measurements.verified_on[-1]
     assert (board.cpu, board.how, board.ok) == ("Cortex-A72", "not measured", False)

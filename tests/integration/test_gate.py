@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeml import emulation, pipeline, targets
+from edgeml import pipeline, targets
 from edgeml.check.attempt import NothingPassed
 from edgeml.export.request import Exported, ExportRequest
+from edgeml.proof import emulated
 from edgeml_core.card import Tried
 from edgeml_core.errors import GateFailed
 
@@ -199,7 +200,7 @@ def test_the_table_is_shown_to_people_too(hostile: Path, tmp_path: Path):
     assert (ran.returncode, ran.stdout) == (1, "")
     lines = ran.stderr.splitlines()
     assert lines[0] == "candidates for rpi4:"
-    assert "why it was left" in lines[1]
+    assert "outcome" in lines[1]
     assert lines[2].split()[:2] == ["onnx", "dynamic-s8"]
     assert "below 0.95" in lines[2]
     assert lines[-1].startswith("hint: ")
@@ -269,7 +270,7 @@ def test_an_infeasible_request_is_refused_before_any_work(tmp_path: Path):
 
 def test_a_forced_recipe_that_saturates_fails_on_the_emulated_cpu(saturating: Path, tmp_path: Path):
     """Full range on Haswell: as good as fp32 on this machine, wrong there; the table says so."""
-    assert emulation.unready(GATEWAY) == ""
+    assert emulated.unready(GATEWAY) == ""
     error = refused(ask(saturating, tmp_path / "out", recipe="static-s8"))
     ((tried, _),) = error.candidates
     assert tried.drop is not None

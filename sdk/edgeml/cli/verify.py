@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -30,17 +29,10 @@ from edgeml.cli.output import Output, command
 )
 def verify(out: Output, bundle: Path, on: str) -> None:
     """Run BUNDLE's golden inputs and compare with its golden outputs; every byte is checked first."""
-    from edgeml import inference  # noqa: PLC0415 - kept out of --help
+    from edgeml import proof  # noqa: PLC0415 - kept out of --help
 
-    if on == "local":
-        here = inference.verify(bundle)
-        _tell(out, {"on": on, "cosine": here.min_cosine, "max_abs": here.max_abs}, "here")
-        return
-    there = inference.verify_elsewhere(bundle, on)
-    value = {"on": on, "cpu": there.cpu, "how": there.how, "cosine": there.min_cosine, "max_abs": there.max_abs}
-    _tell(out, value, f"on {'an emulated ' if there.how == 'emulated' else ''}{there.cpu}")
-
-
-def _tell(out: Output, value: Mapping[str, object], where: str) -> None:
-    text = f"reproduced {where}: cosine {value['cosine']:.6f}, largest difference {value['max_abs']:.2e}"
+    found = proof.verify(bundle, on)
+    cpu = f"an emulated {found.cpu}" if found.how == "emulated" else found.cpu
+    text = f"reproduced on {cpu}: cosine {found.min_cosine:.6f}, largest difference {found.max_abs:.2e}"
+    value = {"on": on, "cpu": found.cpu, "how": found.how, "cosine": found.min_cosine, "max_abs": found.max_abs}
     out.result({"ok": True, **value}, text)

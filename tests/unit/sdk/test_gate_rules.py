@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeml import choice, target_cpu, targets
+from edgeml import choice, targets
 from edgeml.check import feasible
 from edgeml.check.attempt import Attempt, NothingPassed
 from edgeml.check.gate import Limits, is_slow
 from edgeml.check.latency import Times
 from edgeml.export.request import ExportRequest
+from edgeml.proof import target_cpu
 from edgeml_core.card import Accuracy, Latency
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Format

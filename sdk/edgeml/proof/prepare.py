@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from edgeml.emulation import board, parts, qemu, root
-from edgeml.proofs import environment
+from edgeml.proof import board, qemu, root
+from edgeml.proof.child import environment
 from edgeml_core.errors import DeviceError, TransportError, UsageError
 from edgeml_core.profile import Profile
 from edgeml_runtime import engines
@@ -34,6 +34,10 @@ MIRROR_VARIABLE: Final = "EDGEML_DEBIAN_MIRROR"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: Debian's name for each architecture.
 _DEBIAN_ARCH: Final = {"aarch64": "arm64"}
+#: What Python needs to start, and the runtimes to load; everything else in Debian is left out.
+DEBIAN: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
+#: The suite's C library, and the oldest that wheels are made for: they are chosen by it.
+GLIBC_MINOR: Final = 36
 _GLIBC_MINOR_FIRST: Final = 17
 _TRIES: Final = {"onnxruntime": "edgeml_runtime.ort", "litert": "edgeml_runtime.litert"}
 
@@ -59,7 +63,7 @@ def prepare(profile: Profile, *, force: bool = False, tell: Tell = lambda _: Non
     if root.native(profile):
         return None
     place = root.folder(profile.cpu.arch)
-    if not force and root.held(place) == parts.wanted():
+    if not force and root.held(place) == root.wanted():
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +80,7 @@ def prepare(profile: Profile, *, force: bool = False, tell: Tell = lambda _: Non
 
 
 def _make(profile: Profile, made: Path, tell: Tell) -> None:
-    wanted = parts.wanted()
+    wanted = root.wanted()
     for name in root.FOLDERS:
         (made / name).mkdir(parents=True)
     (made / "qemu").touch()
@@ -95,7 +99,7 @@ def _fetched(arch: str, folder: Path) -> list[Path]:
     for name in ("lists/partial", "archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
-    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {parts.SUITE} main\n")
+    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {root.SUITE} main\n")
     options = {
         "APT::Architecture": _DEBIAN_ARCH[arch],
         "APT::Architectures": _DEBIAN_ARCH[arch],
@@ -111,7 +115,7 @@ def _fetched(arch: str, folder: Path) -> list[Path]:
     }
     apt = ["apt-get", "-qq", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
     _run([*apt, "update"], timeout_s=APT_TIMEOUT_S)
-    _run([*apt, "--yes", "--download-only", "install", *parts.DEBIAN], timeout_s=APT_TIMEOUT_S)
+    _run([*apt, "--yes", "--download-only", "install", *DEBIAN], timeout_s=APT_TIMEOUT_S)
     return sorted((folder / "archives").glob("*.deb"))
 
 
@@ -130,10 +134,10 @@ def _mirror() -> str:
 
 def _pip(packages: Sequence[str], arch: str, site: Path) -> list[str | Path]:
     """Wheels only: nothing is built, and nothing of theirs runs here."""
-    platforms = [f"manylinux_2_{minor}_{arch}" for minor in range(parts.GLIBC_MINOR, _GLIBC_MINOR_FIRST - 1, -1)]
+    platforms = [f"manylinux_2_{minor}_{arch}" for minor in range(GLIBC_MINOR, _GLIBC_MINOR_FIRST - 1, -1)]
     return [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-warn-conflicts",
-        "--only-binary=:all:", "--implementation=cp", f"--python-version={parts.PYTHON_VERSION}",
+        "--only-binary=:all:", "--implementation=cp", f"--python-version={root.PYTHON_VERSION}",
         *(f"--platform={name}" for name in (*platforms, f"manylinux2014_{arch}")),
         "--target", site, *packages,
     ]  # fmt: skip

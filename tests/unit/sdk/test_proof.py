@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeml import emulation, proofs, remote, targets
-from edgeml.emulation import board, parts, prepare, root
-from edgeml.proofs import Place
+from edgeml import targets
+from edgeml.proof import board, child, emulated, prepare, root, ssh
+from edgeml.proof.child import Place
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError, UsageError
 from edgeml_runtime import proof
 from edgeml_runtime.golden import Distance
@@ -36,7 +36,7 @@ def no_root(tmp_path, monkeypatch):
 def ask(script, **changes):
     """The proof that a shell script gives."""
     place = {"name": "Cortex-A72", "how": "emulated", "command": ["sh", "-c", script]} | changes
-    return proofs.run(Place(**place), a_manifest(), b"request")
+    return child.run(Place(**place), a_manifest(), b"request")
 
 
 def answering(tmp_path, reply):
@@ -123,7 +123,7 @@ def test_the_child_gets_no_settings_of_ours(monkeypatch):
     """Neither what may be secret nor what changes which code runs."""
     for name in ("EDGEML_BROKER_URL", "PYTHONPATH", "QEMU_CPU"):
         monkeypatch.setenv(name, "x")
-    assert not proofs.environment().keys() & {"EDGEML_BROKER_URL", "PYTHONPATH", "QEMU_CPU"}
+    assert not child.environment().keys() & {"EDGEML_BROKER_URL", "PYTHONPATH", "QEMU_CPU"}
 
 
 @pytest.mark.parametrize(("name", "part"), [("rpi4", "0xd08"), ("rpi5", "0xd0b"), ("rpi-zero2w", "0xd03")])
@@ -141,15 +141,15 @@ def test_a_board_shows_its_own_cores(tmp_path, name, part):
 def test_what_is_missing_is_said_with_the_remedy(monkeypatch):
     """No root yet, a root of other versions, a CPU that qemu can't be, no qemu at all."""
     rpi4 = targets.load("rpi4")
-    assert "run `edgeml target prepare rpi4`" in emulation.unready(rpi4)
+    assert "run `edgeml target prepare rpi4`" in emulated.unready(rpi4)
     place = root.folder("aarch64")
     place.mkdir(parents=True)
-    older = msgspec.structs.replace(parts.wanted(), packages=("onnxruntime==1.20.1",))
+    older = msgspec.structs.replace(root.wanted(), packages=("onnxruntime==1.20.1",))
     (place / root.STAMP).write_bytes(msgspec.json.encode(older))
-    assert "other versions" in emulation.unready(rpi4)
-    assert "avx512vnni" in emulation.unready(targets.load("x86-vnni"))
+    assert "other versions" in emulated.unready(rpi4)
+    assert "avx512vnni" in emulated.unready(targets.load("x86-vnni"))
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert "sudo apt-get install qemu-user-static" in emulation.unready(rpi4)
+    assert "sudo apt-get install qemu-user-static" in emulated.unready(rpi4)
     with pytest.raises(UsageError, match="not installed") as caught:
         prepare.prepare(rpi4)
     assert caught.value.hint == "sudo apt-get install qemu-user-static"
@@ -170,5 +170,5 @@ def test_the_root_lies_where_the_operator_says(monkeypatch):
 def test_only_a_machine_by_ssh_is_verified_on(on, tmp_path):
     """Nothing that ssh could take for an option."""
     with pytest.raises(EdgemlError) as caught:
-        remote.prove(tmp_path, a_manifest(), on)
+        ssh.prove(tmp_path, a_manifest(), on)
     assert caught.value.code == "usage"

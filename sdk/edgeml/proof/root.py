@@ -12,23 +12,29 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 import edgeml_core
-from edgeml.emulation import board, qemu
-from edgeml.emulation.parts import Parts, wanted
+from edgeml.proof import board, qemu
 from edgeml_core.profile import Profile
+from edgeml_runtime import engines
 
 #: Where the roots lie; the one place outside the folders named on the command line that edgeml writes to.
 PLACE_VARIABLE: Final = "EDGEML_EMULATION_DIR"
-PYTHON: Final = "/usr/bin/python3.11"
+#: The Debian suite that it is made of, and that suite's Python.
+SUITE: Final = "bookworm"
+PYTHON_VERSION: Final = "3.11"
+PYTHON: Final = f"/usr/bin/python{PYTHON_VERSION}"
 STAMP: Final = "edgeml-root.json"
 TIMEOUT_S: Final = 30.0
 #: Folders that the binds need; `/qemu` is a file.
 FOLDERS: Final = ("proc", "sys", "dev", "tmp", "edgeml/edgeml_core", "edgeml/edgeml_runtime", "bundle", "site")
+#: What edgeml_core and edgeml_runtime import, besides the runtimes.
+_PACKAGES: Final = ("msgspec", "numpy", "pillow", "tokenizers", "zstandard")
 
 #: $1 the root, $2 the board's files, $3 the packages, $4 the bundle, $5 qemu; then what is run in the root.
 #: The board's /proc/cpuinfo hides the host's and its CPU list stands in /sys: from them the runtimes choose kernels.
@@ -47,6 +53,13 @@ root=$1
 shift 5
 exec chroot "$root" "$@"
 """
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a root holds: the suite and the pinned packages."""
+
+    suite: str
+    packages: tuple[str, ...]
 
 
 def native(profile: Profile) -> bool:
@@ -70,6 +83,23 @@ def unready(profile: Profile) -> str:
     if found != wanted():
         return f"the {profile.cpu.arch} root has other versions than this machine: {prepare}"
     return ""
+
+
+def wanted() -> Parts:
+    """What a root made here and now would hold: the proof is of the versions that this machine exports with."""
+    runtimes = [_first_installed(names) for names in engines.DISTRIBUTIONS.values()]
+    names = [*_PACKAGES, *(name for name in runtimes if name)]
+    return Parts(suite=SUITE, packages=tuple(sorted(f"{name}=={metadata.version(name)}" for name in names)))
+
+
+def _first_installed(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return name
+    return None
 
 
 def held(root: Path) -> Parts | None:

@@ -1,16 +1,17 @@
 """What is known of a candidate on the target's own CPU: proved under emulation where that can be, else plainly nothing.
 
-Running it there is `edgeml.emulation`'s work; judging what came back is done here.
+Running it there is `emulated.py`'s work; judging what came back is done here.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from edgeml import emulation, pack, targets
+from edgeml import pack, targets
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.job import Job
+from edgeml.proof import emulated
 from edgeml_core.card import Accuracy, Proved
 from edgeml_core.errors import DeviceError, GateFailed
 
@@ -33,13 +34,13 @@ def proved(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, 
     profile = candidate.profile
     if targets.suits_this_machine(profile):
         return ()
-    if why := emulation.unready(profile):
+    if why := emulated.unready(profile):
         note = f"not verified on {profile.name}: {why}"
         return (Proved(cpu=profile.cpu.core, how="not measured", note=note),)
     job.progress.stage(f"prove {candidate.manifest.stem} {candidate.model.recipe} on {profile.cpu.core}, emulated")
     manifest = pack.sealed(pack.complete(candidate.manifest, profile, findings), candidate.model, findings.cases)
     try:
-        found = emulation.prove(candidate.model.folder, manifest, profile, job.checks.evaluation.items[:ROWS_MAX])
+        found = emulated.prove(candidate.model.folder, manifest, profile, job.checks.evaluation.items[:ROWS_MAX])
     except DeviceError as error:
         if error.code != "golden-mismatch":
             raise

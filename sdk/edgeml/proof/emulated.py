@@ -1,17 +1,16 @@
-"""A proof on an emulated CPU: the place where it runs, and whether there is one.
+"""A proof on the target's CPU, emulated by qemu's user mode: the place where it runs, and whether there is one.
 
-The architecture of this machine is emulated around this very Python; another one needs its root (`root.py`).
+The architecture of this machine is emulated around this very Python; another one needs its root (`root.py`). Emulated
+time means nothing: none is given.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeml import proofs
-from edgeml.emulation import qemu, root
-from edgeml.proofs import Place, Proof
+from edgeml.proof import child, qemu, root
+from edgeml.proof.child import Place, Proof
 from edgeml_core.manifest import Manifest
 from edgeml_core.profile import Profile
 from edgeml_runtime import proof
@@ -42,10 +41,9 @@ def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[It
         raise qemu.refusal(profile, why)
     if not root.native(profile):
         with root.entered(profile, folder) as command:
-            return proofs.run(_place(profile, command), manifest, proof.encode(manifest, items))
-    python = [sys.executable, "-P", "-m", "edgeml_runtime.proof", str(folder)]
-    command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *python]
-    return proofs.run(_place(profile, command), manifest, proof.encode(manifest, items))
+            return child.run(_place(profile, command), manifest, proof.encode(manifest, items))
+    command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *child.command(folder)]
+    return child.run(_place(profile, command), manifest, proof.encode(manifest, items))
 
 
 def _place(profile: Profile, command: Sequence[str]) -> Place:

@@ -1,6 +1,6 @@
-"""A proof: a bundle's golden outputs and answers from another CPU, by a child process that runs `edgeml_runtime.proof`.
+"""A proof by a child process that runs `edgeml_runtime.proof`, be it here, emulated or on another machine.
 
-The child may be emulated (`edgeml.emulation`) or on another machine (`edgeml.remote`). What it says is judged here.
+A child, since a runtime made for another CPU kills the process that imports it. What it says is judged here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,7 +21,7 @@ from edgeml_core.card import How
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.golden import mismatch
-from edgeml_runtime.proof import Refused, Reply
+from edgeml_runtime.proof import Refused, Reply, encode
 from edgeml_runtime.tasks import Answer
 
 #: Emulated, a large encoder takes seconds a row; a child that is silent for longer hangs.
@@ -32,7 +34,7 @@ _FAMILIES: Final[dict[str, type[EdgemlError]]] = {kind.__name__: kind for kind i
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What a bundle did on another CPU, within its golden bounds.
+    """What a bundle did on a CPU, within its golden bounds.
 
     Args:
         cpu: the emulated core, or what the machine calls its own.
@@ -69,6 +71,17 @@ class Place:
     timeout_s: float = TIMEOUT_S
     lost_code: int | None = None
     hint: str = "take another runtime version or another format: what crashes here would crash the device"
+
+
+def command(folder: Path) -> list[str]:
+    """What proves the bundle in a folder with this Python."""
+    return [sys.executable, "-P", "-m", "edgeml_runtime.proof", str(folder)]
+
+
+def prove(folder: Path, manifest: Manifest) -> Proof:
+    """Reproduce a bundle's golden outputs on this machine; raises as `run` does."""
+    place = Place(name="this machine", how="measured", command=command(folder))
+    return run(place, manifest, encode(manifest, ()))
 
 
 def run(place: Place, manifest: Manifest, request: bytes) -> Proof:

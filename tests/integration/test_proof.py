@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeml import emulation, inference, pipeline, proofs, targets
-from edgeml.emulation import root
-from edgeml.emulation.prepare import prepare
+from edgeml import pipeline, targets
 from edgeml.export.request import Exported, ExportRequest
-from edgeml.proofs import Place
+from edgeml.proof import Proof, child, emulated, root, verify
+from edgeml.proof.child import Place
+from edgeml.proof.prepare import prepare
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Tensors, Text
@@ -51,9 +51,9 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
     return pipeline.export(request)
 
 
-def prove(bundle: Path, target: str, *items: Text | Tensors) -> proofs.Proof:
+def prove(bundle: Path, target: str, *items: Text | Tensors) -> Proof:
     with unpacked(bundle) as opened:
-        return emulation.prove(opened.folder, opened.manifest, targets.load(target), items)
+        return emulated.prove(opened.folder, opened.manifest, targets.load(target), items)
 
 
 @pytest.mark.parametrize("target", ["x86-gateway", *PIS])
@@ -95,7 +95,7 @@ def test_a_crash_inside_the_root_is_named(tmp_path: Path):
     with unpacked_tiny(tmp_path) as opened, root.entrance(targets.load("rpi4"), opened.folder) as python:
         place = Place(name="Cortex-A72", how="emulated", command=[*python, "-c", undefined])
         with pytest.raises(DeviceError, match="was ended by SIGILL"):
-            proofs.run(place, opened.manifest, b"")
+            child.run(place, opened.manifest, b"")
 
 
 def test_the_root_shows_the_board(tmp_path: Path):
@@ -171,18 +171,18 @@ def test_a_bundle_is_verified_over_ssh(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
         on = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{sys.executable}"
         tiny_text_bundle(tmp_path / "good.edgeml")
-        found = inference.verify_elsewhere(tmp_path / "good.edgeml", on)
+        found = verify(tmp_path / "good.edgeml", on)
         assert (found.how, found.max_abs) == ("measured", 0.0)
         tiny_onnx_bundle(tmp_path / "wrong.edgeml", fault="wrong golden")
         with pytest.raises(DeviceError, match=r"on 127\.0\.0\.1: case 0") as caught:
-            inference.verify_elsewhere(tmp_path / "wrong.edgeml", on)
+            verify(tmp_path / "wrong.edgeml", on)
         assert caught.value.code == "golden-mismatch"
         tiny_onnx_bundle(tmp_path / "crash.edgeml", fault="crash")
         with pytest.raises(DeviceError, match="was ended by SIGFPE"):
-            inference.verify_elsewhere(tmp_path / "crash.edgeml", on)
+            verify(tmp_path / "crash.edgeml", on)
         assert list(left.iterdir()) == []
     with pytest.raises(TransportError, match="can't be reached") as lost:
-        inference.verify_elsewhere(tmp_path / "good.edgeml", on)
+        verify(tmp_path / "good.edgeml", on)
     assert lost.value.code == "host-unreachable"
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from edgeml import proofs
-from edgeml.proofs import Place, Proof
+from edgeml.proof import child
+from edgeml.proof.child import Place, Proof
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime import proof
@@ -51,7 +51,7 @@ def prove(folder: Path, manifest: Manifest, on: str) -> Proof:
         lost_code=LOST_CODE,
         hint="pip install 'edgeml[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
     )
-    return proofs.run(place, manifest, _packed(folder, manifest))
+    return child.run(place, manifest, _packed(folder, manifest))
 
 
 def _address(on: str) -> SplitResult:
