@@ -33,6 +33,7 @@ RETRY_MAX_S: Final = 300.0
 ATTEMPTS_MAX: Final = 8
 #: What an update came to for good: it is not gone for again but for another deployment.
 _SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
+_AT_REST: Final = _SETTLED | {State.IDLE}
 
 
 class Daemon:
@@ -106,9 +107,9 @@ class Daemon:
             return LOOK_EVERY_S
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
         self._telling.believed()
-        for name, (_, task) in self._updates.items():
-            if name not in wishes:
-                task.cancel()
+        for record in self._store.records().values():
+            if record.name not in wishes and record.state not in _AT_REST:
+                self._leave(record.name, tasks)
         for wish in wishes.values():
             self._pursue(wish, tasks)
         return LOOK_EVERY_S
@@ -122,6 +123,20 @@ class Daemon:
         elif self._is_settled(wish):
             return
         self._updates[wish.name] = (wish.id, tasks.create_task(self._go(wish, before)))
+
+    def _leave(self, name: str, tasks: asyncio.TaskGroup) -> None:
+        """Stop the update of a model that is wanted no longer."""
+        deployment, before = self._updates.get(name, ("", None))
+        if before is None or before.done() or deployment:
+            if before is not None:
+                before.cancel()
+            self._updates[name] = ("", tasks.create_task(self._withdraw(name, before)))
+
+    async def _withdraw(self, name: str, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        with await self._undisturbed():
+            await Machine(self._store, name, self._telling.moved).withdraw()
 
     def _is_settled(self, wish: Deployment) -> bool:
         record = self._store.record(wish.name)

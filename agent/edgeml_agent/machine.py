@@ -44,6 +44,12 @@ class Machine:
         if self.record.state in lifecycle.UNDER_WAY:
             await self.advance(Event.INTERRUPTED)
 
+    async def withdraw(self) -> None:
+        """Note that an update that is under way, or waits, is wanted no longer."""
+        event = Event.KEPT if self.record.active else Event.WITHDRAWN
+        if event in lifecycle.TABLE[self.record.state]:
+            await self.advance(event, deployment="", version="", wanted="")
+
     async def advance(self, event: Event, **changes: str) -> None:
         """Move on."""
         state = lifecycle.advance(self.record.state, event)

@@ -46,7 +46,8 @@ class Telling:
         log.event(f"update {record.state}", model=record.name, version=record.version, **cause)
         if record.state is State.RESOLVING:
             self._fetched.pop(record.name, None)
-        self._voice.report(self._report(record))
+        if record.deployment:
+            self._voice.report(self._report(record))
         self.state()
 
     def progress(self, record: ModelRecord, progress: Progress) -> None:

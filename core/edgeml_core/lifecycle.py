@@ -39,25 +39,29 @@ class Event(StrEnum):
     DEVICE_FAILED = "device failed"
     RETRIED = "retried"
     INTERRUPTED = "interrupted"
+    WITHDRAWN = "withdrawn"
+    KEPT = "kept"
 
 
-#: Any step can be cut short by these: the sender's fault, the road's, this machine's, a restart or another wish.
-_FAILURES: Final = {
+#: The deployment is wanted no longer: nothing serves, or what served before is kept.
+_LEFT: Final = {Event.WITHDRAWN: State.IDLE, Event.KEPT: State.ACTIVE}
+#: Any step can be cut short by these: the sender's fault, the road's, this machine's, a restart, another wish or none.
+_CUT_SHORT: Final = {
     Event.REFUSED: State.REJECTED,
     Event.ROAD_FAILED: State.WAITING,
     Event.DEVICE_FAILED: State.ROLLED_BACK,
     Event.INTERRUPTED: State.RESOLVING,
-}
+} | _LEFT
 
 TABLE: Final[dict[State, dict[Event, State]]] = {
     State.IDLE: {Event.WANTED: State.RESOLVING},
-    State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _FAILURES,
-    State.FETCHING: {Event.FETCHED: State.VERIFYING} | _FAILURES,
-    State.VERIFYING: {Event.VERIFIED: State.PROBING} | _FAILURES,
-    State.PROBING: {Event.PROBED: State.ACTIVATING} | _FAILURES,
-    State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _FAILURES,
+    State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _CUT_SHORT,
+    State.FETCHING: {Event.FETCHED: State.VERIFYING} | _CUT_SHORT,
+    State.VERIFYING: {Event.VERIFIED: State.PROBING} | _CUT_SHORT,
+    State.PROBING: {Event.PROBED: State.ACTIVATING} | _CUT_SHORT,
+    State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _CUT_SHORT,
     State.ACTIVE: {Event.WANTED: State.RESOLVING, Event.DEVICE_FAILED: State.ROLLED_BACK},
-    State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING},
+    State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _LEFT,
     State.REJECTED: {Event.WANTED: State.RESOLVING},
     State.ROLLED_BACK: {Event.WANTED: State.RESOLVING},
 }

@@ -145,10 +145,33 @@ def test_a_withdrawn_wish_is_left(bench):
     digest = wish(bench, "1.0")
     bench.origin.lost[digest] = 10_000
     deployments = bench.trust.deployments[:]
-    live(bench, bench.trust.deployments.clear, until=lambda: bench.store.record(NAME).state is not State.FETCHING)
+    live(bench, bench.trust.deployments.clear, until=lambda: bench.store.record(NAME).state is State.IDLE)
     bench.origin.lost.clear()
     bench.trust.deployments[:] = deployments
     live(bench, until=serves(bench, "1.0"))
+
+
+def test_a_wish_withdrawn_while_the_agent_was_away_is_left(bench):
+    """What served before is what the state tells; the update that waited is gone."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.origin.lost[wish(bench, "2.0")] = 10_000
+    live(bench, until=lambda: bench.store.record(NAME).state is State.WAITING)
+    bench.trust.deployments.clear()
+    live(bench, until=serves(bench, "1.0"))
+    record = bench.store.record(NAME)
+    assert (record.deployment, record.wanted, record.version) == ("", "", "")
+    assert bench.link.shown[-1].models[NAME].state == State.ACTIVE
+
+
+def test_a_settled_deployment_outlives_its_withdrawal(bench):
+    """A model that serves is not taken away because nothing wants it."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    deployment = bench.store.record(NAME).deployment
+    bench.trust.deployments.clear()
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.store.record(NAME).deployment == deployment
 
 
 def test_refused_signed_files_are_reported_once(bench):
