@@ -20,7 +20,7 @@ from edgeml_agent.ports import Arrival, Probed
 from edgeml_agent.releases import Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
-from edgeml_core import bundle, chunks
+from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
@@ -128,8 +128,10 @@ class MemoryOrigin:
         self.stored: dict[str, bytes] = {}
         self.lost: dict[str, int] = {}
         self.bad: dict[str, int] = {}
+        #: Digests, in the order in which they were wanted.
         self.wanted: list[str] = []
         self.dropped: list[str] = []
+        self._digests: dict[str, str] = {}
         self.in_flight_most = 0
         self._queue: deque[Arrival] = deque()
         self._flying: set[str] = set()
@@ -137,12 +139,14 @@ class MemoryOrigin:
     def add(self, content: bytes) -> None:
         """Have the chunks of a file."""
         self.stored |= {chunks.sha256(chunk): chunk for chunk in chunks.split(content)}
+        self._digests |= {wirekeys.chunk_id(digest): digest for digest in self.stored}
 
-    async def want(self, digests: Collection[str]) -> None:
+    async def want(self, keys: Collection[str]) -> None:
         """Publish them at once, but those that get lost."""
-        for digest in digests:
+        for key in keys:
+            digest = self._digests[key]
             self.wanted.append(digest)
-            self._flying.add(digest)
+            self._flying.add(key)
             if self.lost.get(digest, 0) > 0:
                 self.lost[digest] -= 1
                 continue
@@ -150,7 +154,7 @@ class MemoryOrigin:
             if self.bad.get(digest, 0) > 0:
                 self.bad[digest] -= 1
                 payload = payload[:-1] + bytes([payload[-1] ^ 1])
-            self._queue.append(Arrival(digest, payload))
+            self._queue.append(Arrival(key, payload))
         self.in_flight_most = max(self.in_flight_most, len(self._flying))
 
     async def receive(self, timeout_s: float) -> Arrival | None:
@@ -160,12 +164,12 @@ class MemoryOrigin:
         if not self._queue:
             return None
         arrival = self._queue.popleft()
-        self._flying.discard(arrival.digest)
+        self._flying.discard(arrival.key)
         return arrival
 
-    async def drop(self, digests: Collection[str]) -> None:
+    async def drop(self, keys: Collection[str]) -> None:
         """Note it."""
-        self.dropped += digests
+        self.dropped += [self._digests[key] for key in keys]
 
 
 class MemoryTrust:

@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 
 from edgeml_agent import backoff
+from edgeml_agent.asking import Asking
 from edgeml_agent.ports import Arrival, ChunkSource
 from edgeml_agent.releases import Partial
-from edgeml_core import chunks
 from edgeml_core.errors import RejectedError, TransportError
 
 #: 16 chunks of 64 KiB: a megabyte on its way, and at 100 ms there and back some 8 MB a second.
@@ -60,10 +60,12 @@ class Fetch:
         self._source = source
         self._notice = notice
         self._silence_s = silence_s
-        #: Chunks to ask for, and those on their way with the number of arrivals when they were wanted.
+        self._asking = Asking()
+        #: Chunks to ask for by digest, and keys on their way with the number of arrivals when they were wanted.
         self._waiting = deque(missing)
         self._flying: dict[str, int] = {}
-        self._arrived: list[str] = []
+        #: Keys whose topics can be left.
+        self._answered: list[str] = []
         self._needed = set(missing)
         self._window = WINDOW_CHUNKS
         self._arrivals = 0
@@ -89,7 +91,7 @@ class Fetch:
                 else:
                     await self._take(arrival)
         finally:
-            await self._source.drop([*self._flying, *self._arrived])
+            await self._source.drop([*self._flying, *self._answered])
             await asyncio.to_thread(self._partial.sync)
         return self._progress()
 
@@ -102,11 +104,11 @@ class Fetch:
         while self._waiting and len(self._flying) + len(wanted) < self._window:
             digest = self._waiting.popleft()
             if digest in self._needed:
-                wanted.append(digest)
+                wanted.append(self._asking.key(digest))
         if wanted:
             self._flying |= dict.fromkeys(wanted, self._arrivals)
-            await self._source.drop(self._arrived)
-            self._arrived.clear()
+            await self._source.drop(self._answered)
+            self._answered.clear()
             await self._source.want(wanted)
 
     async def _take(self, arrival: Arrival) -> None:
@@ -115,27 +117,28 @@ class Fetch:
         self._wire_bytes += len(arrival.payload)
         if self._arrivals % WINDOW_CHUNKS == 0:
             self._window = min(self._window + 1, WINDOW_CHUNKS)
-        if arrival.digest not in self._needed:
+        digest = self._asking.digest(arrival.key)
+        if digest not in self._needed:
             return
         try:
-            self._done_bytes += await asyncio.to_thread(self._store, arrival)
+            self._done_bytes += await asyncio.to_thread(self._store, digest, arrival)
         except RejectedError:
-            self._refuse(arrival.digest)
+            self._refuse(digest, arrival.key)
             return
-        self._needed.remove(arrival.digest)
-        self._flying.pop(arrival.digest, None)
-        self._arrived.append(arrival.digest)
+        self._needed.remove(digest)
+        self._flying.pop(arrival.key, None)
+        self._answered.append(arrival.key)
         self._notice(self._progress())
 
-    def _store(self, arrival: Arrival) -> int:
-        return self._partial.put(arrival.digest, chunks.from_wire(arrival.payload, arrival.digest))
+    def _store(self, digest: str, arrival: Arrival) -> int:
+        return self._partial.put(digest, self._asking.chunk(arrival))
 
-    def _refuse(self, digest: str) -> None:
+    def _refuse(self, digest: str, key: str) -> None:
         self._bad[digest] += 1
         if self._bad[digest] >= BAD_COPIES_MAX:
             message = f"{BAD_COPIES_MAX} copies of chunk {digest[:12]} of {self._stem} had other content"
             raise RejectedError("digest-mismatch", message, "check the origin's repository, and who may publish chunks")
-        self._want_again([digest])
+        self._want_again([key])
 
     def _fell_silent(self) -> None:
         self._silences += 1
@@ -148,13 +151,13 @@ class Fetch:
         self._want_again(list(self._flying))
 
     def _give_up_overtaken(self) -> None:
-        lost = [digest for digest, since in self._flying.items() if self._arrivals - since > OVERTAKEN_CHUNKS]
+        lost = [key for key, since in self._flying.items() if self._arrivals - since > OVERTAKEN_CHUNKS]
         self._want_again(lost)
 
-    def _want_again(self, digests: list[str]) -> None:
-        for digest in digests:
-            self._flying.pop(digest, None)
-        self._waiting.extendleft(reversed(digests))
+    def _want_again(self, keys: list[str]) -> None:
+        for key in reversed(keys):
+            self._flying.pop(key, None)
+            self._waiting.appendleft(self._asking.digest(key))
 
     @property
     def _stem(self) -> str:

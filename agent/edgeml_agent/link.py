@@ -122,14 +122,14 @@ class MqttLink:
             finally:
                 await self._call(client.unsubscribe(topic))
 
-    async def want(self, digests: Collection[str]) -> None:
+    async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`."""
         client = await self._connected()
-        topics = [(self._topics.chunk(digest), 0) for digest in digests if digest not in self._wanted]
-        self._wanted |= set(digests)
+        topics = [(self._topics.chunk(key), 0) for key in keys if key not in self._wanted]
+        self._wanted |= set(keys)
         if topics:
             await self._call(client.subscribe(topics))
-        want = messages.encode(Want(digests=tuple(digests)))
+        want = messages.encode(Want(keys=tuple(keys)))
         await self._call(client.publish(self._topics.want(self._device.id), want, qos=1))
 
     async def receive(self, timeout_s: float) -> Arrival | None:
@@ -139,10 +139,10 @@ class MqttLink:
         except TimeoutError:
             return None
 
-    async def drop(self, digests: Collection[str]) -> None:
+    async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`; they are left together with those that another drop named."""
-        self._wanted -= set(digests)
-        self._unwanted |= set(digests)
+        self._wanted -= set(keys)
+        self._unwanted |= set(keys)
         self._to_send.set()
 
     async def _connection(self) -> None:
@@ -152,7 +152,7 @@ class MqttLink:
         async with self._broker.connected(will) as client:
             log.event("connected", broker=self._url, session=self.session)
             subscriptions = [(self._topics.trust("+", "metadata/+"), 1)]
-            subscriptions += [(self._topics.chunk(digest), 0) for digest in self._wanted]
+            subscriptions += [(self._topics.chunk(key), 0) for key in self._wanted]
             await client.subscribe(subscriptions)
             self._client, self._state_is_new = client, True
             self._online.set()
@@ -179,13 +179,13 @@ class MqttLink:
             else:
                 self._files.take(topic, payload)
 
-    def _take_chunk(self, digest: str, payload: bytes) -> None:
-        if digest not in self._wanted:
-            self._unwanted.add(digest)
+    def _take_chunk(self, key: str, payload: bytes) -> None:
+        if key not in self._wanted:
+            self._unwanted.add(key)
             self._to_send.set()
             return
         with contextlib.suppress(asyncio.QueueFull):
-            self._arrivals.put_nowait(Arrival(digest, payload))
+            self._arrivals.put_nowait(Arrival(key, payload))
 
     async def _send_all(self, client: Client) -> None:
         """Send what there is to say, in order; a report stays in the outbox until the broker has it."""
@@ -197,7 +197,7 @@ class MqttLink:
                 await self._publish_state(client, online=True)
             while self._reports:
                 await self._publish_report(client, self._reports.popleft())
-            if left := [self._topics.chunk(digest) for digest in self._unwanted - self._wanted]:
+            if left := [self._topics.chunk(key) for key in self._unwanted - self._wanted]:
                 self._unwanted.clear()
                 await client.unsubscribe(left)
 

@@ -29,9 +29,9 @@ class Clock(Protocol):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A publication for chunk `digest`; nothing about `payload` is trusted yet."""
+    """A publication for a wire key; nothing about `payload` is trusted yet."""
 
-    digest: str
+    key: str
     payload: bytes
 
 
@@ -42,15 +42,15 @@ class ChunkSource(Protocol):
         TransportError: `broker-unreachable`, from `want`.
     """
 
-    async def want(self, digests: Collection[str]) -> None:
-        """Ask for chunks; asking again for one asks for another copy."""
+    async def want(self, keys: Collection[str]) -> None:
+        """Ask for chunks by wire keys; asking again for one asks for another copy."""
         ...
 
     async def receive(self, timeout_s: float) -> Arrival | None:
-        """The next publication for a wanted chunk; None when none came in time."""
+        """The next publication for a wanted key; None when none came in time."""
         ...
 
-    async def drop(self, digests: Collection[str]) -> None:
+    async def drop(self, keys: Collection[str]) -> None:
         """Want these no longer; never fails."""
         ...
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent.ports import Arrival, TrustSource
-from edgeml_core import chunks, trust
+from edgeml_core import chunks, trust, wirekeys
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, TransportError
 
@@ -41,26 +41,26 @@ class FolderChunks:
         self._folder = folder / CHUNKS_DIR
         self._asked: deque[Arrival] = deque()
 
-    async def want(self, digests: Collection[str]) -> None:
+    async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`.
 
         Raises:
             TransportError: `chunk-timeout`, when a chunk is missing or damaged.
         """
-        for digest in digests:
+        for key in keys:
             try:
-                payload = (self._folder / digest[:2] / digest).read_bytes()
-                chunks.from_wire(payload, digest)
+                payload = (self._folder / key[:2] / key).read_bytes()
+                chunks.require_id(payload, key)
             except (OSError, RejectedError) as error:
-                message = f"chunk {digest[:12]} is missing or damaged in {self._folder}"
+                message = f"chunk {key[:12]} is missing or damaged in {self._folder}"
                 raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error
-            self._asked.append(Arrival(digest, payload))
+            self._asked.append(Arrival(key, payload))
 
     async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
         """See `ChunkSource.receive`."""
         return self._asked.popleft() if self._asked else None
 
-    async def drop(self, digests: Collection[str]) -> None:
+    async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`."""
 
 
@@ -84,22 +84,22 @@ class BundleChunks:
     def __init__(self, bundle: BundleReader) -> None:
         self._wanted: set[str] = set()
         self._chunks = (
-            (digest, chunk)
+            (wirekeys.chunk_id(digest), chunk)
             for entry in bundle.manifest.files
             for digest, chunk in zip(entry.chunks, bundle.chunks(entry), strict=True)
         )
 
-    async def want(self, digests: Collection[str]) -> None:
+    async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`."""
-        self._wanted |= set(digests)
+        self._wanted |= set(keys)
 
     async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
         """See `ChunkSource.receive`. Chunks are wanted in the order of the files, so none is passed by too early."""
-        for digest, chunk in self._chunks:
-            if digest in self._wanted:
-                return Arrival(digest, _RAW + chunk)
+        for key, chunk in self._chunks:
+            if key in self._wanted:
+                return Arrival(key, _RAW + chunk)
         return None
 
-    async def drop(self, digests: Collection[str]) -> None:
+    async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`."""
-        self._wanted -= set(digests)
+        self._wanted -= set(keys)

@@ -12,6 +12,7 @@ from typing import Final
 
 import zstandard
 
+from edgeml_core import wirekeys
 from edgeml_core.errors import RejectedError
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -65,6 +66,17 @@ def from_wire(payload: bytes, digest: str) -> bytes:
     if chunk is None or sha256(chunk) != digest:
         raise RejectedError("digest-mismatch", f"a publication for chunk {digest[:12]} has other content")
     return chunk
+
+
+def require_id(payload: bytes, chunk_id: str) -> None:
+    """Hold a publication to the id of its chunk, where the digest isn't known.
+
+    Raises:
+        RejectedError: `digest-mismatch`.
+    """
+    chunk = _decode(payload)
+    if chunk is None or wirekeys.chunk_id(sha256(chunk)) != chunk_id:
+        raise RejectedError("digest-mismatch", f"a publication for chunk {chunk_id[:12]} has other content")
 
 
 def _decode(payload: bytes) -> bytes | None:

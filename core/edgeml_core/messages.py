@@ -14,7 +14,7 @@ from edgeml_core.errors import RejectedError
 
 PROTOCOL: Final = "edgeml/1"
 MESSAGE_MAX_BYTES: Final = 64 * 1024
-#: Digests in one want message: 256 of 64 hex digits and their quoting stay under 20 KB.
+#: Keys in one want message: 256 of two ids and their quoting stay under 18 KB.
 WANTS_MAX: Final = 256
 
 
@@ -32,9 +32,9 @@ class Topics:
         """Where `device` asks for chunks."""
         return f"{self.root}/want/{device}"
 
-    def chunk(self, digest: str) -> str:
-        """Where the chunk with `digest` is published for all who want it."""
-        return f"{self.root}/chunk/{digest}"
+    def chunk(self, key: str) -> str:
+        """Where the answer to a wire key is published for all who want it."""
+        return f"{self.root}/chunk/{key}"
 
     def state(self, device: str) -> str:
         """Retained, and the will: what `device` is and runs."""
@@ -46,9 +46,9 @@ class Topics:
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Chunks that a device asks for now: never more than it has room to receive."""
+    """What a device asks for now, by wire keys: never more than it has room to receive."""
 
-    digests: tuple[str, ...]
+    keys: tuple[str, ...]
 
 
 class ModelState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -114,6 +114,6 @@ def decode(payload: bytes, kind: type[Payload]) -> Payload:
         message = msgspec.json.decode(payload, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"a {kind.__name__} message can't be read: {error}") from error
-    if isinstance(message, Want) and len(message.digests) > WANTS_MAX:
-        raise RejectedError("document-format", f"a want for {len(message.digests)} chunks; at most {WANTS_MAX}")
+    if isinstance(message, Want) and len(message.keys) > WANTS_MAX:
+        raise RejectedError("document-format", f"a want for {len(message.keys)} chunks; at most {WANTS_MAX}")
     return message

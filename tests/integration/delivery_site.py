@@ -87,23 +87,23 @@ class Observer:
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(TIMEOUT_S)
 
     def answer_wants(self, answer: Callable[[str], bytes]) -> None:
-        """From now on be the origin: publish for each wanted digest what `answer` makes of it."""
+        """From now on be the origin: publish for each wanted key what `answer` makes of it."""
         self._answer = answer
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self.heard.append((message.topic, message.payload))
         if self._answer and message.topic == self.topics.want(DEVICE):
-            for digest in messages.decode(message.payload, Want).digests:
-                self._client.publish(self.topics.chunk(digest), self._answer(digest))
+            for key in messages.decode(message.payload, Want).keys:
+                self._client.publish(self.topics.chunk(key), self._answer(key))
 
     def wants(self, since: int = 0) -> list[str]:
-        """The digests that the device has wanted."""
+        """The keys that the device has wanted."""
         topic = self.topics.want(DEVICE)
         wants = [messages.decode(payload, Want) for at, payload in self.heard[since:] if at == topic]
-        return [digest for want in wants for digest in want.digests]
+        return [key for want in wants for key in want.keys]
 
     def chunks(self, since: int = 0) -> list[str]:
-        """The digests of the chunks published."""
+        """The keys of the chunks published."""
         root = self.topics.chunk("")
         return [topic.removeprefix(root) for topic, _ in self.heard[since:] if topic.startswith(root)]
 

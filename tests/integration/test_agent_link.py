@@ -128,12 +128,13 @@ def test_wanted_chunks_arrive_and_others_don_t(url: str) -> None:
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
             await link.want([DIGEST])
-            await until(lambda: (TOPICS.want("board-1"), messages.encode(Want(digests=(DIGEST,)))) in at.heard)
+            await until(lambda: (TOPICS.want("board-1"), messages.encode(Want(keys=(DIGEST,)))) in at.heard)
             await at.client.publish(TOPICS.chunk("0" * 64), b"not wanted")
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
             arrival = await link.receive(TIMEOUT_S)
             assert arrival is not None
-            assert chunks.from_wire(arrival.payload, arrival.digest) == CHUNK
+            assert arrival.key == DIGEST
+            assert chunks.from_wire(arrival.payload, DIGEST) == CHUNK
             await link.drop([DIGEST])
             link.report(a_report("1.0"))
             await until(at.reports)

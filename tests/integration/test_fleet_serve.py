@@ -17,7 +17,7 @@ from edgeml.fleet import serve, status
 from edgeml.fleet.deploy import deploy
 from edgeml.fleet.link import Broker
 from edgeml_core import broker as broker_urls
-from edgeml_core import chunks, desired, messages, trust
+from edgeml_core import chunks, desired, messages, trust, wirekeys
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from integration import brokers
@@ -26,8 +26,9 @@ pytestmark = pytest.mark.anyio
 
 TOPICS = Topics("farm")
 TIMEOUT_S = 20.0
-LISTED = samples.a_manifest().files[-1].chunks
-UNLISTED = chunks.sha256(b"in no manifest")
+DIGESTS = samples.a_manifest().files[-1].chunks
+LISTED = tuple(map(wirekeys.chunk_id, DIGESTS))
+UNLISTED = wirekeys.chunk_id(chunks.sha256(b"in no manifest"))
 
 
 class Journal:
@@ -129,9 +130,9 @@ async def test_a_wanted_chunk_arrives_and_an_unlisted_one_does_not(repo: Path, u
     """A device that wants listed chunks gets exactly those, once each; for an unlisted digest there is silence."""
     async with serving(repo, url), a_client(url) as client:
         await client.subscribe(TOPICS.chunk("+"))
-        await client.publish(TOPICS.want("pi-1"), messages.encode(Want(digests=(UNLISTED, *LISTED))), qos=1)
+        await client.publish(TOPICS.want("pi-1"), messages.encode(Want(keys=(UNLISTED, *LISTED))), qos=1)
         found = await received(client, len(set(LISTED)))
-        whole = b"".join(chunks.from_wire(found[TOPICS.chunk(digest)], digest) for digest in LISTED)
+        whole = b"".join(chunks.from_wire(found[TOPICS.chunk(wirekeys.chunk_id(digest))], digest) for digest in DIGESTS)
         assert whole == samples.FILES["model.weights"]
         assert await quiet(client, 1.0) == []
 
@@ -140,11 +141,11 @@ async def test_strangers_and_malformed_wants_get_nothing(repo: Path, url: str):
     """A device that isn't enrolled, and bytes that are no want, are answered with silence; the service goes on."""
     async with serving(repo, url), a_client(url) as client:
         await client.subscribe(TOPICS.chunk("+"))
-        await client.publish(TOPICS.want("stranger"), messages.encode(Want(digests=LISTED)), qos=1)
-        for payload in (b"\xff", b"[]", b'{"digests": 1}', b"x" * 100_000):
+        await client.publish(TOPICS.want("stranger"), messages.encode(Want(keys=LISTED)), qos=1)
+        for payload in (b"\xff", b"[]", b'{"keys": 1}', b"x" * 100_000):
             await client.publish(TOPICS.want("pi-1"), payload, qos=1)
         assert await quiet(client, 1.0) == []
-        await client.publish(TOPICS.want("pi-2"), messages.encode(Want(digests=LISTED[:1])), qos=1)
+        await client.publish(TOPICS.want("pi-2"), messages.encode(Want(keys=LISTED[:1])), qos=1)
         assert list(await received(client, 1)) == [TOPICS.chunk(LISTED[0])]
 
 

@@ -12,15 +12,16 @@ from aiomqtt import Client
 
 from edgeml.repository import Repository, releases
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
+from edgeml_core import wirekeys
 from edgeml_core.messages import Topics
 
 _AT_LEAST_ONCE = 1
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """What the signed repository says now: which chunks exist, which devices are enrolled, how many releases."""
+    """What the signed repository says now: ids of all chunks, which devices are enrolled, how many releases."""
 
-    digests: frozenset[str]
+    ids: frozenset[str]
     devices: frozenset[str]
     releases: int
 
@@ -32,9 +33,9 @@ def look(repository: Repository) -> View:
         UsageError: `repo-invalid`.
     """
     published = releases(repository)
-    digests = {digest for it in published for entry in it.manifest.files for digest in entry.chunks}
+    ids = {wirekeys.chunk_id(digest) for it in published for entry in it.manifest.files for digest in entry.chunks}
     devices = frozenset(repository.document().devices)
-    return View(digests=frozenset(digests), devices=devices, releases=len(published))
+    return View(ids=frozenset(ids), devices=devices, releases=len(published))
 
 
 def stamps(repository: Repository) -> tuple[bytes, ...]:

@@ -1,7 +1,7 @@
 """`edgeml fleet serve`: the repository announced, wants answered, states and reports recorded, signatures kept fresh.
 
 The main path is `serve`; after the first connection it reconnects for ever. Deciding is done elsewhere: what to send
-in `demand`, what to announce in `announcer`, what counts in `registry`. Only enrolled devices are listened to.
+in `edgeml_origin`, what to announce in `announcer`, what counts in `registry`. Only enrolled devices are listened to.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from aiomqtt import Client, Message, MqttError
 from edgeml.fleet import announcer, link
 from edgeml.fleet.announcer import Announcer, View
 from edgeml.fleet.link import Broker
-from edgeml.fleet.origin import Origin
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
 from edgeml.repository import Repository, freshness, layout, opened, refresh
 from edgeml_core import messages
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics
+from edgeml_origin.origin import Origin
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +139,8 @@ class Host:
             await asyncio.sleep(REFRESH_CHECK_EVERY_S)
 
     async def _serve_connection(self, client: Client) -> None:
-        async def publish(digest: str, payload: bytes) -> None:
-            await client.publish(self._topics.chunk(digest), payload, qos=_CHUNK_QOS)
+        async def publish(key: str, payload: bytes) -> None:
+            await client.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS)
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(client))
@@ -189,7 +189,7 @@ class Host:
 
     def _use(self, view: View) -> None:
         self._view = view
-        self._origin.demand.allow(digests=view.digests, devices=view.devices)
+        self._origin.demand.allow(ids=view.ids, devices=view.devices)
 
     def _tell_announced(self) -> None:
         releases, devices = self._view.releases, len(self._view.devices)

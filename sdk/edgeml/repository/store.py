@@ -1,4 +1,4 @@
-"""The repository's chunks: one file each, named by the chunk's SHA-256, `ab/ab12...`.
+"""The repository's chunks: one file each, named by the chunk's id (`edgeml_core.wirekeys`), `ab/ab12...`.
 
 Kept as they go over the wire (`edgeml_core.chunks.to_wire`): compressed once, when published, so that the origin only
 copies bytes; smaller on disk; and the system's page cache is all the cache that is needed.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgeml.repository import durable
-from edgeml_core import chunks
+from edgeml_core import chunks, wirekeys
 from edgeml_core.errors import RejectedError
 
 
@@ -28,7 +28,7 @@ class ChunkStore:
         """
         written_bytes, folders = 0, set()
         for chunk in contents:
-            path = self._path(chunks.sha256(chunk))
+            path = self._path(wirekeys.chunk_id(chunks.sha256(chunk)))
             if path.exists():
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,19 +40,19 @@ class ChunkStore:
             durable.sync_folder(folder)
         return written_bytes
 
-    def wire(self, digest: str) -> bytes:
-        """One chunk as it is published.
+    def wire(self, key: str) -> bytes:
+        """One chunk as it is published. See `edgeml_origin.origin.Store`.
 
         Raises:
             RejectedError: `digest-mismatch`, when the file is missing or damaged.
         """
-        path = self._path(digest)
+        path = self._path(key)
         try:
             payload = path.read_bytes()
         except OSError as error:
-            raise RejectedError("digest-mismatch", f"chunk {digest[:12]} can't be read from {path}") from error
-        chunks.from_wire(payload, digest)
+            raise RejectedError("digest-mismatch", f"chunk {key[:12]} can't be read from {path}") from error
+        chunks.require_id(payload, key)
         return payload
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / digest[:2] / digest
+    def _path(self, chunk_id: str) -> Path:
+        return self._folder / chunk_id[:2] / chunk_id

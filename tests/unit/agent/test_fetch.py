@@ -7,7 +7,7 @@ import pytest
 
 from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, WINDOW_CHUNKS, Fetch
 from edgeml_agent.releases import Release, Releases
-from edgeml_core import bundle, chunks
+from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import RejectedError, TransportError
 from fakes import MemoryOrigin
@@ -118,8 +118,8 @@ def test_a_source_that_keeps_damaging_a_chunk_is_refused(partial, origin):
 
 def test_what_nobody_wanted_is_ignored(partial, origin):
     """A publication for another device, or of a rogue."""
-    asyncio.run(origin.want([DIGESTS[0]]))
+    asyncio.run(origin.want([wirekeys.chunk_id(DIGESTS[0])]))
     origin.add(b"unwanted")
-    asyncio.run(origin.want([chunks.sha256(b"unwanted")]))
+    asyncio.run(origin.want([wirekeys.chunk_id(chunks.sha256(b"unwanted"))]))
     fetch(partial, origin)
     partial.verify()

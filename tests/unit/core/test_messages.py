@@ -10,7 +10,7 @@ REPORT = Report(deployment="d", name="m", version="1", state="fetching", session
 STATE = DeviceState(online=True, session=3, models={"m": ModelState(version="1", state="active")})
 
 
-@pytest.mark.parametrize("message", [Want(digests=("a", "b")), REPORT, STATE])
+@pytest.mark.parametrize("message", [Want(keys=("a", "b")), REPORT, STATE])
 def test_a_message_survives_its_encoding(message):
     """What is decoded is what was encoded."""
     assert messages.decode(messages.encode(message), type(message)) == message
@@ -18,11 +18,11 @@ def test_a_message_survives_its_encoding(message):
 
 def test_a_newer_senders_fields_are_ignored():
     """An old receiver understands what it knows."""
-    assert messages.decode(b'{"digests":["a"],"later":1}', Want) == Want(digests=("a",))
+    assert messages.decode(b'{"keys":["a"],"later":1}', Want) == Want(keys=("a",))
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"{}", b'{"digests":"a"}', b"x" * 70_000, messages.encode(Want(digests=("a",) * 257))]
+    "payload", [b"", b"{}", b'{"keys":"a"}', b"x" * 70_000, messages.encode(Want(keys=("a",) * 257))]
 )
 def test_bad_messages_are_refused(payload):
     """Malformed, too long, or wanting too much."""

@@ -18,7 +18,7 @@ from tuf.ngclient import FetcherInterface, Updater
 import samples
 from edgeml import repository
 from edgeml.repository import durable, freshness, keys, layout
-from edgeml_core import card, chunks, desired, trust
+from edgeml_core import card, chunks, desired, trust, wirekeys
 from edgeml_core.errors import RejectedError, UsageError
 
 LATENCY = card.Latency(p50_ms=2.0, p90_ms=3.0, p99_ms=4.0, runs=10, warmup=1)
@@ -95,7 +95,7 @@ def test_what_is_published_reaches_a_client(repo: Path, tmp_path: Path):
     assert manifest is not None
     assert chunks.sha256(manifest) == published.manifest_sha256
     store = repository.opened(repo).chunks
-    stored = [chunks.from_wire(store.wire(digest), digest) for digest in of.files[-1].chunks]
+    stored = [chunks.from_wire(store.wire(wirekeys.chunk_id(digest)), digest) for digest in of.files[-1].chunks]
     assert b"".join(stored) == samples.FILES["model.weights"]
     assert published.added
     assert published.stored_bytes > 0
@@ -322,12 +322,12 @@ def test_a_damaged_target_is_noticed(repo: Path, tmp_path: Path):
 def test_a_damaged_chunk_is_never_handed_out(repo: Path, tmp_path: Path):
     """A chunk file with a flipped byte, or none at all, is a digest-mismatch."""
     repository.publish(repo, [a_bundle_file(tmp_path)])
-    digest = samples.a_manifest().files[-1].chunks[0]
-    path = repo / "chunks" / digest[:2] / digest
+    key = wirekeys.chunk_id(samples.a_manifest().files[-1].chunks[0])
+    path = repo / "chunks" / key[:2] / key
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     for _ in range(2):
         with pytest.raises(RejectedError) as caught:
-            repository.opened(repo).chunks.wire(digest)
+            repository.opened(repo).chunks.wire(key)
         assert caught.value.code == "digest-mismatch"
         path.unlink(missing_ok=True)
 

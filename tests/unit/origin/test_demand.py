@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from edgeml.fleet import demand
-from edgeml.fleet.demand import Demand
+from edgeml_origin import demand
+from edgeml_origin.demand import Demand
 
-A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 
 
-def a_demand(*digests: str, devices: tuple[str, ...] = ("pi-1", "pi-2")) -> Demand:
+def a_demand(*ids: str, devices: tuple[str, ...] = ("pi-1", "pi-2")) -> Demand:
     asked = Demand()
-    asked.allow(digests=frozenset(digests or (A, B, C)), devices=frozenset(devices))
+    asked.allow(ids=frozenset(ids or (A, B, C)), devices=frozenset(devices))
     return asked
 
 
@@ -47,11 +47,19 @@ def test_only_listed_chunks_and_enrolled_devices_are_answered():
     assert asked.take(100.0) == []
 
 
+@pytest.mark.parametrize("key", [f"{A}/{B}", f"{B}/{A}", f"{A}/", f"{A}/{A}/{A}", f"/{A}", "", "A" * 32, f"{A}\n"])
+def test_every_part_of_a_key_must_be_listed(key):
+    """A difference names two chunks; anything that is no key is nothing."""
+    asked = a_demand(A)
+    asked.want("pi-1", [key, f"{A}/{A}"], 0.0)
+    assert asked.take(100.0) == [f"{A}/{A}"]
+
+
 def test_what_is_withdrawn_is_not_sent():
     """A chunk that the manifests no longer list is dropped, though it was wanted."""
     asked = a_demand(A, B)
     asked.want("pi-1", [A, B], 0.0)
-    asked.allow(digests=frozenset({B}), devices=frozenset({"pi-1"}))
+    asked.allow(ids=frozenset({B}), devices=frozenset({"pi-1"}))
     assert asked.take(100.0) == [B]
 
 
@@ -67,32 +75,32 @@ def test_waiting_lasts_until_the_first_is_due():
 
 def test_a_device_has_its_share_and_no_more():
     """A flood is cut at the burst; a second later the device has its rate again; another device isn't touched."""
-    digests = [f"{number:064x}" for number in range(4000)]
-    asked = a_demand(*digests)
-    asked.want("pi-1", digests[:2000], 0.0)
+    ids = [f"{number:032x}" for number in range(4000)]
+    asked = a_demand(*ids)
+    asked.want("pi-1", ids[:2000], 0.0)
     assert len(everything(asked, 10.0)) == demand.WANTS_BURST
-    asked.want("pi-1", digests[2000:3000], 1.0)
+    asked.want("pi-1", ids[2000:3000], 1.0)
     assert len(everything(asked, 20.0)) == demand.WANTS_PER_S
-    asked.want("pi-2", digests[3000:], 1.0)
+    asked.want("pi-2", ids[3000:], 1.0)
     assert len(everything(asked, 30.0)) == 1000
 
 
 def test_pending_chunks_are_bounded():
     """However many devices ask, no more than the bound is promised at one time."""
     devices = tuple(f"pi-{number}" for number in range(20))
-    digests = [f"{number:064x}" for number in range(20_000)]
-    asked = a_demand(*digests, devices=devices)
+    ids = [f"{number:032x}" for number in range(20_000)]
+    asked = a_demand(*ids, devices=devices)
     for number, device in enumerate(devices):
-        asked.want(device, digests[number * 1000 : (number + 1) * 1000], 0.0)
+        asked.want(device, ids[number * 1000 : (number + 1) * 1000], 0.0)
     assert len(everything(asked, 10.0)) == demand.PENDING_MAX
 
 
 def test_a_batch_is_bounded():
     """One batch holds at most its bound; the rest is due at once."""
-    digests = [f"{number:064x}" for number in range(100)]
-    asked = a_demand(*digests)
-    asked.want("pi-1", digests, 0.0)
-    assert asked.take(1.0) == digests[: demand.BATCH_MAX]
+    ids = [f"{number:032x}" for number in range(100)]
+    asked = a_demand(*ids)
+    asked.want("pi-1", ids, 0.0)
+    assert asked.take(1.0) == ids[: demand.BATCH_MAX]
     assert asked.wait_s(1.0) == 0.0
 
 

@@ -1,4 +1,4 @@
-"""The origin: answers wants with chunks from the store.
+"""The origin: answers wants with what its store has.
 
 What to publish is decided in `demand`; here are the waiting, the disk and the publishing.
 """
@@ -9,23 +9,35 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from edgeml.fleet.demand import Demand
-from edgeml.repository.store import ChunkStore
 from edgeml_core import messages
 from edgeml_core.errors import RejectedError
 from edgeml_core.messages import Want
+from edgeml_origin.demand import Demand
 
 _log = logging.getLogger(__name__)
 
-#: Publishes one chunk: its digest, and the payload.
+#: Publishes one answer: its wire key, and the payload.
 Publish = Callable[[str, bytes], Awaitable[None]]
+
+
+class Store(Protocol):
+    """Where answers come from."""
+
+    def wire(self, key: str) -> bytes:
+        """The payload for a wire key whose ids are listed. May block.
+
+        Raises:
+            RejectedError: `digest-mismatch`, when the chunk is missing or damaged.
+        """
+        ...
 
 
 class Origin:
     """Chunks for whoever may want them. Holds no queue: `demand` forgets what is too much."""
 
-    def __init__(self, store: ChunkStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.demand = Demand()
         self._store = store
         self._wanted = asyncio.Event()
@@ -37,7 +49,7 @@ class Origin:
         except RejectedError as error:
             _log.info("a want of %s is dropped: %s", device, error.message)
             return
-        self.demand.want(device, want.digests, asyncio.get_running_loop().time())
+        self.demand.want(device, want.keys, asyncio.get_running_loop().time())
         self._wanted.set()
 
     async def run(self, publish: Publish) -> None:
@@ -47,13 +59,13 @@ class Origin:
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self.demand.wait_s(clock()))
-            for digest in self.demand.take(clock()):
-                await self._publish(digest, publish)
+            for key in self.demand.take(clock()):
+                await self._publish(key, publish)
 
-    async def _publish(self, digest: str, publish: Publish) -> None:
+    async def _publish(self, key: str, publish: Publish) -> None:
         try:
-            payload = await asyncio.to_thread(self._store.wire, digest)
+            payload = await asyncio.to_thread(self._store.wire, key)
         except RejectedError as error:
             _log.error("%s; publish its bundle again to mend it", error.message)
             return
-        await publish(digest, payload)
+        await publish(key, payload)
