@@ -61,6 +61,13 @@ class Mosquitto:
             self.process.wait(STOP_TIMEOUT_S)
             self.process = None
 
+    def kill(self) -> None:
+        """SIGKILL: what wasn't written to its folder is lost."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(STOP_TIMEOUT_S)
+            self.process = None
+
 
 @contextmanager
 def mosquitto(folder: Path, config: str = OPEN) -> Iterator[Mosquitto]:

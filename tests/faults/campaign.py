@@ -1,0 +1,56 @@
+"""The fault campaign's seed, its length and its counts. Every random choice of a scenario comes from the seed.
+
+EDGEML_FAULTS_SEED=7       repeats a run's choices; each run prints its own
+EDGEML_FAULTS_SECONDS=600  lets the scenarios that have no end of their own go on for so long
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections import Counter
+from typing import Final
+
+import numpy as np
+
+SEED: Final = int(os.environ.get("EDGEML_FAULTS_SEED", "1"))
+SECONDS: Final = float(os.environ.get("EDGEML_FAULTS_SECONDS", "0"))
+
+#: What must stay 0, and is printed though nothing counted it up.
+INVARIANTS: Final = (
+    "wrong bytes activated",
+    "devices without a serving model",
+    "requests lost",
+    "devices that didn't converge",
+)
+COUNTS: Final[Counter[str]] = Counter()
+
+
+def chance(scenario: str) -> np.random.Generator:
+    """The random choices of one scenario: the same for the same seed, whatever ran before."""
+    return np.random.default_rng([SEED, zlib.crc32(scenario.encode())])
+
+
+def count(what: str, times: int = 1) -> None:
+    """Count something for the summary."""
+    COUNTS[what] += times
+
+
+def holds(what: str, is_kept: object, told: str) -> None:
+    """One of the invariants: counted when it is broken, which also fails the test."""
+    COUNTS[what] += not is_kept
+    COUNTS[f"checks: {what}"] += 1
+    assert is_kept, f"{what}: {told}"
+
+
+def lasts() -> float:
+    """When a scenario without an end of its own stops, on the monotonic clock."""
+    return time.monotonic() + SECONDS
+
+
+def summary() -> list[str]:
+    """The counts as lines: what was done to the fleet, then what must be 0, out of how many checks."""
+    done = [f"{COUNTS[what]:8} {what}" for what in sorted(COUNTS) if what not in INVARIANTS and ":" not in what]
+    kept = [f"{COUNTS[what]:8} {what}, in {COUNTS[f'checks: {what}']} checks" for what in INVARIANTS]
+    return [*done, *kept]

@@ -1,0 +1,15 @@
+"""What all fault tests share: the counts printed at the end, with the seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from faults import campaign
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts."""
+    if campaign.COUNTS:
+        terminalreporter.section(f"fault campaign, seed {campaign.SEED}")
+        for line in campaign.summary():
+            terminalreporter.line(line)

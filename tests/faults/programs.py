@@ -1,0 +1,98 @@
+"""The programs under test as processes that can be killed hundreds of times: forked from one that has imported them.
+
+A forked process is a real one, with its own memory, sockets and locks; what it saves is a second of imports. Its clock
+can be set wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+_FORKS: Final = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["aiomqtt", "edgeml.cli.publish", "edgeml.fleet.serve", "edgeml_agent.run", "edgeml_runtime.ort", "uvicorn"]
+)
+STOP_TIMEOUT_S: Final = 30.0
+
+
+class Forked:
+    """A program on its own, with its log in a file.
+
+    Args:
+        log: the file that its output is added to.
+        program: `edgeml` or `edgeml-agent`.
+        arguments: of its command line.
+        clock_s: how far its clock is off, in seconds.
+    """
+
+    def __init__(self, log: Path, program: str, *arguments: str, clock_s: float = 0.0) -> None:
+        self.log = log
+        self.process = _FORKS.Process(target=_run, args=(str(log), program, arguments, clock_s), daemon=True)
+        self.process.start()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs."""
+        return self.process.is_alive()
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to clean up."""
+        self.process.kill()
+        self.process.join()
+
+    def stop(self) -> int:
+        """SIGTERM, as a service manager does; the exit code."""
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        self.process.join(STOP_TIMEOUT_S)
+        assert self.process.exitcode is not None, f"it doesn't end: {self.log}"
+        return self.process.exitcode
+
+
+def _run(log: str, program: str, arguments: tuple[str, ...], clock_s: float) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    for name in [name for name in os.environ if name.startswith("EDGEML_")]:
+        del os.environ[name]
+    if clock_s:
+        _set_clock(clock_s)
+    if program == "edgeml-agent":
+        from edgeml_agent.cli import main  # noqa: PLC0415 - imported already, in the process forked from
+
+        main(arguments)
+    sys.argv = [program, *arguments]
+    from edgeml.__main__ import main as host  # noqa: PLC0415
+
+    host()
+
+
+def _set_clock(off_s: float) -> None:
+    """Let this process believe another time, in both ways of asking for it that our code and python-tuf use."""
+    real, true = time.time, dt.datetime
+
+    class Wrong(true):  # type: ignore[misc, valid-type]
+        """The class `datetime`, at the wrong time."""
+
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+            """The wrong time."""
+            return true.now(tz) + dt.timedelta(seconds=off_s)
+
+    time.time = lambda: real() + off_s
+    for module in list(sys.modules.values()):
+        with contextlib.suppress(Exception):
+            if getattr(module, "datetime", None) is true:
+                module.datetime = Wrong  # type: ignore[attr-defined]
+    dt.datetime = Wrong  # type: ignore[misc]

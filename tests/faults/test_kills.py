@@ -1,0 +1,107 @@
+"""SIGKILL of agents, origin, broker and publisher at random instants of one update after the other.
+
+A killed agent must come up with what it served; what it serves must be what was released; and every update that the
+kills leave in peace for a moment must arrive. Three kills soon after an activation look like a model that crashes the
+agent: that the device then goes back to the version before is right, and counted.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+
+from edgeml import repository
+from faults import campaign
+from faults.programs import Forked
+from faults.world import Device, World, until, world
+from integration import brokers
+
+KILLS: Final = 200
+DEVICES: Final = 3
+KILLS_A_ROUND: Final = 25
+#: 12 chunks: long enough to be killed between any two of them.
+WEIGHTS_BYTES: Final = 12 * 64 * 1024
+#: About what an update takes from the wish to the answer.
+UPDATE_S: Final = 1.0
+VICTIMS: Final = ("agent", "host", "broker")
+SHARES: Final = (0.8, 0.1, 0.1)
+#: A broker that forgets what was retained, and one that comes back with what it had a while ago.
+BROKERS: Final = {"forgetful": brokers.OPEN, "stale": f"{brokers.OPEN}\npersistence true\nautosave_interval 2"}
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_whatever_is_killed_when_the_fleet_comes_through(tmp_path: Path, broker: str) -> None:
+    """Half of the kills with a broker that forgets, half with one that remembers old things."""
+    chance, ends, kills = campaign.chance(f"kills {broker}"), campaign.lasts(), 0
+    with world(tmp_path, devices=DEVICES, broker_config=BROKERS[broker]) as made:
+        while kills < KILLS // len(BROKERS) or time.monotonic() < ends:
+            version = publish(made, chance)
+            made.deploy(version)
+            for _ in range(KILLS_A_ROUND):
+                kill_one(made, chance)
+                kills += 1
+            settle(made, version)
+        version = publish(made, chance)
+        made.deploy(version)
+        made.converges(version)
+
+
+def publish(made: World, chance: np.random.Generator) -> str:
+    """Publish the next version, with the publisher killed at random instants until it gets through."""
+    version, path = made.bundle(weights_bytes=WEIGHTS_BYTES)
+    while chance.random() < 0.5:
+        publisher = Forked(made.folder / "publish.log", "edgeml", "publish", str(path), "--repo", str(made.repo))
+        time.sleep(chance.uniform(0, 0.15))
+        publisher.kill()
+        campaign.count("SIGKILLs of the publisher")
+    made.note(*repository.publish(made.repo, [path]))
+    return version
+
+
+def kill_one(made: World, chance: np.random.Generator) -> None:
+    """Kill something at a random instant, look at what is left of it, and start it again."""
+    time.sleep(chance.exponential(UPDATE_S / 2 / DEVICES))
+    match chance.choice(VICTIMS, p=SHARES):
+        case "agent":
+            kill_agent(made, made.devices[chance.integers(DEVICES)], chance)
+        case "host":
+            assert made.host is not None
+            made.host.kill()
+            made.start_host()
+            campaign.count("SIGKILLs of the origin")
+        case "broker":
+            made.broker.kill()
+            time.sleep(chance.exponential(0.1))
+            made.broker.start()
+            campaign.count("SIGKILLs of the broker")
+    if made.host is not None and not made.host.lives:
+        made.start_host()  # it gives up when the broker isn't there at its start: a service manager starts it again
+
+
+def kill_agent(made: World, device: Device, chance: np.random.Generator) -> None:
+    """Kill one agent; now and then before it has come up from the last kill, else it must have come up."""
+    if chance.random() < 0.7:
+        device.comes_up()
+    device.kill()
+    campaign.count("SIGKILLs of an agent")
+    made.audit_disk(device)
+    device.start()
+
+
+def settle(made: World, version: str) -> None:
+    """In peace, every device comes to the version; or to the one before, where our kills looked like its fault."""
+    for device in made.devices:
+        device.comes_up()
+        until(lambda device=device: is_settled(device, version), f"{device.name} settles: {device.log}")
+        campaign.count("rollbacks since three kills look like a crashing model", device.is_crash_loop())
+    made.audit()
+
+
+def is_settled(device: Device, version: str) -> bool:
+    """Whether the update to `version` is over."""
+    record = device.record()
+    return record["version"] == version and (record["state"] == "active" or device.is_crash_loop())

@@ -1,0 +1,295 @@
+"""A fleet to be hurt: broker, host and agents as real processes, clients that never stop asking, and what must hold.
+
+A device answers `10 * scale + 1` by the version that serves, each version with a scale of its own: so an answer tells
+which version gave it. Lost is a request that fails while its agent wasn't dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from edgeml import repository
+from edgeml.fleet.deploy import deploy
+from faults import campaign
+from faults.programs import Forked
+from integration import brokers
+from tiny_models import tiny_onnx_bundle
+
+FLEET: Final = "farm"
+MODEL: Final = "tiny"
+TIMEOUT_S: Final = 90.0
+#: How soon after its start an agent must answer; the machine may be busy with other tests.
+COMES_UP_S: Final = 30.0
+ASK_TIMEOUT_S: Final = 10.0
+ASK_EVERY_S: Final = 0.01
+
+
+def until(holds: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.01)
+
+
+class Traffic:
+    """A client of one device that asks without pause, from the first answer to the end."""
+
+    def __init__(self, port: int) -> None:
+        self.allowed: set[float] = set()
+        self.answer = 0.0
+        self.asked = 0
+        self.lost: list[str] = []
+        self.wrong: list[float] = []
+        #: Since when the agent has been dead; None once it has answered again.
+        self._dead_since: float | None = 0.0
+        self._url = f"http://127.0.0.1:{port}/v1/models/{MODEL}/predict"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def answers(self) -> bool:
+        """Whether the agent has answered since it last died."""
+        return self._dead_since is None
+
+    def agent_dies(self) -> None:
+        """From now on, and until it has answered again, requests may fail."""
+        self._dead_since = time.monotonic()
+
+    def end(self) -> None:
+        """Stop asking."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=ASK_TIMEOUT_S) as client:
+            while not self._ended.wait(ASK_EVERY_S):
+                self._ask(client, time.monotonic())
+
+    def _ask(self, client: httpx.Client, began: float) -> None:
+        try:
+            response = client.post(self._url, json={"inputs": {"x": [[10.0, 0.0, 0.0, 0.0]]}})
+            response.raise_for_status()
+            answer = float(re.findall(r"[\d.]+", response.text.split('"y"', 1)[1])[0])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client got no answer
+            if self._dead_since is None:
+                self.lost.append(f"{error!r} while {self.answer} answered")
+            return
+        if self._dead_since is not None and began > self._dead_since:
+            self._dead_since = None
+        if answer not in self.allowed:
+            self.wrong.append(answer)
+        self.asked += 1
+        self.answer = answer
+
+
+@dataclass
+class Device:
+    """One enrolled device: its folder, its agent and the client that asks it."""
+
+    name: str
+    folder: Path
+    port: int
+    traffic: Traffic
+    log: Path
+    clock_s: float = 0.0
+    agent: Forked | None = None
+
+    @property
+    def config(self) -> Path:
+        """Its agent.toml."""
+        return self.folder / "agent.toml"
+
+    @property
+    def store(self) -> Path:
+        """Its store."""
+        return self.folder / "store"
+
+    def start(self) -> None:
+        """`edgeml-agent run`."""
+        self.agent = Forked(self.log, "edgeml-agent", "run", "--config", str(self.config), clock_s=self.clock_s)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.agent is not None
+        self.traffic.agent_dies()
+        self.agent.kill()
+
+    def restart(self, *, clock_s: float = 0.0) -> None:
+        """Stop it in order, and start it with another clock."""
+        assert self.agent is not None
+        self.traffic.agent_dies()
+        assert self.agent.stop() == 0, self.log.read_text()[-2000:]
+        self.clock_s = clock_s
+        self.start()
+
+    def comes_up(self) -> None:
+        """The agent, just started, answers soon: with what served before."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: self.traffic.answers, "an answer", COMES_UP_S)
+        last = self.log.read_text()[-1500:]
+        campaign.holds("devices without a serving model", self.traffic.answers, f"{self.name} gives no answer: {last}")
+
+    def record(self) -> dict[str, object]:
+        """What its store says of the model."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.store}/agent.sqlite?mode=ro", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            row = database.execute("SELECT * FROM model WHERE name = ?", (MODEL,)).fetchone()
+        return dict(row) if row else {}
+
+    def is_crash_loop(self) -> bool:
+        """Whether the agent took the blame for our kills to the newest version."""
+        return self.record().get("code") == "crash-loop"
+
+
+@dataclass
+class World:
+    """All parts of one scenario."""
+
+    folder: Path
+    broker: brokers.Mosquitto
+    devices: list[Device] = field(default_factory=list)
+    host: Forked | None = None
+    #: By the digest of its manifest, what each release answers to 10.
+    released: dict[str, float] = field(default_factory=dict)
+    versions: int = 0
+
+    @property
+    def repo(self) -> Path:
+        """The repository."""
+        return self.folder / "repo"
+
+    @property
+    def device(self) -> Device:
+        """The first device."""
+        return self.devices[0]
+
+    def log(self, name: str) -> str:
+        """What a program has logged."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def start_host(self) -> None:
+        """`edgeml fleet serve`."""
+        self.host = Forked(
+            self.folder / "host.log", "edgeml", "fleet", "serve", "--repo", str(self.repo), "--broker", self.broker.url
+        )
+
+    def bundle(self, **changes: object) -> tuple[str, Path]:
+        """Make the next version; it answers as no other does."""
+        self.versions += 1
+        version, path = f"{self.versions}.0", self.folder / f"{MODEL}-{self.versions}.edgeml"
+        made = {"scale": float(self.versions), "seed": self.versions} | changes
+        tiny_onnx_bundle(path, name=MODEL, version=version, **made)  # type: ignore[arg-type]
+        return version, path
+
+    def release(self, **changes: object) -> str:
+        """Make and publish the next version."""
+        version, path = self.bundle(**changes)
+        self.note(*repository.publish(self.repo, [path]))
+        return version
+
+    def note(self, published: repository.Published) -> None:
+        """From now on the answer of this release is a right one."""
+        self.released[published.manifest_sha256] = answer_of(published.version)
+        for device in self.devices:
+            device.traffic.allowed.add(answer_of(published.version))
+
+    def deploy(self, version: str) -> None:
+        """Let all devices want a version."""
+        deploy(self.repo, MODEL, version, selector={})
+
+    def converges(self, version: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Every device comes to answer with `version`."""
+        for device in self.devices:
+            with contextlib.suppress(AssertionError):
+                until(lambda device=device: device.traffic.answer == answer_of(version), "it converges", timeout_s)
+            told = f"{device.name} answers {device.traffic.answer}, not by {version}: {device.log.read_text()[-2500:]}"
+            campaign.holds("devices that didn't converge", device.traffic.answer == answer_of(version), told)
+
+    def audit(self) -> None:
+        """What always holds, whatever was done to the fleet until now."""
+        for device in self.devices:
+            traffic = device.traffic
+            campaign.holds("wrong bytes activated", not traffic.wrong, f"{device.name} answered {traffic.wrong[:5]}")
+            campaign.holds("requests lost", not traffic.lost, f"of {device.name}: {traffic.lost[:3]}")
+            self.audit_disk(device)
+
+    def audit_disk(self, device: Device) -> None:
+        """What serves, and what would serve after a rollback, is what was released: found without the agent's code."""
+        for digest in filter(None, (device.record().get(role) for role in ("active", "previous"))):
+            told = f"{device.name} has a release that nobody made: {digest}"
+            campaign.holds("wrong bytes activated", digest in self.released, told)
+            folder = device.store / "releases" / str(digest)[:32]
+            manifest = (folder / "manifest.json").read_bytes()
+            files = json.loads(manifest)["files"]
+            is_right = hashlib.sha256(manifest).hexdigest() == digest and all(
+                hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"] for file in files
+            )
+            campaign.holds("wrong bytes activated", is_right, f"{device.name}: {folder}")
+
+    def end(self) -> None:
+        """Stop everything; the last look at what must hold comes before."""
+        for device in self.devices:
+            device.traffic.end()
+            campaign.count("requests answered", device.traffic.asked)
+            if device.agent is not None:
+                device.agent.kill()
+        if self.host is not None:
+            self.host.kill()
+
+
+def answer_of(version: str) -> float:
+    """What a version answers to 10."""
+    return 10.0 * float(version) + 1.0
+
+
+@contextmanager
+def world(
+    folder: Path, *, devices: int = 1, broker_config: str = brokers.OPEN, road: int | None = None
+) -> Iterator[World]:
+    """A fleet whose devices all serve version 1.0; at its end, what always holds is looked at once more.
+
+    Args:
+        folder: for everything on the disk.
+        devices: how many.
+        broker_config: lines of mosquitto.conf.
+        road: the port that devices connect to instead of the broker's.
+    """
+    with brokers.mosquitto(folder / "broker", broker_config) as broker:
+        made = World(folder, broker)
+        repository.init(made.repo, fleet=FLEET)
+        for number in range(1, devices + 1):
+            made.devices.append(_enrolled(made, f"board-{number}", road or broker.port))
+        try:
+            made.deploy(made.release())
+            made.start_host()
+            for device in made.devices:
+                device.start()
+            for device in made.devices:
+                device.comes_up()
+            yield made
+            made.audit()
+        finally:
+            made.end()
+
+
+def _enrolled(made: World, name: str, broker_port: int) -> Device:
+    folder, port = made.folder / name, brokers.free_port()
+    repository.enroll(made.repo, name, labels={}, broker_url=f"mqtt://127.0.0.1:{broker_port}", out_dir=folder)
+    config = folder / "agent.toml"
+    config.write_text(re.sub(r'http = ".*"', f'http = "127.0.0.1:{port}"', config.read_text()))
+    return Device(name, folder, port, Traffic(port), made.folder / f"{name}.log")
