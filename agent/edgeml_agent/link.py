@@ -49,12 +49,20 @@ class MqttLink:
 
     Args:
         next_session: the number of a new connection, remembered across restarts.
+        is_late: see `mqtt.Broker`.
     """
 
-    def __init__(self, broker: BrokerSettings, device: DeviceSettings, next_session: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        device: DeviceSettings,
+        next_session: Callable[[], int],
+        *,
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.session = 0
         self._url = broker.url
-        self._broker = mqtt.Broker(broker, f"edgeml-{device.fleet}-{device.id}")
+        self._broker = mqtt.Broker(broker, f"edgeml-{device.fleet}-{device.id}", is_late)
         self._device = device
         self._topics = Topics(device.fleet)
         self._next_session = next_session

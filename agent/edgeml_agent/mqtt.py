@@ -6,7 +6,7 @@ What goes over them, and when to try again, is `link`'s business.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -29,6 +29,8 @@ SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 PACKET_MAX_BYTES: Final = MANIFEST_MAX_BYTES + 64 * 1024
 #: Messages received and not looked at yet: looking takes microseconds, so more means that something is badly wrong.
 INBOX_MAX_MESSAGES: Final = 4096
+#: OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl has no name for.
+_TIMES_UNCHECKED: Final = 0x200000
 
 
 class Broker:
@@ -36,10 +38,13 @@ class Broker:
 
     Args:
         name: the session's, which is also the client's id.
+        is_late: whether the clock is wrong for certain. Then a certificate's times aren't checked, all else is: else a
+            board that wakes up in 1970 could never connect.
     """
 
-    def __init__(self, settings: BrokerSettings, name: str) -> None:
+    def __init__(self, settings: BrokerSettings, name: str, is_late: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
+        self._is_late = is_late
         self._name = name
         self._versions = (ProtocolVersion.V5, ProtocolVersion.V311)
 
@@ -51,7 +56,7 @@ class Broker:
             aiomqtt.MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
             UsageError: `config-invalid`, when a certificate file can't be used.
         """
-        tls = _tls(self._settings) if self._settings.url.tls else None
+        tls = _tls(self._settings, is_late=self._is_late()) if self._settings.url.tls else None
         async with AsyncExitStack() as stack:
             first, second = self._versions
             try:
@@ -93,9 +98,11 @@ def _properties() -> Properties:
     return properties
 
 
-def _tls(broker: BrokerSettings) -> ssl.SSLContext:
+def _tls(broker: BrokerSettings, *, is_late: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=broker.ca)
+        if is_late:
+            context.verify_flags |= _TIMES_UNCHECKED
         if broker.cert is not None:
             context.load_cert_chain(broker.cert, broker.key)
     except OSError as error:

@@ -23,6 +23,7 @@ from edgeml_agent.settings import Settings
 from edgeml_agent.signed_files import BlockingFiles
 from edgeml_agent.store import Store
 from edgeml_agent.telling import Telling
+from edgeml_agent.timefloor import TimeFloor
 from edgeml_agent.trust import Trust
 from edgeml_core import __version__
 from edgeml_core.errors import UsageError
@@ -81,12 +82,13 @@ async def _run(settings: Settings) -> None:
 
 def _daemon(settings: Settings, store: Store, models: Models) -> Daemon:
     folder, clock, machine = settings.store.dir, SystemClock(), board.this_machine()
-    link = MqttLink(settings.broker, settings.device, store.next_session)
+    floor = TimeFloor(settings.trust.root, folder)
+    link = MqttLink(settings.broker, settings.device, store.next_session, is_late=floor.is_late)
     files = BlockingFiles(link.file, asyncio.get_running_loop())
     releases = Releases(folder, settings.store.max_bytes)
     telling = Telling(link, machine, store, releases, clock)
     ports = Ports(
-        trust=Trust(settings.trust.root, folder, files),
+        trust=Trust(settings.trust.root, folder, files, floor),
         chunks=link,
         store=store,
         releases=releases,

@@ -20,13 +20,12 @@ from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from edgeml_agent import durable, locks
 from edgeml_agent.ports import TrustSource
+from edgeml_agent.timefloor import CURRENT, FOLDER_NAME, TimeFloor
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 
-FOLDER_NAME: Final = "trusted"
 ANCHOR_MAX_BYTES: Final = 512_000
-_CURRENT: Final = "current"
 _NOT_FOUND: Final = 404
 
 
@@ -53,7 +52,7 @@ class HeldFiles:
     def read(self, repo: str, file: str) -> bytes | None:
         """See `TrustSource.read`."""
         try:
-            return (self._state / FOLDER_NAME / repo / _CURRENT / Path(file).name).read_bytes()
+            return (self._state / FOLDER_NAME / repo / CURRENT / Path(file).name).read_bytes()
         except OSError:
             return None
 
@@ -64,10 +63,12 @@ class Trust:
     Args:
         anchors: the folder with `releases.root.json` and `fleet.root.json`.
         state: the store's folder.
+        time: this device's, by which metadata expires.
     """
 
-    def __init__(self, anchors: Path, state: Path, source: TrustSource) -> None:
+    def __init__(self, anchors: Path, state: Path, source: TrustSource, time: TimeFloor | None = None) -> None:
         self._anchors = anchors
+        self._time = time or TimeFloor(anchors, state)
         self._state = state / FOLDER_NAME
         self._lock_path = state / locks.TRUST
         self._fetcher = Fetcher(source)
@@ -112,6 +113,8 @@ class Trust:
                 config=config,
                 bootstrap=self._anchor(repo),
             )
+            # python-tuf has no other place for a time that isn't the clock's.
+            updater._trusted_set.reference_time = self._time.now()  # noqa: SLF001
             updater.refresh()
         self._updaters[repo] = updater
 
@@ -137,10 +140,10 @@ class Trust:
 def _replaced(folder: Path) -> Iterator[Path]:
     """A copy of `folder/current` to work in, which takes its place at the end, however the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    current = folder / _CURRENT
+    current = folder / CURRENT
     now = current.readlink().name if current.is_symlink() else ""
     for old in folder.iterdir():
-        if old.name not in {_CURRENT, now}:
+        if old.name not in {CURRENT, now}:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     copy = Path(tempfile.mkdtemp(dir=folder))
     if now:

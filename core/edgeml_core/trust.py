@@ -7,10 +7,11 @@ the split. Deliberately absent: delegations (python-tuf doesn't re-check a cache
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tuf.api import exceptions as tuf
+from tuf.api.metadata import Signed
 
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 
@@ -32,6 +33,25 @@ EXPIRY: Final[dict[str, timedelta]] = {
     "snapshot": timedelta(days=30),
     "timestamp": timedelta(days=30),
 }
+
+#: The field of all metadata in which its signer says when it signed.
+_ISSUED: Final = "issued"
+_ISSUED_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+#: Before all times.
+NO_TIME: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def stamp(signed: Signed, now: datetime) -> None:
+    """Note in metadata when it was signed."""
+    signed.unrecognized_fields[_ISSUED] = now.astimezone(UTC).strftime(_ISSUED_FORMAT)
+
+
+def issued(signed: Signed) -> datetime:
+    """When metadata was signed; `NO_TIME` where it doesn't say."""
+    try:
+        return datetime.strptime(str(signed.unrecognized_fields[_ISSUED]), _ISSUED_FORMAT).replace(tzinfo=UTC)
+    except (KeyError, ValueError):
+        return NO_TIME
 
 
 def manifest_target(stem: str) -> str:

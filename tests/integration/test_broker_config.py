@@ -1,5 +1,6 @@
 """The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. Mosquitto reads those files."""
 
+import asyncio
 import datetime as dt
 import ipaddress
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+from aiomqtt import MqttError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgeml import repository
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
+from edgeml_agent import mqtt
+from edgeml_agent.settings import BrokerSettings
+from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from integration import brokers
 from integration.delivery_site import Program, until
@@ -30,14 +35,14 @@ NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
 DAY = dt.timedelta(days=1)
 
 
-def certify(folder):
-    """A certificate for 127.0.0.1, signed by itself: authority and broker in one."""
+def certify(folder, since=-DAY):
+    """A certificate for 127.0.0.1, signed by itself: authority and broker in one; valid for a day and longer."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
     now = dt.datetime.now(dt.UTC)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - DAY, now + DAY)
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now + since, now + 9 * DAY)
         .add_extension(address, critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -90,6 +95,31 @@ def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
     finally:
         for program in programs:
             program.stop()
+
+
+def test_a_clock_that_is_late_for_certain_keeps_no_device_out(tmp_path):
+    """The certificate's times are passed over then, and only then; whoever signed it must still be known."""
+    certify(tmp_path, since=DAY)
+    config = f"allow_anonymous true\ncertfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
+
+    def visit(ca, *, is_late):
+        url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
+        settings = BrokerSettings(url=url, ca=ca, cert=None, key=None)
+
+        async def connect():
+            async with mqtt.Broker(settings, "barn-1", lambda: is_late).connected(will=None):
+                pass
+
+        asyncio.run(connect())
+
+    with brokers.mosquitto(tmp_path / "broker", config) as broker:
+        visit(tmp_path / "ca.crt", is_late=True)
+        with pytest.raises(MqttError, match="not yet valid"):
+            visit(tmp_path / "ca.crt", is_late=False)
+        (tmp_path / "other").mkdir()
+        certify(tmp_path / "other")
+        with pytest.raises(MqttError, match="certificate verify failed"):
+            visit(tmp_path / "other" / "ca.crt", is_late=True)
 
 
 class Client:

@@ -194,6 +194,7 @@ class SignedRepository:
     def _sign(self, root: Metadata[Root], metadata: Metadata[Any], now: datetime) -> None:
         role = str(metadata.signed.type)
         metadata.signed.expires = now.replace(microsecond=0) + trust.EXPIRY[role]
+        trust.stamp(metadata.signed, now)
         metadata.sign(self._keys.signer(SIGNED_BY[self.name][role]))
         try:
             root.verify_delegate(role, metadata)

@@ -1,7 +1,7 @@
 """Trust against real repositories, signed by the host's own code and read from their folders."""
 
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,12 +9,18 @@ from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml.repository import layout
 from edgeml_agent.stick import FolderFiles
+from edgeml_agent.timefloor import TimeFloor
 from edgeml_agent.trust import HeldFiles, Trust
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from samples import a_bundle, a_manifest
 
 STEM = "sample-1.0-rpi4-onnx"
+
+
+def in_1970():
+    """The clock of a board that has none."""
+    return datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -41,9 +47,10 @@ def judge(repo, tmp_path):
     return Trust(tmp_path / "device" / "trust", tmp_path / "store", FolderFiles(repo))
 
 
-def again(tmp_path, source):
-    """The same device after a restart, with signed files from elsewhere."""
-    return Trust(tmp_path / "device" / "trust", tmp_path / "store", source)
+def again(tmp_path, source, clock=layout.utc_now):
+    """The same device after a restart, with signed files from elsewhere, or another clock."""
+    anchors, state = tmp_path / "device" / "trust", tmp_path / "store"
+    return Trust(anchors, state, source, TimeFloor(anchors, state, clock))
 
 
 def manifest_digest(document):
@@ -131,6 +138,38 @@ def test_expired_metadata_is_refused(tmp_path):
         again(tmp_path, FolderFiles(tmp_path / "repo")).desired()
     assert caught.value.code == "trust-expired"
     assert "repo refresh" in caught.value.hint
+
+
+def test_a_clock_in_1970_lets_no_expired_metadata_pass(tmp_path):
+    """The newest signed time that was seen, in either repository, is the least that it can be."""
+    repo, past = tmp_path / "repo", layout.utc_now() - timedelta(days=40)
+    repository.init(repo, fleet="farm", now=past)
+    repository.enroll(repo, "board-1", labels={}, broker_url=None, out_dir=tmp_path / "device", now=past)
+    again(tmp_path, FolderFiles(repo), in_1970).desired()
+    repository.opened(repo).fleet.refresh(layout.utc_now())
+    with pytest.raises(RejectedError, match="releases") as caught:
+        again(tmp_path, FolderFiles(repo), in_1970).desired()
+    assert caught.value.code == "trust-expired"
+    repository.refresh(repo)
+    again(tmp_path, FolderFiles(repo), in_1970).desired()
+
+
+def test_a_clock_in_2100_does_no_lasting_harm(judge, repo, tmp_path):
+    """Nothing new is taken while it is wrong; once it is right again, everything is as before."""
+    before = judge.desired()
+    with pytest.raises(RejectedError) as caught:
+        again(tmp_path, FolderFiles(repo), lambda: datetime(2100, 1, 1, tzinfo=UTC)).desired()
+    assert caught.value.code == "trust-expired"
+    assert again(tmp_path, FolderFiles(repo)).desired() == before
+
+
+def test_a_new_device_s_floor_is_its_anchor_s(repo, tmp_path):
+    """Before it has seen anything else."""
+    floor = TimeFloor(tmp_path / "device" / "trust", tmp_path / "store", in_1970)
+    assert floor.is_late()
+    assert layout.utc_now() - floor.now() < timedelta(minutes=5)
+    nowhere = TimeFloor(tmp_path / "nowhere", tmp_path / "store", in_1970)
+    assert not nowhere.is_late()
 
 
 def test_without_any_source_what_is_held_is_judged(judge, tmp_path):
