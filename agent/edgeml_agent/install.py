@@ -12,12 +12,12 @@ from pathlib import Path
 
 from edgeml_agent import locks
 from edgeml_agent.agent import Agent, Ports
-from edgeml_agent.ports import ChunkSource
+from edgeml_agent.ports import ChunkSource, TrustSource
 from edgeml_agent.prober import ChildProber
 from edgeml_agent.releases import Releases
 from edgeml_agent.run import SystemClock
 from edgeml_agent.settings import Settings
-from edgeml_agent.stick import BundleChunks, BundleFiles, FolderChunks, FolderFiles
+from edgeml_agent.stick import BundleChunks, BundleFiles, FolderChunks, FolderFiles, FolderTargets
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
 from edgeml_agent.trust import HeldFiles, Trust
@@ -70,15 +70,34 @@ def install(settings: Settings, source: Path) -> list[ModelRecord]:
 
 
 async def _folder(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
-    judge = Trust(settings.trust.root, settings.store.dir, FolderFiles(source))
-    agent = _agent(settings, store, judge, FolderChunks(source))
+    agent, wishes = await _wished(settings, store, source)
     installed = []
-    for wish in (await agent.desired()).values():
+    for wish in wishes.values():
         record = store.record(wish.name)
         if record.deployment != wish.id or record.state is not State.ACTIVE:
             await agent.attempt(wish)
             installed.append(store.record(wish.name))
     return installed
+
+
+async def _wished(settings: Settings, store: Store, source: Path) -> tuple[Agent, dict[str, Deployment]]:
+    """What a stick says that this device should run; what the device has seen since, where the stick is older."""
+
+    def with_files(files: TrustSource) -> Agent:
+        return _agent(settings, store, Trust(settings.trust.root, settings.store.dir, files), FolderChunks(source))
+
+    agent = with_files(FolderFiles(source))
+    try:
+        return agent, await agent.desired()
+    except RejectedError as older:
+        if older.code != "rollback-attempt":
+            raise
+        agent = with_files(FolderTargets(source, HeldFiles(settings.store.dir)))
+        try:
+            return agent, await agent.desired()
+        except TransportError:
+            # Not only signed earlier: it says something else than what the device has seen.
+            raise older from None
 
 
 async def _bundle(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:

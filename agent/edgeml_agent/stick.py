@@ -34,6 +34,20 @@ class FolderFiles:
             return None
 
 
+class FolderTargets(FolderFiles):
+    """A repository's folder beside newer metadata that this device trusts already, as a `TrustSource`."""
+
+    def __init__(self, folder: Path, held: TrustSource) -> None:
+        super().__init__(folder)
+        self._held = held
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """See `TrustSource.read`."""
+        if file.startswith(f"{trust.TARGETS_DIR}/"):
+            return super().read(repo, file)
+        return self._held.read(repo, file)
+
+
 class FolderChunks:
     """A repository's folder as a `ChunkSource`."""
 

@@ -8,6 +8,7 @@ installs only what both agree on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -17,6 +18,8 @@ from edgeml_core.errors import RejectedError
 
 FLEET_DOCUMENT: Final = "fleet.json"
 FLEET_DOCUMENT_MAX_BYTES: Final = 1024 * 1024
+#: The label that says where a device stands: one stick, or one relay, serves all devices of a site.
+SITE_LABEL: Final = "site"
 _SHARES: Final = 10_000
 
 
@@ -100,6 +103,23 @@ def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:
         for deployment in document.deployments
         if includes(deployment, device_id, device.labels)
     }
+
+
+def devices_at(document: FleetDocument, site: str) -> frozenset[str]:
+    """The devices that stand at a site, by their signed labels."""
+    return frozenset(name for name, device in document.devices.items() if device.labels.get(SITE_LABEL) == site)
+
+
+def bundles_at(document: FleetDocument, site: str) -> Iterator[tuple[Deployment, Wanted]]:
+    """Every bundle that a device of a site may take, once. Which of them it takes is for it to say, by its CPU."""
+    seen: set[str] = set()
+    for device in sorted(devices_at(document, site)):
+        target = document.devices[device].labels.get("target", "")
+        for deployment in wanted_by(document, device).values():
+            for bundle in deployment.bundles:
+                if target in ("", bundle.target) and bundle.manifest_sha256 not in seen:
+                    seen.add(bundle.manifest_sha256)
+                    yield deployment, bundle
 
 
 def choose_bundle(

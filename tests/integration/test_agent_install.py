@@ -11,6 +11,9 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
+from edgeml_agent.settings import load
+from edgeml_agent.stick import FolderFiles
+from edgeml_agent.trust import Trust
 from tiny_models import tiny_onnx_bundle
 
 TIMEOUT_S = 60
@@ -69,6 +72,35 @@ def test_an_older_stick_is_refused(field):
     code, answer, _ = agent(field, "install", field / "old")
     assert (code, answer["error"]["code"]) == (4, "rollback-attempt")
     assert active(field) == "1.1"
+
+
+def test_a_sites_copy_brings_what_the_fleet_wants(field):
+    """On a device that has seen nothing, and on one that has heard from the fleet since the stick was written."""
+    repository.enroll(
+        field / "stick", "board-2", labels={"site": "barn"}, broker_url=None, out_dir=field / "second"
+    )  # fmt: skip
+    repository.export_site(field / "stick", "barn", field / "usb")
+    shutil.move(field / "second", field / "device-2")
+    shutil.rmtree(field / "device")
+    shutil.move(field / "device-2", field / "device")
+    config = field / "device" / "agent.toml"
+    config.write_text(config.read_text().replace('# url = "mqtts://HOST:8883"', 'url = "mqtt://127.0.0.1:1"'))
+    shutil.copytree(field / "device", field / "spare")
+    assert agent(field, "install", field / "usb")[1]["installed"][0]["version"] == "1.0"
+    shutil.rmtree(field / "device")
+    shutil.move(field / "spare", field / "device")
+    heard(field)
+    assert agent(field, "install", field / "usb")[1]["installed"][0]["version"] == "1.0"
+    release(field, "1.1")
+    heard(field)
+    code, answer, _ = agent(field, "install", field / "usb")
+    assert (code, answer["error"]["code"]) == (4, "rollback-attempt")
+
+
+def heard(field):
+    """The device has seen the repository's newest metadata, as it would over the network."""
+    settings = load(field / "device" / "agent.toml", {})
+    Trust(settings.trust.root, settings.store.dir, FolderFiles(field / "stick")).desired()
 
 
 def test_a_stick_of_another_owner_is_refused(field, tmp_path):

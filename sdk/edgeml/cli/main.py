@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("edgeml.cli.verify:verify", "Are a bundle's golden outputs reproduced?"),
     "bench": ("edgeml.cli.bench:bench", "A bundle's latency, throughput, memory and energy here."),
     "target": ("edgeml.cli.target:target", "Boards: list, show, check, prepare."),
-    "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh."),
+    "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh, export."),
     "publish": ("edgeml.cli.publish:publish", "Sign bundles and add them to a repository."),
     "device": ("edgeml.cli.device:device", "Enroll devices."),
     "fleet": ("edgeml.cli.fleet:fleet", "Serve, deploy to and watch a fleet."),

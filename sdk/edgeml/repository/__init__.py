@@ -6,6 +6,7 @@ No network here: `edgeml.fleet` serves what lies in it.
 from edgeml.repository.devices import Enrolled, enroll
 from edgeml.repository.freshness import Refreshed, refresh
 from edgeml.repository.layout import Repository, init, opened
+from edgeml.repository.offline import SiteCopy, export_site
 from edgeml.repository.releases import Published, Release, publish, releases
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "Refreshed",
     "Release",
     "Repository",
+    "SiteCopy",
     "enroll",
+    "export_site",
     "init",
     "opened",
     "publish",

@@ -29,6 +29,7 @@ from edgeml_core.errors import EdgemlError, UsageError
 
 CONFIG_FILE: Final = "repo.toml"
 LOCK_FILE: Final = "lock"
+CHUNKS_FOLDER: Final = "chunks"
 DEFAULT_FLEET: Final = "edge"
 
 
@@ -39,7 +40,7 @@ class Repository:
         keys = Keys(folder / "keys")
         self.folder = folder
         self.fleet_name = fleet_name
-        self.chunks = ChunkStore(folder / "chunks")
+        self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
         self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, keys)
         self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, keys)
 
@@ -109,7 +110,7 @@ def init(path: Path, *, fleet: str = DEFAULT_FLEET, now: datetime | None = None)
 def _fill(folder: Path, fleet: str, now: datetime) -> None:
     folder.mkdir(parents=True)
     Keys(folder / "keys").create()
-    (folder / "chunks").mkdir()
+    (folder / CHUNKS_FOLDER).mkdir()
     repository = Repository(folder, fleet)
     document = FleetDocument(fleet=fleet, devices={}, deployments=())
     repository.releases.create({}, now)

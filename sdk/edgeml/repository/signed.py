@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -75,7 +75,7 @@ class SignedRepository:
             snapshot=Metadata(Snapshot()),
             timestamp=Metadata(Timestamp()),
         )
-        self._sign(state.root, root, now)
+        self._sign(state.root, root, now, trust.EXPIRY)
         self._write_metadata(f"{root.signed.version}.root.json", root)
         self._add_targets(state.targets.signed, contents)
         self._write(state, now, targets_changed=True)
@@ -137,15 +137,16 @@ class SignedRepository:
         self._add_targets(state.targets.signed, contents)
         self._write(state, now, targets_changed=True)
 
-    def refresh(self, now: datetime) -> dict[str, datetime]:
+    def refresh(self, now: datetime, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> dict[str, datetime]:
         """Sign freshness anew, and the targets role too where less than half of its time is left and its key is here.
 
         Returns:
             When each role expires.
         """
         state = self.load()
-        due = state.targets.signed.expires - now < trust.EXPIRY["targets"] / 2
-        self._write(state, now, targets_changed=due and self._keys.has(SIGNED_BY[self.name]["targets"]))
+        due = state.targets.signed.expires - now < lifetimes["targets"] / 2
+        is_signed_anew = due and self._keys.has(SIGNED_BY[self.name]["targets"])
+        self._write(state, now, targets_changed=is_signed_anew, lifetimes=lifetimes)
         return state.expires
 
     def files(self) -> list[str]:
@@ -174,26 +175,35 @@ class SignedRepository:
             durable.write(self.folder / trust.TARGETS_DIR / _target_file(target), data)
             targets.targets[path] = target
 
-    def _write(self, state: Signed, now: datetime, *, targets_changed: bool) -> None:
+    def _write(
+        self,
+        state: Signed,
+        now: datetime,
+        *,
+        targets_changed: bool,
+        lifetimes: Mapping[str, timedelta] = trust.EXPIRY,
+    ) -> None:
         """Sign and write bottom up: whoever holds a file can have all that it names."""
         if targets_changed:
             state.targets.signed.version = _next_version(state.targets)
-            self._sign(state.root, state.targets, now)
+            self._sign(state.root, state.targets, now, lifetimes)
             self._write_metadata(f"{state.targets.signed.version}.targets.json", state.targets)
         state.snapshot.signed.version = _next_version(state.snapshot)
         state.snapshot.signed.meta["targets.json"] = MetaFile(state.targets.signed.version)
-        self._sign(state.root, state.snapshot, now)
+        self._sign(state.root, state.snapshot, now, lifetimes)
         self._write_metadata(f"{state.snapshot.signed.version}.snapshot.json", state.snapshot)
         state.timestamp.signed.version = _next_version(state.timestamp)
         state.timestamp.signed.snapshot_meta = MetaFile(state.snapshot.signed.version)
-        self._sign(state.root, state.timestamp, now)
+        self._sign(state.root, state.timestamp, now, lifetimes)
         self._write_metadata("timestamp.json", state.timestamp)
         for name in self.superseded()[SUPERSEDED_KEPT_FILES:]:
             (self.folder / name).unlink(missing_ok=True)
 
-    def _sign(self, root: Metadata[Root], metadata: Metadata[Any], now: datetime) -> None:
+    def _sign(
+        self, root: Metadata[Root], metadata: Metadata[Any], now: datetime, lifetimes: Mapping[str, timedelta]
+    ) -> None:
         role = str(metadata.signed.type)
-        metadata.signed.expires = now.replace(microsecond=0) + trust.EXPIRY[role]
+        metadata.signed.expires = now.replace(microsecond=0) + lifetimes[role]
         trust.stamp(metadata.signed, now)
         metadata.sign(self._keys.signer(SIGNED_BY[self.name][role]))
         try:

@@ -26,7 +26,7 @@ def typed(tmp_path: Path, monkeypatch, capsys):
 
 
 def test_the_way_of_a_release_to_a_device(typed):
-    """init, publish, enroll, deploy, status, devices, refresh: each answers with what it did."""
+    """init, publish, enroll, deploy, status, devices, refresh, export: each answers with what it did."""
     assert typed("repo", "init", "repo", "--fleet", "farm") == (0, {"repo": "repo", "fleet": "farm"})
     assert typed("publish", "sample.edgeml", "--repo", "repo")[1]["releases"][0]["added"]
     enroll = ("device", "enroll", "pi-1", "--repo", "repo", "--broker", "mqtt://farm.example", "--label", "site=a")
@@ -37,6 +37,7 @@ def test_the_way_of_a_release_to_a_device(typed):
     assert typed("fleet", "status", "--repo", "repo")[1]["deployments"][0]["states"] == {"silent": 1}
     assert typed("fleet", "devices", "--repo", "repo")[1]["devices"][0]["labels"] == {"site": "a"}
     assert len(typed("repo", "refresh", "--repo", "repo")[1]["repositories"]) == 2
+    assert typed("repo", "export", "stick", "--repo", "repo", "--site", "a")[1]["devices"] == ["pi-1"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""A site's part of the repository in a folder: for a stick, where no network goes. `edgeml-agent install` takes it.
+
+The two TUF repositories as they are, and only the chunks that the site's devices may want. Devices judge it as they
+judge what comes over the network: it holds no key, and whoever finds it learns what anyone on the broker could.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml.repository import durable, layout
+from edgeml.repository.layout import CHUNKS_FOLDER, Repository
+from edgeml.repository.releases import releases
+from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
+from edgeml_core import desired, trust, wirekeys
+from edgeml_core.errors import UsageError
+
+#: A stick travels, and lies about until somebody uses it: as long may an old one pass for new.
+OFFLINE_LIFETIME: Final = timedelta(days=180)
+_LIFETIMES: Final = {**trust.EXPIRY, "snapshot": OFFLINE_LIFETIME, "timestamp": OFFLINE_LIFETIME}
+
+
+class SiteCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """What one site's copy has, how large its chunks are, and until when devices take it."""
+
+    site: str
+    devices: tuple[str, ...]
+    releases: tuple[str, ...]
+    chunks: int
+    size_bytes: int
+    expires: datetime
+
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return dict(msgspec.to_builtins(self))
+
+
+def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = None) -> SiteCopy:
+    """Write a site's part of the repository to a folder, or bring an earlier copy there up to date.
+
+    Every state has a version of its own, the copy's too, and the repository's next is newer: a device takes the copy
+    after whatever it has seen, and the network's after the copy.
+
+    Args:
+        repo: the repository's folder.
+        site: the value of the devices' label `site`.
+        out_dir: a folder that is new, empty, or has an earlier copy.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `usage`, when no device stands there or the folder can't be used; `repo-invalid`.
+        RejectedError: `digest-mismatch`, when a chunk is lost or damaged in the repository.
+    """
+    repository, now = layout.opened(repo), now or layout.utc_now()
+    _require_usable(out_dir)
+    with repository.locked():
+        document = repository.document()
+        devices = desired.devices_at(document, site)
+        if not devices:
+            message = f"no enrolled device has the label {desired.SITE_LABEL}={site}"
+            raise UsageError("usage", message, "`edgeml fleet devices` lists devices and their labels")
+        stems, keys = _wanted(repository, site)
+        try:
+            size_bytes = _copy_chunks(repository, keys, out_dir / CHUNKS_FOLDER)
+            expires = [_copy_signed(signed, out_dir / signed.name, now) for signed in repository.both]
+        except OSError as error:
+            message = f"{out_dir} can't be written: {error.strerror or error}"
+            raise UsageError("usage", message, "use a stick with room, and repeat the command") from error
+    return SiteCopy(
+        site=site,
+        devices=tuple(sorted(devices)),
+        releases=stems,
+        chunks=len(keys),
+        size_bytes=size_bytes,
+        expires=min(expires),
+    )
+
+
+def _require_usable(folder: Path) -> None:
+    is_copy = (folder / trust.FLEET / TIMESTAMP_FILE).is_file() and not (folder / layout.CONFIG_FILE).exists()
+    if folder.exists() and not is_copy and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError("usage", f"{folder} has other content", "name a new folder, or that of an earlier copy")
+
+
+def _wanted(repository: Repository, site: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The releases that the site's devices may want, and the keys of their chunks."""
+    digests = {bundle.manifest_sha256 for _, bundle in desired.bundles_at(repository.document(), site)}
+    wanted = [release.manifest for release in releases(repository) if release.manifest_sha256 in digests]
+    keys = {wirekeys.chunk_id(digest) for manifest in wanted for entry in manifest.files for digest in entry.chunks}
+    return tuple(manifest.stem for manifest in wanted), frozenset(keys)
+
+
+def _copy_chunks(repository: Repository, keys: Iterable[str], folder: Path) -> int:
+    """Copy the chunks, and remove others; how many bytes they have together."""
+    size_bytes, paths = 0, set()
+    for key in sorted(keys):
+        payload = repository.chunks.wire(key)
+        paths.add(_place(folder / key[:2] / key, payload))
+        size_bytes += len(payload)
+    _keep_only(folder, paths)
+    return size_bytes
+
+
+def _copy_signed(signed: SignedRepository, folder: Path, now: datetime) -> datetime:
+    """Copy one TUF repository, signed to last, the timestamp last; when it expires."""
+    with _long_lived(signed, now) as expires:
+        paths = {_place(folder / file, (signed.folder / file).read_bytes()) for file in signed.files()}
+    _keep_only(folder, paths)
+    return expires
+
+
+@contextmanager
+def _long_lived(signed: SignedRepository, now: datetime) -> Iterator[datetime]:
+    """The repository signed to last while the block runs; after it as long as ever, in a version of its own."""
+    try:
+        yield min(signed.refresh(now, _LIFETIMES).values())
+    finally:
+        signed.refresh(now)
+
+
+def _place(path: Path, data: bytes) -> Path:
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write(path, data)
+    return path
+
+
+def _keep_only(folder: Path, paths: set[Path]) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in paths:
+            path.unlink()
