@@ -14,6 +14,9 @@ import msgspec
 #: How a figure came about. Emulated time is never a speed, so latency is never "emulated".
 How = Literal["measured", "emulated", "estimated", "not measured"]
 
+#: The metric of language models.
+PERPLEXITY: Final = "perplexity"
+
 MEASUREMENTS_SUFFIX: Final = ".measured.json"
 MEASUREMENTS_MAX_BYTES: Final = 1024 * 1024
 
@@ -37,7 +40,10 @@ class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The task metric on `--evaluate`, paired row by row with fp32; fractions of 1."""
+    """The task metric on `--evaluate`, paired row by row with fp32; fractions of 1.
+
+    A perplexity is no fraction: the lower the better, and `drop` and its interval are the share by which it rises.
+    """
 
     metric: str
     rows: int
@@ -46,6 +52,21 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drop: float
     ci95: tuple[float, float]
     classes: tuple[ClassAccuracy, ...] = ()
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is a fraction of 1."""
+        return self.metric != PERPLEXITY
+
+    @property
+    def said(self) -> str:
+        """For people: before and after, and the change with its interval."""
+        low, high = self.ci95
+        digits, change = (4, "drop") if self.is_share else (2, "rise")
+        return (
+            f"{self.fp32:.{digits}f} -> {self.int8:.{digits}f}, {change} {self.drop:+.2%} "
+            f"(95 %: {low:+.2%} to {high:+.2%}), {self.rows} rows"
+        )
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,7 @@
 """A language model asked token by token: a prompt becomes tensors, and the model's answer to them the next ones.
 
-Attention's keys and values of earlier tokens go from each run into the next. One prompt at a time.
+Attention's keys and values of earlier tokens go from each run into the next. One prompt at a time. A passage that is
+there already takes one run, which says how likely each of its tokens was.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Generation, Manifest, PromptInput, TensorSpec
-from edgeml_runtime.tasks import Infer, Prompt, TextAnswer, softmax
+from edgeml_runtime.tasks import Infer, LikelihoodAnswer, Passage, Prompt, TextAnswer, softmax
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import opened
 
@@ -34,6 +35,7 @@ class Writer:
         if not isinstance(manifest.postprocess, Generation):
             raise RejectedError("bundle-format", "a prompt is asked for, but no text is generated")
         self._spec = manifest.postprocess
+        self.output: Final = self._spec.output
         known = {_IDS, _MASK, _POSITIONS, *self._spec.past}
         if unknown := [spec.name for spec in manifest.inputs if spec.name not in known]:
             raise RejectedError("bundle-format", f"no prompt gives a model's inputs {', '.join(unknown)}")
@@ -47,13 +49,31 @@ class Writer:
         Raises:
             UsageError: `input-invalid`, when the prompt is empty, too long or not Unicode.
         """
-        try:
-            ids = self._tokenizer.encode(prompt.prompt).ids
-        except TypeError as error:
-            raise UsageError("input-invalid", f"the prompt can't be read: {error}", "send valid Unicode") from error
+        ids = self._ids(prompt.prompt)
         if not 1 <= len(ids) < self._max_length:
             hint = f"send 1 to {self._max_length - 1} tokens"
             raise UsageError("input-invalid", f"the prompt has {len(ids)} tokens", hint)
+        return self._begin(ids)
+
+    def whole(self, passage: Passage) -> dict[str, Array]:
+        """The tensors of a passage, cut at the model's most tokens.
+
+        Raises:
+            UsageError: `input-invalid`, when it has no two tokens or is not Unicode.
+        """
+        ids = self._ids(passage.text)[: self._max_length]
+        if len(ids) < 2:
+            raise UsageError("input-invalid", f"the text has {len(ids)} tokens", "take texts of two tokens or more")
+        return self._begin(ids)
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            return list(self._tokenizer.encode(text).ids)
+        except TypeError as error:
+            raise UsageError("input-invalid", f"the prompt can't be read: {error}", "send valid Unicode") from error
+
+    def _begin(self, ids: Sequence[int]) -> dict[str, Array]:
+        """The tensors of a run with nothing before it."""
         past = {
             name: np.zeros([1, *(max(0, length) for length in spec.shape[1:])], dtype=spec.dtype)
             for name, spec in self._inputs.items()
@@ -93,6 +113,20 @@ class Writer:
             if name in self._inputs
         }
         return {**counted, **past}
+
+
+def likelihood(tensors: Mapping[str, Array], infer: Infer, *, output: str) -> LikelihoodAnswer:
+    """How likely a passage is: the chance of each token after the ones before it."""
+    wanted = tensors[_IDS][0, 1:]
+    scored = infer(tensors)[output][0]
+    # One position at a time: a large vocabulary in float64 for all of them would not fit a board.
+    total = sum(_log_chance(logits, int(token)) for logits, token in zip(scored, wanted, strict=False))
+    return {"log_likelihood": total, "tokens": len(wanted)}
+
+
+def _log_chance(logits: Array, token: int) -> float:
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))
 
 
 def _next(logits: Array, temperature: float, drawn: np.random.Generator) -> int:

@@ -12,21 +12,22 @@ import numpy as np
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.requests import require_bounds
-from edgeml_runtime.tasks import Audio, Image, Infer, Item, Prompt, Question, Tensors, Text, TextAnswer, Tokens
+from edgeml_runtime.tasks import Answer, Audio, Image, Infer, Item, Passage, Prompt, Question, Tensors, Text, Tokens
 from edgeml_runtime.tensors import Array
 
-_Kind = TypeVar("_Kind", Text, Question, Prompt, Image, Audio, Tensors)
+_Kind = TypeVar("_Kind", Text, Question, Prompt, Passage, Image, Audio, Tensors)
 
 
 class Prepared(NamedTuple):
     """The tensors of one run; `tokens` has one entry for each item in it, and its tokens where it was a text.
 
-    `write` is there for a prompt, whose answer takes further runs: it asks for them all, the first one included.
+    `write` is there for a prompt, whose answer takes further runs, and for a passage, whose answer needs its tokens: it
+    asks for all runs, the first one included.
     """
 
     tensors: dict[str, Array]
     tokens: Sequence[Tokens | None]
-    write: Callable[[Infer], TextAnswer] | None = None
+    write: Callable[[Infer], Answer] | None = None
 
 
 Preparer: TypeAlias = Callable[[Sequence[Item]], Prepared]
@@ -73,12 +74,15 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
 
 
 def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.generate import Writer  # noqa: PLC0415 -- only text models load the tokenizers library
+    from edgeml_runtime.generate import Writer, likelihood  # noqa: PLC0415 -- only text models load the tokenizers library
 
     writer = Writer(folder, prompt, manifest)
 
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
+        if isinstance(item, Passage):
+            tensors = writer.whole(_require(item, Passage))
+            return Prepared(tensors, [None], partial(likelihood, tensors, output=writer.output))
         asked = _require(item, Prompt)
         return Prepared(writer.first(asked), [None], partial(writer.write, asked))
 

@@ -24,7 +24,7 @@ from edgeml_core.manifest import (
     TextInput,
 )
 from edgeml_runtime import audio, tensors
-from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
+from edgeml_runtime.tasks import Audio, Image, Item, Passage, Prompt, Question, Tensors, Text
 
 #: Items in one request: at 10 ms each, the last answer of a full one comes within 3 s.
 ITEMS_MAX: Final = 256
@@ -100,7 +100,7 @@ def require_bounds(item: Item) -> None:
         UsageError: `input-invalid`, when a text, a recording or an image file is too long.
     """
     match item:
-        case Text(text=text) | Prompt(prompt=text):
+        case Text(text=text) | Prompt(prompt=text) | Passage(text=text):
             _require_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
         case Question(question=question, context=context):
             _require_at_most(

@@ -44,6 +44,12 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
+class Passage(msgspec.Struct, frozen=True):
+    """A whole text, for a language model to say how likely it is. No request makes one: checks do."""
+
+    text: str
+
+
 class Audio(msgspec.Struct, frozen=True):
     """One recording in one channel: float32 samples between -1 and 1."""
 
@@ -57,7 +63,7 @@ class Tensors(msgspec.Struct, frozen=True):
     inputs: dict[str, Array]
 
 
-Item = Text | Question | Prompt | Image | Audio | Tensors
+Item = Text | Question | Prompt | Passage | Image | Audio | Tensors
 
 
 class LabelScore(TypedDict):
@@ -106,6 +112,13 @@ class TextAnswer(TypedDict):
     finish: str
 
 
+class LikelihoodAnswer(TypedDict):
+    """The natural logarithm of a passage's likelihood, given its first token; and over how many tokens."""
+
+    log_likelihood: float
+    tokens: int
+
+
 class EmbeddingAnswer(TypedDict):
     """One vector; with pooling `none` of a token model, one for each token."""
 
@@ -118,7 +131,9 @@ class TensorsAnswer(TypedDict):
     outputs: dict[str, Any]
 
 
-Answer: TypeAlias = ClassesAnswer | TokensAnswer | SpanAnswer | TextAnswer | EmbeddingAnswer | TensorsAnswer
+Answer: TypeAlias = (
+    ClassesAnswer | TokensAnswer | SpanAnswer | TextAnswer | LikelihoodAnswer | EmbeddingAnswer | TensorsAnswer
+)
 
 
 #: One run of a model.

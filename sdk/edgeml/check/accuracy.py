@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgeml.check import perplexity
 from edgeml.check.answers import vector
 from edgeml.check.data import Label, Row
 from edgeml_core.card import Accuracy, ClassAccuracy
@@ -29,13 +30,13 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
 
     Classes: the best label is right. Token classes: each word's, by its first token. Embeddings: the nearest other row
     has the same label. Spans: the words are those of the label. Tensors: the index of the largest output is right.
+    Language models: perplexity, whose `drop` is the share by which it rises.
 
     Raises:
         UsageError: `data-invalid`, when rows have no label or one that the model doesn't have.
     """
     if isinstance(manifest.postprocess, Generation):
-        hint = "leave out --evaluate: parity says how close it is"
-        raise UsageError("data-invalid", "a written text can't be judged by a label", hint)
+        return perplexity.measure(fp32, int8, z95=_Z95)
     judged, judged_after = (list(_judged(answers, rows, manifest)) for answers in (fp32, int8))
     before, after = (np.array([right for _, right in pairs], dtype=bool) for pairs in (judged, judged_after))
     drop = float(before.mean() - after.mean())
@@ -85,17 +86,24 @@ def require(accuracy: Accuracy, max_drop: float) -> None:
     if accuracy.drop > max_drop:
         raise GateFailed(
             "gate-failed",
-            f"{accuracy.metric} drops by {accuracy.drop:.2%}, from {accuracy.fp32:.2%} to {accuracy.int8:.2%} "
+            f"{accuracy.metric} {_change(accuracy)} "
             f"(95 % interval {accuracy.ci95[0]:.2%} to {accuracy.ci95[1]:.2%}); {max_drop:.2%} is accepted",
             "calibrate on more rows, train adapters against the loss, or accept more with --max-drop",
         )
+
+
+def _change(accuracy: Accuracy) -> str:
+    if accuracy.is_share:
+        return f"drops by {accuracy.drop:.2%}, from {accuracy.fp32:.2%} to {accuracy.int8:.2%}"
+    return f"rises by {accuracy.drop:.2%}, from {accuracy.fp32:.2f} to {accuracy.int8:.2f}"
 
 
 def doubt(accuracy: Accuracy, max_drop: float) -> str | None:
     """A warning when there are too few rows to rule out a larger drop than is accepted."""
     if accuracy.ci95[1] <= max_drop:
         return None
-    return f"{accuracy.rows} rows can't rule out a drop of up to {accuracy.ci95[1]:.2%}; more rows would"
+    change = "drop" if accuracy.is_share else "rise"
+    return f"{accuracy.rows} rows can't rule out a {change} of up to {accuracy.ci95[1]:.2%}; more rows would"
 
 
 def _metric(manifest: Manifest) -> str:

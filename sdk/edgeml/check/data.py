@@ -1,7 +1,7 @@
 """Data files: JSON lines, some with a `label`.
 
-They are of `{"text": ...}`, `{"question": ..., "context": ...}`, `{"prompt": ...}`, `{"image": path}`,
-`{"audio": path}` or `{"inputs": {...}}`, as the model takes them.
+They are of `{"text": ...}`, `{"question": ..., "context": ...}`, `{"image": path}`, `{"audio": path}` or
+`{"inputs": {...}}`, as the model takes them. A language model takes `{"text": ...}`, whole texts without a label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeml_core.errors import UsageError
 from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import tensors
 from edgeml_runtime.audio import read_wav
-from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
+from edgeml_runtime.tasks import Audio, Image, Item, Passage, Question, Tensors, Text
 
 ROWS_MAX: Final = 100_000
 PROBLEMS_SHOWN_MAX: Final = 10
@@ -31,7 +31,6 @@ class _Line(msgspec.Struct, frozen=True):
     text: str | None = None
     question: str | None = None
     context: str | None = None
-    prompt: str | None = None
     image: str | None = None
     audio: str | None = None
     inputs: dict[str, Any] | None = None
@@ -42,7 +41,7 @@ class _Line(msgspec.Struct, frozen=True):
 _NEEDED: Final[dict[type, tuple[str, ...]]] = {
     QuestionInput: ("question", "context"),
     TextInput: ("text",),
-    PromptInput: ("prompt",),
+    PromptInput: ("text",),
     ImageInput: ("image",),
     AudioInput: ("audio",),
 }
@@ -125,7 +124,7 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
         case TextInput():
             return Text(*values)
         case PromptInput():
-            return Prompt(prompt=values[0], max_new_tokens=1, temperature=0.0, seed=0)
+            return Passage(*values)
         case ImageInput():
             return Image((folder / values[0]).read_bytes())
         case AudioInput():

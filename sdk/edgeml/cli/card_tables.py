@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from edgeml.cli.output import size, table
-from edgeml_core.card import Accuracy, ClassAccuracy, Timed, Tried
+from edgeml_core.card import ClassAccuracy, Timed, Tried
 
 if TYPE_CHECKING:
     from edgeml.bundles import Inspected
@@ -30,7 +30,7 @@ def every(found: Inspected) -> Iterator[str]:
                 it.cpu,
                 it.how,
                 "" if it.min_cosine is None else f"{it.min_cosine:.6f}",
-                paired(it.accuracy) if it.accuracy else "not measured",
+                it.accuracy.said if it.accuracy else "not measured",
                 it.note or "golden outputs reproduced",
             )
             for it in found.proofs
@@ -43,13 +43,6 @@ def every(found: Inspected) -> Iterator[str]:
 def candidates(pairs: Iterable[tuple[Tried, Timed | None]]) -> str:
     """Every candidate of the gate, with its times where it was timed."""
     return table(_TRIED, (_candidate(it, timed) for it, timed in pairs))
-
-
-def paired(accuracy: Accuracy) -> str:
-    """An accuracy before and after, with the drop and its interval."""
-    low, high = accuracy.ci95
-    drop = f"drop {accuracy.drop:+.2%} (95 %: {low:+.2%} to {high:+.2%})"
-    return f"{accuracy.fp32:.4f} -> {accuracy.int8:.4f}, {drop}, {accuracy.rows} rows"
 
 
 def _candidate(it: Tried, timed: Timed | None) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from edgeml_core.manifest import Format, Task
 @click.option("--quantize", type=click.Choice(get_args(Quantize)), default="auto", show_default=True)
 @click.option("--recipe", help="Try this one recipe only, such as dynamic-s8.")
 @click.option("--calibrate", type=click.Path(path_type=Path), help="JSON lines to calibrate static int8 on.")
-@click.option("--evaluate", type=click.Path(path_type=Path), help="JSON lines with labels to measure accuracy on.")
+@click.option("--evaluate", type=click.Path(path_type=Path), help="JSON lines to measure accuracy on.")
 @click.option("--max-drop", type=Share(), default=MAX_DROP_DEFAULT, show_default="1%", help="Accuracy int8 may lose.")
 @click.option("--max-latency", "max_latency_ms", type=float, metavar="MS", help="Median accepted, measured here.")
 @click.option("--max-size", "max_size_bytes", type=Size(), help="Of the model's files, such as 30MB.")
@@ -51,6 +51,9 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     inputs) or a fitted scikit-learn pipeline with example rows.
 
     Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate.
+
+    A language model's rows are whole texts, {"text": ...} without a label: it is judged by its perplexity on them, and
+    --max-drop is the share by which that may rise (1%: from 20 to 20.2).
     """
     formats = [it for it in options.pop("formats") if it != "auto"]
     request = ExportRequest(targets=options.pop("target"), formats=formats, **options)
@@ -84,7 +87,10 @@ def _summary(exported: list[Exported]) -> str:
     rows = []
     for it in exported:
         card, measured = it.manifest.card, it.measurements
-        accuracy = f"{card.accuracy.fp32:.3f} -> {card.accuracy.int8:.3f}" if card.accuracy else "not measured"
+        accuracy = "not measured"
+        if card.accuracy:
+            unit = "" if card.accuracy.is_share else f"{card.accuracy.metric} "
+            accuracy = f"{unit}{card.accuracy.fp32:.3f} -> {card.accuracy.int8:.3f}"
         share = card.size_bytes / card.baseline_size_bytes
         speed = f"{measured.speedup:.2f} x fp32"
         rows.append((it.path.name, card.recipe, f"{size(card.size_bytes)} ({share:.2f} x)", speed,

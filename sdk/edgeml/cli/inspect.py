@@ -72,7 +72,7 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("parity", f"cosine {parity.cosine:.4f} to {parity.against} over {parity.rows} rows"),
     ]
     if accuracy:
-        rows.append((accuracy.metric, card_tables.paired(accuracy)))
+        rows.append((accuracy.metric, accuracy.said))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
     return rows + [("warning", warning) for warning in card.warnings]

@@ -32,8 +32,8 @@ class ExportRequest:
         quantize: which kind of recipes to try; `auto` tries the profile's, in its order.
         recipe: the only recipe to try.
         calibrate: JSON lines to calibrate static quantization on.
-        evaluate: JSON lines with labels to measure accuracy on.
-        max_drop: the loss of the task metric that is accepted, as a fraction of 1.
+        evaluate: JSON lines with labels to measure accuracy on; for a language model whole texts, for its perplexity.
+        max_drop: the loss of the task metric that is accepted, as a fraction of 1; for perplexity, of its fp32 value.
         max_latency_ms: the median latency that is accepted, as measured on this machine.
         max_size_bytes: the size of the model's files that is accepted.
         max_ram_bytes: the memory that is accepted, as estimated; the target's own bound holds too.

@@ -34,7 +34,7 @@ def tiles(found: Inspected) -> Element:
         _tile("Speed", speed, where),
         _tile("Size", f"{share:.2f} x fp32", f"{_size(card.size_bytes)} of {_size(card.baseline_size_bytes)}"),
         _tile("Parity", f"{card.parity.cosine:.4f}", f"cosine to {card.parity.against}, {card.parity.rows} rows"),
-        _tile("Drop", f"{accuracy.drop:+.2%}", _interval(accuracy)) if accuracy else _no_accuracy(card),
+        _accuracy(accuracy) if accuracy else _no_accuracy(card),
         class_="tiles",
     )
 
@@ -111,7 +111,7 @@ def proofs(known: Sequence[Proved]) -> Element | None:
             it.cpu,
             it.how,
             _maybe(it.min_cosine, ".6f"),
-            _interval(it.accuracy) if it.accuracy else "",
+            it.accuracy.said if it.accuracy else "",
             it.note or "reproduced",
         )
         for it in known
@@ -163,7 +163,8 @@ def _candidate_plot(card: Card, times: dict[tuple[str, str], Timed]) -> Element 
         return None
     whole = max(time.fp32_ms for _, _, time in timed if time is not None)
     points.insert(0, Point(number="fp", x=whole, y=0.0 if by_drop else 1.0, kind="fp32"))
-    y_title = "accuracy against fp32, points" if by_drop else "cosine to the original"
+    measured = f"{card.accuracy.metric} against fp32, %" if card.accuracy else "accuracy against fp32, points"
+    y_title = measured if by_drop else "cosine to the original"
     return scatter(points, "p50, ms", y_title, f"Candidates: latency against {y_title}")
 
 
@@ -186,16 +187,13 @@ def _latency_bar(label: str, of: Latency, kind: Kind) -> Bar:
     return Bar(label=label, said=said, marks=(of.p50_ms, of.p90_ms, of.p99_ms), kind=kind)
 
 
+def _accuracy(accuracy: Accuracy) -> Element:
+    change = "Drop" if accuracy.is_share else "Rise"
+    return _tile(change, f"{accuracy.drop:+.2%}", f"{accuracy.metric} {accuracy.said}")
+
+
 def _no_accuracy(card: Card) -> Element:
     return _tile("Drop", NOT_MEASURED, card.accuracy_note.removeprefix(f"{NOT_MEASURED}: "))
-
-
-def _interval(accuracy: Accuracy) -> str:
-    low, high = accuracy.ci95
-    return (
-        f"{accuracy.metric} {accuracy.fp32:.4f} → {accuracy.int8:.4f}, "
-        f"95 %: {low:+.2%} to {high:+.2%}, {accuracy.rows} rows"
-    )
 
 
 def _calibration(card: Card) -> str:

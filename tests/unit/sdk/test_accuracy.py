@@ -124,10 +124,44 @@ def test_an_answer_is_right_word_for_word():
         accuracy.measure(answers, answers, rows("the alarm", 1, "A pump"), manifest)
 
 
-def test_written_text_is_not_judged():
-    """There is no label to hold it to."""
-    manifest = manifest_with(Generation(output="y", stop_ids=(), past=(), present=()))
-    answers = [{"text": "a", "tokens": 1, "finish": "length"}]
+LANGUAGE = manifest_with(Generation(output="y", stop_ids=(), past=(), present=()))
+
+
+def likelihoods(*pairs: tuple[float, int]) -> list[dict[str, float]]:
+    """Of texts, by their log likelihoods and tokens."""
+    return [{"log_likelihood": total, "tokens": tokens} for total, tokens in pairs]
+
+
+def test_perplexity_is_over_all_tokens_and_its_rise_a_share():
+    """20 tokens at a chance of 1/8 each, then 1/10: from 8 to 10 is a rise of a quarter, in both texts alike."""
+    before, after = (likelihoods(*((-n * np.log(one), n) for n in (4, 16))) for one in (8, 10))
+    found = accuracy.measure(before, after, rows(None, None), LANGUAGE)
+    assert (found.metric, found.rows, found.is_share) == ("perplexity", 2, False)
+    assert (found.fp32, found.int8, found.drop) == (pytest.approx(8), pytest.approx(10), pytest.approx(0.25))
+    assert found.ci95 == pytest.approx((0.25, 0.25))
+    assert found.said == "8.00 -> 10.00, rise +25.00% (95 %: +25.00% to +25.00%), 2 rows"
+    with pytest.raises(GateFailed, match=r"perplexity rises by 25\.00%, from 8\.00 to 10\.00"):
+        accuracy.require(found, 0.2)
+    accuracy.require(found, 0.26)
+
+
+def test_the_interval_of_a_rise_is_that_of_a_ratio():
+    """Worked by hand: texts of 10 tokens lose 0, 0.1, 0.2, 0.3: mean 0.015 a token, deviation of a text 0.1291."""
+    before, after = likelihoods(*[(-20, 10)] * 4), likelihoods((-20, 10), (-20.1, 10), (-20.2, 10), (-20.3, 10))
+    low, high = accuracy.measure(before, after, rows(*[None] * 4), LANGUAGE).ci95
+    half = 1.959964 * np.sqrt(4 * 0.05 / 3) / 40
+    assert (low, high) == (
+        pytest.approx(np.expm1(0.015 - half), abs=1e-6),
+        pytest.approx(np.expm1(0.015 + half), abs=1e-6),
+    )
+    assert "4 rows can't rule out a rise of up to" in (
+        accuracy.doubt(accuracy.measure(before, after, rows(*[None] * 4), LANGUAGE), 0.016) or ""
+    )
+
+
+def test_one_text_has_no_interval():
+    """It is asked for more."""
+    one = likelihoods((-3.0, 2))
     with pytest.raises(UsageError) as caught:
-        accuracy.measure(answers, answers, rows("a"), manifest)
+        accuracy.measure(one, one, rows(None), LANGUAGE)
     assert caught.value.code == "data-invalid"

@@ -23,7 +23,7 @@ from edgeml_core.manifest import (
     TensorSpec,
     TextInput,
 )
-from edgeml_runtime.tasks import Audio, Image, Prompt, Question, Tensors, Text
+from edgeml_runtime.tasks import Audio, Image, Passage, Question, Tensors, Text
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(-1, 2))
 IMAGE = ImageInput(
@@ -56,13 +56,13 @@ def test_texts_images_and_tensors_are_read(tmp_path: Path):
     np.testing.assert_array_equal(tensors.items[0].inputs["x"], np.array([[1, 2]], dtype=np.float32))
 
 
-def test_questions_prompts_and_sounds_are_read(tmp_path: Path):
+def test_questions_passages_and_sounds_are_read(tmp_path: Path):
     """A sound is named relative to the file, and its samples are part of the digest."""
     question = QuestionInput(tokenizer="tokenizer.json", max_length=8)
     asked = data.read(file_of(tmp_path, {"question": "Who?", "context": "I.", "label": "I"}), signature(question))
     assert asked.rows == (data.Row(item=Question("Who?", "I."), label="I"),)
-    prompts = data.read(file_of(tmp_path, {"prompt": "Once"}), signature(PromptInput(tokenizer="t", max_length=8)))
-    assert prompts.items == [Prompt(prompt="Once", max_new_tokens=1, temperature=0.0, seed=0)]
+    passages = data.read(file_of(tmp_path, {"text": "Once"}), signature(PromptInput(tokenizer="t", max_length=8)))
+    assert passages.items == [Passage("Once")]
     digests = set()
     for seconds in (0.1, 0.2):
         (tmp_path / "one.wav").write_bytes(wav(tone(seconds)))

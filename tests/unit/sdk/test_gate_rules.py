@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgeml import choice, targets
@@ -14,7 +15,7 @@ from edgeml.check.gate import Limits, is_slow
 from edgeml.check.latency import Times
 from edgeml.export.request import ExportRequest
 from edgeml.proof import target_cpu
-from edgeml_core.card import Accuracy, Latency
+from edgeml_core.card import PERPLEXITY, Accuracy, Latency
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Format
 from edgeml_core.profile import ModelKind, Recipe
@@ -158,3 +159,10 @@ def test_nothing_passed_says_each_reason_once():
     assert error.message == "no recipe passed for rpi4 onnx: dynamic-s8, dynamic-u8: too far; weight-only: too big"
     assert error.hint == "come closer; or shrink it"
     assert next((tried.recipe, tried.why) for tried, _ in error.candidates) == ("dynamic-s8", "too far")
+
+
+def test_a_perplexity_elsewhere_is_judged_by_its_rise():
+    """2 % more than here is no row of 64, and still too much."""
+    here, there = (msgspec.structs.replace(measured(drop, 64), metric=PERPLEXITY) for drop in (0.0, 0.02))
+    with pytest.raises(GateFailed, match=r"perplexity is worse by about 2\.00%"):
+        target_cpu.require(here, here, there, cpu="Haswell", max_drop=0.01)

@@ -1,0 +1,53 @@
+"""A language model's perplexity on whole texts, paired text by text with fp32, with an interval for its rise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from edgeml_core.card import PERPLEXITY, Accuracy
+from edgeml_core.errors import UsageError
+from edgeml_runtime.tasks import Answer
+from edgeml_runtime.tensors import Array
+
+#: Fewer texts have no spread to make an interval of.
+ROWS_MIN: Final = 2
+_DECIMALS: Final = 6
+_HINT: Final = 'give two lines of {"text": "..."} or more'
+
+
+def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Accuracy:
+    """The perplexity of fp32 and int8 over all tokens of the same texts, and by which share it rises.
+
+    The interval is the normal one of a ratio of sums: what each text's log likelihood lost, over its tokens. Texts are
+    independent of each other, tokens of one text are not.
+
+    Raises:
+        UsageError: `data-invalid`, when there are too few texts.
+
+    Source: Cochran, Sampling Techniques (1977), 2.11: the variance of a ratio estimate.
+    """
+    before, tokens = _summed(fp32)
+    after, _ = _summed(int8)
+    if len(tokens) < ROWS_MIN:
+        raise UsageError("data-invalid", f"perplexity needs {ROWS_MIN} texts for an interval", _HINT)
+    count, lost = tokens.sum(), before - after
+    rise = lost.sum() / count
+    spread = z95 * math.sqrt(((lost - rise * tokens) ** 2).sum() * len(tokens) / (len(tokens) - 1)) / count
+    return Accuracy(
+        metric=PERPLEXITY,
+        rows=len(tokens),
+        fp32=round(math.exp(-before.sum() / count), _DECIMALS),
+        int8=round(math.exp(-after.sum() / count), _DECIMALS),
+        drop=round(math.expm1(rise), _DECIMALS),
+        ci95=(round(math.expm1(rise - spread), _DECIMALS), round(math.expm1(rise + spread), _DECIMALS)),
+    )
+
+
+def _summed(answers: Sequence[Answer]) -> tuple[Array, Array]:
+    """Each text's log likelihood and its tokens."""
+    given: Sequence[Mapping[str, Any]] = answers
+    return np.array([it["log_likelihood"] for it in given]), np.array([it["tokens"] for it in given])
