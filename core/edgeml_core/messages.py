@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from edgeml_core.calls import Call, Reply
 from edgeml_core.errors import RejectedError
 
 PROTOCOL: Final = "edgeml/1"
@@ -44,6 +45,14 @@ class Topics:
         """Where `device` reports progress and outcomes."""
         return f"{self.root}/device/{device}/report"
 
+    def call(self, device: str) -> str:
+        """Where `device` is asked for a check or a bench."""
+        return f"{self.root}/device/{device}/call"
+
+    def reply(self, device: str) -> str:
+        """Where `device` replies to calls."""
+        return f"{self.root}/device/{device}/reply"
+
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a device asks for now, by wire keys: never more than it has room to receive."""
@@ -64,6 +73,7 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """A device's retained birth, updated on change; its will is the same with `online` false.
 
     `session` counts connections: a will whose session is older than the newest birth is a late one, and ignored.
+    `code` and `message` say why the signed files are refused; they are empty while those are believed.
     """
 
     online: bool
@@ -75,6 +85,8 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     memory_bytes: int = 0
     runtimes: dict[str, str] = {}
     models: dict[str, ModelState] = {}
+    code: str = ""
+    message: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,8 +105,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     probe_ms: float = 0.0
 
 
-Message = Want | DeviceState | Report
-Payload = TypeVar("Payload", Want, DeviceState, Report)
+Message = Want | DeviceState | Report | Call | Reply
+Payload = TypeVar("Payload", Want, DeviceState, Report, Call, Reply)
 
 
 def encode(message: Message) -> bytes:

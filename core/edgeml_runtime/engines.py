@@ -91,7 +91,7 @@ def load(path: Path, manifest: Manifest, *, threads: int | None = None) -> Sessi
         RejectedError: `bundle-format`, when the manifest asks for an option that is not allowed.
     """
     require(manifest.runtime)
-    count = max(1, min(threads or manifest.runtime.threads, len(os.sched_getaffinity(0))))
+    count = thread_count(manifest, threads)
     match manifest.runtime.engine:
         case "onnxruntime":
             from edgeml_runtime.ort import OrtSession  # noqa: PLC0415 -- only who needs this runtime loads it
@@ -101,6 +101,11 @@ def load(path: Path, manifest: Manifest, *, threads: int | None = None) -> Sessi
             from edgeml_runtime.litert import LiteRtSession  # noqa: PLC0415 -- only who needs this runtime loads it
 
             return LiteRtSession(path, manifest.runtime.options, threads=count)
+
+
+def thread_count(manifest: Manifest, asked: int | None) -> int:
+    """The threads that a model runs with: those asked for, else its manifest's, on the cores of this process."""
+    return max(1, min(asked or manifest.runtime.threads, len(os.sched_getaffinity(0))))
 
 
 def _is_older(version: str, than: str) -> bool:

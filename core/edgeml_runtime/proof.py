@@ -8,9 +8,9 @@ in the reply mean nothing.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 
 from edgeml_core import golden as cases
+from edgeml_core.calls import Refused
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.golden import TensorData
 from edgeml_core.manifest import Manifest
-from edgeml_runtime import board, golden
+from edgeml_runtime import board, golden, program
 from edgeml_runtime.golden import Distance
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
@@ -42,15 +43,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: Manifest
     items: tuple[Sent, ...] = ()
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """The error that ended the proof; `family` is the name of its class."""
-
-    family: str
-    code: str
-    message: str
-    hint: str
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +80,9 @@ def prove(folder: Path, request: Request) -> Reply:
         finally:
             model.close()
     except EdgemlError as error:
-        refused = Refused(type(error).__name__, error.code, error.message, error.hint)
+        refused = Refused.of(error)
     except OSError as error:
-        refused = Refused(DeviceError.__name__, "store-failed", str(error), "check the folder and the disk")
+        refused = Refused.of(DeviceError("store-failed", str(error), "check the folder and the disk"))
     return msgspec.structs.replace(found, refused=refused)
 
 
@@ -121,15 +113,5 @@ def _decoded(kind: type, value: object) -> Any:  # noqa: ANN401 -- msgspec's hoo
     return from_data(msgspec.convert(value, TensorData))
 
 
-def main(arguments: list[str]) -> int:
-    """Prove the folder named. Whatever a runtime prints goes to stderr: stdout carries the reply alone."""
-    reply_to = os.dup(1)
-    os.dup2(2, 1)
-    request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
-    with os.fdopen(reply_to, "wb") as out:
-        out.write(msgspec.msgpack.encode(prove(Path(arguments[0]), request)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(program.answer(Request, partial(prove, Path(sys.argv[1]))))

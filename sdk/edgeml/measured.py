@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from edgeml.bench import trial
-from edgeml.bench.trial import Trial
+from edgeml import bench
 from edgeml.check import latency
 from edgeml.check.attempt import Attempt
 from edgeml.check.candidate import Candidate
@@ -14,8 +13,10 @@ from edgeml.choice import Chosen
 from edgeml.job import Job
 from edgeml_core import chunks
 from edgeml_core import manifest as manifests
+from edgeml_core.calls import Trial
 from edgeml_core.card import Measurements, Verified
 from edgeml_core.manifest import Manifest
+from edgeml_runtime import trial
 
 #: Throughput and energy settle within it; the gate's own times come from the longer run beside fp32.
 TRIAL_S: Final = 1.0
@@ -62,5 +63,4 @@ def _alone(job: Job, candidate: Candidate, threads: int) -> Trial:
     """The bundle's model in a process of its own, with nothing beside it that would take its time or energy."""
     job.progress.stage(f"bench {candidate.manifest.stem}")
     given = latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
-    asked = trial.Job(timed=given, threads=threads, budget_s=TRIAL_S)
-    return latency.apart("edgeml.bench.trial", asked, Trial)
+    return bench.figures(bench.here(trial.Job(timed=given, threads=threads, seconds=TRIAL_S)))

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeml import pipeline, targets
+from edgeml import bench, pipeline, targets
 from edgeml.export.request import Exported, ExportRequest
 from edgeml.proof import Proof, child, emulated, root, verify
 from edgeml.proof.child import Place
 from edgeml.proof.prepare import prepare
+from edgeml_core.calls import Timing
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Tensors, Text
@@ -79,7 +80,7 @@ def test_a_wrong_golden_output_is_found(target: str, tmp_path: Path):
 def test_a_crash_of_the_model_is_named(tmp_path: Path):
     """A hardware trap under emulation ends the child and nothing else."""
     tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault="crash")
-    with pytest.raises(DeviceError, match="the proof on Haswell was ended by SIGFPE") as caught:
+    with pytest.raises(DeviceError, match="the run on Haswell was ended by SIGFPE") as caught:
         prove(tmp_path / "tiny.edgeml", "x86-gateway")
     assert caught.value.code == "probe-crashed"
 
@@ -159,7 +160,7 @@ def test_verify_says_on_which_cpu(minilm: list[Exported]):
     assert "ms" not in " ".join(said)
 
 
-def test_a_bundle_is_verified_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_bundle_is_verified_and_benched_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A real server with keys of its own: the files go there, run there, and are gone after that."""
     left = tmp_path / "left"
     left.mkdir()
@@ -173,6 +174,11 @@ def test_a_bundle_is_verified_over_ssh(tmp_path: Path, monkeypatch: pytest.Monke
         tiny_text_bundle(tmp_path / "good.edgeml")
         found = verify(tmp_path / "good.edgeml", on)
         assert (found.how, found.max_abs) == ("measured", 0.0)
+        timed = bench.measure(tmp_path / "good.edgeml", on, timing=Timing(threads=1, seconds=0.05))
+        assert (timed.on, timed.cpu, timed.engine_version) == (on, found.cpu, found.runtime)
+        assert (timed.case, timed.threads) == (1, 1)
+        assert timed.trial.latency.runs >= 30
+        assert timed.trial.peak_rss_bytes > 20e6
         tiny_onnx_bundle(tmp_path / "wrong.edgeml", fault="wrong golden")
         with pytest.raises(DeviceError, match=r"on 127\.0\.0\.1: case 0") as caught:
             verify(tmp_path / "wrong.edgeml", on)
@@ -180,6 +186,8 @@ def test_a_bundle_is_verified_over_ssh(tmp_path: Path, monkeypatch: pytest.Monke
         tiny_onnx_bundle(tmp_path / "crash.edgeml", fault="crash")
         with pytest.raises(DeviceError, match="was ended by SIGFPE"):
             verify(tmp_path / "crash.edgeml", on)
+        with pytest.raises(DeviceError, match="was ended by SIGFPE"):
+            bench.measure(tmp_path / "crash.edgeml", on, timing=Timing())
         assert list(left.iterdir()) == []
     with pytest.raises(TransportError, match="can't be reached") as lost:
         verify(tmp_path / "good.edgeml", on)

@@ -10,28 +10,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from edgeml_core.card import Latency
 from edgeml_core.errors import DeviceError
-from edgeml_core.golden import TensorData
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.tensors import Array, to_data
+from edgeml_runtime.trial import Timed
 
 TIMEOUT_S: Final = 600
-Answer = TypeVar("Answer", bound=msgspec.Struct)
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _MODEL_NAME: Final = re.compile(r"^(?:model name|Model)\s*:\s*(.+)$", re.MULTILINE)
-
-
-class Timed(msgspec.Struct, frozen=True, kw_only=True):
-    """A model to time: its file, its manifest, and one input as that model takes it."""
-
-    path: str
-    manifest: Manifest
-    inputs: Mapping[str, TensorData]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,21 +54,12 @@ def measure(job: Job) -> Times:
     Raises:
         DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
     """
-    return apart("edgeml.check.stopwatch", job, Times)
-
-
-def apart(module: str, job: msgspec.Struct, answer: type[Answer]) -> Answer:
-    """What `python -m module` writes to stdout when it is given a job on stdin.
-
-    Raises:
-        DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
-    """
-    command = [sys.executable, "-m", module]
+    command = [sys.executable, "-m", "edgeml.check.stopwatch"]
     try:
         ran = subprocess.run(
             command, input=msgspec.msgpack.encode(job), capture_output=True, timeout=TIMEOUT_S, check=True
         )
-        return msgspec.json.decode(ran.stdout, type=answer)
+        return msgspec.json.decode(ran.stdout, type=Times)
     except subprocess.CalledProcessError as error:
         message = error.stderr.decode(errors="replace").strip()[-500:]
         raise DeviceError("runtime-failed", f"timing the model failed: {message}", "try the other format") from error

@@ -5,28 +5,22 @@ It loads what a device loads and nothing else, so that its peak memory is a devi
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 
-from edgeml.check.latency import Job, Timed, Times
-from edgeml_core.card import Latency
-from edgeml_runtime import engines
+from edgeml.check.latency import Job, Times
+from edgeml_runtime import trial
 from edgeml_runtime.engines import Session
-from edgeml_runtime.tensors import Array, from_data
+from edgeml_runtime.tensors import Array
+from edgeml_runtime.trial import RUNS_MIN, WARMUP_RUNS
 
-WARMUP_RUNS: Final = 5
-RUNS_MIN: Final = 30
 RUNS_MAX: Final = 300
 #: For both models together, once each has had its fewest runs.
 BUDGET_S: Final = 1.5
-_PEAK: Final = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
 def main() -> None:
@@ -42,16 +36,16 @@ def measure(job: Job) -> Times:
         DeviceError: a runtime is missing or failed.
     """
     begun = time.perf_counter()
-    int8 = load(job.int8, job.threads)
-    load_ms = ms_since(begun)
-    given, given_fp32 = inputs(job.int8), inputs(job.fp32)
-    first_ms = run_ms(int8, given)
-    peak = peak_bytes()
-    fp32 = load(job.fp32, job.threads)
+    int8 = job.int8.load(job.threads)
+    load_ms = trial.ms_since(begun)
+    given, given_fp32 = job.int8.arrays(), job.fp32.arrays()
+    first_ms = trial.run_ms(int8, given)
+    peak = trial.peak_rss_bytes()
+    fp32 = job.fp32.load(job.threads)
     int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32))
     return Times(
-        int8=latency(int8_ms),
-        fp32=latency(fp32_ms),
+        int8=trial.latency(int8_ms),
+        fp32=trial.latency(fp32_ms),
         load_ms=load_ms,
         first_inference_ms=first_ms,
         peak_rss_bytes=peak,
@@ -68,43 +62,9 @@ def _interleaved(
     second: list[float] = []
     begun = time.perf_counter()
     while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < BUDGET_S):
-        first.append(run_ms(*one))
-        second.append(run_ms(*other))
+        first.append(trial.run_ms(*one))
+        second.append(trial.run_ms(*other))
     return first, second
-
-
-def latency(times_ms: list[float]) -> Latency:
-    """The percentiles of times taken after `WARMUP_RUNS` runs."""
-    p50, p90, p99 = (round(float(value), 4) for value in np.percentile(times_ms, (50, 90, 99)))
-    return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, runs=len(times_ms), warmup=WARMUP_RUNS)
-
-
-def load(timed: Timed, threads: int) -> Session:
-    """The model in its runtime."""
-    return engines.load(Path(timed.path), timed.manifest, threads=threads)
-
-
-def inputs(timed: Timed) -> dict[str, Array]:
-    """The one input as arrays."""
-    return {name: from_data(tensor) for name, tensor in timed.inputs.items()}
-
-
-def run_ms(session: Session, given: Mapping[str, Array]) -> float:
-    """How long one run takes, in ms."""
-    begun = time.perf_counter()
-    session.run(given)
-    return ms_since(begun)
-
-
-def ms_since(begun: float) -> float:
-    """The ms since `begun`, by `time.perf_counter`."""
-    return (time.perf_counter() - begun) * 1000
-
-
-def peak_bytes() -> int:
-    """The peak of this process alone; getrusage's would be its parent's where that was larger."""
-    found = _PEAK.search(Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 if found else 0
 
 
 if __name__ == "__main__":

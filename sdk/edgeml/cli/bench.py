@@ -1,4 +1,4 @@
-"""`edgeml bench`: how fast is a bundle on this machine?"""
+"""`edgeml bench`: how fast is a bundle, here or on a board?"""
 
 from __future__ import annotations
 
@@ -9,27 +9,43 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeml.cli.output import Output, command, size, table
+from edgeml_core.calls import SECONDS, SECONDS_MAX, Timing
 
 if TYPE_CHECKING:
-    from edgeml.bench.measure import Bench
+    from edgeml.bench import Bench
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--on", default="local", show_default=True, help="Where: local only; emulated time is not speed.")
+@click.option(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="local|ssh://HOST",
+    help="This machine, or one with edgeml[agent], reached by ssh. Never emulated: such time is not speed.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Instead of the bundle's own number.")
-@click.option("--case", type=int, default=1, show_default=True, help="The golden case whose input is run.")
-@click.option("--seconds", type=float, default=3.0, show_default=True, help="How long to run after the warm-up.")
+@click.option(
+    "--case", type=click.IntRange(min=1), default=1, show_default=True, help="The golden case whose input is run."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, max=SECONDS_MAX, min_open=True),
+    default=SECONDS,
+    show_default=True,
+    help="How long to run after the warm-up.",
+)
 @command(
     extra="agent",
     examples=(
         "edgeml bench out/minilm-1-x86-vnni-tflite.edgeml",
         "edgeml bench out/minilm-1-x86-vnni-onnx.edgeml --threads 1 --case 3 --seconds 10",
+        "edgeml bench out/minilm-1-rpi4-onnx.edgeml --on ssh://pi@garden/opt/edgeml/bin/python3",
         "edgeml bench BUNDLE --json | jq .latency.p99_ms",
     ),
 )
 def bench(out: Output, bundle: Path, *, on: str, threads: int | None, case: int, seconds: float) -> None:
-    """Time BUNDLE on this machine at batch 1, in a process of its own, and say whether the machine was quiet.
+    """Time BUNDLE at batch 1, in a process of its own, and say whether the machine was quiet.
 
     \b
     --json answers one object:
@@ -40,12 +56,12 @@ def bench(out: Output, bundle: Path, *, on: str, threads: int | None, case: int,
       energy                {joules_per_inference: number or null, note: source or reason}
       host                  {quiet, other_cores, steal, drift, spread, doubts: [sentence]}
     """  # noqa: D301 - click's mark against rewrapping
-    from edgeml.bench import measure  # noqa: PLC0415 - kept out of --help
+    from edgeml import bench as benching  # noqa: PLC0415 - kept out of --help
 
-    measure.require_here(on)
     out.note(f"timing {bundle.name} for {seconds:g} s")
-    found = measure.measure(bundle, case=case, threads=threads, budget_s=seconds)
-    out.result(measure.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
+    timing = Timing(case=case, threads=threads, seconds=seconds)
+    found = benching.measure(bundle, on, timing=timing)
+    out.result(benching.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
     for doubt in found.trial.host.doubts:
         out.note(f"the host was not quiet: {doubt}")
 

@@ -1,6 +1,6 @@
-"""A proof by a child process that runs `edgeml_runtime.proof`, be it here, emulated or on another machine.
+"""A bundle run by a child process, be it here, emulated or on another machine: what comes of it, and how it ends.
 
-A child, since a runtime made for another CPU kills the process that imports it. What it says is judged here.
+A child, since a runtime made for another CPU kills the process that imports it. Proofs are judged here.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from edgeml_core.card import How
-from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError, UsageError
+from edgeml_core.errors import DeviceError, TransportError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.golden import mismatch
-from edgeml_runtime.proof import Refused, Reply, encode
+from edgeml_runtime.proof import Reply, encode
 from edgeml_runtime.tasks import Answer
 
 #: Emulated, a large encoder takes seconds a row; a child that is silent for longer hangs.
@@ -29,7 +29,7 @@ TIMEOUT_S: Final = 1800.0
 STDERR_SHOWN_CHARS: Final = 500
 #: A shell or ssh gives a child's end by signal N as exit code 128 + N.
 _SIGNAL_BASE: Final = 128
-_FAMILIES: Final[dict[str, type[EdgemlError]]] = {kind.__name__: kind for kind in (UsageError, RejectedError)}
+Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a proof runs.
+    """Where a program of ours runs on a bundle.
 
     Args:
         name: of the emulated CPU, or of the machine that is asked.
@@ -73,14 +73,14 @@ class Place:
     hint: str = "take another runtime version or another format: what crashes here would crash the device"
 
 
-def command(folder: Path) -> list[str]:
-    """What proves the bundle in a folder with this Python."""
-    return [sys.executable, "-P", "-m", "edgeml_runtime.proof", str(folder)]
+def python(program: str, *arguments: str) -> list[str]:
+    """The command that runs a program of ours with this Python."""
+    return [sys.executable, "-P", "-m", program, *arguments]
 
 
 def prove(folder: Path, manifest: Manifest) -> Proof:
     """Reproduce a bundle's golden outputs on this machine; raises as `run` does."""
-    place = Place(name="this machine", how="measured", command=command(folder))
+    place = Place(name="this machine", how="measured", command=python("edgeml_runtime.proof", str(folder)))
     return run(place, manifest, encode(manifest, ()))
 
 
@@ -98,10 +98,9 @@ def run(place: Place, manifest: Manifest, request: bytes) -> Proof:
         TransportError: `host-unreachable`. UsageError: `input-invalid`, when an item isn't of the model's kind.
         RejectedError: `bundle-format`.
     """
-    code, output, errors = _child(place, request)
-    reply = _decoded(place, code, output, errors)
+    reply = ask(place, request, Reply)
     if reply.refused is not None:
-        raise _error(reply.refused, place)
+        raise reply.refused.error(f"on {place.name}: ")
     for distance in reply.distances:
         if not distance.within(manifest.golden):
             raise mismatch(distance, where=place.name)
@@ -113,6 +112,15 @@ def run(place: Place, manifest: Manifest, request: bytes) -> Proof:
         max_abs=max(it.max_abs for it in reply.distances),
         answers=list(reply.answers),
     )
+
+
+def ask(place: Place, request: bytes, kind: type[Kind]) -> Kind:
+    """What the program of a place replies.
+
+    Raises:
+        DeviceError: `probe-crashed`, when it crashed, hung or gave no reply. TransportError: `host-unreachable`.
+    """
+    return _decoded(place, _child(place, request), kind)
 
 
 def environment() -> dict[str, str]:
@@ -129,7 +137,7 @@ def _child(place: Place, request: bytes) -> tuple[int, bytes, bytes]:
             env=environment(), start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        raise DeviceError("probe-crashed", f"the proof on {place.name} couldn't start: {error}") from error
+        raise DeviceError("probe-crashed", f"the run on {place.name} couldn't start: {error}") from error
     try:
         output, errors = child.communicate(request, timeout=place.timeout_s)
     except subprocess.TimeoutExpired as error:
@@ -147,23 +155,19 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _decoded(place: Place, code: int, output: bytes, errors: bytes) -> Reply:
+def _decoded(place: Place, ended: tuple[int, bytes, bytes], kind: type[Kind]) -> Kind:
+    code, output, errors = ended
     if code == place.lost_code:
         last = errors.decode(errors="replace").strip()[-STDERR_SHOWN_CHARS:]
         raise TransportError("host-unreachable", f"{place.name} can't be reached: {last}", "try ssh to it by hand")
     if (number := -code if code < 0 else code - _SIGNAL_BASE) in set(signal.Signals):
         raise _crashed(place, f"was ended by {signal.Signals(number).name}")
     try:
-        return msgspec.msgpack.decode(output, type=Reply)
+        return msgspec.msgpack.decode(output, type=kind)
     except msgspec.MsgspecError as error:
         last = errors.decode(errors="replace").strip()[-STDERR_SHOWN_CHARS:]
         raise _crashed(place, f"ended with code {code} and no answer: {last}") from error
 
 
 def _crashed(place: Place, what: str) -> DeviceError:
-    return DeviceError("probe-crashed", f"the proof on {place.name} {what}", place.hint)
-
-
-def _error(refused: Refused, place: Place) -> EdgemlError:
-    kind = _FAMILIES.get(refused.family, DeviceError)
-    return kind(refused.code, f"on {place.name}: {refused.message}", refused.hint)
+    return DeviceError("probe-crashed", f"the run on {place.name} {what}", place.hint)

@@ -42,7 +42,8 @@ def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[It
     if not root.native(profile):
         with root.entered(profile, folder) as command:
             return child.run(_place(profile, command), manifest, proof.encode(manifest, items))
-    command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *child.command(folder)]
+    python = child.python("edgeml_runtime.proof", str(folder))
+    command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *python]
     return child.run(_place(profile, command), manifest, proof.encode(manifest, items))
 
 

@@ -1,4 +1,4 @@
-"""A bundle proven on another machine by the system's ssh: its files go there, and edgeml's own code runs there.
+"""A bundle run on another machine by the system's ssh: its files go there, and edgeml's own code runs there.
 
 That machine needs `edgeml[agent]`; what is copied lies in a temporary folder that is removed. Keys, known hosts and
 names are ssh's own business; it never asks for a password.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import shlex
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 from edgeml.proof import child
 from edgeml.proof.child import Place, Proof
@@ -22,13 +25,25 @@ from edgeml_runtime import proof
 CONNECT_TIMEOUT_S: Final = 15
 #: ssh's own exit code when there is no connection, or it broke.
 LOST_CODE: Final = 255
+#: Where the bundle's files lie there, seen from where the program starts.
+FOLDER: Final = "bundle"
 _PYTHON: Final = "python3"
 _REQUEST: Final = "request"
-_FOLDER: Final = "bundle"
 _SCRIPT: Final = (
     'folder=$(mktemp -d) && trap \'rm -rf "$folder"\' EXIT && tar -x -C "$folder" && cd "$folder" && '
-    f"{{python}} -m edgeml_runtime.proof {_FOLDER} < {_REQUEST}"
+    f"{{python}} -m {{program}} < {_REQUEST}"
 )
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What is sent there: a bundle's files, and a program of ours with its request."""
+
+    folder: Path
+    manifest: Manifest
+    program: str
+    request: bytes
 
 
 def prove(folder: Path, manifest: Manifest, on: str) -> Proof:
@@ -43,19 +58,29 @@ def prove(folder: Path, manifest: Manifest, on: str) -> Proof:
         UsageError: `usage`, when `on` is no such address. TransportError: `host-unreachable`.
         DeviceError: `golden-mismatch`, `probe-crashed`, or the runtime there failed.
     """
+    program, request = f"edgeml_runtime.proof {FOLDER}", proof.encode(manifest, ())
+    errand = Errand(folder=folder, manifest=manifest, program=program, request=request)
+    return child.run(_place(on, errand), manifest, _packed(errand))
+
+
+def ask(on: str, errand: Errand, kind: type[Answer]) -> Answer:
+    """The answer of a program on the machine at `on`; raises as `prove` does."""
+    return child.ask(_place(on, errand), _packed(errand), kind)
+
+
+def _place(on: str, errand: Errand) -> Place:
     address = _address(on)
-    place = Place(
+    return Place(
         name=str(address.hostname),
         how="measured",
-        command=_command(address),
+        command=_command(address, errand.program),
         lost_code=LOST_CODE,
         hint="pip install 'edgeml[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
     )
-    return child.run(place, manifest, _packed(folder, manifest))
 
 
 def _address(on: str) -> SplitResult:
-    refused = UsageError("usage", f"{on!r} is no place to verify on", "take local, emulated or ssh://HOST")
+    refused = UsageError("usage", f"{on!r} is no such place", "take local, ssh://HOST or device:ID")
     try:
         address = urlsplit(on)
         named = (address.hostname or "-", address.port)
@@ -66,24 +91,23 @@ def _address(on: str) -> SplitResult:
     return address
 
 
-def _command(address: SplitResult) -> list[str]:
+def _command(address: SplitResult, program: str) -> list[str]:
     options = ["-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
     if address.username:
         options += ["-l", address.username]
     if address.port:
         options += ["-p", str(address.port)]
-    script = _SCRIPT.format(python=shlex.quote(address.path or _PYTHON))
+    script = _SCRIPT.format(python=shlex.quote(address.path or _PYTHON), program=program)
     return ["ssh", *options, "--", str(address.hostname), f"sh -c {shlex.quote(script)}"]
 
 
-def _packed(folder: Path, manifest: Manifest) -> bytes:
+def _packed(errand: Errand) -> bytes:
     """One stream with the request and the bundle's files, whatever else lies in the folder left out."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        request = proof.encode(manifest, ())
         member = tarfile.TarInfo(_REQUEST)
-        member.size = len(request)
-        archive.addfile(member, io.BytesIO(request))
-        for entry in manifest.files:
-            archive.add(folder / entry.path, f"{_FOLDER}/{entry.path}")
+        member.size = len(errand.request)
+        archive.addfile(member, io.BytesIO(errand.request))
+        for entry in errand.manifest.files:
+            archive.add(errand.folder / entry.path, f"{FOLDER}/{entry.path}")
     return stream.getvalue()

@@ -8,11 +8,13 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from edgeml.bench import energy, host, measure
-from edgeml.bench.host import Counts
+from edgeml.bench import measure
 from edgeml.cli.bench import bench
+from edgeml_core.calls import Timing
 from edgeml_core.card import Energy
 from edgeml_core.errors import UsageError
+from edgeml_runtime import energy, quiet
+from edgeml_runtime.quiet import Counts
 from tiny_models import tiny_onnx_bundle
 
 STEADY_MS = [1.0, 1.01, 1.02, 1.01] * 10
@@ -32,12 +34,12 @@ def counts(total_s=0.0, busy_s=0.0, steal_s=0.0, own_s=0.0):
 
 def test_every_figure_is_measured_and_says_of_what(bundle):
     """Percentiles in order, a time for loading, memory of a whole process, the input that was run."""
-    found = measure.measure(bundle, budget_s=0.05)
+    found = measure(bundle, timing=Timing(seconds=0.05))
     trial = found.trial
     assert 0 < trial.latency.p50_ms <= trial.latency.p90_ms <= trial.latency.p99_ms
     assert trial.latency.runs >= 30
     assert trial.load_ms > 0 < trial.first_inference_ms
-    assert trial.throughput_per_s == pytest.approx(1000 / trial.latency.p50_ms, rel=0.9)
+    assert 0 < trial.throughput_per_s <= 2 * 1000 / trial.latency.p50_ms  # half of the runs take the median or longer
     assert 20e6 < trial.peak_rss_bytes < 500e6
     assert (found.input_shapes, found.threads, found.engine) == ({"x": (2, 4)}, 1, "onnxruntime")
 
@@ -61,25 +63,27 @@ def test_people_get_a_table_and_the_doubts(bundle):
     assert ("NOT quiet" in done.stdout) is ("the host was not quiet: " in done.stderr)
 
 
-@pytest.mark.parametrize(
-    ("on", "why"), [("emulated", "an emulator's time says nothing"), ("ssh://barn", "this machine only")]
-)
-def test_no_other_place_is_benched(on, why):
-    """Emulated time is not speed; a board is benched on the board."""
-    with pytest.raises(UsageError, match=why):
-        measure.require_here(on)
+def test_nothing_is_benched_emulated(bundle):
+    """Emulated time is not speed."""
+    with pytest.raises(UsageError, match="an emulator's time says nothing"):
+        measure(bundle, "emulated", timing=Timing())
 
 
-@pytest.mark.parametrize("asked", [{"case": 0}, {"case": 2}, {"budget_s": 0}, {"budget_s": 1e9}])
-def test_what_there_is_not_is_a_usage_error(bundle, asked):
-    """Golden cases count from 1, and a run has an end."""
-    with pytest.raises(UsageError):
-        measure.measure(bundle, **asked)
+def test_a_case_that_there_is_not_is_named(bundle):
+    """Golden cases count from 1."""
+    with pytest.raises(UsageError, match="no golden case 2"):
+        measure(bundle, timing=Timing(case=2))
+
+
+@pytest.mark.parametrize("asked", [["--case", "0"], ["--seconds", "0"], ["--seconds", "1e9"], ["--threads", "0"]])
+def test_a_run_has_an_end(bundle, asked):
+    """What can't be asked is a matter of usage."""
+    assert CliRunner().invoke(bench, [str(bundle), *asked]).exit_code == UsageError.exit_code
 
 
 def test_a_quiet_host_raises_no_doubt():
     """Own work doesn't count as that of others."""
-    found = host.judge(counts(), counts(total_s=20, busy_s=10.01, own_s=10), STEADY_MS)
+    found = quiet.judge(counts(), counts(total_s=20, busy_s=10.01, own_s=10), STEADY_MS)
     assert found.quiet
 
 
@@ -94,22 +98,22 @@ def test_a_quiet_host_raises_no_doubt():
 )
 def test_each_disturbance_is_named(after, times_ms, doubt):
     """Other processes, the hypervisor, a drift, a spread."""
-    assert any(doubt in said for said in host.judge(counts(), after, times_ms).doubts)
+    assert any(doubt in said for said in quiet.judge(counts(), after, times_ms).doubts)
 
 
 def test_a_busy_neighbour_is_seen():
     """By the kernel's own counts, while this process sleeps."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
-        before = host.counts()
+        before = quiet.counts()
         time.sleep(0.6)
-        found = host.judge(before, host.counts(), STEADY_MS)
+        found = quiet.judge(before, quiet.counts(), STEADY_MS)
         neighbour.kill()
-    assert found.other_cores > host.OTHER_CORES_MAX
+    assert found.other_cores > quiet.OTHER_CORES_MAX
 
 
 def test_a_system_without_counts_is_not_called_busy(tmp_path):
     """What isn't known is None."""
-    found = host.judge(host.counts(tmp_path / "stat"), None, STEADY_MS)
+    found = quiet.judge(quiet.counts(tmp_path / "stat"), None, STEADY_MS)
     assert (found.other_cores, found.steal, found.quiet) == (None, None, True)
 
 

@@ -10,10 +10,11 @@ import pytest
 from edgeml import targets
 from edgeml.proof import board, child, emulated, prepare, root, ssh
 from edgeml.proof.child import Place
+from edgeml_core.calls import Refused
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError, UsageError
 from edgeml_runtime import proof
 from edgeml_runtime.golden import Distance
-from edgeml_runtime.proof import Refused, Reply
+from edgeml_runtime.proof import Reply
 from edgeml_runtime.tasks import Audio, Image, Prompt, Question, Tensors, Text
 from samples import a_manifest
 
@@ -96,8 +97,9 @@ def test_golden_bounds_decide(tmp_path, distance, ok):
 @pytest.mark.parametrize(("family", "kind"), [("UsageError", UsageError), ("DeviceError", DeviceError)])
 def test_an_error_there_is_the_same_error_here(tmp_path, family, kind):
     """With the place's name before it."""
+    refused = Refused(family=family, code="runtime-failed", message="no kernel", hint="h")
     with pytest.raises(kind, match="on Cortex-A72: no kernel") as caught:
-        ask(answering(tmp_path, Reply(cpu="", runtime="", refused=Refused(family, "runtime-failed", "no kernel", "h"))))
+        ask(answering(tmp_path, Reply(cpu="", runtime="", refused=refused)))
     assert caught.value.code == "runtime-failed"
 
 

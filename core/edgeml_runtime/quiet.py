@@ -1,6 +1,6 @@
-"""Was the host quiet while something was timed? CPU time that others took, by Linux's own counts.
+"""Was the machine quiet while something was timed? CPU time that others took, by Linux's own counts.
 
-A figure from a busy host is still printed; what is doubtful about it is said beside it.
+A figure from a busy machine is still printed; what is doubtful about it is said beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from edgeml_core.calls import Host
 
 #: Cores that other processes may keep busy meanwhile: a quiet Linux does with less.
 OTHER_CORES_MAX: Final = 0.15
@@ -34,29 +36,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     busy_s: float
     steal_s: float
     own_s: float
-
-
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What else went on while something was timed. Figures are None where the system doesn't give them.
-
-    Args:
-        other_cores: cores' worth of work by other processes.
-        steal: share of the CPU time that went to other guests of the same hypervisor.
-        drift: change from the first half's median to the second's, as a share.
-        spread: distance of the quartiles, as a share of the median.
-        doubts: a sentence for each bound that was passed; empty means quiet.
-    """
-
-    other_cores: float | None
-    steal: float | None
-    drift: float
-    spread: float
-    doubts: tuple[str, ...]
-
-    @property
-    def quiet(self) -> bool:
-        """Whether nothing speaks against the figures."""
-        return not self.doubts
 
 
 def counts(stat: Path = STAT) -> Counts | None:
