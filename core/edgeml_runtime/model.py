@@ -39,7 +39,9 @@ class Model:
         takes_batches = all(spec.shape[:1] == (-1,) for spec in manifest.inputs)
         # Whole tensors bring their own batch dimension, sounds differ in length, and prompts end at different times.
         alone = isinstance(manifest.preprocess, TensorInput | AudioInput | PromptInput)
-        self._run_items = BATCH_MAX if takes_batches and not alone else 1
+        #: Whether several items share a run.
+        self.takes_batches: Final = takes_batches and not alone
+        self._run_items = BATCH_MAX if self.takes_batches else 1
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None) -> Model:

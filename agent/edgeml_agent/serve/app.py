@@ -19,7 +19,8 @@ from edgeml_agent.serve import health, memory, metrics, oip, predict, responses
 from edgeml_agent.serve.access import Access, Rules
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.metrics import Metric
-from edgeml_agent.serve.models import QUEUE_MAX, Models
+from edgeml_agent.serve.models import Models
+from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_core.errors import EdgemlError, UsageError
 
 __all__ = ["ServerInfo", "build"]

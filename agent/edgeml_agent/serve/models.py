@@ -1,146 +1,145 @@
-"""The live models: which version answers for each name, swapped without a failed request.
+"""The models that this device serves: which version answers for each name, swapped without a failed request.
 
-Each model has one worker thread, since sessions are single-threaded, and a bounded queue in front of it. A thread's
-queue is first in, first out: closing a replaced model is its last job, so whatever was asked of it before the swap is
-answered by it. All methods run on one event loop; only loading, inference and closing leave it. No HTTP here.
+Each loaded model has a `worker`: what was asked of it before a swap is answered by it. A model that nobody asks gives
+its memory up when another needs it, and is loaded again when it is asked. All methods run on one event loop; only
+loading, inference and closing leave it. No HTTP here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from edgeml_agent.serve import memory
+from edgeml_agent.serve import sharing
+from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import RequestCounts
+from edgeml_agent.serve.worker import Worker
 from edgeml_core import golden
-from edgeml_core.errors import EdgemlError, OverloadedError, UsageError
+from edgeml_core.errors import EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
 
-#: Requests of one model, the running one included. Past it a client is told when to come back.
-QUEUE_MAX: Final = 32
-RETRY_AFTER_MIN_S: Final = 1
-#: How much the newest request counts in the running mean of the service time.
-_NEWEST_SHARE: Final = 0.2
-
 T = TypeVar("T")
+Piece = TypeVar("Piece")
+#: Makes pieces in the model's thread: hands each to the first function, and ends early when the second says so.
+Generate = Callable[[Model, Callable[[Piece], None], Callable[[], bool]], None]
+#: What a model that others keep busy lets its clients wait.
+_ROOM_AFTER_S: Final = 1
 
 
-class LiveModel:
-    """One version of a model, loaded and warm, with its thread and queue."""
+@dataclass(eq=False)
+class Served:
+    """One version of a model. `worker` is None while it rests, or is unloaded on an operator's word."""
 
-    def __init__(self, model: Model, worker: ThreadPoolExecutor, deployment: str) -> None:
-        self.manifest: Manifest = model.manifest
-        self.deployment = deployment
-        self.activated_at = time.time()
-        self.service_s = 0.0
-        self._pending = 0
-        self._model = model
-        self._worker = worker
+    folder: Path
+    manifest: Manifest
+    deployment: str
+    worker: Worker | None
+    unloaded: bool = False
+    activated_at: float = field(default_factory=time.time)
+    asked_s: float = field(default_factory=time.monotonic)
 
     @property
     def queue_depth(self) -> int:
         """Requests accepted and not yet answered."""
-        return self._pending
+        return self.worker.pending if self.worker else 0
 
-    def submit(self, call: Callable[[Model], T]) -> asyncio.Future[T]:
-        """Put `call` at the end of the queue.
-
-        Raises:
-            OverloadedError: the queue is full.
-        """
-        if self._pending >= QUEUE_MAX:
-            wait_s = max(RETRY_AFTER_MIN_S, math.ceil(self._pending * self.service_s))
-            what = f"the queue of {self.manifest.name!r} is full"
-            raise OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
-        loop = asyncio.get_running_loop()
-        self._pending += 1
-        job: Future[T] = self._worker.submit(self._timed, call)
-        # Counted when the thread is done with it, not when its client stops waiting.
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
-        return asyncio.wrap_future(job)
-
-    async def close(self) -> None:
-        """Answer what is queued, then free the model."""
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._free)
-        self._worker.shutdown(wait=False)
-
-    def _timed(self, call: Callable[[Model], T]) -> T:
-        started = time.perf_counter()
-        try:
-            return call(self._model)
-        finally:
-            took_s = time.perf_counter() - started
-            self.service_s += (took_s - self.service_s) * (_NEWEST_SHARE if self.service_s else 1)
-
-    def _finished(self) -> None:
-        self._pending -= 1
-
-    def _free(self) -> None:
-        self._model.close()
-        del self._model
-        memory.release()
+    @property
+    def service_s(self) -> float:
+        """The running mean of the time that one request takes."""
+        return self.worker.service_s if self.worker else 0.0
 
 
 class Models:
-    """The models that this device serves."""
+    """The models that this device serves.
 
-    def __init__(self) -> None:
+    Args:
+        cores: lent to the models' threads; by default all of this machine.
+        memory_bytes: what the loaded models may need together, by their manifests; None sets no bound.
+    """
+
+    def __init__(self, *, cores: Cores | None = None, memory_bytes: int | None = None) -> None:
         self.counts = RequestCounts()
-        self._live: dict[str, LiveModel] = {}
+        self._cores = cores or Cores()
+        self._memory_bytes = memory_bytes
+        self._served: dict[str, Served] = {}
         # One load at a time: two at once would need the memory of both.
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
-    def active(self) -> Mapping[str, LiveModel]:
-        """The live models by name; a view, always current."""
-        return MappingProxyType(self._live)
+    def active(self) -> Mapping[str, Served]:
+        """The served models by name; a view, always current."""
+        return MappingProxyType(self._served)
 
-    def find(self, name: str, version: str | None = None) -> LiveModel:
-        """The live model `name`.
+    def find(self, name: str, version: str | None = None) -> Served:
+        """The served model `name`.
 
         Raises:
             UsageError: `model-unknown`, when it isn't served, or in another version than the one asked.
         """
-        live = self._live.get(name)
-        if live is None or version not in {None, live.manifest.version}:
+        served = self._served.get(name)
+        if served is None or version not in {None, served.manifest.version}:
             wanted = name if version is None else f"{name} version {version}"
             raise UsageError("model-unknown", f"no model {wanted!r} is served here", "GET /v1/models lists them")
-        return live
+        return served
 
-    async def run(self, name: str, call: Callable[[Model], T], *, version: str | None = None) -> T:
-        """What `call` makes of the live model, in that model's thread.
+    async def run(
+        self, name: str, call: Callable[[Model], T], *, version: str | None = None, deadline_s: float | None = None
+    ) -> T:
+        """What `call` makes of the model, in that model's thread. Cancel it, and what hasn't begun is forgotten.
 
         Args:
-            call: reads its version from `model.manifest`: a swap may come between asking and running.
+            call: reads its version from `model.manifest`: a swap may come between asking and running. A
+                `worker.Predict` may share a run with others.
+            deadline_s: on the clock `time.monotonic`.
 
         Raises:
             UsageError: `model-unknown`.
-            OverloadedError: the model's queue is full.
+            OverloadedError: the model's queue is full, or there is no memory for it now.
+            TransportError: `deadline-exceeded`.
         """
-        started, code = time.perf_counter(), "internal"
-        try:
+        with self._counted(name):
+            worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
-            answer = await self.find(name, version).submit(call)
-            code = "ok"
-        except EdgemlError as error:
-            code = error.code
-            raise
-        except asyncio.CancelledError:
-            code = "cancelled"
-            raise
-        else:
-            return answer
-        finally:
-            # A name that isn't served is no label: clients could make up any number of them.
-            self.counts.add(name if name in self._live else "", code, time.perf_counter() - started)
+            answer = worker.submit(call, deadline_s)
+            if deadline_s is None:
+                return await answer
+            try:
+                return await asyncio.wait_for(answer, deadline_s - time.monotonic())
+            except TimeoutError as error:
+                raise TransportError("deadline-exceeded", "the request's deadline passed") from error
+
+    async def stream(self, name: str, generate: Generate[Piece]) -> AsyncIterator[Piece]:
+        """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
+
+        Raises:
+            UsageError: `model-unknown`. OverloadedError: as for `run`.
+        """
+        loop, stopped = asyncio.get_running_loop(), threading.Event()
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        def emit(piece: Piece) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        with self._counted(name):
+            worker = await self._worker(name, None)
+            answer = worker.submit(lambda model: generate(model, emit, stopped.is_set))
+            answer.add_done_callback(lambda _: pieces.put_nowait(None))
+            try:
+                while (piece := await pieces.get()) is not None:
+                    yield piece
+                await answer
+            finally:
+                stopped.set()
+                answer.cancel()
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
@@ -152,45 +151,121 @@ class Models:
             DeviceError: it can't be loaded or run; what was served before still is.
         """
         async with self._changing:
-            old = self._live.get(name)
-            self._live[name] = await _load(folder, manifest, deployment)
+            old = self._served.get(name)
+            await self._make_room(manifest, but=name)
+            worker = await self._load(folder, manifest)
+            self._served[name] = Served(folder, manifest, deployment, worker)
             if old is not None:
-                await self._retire(old)
+                await self._rest(old)
 
     async def deactivate(self, name: str) -> None:
         """Stop serving `name`, after answering what is queued. No error when it isn't served."""
         async with self._changing:
-            live = self._live.pop(name, None)
-            if live is not None:
-                await self._retire(live)
+            served = self._served.pop(name, None)
+            if served is not None:
+                await self._rest(served)
+
+    async def unload(self, name: str) -> None:
+        """Free the model's memory, after answering what is queued, until `load` is called or it is activated anew.
+
+        Raises:
+            UsageError: `model-unknown`.
+        """
+        served = self.find(name)
+        async with self._changing:
+            served.unloaded = True
+            await self._rest(served)
+
+    async def load(self, name: str) -> None:
+        """Load the model, if it isn't.
+
+        Raises:
+            UsageError: `model-unknown`. DeviceError: it can't be loaded now.
+        """
+        self.find(name).unloaded = False
+        await self._wake(name)
 
     async def close(self) -> None:
         """Stop serving all models."""
-        for name in list(self._live):
+        for name in list(self._served):
             await self.deactivate(name)
         await asyncio.gather(*self._retiring)
 
-    async def _retire(self, live: LiveModel) -> None:
-        """Close a model that is no longer found; who gives up waiting for it leaves it closing."""
-        closing = asyncio.create_task(live.close())
+    async def _worker(self, name: str, version: str | None) -> Worker:
+        """The model's worker, awake."""
+        while True:
+            served = self.find(name, version)
+            served.asked_s = time.monotonic()
+            if served.unloaded:
+                raise UsageError("model-unknown", f"the model {name!r} is unloaded", "load it first")
+            if served.worker is not None:
+                return served.worker
+            await self._wake(name)
+
+    async def _wake(self, name: str) -> None:
+        async with self._changing:
+            served = self.find(name)
+            if served.worker is None:
+                if not await self._make_room(served.manifest, but=name):
+                    message = f"there is no memory for {name!r} while other models are in use"
+                    raise OverloadedError("overloaded", message, "try again soon", retry_after_s=_ROOM_AFTER_S)
+                served.worker = await self._load(served.folder, served.manifest)
+
+    async def _make_room(self, manifest: Manifest, *, but: str) -> bool:
+        """Let models rest, the one asked longest ago first, until `manifest`'s fits; never one that is in use.
+
+        Returns:
+            Whether it fits, or nothing more could go.
+        """
+        if self._memory_bytes is None:
+            return True
+        others = [served for name, served in self._served.items() if name != but and served.worker is not None]
+        others.sort(key=lambda served: served.asked_s)
+        needed = manifest.needs.ram_bytes + sum(served.manifest.needs.ram_bytes for served in others)
+        for served in others:
+            if needed > self._memory_bytes and not served.queue_depth:
+                needed -= served.manifest.needs.ram_bytes
+                await self._rest(served)
+        return needed <= self._memory_bytes or not any(served.worker for served in others)
+
+    async def _rest(self, served: Served) -> None:
+        """Close a version's worker; who gives up waiting for it leaves it closing."""
+        worker, served.worker = served.worker, None
+        if worker is None:
+            return
+        closing = asyncio.create_task(worker.close())
         self._retiring.add(closing)
         closing.add_done_callback(self._retiring.discard)
         await asyncio.shield(closing)
 
+    async def _load(self, folder: Path, manifest: Manifest) -> Worker:
+        model, share = await asyncio.to_thread(_open_warm, folder, manifest)
+        return Worker(model, self._cores, share=share)
 
-async def _load(folder: Path, manifest: Manifest, deployment: str) -> LiveModel:
-    worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{manifest.name}")
-    try:
-        model = await asyncio.get_running_loop().run_in_executor(worker, _open_warm, folder, manifest)
-    except BaseException:
-        worker.shutdown(wait=False)
-        raise
-    return LiveModel(model, worker, deployment)
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        """Count a request by its outcome, and its time."""
+        started, code = time.perf_counter(), "internal"
+        try:
+            yield
+            code = "ok"
+        except EdgemlError as error:
+            code = error.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "cancelled"
+            raise
+        finally:
+            # A name that isn't served is no label: clients could make up any number of them.
+            self.counts.add(name if name in self._served else "", code, time.perf_counter() - started)
 
 
-def _open_warm(folder: Path, manifest: Manifest) -> Model:
-    """Open the model and run it once, so that its first client doesn't wait for what engines do at the first run."""
+def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, int]:
+    """A model that ran once, so that its first client doesn't wait for what engines do then; how many share a run."""
     model = Model.open(folder, manifest)
-    case = golden.decode((folder / manifest.golden.path).read_bytes())[0]
-    model.infer({name: tensors.from_data(data) for name, data in case.inputs.items()})
-    return model
+    cases = [
+        {name: tensors.from_data(data) for name, data in case.inputs.items()}
+        for case in golden.decode((folder / manifest.golden.path).read_bytes())
+    ]
+    model.infer(cases[0])
+    return model, sharing.requests_per_run(model, cases)

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from edgeml_agent.serve import body as bodies
 from edgeml_agent.serve import health, oip_codec, responses
 from edgeml_agent.serve.health import ServerInfo
+from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Engine, Manifest, TensorSpec
@@ -48,7 +49,7 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         json_length = _json_length(request)
         body = await bodies.read(request)
         answer = partial(_answer, body=body, json_length=json_length)
-        return responses.json_bytes(await models.run(name, answer, version=version))
+        return responses.json_bytes(await unless_left(request, models.run(name, answer, version=version)))
 
     per_model = (("", metadata, "GET"), ("/ready", ready, "GET"), ("/infer", infer, "POST"))
     return [

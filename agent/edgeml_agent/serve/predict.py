@@ -15,10 +15,12 @@ from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
 from edgeml_agent.serve import responses
-from edgeml_agent.serve.models import LiveModel, Models
+from edgeml_agent.serve.leaving import unless_left
+from edgeml_agent.serve.models import Models, Served
+from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import UsageError
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Image, Item
+from edgeml_runtime.tasks import Answer, Image, Item
 
 #: The part of a form that holds the image: curl -F image=@cat.jpg
 IMAGE_FIELD: Final = "image"
@@ -42,7 +44,8 @@ def routes(models: Models) -> list[Route]:
         models.find(name)  # before a long body is read for nothing
         parse = _parser(request)
         body = await bodies.read(request)
-        return responses.json_bytes(await models.run(name, lambda model: _answer(model, parse(model, body))))
+        asked = Predict(parse=lambda model: parse(model, body), write=_written)
+        return responses.json_bytes(await unless_left(request, models.run(name, asked)))
 
     return [
         Route("/v1/models", listing, methods=["GET"]),
@@ -50,7 +53,7 @@ def routes(models: Models) -> list[Route]:
     ]
 
 
-def _described(name: str, live: LiveModel) -> dict[str, object]:
+def _described(name: str, live: Served) -> dict[str, object]:
     """One model; the first four fields are the ones that OpenAI's client requires."""
     manifest = live.manifest
     return {
@@ -91,7 +94,6 @@ def _image(_: Model, content: bytes) -> Sequence[Item]:
     return [Image(data=content)]
 
 
-def _answer(model: Model, items: Sequence[Item]) -> bytes:
+def _written(model: Model, outputs: Sequence[Answer]) -> bytes:
     manifest = model.manifest
-    outputs = model.predict(items)
     return msgspec.json.encode({"model": manifest.name, "version": manifest.version, "outputs": outputs})

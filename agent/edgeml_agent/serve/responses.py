@@ -19,6 +19,8 @@ STATUS: Final[dict[str, int]] = {
     "body-too-large": 413,
     "content-unsupported": 415,
     "overloaded": 429,
+    "client-left": 499,
+    "deadline-exceeded": 504,
 }
 _PROTOCOL_ROOT: Final = "/v2"
 

@@ -1,0 +1,60 @@
+"""Whether requests gain by sharing a run of a model on this machine: measured once, when it is loaded.
+
+A model whose weights come slowly from memory answers eight rows in little more than the time of one (5 to 7 times as
+many a second for an MLP); one that computes much per weight gains nothing and makes all of them wait (a conv net).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from edgeml_runtime.model import Model
+from edgeml_runtime.tensors import Array
+
+#: Requests in one run: more gain little on a CPU.
+SHARED_MAX: Final = 8
+#: Sharing must bring so much more throughput: less isn't worth waiting for each other.
+GAIN_MIN: Final = 1.5
+#: What an answer may change by the company that it is computed in: dynamic quantization scales over all rows.
+TOLERANCE: Final = 1e-4
+#: A model slower than this isn't tried: the trial would keep its first client waiting.
+TRIED_MAX_S: Final = 0.05
+_REPEATS: Final = 3
+
+Inputs = Mapping[str, Array]
+
+
+def requests_per_run(model: Model, cases: Sequence[Inputs]) -> int:
+    """How many requests should share a run; 1 where sharing doesn't pay or would change answers.
+
+    Args:
+        cases: golden inputs, a row each.
+    """
+    if not model.takes_batches or any(array.shape[:1] != (1,) for array in cases[0].values()):
+        return 1
+    alone_s, alone = _timed(model, cases[0])
+    if alone_s > TRIED_MAX_S:
+        return 1
+    rows = [cases[0], *(case for case in cases[1:] if _shapes(case) == _shapes(cases[0]))]
+    company = (rows * SHARED_MAX)[:SHARED_MAX]
+    together_s, together = _timed(model, {name: np.concatenate([row[name] for row in company]) for name in cases[0]})
+    same = all(np.allclose(together[name][:1], alone[name], rtol=TOLERANCE, atol=TOLERANCE) for name in alone)
+    return SHARED_MAX if same and alone_s * SHARED_MAX >= GAIN_MIN * together_s else 1
+
+
+def _shapes(case: Inputs) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in case.items()}
+
+
+def _timed(model: Model, inputs: Inputs) -> tuple[float, dict[str, Array]]:
+    times_s = []
+    for _ in range(_REPEATS):
+        begun_s = time.perf_counter()
+        outputs = model.infer(inputs)
+        times_s.append(time.perf_counter() - begun_s)
+    return statistics.median(times_s), outputs

@@ -1,0 +1,199 @@
+"""One loaded model in a thread of its own, and the bounded queue in front of it.
+
+First in, first out. What is queued is forgotten as soon as whoever asked has gone or its deadline has passed; what
+runs can't be stopped, unless it looks whether it should. Requests that were asked one behind the other share a run
+where the model gains by it. Which model that is, and who asks, isn't known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from threading import Condition, Thread
+from typing import Any, Final, Generic, TypeVar
+
+from edgeml_agent.serve import memory
+from edgeml_agent.serve.cores import Cores
+from edgeml_core.errors import OverloadedError, TransportError
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer, Item
+
+#: Requests of one model, the running one included. Past it a client is told when to come back.
+QUEUE_MAX: Final = 32
+RETRY_AFTER_MIN_S: Final = 1
+RETRY_AFTER_MAX_S: Final = 60
+#: How much the newest request counts in the running mean of the service time.
+_NEWEST_SHARE: Final = 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Predict(Generic[T]):
+    """A call that predicts items, so that several of them can share a run.
+
+    Attributes:
+        parse: the items in a request.
+        write: what becomes of the answers to them.
+    """
+
+    parse: Callable[[Model], Sequence[Item]]
+    write: Callable[[Model, Sequence[Answer]], T]
+
+    def __call__(self, model: Model) -> T:
+        """The answer, alone."""
+        return self.write(model, model.predict(self.parse(model)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A call, and where its answer goes."""
+
+    call: Callable[[Model], Any]
+    deadline_s: float | None
+    answer: asyncio.Future[Any]
+
+
+class Worker:
+    """The thread of one model; it ends with `close`. Methods are called on the event loop that made it.
+
+    Args:
+        share: how many requests may share a run; 1 where nothing is gained.
+    """
+
+    def __init__(self, model: Model, cores: Cores, *, share: int = 1) -> None:
+        #: Requests accepted and not yet answered, and the running mean of the time that one takes.
+        self.pending = 0
+        self.service_s = 0.0
+        self._name = model.manifest.name
+        self._threads = model.manifest.runtime.threads
+        self._cores = cores
+        self._share = share
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Job] = deque()
+        self._changed = Condition()
+        self._closing = False
+        self._closed = asyncio.Event()
+        self._promised_s = 0.0
+        Thread(target=self._work, args=[model], name=f"model-{self._name}", daemon=True).start()
+
+    def submit(self, call: Callable[[Model], T], deadline_s: float | None = None) -> asyncio.Future[T]:
+        """Put `call` at the end of the queue. Cancelling what is returned takes it back.
+
+        Args:
+            deadline_s: on the clock `time.monotonic`; past it the call isn't begun.
+
+        Raises:
+            OverloadedError: the queue is full.
+        """
+        if self.pending >= QUEUE_MAX:
+            raise self._overloaded()
+        job = _Job(call, deadline_s, self._loop.create_future())
+        job.answer.add_done_callback(partial(self._take_back, job))
+        self.pending += 1
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+        return job.answer
+
+    async def close(self) -> None:
+        """Answer what is queued, then free the model."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await self._closed.wait()
+
+    def _overloaded(self) -> OverloadedError:
+        """Each one that is refused is told a later time: they don't all come back at once."""
+        now_s = time.monotonic()
+        self._promised_s = max(self._promised_s, now_s + self.pending * self.service_s) + self.service_s
+        wait_s = min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, math.ceil(self._promised_s - now_s)))
+        what = f"the queue of {self._name!r} is full"
+        return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
+
+    def _take_back(self, job: _Job, answer: asyncio.Future[Any]) -> None:
+        """Forget a job whose answer nobody waits for, if it hasn't begun."""
+        if answer.cancelled():
+            with self._changed:
+                if job in self._queue:
+                    self._queue.remove(job)
+                    self.pending -= 1
+
+    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], took_s: float) -> None:
+        """Hand the results of one run out; an exception is one, too."""
+        self.pending -= len(jobs)
+        each_s = took_s / len(jobs)
+        self.service_s += (each_s - self.service_s) * (_NEWEST_SHARE if self.service_s else 1)
+        for job, result in zip(jobs, results, strict=True):
+            if job.answer.done():
+                continue
+            if isinstance(result, BaseException):
+                job.answer.set_exception(result)
+            else:
+                job.answer.set_result(result)
+
+    # What follows runs in the model's thread.
+
+    def _work(self, model: Model) -> None:
+        while jobs := self._taken():
+            with self._cores.borrowed(self._threads):
+                begun_s = time.perf_counter()
+                results = _results(model, jobs)
+            took_s = time.perf_counter() - begun_s
+            self._loop.call_soon_threadsafe(self._finish, jobs, results, took_s)
+        try:
+            model.close()
+        finally:
+            del model
+            memory.release()
+            self._loop.call_soon_threadsafe(self._closed.set)
+
+    def _taken(self) -> list[_Job]:
+        """The next job, with those behind it that may share its run; none at the end."""
+        with self._changed:
+            while not self._queue and not self._closing:
+                self._changed.wait()
+            jobs = [self._queue.popleft()] if self._queue else []
+            while self._queue and len(jobs) < self._share and _can_share(jobs[-1]) and _can_share(self._queue[0]):
+                jobs.append(self._queue.popleft())
+            return jobs
+
+
+def _can_share(job: _Job) -> bool:
+    return isinstance(job.call, Predict)
+
+
+def _is_late(job: _Job) -> bool:
+    return job.deadline_s is not None and time.monotonic() > job.deadline_s
+
+
+def _results(model: Model, jobs: Sequence[_Job]) -> list[Any]:
+    """What came of each job: its result, or the exception."""
+    calls = [job.call for job in jobs if isinstance(job.call, Predict) and not _is_late(job)]
+    if len(calls) < max(2, len(jobs)):
+        return [_result(model, job) for job in jobs]
+    try:
+        return list(_shared(model, calls))
+    except Exception:  # noqa: BLE001 - whose fault it is shows when each runs alone
+        return [_result(model, job) for job in jobs]
+
+
+def _result(model: Model, job: _Job) -> Any:  # noqa: ANN401 - whatever the call makes
+    if _is_late(job):
+        return TransportError("deadline-exceeded", "the request's deadline passed before its turn came")
+    try:
+        return job.call(model)
+    except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+        return error
+
+
+def _shared(model: Model, calls: Sequence[Predict[Any]]) -> Iterator[Any]:
+    asked = [call.parse(model) for call in calls]
+    answers = iter(model.predict([item for items in asked for item in items]))
+    for call, items in zip(calls, asked, strict=True):
+        yield call.write(model, [next(answers) for _ in items])
