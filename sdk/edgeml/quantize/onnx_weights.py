@@ -16,7 +16,7 @@ from edgeml.quantize.onnx_embeddings import quantized
 
 #: Elements; smaller weights aren't worth two more nodes.
 WEIGHT_MIN_ELEMENTS: Final = 1024
-#: The axis of each operator's second input along which its outputs lie.
+#: The axis of each operator's second input along which its outputs lie; a Gemm's may lie turned.
 _CHANNEL_AXES: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
 
 
@@ -65,10 +65,15 @@ def _axes(graph: onnx.GraphProto) -> dict[str, int]:
         and int(np.prod(tensor.dims)) >= WEIGHT_MIN_ELEMENTS
     }
     return {
-        node.input[1]: _CHANNEL_AXES[node.op_type] % large[node.input[1]]
+        node.input[1]: _channel_axis(node) % large[node.input[1]]
         for node in graph.node
         if node.op_type in _CHANNEL_AXES and node.input[1] in large
     }
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if turned else _CHANNEL_AXES[node.op_type]
 
 
 def _restored(name: str) -> list[onnx.NodeProto]:

@@ -122,6 +122,25 @@ def test_groups_are_few_and_lose_no_node():
     assert [name for group in groups for name in group] == nodes
 
 
+@pytest.mark.parametrize("turned", [0, 1])
+def test_weights_have_a_scale_for_each_output_however_they_lie(tmp_path: Path, turned: int):
+    """A Gemm's too, turned or not: outputs of very unequal size keep their digits."""
+    matrix = np.random.default_rng(3).standard_normal((COLUMNS, OUT), dtype=np.float32)
+    matrix *= np.geomspace(0.001, 1, OUT, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "matrix"], ["y"], "product", transB=turned)],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", COLUMNS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", OUT])],
+        [numpy_helper.from_array(np.ascontiguousarray(matrix.T) if turned else matrix, "matrix")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.random.default_rng(4).standard_normal((8, COLUMNS), dtype=np.float32)
+    found = answer(run(onnx_recipes.passes("weight-only", []), model), tmp_path, {"x": x})
+    expected = x @ matrix
+    assert (np.abs(found - expected).max(axis=0) / np.abs(expected).max(axis=0)).max() < 0.02
+
+
 def test_a_small_row_is_stored_as_exactly_as_a_large_one(tmp_path: Path):
     """With one scale for the whole table the first rows, a hundredth of the last in size, would be all but lost."""
     expected = answer(embedder(), tmp_path / "fp32", IDS)[0]
