@@ -35,7 +35,7 @@ class Telling:
         self._releases = releases
         self._clock = clock
         self._manifests: dict[str, Manifest] = {}
-        self._refused = ""
+        self._refused: EdgemlError | None = None
         self._progress_at = 0.0
         #: How far the last fetch of each model came: the reports that follow it say so, too.
         self._fetched: dict[str, Progress] = {}
@@ -67,15 +67,18 @@ class Telling:
 
     def refused(self, error: EdgemlError) -> None:
         """Signed files were refused: nothing was changed by them. Told once, until they are believed again."""
-        if error.message != self._refused:
-            self._refused = error.message
+        if self._refused is None or error.message != self._refused.message:
+            self._refused = error
             log.failure("trust refused", error)
             no_update = ModelRecord(name="", state=State.REJECTED, code=error.code, message=error.message)
             self._voice.report(self._report(no_update))
+            self.state()
 
     def believed(self) -> None:
         """The signed files are right."""
-        self._refused = ""
+        if self._refused is not None:
+            self._refused = None
+            self.state()
 
     def state(self) -> None:
         """The device's whole state, as it is now."""
@@ -91,6 +94,8 @@ class Telling:
                 memory_bytes=board.memory_bytes,
                 runtimes={str(engine): version for engine, version in board.runtimes.items()},
                 models={name: self._model(record) for name, record in self._store.records().items()},
+                code=self._refused.code if self._refused else "",
+                message=self._refused.message[:MESSAGE_MAX_CHARS] if self._refused else "",
             )
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -100,51 +100,75 @@ async def serving(repo: Path, url: str):
         await asyncio.gather(service, return_exceptions=True)
 
 
-def a_client(url: str) -> aiomqtt.Client:
-    """A raw client of MQTT 3.1.1, which both brokers speak."""
+class Reader(aiomqtt.Client):
+    """A raw client of MQTT 3.1.1, which both brokers speak.
+
+    It hears what it has subscribed to: amqtt hands a new client whatever any client has subscribed to.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self._asked: list[str] = []
+
+    async def ask(self, *topics: str) -> None:
+        """Subscribe."""
+        for topic in topics:
+            self._asked.append(topic)
+            await self.subscribe(topic, qos=1)
+
+    async def heard(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Topics and payloads as they come."""
+        async for message in self.messages:
+            if any(message.topic.matches(topic) for topic in self._asked):
+                yield str(message.topic), bytes(message.payload)
+
+
+def a_client(url: str) -> Reader:
+    """A client of the broker."""
     address = broker_urls.parse(url)
-    return aiomqtt.Client(address.host, address.port)
+    return Reader(address.host, address.port)
 
 
-async def received(client: aiomqtt.Client, count: int) -> dict[str, bytes]:
+async def received(client: Reader, count: int) -> dict[str, bytes]:
     """The next `count` messages by topic."""
     found: dict[str, bytes] = {}
     async with asyncio.timeout(TIMEOUT_S):
-        async for message in client.messages:
-            found[str(message.topic)] = bytes(message.payload)
+        async for topic, payload in client.heard():
+            found[topic] = payload
             if len(found) == count:
                 break
     return found
 
 
-async def quiet(client: aiomqtt.Client, for_s: float) -> list[str]:
-    """The topics of all that arrives in a while."""
-    topics: list[str] = []
+async def quiet(client: Reader, for_s: float) -> dict[str, bytes]:
+    """All that arrives in a while, by topic."""
+    found: dict[str, bytes] = {}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(for_s):
-            topics.extend([str(message.topic) async for message in client.messages])
-    return topics
+            async for message in client.heard():
+                found.update((message,))
+    return found
 
 
 async def test_a_wanted_chunk_arrives_and_an_unlisted_one_does_not(repo: Path, url: str):
     """A device that wants listed chunks gets exactly those, once each; for an unlisted digest there is silence."""
     async with serving(repo, url), a_client(url) as client:
-        await client.subscribe(TOPICS.chunk("+"))
+        await client.ask(TOPICS.chunk("+"))
         await client.publish(TOPICS.want("pi-1"), messages.encode(Want(keys=(UNLISTED, *LISTED))), qos=1)
         found = await received(client, len(set(LISTED)))
         whole = b"".join(chunks.from_wire(found[TOPICS.chunk(wirekeys.chunk_id(digest))], digest) for digest in DIGESTS)
         assert whole == samples.FILES["model.weights"]
-        assert await quiet(client, 1.0) == []
+        assert await quiet(client, 1.0) == {}
 
 
 async def test_strangers_and_malformed_wants_get_nothing(repo: Path, url: str):
     """A device that isn't enrolled, and bytes that are no want, are answered with silence; the service goes on."""
     async with serving(repo, url), a_client(url) as client:
-        await client.subscribe(TOPICS.chunk("+"))
+        await client.ask(TOPICS.chunk("+"))
         await client.publish(TOPICS.want("stranger"), messages.encode(Want(keys=LISTED)), qos=1)
         for payload in (b"\xff", b"[]", b'{"keys": 1}', b"x" * 100_000):
             await client.publish(TOPICS.want("pi-1"), payload, qos=1)
-        assert await quiet(client, 1.0) == []
+        assert await quiet(client, 1.0) == {}
         await client.publish(TOPICS.want("pi-2"), messages.encode(Want(keys=LISTED[:1])), qos=1)
         assert list(await received(client, 1)) == [TOPICS.chunk(LISTED[0])]
 
@@ -158,8 +182,9 @@ async def test_the_repository_is_retained_and_changes_follow(repo: Path, url: st
             for signed in opened.both
             for file in signed.files()
         }
-        await client.subscribe(f"{TOPICS.root}/trust/#", qos=1)
+        await client.ask(f"{TOPICS.root}/trust/#")
         assert await received(client, len(expected)) == expected
+        await quiet(client, 0.5)
         deployed = await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
         await journal.until("announced", 2)
         timestamp = TOPICS.trust(trust.FLEET, "metadata/timestamp.json")
@@ -169,12 +194,12 @@ async def test_the_repository_is_retained_and_changes_follow(repo: Path, url: st
         assert [topic for topic, _ in arrived if "trust/fleet/targets" in topic] == [arrived_first(arrived)]
 
 
-async def until_topic(client: aiomqtt.Client, last: str) -> list[tuple[str, bytes]]:
+async def until_topic(client: Reader, last: str) -> list[tuple[str, bytes]]:
     """Messages in order, up to the one on topic `last`."""
     arrived: list[tuple[str, bytes]] = []
     async with asyncio.timeout(TIMEOUT_S):
-        async for message in client.messages:
-            arrived.append((str(message.topic), bytes(message.payload)))
+        async for message in client.heard():
+            arrived.append(message)
             if arrived[-1][0] == last:
                 break
     return arrived
@@ -193,9 +218,9 @@ async def test_superseded_metadata_is_cleared(repo: Path, url: str):
             await asyncio.to_thread(repository.refresh, repo)
             await journal.until("announced", count)
         async with a_client(url) as client:
-            await client.subscribe(TOPICS.trust(trust.FLEET, old), qos=1)
-            assert await quiet(client, 0.5) == []
-            await client.subscribe(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"), qos=1)
+            await client.ask(TOPICS.trust(trust.FLEET, old))
+            assert await quiet(client, 0.5) == {}
+            await client.ask(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"))
             assert len(await received(client, 1)) == 1
 
 
@@ -216,6 +241,36 @@ async def test_states_and_reports_reach_the_registry(repo: Path, url: str):
     assert [device.id for device in status.devices(repo) if device.seen_s] == ["pi-1"]
 
 
+async def test_what_others_change_is_mended(repo: Path, url: str):
+    """A signed file that was deleted or written over is announced again; one that isn't ours is cleared."""
+    timestamp, root = "metadata/timestamp.json", "metadata/1.root.json"
+    fleet, releases = TOPICS.trust(trust.FLEET, timestamp), TOPICS.trust(trust.RELEASES, root)
+    foreign = TOPICS.trust(trust.FLEET, "metadata/2.root.json")
+    async with serving(repo, url) as journal, a_client(url) as client:
+        for topic, payload in ((fleet, b"{}"), (releases, b""), (foreign, b"{}")):
+            await client.publish(topic, payload, qos=1, retain=True)
+        await journal.until("mended")
+        await asyncio.sleep(2 * serve.WATCH_EVERY_S)
+        assert journal.names.count("mended") <= 3, "our own words are no foreign ones"
+        await client.ask(fleet, releases, foreign)
+        found = await quiet(client, 0.5)
+    files = {fleet: repo / trust.FLEET / timestamp, releases: repo / trust.RELEASES / root}
+    assert found == {topic: path.read_bytes() for topic, path in files.items()}
+
+
+async def test_reports_wait_for_a_host_that_is_away(repo: Path, tmp_path: Path):
+    """What devices say while nobody serves is in the status once somebody does again."""
+    (deployment,) = repository.opened(repo).document().deployments
+    failed = Report(deployment=deployment.id, name="sample", version="1.0", state="rolled back", session=1, code="x")
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        async with serving(repo, broker.url):
+            pass
+        async with a_client(broker.url) as client:
+            await client.publish(TOPICS.report("pi-1"), messages.encode(failed), qos=1)
+        async with serving(repo, broker.url):
+            await until(lambda: bool(status.status(repo).deployments[0].failures))
+
+
 async def test_a_broker_that_restarts_is_told_everything_again(repo: Path, tmp_path: Path):
     """A broker that forgot its retained messages has them back after it restarts, and chunks are served on."""
     with brokers.mosquitto(tmp_path / "broker") as mosquitto:
@@ -225,7 +280,7 @@ async def test_a_broker_that_restarts_is_told_everything_again(repo: Path, tmp_p
             await asyncio.to_thread(mosquitto.start)
             await journal.until("announced", 2)
             async with a_client(mosquitto.url) as client:
-                await client.subscribe(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"), qos=1)
+                await client.ask(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"))
                 assert len(await received(client, 1)) == 1
 
 

@@ -118,8 +118,7 @@ def _status_text(found: FleetStatus) -> str:
     ]  # fmt: skip
     failures = [
         f"{failure.device}: error[{failure.code}]: {failure.message}"
-        for it in found.deployments
-        for failure in it.failures
+        for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")

@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Final
 
 from aiomqtt import Client, MqttError, ProtocolVersion
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import UsageError
 
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
+#: For the answer to a CONNECT of version 5: some brokers of 3.1.1 give none.
+ACCEPT_TIMEOUT_S: Final = 2.0
+#: How long the broker keeps for an absent host what devices say.
+SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 #: Messages received and not looked at yet; further ones are lost, and devices repeat what matters.
 INCOMING_MAX: Final = 10_000
 BACKOFF_FIRST_S: Final = 0.5
@@ -37,8 +44,8 @@ class Broker:
 
 
 @asynccontextmanager
-async def connected(broker: Broker, name: str) -> AsyncIterator[Client]:
-    """A connection of a clean session, as a client whose id begins with `name`.
+async def connected(broker: Broker, session: str) -> AsyncIterator[Client]:
+    """A connection that goes on with `session`, which is also the client's id.
 
     Raises:
         MqttError: the broker can't be reached or refuses. UsageError: a certificate file can't be used.
@@ -46,10 +53,11 @@ async def connected(broker: Broker, name: str) -> AsyncIterator[Client]:
     tls = _tls_context(broker) if broker.url.tls else None
     async with AsyncExitStack() as stack:
         try:
-            client = await stack.enter_async_context(_client(broker, name, ProtocolVersion.V5, tls))
+            client = await stack.enter_async_context(_client(broker, session, ProtocolVersion.V5, tls))
         except MqttError:
             # Some brokers say that they don't know version 5, some just hang up.
-            client = await stack.enter_async_context(_client(broker, name, ProtocolVersion.V311, tls))
+            client = await stack.enter_async_context(_client(broker, session, ProtocolVersion.V311, tls))
+        client.timeout = TIMEOUT_S
         yield client
 
 
@@ -59,17 +67,23 @@ def backoff_s(attempt: int) -> float:
     return longest_s * (0.5 + secrets.randbelow(1000) / 2000)
 
 
-def _client(broker: Broker, name: str, protocol: ProtocolVersion, tls: ssl.SSLContext | None) -> Client:
+def _client(broker: Broker, session: str, protocol: ProtocolVersion, tls: ssl.SSLContext | None) -> Client:
+    is_v5 = protocol is ProtocolVersion.V5
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho has no annotation here
+    properties.SessionExpiryInterval = SESSION_EXPIRY_S
     return Client(
         broker.url.host,
         broker.url.port,
         username=broker.url.username,
         password=broker.url.password,
-        identifier=f"{name}-{secrets.token_hex(4)}",
+        identifier=session,
         protocol=protocol,
-        clean_session=True if protocol is ProtocolVersion.V311 else None,
+        # Each version says in its own way that the session isn't to be wiped.
+        clean_session=None if is_v5 else False,
+        clean_start=False if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
+        properties=properties if is_v5 else None,
         tls_context=tls,
-        timeout=TIMEOUT_S,
+        timeout=ACCEPT_TIMEOUT_S if is_v5 else TIMEOUT_S,
         keepalive=KEEPALIVE_S,
         max_queued_incoming_messages=INCOMING_MAX,
     )

@@ -5,6 +5,7 @@ Only enrolled devices get in here; that is the caller's business. Used by one th
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS report (
     device TEXT NOT NULL, deployment TEXT NOT NULL, seen_s REAL NOT NULL, report BLOB NOT NULL,
     PRIMARY KEY (deployment, device)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS host (session TEXT NOT NULL) STRICT;
 """
 
 
@@ -62,6 +64,15 @@ class Registry:
     def close(self) -> None:
         """Give the file back."""
         self._database.close()
+
+    def session(self) -> str:
+        """The name of this registry's session with the broker, which holds what devices say while nobody listens."""
+        with _translated(self._path), self._transaction():
+            row = self._database.execute("SELECT session FROM host").fetchone()
+            name = row[0] if row else secrets.token_hex(8)
+            if not row:
+                self._database.execute("INSERT INTO host VALUES (?)", (name,))
+        return str(name)
 
     def record(self, said: Iterable[Said]) -> None:
         """Keep what devices said, in one transaction.

@@ -35,6 +35,7 @@ STABLE_AFTER_S: Final = 60.0
 RECORD_QUEUE_MAX: Final = 10_000
 RECORD_BATCH_MAX: Final = 256
 _CHUNK_QOS: Final = 0
+_WANT_QOS: Final = 0
 _DEVICE_QOS: Final = 1
 
 
@@ -103,10 +104,11 @@ class Host:
     async def stay_connected(self, broker: Broker) -> None:
         """Connect, serve, and again when the connection is lost; only the first failure is an error."""
         attempt, connections = 0, 0
+        session = f"edgeml-host-{self._repository.fleet_name}-{self._registry.session()}"
         while True:
             began_s = time.monotonic()
             try:
-                async with link.connected(broker, f"edgeml-host-{self._repository.fleet_name}") as client:
+                async with link.connected(broker, session) as client:
                     connections += 1
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
                     await self._serve_connection(client)
@@ -142,20 +144,26 @@ class Host:
         async def publish(key: str, payload: bytes) -> None:
             await client.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS)
 
+        announced = Announcer(client, self._topics)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(client))
-            tasks.create_task(self._announce(client))
+            tasks.create_task(self._listen(client, announced))
+            tasks.create_task(self._announce(announced))
             tasks.create_task(self._origin.run(publish))
 
-    async def _listen(self, client: Client) -> None:
-        for topic in (self._topics.want("+"), self._topics.state("+"), self._topics.report("+")):
+    async def _listen(self, client: Client, announced: Announcer) -> None:
+        # What a device wanted while nobody was there, it has long asked for again: only QoS 1 is kept.
+        await client.subscribe(self._topics.want("+"), qos=_WANT_QOS)
+        for topic in (self._topics.state("+"), self._topics.report("+"), self._topics.trust("+", "#")):
             await client.subscribe(topic, qos=_DEVICE_QOS)
         async for message in client.messages:
-            self._receive(message)
+            self._receive(message, announced)
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, message: Message, announced: Announcer) -> None:
         payload, topic = message.payload, str(message.topic)
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
+        if kind == "trust" and isinstance(payload, bytes):
+            announced.hear(topic, payload)
+            return
         if device not in self._view.devices or not isinstance(payload, bytes) or not payload:
             return
         if kind == "want":
@@ -170,8 +178,7 @@ class Host:
         except asyncio.QueueFull:
             _log.warning("devices say more than can be recorded; a message of %s is lost", device)
 
-    async def _announce(self, client: Client) -> None:
-        announced = Announcer(client, self._topics)
+    async def _announce(self, announced: Announcer) -> None:
         seen: tuple[bytes, ...] = ()
         while True:
             try:
@@ -182,6 +189,8 @@ class Host:
                         await announced.announce(signed)
                     seen = stamps
                     self._tell_announced()
+                elif mended := await announced.mend():
+                    self._tell_mended(mended)
             except (EdgemlError, OSError) as error:
                 # The operator may be restoring it: what is announced stays until it is whole again.
                 _log.warning("the repository can't be read, trying again: %s", error)
@@ -195,6 +204,10 @@ class Host:
         releases, devices = self._view.releases, len(self._view.devices)
         text = f"announced {releases} release(s) to {devices} device(s)"
         self._events.event("announced", text, releases=releases, devices=devices)
+
+    def _tell_mended(self, files: int) -> None:
+        text = f"mended {files} signed file(s) that others had changed on the broker: check who may write there"
+        self._events.event("mended", text, files=files)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -25,7 +25,10 @@ SILENT: Final = "silent"
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One enrolled device. `seen_s` is in seconds since 1970, 0 when it was never seen."""
+    """One enrolled device. `seen_s` is in seconds since 1970, 0 when it was never seen.
+
+    `code` and `message` say why it refuses what the fleet signs; they are empty while it doesn't.
+    """
 
     id: str
     labels: dict[str, str]
@@ -34,6 +37,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     arch: str
     models: dict[str, ModelState]
+    code: str
+    message: str
 
     def to_dict(self) -> dict[str, object]:
         """As `--json` prints it."""
@@ -41,7 +46,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a deployment didn't come to one device."""
+    """Why a deployment didn't come to one device, or why that device refuses what the fleet signs."""
 
     device: str
     code: str
@@ -68,6 +73,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     devices: int
     online: int
     deployments: tuple[DeploymentStatus, ...]
+    refusals: tuple[Failure, ...]
 
     def to_dict(self) -> dict[str, object]:
         """As `--json` prints it."""
@@ -90,8 +96,16 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
     with _registry(repository, database) as registry:
         seen = registry.devices()
         deployments = tuple(_deployment(it, wishes, seen, registry.reports(it.id)) for it in document.deployments)
-    online = sum(name in seen and seen[name].state.online for name in document.devices)
-    return FleetStatus(fleet=document.fleet, devices=len(document.devices), online=online, deployments=deployments)
+    states = {name: seen[name].state for name in document.devices if name in seen}
+    return FleetStatus(
+        fleet=document.fleet,
+        devices=len(document.devices),
+        online=sum(state.online for state in states.values()),
+        deployments=deployments,
+        refusals=tuple(
+            Failure(device=name, code=state.code, message=state.message) for name, state in states.items() if state.code
+        ),
+    )
 
 
 def devices(repo: Path, *, database: Path | None = None) -> list[DeviceStatus]:
@@ -121,6 +135,8 @@ def _device(name: str, labels: dict[str, str], seen: Seen | None) -> DeviceStatu
         agent=state.agent if state else "",
         arch=state.arch if state else "",
         models=state.models if state else {},
+        code=state.code if state else "",
+        message=state.message if state else "",
     )
 
 

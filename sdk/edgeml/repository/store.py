@@ -24,13 +24,14 @@ class ChunkStore:
         """Store chunks; on return they survive a power cut.
 
         Returns:
-            How many bytes were written: nothing for a chunk that was here already.
+            How many bytes were written: nothing for a chunk that was here already, and whole.
         """
         written_bytes, folders = 0, set()
         for chunk in contents:
-            path = self._path(wirekeys.chunk_id(chunks.sha256(chunk)))
-            if path.exists():
+            key = wirekeys.chunk_id(chunks.sha256(chunk))
+            if self._holds(key):
                 continue
+            path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             payload = chunks.to_wire(chunk)
             durable.write_unlinked(path, payload)
@@ -53,6 +54,13 @@ class ChunkStore:
             raise RejectedError("digest-mismatch", f"chunk {key[:12]} can't be read from {path}") from error
         chunks.require_id(payload, key)
         return payload
+
+    def _holds(self, key: str) -> bool:
+        try:
+            self.wire(key)
+        except RejectedError:
+            return False
+        return True
 
     def _path(self, chunk_id: str) -> Path:
         return self._folder / chunk_id[:2] / chunk_id

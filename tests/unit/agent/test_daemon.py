@@ -182,6 +182,9 @@ def test_refused_signed_files_are_reported_once(bench):
     live(bench, lambda: None, lambda: None, until=lambda: "rollback-attempt" in codes(bench))
     assert codes(bench).count("rollback-attempt") == 1
     assert bench.server.live == {NAME: "1.0"}
+    assert bench.link.shown[-1].code == "rollback-attempt"
+    bench.trust.refusal = None
+    live(bench, until=lambda: bench.link.shown[-1].code == "")
 
 
 def test_missing_signed_files_are_looked_for_again(bench, monkeypatch):

@@ -117,6 +117,28 @@ def test_status_counts_states_and_names_failures(fleet: Path):
     assert found.to_dict()["deployments"][0]["states"] == {"active": 1, "rejected": 1}
 
 
+def test_a_device_that_refuses_what_is_signed_is_named(fleet: Path):
+    """As long as it does."""
+    refuses = DeviceState(online=True, session=1, code="rollback-attempt", message="older metadata was offered")
+    registry = Registry(fleet / DATABASE_FILE)
+    registry.record([Said(device="pi-2", message=refuses, seen_s=1.0)])
+    assert [(it.device, it.code) for it in status.status(fleet).refusals] == [("pi-2", "rollback-attempt")]
+    assert {it.id: it.code for it in status.devices(fleet)} == {"pi-1": "", "pi-2": "rollback-attempt", "pi-3": ""}
+    registry.record([state("pi-2", seen_s=2.0)])
+    registry.close()
+    assert status.status(fleet).refusals == ()
+
+
+def test_the_session_stays_with_the_registry(tmp_path: Path):
+    """Another registry has another."""
+    names = []
+    for file in ("fleet.db", "fleet.db", "other.db"):
+        opened = Registry(tmp_path / file)
+        names.append(opened.session())
+        opened.close()
+    assert names[0] == names[1] != names[2]
+
+
 def test_devices_are_all_enrolled_ones(fleet: Path):
     """Devices that were never seen are listed too, offline."""
     registry = Registry(fleet / DATABASE_FILE)

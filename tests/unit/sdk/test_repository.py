@@ -332,6 +332,19 @@ def test_a_damaged_chunk_is_never_handed_out(repo: Path, tmp_path: Path):
         path.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"\0damaged"), lambda path: path.unlink()])
+def test_publishing_again_mends_a_chunk(repo: Path, tmp_path: Path, damage):
+    """A chunk that is damaged or lost is replaced; the others are not written again."""
+    bundle = a_bundle_file(tmp_path)
+    repository.publish(repo, [bundle])
+    key = wirekeys.chunk_id(samples.a_manifest().files[-1].chunks[0])
+    path = repo / "chunks" / key[:2] / key
+    whole = path.read_bytes()
+    damage(path)
+    (again,) = repository.publish(repo, [bundle])
+    assert (path.read_bytes(), again.stored_bytes) == (whole, len(whole))
+
+
 def test_superseded_files_are_kept_for_a_while_only(repo: Path):
     """Files of earlier states are listed as superseded; their number is bounded; present ones are never removed."""
     signed = repository.opened(repo).fleet
