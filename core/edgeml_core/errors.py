@@ -97,7 +97,7 @@ class UsageError(EdgemlError):
 
 
 class GateFailed(EdgemlError):
-    """The model doesn't meet what was asked: no bundle was written."""
+    """The model doesn't meet what was asked: no bundle was written for that target."""
 
     exit_code = 1
     usual_hint = "give more calibration data, accept more with --max-drop, or take another target"

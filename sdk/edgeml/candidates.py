@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from typing import Final
 
+import msgspec
+
 from edgeml import pack
-from edgeml.check import latency
+from edgeml.check import gate, latency
 from edgeml.check.attempt import Attempt
 from edgeml.check.candidate import Candidate
-from edgeml.check.gate import is_slow
+from edgeml.check.gate import FASTER_RUNS, is_slow
 from edgeml.export import fp32, work
 from edgeml.export.source import Built
 from edgeml.job import Job
@@ -23,6 +25,7 @@ from edgeml_core.manifest import Format
 from edgeml_core.profile import Profile, Recipe
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tensors import Array
+from edgeml_runtime.trial import Timed
 
 #: What a failed candidate raises; the next one is tried then.
 _FAILED: Final = frozenset({"gate-failed", "model-unsupported", "runtime-failed", "probe-crashed"})
@@ -110,9 +113,8 @@ def _time(job: Job, attempt: Attempt, candidate: Candidate) -> None:
 
     def measure() -> latency.Times:
         job.progress.stage(f"time {manifest.stem} {candidate.model.recipe}")
-        given = job.checks.typical_input(candidate)
-        int8 = latency.timed(candidate.model.path, manifest, given)
-        reference = latency.timed(candidate.fp32.path, manifest, given)
+        int8 = _timed(job, candidate)
+        reference = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
         return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))
 
     def make() -> latency.Times:
@@ -121,6 +123,23 @@ def _time(job: Job, attempt: Attempt, candidate: Candidate) -> None:
 
     attempt.times = job.once(("times", candidate.key, threads), make)
     job.limits.require_fast(attempt.recipe, job.source.kind, attempt.times)
+
+
+def is_faster(job: Job, one: Attempt, other: Attempt) -> bool:
+    """Whether a candidate that passed is faster by far than another, in each of a few runs in turns."""
+    assert one.candidate is not None  # noqa: S101 -- what passed has been through every step
+    assert other.candidate is not None  # noqa: S101 -- as above
+    threads = min(one.candidate.manifest.runtime.threads, os.cpu_count() or 1)
+    in_turns = latency.Job(int8=_timed(job, one.candidate), fp32=_timed(job, other.candidate), threads=threads)
+    for _ in range(FASTER_RUNS):
+        job.progress.stage(f"time {one.candidate.manifest.stem} against {other.file_format}")
+        if not gate.is_faster(latency.measure(in_turns)):
+            return False
+    return True
+
+
+def _timed(job: Job, candidate: Candidate) -> Timed:
+    return latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
 
 
 def _prove(job: Job, attempt: Attempt, candidate: Candidate) -> None:

@@ -9,15 +9,12 @@ from typing import Final
 
 from edgeml import targets
 from edgeml.check.attempt import Attempt
-from edgeml.check.gate import TRIVIAL_MS
+from edgeml.check.gate import FASTER_MIN
 from edgeml.export.request import ExportRequest
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ENGINES, Format
 from edgeml_core.profile import RECIPES, Profile
 
-#: The format that the profile names first ships unless another is that many times as fast. The two are timed one after
-#: the other, so the margin is wide: a second export must choose as the first did.
-FASTER_MIN: Final = 1.25
 #: What each format's converters are imported as.
 _CONVERTERS: Final[dict[Format, tuple[str, ...]]] = {
     "onnx": ("optimum",),
@@ -58,11 +55,23 @@ def _automatic(request: ExportRequest, profile: Profile) -> tuple[Format, ...]:
     return found
 
 
-def choose(formats: Sequence[Format], profile: Profile, attempts: Callable[[Format], list[Attempt]]) -> Chosen:
+def choose(
+    formats: Sequence[Format],
+    profile: Profile,
+    attempts: Callable[[Format], list[Attempt]],
+    *,
+    is_faster: Callable[[Attempt, Attempt], bool],
+) -> Chosen:
     """Try the formats in order, and take one.
 
-    On a machine of the target's kind all are tried and the times decide; elsewhere times say nothing of the target, so
-    the first that passes is taken.
+    On a machine of the target's kind all are tried, and one that is faster by far ships. Otherwise the first that
+    passes does: elsewhere times say nothing of the target.
+
+    Args:
+        formats: in the profile's order.
+        profile: the target.
+        attempts: makes all of a format's.
+        is_faster: whether the first is faster than the second by a margin that noise doesn't make.
 
     Raises:
         UsageError: of the first format, when none has a way for the model.
@@ -86,23 +95,19 @@ def choose(formats: Sequence[Format], profile: Profile, attempts: Callable[[Form
     if not made:
         raise unfit[0][1]
     notes = [f"{file_format} was left: {error.message}" for file_format, error in unfit]
-    winner = _fastest(winners)
+    winner = _fastest(winners, is_faster)
     if winner and len(formats) > 1:
         notes.insert(0, _reason(winner, winners, profile, comparable=comparable))
     return Chosen(attempts=tuple(made), winner=winner, notes=tuple(notes))
 
 
-def _fastest(winners: Sequence[Attempt]) -> Attempt | None:
-    """The first, unless a later one is faster by far; where the first takes next to no time, it stays."""
+def _fastest(winners: Sequence[Attempt], is_faster: Callable[[Attempt, Attempt], bool]) -> Attempt | None:
+    """The first, unless a later one is faster by far."""
     best = winners[0] if winners else None
     for other in winners[1:]:
-        if best and _ms(best) >= TRIVIAL_MS and _ms(other) * FASTER_MIN < _ms(best):
+        if best and is_faster(other, best):
             best = other
     return best
-
-
-def _ms(attempt: Attempt) -> float:
-    return attempt.times.int8.p50_ms if attempt.times else 0.0
 
 
 def _reason(winner: Attempt, winners: Sequence[Attempt], profile: Profile, *, comparable: bool) -> str:
@@ -116,7 +121,8 @@ def _reason(winner: Attempt, winners: Sequence[Attempt], profile: Profile, *, co
         return f"{taken} is the only format that passed"
     others = ", ".join(it.file_format for it in winners if it is not winner)
     if winner is winners[0]:
-        return f"{taken} comes first in the profile, and {others} is not faster by enough on this CPU"
+        return f"{taken} comes first in the profile, and {others} is not {FASTER_MIN} times as fast on this CPU"
     return (
-        f"{taken} was taken over {others}: more than {FASTER_MIN} times as fast on this CPU, which is the target's kind"
+        f"{taken} was taken over {others}: more than {FASTER_MIN} times as fast, in turns on this CPU, which is the "
+        "target's kind"
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from edgeml import candidates, choice, measured, pack, proof, targets
 from edgeml.check import data, feasible, inputs
-from edgeml.check.attempt import Attempt, NothingPassed
+from edgeml.check.attempt import Attempt, NothingPassed, SomeFailed
 from edgeml.check.checks import Checks
 from edgeml.check.gate import Limits
 from edgeml.export import work
@@ -29,7 +30,7 @@ from edgeml_core.profile import Profile
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> list[Exported]:
-    """Export a model: one bundle for each target and format asked for, or none at all.
+    """Export a model: one bundle for each target and format asked for. One that fails its gate doesn't stop the others.
 
     Args:
         request: what is asked.
@@ -40,16 +41,20 @@ def export(request: ExportRequest, progress: Progress | None = None) -> list[Exp
 
     Raises:
         UsageError: the model, a data file, a target or an option is wrong.
-        GateFailed: `gate-failed`, when no recipe passed for one of the bundles: none is written then. A `NothingPassed`
-            brings all candidates; a plain one says that the model can't fit a target.
+        GateFailed: `gate-failed`, when no recipe passed for one of the bundles, and nothing of it is written: a
+            `NothingPassed` brings its candidates; of several, `SomeFailed` brings each failure and what was written all
+            the same. A plain one says, before any work, that the model can't fit a target.
         DeviceError: a runtime is missing or failed.
     """
     profiles = [targets.load(name) for name in dict.fromkeys(request.targets)]
     _require_possible(request, profiles)
     with work.folder(request.output) as folder:
         job = _load(request, progress or Silent(), folder)
-        packed = [_bundle(job, profile, formats) for profile, formats in choice.wanted(request, profiles)]
-        return [_deliver(job, exported) for exported in packed]
+        packed, failed = _bundles(job, list(choice.wanted(request, profiles)))
+        delivered = [_deliver(job, exported) for exported in packed]
+    if failed:
+        raise SomeFailed(failed, delivered) if len(failed) + len(delivered) > 1 else failed[0]
+    return delivered
 
 
 def _require_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None:
@@ -92,9 +97,27 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
     )
 
 
+def _bundles(
+    job: Job, wanted: Sequence[tuple[Profile, tuple[Format, ...]]]
+) -> tuple[list[Exported], list[NothingPassed]]:
+    """Those that passed, packed in the working folder, and the errors of those that didn't."""
+    packed, failed = [], []
+    for profile, formats in wanted:
+        try:
+            packed.append(_bundle(job, profile, formats))
+        except NothingPassed as error:
+            failed.append(error)
+    return packed, failed
+
+
 def _bundle(job: Job, profile: Profile, formats: Sequence[Format]) -> Exported:
     """One bundle: of the formats, the one that wins; of each, the first recipe of the target's that passes."""
-    chosen = choice.choose(formats, profile, lambda file_format: candidates.attempts(job, profile, file_format))
+    chosen = choice.choose(
+        formats,
+        profile,
+        partial(candidates.attempts, job, profile),
+        is_faster=partial(candidates.is_faster, job),
+    )
     if chosen.winner is None:
         raise NothingPassed(profile.name, chosen.attempts)
     return _pack(job, chosen.winner, chosen)

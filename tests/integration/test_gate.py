@@ -206,6 +206,26 @@ def test_the_table_is_shown_to_people_too(hostile: Path, tmp_path: Path):
     assert lines[-1].startswith("hint: ")
 
 
+def test_a_target_that_fails_does_not_stop_the_others(saturating: Path, tmp_path: Path):
+    """Full range on Haswell fails, here it passes: exit 1, one table, and the one bundle with its measurements."""
+    command = [
+        *(sys.executable, "-m", "edgeml", "export", "saturating.py:saturating", "--json", "--format", "onnx"),
+        *("--target", "x86-gateway", "--target", "x86-vnni", "--recipe", "static-s8"),
+        *("--calibrate", "calibrate.jsonl", "--evaluate", "evaluate.jsonl", "-o", str(tmp_path / "out")),
+    ]
+    ran = subprocess.run(command, cwd=saturating, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    *events, answer, last = [json.loads(line) for line in ran.stdout.splitlines()]
+    (told,) = [it for it in events if it["event"] == "candidates"]
+    assert told["target"] == "x86-gateway"
+    assert [it["target"] for it in answer["bundles"]] == ["x86-vnni"]
+    assert last["error"]["code"] == "gate-failed"
+    assert "no recipe passed for x86-gateway onnx" in last["error"]["message"]
+    assert "1 other bundle(s) passed" in last["error"]["message"]
+    stem = "saturating-1-x86-vnni-onnx"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{stem}.edgeml", f"{stem}.measured.json"}
+
+
 @pytest.mark.parametrize("file_format", ["onnx", "tflite"])
 def test_a_cnn_never_ships_dynamic_int8_that_is_slower(file_format: str, tmp_path: Path):
     """Asked for by name, it ships only if it was the faster one in the same run."""

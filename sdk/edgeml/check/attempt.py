@@ -1,4 +1,4 @@
-"""One recipe's attempt at the gate: what came of it, as far as it got; and the error when all attempts failed."""
+"""One recipe's attempt at the gate: what came of it, as far as it got; and the errors when all attempts failed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
 from edgeml.check.memory import estimate_bytes
+from edgeml.export.request import Exported
 from edgeml_core.card import Proved, Timed, Tried
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
@@ -53,7 +54,7 @@ class Attempt:
 
 
 class NothingPassed(GateFailed):
-    """No candidate passed: the error that brings them all, with their times where they got so far."""
+    """No candidate passed for a bundle: brings them all, with their times where they got so far."""
 
     def __init__(self, target: str, attempts: Sequence[Attempt]) -> None:
         formats = ", ".join(dict.fromkeys(it.file_format for it in attempts))
@@ -62,6 +63,17 @@ class NothingPassed(GateFailed):
         super().__init__("gate-failed", message, "; or ".join(hints))
         self.target = target
         self.candidates = tuple((it.tried, it.timed) for it in attempts)
+
+
+class SomeFailed(GateFailed):
+    """Of several bundles asked for not all passed: brings each failure, and the bundles that were written."""
+
+    def __init__(self, failed: Sequence[NothingPassed], exported: Sequence[Exported]) -> None:
+        hints = dict.fromkeys(error.hint for error in failed if error.hint)
+        message = "; ".join(error.message for error in failed)
+        super().__init__("gate-failed", f"{message}; {len(exported)} other bundle(s) passed", "; or ".join(hints))
+        self.failed = tuple(failed)
+        self.exported = tuple(exported)
 
 
 def _failures(attempts: Sequence[Attempt]) -> str:

@@ -24,6 +24,12 @@ SLOWER_MAX: Final = 1.25
 TRIVIAL_MS: Final = 0.2
 
 
+#: The format that the profile names first ships unless another is that many times as fast in turns with it, in each of
+#: `FASTER_RUNS` runs: a second export must choose as the first did.
+FASTER_MIN: Final = 1.25
+FASTER_RUNS: Final = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What is asked: fractions of 1, milliseconds on this machine, bytes. None asks nothing."""
@@ -74,6 +80,14 @@ class Limits:
                 f"slower than --max-latency {self.max_latency_ms:g} on the machine that exported it",
                 "take a smaller model, or allow more with --max-latency",
             )
+
+
+def is_faster(times: Times) -> bool:
+    """Whether one model is faster by far than another that was timed in its turns, as `fp32`.
+
+    Where the other takes next to no time, the runtimes' own overhead would be compared.
+    """
+    return times.fp32.p50_ms >= TRIVIAL_MS and times.int8.p50_ms * FASTER_MIN < times.fp32.p50_ms
 
 
 def is_slow(recipe: str, kind: ModelKind, times: Times) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,6 +53,8 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
 
     Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate.
 
+    Where nothing passes for a target, a table says why and the exit code is 1; bundles for the others are written.
+
     A language model's rows are whole texts, {"text": ...} without a label: it is judged by its perplexity on them, and
     --max-drop is the share by which that may rise (1%: from 20 to 20.2).
     """
@@ -61,11 +64,11 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     from edgeml.pipeline import export as export_model  # noqa: PLC0415 - imports torch
 
     try:
-        exported = export_model(request, Told(out))
+        _show(out, export_model(request, Told(out)))
     except GateFailed as error:
-        gate_table.tell(out, error)
+        if passed := gate_table.tell(out, error):
+            _show(out, passed)
         raise
-    out.result({"bundles": [it.to_dict() for it in exported]}, _summary(exported))
 
 
 class Told:
@@ -83,7 +86,11 @@ class Told:
         self._out.event("bundle", f"wrote {exported.path}", path=str(exported.path))
 
 
-def _summary(exported: list[Exported]) -> str:
+def _show(out: Output, exported: Sequence[Exported]) -> None:
+    out.result({"bundles": [it.to_dict() for it in exported]}, _summary(exported))
+
+
+def _summary(exported: Sequence[Exported]) -> str:
     rows = []
     for it in exported:
         card, measured = it.manifest.card, it.measurements

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
@@ -10,13 +12,29 @@ from edgeml.cli.output import Output
 from edgeml_core.card import Timed
 from edgeml_core.errors import GateFailed
 
+if TYPE_CHECKING:
+    from edgeml.check.attempt import NothingPassed
+    from edgeml.export.request import Exported
 
-def tell(out: Output, error: GateFailed) -> None:
-    """Show the candidates that an error brings: a JSON line under `--json`, otherwise a table on stderr."""
-    from edgeml.check.attempt import NothingPassed  # noqa: PLC0415 - kept out of --help
 
-    if not isinstance(error, NothingPassed):
-        return
+def tell(out: Output, error: GateFailed) -> tuple[Exported, ...]:
+    """Show the candidates that an error brings: a JSON line under `--json`, otherwise a table on stderr.
+
+    Returns:
+        The bundles that passed all the same.
+    """
+    from edgeml.check.attempt import NothingPassed, SomeFailed  # noqa: PLC0415 - kept out of --help
+
+    if isinstance(error, SomeFailed):
+        for each in error.failed:
+            _tell(out, each)
+        return error.exported
+    if isinstance(error, NothingPassed):
+        _tell(out, error)
+    return ()
+
+
+def _tell(out: Output, error: NothingPassed) -> None:
     if out.as_json:
         entries = [msgspec.to_builtins(tried) | _times(timed) for tried, timed in error.candidates]
         out.event("candidates", "", target=error.target, candidates=entries)

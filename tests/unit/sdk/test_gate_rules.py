@@ -11,7 +11,7 @@ import pytest
 from edgeml import choice, targets
 from edgeml.check import feasible
 from edgeml.check.attempt import Attempt, NothingPassed
-from edgeml.check.gate import Limits, is_slow
+from edgeml.check.gate import Limits, is_faster, is_slow
 from edgeml.check.latency import Times
 from edgeml.export.request import ExportRequest
 from edgeml.proof import target_cpu
@@ -106,25 +106,47 @@ def test_what_is_infeasible_depends_on_what_is_asked(tmp_path: Path):
             feasible.require(model, targets.load(name), quantized=quantized, max_ram_bytes=most)
 
 
-def test_where_times_tell_the_faster_format_ships():
-    """On a machine of the target's kind, by a margin; within it the profile's order holds."""
-    for tflite_ms, shipped in ((5.0, "tflite"), (9.0, "onnx"), (20.0, "onnx")):
-        given = {"onnx": 10.0, "tflite": tflite_ms}
-        chosen = choice.choose(("onnx", "tflite"), HERE, lambda it, given=given: [attempt(it, given[it])])
-        assert chosen.winner is not None
-        assert chosen.winner.file_format == shipped
-        assert len(chosen.attempts) == 2
-        assert shipped in chosen.notes[0]
+def never(one: Attempt, other: Attempt) -> bool:
+    raise AssertionError(f"{one.file_format} was timed against {other.file_format}")
+
+
+@pytest.mark.parametrize(
+    ("one_ms", "other_ms", "faster"), [(5.0, 10.0, True), (8.1, 10.0, False), (20.0, 10.0, False), (0.05, 0.19, False)]
+)
+def test_what_is_faster_by_far(one_ms: float, other_ms: float, *, faster: bool):
+    """By more than a quarter, and of something that takes time at all."""
+    assert is_faster(times(one_ms, other_ms)) is faster
+
+
+@pytest.mark.parametrize(("by_far", "shipped"), [(True, "tflite"), (False, "onnx")])
+def test_where_times_tell_the_faster_format_ships(*, by_far: bool, shipped: str):
+    """On a machine of the target's kind, when it is faster by far; else the profile's order holds. The card says so."""
+    asked = []
+
+    def is_faster(one: Attempt, other: Attempt) -> bool:
+        asked.append((one.file_format, other.file_format))
+        return by_far
+
+    chosen = choice.choose(("onnx", "tflite"), HERE, lambda it: [attempt(it, 10.0)], is_faster=is_faster)
+    assert chosen.winner is not None
+    assert chosen.winner.file_format == shipped
+    assert asked == [("tflite", "onnx")]
+    assert len(chosen.attempts) == 2
+    assert chosen.notes[0].startswith(shipped)
+    assert "1.25 times as fast" in chosen.notes[0]
 
 
 def test_where_times_tell_nothing_the_profile_decides():
     """The second format is not even built, unless the first fails."""
-    chosen = choice.choose(("onnx", "tflite"), ELSEWHERE, lambda it: [attempt(it, 1.0)])
+    chosen = choice.choose(("onnx", "tflite"), ELSEWHERE, lambda it: [attempt(it, 1.0)], is_faster=never)
     assert [it.file_format for it in chosen.attempts] == ["onnx"]
     assert "not timed against each other" in chosen.notes[0]
     failed = GateFailed("gate-failed", "lost")
     chosen = choice.choose(
-        ("onnx", "tflite"), ELSEWHERE, lambda it: [attempt(it, 1.0, failed if it == "onnx" else None)]
+        ("onnx", "tflite"),
+        ELSEWHERE,
+        lambda it: [attempt(it, 1.0, failed if it == "onnx" else None)],
+        is_faster=never,
     )
     assert chosen.winner is not None
     assert chosen.winner.file_format == "tflite"
@@ -138,11 +160,11 @@ def test_a_format_without_a_way_for_the_model_is_left():
             raise UsageError("model-unsupported", "no Einsum")
         return [attempt(file_format, 1.0)]
 
-    chosen = choice.choose(("tflite", "onnx"), HERE, unsupported)
+    chosen = choice.choose(("tflite", "onnx"), HERE, unsupported, is_faster=never)
     assert chosen.winner is not None
     assert "tflite was left: no Einsum" in chosen.notes
     with pytest.raises(UsageError, match="no Einsum"):
-        choice.choose(("tflite",), HERE, unsupported)
+        choice.choose(("tflite",), HERE, unsupported, is_faster=never)
 
 
 def test_a_recipe_of_one_engine_leaves_one_format():
