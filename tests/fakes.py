@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgeml_agent.agent import Agent, Ports
+from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
 from edgeml_agent.ports import Arrival, Probed
 from edgeml_agent.releases import Releases
@@ -22,6 +23,7 @@ from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
 from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
+from edgeml_core.calls import Call, Reply, Reproduced
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.manifest import Manifest
@@ -101,6 +103,9 @@ class MemoryLink:
         self.reports: list[Report] = []
         self.shown: list[DeviceState] = []
         self.news = asyncio.Event()
+        self.session = 1
+        self.calls: asyncio.Queue[bytes] = asyncio.Queue()
+        self.replies: list[Reply] = []
 
     async def run(self) -> None:
         """Stay connected."""
@@ -118,6 +123,14 @@ class MemoryLink:
     def report(self, report: Report) -> None:
         """Keep a report."""
         self.reports.append(report)
+
+    async def called(self) -> bytes:
+        """Wait for one of `calls`."""
+        return await self.calls.get()
+
+    def reply(self, reply: Reply) -> None:
+        """Keep a reply."""
+        self.replies.append(reply)
 
 
 class MemoryOrigin:
@@ -203,6 +216,8 @@ class MemoryProber:
         self.failures: dict[str, EdgemlError] = {}
         self.refusal: DeviceError | None = None
         self.probed: list[str] = []
+        self.answers_go = asyncio.Event()
+        self.answers_go.set()
 
     def admit(self, manifest: Manifest) -> None:
         """Raise `refusal`, if there is one."""
@@ -219,6 +234,12 @@ class MemoryProber:
         if manifest.version in self.failures:
             raise self.failures[manifest.version]
         return Probed(min_cosine=1.0, max_abs=0.0, first_ms=1.0, median_ms=1.0, peak_rss_bytes=1)
+
+    async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
+        """Probe, and say so when `answers_go` is set."""
+        found = await self.probe(folder, manifest)
+        await self.answers_go.wait()
+        return Reply(id=call.id, reproduced=Reproduced(min_cosine=found.min_cosine, max_abs=found.max_abs))
 
 
 class MemoryServer:
@@ -271,7 +292,10 @@ class Bench:
             clock=self.clock,
         )
         self.agent = Agent(DEVICE, BOARD, ports, self.telling)
-        self.daemon = Daemon(self.agent, self.link, self.store, self.telling, clock=self.clock, folder=self.folder)
+        calls = Calls(self.link, self.releases, self.prober)
+        self.daemon = Daemon(
+            self.agent, self.link, self.store, self.telling, calls=calls, clock=self.clock, folder=self.folder
+        )
 
     def release(self, draft: Manifest, files: dict[str, bytes]) -> Wanted:
         """Release a bundle of `files`."""

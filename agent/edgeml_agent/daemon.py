@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from edgeml_agent import backoff, locks, log
 from edgeml_agent.agent import Agent
+from edgeml_agent.calls import Calls
 from edgeml_agent.machine import Machine
 from edgeml_agent.ports import Clock, Link
 from edgeml_agent.store import ModelRecord, Store
@@ -43,9 +44,12 @@ class Daemon:
         folder: the store's, where the lock lies.
     """
 
-    def __init__(self, agent: Agent, link: Link, store: Store, telling: Telling, *, clock: Clock, folder: Path) -> None:
+    def __init__(
+        self, agent: Agent, link: Link, store: Store, telling: Telling, *, calls: Calls, clock: Clock, folder: Path
+    ) -> None:
         self._agent = agent
         self._link = link
+        self._calls = calls
         self._store = store
         self._telling = telling
         self._clock = clock
@@ -63,6 +67,7 @@ class Daemon:
                 tasks.create_task(self._link.run())
                 tasks.create_task(self._follow_fleet(tasks))
                 tasks.create_task(self._follow_store())
+                tasks.create_task(self._calls.run())
         finally:
             # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
             self._store.end_run()
@@ -91,8 +96,10 @@ class Daemon:
     async def _follow_fleet(self, tasks: asyncio.TaskGroup) -> None:
         wait_s = LOOK_EVERY_S
         while True:
+            # Not `wait_for`: cancelled as an announcement comes, that one would go on.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._link.announced(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._link.announced()
             wait_s = await self._look(tasks)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> float:

@@ -1,4 +1,4 @@
-"""The adapter to MQTT: one connection, kept up; signed files, chunks, state and reports over it.
+"""The adapter to MQTT: one connection, kept up; signed files, chunks, calls, state and reports over it.
 
 One connection and one persistent session: a broker that takes the client id from the user name, as it should, throws
 the first of two connections off. Chunks still pile up nowhere: they are QoS 0, on exact topics that are left as they
@@ -24,6 +24,7 @@ from edgeml_agent.ports import Arrival
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
 from edgeml_core import messages
+from edgeml_core.calls import Reply
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 
@@ -37,8 +38,10 @@ RETAINED_WAIT_S: Final = 10.0
 #: Signed files come in bursts: what follows within so short a time belongs together.
 SETTLE_S: Final = 0.3
 GOODBYE_S: Final = 3.0
-CHUNKS_QUEUED_MAX: Final = 256
+#: The broker sends what it retains about when it confirms the subscription.
+POSITION_WAIT_S: Final = 0.3
 OUTBOX_MAX_REPORTS: Final = 256
+CALLS_QUEUED_MAX: Final = 4
 _ROOT_SUFFIX: Final = ".root.json"
 
 T = TypeVar("T")
@@ -69,13 +72,12 @@ class MqttLink:
         self._client: Client | None = None
         self._online = asyncio.Event()
         self._files = SignedFiles(self._topics)
-        self._chunk_root = self._topics.chunk("")
-        self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue(CHUNKS_QUEUED_MAX)
-        self._wanted: set[str] = set()
-        self._unwanted: set[str] = set()
+        self._chunks = ChunkTopics(self._topics)
+        self._asks: set[asyncio.Task[None]] = set()
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
-        self._reports: deque[Report] = deque(maxlen=OUTBOX_MAX_REPORTS)
+        self._called: asyncio.Queue[bytes] = asyncio.Queue(CALLS_QUEUED_MAX)
+        self._reports: deque[Report | Reply] = deque(maxlen=OUTBOX_MAX_REPORTS)
         self._to_send = asyncio.Event()
 
     async def run(self) -> None:
@@ -109,6 +111,15 @@ class MqttLink:
         self._reports.append(report)
         self._to_send.set()
 
+    async def called(self) -> bytes:
+        """See `CallLine.called`."""
+        return await self._called.get()
+
+    def reply(self, reply: Reply) -> None:
+        """See `CallLine.reply`; it goes out in its turn among the reports."""
+        self._reports.append(reply)
+        self._to_send.set()
+
     async def file(self, repo: str, file: str) -> bytes | None:
         """One signed file, as the broker has it; None when there is none.
 
@@ -130,27 +141,35 @@ class MqttLink:
             finally:
                 await self._call(client.unsubscribe(topic))
 
+    @property
+    def position(self) -> str:
+        """See `ChunkSource.position`."""
+        return self._chunks.position
+
+    async def follow(self, release: str) -> None:
+        """See `ChunkSource.follow`; it waits for the position as it is now."""
+        self._chunks.follow(release)
+        self._to_send.set()
+        if release:
+            client = await self._connected()
+            await self._call(client.subscribe(self._topics.wave(release)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._chunks.positioned.wait(), POSITION_WAIT_S)
+
     async def want(self, keys: Collection[str]) -> None:
-        """See `ChunkSource.want`."""
+        """See `ChunkSource.want`. The broker's answer isn't waited for: it comes after all that is on its way."""
         client = await self._connected()
-        topics = [(self._topics.chunk(key), 0) for key in keys if key not in self._wanted]
-        self._wanted |= set(keys)
-        if topics:
-            await self._call(client.subscribe(topics))
-        want = messages.encode(Want(keys=tuple(keys)))
-        await self._call(client.publish(self._topics.want(self._device.id), want, qos=1))
+        ask = asyncio.create_task(self._ask(client, self._chunks.want(keys), tuple(keys)))
+        self._asks.add(ask)
+        ask.add_done_callback(self._asks.discard)
 
     async def receive(self, timeout_s: float) -> Arrival | None:
         """See `ChunkSource.receive`."""
-        try:
-            return await asyncio.wait_for(self._arrivals.get(), timeout_s)
-        except TimeoutError:
-            return None
+        return await self._chunks.receive(timeout_s)
 
     async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`; they are left together with those that another drop named."""
-        self._wanted -= set(keys)
-        self._unwanted |= set(keys)
+        self._chunks.drop(keys)
         self._to_send.set()
 
     async def _connection(self) -> None:
@@ -159,9 +178,9 @@ class MqttLink:
         will = Will(self._topics.state(self._device.id), self._own_state(online=False), qos=1, retain=True)
         async with self._broker.connected(will) as client:
             log.event("connected", broker=self._url, session=self.session)
-            subscriptions = [(self._topics.trust("+", "metadata/+"), 1)]
-            subscriptions += [(self._topics.chunk(key), 0) for key in self._wanted]
+            subscriptions = [(self._topics.trust("+", "metadata/+"), 1), (self._topics.call(self._device.id), 1)]
             await client.subscribe(subscriptions)
+            await self._ask(client, self._chunks.subscriptions, tuple(self._chunks.wanted))
             self._client, self._state_is_new = client, True
             self._online.set()
             self._to_send.set()
@@ -176,24 +195,41 @@ class MqttLink:
             finally:
                 self._client = None
                 self._online.clear()
+                for ask in self._asks:
+                    ask.cancel()
+
+    async def _ask(self, client: Client, subscriptions: list[tuple[str, int]], keys: Sequence[str]) -> None:
+        """Subscribe and want, in this order, in one go. When the connection is lost, the next one asks again."""
+        calls: list[Awaitable[object]] = []
+        if subscriptions:
+            calls.append(client.subscribe(subscriptions, timeout=math.inf))
+        for some in batched(keys, messages.WANTS_MAX):
+            want = messages.encode(Want(keys=some))
+            calls.append(client.publish(self._topics.want(self._device.id), want, timeout=math.inf))
+        with contextlib.suppress(MqttError):
+            await asyncio.gather(*calls)
 
     async def _receive_all(self, client: Client) -> None:
         async for message in client.messages:
             topic, payload = str(message.topic), message.payload
             if not isinstance(payload, bytes):
                 continue
-            if topic.startswith(self._chunk_root):
-                self._take_chunk(topic.removeprefix(self._chunk_root), payload)
+            if self._chunks.take(topic, payload):
+                self._leave_topics()
+            elif topic == self._topics.call(self._device.id):
+                self._take_call(payload, retained=message.retain)
             else:
                 self._files.take(topic, payload)
 
-    def _take_chunk(self, key: str, payload: bytes) -> None:
-        if key not in self._wanted:
-            self._unwanted.add(key)
+    def _leave_topics(self) -> None:
+        if self._chunks.has_to_leave:
             self._to_send.set()
-            return
+
+    def _take_call(self, payload: bytes, *, retained: bool) -> None:
+        """A call is for now: a retained one was for somebody who has gone."""
         with contextlib.suppress(asyncio.QueueFull):
-            self._arrivals.put_nowait(Arrival(key, payload))
+            if not retained:
+                self._called.put_nowait(payload)
 
     async def _send_all(self, client: Client) -> None:
         """Send what there is to say, in order; a report stays in the outbox until the broker has it."""
@@ -205,14 +241,16 @@ class MqttLink:
                 await self._publish_state(client, online=True)
             while self._reports:
                 await self._publish_report(client, self._reports.popleft())
-            if left := [self._topics.chunk(key) for key in self._unwanted - self._wanted]:
-                self._unwanted.clear()
+            if left := self._chunks.left():
                 await client.unsubscribe(left)
 
-    async def _publish_report(self, client: Client, report: Report) -> None:
-        payload = messages.encode(msgspec.structs.replace(report, session=self.session))
+    async def _publish_report(self, client: Client, report: Report | Reply) -> None:
+        topic, payload = self._topics.reply(self._device.id), messages.encode(report)
+        if isinstance(report, Report):
+            topic = self._topics.report(self._device.id)
+            payload = messages.encode(msgspec.structs.replace(report, session=self.session))
         try:
-            await client.publish(self._topics.report(self._device.id), payload, qos=1)
+            await client.publish(topic, payload, qos=1)
         except MqttError:
             self._reports.appendleft(report)
             raise

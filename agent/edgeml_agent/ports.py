@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from edgeml_core.calls import Call, Reply
 from edgeml_core.desired import FleetDocument
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import DeviceState, Report
@@ -99,7 +100,21 @@ class Voice(Protocol):
         ...
 
 
-class Link(Voice, Protocol):
+class CallLine(Protocol):
+    """Where calls to this device come in and replies go out. `session` is that of the connection."""
+
+    session: int
+
+    async def called(self) -> bytes:
+        """The next call; nothing about it is trusted yet."""
+        ...
+
+    def reply(self, reply: Reply) -> None:
+        """Send a reply, now or when the connection is back."""
+        ...
+
+
+class Link(Voice, CallLine, Protocol):
     """The connection to the fleet. It may be away at any time."""
 
     async def run(self) -> None:
@@ -137,6 +152,14 @@ class Prober(Protocol):
 
         Raises:
             DeviceError: `probe-crashed`, `golden-mismatch`, `runtime-failed` or `runtime-missing`.
+        """
+        ...
+
+    async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
+        """Probe or bench the model as a call asks, at low priority; errors are in the reply.
+
+        Raises:
+            DeviceError: `probe-crashed`.
         """
         ...
 

@@ -1,13 +1,14 @@
-"""The probe's child process: `python -m edgeml_agent.probe FOLDER` tries the bundle in FOLDER and prints one JSON line.
+"""The probe's child process: `python -m edgeml_agent.probe FOLDER [CALL]` tries the bundle in FOLDER, prints JSON.
 
-Loads the model with the installed runtime, runs the golden inputs, compares. A model that crashes, hangs or eats all
-memory takes this process along and nothing else: the kernel is told to choose it first, and an alarm ends it if its
-parent is gone.
+Loads the model with the installed runtime, runs the golden inputs, compares; or benches it, when a call asks that. A
+model that crashes, hangs or eats all memory takes this process along and nothing else: the kernel is told to choose it
+first, and an alarm ends it if its parent is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import sys
@@ -17,31 +18,26 @@ from typing import Final
 import msgspec
 
 from edgeml_agent.ports import Probed
-from edgeml_core import golden
+from edgeml_core import golden, messages
 from edgeml_core import manifest as manifests
+from edgeml_core.calls import Call, Refused, Reply, Reproduced
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.manifest import MANIFEST_NAME
-from edgeml_runtime import engines
+from edgeml_runtime import board, engines, trial
 from edgeml_runtime import golden as golden_check
 
 #: The parent ends the probe earlier; this is for a parent that was killed.
-ALARM_S: Final = 600
+ALARM_S: Final = 900
+#: What a call asks must not take CPU time from what serves: at 10 it has a tenth of what it competes with.
+NICENESS: Final = 10
 _CHOOSE_FIRST: Final = "1000"
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the probe failed; `family` is the name of the error's class."""
-
-    family: str
-    code: str
-    message: str
-    hint: str
-
-
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the child prints: one of the two."""
+    """What the child prints: one of the three."""
 
     probed: Probed | None = None
+    reply: Reply | None = None
     refused: Refused | None = None
 
 
@@ -63,17 +59,23 @@ def probe(folder: Path) -> Probed:
         max_abs=found.max_abs,
         first_ms=found.first_ms,
         median_ms=found.median_ms,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=trial.peak_rss_bytes(),
     )
 
 
-def _peak_rss_bytes() -> int:
-    """From /proc: getrusage would count what the parent had at the fork."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def answer(folder: Path, call: Call) -> Reply:
+    """What a call asks of the bundle in `folder`; raises as `probe` does, and a UsageError for a case that isn't."""
+    os.nice(NICENESS)
+    manifest = manifests.decode((folder / MANIFEST_NAME).read_bytes())
+    if call.kind == "bench":
+        return msgspec.structs.replace(trial.reply(trial.of_bundle(folder, manifest, call.timing)), id=call.id)
+    this, found = board.this_machine(), probe(folder)
+    return Reply(
+        id=call.id,
+        cpu=this.cpu,
+        runtime=this.runtimes.get(manifest.runtime.engine, ""),
+        reproduced=Reproduced(min_cosine=found.min_cosine, max_abs=found.max_abs),
+    )
 
 
 def _be_expendable() -> None:
@@ -84,18 +86,23 @@ def _be_expendable() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Probe the one folder named and print the outcome."""
+    """Probe the folder named, or do there what a call asks, and print the outcome."""
     _be_expendable()
+    folder, *asked = arguments
     try:
-        outcome, code = Outcome(probed=probe(Path(arguments[0]))), 0
+        outcome = _outcome(Path(folder), *asked)
     except EdgemlError as error:
-        refused = Refused(family=type(error).__name__, code=error.code, message=error.message, hint=error.hint)
-        outcome, code = Outcome(refused=refused), error.exit_code
+        outcome = Outcome(refused=Refused.of(error))
     except OSError as error:
-        refused = Refused(family=DeviceError.__name__, code="store-failed", message=str(error), hint="check the disk")
-        outcome, code = Outcome(refused=refused), DeviceError.exit_code
+        outcome = Outcome(refused=Refused.of(DeviceError("store-failed", str(error), "check the disk")))
     sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
-    return code
+    return 0 if outcome.refused is None else DeviceError.exit_code
+
+
+def _outcome(folder: Path, call: str = "") -> Outcome:
+    if call:
+        return Outcome(reply=answer(folder, messages.decode(call.encode(), Call)))
+    return Outcome(probed=probe(folder))
 
 
 if __name__ == "__main__":

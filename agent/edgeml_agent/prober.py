@@ -16,7 +16,10 @@ import msgspec
 
 from edgeml_agent.ports import Probed
 from edgeml_agent.probe import Outcome
-from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
+from edgeml_core import messages
+from edgeml_core.calls import TIMEOUT_S as CALL_TIMEOUT_S
+from edgeml_core.calls import Call, Reply
+from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime import board, engines
 
@@ -26,11 +29,10 @@ TIMEOUT_S: Final = 120.0
 MEMORY_FACTOR: Final = 2
 MEMORY_BASE_BYTES: Final = 256 * 1024**2
 WATCH_EVERY_S: Final = 0.05
-_FAMILIES: Final[dict[str, type[EdgemlError]]] = {"RejectedError": RejectedError, "DeviceError": DeviceError}
 
 
 class ChildProber:
-    """A `Prober` that starts `python -m edgeml_agent.probe` for each model.
+    """A `Prober` that starts `python -m edgeml_agent.probe` for each model and each call.
 
     Args:
         available_bytes: the memory that may be had now.
@@ -52,17 +54,31 @@ class ChildProber:
 
     async def probe(self, folder: Path, manifest: Manifest) -> Probed:
         """See `Prober.probe`."""
+        outcome = await self._outcome(manifest, self._timeout_s, str(folder))
+        if outcome.probed is None:
+            raise _crashed(manifest, "gave an empty answer")
+        return outcome.probed
+
+    async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
+        """See `Prober.answer`."""
+        outcome = await self._outcome(manifest, CALL_TIMEOUT_S, str(folder), messages.encode(call).decode())
+        if outcome.reply is None:
+            raise _crashed(manifest, "gave an empty answer")
+        return outcome.reply
+
+    async def _outcome(self, manifest: Manifest, timeout_s: float, *arguments: str) -> Outcome:
+        """What the child prints, within its bounds of time and memory."""
         limit_bytes = MEMORY_BASE_BYTES + MEMORY_FACTOR * manifest.needs.ram_bytes
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "edgeml_agent.probe", str(folder),
+            sys.executable, "-P", "-m", "edgeml_agent.probe", *arguments,
             stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=_environment(), start_new_session=True,
         )  # fmt: skip
         watching = asyncio.create_task(_outgrown(child, limit_bytes))
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 output, _ = await child.communicate()
         except TimeoutError as error:
-            raise _crashed(manifest, f"gave no answer within {self._timeout_s:.0f} s") from error
+            raise _crashed(manifest, f"gave no answer within {timeout_s:.0f} s") from error
         finally:
             outgrown = watching.done() and not watching.cancelled() and watching.result()
             watching.cancel()
@@ -72,19 +88,16 @@ class ChildProber:
         return _judged(manifest, output, child.returncode or 0)
 
 
-def _judged(manifest: Manifest, output: bytes, code: int) -> Probed:
+def _judged(manifest: Manifest, output: bytes, code: int) -> Outcome:
     if code < 0:
         raise _crashed(manifest, f"was ended by {signal.Signals(-code).name}")
     try:
         outcome = msgspec.json.decode(output, type=Outcome)
     except msgspec.MsgspecError as error:
         raise _crashed(manifest, f"ended with code {code} and no answer") from error
-    if outcome.probed is not None:
-        return outcome.probed
-    if outcome.refused is None:
-        raise _crashed(manifest, "gave an empty answer")
-    refused = outcome.refused
-    raise _FAMILIES.get(refused.family, DeviceError)(refused.code, refused.message, refused.hint)
+    if outcome.refused is not None:
+        raise outcome.refused.error()
+    return outcome
 
 
 def _crashed(manifest: Manifest, what: str) -> DeviceError:

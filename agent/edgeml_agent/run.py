@@ -12,6 +12,7 @@ import time
 
 from edgeml_agent import locks, log
 from edgeml_agent.agent import Agent, Ports
+from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
 from edgeml_agent.link import MqttLink
 from edgeml_agent.prober import ChildProber
@@ -85,19 +86,20 @@ def _daemon(settings: Settings, store: Store, models: Models) -> Daemon:
     floor = TimeFloor(settings.trust.root, folder)
     link = MqttLink(settings.broker, settings.device, store.next_session, is_late=floor.is_late)
     files = BlockingFiles(link.file, asyncio.get_running_loop())
-    releases = Releases(folder, settings.store.max_bytes)
+    releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
     telling = Telling(link, machine, store, releases, clock)
     ports = Ports(
         trust=Trust(settings.trust.root, folder, files, floor),
         chunks=link,
         store=store,
         releases=releases,
-        prober=ChildProber(),
+        prober=prober,
         server=models,
         clock=clock,
     )
     agent = Agent(settings.device.id, machine, ports, telling)
-    return Daemon(agent, link, store, telling, clock=clock, folder=folder)
+    calls = Calls(link, releases, prober)
+    return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder)
 
 
 def _first(group: BaseException) -> BaseException:
