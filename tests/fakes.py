@@ -144,6 +144,8 @@ class MemoryOrigin:
         #: Digests, in the order in which they were wanted.
         self.wanted: list[str] = []
         self.dropped: list[str] = []
+        #: The wire keys of the same.
+        self.keys: list[str] = []
         self._digests: dict[str, str] = {}
         self.in_flight_most = 0
         self._queue: deque[Arrival] = deque()
@@ -155,15 +157,18 @@ class MemoryOrigin:
         self._digests |= {wirekeys.chunk_id(digest): digest for digest in self.stored}
 
     async def want(self, keys: Collection[str]) -> None:
-        """Publish them at once, but those that get lost."""
+        """Publish them at once, but those that get lost, and differences to what isn't here."""
         for key in keys:
-            digest = self._digests[key]
+            digest, *base = (self._digests.get(chunk_id, "") for chunk_id in wirekeys.ids(key))
             self.wanted.append(digest)
+            self.keys.append(key)
             self._flying.add(key)
             if self.lost.get(digest, 0) > 0:
                 self.lost[digest] -= 1
                 continue
-            payload = chunks.to_wire(self.stored[digest])
+            if "" in base:
+                continue
+            payload = self._payload(digest, *base)
             if self.bad.get(digest, 0) > 0:
                 self.bad[digest] -= 1
                 payload = payload[:-1] + bytes([payload[-1] ^ 1])
@@ -182,7 +187,11 @@ class MemoryOrigin:
 
     async def drop(self, keys: Collection[str]) -> None:
         """Note it."""
-        self.dropped += [self._digests[key] for key in keys]
+        self.dropped += [self._digests[wirekeys.ids(key)[0]] for key in keys]
+
+    def _payload(self, digest: str, base: str = "") -> bytes:
+        chunk = self.stored[digest]
+        return chunks.to_wire_from(self.stored[base], chunk) if base else chunks.to_wire(chunk)
 
 
 class MemoryTrust:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent import log
+from edgeml_agent.asking import Asking
 from edgeml_agent.fetch import Fetch
 from edgeml_agent.machine import Machine, finished
 from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, Trust
-from edgeml_agent.releases import Partial, Release, Releases
+from edgeml_agent.releases import Bases, Partial, Release, Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
 from edgeml_core import desired, lifecycle, names
@@ -126,11 +127,11 @@ class Agent:
 
     async def _fetch(self, machine: Machine, release: Release) -> Partial:
         """All chunks of a release: those on the disk, those of other releases here, and the rest from afar."""
-        opened, missing = await asyncio.to_thread(self._open, release)
+        opened, missing, bases = await asyncio.to_thread(self._open, release)
         if missing:
             log.event("fetching", model=machine.record.name, chunks=len(missing))
             notice = partial(self._telling.progress, machine.record)
-            await Fetch(opened, self._ports.chunks, missing=missing, notice=notice).run()
+            await Fetch(opened, self._ports.chunks, missing=missing, asking=Asking(bases), notice=notice).run()
         return opened
 
     async def _verify(self, fetched: Partial) -> Path:
@@ -177,11 +178,12 @@ class Agent:
         self.serving[name] = release.digest
         log.event("serving", model=name, version=release.manifest.version, deployment=deployment)
 
-    def _open(self, release: Release) -> tuple[Partial, list[str]]:
+    def _open(self, release: Release) -> tuple[Partial, list[str], Bases]:
         records = self._ports.store.records()
         opened = self._ports.releases.begin(release, _kept(records))
         held = [record.active for record in records.values() if record.active and record.name == release.manifest.name]
-        return opened, self._ports.releases.reuse(opened, opened.missing(), held)
+        missing = self._ports.releases.reuse(opened, opened.missing(), held)
+        return opened, missing, self._ports.releases.bases(release, held)
 
     def _collect(self) -> None:
         try:

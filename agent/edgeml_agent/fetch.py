@@ -43,6 +43,7 @@ class Fetch:
 
     Args:
         missing: the digests of the chunks to fetch, in the order to ask for them.
+        asking: by which keys to ask for them.
         notice: called after each chunk.
         silence_s: see `SILENCE_S`.
     """
@@ -53,6 +54,7 @@ class Fetch:
         source: ChunkSource,
         *,
         missing: list[str],
+        asking: Asking,
         notice: Callable[[Progress], None],
         silence_s: float = SILENCE_S,
     ) -> None:
@@ -60,7 +62,7 @@ class Fetch:
         self._source = source
         self._notice = notice
         self._silence_s = silence_s
-        self._asking = Asking()
+        self._asking = asking
         #: Chunks to ask for by digest, and keys on their way with the number of arrivals when they were wanted.
         self._waiting = deque(missing)
         self._flying: dict[str, int] = {}
@@ -107,7 +109,7 @@ class Fetch:
                 wanted.append(self._asking.key(digest))
         if wanted:
             self._flying |= dict.fromkeys(wanted, self._arrivals)
-            await self._source.drop(self._answered)
+            await self._source.drop(set(self._answered).difference(wanted))
             self._answered.clear()
             await self._source.want(wanted)
 
@@ -123,7 +125,7 @@ class Fetch:
         try:
             self._done_bytes += await asyncio.to_thread(self._store, digest, arrival)
         except RejectedError:
-            self._refuse(digest, arrival.key)
+            self._refuse(arrival.key)
             return
         self._needed.remove(digest)
         self._flying.pop(arrival.key, None)
@@ -133,11 +135,12 @@ class Fetch:
     def _store(self, digest: str, arrival: Arrival) -> int:
         return self._partial.put(digest, self._asking.chunk(arrival))
 
-    def _refuse(self, digest: str, key: str) -> None:
-        self._bad[digest] += 1
-        if self._bad[digest] >= BAD_COPIES_MAX:
-            message = f"{BAD_COPIES_MAX} copies of chunk {digest[:12]} of {self._stem} had other content"
+    def _refuse(self, key: str) -> None:
+        self._bad[key] += 1
+        if self._bad[key] >= BAD_COPIES_MAX:
+            message = f"{BAD_COPIES_MAX} copies of chunk {key[:12]} of {self._stem} had other content"
             raise RejectedError("digest-mismatch", message, "check the origin's repository, and who may publish chunks")
+        self._asking.refused(key)
         self._want_again([key])
 
     def _fell_silent(self) -> None:
@@ -148,15 +151,21 @@ class Fetch:
                 "chunk-timeout", message, "check that `edgeml fleet serve` runs and reaches the broker"
             )
         self._window = max(1, self._window // 2)
-        self._want_again(list(self._flying))
+        self._give_up(list(self._flying))
 
     def _give_up_overtaken(self) -> None:
         lost = [key for key, since in self._flying.items() if self._arrivals - since > OVERTAKEN_CHUNKS]
-        self._want_again(lost)
+        self._give_up(lost)
+
+    def _give_up(self, keys: list[str]) -> None:
+        for key in keys:
+            self._asking.unanswered(key)
+        self._want_again(keys)
 
     def _want_again(self, keys: list[str]) -> None:
         for key in reversed(keys):
             self._flying.pop(key, None)
+            self._answered.append(key)
             self._waiting.appendleft(self._asking.digest(key))
 
     @property

@@ -114,6 +114,34 @@ class Partial:
             raise RejectedError("digest-mismatch", message, "export and publish the model under a new version")
 
 
+class Bases:
+    """What differences can be made to: the chunks of whole releases at the places of another's."""
+
+    def __init__(self, wanted: Manifest) -> None:
+        self._wanted = wanted
+        self._places: dict[str, tuple[str, Path, int]] = {}
+
+    def add(self, folder: Path, held: Manifest) -> None:
+        """Take the chunks of the release in `folder`."""
+        files = {entry.path: entry.chunks for entry in held.files}
+        for entry in self._wanted.files:
+            for index, (digest, base) in enumerate(zip(entry.chunks, files.get(entry.path, ()), strict=False)):
+                self._places[digest] = (base, folder / entry.path, index)
+
+    def digest(self, wanted: str) -> str:
+        """The digest of the chunk at the place of `wanted`; empty where there is none."""
+        return self._places[wanted][0] if wanted in self._places else ""
+
+    def read(self, wanted: str) -> bytes:
+        """The chunk at the place of `wanted`, as it is on the disk; nothing where there is none."""
+        if wanted not in self._places:
+            return b""
+        _, path, index = self._places[wanted]
+        with _translated(), path.open("rb") as content:
+            content.seek(index * chunks.CHUNK_BYTES)
+            return content.read(chunks.CHUNK_BYTES)
+
+
 class Releases:
     """All releases in one folder.
 
@@ -171,6 +199,13 @@ class Releases:
                         partial.put(found, chunk)
                         del left[found]
         return list(left)
+
+    def bases(self, release: Release, held: Collection[str]) -> Bases:
+        """What the whole releases `held` have at the places of a release's chunks."""
+        bases = Bases(release.manifest)
+        for digest in held:
+            bases.add(self.folder(digest), self.read(digest).manifest)
+        return bases
 
     def finish(self, partial: Partial) -> Path:
         """Give a verified release its place; on return it survives a power cut."""

@@ -62,11 +62,13 @@ class FolderChunks:
             TransportError: `chunk-timeout`, when a chunk is missing or damaged.
         """
         for key in keys:
+            # For a difference, too, the whole chunk: nothing here is slow.
+            chunk_id, *_ = wirekeys.ids(key)
             try:
-                payload = (self._folder / key[:2] / key).read_bytes()
-                chunks.require_id(payload, key)
+                payload = (self._folder / chunk_id[:2] / chunk_id).read_bytes()
+                chunks.from_store(payload, chunk_id)
             except (OSError, RejectedError) as error:
-                message = f"chunk {key[:12]} is missing or damaged in {self._folder}"
+                message = f"chunk {chunk_id[:12]} is missing or damaged in {self._folder}"
                 raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error
             self._asked.append(Arrival(key, payload))
 
@@ -96,7 +98,8 @@ class BundleChunks:
     """A bundle as a `ChunkSource`: its chunks in the bundle's order, those that are wanted."""
 
     def __init__(self, bundle: BundleReader) -> None:
-        self._wanted: set[str] = set()
+        #: The keys by which chunks are wanted, by their ids. For a difference, too, the whole chunk comes.
+        self._wanted: dict[str, str] = {}
         self._chunks = (
             (wirekeys.chunk_id(digest), chunk)
             for entry in bundle.manifest.files
@@ -105,15 +108,16 @@ class BundleChunks:
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`."""
-        self._wanted |= set(keys)
+        self._wanted |= {wirekeys.ids(key)[0]: key for key in keys}
 
     async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
         """See `ChunkSource.receive`. Chunks are wanted in the order of the files, so none is passed by too early."""
-        for key, chunk in self._chunks:
-            if key in self._wanted:
+        for chunk_id, chunk in self._chunks:
+            if key := self._wanted.get(chunk_id):
                 return Arrival(key, _RAW + chunk)
         return None
 
     async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`."""
-        self._wanted -= set(keys)
+        for key in keys:
+            self._wanted.pop(wirekeys.ids(key)[0], None)

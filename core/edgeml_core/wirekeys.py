@@ -16,6 +16,7 @@ from edgeml_core.errors import RejectedError
 
 #: 128 bits.
 _ID_CHARS: Final = 32
+_SEPARATOR: Final = "/"
 _KEY: Final = re.compile(rf"[0-9a-f]{{{_ID_CHARS}}}(/[0-9a-f]{{{_ID_CHARS}}})?")
 
 
@@ -26,7 +27,12 @@ def chunk_id(digest: str) -> str:
 
 def join(chunk: str, base: str = "") -> str:
     """The key of a chunk by its id, or of its difference to the chunk with the id `base`."""
-    return f"{chunk}/{base}" if base else chunk
+    return f"{chunk}{_SEPARATOR}{base}" if base else chunk
+
+
+def has_base(key: str) -> bool:
+    """Whether a key made by `join` asks for a difference."""
+    return _SEPARATOR in key
 
 
 def ids(key: str) -> tuple[str, ...]:
@@ -37,4 +43,4 @@ def ids(key: str) -> tuple[str, ...]:
     """
     if not _KEY.fullmatch(key):
         raise RejectedError("document-format", "what is wanted is no wire key")
-    return tuple(key.split("/"))
+    return tuple(key.split(_SEPARATOR))

@@ -17,6 +17,7 @@ from aiomqtt import Client, Message, MqttError
 
 from edgeml.fleet import announcer, link
 from edgeml.fleet.announcer import Announcer, View
+from edgeml.fleet.answers import Answers
 from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
 from edgeml.repository import Repository, freshness, layout, opened, refresh
@@ -97,7 +98,7 @@ class Host:
         self._registry = registry
         self._events = events
         self._topics = Topics(repository.fleet_name)
-        self._origin = Origin(repository.chunks)
+        self._origin = Origin(Answers(repository.chunks))
         self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._use(view)
 

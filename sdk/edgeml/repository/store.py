@@ -41,19 +41,30 @@ class ChunkStore:
             durable.sync_folder(folder)
         return written_bytes
 
-    def wire(self, key: str) -> bytes:
-        """One chunk as it is published. See `edgeml_origin.origin.Store`.
+    def wire(self, chunk_id: str) -> bytes:
+        """One chunk as it is published.
 
         Raises:
             RejectedError: `digest-mismatch`, when the file is missing or damaged.
         """
-        path = self._path(key)
-        try:
-            payload = path.read_bytes()
-        except OSError as error:
-            raise RejectedError("digest-mismatch", f"chunk {key[:12]} can't be read from {path}") from error
-        chunks.require_id(payload, key)
+        payload = self._read(chunk_id)
+        chunks.from_store(payload, chunk_id)
         return payload
+
+    def chunk(self, chunk_id: str) -> bytes:
+        """One chunk itself.
+
+        Raises:
+            RejectedError: `digest-mismatch`, when the file is missing or damaged.
+        """
+        return chunks.from_store(self._read(chunk_id), chunk_id)
+
+    def _read(self, chunk_id: str) -> bytes:
+        path = self._path(chunk_id)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise RejectedError("digest-mismatch", f"chunk {chunk_id[:12]} can't be read from {path}") from error
 
     def _holds(self, key: str) -> bool:
         try:

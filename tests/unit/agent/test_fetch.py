@@ -3,28 +3,42 @@
 import asyncio
 import io
 
+import numpy as np
 import pytest
 
+from edgeml_agent.asking import DIFFERENCE_TRIES, Asking
 from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, WINDOW_CHUNKS, Fetch
-from edgeml_agent.releases import Release, Releases
+from edgeml_agent.releases import Bases, Release, Releases
 from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import RejectedError, TransportError
 from fakes import MemoryOrigin
 from samples import a_manifest
 
-WEIGHTS = b"".join(number.to_bytes(4, "big") * (chunks.CHUNK_BYTES // 4) for number in range(40)) + b"tail"
+HALF = chunks.CHUNK_BYTES // 2
+#: Each chunk is half noise, half zeros.
+WEIGHTS = b"".join(np.random.default_rng(number).bytes(HALF) + bytes(HALF) for number in range(40)) + b"tail"
 FILES = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": WEIGHTS}
 DIGESTS = [chunks.sha256(chunk) for content in FILES.values() for chunk in chunks.split(content)]
 
 
-@pytest.fixture
-def partial(tmp_path):
-    """A release of 43 chunks, of which none is here."""
-    entries = tuple(bundle.describe(path, io.BytesIO(content)) for path, content in FILES.items())
+def a_release(files):
+    """A release of these files."""
+    entries = tuple(bundle.describe(path, io.BytesIO(content)) for path, content in files.items())
     data = manifests.encode(a_manifest(files=entries))
-    release = Release(digest=chunks.sha256(data), manifest_bytes=data, manifest=manifests.decode(data))
-    return Releases(tmp_path, 1 << 30).begin(release, keep=[])
+    return Release(digest=chunks.sha256(data), manifest_bytes=data, manifest=manifests.decode(data))
+
+
+@pytest.fixture
+def releases(tmp_path):
+    """A device's folder with room."""
+    return Releases(tmp_path, 1 << 30)
+
+
+@pytest.fixture
+def partial(releases):
+    """A release of 43 chunks, of which none is here."""
+    return releases.begin(a_release(FILES), keep=[])
 
 
 @pytest.fixture
@@ -36,10 +50,11 @@ def origin():
     return origin
 
 
-def fetch(partial, origin, missing=None):
+def fetch(partial, origin, bases=None):
     """Fetch what is missing; all notices, the last one being the result."""
     notices = []
-    run = Fetch(partial, origin, missing=partial.missing() if missing is None else missing, notice=notices.append)
+    asking = Asking(bases or Bases(partial.release.manifest))
+    run = Fetch(partial, origin, missing=partial.missing(), asking=asking, notice=notices.append)
     return [*notices, asyncio.run(run.run())]
 
 
@@ -122,4 +137,87 @@ def test_what_nobody_wanted_is_ignored(partial, origin):
     origin.add(b"unwanted")
     asyncio.run(origin.want([wirekeys.chunk_id(chunks.sha256(b"unwanted"))]))
     fetch(partial, origin)
+    partial.verify()
+
+
+OLD_FILES = FILES | {
+    "model.weights": bytes(byte ^ (index % 1000 == 0) for index, byte in enumerate(WEIGHTS[:-4] + b"head"))
+}
+
+
+@pytest.fixture
+def held(releases, partial):
+    """The version before, whole: its weights differ a little in every chunk."""
+    old = releases.begin(a_release(OLD_FILES), keep=[partial.release.digest])
+    for content in OLD_FILES.values():
+        for chunk in chunks.split(content):
+            old.put(chunks.sha256(chunk), chunk)
+    releases.finish(old)
+    return old.release
+
+
+@pytest.fixture
+def bases(releases, partial, held):
+    """What differences can be made to."""
+    return releases.bases(partial.release, [held.digest])
+
+
+def knows_old_chunks(origin):
+    """An origin of both versions."""
+    for content in OLD_FILES.values():
+        origin.add(content)
+
+
+def whole_keys(keys):
+    """Those that ask for whole chunks."""
+    return [key for key in keys if not wirekeys.has_base(key)]
+
+
+def test_where_the_version_before_has_a_chunk_the_difference_is_wanted(releases, partial, origin, held, bases):
+    """Once each; it is all that comes over the wire."""
+    knows_old_chunks(origin)
+    missing = releases.reuse(partial, partial.missing(), [held.digest])
+    progress = fetch(partial, origin, bases)[-1]
+    assert [wirekeys.ids(key)[0] for key in origin.keys] == [wirekeys.chunk_id(digest) for digest in missing]
+    assert whole_keys(origin.keys) == []
+    assert progress.wire_bytes < 200 * len(missing)
+    partial.verify()
+
+
+def test_a_bad_difference_makes_the_whole_chunk_wanted(partial, origin, bases):
+    """At once; the others' differences are wanted still, and whole copies have their own bound."""
+    knows_old_chunks(origin)
+    origin.bad = {DIGESTS[3]: BAD_COPIES_MAX}
+    fetch(partial, origin, bases)
+    assert whole_keys(origin.keys) == [wirekeys.chunk_id(DIGESTS[3])] * BAD_COPIES_MAX
+    partial.verify()
+
+
+def test_a_difference_that_never_comes_makes_the_whole_chunk_wanted(partial, origin, bases):
+    """After so many tries, since it may just be lost."""
+    knows_old_chunks(origin)
+    origin.lost = {DIGESTS[3]: DIFFERENCE_TRIES}
+    fetch(partial, origin, bases)
+    assert whole_keys(origin.keys) == [wirekeys.chunk_id(DIGESTS[3])]
+    partial.verify()
+
+
+def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chunks(
+    releases, partial, origin, held, bases
+):
+    """It is tried with the first window, not with each."""
+    releases.reuse(partial, partial.missing(), [held.digest])
+    fetch(partial, origin, bases)
+    differences = len(origin.keys) - len(whole_keys(origin.keys))
+    assert 0 < differences <= DIFFERENCE_TRIES * WINDOW_CHUNKS
+    partial.verify()
+
+
+def test_a_damaged_chunk_of_the_version_before_does_no_harm(releases, partial, origin, held, bases):
+    """The difference to it makes another chunk than is wanted; the whole one comes."""
+    knows_old_chunks(origin)
+    path = releases.folder(held.digest) / "model.weights"
+    path.write_bytes(bytes(100) + path.read_bytes()[100:])
+    fetch(partial, origin, bases)
+    assert len(whole_keys(origin.keys)) == 1
     partial.verify()
