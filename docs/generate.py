@@ -28,6 +28,7 @@ def update_machine() -> str:
         "# The update machine\n\nOne for each model on a device. Source: `core/edgeml_core/lifecycle.py`.\n\n"
         f"```mermaid\n{lifecycle.diagram()}```\n\n"
         "- `rejected`: the sender is at fault; that digest is never tried again.\n"
+        "- `deferred`: its time hasn't come: `[update]` in agent.toml, or `--activate-after`; it goes on by itself.\n"
         "- `waiting`: the road is at fault; tried again with a bound and jitter.\n"
         "- `rolled back`: this machine is at fault; what served before goes on serving.\n"
         "- `interrupted`: a restart, or another release wanted meanwhile; chunks already held are kept.\n"

@@ -10,6 +10,7 @@ import asyncio
 import io
 from collections import deque
 from collections.abc import Collection
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
+from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.ports import Arrival, Probed
 from edgeml_agent.releases import Releases
 from edgeml_agent.store import ModelRecord, Store
@@ -274,6 +276,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = FakeClock()
+        self.calendar: Calendar = AtOnce()
         self.life = Life()
         self.said = MemoryLink()
         self.trust = MemoryTrust()
@@ -299,6 +302,7 @@ class Bench:
             prober=self.prober,
             server=self.server,
             clock=self.clock,
+            calendar=self.calendar,
         )
         self.agent = Agent(DEVICE, BOARD, ports, self.telling)
         calls = Calls(self.link, self.releases, self.prober)
@@ -321,7 +325,9 @@ class Bench:
             manifest_sha256=chunks.sha256(data),
         )
 
-    def deploy(self, name: str, version: str, wanted: Wanted) -> Deployment:
+    def deploy(
+        self, name: str, version: str, wanted: Wanted, *, activate_after: datetime | None = None
+    ) -> Deployment:
         """Let the device want a release."""
         deployment = Deployment(
             id=f"{name}-{version}-{len(self.trust.deployments)}",
@@ -330,6 +336,7 @@ class Bench:
             selector={},
             percent=100.0,
             bundles=(wanted,),
+            activate_after=activate_after,
         )
         self.trust.deployments.append(deployment)
         return deployment

@@ -9,7 +9,8 @@ leaves what serves as it was. The shell touches ports only; no library of an ada
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from typing import Final
 from edgeml_agent import log
 from edgeml_agent.asking import Asking
 from edgeml_agent.fetch import Fetch
+from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.machine import Machine, finished
 from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, Trust
 from edgeml_agent.releases import Bases, Partial, Release, Releases
@@ -30,7 +32,7 @@ from edgeml_core.lifecycle import Event, State
 from edgeml_runtime.board import Board
 
 #: While an update is in these states, what it holds of a release is worth keeping.
-_ON_THE_WAY: Final = lifecycle.UNDER_WAY | {State.WAITING}
+_ON_THE_WAY: Final = lifecycle.UNDER_WAY | {State.WAITING, State.DEFERRED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,16 @@ class Ports:
     prober: Prober
     server: ModelServer
     clock: Clock
+    calendar: Calendar = field(default_factory=AtOnce)
+
+
+class _TooEarly(Exception):
+    """An update has to stand still until `until_s`, in seconds since 1970."""
+
+    def __init__(self, what: str, until_s: float) -> None:
+        self.until_s = until_s
+        self.text = f"{what} {datetime.fromtimestamp(until_s, UTC):%Y-%m-%d %H:%M} UTC"
+        super().__init__(self.text)
 
 
 class Agent:
@@ -81,12 +93,16 @@ class Agent:
         folder = await self._verify(fetched)
         await machine.advance(Event.VERIFIED)
         probed = await self._ports.prober.probe(folder, release.manifest)
+        self._require_time(wish)
         await machine.advance(Event.PROBED)
         await finished(self._activate(machine, release))
         self._telling.activated(machine.record, probed)
 
-    async def attempt(self, wish: Deployment) -> None:
+    async def attempt(self, wish: Deployment) -> float:
         """Go the way once, and note how it ended.
+
+        Returns:
+            When to go it again, in seconds since 1970, where its time hasn't come yet; 0 when the release answers.
 
         Raises:
             EdgemlError: what ended it; by then it is noted and reported.
@@ -94,6 +110,9 @@ class Agent:
         machine = Machine(self._ports.store, wish.name, self._telling.moved)
         try:
             await self.update(machine, wish)
+        except _TooEarly as wait:
+            await machine.advance(Event.POSTPONED, message=wait.text)
+            return wait.until_s
         except asyncio.CancelledError:
             await machine.interrupt()
             raise
@@ -105,6 +124,8 @@ class Agent:
             defect = DeviceError("internal", f"the agent failed: {error}", "its log has the details")
             await machine.fail(defect)
             raise defect from error
+        else:
+            return 0.0
         finally:
             await asyncio.to_thread(self._collect)
 
@@ -131,8 +152,27 @@ class Agent:
         if missing:
             log.event("fetching", model=machine.record.name, chunks=len(missing))
             notice = partial(self._telling.progress, machine.record)
-            await Fetch(opened, self._ports.chunks, missing=missing, asking=Asking(bases), notice=notice).run()
+            await self._in_hours(
+                Fetch(opened, self._ports.chunks, missing=missing, asking=Asking(bases), notice=notice)
+            )
         return opened
+
+    async def _in_hours(self, fetch: Fetch) -> None:
+        """Fetch while it is allowed; what has arrived by then stays."""
+        calendar, now_s = self._ports.calendar, self._ports.clock.now()
+        if (opens_s := calendar.fetch_at(now_s)) > now_s:
+            raise _TooEarly("fetches from", opens_s)
+        closes_s = calendar.fetch_until(now_s)
+        try:
+            async with asyncio.timeout(None if closes_s is None else closes_s - now_s):
+                await fetch.run()
+        except TimeoutError:
+            raise _TooEarly("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
+
+    def _require_time(self, wish: Deployment) -> None:
+        now_s = self._ports.clock.now()
+        if (at_s := self._ports.calendar.activate_at(wish, now_s)) > now_s:
+            raise _TooEarly("is fetched and proved, activates from", at_s)
 
     async def _verify(self, fetched: Partial) -> Path:
         """The release's folder, once every file on the disk is what was signed."""

@@ -29,6 +29,7 @@ CRASHES_MAX: Final = 3
 #: Without any announcement the signed files are looked at so often: they may have expired.
 LOOK_EVERY_S: Final = 600.0
 STORE_LOOK_EVERY_S: Final = 1.0
+CLOCK_LOOK_EVERY_S: Final = 60.0
 RETRY_FIRST_S: Final = 2.0
 RETRY_MAX_S: Final = 300.0
 ATTEMPTS_MAX: Final = 8
@@ -124,12 +125,12 @@ class Daemon:
     def _pursue(self, wish: Deployment, tasks: asyncio.TaskGroup) -> None:
         deployment, before = self._updates.get(wish.name, ("", None))
         if before is not None and not before.done():
-            if deployment == wish.id:
+            if deployment == _aim(wish):
                 return
             before.cancel()
         elif self._is_settled(wish):
             return
-        self._updates[wish.name] = (wish.id, tasks.create_task(self._go(wish, before)))
+        self._updates[wish.name] = (_aim(wish), tasks.create_task(self._go(wish, before)))
 
     def _leave(self, name: str, tasks: asyncio.TaskGroup) -> None:
         """Stop the update of a model that is wanted no longer."""
@@ -150,20 +151,34 @@ class Daemon:
         return record.deployment == wish.id and record.state in _SETTLED
 
     async def _go(self, wish: Deployment, before: asyncio.Task[None] | None) -> None:
-        """Attempts, until one succeeds, is refused or fails here; a bad road is tried again, with a bound."""
+        """Attempts, until one succeeds, is refused or fails here.
+
+        A bad road is tried again, with a bound. What is too early goes on when its time has come: in between other
+        models, and `edgeml-agent install`, have their turn.
+        """
         if before is not None:
             await asyncio.wait([before])
-        for delay_s in islice(backoff.delays(RETRY_FIRST_S, RETRY_MAX_S), ATTEMPTS_MAX):
+        delays = islice(backoff.delays(RETRY_FIRST_S, RETRY_MAX_S), ATTEMPTS_MAX - 1)
+        while True:
             try:
                 async with self._one_at_a_time:
                     with await self._undisturbed():
-                        await self._agent.attempt(wish)
+                        again_s = await self._agent.attempt(wish)
             except TransportError:
+                if (delay_s := next(delays, None)) is None:
+                    return
                 await self._clock.sleep(delay_s)
             except EdgemlError:
                 return
             else:
-                return
+                if not again_s:
+                    return
+                await self._until(again_s)
+
+    async def _until(self, time_s: float) -> None:
+        """Wait for a time of day. The clock is looked at now and then: it may be set meanwhile."""
+        while (left_s := time_s - self._clock.now()) > 0:
+            await self._clock.sleep(min(left_s, CLOCK_LOOK_EVERY_S))
 
     async def _undisturbed(self) -> BinaryIO:
         """The lock that keeps `edgeml-agent install` out."""
@@ -184,3 +199,8 @@ class Daemon:
                     await self._agent.serve(name)
             except DeviceError as error:
                 log.failure("store not followed", error)
+
+
+def _aim(wish: Deployment) -> str:
+    """What an update under way goes for; a larger percentage is nothing else."""
+    return f"{wish.id} {wish.activate_after or ''}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.lifecycle import Event, State
 
 T = TypeVar("T")
+#: An update stands still in these, and goes on by itself.
+_WAITING: Final = frozenset({State.WAITING, State.DEFERRED})
 
 
 class Machine:
@@ -36,7 +38,7 @@ class Machine:
         if self.record.state in lifecycle.UNDER_WAY:
             event = Event.INTERRUPTED
         else:
-            event = Event.RETRIED if self.record.state is State.WAITING else Event.WANTED
+            event = Event.RETRIED if self.record.state in _WAITING else Event.WANTED
         await self.advance(event, deployment=deployment, version=version, wanted="")
 
     async def interrupt(self) -> None:

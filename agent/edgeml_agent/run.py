@@ -14,6 +14,7 @@ from edgeml_agent import locks, log
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
+from edgeml_agent.hours import DeviceCalendar
 from edgeml_agent.link import MqttLink
 from edgeml_agent.prober import ChildProber
 from edgeml_agent.releases import Releases
@@ -96,6 +97,7 @@ def _daemon(settings: Settings, store: Store, models: Models) -> Daemon:
         prober=prober,
         server=models,
         clock=clock,
+        calendar=DeviceCalendar(fetch=settings.update.fetch_window, activate=settings.update.window),
     )
     agent = Agent(settings.device.id, machine, ports, telling)
     calls = Calls(link, releases, prober)

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from edgeml_agent import hours
+from edgeml_agent.hours import Hours
 from edgeml_core import broker, names
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import EdgemlError, UsageError
@@ -63,6 +65,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: Path | None
 
 
+class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Hours of the day, local time: when releases may begin to serve, and when they may be fetched. None is always."""
+
+    window: Hours | None
+    fetch_window: Hours | None
+
+
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The folder with the trust anchors, `releases.root.json` and `fleet.root.json`."""
 
@@ -76,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker: BrokerSettings
     store: StoreSettings
     serve: ServeSettings
+    update: UpdateSettings
     trust: TrustSettings
 
 
@@ -159,6 +169,7 @@ def _settings(values: dict[str, dict[str, Any]]) -> Settings:
         broker=BrokerSettings(**values["broker"]),
         store=StoreSettings(**values["store"]),
         serve=ServeSettings(**values["serve"]),
+        update=UpdateSettings(**values["update"]),
         trust=TrustSettings(**values["trust"]),
     )
 
@@ -194,6 +205,10 @@ def _size(given: object, _: Path) -> int:
     return size_bytes
 
 
+def _hours(given: object, _: Path) -> Hours:
+    return hours.parse(_text(given))
+
+
 def _address(given: object, _: Path) -> HttpAddress:
     host, colon, port = _text(given).rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > _PORT_MAX:
@@ -210,5 +225,6 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
     "broker": {"url": _Key(_url, required=True), "ca": _Key(_path), "cert": _Key(_path), "key": _Key(_path)},
     "store": {"dir": _Key(_path, "store"), "max_bytes": _Key(_size, DEFAULT_MAX_BYTES)},
     "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path)},
+    "update": {"window": _Key(_hours), "fetch_window": _Key(_hours)},
     "trust": {"root": _Key(_path, "trust")},
 }

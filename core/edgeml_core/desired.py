@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Final
+from datetime import datetime
+from typing import Annotated, Final
 
 import msgspec
 
@@ -39,8 +40,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     manifest_sha256: str
 
 
-class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model version for the devices that `selector` matches, up to `percent` of them."""
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One model version for the devices that `selector` matches, up to `percent` of them.
+
+    It is fetched and proved at once, and serves from `activate_after` on.
+    """
 
     id: str
     name: str
@@ -48,6 +52,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     selector: dict[str, str]
     percent: float
     bundles: tuple[Wanted, ...]
+    activate_after: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ class State(StrEnum):
     FETCHING = "fetching"
     VERIFYING = "verifying"
     PROBING = "probing"
+    DEFERRED = "deferred"
     ACTIVATING = "activating"
     ACTIVE = "active"
     REJECTED = "rejected"
@@ -33,6 +34,7 @@ class Event(StrEnum):
     FETCHED = "fetched"
     VERIFIED = "verified"
     PROBED = "probed"
+    POSTPONED = "postponed"
     ACTIVATED = "activated"
     REFUSED = "refused"
     ROAD_FAILED = "road failed"
@@ -56,11 +58,12 @@ _CUT_SHORT: Final = {
 TABLE: Final[dict[State, dict[Event, State]]] = {
     State.IDLE: {Event.WANTED: State.RESOLVING},
     State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _CUT_SHORT,
-    State.FETCHING: {Event.FETCHED: State.VERIFYING} | _CUT_SHORT,
+    State.FETCHING: {Event.FETCHED: State.VERIFYING, Event.POSTPONED: State.DEFERRED} | _CUT_SHORT,
     State.VERIFYING: {Event.VERIFIED: State.PROBING} | _CUT_SHORT,
-    State.PROBING: {Event.PROBED: State.ACTIVATING} | _CUT_SHORT,
+    State.PROBING: {Event.PROBED: State.ACTIVATING, Event.POSTPONED: State.DEFERRED} | _CUT_SHORT,
     State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _CUT_SHORT,
     State.ACTIVE: {Event.WANTED: State.RESOLVING, Event.DEVICE_FAILED: State.ROLLED_BACK},
+    State.DEFERRED: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _LEFT,
     State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _LEFT,
     State.REJECTED: {Event.WANTED: State.RESOLVING},
     State.ROLLED_BACK: {Event.WANTED: State.RESOLVING},

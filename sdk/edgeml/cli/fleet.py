@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgeml.cli.output import Output, Share, command, table
+from edgeml.cli.output import Moment, Output, Share, command, table
 from edgeml_core import names
 
 if TYPE_CHECKING:
@@ -55,11 +55,15 @@ def serve(out: Output, repo: Path, broker: str, database: Path | None, **files: 
 @_repo
 @click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
 @click.option("--percent", type=Share(), default=1.0, show_default="100%", help="Of the devices selected.")
+@click.option(
+    "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from then on: 2030-01-31T22:00."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be deployed, and to whom.")
 @command(
     examples=(
         "edgeml fleet deploy minilm --repo ./repo --to site=barn --dry-run",
         "edgeml fleet deploy minilm:2 --repo ./repo --to site=barn,target=rpi4 --percent 25%",
+        "edgeml fleet deploy minilm --repo ./repo --activate-after 2030-01-31T22:00",
     )
 )
 def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
@@ -75,8 +79,9 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
     made = deployed.deployment
     whom = f"{_pairs(labels) or 'all'}, {made.percent:g} %: {len(deployed.devices)} device(s)"
     done = "would deploy" if options["dry_run"] else "deployed"
-    value = {**msgspec.to_builtins(made), "devices": deployed.devices, **options}
-    out.result(value, f"{done} {made.name} {made.version} to {whom} ({made.id})")
+    value = {**msgspec.to_builtins(made), "devices": deployed.devices, "dry_run": options["dry_run"]}
+    when = f", serving after {made.activate_after:%Y-%m-%d %H:%M} UTC" if made.activate_after else ""
+    out.result(value, f"{done} {made.name} {made.version} to {whom}{when} ({made.id})")
 
 
 @fleet.command()

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import click
@@ -66,6 +67,19 @@ class Share(click.ParamType[float]):
             return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
         except ValueError:
             self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
+
+
+class Moment(click.ParamType[datetime]):
+    """A time in ISO 8601; without an offset it is this machine's."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401
+        """The time in UTC."""
+        try:
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2030-01-31T22:00 or 2030-01-31T22:00Z", param, ctx)
 
 
 class Size(click.ParamType[int]):

@@ -29,14 +29,15 @@ def deploy(
     *,
     selector: Mapping[str, str],
     percent: float = 100.0,
+    activate_after: datetime | None = None,
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Deployed:
     """Make devices want a release.
 
-    Deploying the same bundles to the same selector again changes the percentage of the deployment that is there, so
-    that a larger one keeps all devices of a smaller one. With bundles that were published since it is another
-    deployment: devices that found none for their board look again.
+    Deploying the same bundles to the same selector again changes the percentage and the time of the deployment that is
+    there, so that a larger percentage keeps all devices of a smaller one. With bundles that were published since it is
+    another deployment: devices that found none for their board look again.
 
     Args:
         repo: the repository's folder.
@@ -44,6 +45,7 @@ def deploy(
         version: None is the one published last.
         selector: labels that a device must have; empty selects all.
         percent: of the devices selected, more than 0, at most 100.
+        activate_after: devices fetch and prove the release at once, and serve it from this time on; None is at once.
         dry_run: only say what would be deployed, and to whom.
         now: the time to sign at; by default the clock's.
 
@@ -65,6 +67,7 @@ def deploy(
                 selector=dict(selector),
                 percent=percent,
                 bundles=tuple(_wanted(release) for release in chosen),
+                activate_after=activate_after,
             ),
         )
         changed = msgspec.structs.replace(document, deployments=(*_kept(document, deployment), deployment))
@@ -115,7 +118,8 @@ def _wanted(release: Release) -> Wanted:
 def _named(document: FleetDocument, new: Deployment) -> Deployment:
     """A deployment under the id of the one that it continues; else under its own, unique by the document's version."""
     for deployment in document.deployments:
-        if msgspec.structs.replace(deployment, id=new.id, percent=new.percent) == new:
+        same = {"id": new.id, "percent": new.percent, "activate_after": new.activate_after}
+        if msgspec.structs.replace(deployment, **same) == new:
             return msgspec.structs.replace(new, id=deployment.id)
     return new
 

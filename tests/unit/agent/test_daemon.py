@@ -1,11 +1,14 @@
 """When the agent does what, on memory ports: following, interrupting, trying again, coming up after a crash."""
 
 import asyncio
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from edgeml_agent import daemon as daemons
 from edgeml_agent import locks
+from edgeml_agent.hours import AtOnce, DeviceCalendar
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
@@ -21,11 +24,11 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-def wish(bench, version):
+def wish(bench, version, **changes):
     """Release and deploy a version; the digest of its weights."""
     weights = version.encode() * 100
     files = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": weights}
-    bench.deploy(NAME, version, bench.release(a_manifest(version=version), files))
+    bench.deploy(NAME, version, bench.release(a_manifest(version=version), files), **changes)
     return chunks.sha256(weights)
 
 
@@ -54,6 +57,11 @@ def serves(bench, version):
     return lambda: bench.server.live == {NAME: version} and bench.store.record(NAME).state is State.ACTIVE
 
 
+def deferred(bench):
+    """Whether an update has told that it waits for its time."""
+    return lambda: bench.link.reports and bench.link.reports[-1].state is State.DEFERRED
+
+
 def codes(bench):
     """The codes reported, in order, without those of good news."""
     return [report.code for report in bench.link.reports if report.code]
@@ -62,10 +70,9 @@ def codes(bench):
 def test_what_is_wanted_answers_and_is_told(bench):
     """Reports name every state, the state message the version."""
     wish(bench, "1.0")
-    live(bench, until=serves(bench, "1.0"))
+    live(bench, until=lambda: bench.link.reports and bench.link.reports[-1].probe_ms > 0)
     states = list(dict.fromkeys(report.state for report in bench.link.reports))
     assert states == ["resolving", "fetching", "verifying", "probing", "activating", "active"]
-    assert bench.link.reports[-1].probe_ms > 0
     assert bench.link.shown[-1].models[NAME].version == "1.0"
     assert bench.link.shown[-1].arch == "aarch64"
 
@@ -138,6 +145,89 @@ def test_a_newer_wish_interrupts(bench):
     bench.origin.lost[digest] = 10_000
     live(bench, lambda: wish(bench, "2.0"), until=serves(bench, "2.0"))
     assert bench.prober.probed == ["2.0"]
+
+
+#: Later than any clock here runs by itself.
+LATER = datetime(2999, 1, 1, 22, 0, tzinfo=UTC)
+
+
+def test_what_is_deployed_for_later_is_fetched_now(bench):
+    """And proved; it waits, is told as deferred, and serves when its time has come, also after a restart."""
+    bench.calendar = DeviceCalendar(fetch=None, activate=None)
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    wish(bench, "2.0", activate_after=LATER)
+    live(bench, until=deferred(bench))
+    assert bench.prober.probed == ["1.0", "2.0"]
+    assert bench.server.live == {NAME: "1.0"}
+    assert "2999-01-01 22:00" in bench.link.reports[-1].message
+    wanted = len(bench.origin.wanted)
+    bench.clock.seconds = LATER.timestamp() - 1.0
+    live(bench, until=serves(bench, "2.0"))
+    assert bench.store.record(NAME).activated_at >= LATER.timestamp()
+    assert len(bench.origin.wanted) == wanted
+
+
+def test_another_time_for_the_same_deployment_is_followed(bench):
+    """Sooner, too."""
+    bench.calendar = DeviceCalendar(fetch=None, activate=None)
+    wish(bench, "1.0", activate_after=LATER)
+
+    def hurry():
+        bench.trust.deployments[-1] = msgspec.structs.replace(bench.trust.deployments[-1], activate_after=None)
+
+    live(bench, until=deferred(bench))
+    live(bench, lambda: None, hurry, until=serves(bench, "1.0"))
+    assert bench.clock.now() < LATER.timestamp()
+
+
+def test_a_model_that_waits_for_its_time_holds_up_no_other(bench):
+    """Neither another model nor an install."""
+    bench.calendar = DeviceCalendar(fetch=None, activate=None)
+    wish(bench, "1.0", activate_after=LATER)
+    files = {"golden.msgpack": b"golden", "model.onnx": b"other graph", "model.weights": b"other" * 100}
+    bench.deploy("other", "1.0", bench.release(a_manifest(name="other", version="1.0"), files))
+    live(bench, until=lambda: bench.server.live == {"other": "1.0"})
+    with locks.take(bench.folder / locks.UPDATE) as lock:
+        assert lock is not None
+
+
+class Night(AtOnce):
+    """Fetching is allowed for a blink, then again from a given time on."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.begins_s = clock.now() + 3600
+        self.is_over = False
+
+    def fetch_at(self, now_s):
+        """Now, until the blink is over."""
+        return max(now_s, self.begins_s) if self.is_over else now_s
+
+    def fetch_until(self, now_s):
+        """A moment, of the real time too."""
+        if now_s >= self.begins_s:
+            return None
+        self.is_over = True
+        return now_s + 0.05
+
+
+def test_fetching_stops_when_its_hours_end(bench, monkeypatch):
+    """And goes on when they begin again."""
+    bench.calendar = Night(bench.clock)
+    received, begins_s = bench.origin.receive, bench.calendar.begins_s
+
+    async def receive(timeout_s):
+        if bench.clock.now() < begins_s:
+            await asyncio.Event().wait()
+        return await received(timeout_s)
+
+    monkeypatch.setattr(bench.origin, "receive", receive)
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.store.record(NAME).activated_at >= begins_s
+    states = list(dict.fromkeys(report.state for report in bench.link.reports))
+    assert states[:3] == ["resolving", "fetching", "deferred"]
 
 
 def test_a_withdrawn_wish_is_left(bench):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeml_agent import settings
+from edgeml_agent import hours, settings
 from edgeml_core.errors import UsageError
 
 LEAST = '[device]\nid = "board-1"\n[broker]\nurl = "mqtt://broker.example"\n'
@@ -53,6 +53,12 @@ def test_all_problems_are_named_at_once(tmp_path):
     for problem in ("no section [x]", "no section [extra]", "'serial'", "device.id", "broker.url is missing",
                     "store.max_bytes", "serve.http", "has 7 problem(s)"):  # fmt: skip
         assert problem in caught.value.message
+
+
+def test_hours_are_read(tmp_path):
+    """When to serve what is new, and when to fetch; none is always."""
+    found = loaded(tmp_path, LEAST + '[update]\nwindow = "22:00-05:30"\n').update
+    assert found == settings.UpdateSettings(window=hours.Hours(22 * 60, 5 * 60 + 30), fetch_window=None)
 
 
 @pytest.mark.parametrize("line", ['labels = "site"', "labels = 3", 'labels = {Site = "farm"}', "id = 3", "fleet = ''"])
