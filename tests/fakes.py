@@ -149,6 +149,8 @@ class MemoryOrigin:
         #: The wire keys of the same.
         self.keys: list[str] = []
         self._digests: dict[str, str] = {}
+        self.followed: list[str] = []
+        self.position = ""
         self.in_flight_most = 0
         self._queue: deque[Arrival] = deque()
         self._flying: set[str] = set()
@@ -157,6 +159,10 @@ class MemoryOrigin:
         """Have the chunks of a file."""
         self.stored |= {chunks.sha256(chunk): chunk for chunk in chunks.split(content)}
         self._digests |= {wirekeys.chunk_id(digest): digest for digest in self.stored}
+
+    async def follow(self, release: str) -> None:
+        """Note it."""
+        self.followed.append(release)
 
     async def want(self, keys: Collection[str]) -> None:
         """Publish them at once, but those that get lost, and differences to what isn't here."""
@@ -325,9 +331,7 @@ class Bench:
             manifest_sha256=chunks.sha256(data),
         )
 
-    def deploy(
-        self, name: str, version: str, wanted: Wanted, *, activate_after: datetime | None = None
-    ) -> Deployment:
+    def deploy(self, name: str, version: str, wanted: Wanted, *, activate_after: datetime | None = None) -> Deployment:
         """Let the device want a release."""
         deployment = Deployment(
             id=f"{name}-{version}-{len(self.trust.deployments)}",

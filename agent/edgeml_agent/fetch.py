@@ -1,13 +1,15 @@
 """The receiver's window: which chunks are asked for when, and what is done with what arrives.
 
-Never more than a window of chunks is on its way, so nothing can pile up for a slow device. The digest decides, always:
-a bad or missing chunk is wanted again, with jitter and a bound. Where chunks come from and where they go are ports.
+Never more than a window of chunks is on its way, so nothing can pile up for a slow device. How many those are is
+`pace`'s business, in which order they are asked for `order`'s, by which keys `asking`'s. The digest decides: a bad or
+missing chunk is wanted again, with jitter and a bound. Where chunks come from and where they go are ports.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -15,17 +17,15 @@ import msgspec
 
 from edgeml_agent import backoff
 from edgeml_agent.asking import Asking
+from edgeml_agent.order import Order
+from edgeml_agent.pace import Pace
 from edgeml_agent.ports import Arrival, ChunkSource
 from edgeml_agent.releases import Partial
+from edgeml_core import wirekeys
 from edgeml_core.errors import RejectedError, TransportError
 
-#: 16 chunks of 64 KiB: a megabyte on its way, and at 100 ms there and back some 8 MB a second.
-WINDOW_CHUNKS: Final = 16
-#: No chunk for so long means that those on their way are lost.
-SILENCE_S: Final = 5.0
-SILENCES_MAX: Final = 6
-#: A chunk that so many later ones have overtaken is lost, though others still come.
-OVERTAKEN_CHUNKS: Final = 2 * WINDOW_CHUNKS
+#: Silences in a row; each is twice as long as the one before.
+SILENCES_MAX: Final = 5
 #: Copies of one chunk with other content than its digest's.
 BAD_COPIES_MAX: Final = 3
 
@@ -38,14 +38,20 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     wire_bytes: int
 
 
+class _Flight(msgspec.Struct, frozen=True):
+    """When a key was wanted, and how many chunks had arrived by then."""
+
+    wanted_s: float
+    arrivals: int
+
+
 class Fetch:
     """One release on its way from `source` to `partial`.
 
     Args:
-        missing: the digests of the chunks to fetch, in the order to ask for them.
+        missing: the digests of the chunks to fetch, in the order of the files.
         asking: by which keys to ask for them.
         notice: called after each chunk.
-        silence_s: see `SILENCE_S`.
     """
 
     def __init__(
@@ -56,22 +62,19 @@ class Fetch:
         missing: list[str],
         asking: Asking,
         notice: Callable[[Progress], None],
-        silence_s: float = SILENCE_S,
     ) -> None:
         self._partial = partial
         self._source = source
         self._notice = notice
-        self._silence_s = silence_s
         self._asking = asking
-        #: Chunks to ask for by digest, and keys on their way with the number of arrivals when they were wanted.
-        self._waiting = deque(missing)
-        self._flying: dict[str, int] = {}
+        self._pace = Pace()
+        #: Chunks to ask for, and keys on their way.
+        self._order = Order(missing, wirekeys.chunk_id)
+        self._flying: dict[str, _Flight] = {}
         #: Keys whose topics can be left.
         self._answered: list[str] = []
         self._needed = set(missing)
-        self._window = WINDOW_CHUNKS
         self._arrivals = 0
-        self._silences = 0
         self._bad: Counter[str] = Counter()
         self._wire_bytes = 0
         self._done_bytes = partial.release.manifest.size_bytes - partial.size_of(missing)
@@ -84,41 +87,45 @@ class Fetch:
             RejectedError: `digest-mismatch`, after `BAD_COPIES_MAX` bad copies of one chunk.
             DeviceError: the disk fails.
         """
+        await self._source.follow(wirekeys.chunk_id(self._partial.release.digest))
         try:
             while self._needed:
                 await self._fill_window()
-                arrival = await self._source.receive(backoff.jittered(self._silence_s))
+                arrival = await self._source.receive(self._pace.silence_s + backoff.jittered(self._pace.silence_s / 2))
                 if arrival is None:
                     self._fell_silent()
                 else:
                     await self._take(arrival)
         finally:
             await self._source.drop([*self._flying, *self._answered])
+            await self._source.follow("")
             await asyncio.to_thread(self._partial.sync)
         return self._progress()
 
     async def _fill_window(self) -> None:
         """Ask for as many chunks as there is room for, once half the window is free: that halves the requests."""
-        self._give_up_overtaken()
-        if len(self._flying) > self._window // 2:
+        now_s = time.monotonic()
+        self._give_up_overtaken(now_s)
+        if len(self._flying) > self._pace.window // 2:
             return
+        self._pace.adapt(now_s)
+        self._order.follow(self._source.position)
         wanted: list[str] = []
-        while self._waiting and len(self._flying) + len(wanted) < self._window:
-            digest = self._waiting.popleft()
+        while self._order and len(self._flying) + len(wanted) < self._pace.window:
+            digest = self._order.take()
             if digest in self._needed:
                 wanted.append(self._asking.key(digest))
         if wanted:
-            self._flying |= dict.fromkeys(wanted, self._arrivals)
+            self._flying |= dict.fromkeys(wanted, _Flight(now_s, self._arrivals))
             await self._source.drop(set(self._answered).difference(wanted))
             self._answered.clear()
             await self._source.want(wanted)
 
     async def _take(self, arrival: Arrival) -> None:
-        self._silences = 0
         self._arrivals += 1
         self._wire_bytes += len(arrival.payload)
-        if self._arrivals % WINDOW_CHUNKS == 0:
-            self._window = min(self._window + 1, WINDOW_CHUNKS)
+        if flight := self._flying.get(arrival.key):
+            self._pace.came(time.monotonic(), flight.wanted_s)
         digest = self._asking.digest(arrival.key)
         if digest not in self._needed:
             return
@@ -144,18 +151,22 @@ class Fetch:
         self._want_again([key])
 
     def _fell_silent(self) -> None:
-        self._silences += 1
-        if self._silences >= SILENCES_MAX:
+        if self._pace.fell_silent() >= SILENCES_MAX:
             message = f"{len(self._flying)} wanted chunks of {self._stem} didn't arrive"
             raise TransportError(
                 "chunk-timeout", message, "check that `edgeml fleet serve` runs and reaches the broker"
             )
-        self._window = max(1, self._window // 2)
         self._give_up(list(self._flying))
 
-    def _give_up_overtaken(self) -> None:
-        lost = [key for key, since in self._flying.items() if self._arrivals - since > OVERTAKEN_CHUNKS]
-        self._give_up(lost)
+    def _give_up_overtaken(self, now_s: float) -> None:
+        lost = [
+            key
+            for key, flight in self._flying.items()
+            if self._pace.is_overtaken(by=self._arrivals - flight.arrivals, wanted_s=flight.wanted_s, now_s=now_s)
+        ]
+        if lost:
+            self._pace.lost()
+            self._give_up(lost)
 
     def _give_up(self, keys: list[str]) -> None:
         for key in keys:
@@ -163,10 +174,10 @@ class Fetch:
         self._want_again(keys)
 
     def _want_again(self, keys: list[str]) -> None:
-        for key in reversed(keys):
+        for key in keys:
             self._flying.pop(key, None)
-            self._answered.append(key)
-            self._waiting.appendleft(self._asking.digest(key))
+        self._answered += keys
+        self._order.again([self._asking.digest(key) for key in keys])
 
     @property
     def _stem(self) -> str:

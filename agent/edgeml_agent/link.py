@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
@@ -20,6 +21,7 @@ import msgspec
 from aiomqtt import Client, MqttError, Will
 
 from edgeml_agent import backoff, log, mqtt
+from edgeml_agent.chunk_topics import ChunkTopics
 from edgeml_agent.ports import Arrival
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
@@ -39,7 +41,7 @@ RETAINED_WAIT_S: Final = 10.0
 SETTLE_S: Final = 0.3
 GOODBYE_S: Final = 3.0
 #: The broker sends what it retains about when it confirms the subscription.
-POSITION_WAIT_S: Final = 0.3
+POSITION_WAIT_S: Final = 0.05
 OUTBOX_MAX_REPORTS: Final = 256
 CALLS_QUEUED_MAX: Final = 4
 _ROOT_SUFFIX: Final = ".root.json"
@@ -73,7 +75,7 @@ class MqttLink:
         self._online = asyncio.Event()
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
-        self._asks: set[asyncio.Task[None]] = set()
+        self._asks: set[asyncio.Future[list[object]]] = set()
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
         self._called: asyncio.Queue[bytes] = asyncio.Queue(CALLS_QUEUED_MAX)
@@ -159,9 +161,7 @@ class MqttLink:
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`. The broker's answer isn't waited for: it comes after all that is on its way."""
         client = await self._connected()
-        ask = asyncio.create_task(self._ask(client, self._chunks.want(keys), tuple(keys)))
-        self._asks.add(ask)
-        ask.add_done_callback(self._asks.discard)
+        self._ask(client, self._chunks.want(keys), tuple(keys))
 
     async def receive(self, timeout_s: float) -> Arrival | None:
         """See `ChunkSource.receive`."""
@@ -180,7 +180,7 @@ class MqttLink:
             log.event("connected", broker=self._url, session=self.session)
             subscriptions = [(self._topics.trust("+", "metadata/+"), 1), (self._topics.call(self._device.id), 1)]
             await client.subscribe(subscriptions)
-            await self._ask(client, self._chunks.subscriptions, tuple(self._chunks.wanted))
+            self._ask(client, self._chunks.subscriptions, tuple(self._chunks.wanted))
             self._client, self._state_is_new = client, True
             self._online.set()
             self._to_send.set()
@@ -198,16 +198,16 @@ class MqttLink:
                 for ask in self._asks:
                     ask.cancel()
 
-    async def _ask(self, client: Client, subscriptions: list[tuple[str, int]], keys: Sequence[str]) -> None:
+    def _ask(self, client: Client, subscriptions: list[tuple[str, int]], keys: tuple[str, ...]) -> None:
         """Subscribe and want, in this order, in one go. When the connection is lost, the next one asks again."""
-        calls: list[Awaitable[object]] = []
-        if subscriptions:
-            calls.append(client.subscribe(subscriptions, timeout=math.inf))
-        for some in batched(keys, messages.WANTS_MAX):
-            want = messages.encode(Want(keys=some))
-            calls.append(client.publish(self._topics.want(self._device.id), want, timeout=math.inf))
-        with contextlib.suppress(MqttError):
-            await asyncio.gather(*calls)
+        want_topic = self._topics.want(self._device.id)
+        calls: list[Awaitable[object]] = [client.subscribe(subscriptions, timeout=math.inf)] if subscriptions else []
+        for start in range(0, len(keys), messages.WANTS_MAX):
+            want = messages.encode(Want(keys=keys[start : start + messages.WANTS_MAX]))
+            calls.append(client.publish(want_topic, want, timeout=math.inf))
+        ask = asyncio.ensure_future(asyncio.gather(*calls, return_exceptions=True))
+        self._asks.add(ask)
+        ask.add_done_callback(self._asks.discard)
 
     async def _receive_all(self, client: Client) -> None:
         async for message in client.messages:
@@ -215,15 +215,12 @@ class MqttLink:
             if not isinstance(payload, bytes):
                 continue
             if self._chunks.take(topic, payload):
-                self._leave_topics()
+                if self._chunks.has_to_leave:
+                    self._to_send.set()
             elif topic == self._topics.call(self._device.id):
                 self._take_call(payload, retained=message.retain)
             else:
                 self._files.take(topic, payload)
-
-    def _leave_topics(self) -> None:
-        if self._chunks.has_to_leave:
-            self._to_send.set()
 
     def _take_call(self, payload: bytes, *, retained: bool) -> None:
         """A call is for now: a retained one was for somebody who has gone."""

@@ -21,6 +21,8 @@ from edgeml_core.manifest import MANIFEST_MAX_BYTES
 
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
+#: On a slow road answers come after a window of chunks; whether the broker is still there, the keepalive watches.
+ANSWER_TIMEOUT_S: Final = 60.0
 #: For the answer to the first CONNECT, one way there and back: amqtt gives none to a version 5 with properties.
 ACCEPT_TIMEOUT_S: Final = 2.0
 #: How long the broker keeps the session of an absent device.
@@ -65,7 +67,7 @@ class Broker:
                 # Some brokers say that they don't know version 5, some hang up, some say nothing.
                 client = await stack.enter_async_context(self._client(will, tls, second, TIMEOUT_S))
                 self._versions = (second, first)
-            client.timeout = TIMEOUT_S
+            client.timeout = ANSWER_TIMEOUT_S
             yield client
 
     def _client(

@@ -40,8 +40,17 @@ class ChunkSource(Protocol):
     """Where chunks come from. Whoever wants them decides how many may be on their way.
 
     Raises:
-        TransportError: `broker-unreachable`, from `want`.
+        TransportError: `broker-unreachable`, from `want` and `follow`.
     """
+
+    @property
+    def position(self) -> str:
+        """The id of the chunk that was sent last of the followed release; empty when nobody says."""
+        ...
+
+    async def follow(self, release: str) -> None:
+        """Hear where the wave of a release is, by the release's id; empty ends it."""
+        ...
 
     async def want(self, keys: Collection[str]) -> None:
         """Ask for chunks by wire keys; asking again for one asks for another copy."""

@@ -51,9 +51,14 @@ class FolderTargets(FolderFiles):
 class FolderChunks:
     """A repository's folder as a `ChunkSource`."""
 
+    position = ""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder / CHUNKS_DIR
         self._asked: deque[Arrival] = deque()
+
+    async def follow(self, release: str) -> None:
+        """See `ChunkSource.follow`; here nobody goes ahead."""
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`.
@@ -97,6 +102,8 @@ class BundleFiles:
 class BundleChunks:
     """A bundle as a `ChunkSource`: its chunks in the bundle's order, those that are wanted."""
 
+    position = ""
+
     def __init__(self, bundle: BundleReader) -> None:
         #: The keys by which chunks are wanted, by their ids. For a difference, too, the whole chunk comes.
         self._wanted: dict[str, str] = {}
@@ -105,6 +112,9 @@ class BundleChunks:
             for entry in bundle.manifest.files
             for digest, chunk in zip(entry.chunks, bundle.chunks(entry), strict=True)
         )
+
+    async def follow(self, release: str) -> None:
+        """See `ChunkSource.follow`; here nobody goes ahead."""
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`."""

@@ -37,6 +37,10 @@ class Topics:
         """Where the answer to a wire key is published for all who want it."""
         return f"{self.root}/chunk/{key}"
 
+    def wave(self, release: str) -> str:
+        """Retained: the id of the chunk of `release` that was sent last, where several devices are to have it."""
+        return f"{self.root}/wave/{release}"
+
     def state(self, device: str) -> str:
         """Retained, and the will: what `device` is and runs."""
         return f"{self.root}/device/{device}/state"

@@ -1,45 +1,63 @@
 """Which chunks to publish now: wants in, wire keys out. Pure: no MQTT, no disk, `now_s` is passed in.
 
-Wants are gathered for a moment, so that devices which start together share one publication of each chunk. A chunk that
-was just sent is sent again only after a while: a want that crossed its publication on the way costs nothing more, one
-that came too late is still answered. What is asked in excess is forgotten: devices want again what doesn't come.
+A chunk is published once for all who want it: it waits a moment for the devices that are expected to (`waves` knows
+which). One that was sent already is sent again only after a while, together for all who came too late for it. What is
+asked in excess is forgotten: devices want again what doesn't come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+import msgspec
 
 from edgeml_core import wirekeys
 from edgeml_core.errors import RejectedError
+from edgeml_origin.waves import Listed, Terms, Waves
 
-#: How long the first want for a chunk waits for others.
-GATHER_S: Final = 0.05
-#: How soon the same chunk may be sent again.
-RESEND_AFTER_S: Final = 0.25
-#: A device's share: 512 chunks a second are 32 MiB/s, more than the boards' disks take.
-WANTS_PER_S: Final = 512.0
-WANTS_BURST: Final = 1024.0
-#: Chunks promised at one time, by all devices together.
+#: A device's share: 2048 whole chunks a second are 128 MiB/s, more than any board takes.
+WANTS_PER_S: Final = 2048.0
+WANTS_BURST: Final = 2048.0
+#: Chunks promised at one time, to all devices together.
 PENDING_MAX: Final = 8192
-#: Chunks handed out at a time (1 MiB), so that new wants are seen in between.
-BATCH_MAX: Final = 16
+#: Chunks handed out at a time, so that new wants are seen in between.
+BATCH_MAX: Final = 32
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A chunk to publish now, and the devices that want it."""
+
+    key: str
+    wanters: frozenset[str]
+
+
+class _Promise:
+    """A chunk that is wanted and not sent yet."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.wanters: set[str] = set()
+
+    def is_due(self, now_s: float) -> bool:
+        awaited = self.terms.awaited
+        return self.terms.due_s <= now_s or (awaited is not None and awaited <= self.wanters)
 
 
 class Demand:
     """What is wanted and not sent yet."""
 
     def __init__(self) -> None:
-        self._ids: frozenset[str] = frozenset()
         self._devices: frozenset[str] = frozenset()
-        self._due_s: dict[str, float] = {}
-        self._sent_s: dict[str, float] = {}
+        self._waves = Waves()
+        self._promises: dict[str, _Promise] = {}
         self._shares: dict[str, tuple[float, float]] = {}
 
-    def allow(self, *, ids: frozenset[str], devices: frozenset[str]) -> None:
-        """Answer for these only: ids of chunks that a signed manifest lists, devices that are enrolled."""
-        self._ids, self._devices = ids, devices
-        self._due_s = {key: due_s for key, due_s in self._due_s.items() if self._is_listed(key)}
+    def allow(self, *, releases: Sequence[Listed], devices: frozenset[str]) -> None:
+        """Answer for these only: chunks that a signed manifest lists, devices that are enrolled."""
+        self._devices = devices
+        self._waves.allow(releases, devices)
+        self._promises = {key: promise for key, promise in self._promises.items() if self._is_listed(key)}
         self._shares = {device: share for device, share in self._shares.items() if device in devices}
 
     def want(self, device: str, keys: Iterable[str], now_s: float) -> None:
@@ -48,28 +66,40 @@ class Demand:
             return
         wanted = [key for key in keys if self._is_listed(key)]
         for key in wanted[: self._draw(device, len(wanted), now_s)]:
-            if len(self._due_s) >= PENDING_MAX:
-                return
-            due_s = max(now_s + GATHER_S, self._sent_s.get(key, -RESEND_AFTER_S) + RESEND_AFTER_S)
-            self._due_s.setdefault(key, due_s)
+            self._waves.hear(device, key, now_s)
+            if key not in self._promises:
+                if len(self._promises) >= PENDING_MAX:
+                    return
+                self._promises[key] = _Promise(self._waves.terms(device, key, now_s))
+            self._promises[key].wanters.add(device)
 
-    def take(self, now_s: float) -> list[str]:
-        """The keys to publish now, at most `BATCH_MAX`; they count as sent."""
-        due = [key for key, due_s in self._due_s.items() if due_s <= now_s][:BATCH_MAX]
-        self._sent_s = {key: at_s for key, at_s in self._sent_s.items() if now_s - at_s < RESEND_AFTER_S}
-        for key in due:
-            del self._due_s[key]
-            self._sent_s[key] = now_s
+    def take(self, now_s: float) -> list[Due]:
+        """What to publish now, at most `BATCH_MAX`; it counts as sent."""
+        keys = [key for key, promise in self._promises.items() if promise.is_due(now_s)][:BATCH_MAX]
+        due: list[Due] = []
+        for key in keys:
+            promise = self._promises.pop(key)
+            wanters = frozenset(promise.wanters)
+            self._waves.sent(key, wanters, promise.terms, now_s)
+            due.append(Due(key, wanters))
         return due
 
     def wait_s(self, now_s: float) -> float | None:
         """How long until something is due; None while nothing is wanted."""
-        return max(0.0, min(self._due_s.values()) - now_s) if self._due_s else None
+        if not self._promises:
+            return None
+        if any(promise.is_due(now_s) for promise in self._promises.values()):
+            return 0.0
+        return min(promise.terms.due_s for promise in self._promises.values()) - now_s
+
+    def fronts(self) -> dict[str, str]:
+        """Where the waves of releases are: see `Waves.fronts`."""
+        return self._waves.fronts()
 
     def _is_listed(self, key: str) -> bool:
         """Whether every chunk that a key names is listed."""
         try:
-            return self._ids.issuperset(wirekeys.ids(key))
+            return self._waves.lists(wirekeys.ids(key))
         except RejectedError:
             return False
 

@@ -11,38 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from aiomqtt import Client
 
-from edgeml.repository import Repository, releases
+from edgeml.repository import Repository
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
-from edgeml_core import chunks, wirekeys
+from edgeml_core import chunks
 from edgeml_core.messages import Topics
 
 _AT_LEAST_ONCE: Final = 1
 _CLEARED: Final = b""
 #: Topics with foreign content that are remembered until they are mended; of more, a later look hears again.
 FOREIGN_MAX_TOPICS: Final = 4096
-
-
-class View(msgspec.Struct, frozen=True, kw_only=True):
-    """What the signed repository says now: ids of all chunks, which devices are enrolled, how many releases."""
-
-    ids: frozenset[str]
-    devices: frozenset[str]
-    releases: int
-
-
-def look(repository: Repository) -> View:
-    """Read and verify the repository.
-
-    Raises:
-        UsageError: `repo-invalid`.
-    """
-    published = releases(repository)
-    ids = {wirekeys.chunk_id(digest) for it in published for entry in it.manifest.files for digest in entry.chunks}
-    devices = frozenset(repository.document().devices)
-    return View(ids=frozenset(ids), devices=devices, releases=len(published))
 
 
 def stamps(repository: Repository) -> tuple[bytes, ...]:

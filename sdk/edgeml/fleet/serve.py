@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import time
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Final, NoReturn, Protocol
 from aiomqtt import Client, Message, MqttError
 
 from edgeml.fleet import announcer, link
-from edgeml.fleet.announcer import Announcer, View
+from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.answers import Answers
 from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
+from edgeml.fleet.view import View, look
 from edgeml.repository import Repository, freshness, layout, opened, refresh
 from edgeml_core import messages
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
@@ -61,7 +63,7 @@ async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | 
         TransportError: `broker-unreachable`, when the first connection fails.
     """
     repository = opened(repo)
-    view = await asyncio.to_thread(announcer.look, repository)
+    view = await asyncio.to_thread(look, repository)
     registry = Registry(database or repo / DATABASE_FILE)
     host = Host(repository, registry, view, events)
     try:
@@ -143,13 +145,17 @@ class Host:
 
     async def _serve_connection(self, client: Client) -> None:
         async def publish(key: str, payload: bytes) -> None:
-            await client.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS)
+            # Our own line may be slow: that it still takes bytes is the keepalive's to watch.
+            await client.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS, timeout=math.inf)
+
+        async def point(release: str, front: str) -> None:
+            await client.publish(self._topics.wave(release), front.encode(), qos=_CHUNK_QOS, retain=True)
 
         announced = Announcer(client, self._topics)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(client, announced))
             tasks.create_task(self._announce(announced))
-            tasks.create_task(self._origin.run(publish))
+            tasks.create_task(self._origin.run(publish, point))
 
     async def _listen(self, client: Client, announced: Announcer) -> None:
         # What a device wanted while nobody was there, it has long asked for again: only QoS 1 is kept.
@@ -185,7 +191,7 @@ class Host:
             try:
                 stamps = announcer.stamps(self._repository)
                 if stamps != seen:
-                    self._use(await asyncio.to_thread(announcer.look, self._repository))
+                    self._use(await asyncio.to_thread(look, self._repository))
                     for signed in self._repository.both:
                         await announced.announce(signed)
                     seen = stamps
@@ -199,10 +205,10 @@ class Host:
 
     def _use(self, view: View) -> None:
         self._view = view
-        self._origin.demand.allow(ids=view.ids, devices=view.devices)
+        self._origin.demand.allow(releases=view.releases, devices=view.devices)
 
     def _tell_announced(self) -> None:
-        releases, devices = self._view.releases, len(self._view.devices)
+        releases, devices = len(self._view.releases), len(self._view.devices)
         text = f"announced {releases} release(s) to {devices} device(s)"
         self._events.event("announced", text, releases=releases, devices=devices)
 

@@ -6,8 +6,9 @@ import io
 import numpy as np
 import pytest
 
+from edgeml_agent import pace
 from edgeml_agent.asking import DIFFERENCE_TRIES, Asking
-from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, WINDOW_CHUNKS, Fetch
+from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, Fetch
 from edgeml_agent.releases import Bases, Release, Releases
 from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
@@ -62,7 +63,7 @@ def test_every_chunk_is_wanted_once(partial, origin):
     """On a good road, never more than a window at a time, and all topics are left at the end."""
     progress = fetch(partial, origin)[-1]
     assert origin.wanted == DIGESTS
-    assert origin.in_flight_most == WINDOW_CHUNKS
+    assert pace.FIRST_CHUNKS < origin.in_flight_most <= pace.MOST_CHUNKS
     assert sorted(origin.dropped) == sorted(DIGESTS)
     assert progress.done_bytes == progress.total_bytes == sum(map(len, FILES.values()))
     assert 0 < progress.wire_bytes < progress.total_bytes
@@ -86,8 +87,10 @@ def test_lost_chunks_are_wanted_again(partial, origin):
     partial.verify()
 
 
-def test_a_chunk_that_others_overtake_is_wanted_again_without_a_silence(partial, origin):
+def test_a_chunk_that_others_overtake_is_wanted_again_without_a_silence(partial, origin, monkeypatch):
     """One loss in a stream of chunks doesn't wait for the end."""
+    monkeypatch.setattr(pace, "OVERTAKEN_S", 0.0)
+    monkeypatch.setattr(pace, "MOST_CHUNKS", 8)
     origin.lost = {DIGESTS[0]: 1}
     origin.receive = without_silence(origin.receive)
     fetch(partial, origin)
@@ -209,7 +212,7 @@ def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chun
     releases.reuse(partial, partial.missing(), [held.digest])
     fetch(partial, origin, bases)
     differences = len(origin.keys) - len(whole_keys(origin.keys))
-    assert 0 < differences <= DIFFERENCE_TRIES * WINDOW_CHUNKS
+    assert 0 < differences <= DIFFERENCE_TRIES * pace.FIRST_CHUNKS
     partial.verify()
 
 
@@ -220,4 +223,13 @@ def test_a_damaged_chunk_of_the_version_before_does_no_harm(releases, partial, o
     path.write_bytes(bytes(100) + path.read_bytes()[100:])
     fetch(partial, origin, bases)
     assert len(whole_keys(origin.keys)) == 1
+    partial.verify()
+
+
+def test_who_comes_late_begins_where_the_others_are(partial, origin):
+    """After the chunk that was sent last, then round to the beginning; the wave is followed as long as that lasts."""
+    origin.position = wirekeys.chunk_id(DIGESTS[20])
+    fetch(partial, origin)
+    assert origin.wanted == DIGESTS[21:] + DIGESTS[:21]
+    assert origin.followed == [wirekeys.chunk_id(partial.release.digest), ""]
     partial.verify()

@@ -1,0 +1,53 @@
+"""What the signed repository says now, as the service needs it: releases with their chunks and who is to have them.
+
+The repository is verified as it is read. Announcing it is `announcer`'s business.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+
+from edgeml.repository import Repository, releases
+from edgeml_core import desired, wirekeys
+from edgeml_core.desired import FleetDocument
+from edgeml_origin.waves import Listed
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """All releases in the order of their publication, and the devices that are enrolled."""
+
+    releases: tuple[Listed, ...]
+    devices: frozenset[str]
+
+
+def look(repository: Repository) -> View:
+    """Read and verify the repository.
+
+    Raises:
+        UsageError: `repo-invalid`.
+    """
+    document = repository.document()
+    expected = _expected(document)
+    listed = tuple(
+        Listed(
+            release=wirekeys.chunk_id(it.manifest_sha256),
+            ids=frozenset(wirekeys.chunk_id(digest) for entry in it.manifest.files for digest in entry.chunks),
+            devices=frozenset(expected[it.manifest_sha256]),
+        )
+        for it in releases(repository)
+    )
+    return View(releases=listed, devices=frozenset(document.devices))
+
+
+def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:
+    """The devices that may come to want each release; which of several bundles suits a device, it says itself."""
+    expected: defaultdict[str, set[str]] = defaultdict(set)
+    for name, device in document.devices.items():
+        target = device.labels.get("target", "")
+        for deployment in desired.wanted_by(document, name).values():
+            for bundle in deployment.bundles:
+                if target in ("", bundle.target):
+                    expected[bundle.manifest_sha256].add(name)
+    return expected

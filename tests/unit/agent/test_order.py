@@ -1,0 +1,60 @@
+"""The order of asking."""
+
+from edgeml_agent.order import Order
+
+CHUNKS = ["a", "b", "c", "d", "e"]
+
+
+def an_order():
+    """Five chunks, which a wave calls by upper case."""
+    return Order(CHUNKS, str.upper)
+
+
+def rest(order):
+    """All that is left, in order."""
+    taken = []
+    while order:
+        taken.append(order.take())
+    return taken
+
+
+def test_without_a_wave_it_is_that_of_the_files():
+    """Also where nobody knows the position."""
+    order = an_order()
+    order.follow("")
+    order.follow("unknown")
+    assert rest(order) == CHUNKS
+
+
+def test_with_a_wave_it_goes_on_after_its_position_and_round():
+    """What was missed comes last."""
+    order = an_order()
+    order.follow("C")
+    assert rest(order) == ["d", "e", "a", "b", "c"]
+
+
+def test_a_wave_that_is_behind_or_level_is_not_followed():
+    """Its position was asked for already."""
+    order = an_order()
+    assert [order.take(), order.take()] == ["a", "b"]
+    order.follow("B")
+    order.follow("A")
+    assert rest(order) == ["c", "d", "e"]
+
+
+def test_a_wave_that_gets_away_is_followed_again():
+    """What is skipped stays in its order."""
+    order = an_order()
+    assert order.take() == "a"
+    order.follow("B")
+    assert order.take() == "c"
+    order.follow("D")
+    assert rest(order) == ["e", "b", "d"]
+
+
+def test_what_is_asked_for_again_comes_first():
+    """In the order in which it was asked for."""
+    order = an_order()
+    taken = [order.take(), order.take()]
+    order.again(taken)
+    assert rest(order) == CHUNKS
