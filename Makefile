@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin
+CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
 DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client
 # Nothing of the caller's environment leaks into ours.
@@ -37,7 +38,13 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(RUN)/edgeml demo
 
-test: check debian
+# What clients of other people's making call the agent with: their environment has no edgeml, ours none of them.
+$(CLIENTS)/.ready: tests/clients/requirements.txt | setup
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+test: check debian $(CLIENTS)/.ready
 	$(RUN)/python -m pytest
 
 quick: setup
@@ -53,8 +60,9 @@ fix: setup
 	$(RUN)/ruff check --fix
 	$(RUN)/ruff format
 
-docs: setup
+docs: setup $(CLIENTS)/.ready
 	$(RUN)/python docs/generate.py
+	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
 
 bench: setup
 	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
@@ -72,4 +80,4 @@ need:
 	else echo "missing: sudo apt-get install $(PACKAGES)"; exit 2; fi
 
 clean:
-	rm -rf $(VENV) build dist out
+	rm -rf $(VENV) $(CLIENTS) build dist out

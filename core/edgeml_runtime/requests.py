@@ -83,6 +83,28 @@ def parse(request: object, manifest: Manifest) -> list[Item]:
     return [_item(value, manifest) for value in values]
 
 
+def from_bytes(content: bytes, manifest: Manifest) -> Item:
+    """The item in a text's or a file's bytes.
+
+    Raises:
+        UsageError: `input-invalid`, when the model takes neither.
+    """
+    match manifest.preprocess:
+        case QuestionInput() | PromptInput():
+            raise UsageError("input-invalid", "a bare text doesn't say all that this model is asked")
+        case TextInput():
+            try:
+                return Text(content.decode())
+            except UnicodeDecodeError as error:
+                raise UsageError("input-invalid", f"the text is not UTF-8: {error}") from error
+        case ImageInput():
+            return Image(content)
+        case AudioInput():
+            return audio.read_wav(content)
+        case _:
+            raise UsageError("input-invalid", "the model takes tensors, not texts or files")
+
+
 def require_count(count: int) -> None:
     """Check the number of items in one request.
 

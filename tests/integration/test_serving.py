@@ -21,6 +21,7 @@ from edgeml_agent.serve.app import build
 from edgeml_agent.serve.body import BODY_MAX_BYTES
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
+from edgeml_agent.serve.oip import EXTENSIONS
 from edgeml_agent.serve.server import listen, serve
 from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_core.bundle import BundleReader
@@ -134,7 +135,7 @@ def test_the_protocol_describes_server_and_model(tmp_path):
         ("GET", "/v2/models/tiny/versions/1.0", {}),
         ("GET", "/v2/models/tiny/versions/1.0/ready", {}),
     )
-    assert root.json() == {"name": "edgeml-agent", "version": "1.2.3", "extensions": []}
+    assert root.json() == {"name": "edgeml-agent", "version": "1.2.3", "extensions": list(EXTENSIONS)}
     assert model.json() == {
         "name": "tiny",
         "versions": ["1.0"],
@@ -291,7 +292,7 @@ def test_a_full_queue_answers_when_to_come_back(tmp_path):
             await models.run("tiny", lambda _: time.sleep(0.2))
             waiting = [asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20))) for _ in range(QUEUE_MAX)]
             await asyncio.sleep(0)
-            refused = [await client.post(path, json=TASK_BODY) for path in (PREDICT, INFER)]
+            refused = [await client.post(PREDICT, json=TASK_BODY), await client.post(INFER, json=OIP_BODY)]
             healthy = await client.get("/health/live")
             go_on.set()
             accepted = await asyncio.gather(*waiting)

@@ -5,6 +5,7 @@ Source: https://prometheus.io/docs/instrumenting/exposition_formats (text format
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -31,22 +32,49 @@ class _Histogram:
         self.sum_s += duration_s
 
 
+@dataclass
+class Tally:
+    """How many there were, and how long they took together."""
+
+    count: int = 0
+    total_s: float = 0.0
+
+    def add(self, duration_s: float, count: int = 1) -> None:
+        """Some more."""
+        self.count += count
+        self.total_s += duration_s
+
+
 class RequestCounts:
     """Requests by model and outcome, and how long they took from the door to the answer, waiting included."""
 
     def __init__(self) -> None:
-        self._totals: dict[tuple[str, str], int] = defaultdict(int)
+        self._totals: dict[tuple[str, str], Tally] = defaultdict(Tally)
         self._latencies: dict[str, _Histogram] = defaultdict(_Histogram)
+        self._last_s: dict[str, float] = {}
 
     def add(self, model: str, code: str, duration_s: float) -> None:
         """Count one request; `code` is `ok` or an error's code."""
-        self._totals[model, code] += 1
+        self._totals[model, code].add(duration_s)
         self._latencies[model].add(duration_s)
+        self._last_s[model] = time.time()
+
+    def tally(self, model: str) -> tuple[Tally, Tally]:
+        """The requests to one model that were answered, and the others."""
+        good, bad = Tally(), Tally()
+        for (name, code), tally in self._totals.items():
+            if name == model:
+                (good if code == "ok" else bad).add(tally.total_s, tally.count)
+        return good, bad
+
+    def last_s(self, model: str) -> float:
+        """When the last request to a model ended, in seconds since 1970; 0 before the first."""
+        return self._last_s.get(model, 0.0)
 
     def totals(self) -> Iterator[Sample]:
         """The counter's samples."""
-        for (model, code), count in sorted(self._totals.items()):
-            yield "", {"model": model, "code": code}, count
+        for (model, code), tally in sorted(self._totals.items(), key=lambda item: item[0]):
+            yield "", {"model": model, "code": code}, tally.count
 
     def latencies(self) -> Iterator[Sample]:
         """The histogram's samples: cumulative buckets, sum and count."""

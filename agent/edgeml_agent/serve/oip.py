@@ -1,4 +1,6 @@
-"""The Open Inference Protocol's door at `/v2`: health, metadata and inference with JSON tensors.
+"""The Open Inference Protocol's door at `/v2`: health, metadata, configuration and inference.
+
+What is beyond one model's inference, the repository and statistics, is in `oip_repository`.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; what clients
 read of the health bodies: kserve 0.21 both `live` and `ready`, tritonclient the status only.
@@ -6,6 +8,7 @@ read of the health bodies: kserve 0.21 both `live` and `ready`, tritonclient the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -15,16 +18,27 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
-from edgeml_agent.serve import health, oip_codec, responses
+from edgeml_agent.serve import health, oip_codec, oip_repository, oip_tensors, responses
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
+from edgeml_agent.serve.oip_codec import InferRequest, InferResponse
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Engine, Manifest, TensorSpec
+from edgeml_core.manifest import Classes, Engine, Manifest, TensorSpec, TokenClasses
+from edgeml_runtime import requests
 from edgeml_runtime.model import Model
+from edgeml_runtime.tensors import Array
 
-#: Extensions of the protocol that are served; `binary_tensor_data` and `model_repository` are not yet among them.
-EXTENSIONS: Final[tuple[str, ...]] = ()
+#: Triton's extensions of the protocol that are served.
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "statistics",
+)
 PLATFORMS: Final[dict[Engine, str]] = {"onnxruntime": "onnx_onnxv1", "litert": "tflite_tflitev3"}
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 #: tritonclient sends no type at all, or the last one.
@@ -40,21 +54,33 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
     async def metadata(request: Request) -> Response:
         return responses.json(_described(models.find(*_asked(request)).manifest))
 
+    async def config(request: Request) -> Response:
+        return responses.json(_configured(models.find(*_asked(request)).manifest))
+
     async def ready(request: Request) -> Response:
-        return responses.json({"name": models.find(*_asked(request)).manifest.name, "ready": True})
+        served = models.find(*_asked(request))
+        if served.unloaded:
+            raise UsageError("model-unknown", f"the model {served.manifest.name!r} is unloaded", "load it first")
+        return responses.json({"name": served.manifest.name, "ready": True})
 
     async def infer(request: Request) -> Response:
         name, version = _asked(request)
         models.find(name, version)  # before a long body is read for nothing
         json_length = _json_length(request)
         body = await bodies.read(request)
-        answer = partial(_answer, body=body, json_length=json_length)
-        return responses.json_bytes(await unless_left(request, models.run(name, answer, version=version)))
+        asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
+        deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
+        answering = models.run(name, partial(_answer, asked), version=version, deadline_s=deadline_s)
+        answer = await unless_left(request, answering)
+        return await bodies.aside(
+            len(answer.body), partial(_response, answer, request.headers.get("accept-encoding", ""))
+        )
 
-    per_model = (("", metadata, "GET"), ("/ready", ready, "GET"), ("/infer", infer, "POST"))
+    per_model = (("", metadata, "GET"), ("/config", config, "GET"), ("/ready", ready, "GET"), ("/infer", infer, "POST"))
     return [
         Route("/v2", server, methods=["GET"]),
         *health.routes(info, root="/v2/health"),
+        *oip_repository.routes(models),
         *(
             Route(f"/v2/models/{{name}}{version}{ending}", endpoint, methods=[method])
             for version in ("", "/versions/{version}")
@@ -72,16 +98,31 @@ def _json_length(request: Request) -> int | None:
     if kind not in _TYPES_READ:
         raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send application/json")
     length = request.headers.get(JSON_LENGTH_HEADER)
-    if length is not None and not length.isdecimal():
+    if length is not None and not (length.isascii() and length.isdecimal()):
         raise UsageError("input-invalid", f"{JSON_LENGTH_HEADER} is not a number", "leave it out with JSON tensors")
     return None if length is None else int(length)
 
 
-def _answer(model: Model, body: bytes, json_length: int | None) -> bytes:
-    request = oip_codec.decode(body, json_length)
-    outputs = model.infer(request.arrays())
-    manifest = model.manifest
-    return oip_codec.encode(request, outputs, model_name=manifest.name, model_version=manifest.version)
+def _answer(asked: InferRequest, model: Model) -> InferResponse:
+    """In the model's thread: the outputs as they are, for inputs as the model takes them, or for texts and files."""
+    elements, manifest = asked.elements(), model.manifest
+    outputs = model.infer(asked.arrays() if elements is None else _prepared(model, elements))
+    labels = manifest.postprocess.labels if isinstance(manifest.postprocess, Classes | TokenClasses) else ()
+    return oip_codec.encode(asked, outputs, model_name=manifest.name, model_version=manifest.version, labels=labels)
+
+
+def _prepared(model: Model, elements: Sequence[bytes]) -> dict[str, Array]:
+    """The tensors that the model's own preprocessing makes of texts or files."""
+    requests.require_count(len(elements))
+    return model.prepare([requests.from_bytes(element, model.manifest) for element in elements]).tensors
+
+
+def _response(answer: InferResponse, accepted: str) -> Response:
+    response = responses.json_bytes(answer.body)
+    if answer.json_length is not None:
+        response.headers["content-type"] = "application/octet-stream"
+        response.headers[JSON_LENGTH_HEADER] = str(answer.json_length)
+    return responses.packed(response, accepted)
 
 
 def _described(manifest: Manifest) -> dict[str, object]:
@@ -96,5 +137,25 @@ def _described(manifest: Manifest) -> dict[str, object]:
 
 def _signature(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
     return [
-        {"name": spec.name, "datatype": oip_codec.DATATYPES[spec.dtype], "shape": list(spec.shape)} for spec in specs
+        {"name": spec.name, "datatype": oip_tensors.DATATYPES[spec.dtype], "shape": list(spec.shape)} for spec in specs
+    ]
+
+
+def _configured(manifest: Manifest) -> dict[str, object]:
+    """The model's configuration, in Triton's terms."""
+    return {
+        "name": manifest.name,
+        "platform": PLATFORMS[manifest.runtime.engine],
+        "backend": manifest.runtime.engine,
+        "max_batch_size": 0,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": _dimensions(manifest.inputs),
+        "output": _dimensions(manifest.outputs),
+    }
+
+
+def _dimensions(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
+    return [
+        {"name": spec.name, "data_type": f"TYPE_{oip_tensors.DATATYPES[spec.dtype]}", "dims": list(spec.shape)}
+        for spec in specs
     ]

@@ -1,58 +1,66 @@
-"""The Open Inference Protocol's inference messages: bytes to arrays and back. Knows no model and no HTTP.
+"""The Open Inference Protocol's inference messages: bytes to requests and answers to bytes. Knows no model, no HTTP.
 
-A body is JSON, or (with the binary extension) JSON of a given length and the tensors' bytes behind it: `decode` is
-the one place that tells them apart, and refuses the second kind for now.
+A body is JSON, or JSON of a given length and the tensors' bytes behind it, in the order of the tensors.
 
-Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and Triton's
+extension_binary_data.md, extension_classification.md and extension_parameters.md.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
+from edgeml_agent.serve import oip_tensors
+from edgeml_agent.serve.oip_tensors import Tensor
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import DType, TensorSpec
-from edgeml_runtime.tensors import Array, from_nested
+from edgeml_runtime.tensors import Array
 
-#: The protocol's name of each type that a model can have.
-DATATYPES: Final[dict[DType, str]] = {
-    "float32": "FP32",
-    "float16": "FP16",
-    "int64": "INT64",
-    "int32": "INT32",
-    "int8": "INT8",
-    "uint8": "UINT8",
-    "bool": "BOOL",
-}
-_DTYPES: Final[dict[str, DType]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
-DIMENSIONS_MAX: Final = 16
+CLASSES_MAX: Final = 1000
+_MICROSECONDS: Final = 1e6
 
 
-class Tensor(msgspec.Struct, frozen=True):
-    """One input as it came; `data` is nested or flat, row-major."""
+class OutputParameters(msgspec.Struct, frozen=True):
+    """How one output is wanted; None leaves it to the request."""
 
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[Any]
+    binary_data: bool | None = None
+    classification: int = 0
 
 
 class RequestedOutput(msgspec.Struct, frozen=True):
     """One output that the client wants."""
 
     name: str
+    parameters: OutputParameters = OutputParameters()
 
 
-class InferRequest(msgspec.Struct, frozen=True):
-    """A request; what else a client adds (parameters, `model_name`) is passed over, as the protocol says."""
+class RequestParameters(msgspec.Struct, frozen=True):
+    """What a request says of itself; unknown parameters are passed over, as the protocol says. `timeout` is in µs."""
 
+    binary_data_output: bool = False
+    timeout: int = 0
+
+
+class _Message(msgspec.Struct, frozen=True):
     inputs: list[Tensor]
     id: str | None = None
     outputs: list[RequestedOutput] = []
+    parameters: RequestParameters = RequestParameters()
+
+
+class InferRequest(NamedTuple):
+    """A request whose parts fit each other; `binary` has the bytes of the inputs that came so, by name."""
+
+    message: _Message
+    binary: Mapping[str, memoryview]
+
+    @property
+    def timeout_s(self) -> float | None:
+        """How long the client waits; None when it doesn't say."""
+        timeout = self.message.parameters.timeout
+        return timeout / _MICROSECONDS if timeout > 0 else None
 
     def arrays(self) -> dict[str, Array]:
         """The inputs by name.
@@ -60,10 +68,27 @@ class InferRequest(msgspec.Struct, frozen=True):
         Raises:
             UsageError: `input-invalid`.
         """
-        arrays = {tensor.name: _array(tensor) for tensor in self.inputs}
-        if len(arrays) != len(self.inputs):
-            raise UsageError("input-invalid", "two inputs have the same name", "give each input once")
-        return arrays
+        return {it.name: oip_tensors.array(it, self.binary.get(it.name)) for it in self.message.inputs}
+
+    def elements(self) -> list[bytes] | None:
+        """The texts or files of the one input, when it is of BYTES; None when the inputs are tensors.
+
+        Raises:
+            UsageError: `input-invalid`.
+        """
+        inputs = self.message.inputs
+        if not any(tensor.is_bytes for tensor in inputs):
+            return None
+        if len(inputs) != 1:
+            raise UsageError("input-invalid", "BYTES come as the only input", "send one input of BYTES, or tensors")
+        return oip_tensors.elements(inputs[0], self.binary.get(inputs[0].name))
+
+
+class InferResponse(NamedTuple):
+    """A body; `json_length` is that of its JSON, when tensors' bytes follow it."""
+
+    body: bytes
+    json_length: int | None
 
 
 def decode(body: bytes, json_length: int | None) -> InferRequest:
@@ -75,47 +100,74 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     Raises:
         UsageError: `input-invalid`.
     """
-    if json_length is not None:
-        hint = "send the tensors as JSON; with tritonclient set_data_from_numpy(..., binary_data=False)"
-        raise UsageError("input-invalid", "binary tensors are not read", hint)
+    head, rest = memoryview(body)[:json_length], memoryview(body)[len(body) if json_length is None else json_length :]
     try:
-        return msgspec.json.decode(body, type=InferRequest)
+        message = msgspec.json.decode(head, type=_Message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "see GET /v2/models/NAME") from error
+    if len({tensor.name for tensor in message.inputs}) != len(message.inputs):
+        raise UsageError("input-invalid", "two inputs have the same name", "give each input once")
+    return InferRequest(message, dict(_pieces(message.inputs, rest)))
 
 
-def encode(request: InferRequest, outputs: Mapping[str, Array], *, model_name: str, model_version: str) -> bytes:
+def encode(
+    request: InferRequest,
+    outputs: Mapping[str, Array],
+    *,
+    model_name: str,
+    model_version: str,
+    labels: Sequence[str] = (),
+) -> InferResponse:
     """The response with the outputs that the request asks for, all when it names none.
 
+    Args:
+        labels: of the classes, for outputs that are asked for as classes.
+
     Raises:
-        UsageError: `input-invalid`, for an output that the model doesn't have.
+        UsageError: `input-invalid`, for an output that the model doesn't have, or that has no classes.
     """
-    wanted = [output.name for output in request.outputs] or list(outputs)
-    if unknown := [name for name in wanted if name not in outputs]:
-        raise UsageError("input-invalid", f"the model has no output {unknown[0]!r}", f"it has {sorted(outputs)}")
+    message = request.message
+    described: list[dict[str, object]] = []
+    tail = bytearray()
+    for asked in message.outputs or [RequestedOutput(name) for name in outputs]:
+        values = _asked(asked, outputs, labels)
+        about = {"name": asked.name, "datatype": oip_tensors.datatype(values), "shape": list(values.shape)}
+        in_binary = asked.parameters.binary_data
+        if message.parameters.binary_data_output if in_binary is None else in_binary:
+            data = oip_tensors.to_binary(values)
+            tail += data
+            described.append(about | {"parameters": {"binary_data_size": len(data)}})
+        else:
+            described.append(about | {"data": values.ravel().tolist()})
     response: dict[str, object] = {"model_name": model_name, "model_version": model_version}
-    if request.id is not None:
-        response["id"] = request.id
-    response["outputs"] = [_described(name, outputs[name]) for name in wanted]
-    return msgspec.json.encode(response)
+    if message.id is not None:
+        response["id"] = message.id
+    head = msgspec.json.encode(response | {"outputs": described})
+    return InferResponse(head + tail, len(head) if tail else None)
 
 
-def _described(name: str, array: Array) -> dict[str, object]:
-    datatype = DATATYPES[cast("DType", array.dtype.name)]
-    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
+def _pieces(tensors: Sequence[Tensor], rest: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Each binary input's bytes; nothing may be missing or left over."""
+    at = 0
+    for tensor in tensors:
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - at:
+            raise UsageError("input-invalid", f"input {tensor.name!r} has no {size!r} bytes behind the JSON")
+        yield tensor.name, rest[at : at + size]
+        at += size
+    if at != len(rest):
+        raise UsageError("input-invalid", f"{len(rest) - at} bytes behind the JSON belong to no input")
 
 
-def _array(tensor: Tensor) -> Array:
-    dtype = _DTYPES.get(tensor.datatype)
-    if dtype is None:
-        raise _misfit(tensor, f"has datatype {tensor.datatype!r}; known are {', '.join(_DTYPES)}")
-    if len(tensor.shape) > DIMENSIONS_MAX or min(tensor.shape, default=0) < 0:
-        raise _misfit(tensor, f"has no valid shape: {tensor.shape[:DIMENSIONS_MAX]}")
-    array = from_nested(TensorSpec(name=tensor.name, dtype=dtype, shape=tuple(tensor.shape)), tensor.data)
-    if array.size != math.prod(tensor.shape) or (array.ndim != 1 and list(array.shape) != tensor.shape):
-        raise _misfit(tensor, f"has data of shape {list(array.shape)}, not {tensor.shape}")
-    return array.reshape(tensor.shape)
-
-
-def _misfit(tensor: Tensor, problem: str) -> UsageError:
-    return UsageError("input-invalid", f"input {tensor.name!r} {problem}", "GET /v2/models/NAME tells what it takes")
+def _asked(asked: RequestedOutput, outputs: Mapping[str, Array], labels: Sequence[str]) -> Array:
+    values = outputs.get(asked.name)
+    if values is None:
+        raise UsageError("input-invalid", f"the model has no output {asked.name!r}", f"it has {sorted(outputs)}")
+    count = asked.parameters.classification
+    if not count:
+        return values
+    if not 0 < count <= CLASSES_MAX or not values.ndim or not values.shape[-1]:
+        raise UsageError("input-invalid", f"{asked.name!r} can't be had as its {count} highest classes")
+    return oip_tensors.top_classes(values, count, labels)

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from edgeml_agent.serve import memory
 from edgeml_agent.serve.cores import Cores
+from edgeml_agent.serve.metrics import Tally
 from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
@@ -70,6 +71,8 @@ class Worker:
         #: Requests accepted and not yet answered, and the running mean of the time that one takes.
         self.pending = 0
         self.service_s = 0.0
+        #: Runs, and the time spent in them.
+        self.ran = Tally()
         self._name = model.manifest.name
         self._threads = model.manifest.runtime.threads
         self._cores = cores
@@ -127,6 +130,7 @@ class Worker:
     def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], took_s: float) -> None:
         """Hand the results of one run out; an exception is one, too."""
         self.pending -= len(jobs)
+        self.ran.add(took_s)
         each_s = took_s / len(jobs)
         self.service_s += (each_s - self.service_s) * (_NEWEST_SHARE if self.service_s else 1)
         for job, result in zip(jobs, results, strict=True):

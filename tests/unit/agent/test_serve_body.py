@@ -1,6 +1,8 @@
 """Request bodies: bounds, and the image in a form."""
 
 import asyncio
+import gzip
+import zlib
 
 import pytest
 from starlette.requests import Request
@@ -61,10 +63,30 @@ def test_a_body_that_grows_too_long_is_refused(monkeypatch):
     assert caught.value.code == "body-too-large"
 
 
-def test_a_compressed_body_is_refused():
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_packed_body_is_unpacked(encoding, pack):
+    """Both formats that clients use; a piece of one is refused."""
+    packed = pack(b"x" * 1000)
+    assert read(a_request(packed[:9], packed[9:], content_encoding=encoding)) == b"x" * 1000
+    for damaged in (packed[:-1], b"x", b""):
+        with pytest.raises(UsageError) as caught:
+            read(a_request(damaged, content_encoding=encoding))
+        assert caught.value.code == "input-invalid"
+
+
+def test_a_packed_body_that_grows_too_long_is_refused():
+    """Sixteen kilobytes that would become seventeen megabytes: nobody has to hold them."""
+    bomb = gzip.compress(b"\0" * (body.BODY_MAX_BYTES + 1))
+    assert len(bomb) < 20_000
+    with pytest.raises(UsageError) as caught:
+        read(a_request(bomb, content_encoding="gzip"))
+    assert caught.value.code == "body-too-large"
+
+
+def test_a_body_packed_in_another_way_is_refused():
     """It isn't taken for JSON by mistake."""
     with pytest.raises(UsageError) as caught:
-        read(a_request(b"x", content_encoding="gzip"))
+        read(a_request(b"x", content_encoding="br"))
     assert caught.value.code == "content-unsupported"
 
 

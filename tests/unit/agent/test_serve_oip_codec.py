@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from edgeml_agent.serve import oip_codec
+from edgeml_agent.serve import oip_codec, oip_tensors
 from edgeml_core.errors import UsageError
 
 
@@ -13,6 +13,28 @@ def a_request(**tensor):
     """The body of a request with one input."""
     given = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]} | tensor
     return json.dumps({"inputs": [given]}).encode()
+
+
+def encoded(request, outputs, *, version="1", **options):
+    """The JSON of the answer, without the bytes behind it."""
+    answer = oip_codec.encode(request, outputs, model_name="m", model_version=version, **options)
+    return answer.body[: answer.json_length]
+
+
+def asking(*outputs, **parameters):
+    """A request for these outputs."""
+    body = {"inputs": [], "outputs": list(outputs), "parameters": parameters}
+    return oip_codec.decode(json.dumps(body).encode(), None)
+
+
+def in_binary(*tensors):
+    """A request whose tensors' bytes follow its JSON, and how long that is."""
+    inputs = [
+        {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for name, datatype, shape, data in tensors
+    ]
+    head = json.dumps({"inputs": inputs}).encode()
+    return head + b"".join(tensor[-1] for tensor in tensors), len(head)
 
 
 def arrays(body):
@@ -28,17 +50,17 @@ def test_nested_and_flat_data_are_the_same_tensor(data):
     assert array.tolist() == [[1, 2], [3, 4.5]]
 
 
-@pytest.mark.parametrize("dtype", oip_codec.DATATYPES)
+@pytest.mark.parametrize("dtype", oip_tensors.DATATYPES)
 def test_each_datatype_survives_the_way_there_and_back(dtype):
     """What is decoded and encoded again is what was sent."""
     values = [True, False, True, True] if dtype == "bool" else [0, 1, 2, 127]
-    request = oip_codec.decode(a_request(datatype=oip_codec.DATATYPES[dtype], data=values), None)
+    request = oip_codec.decode(a_request(datatype=oip_tensors.DATATYPES[dtype], data=values), None)
     assert request.arrays()["x"].dtype == dtype
-    answer = json.loads(oip_codec.encode(request, request.arrays(), model_name="m", model_version="2"))
+    answer = json.loads(encoded(request, request.arrays(), version="2"))
     assert answer == {
         "model_name": "m",
         "model_version": "2",
-        "outputs": [{"name": "x", "datatype": oip_codec.DATATYPES[dtype], "shape": [2, 2], "data": values}],
+        "outputs": [{"name": "x", "datatype": oip_tensors.DATATYPES[dtype], "shape": [2, 2], "data": values}],
     }
 
 
@@ -93,9 +115,9 @@ def test_a_body_that_is_no_request_is_refused(body):
 
 def test_what_clients_add_is_passed_over():
     """Parameters and kserve's `model_name` change nothing; the id is kept."""
-    extra = json.loads(a_request()) | {"id": "7", "model_name": "m", "parameters": {"binary_data_output": True}}
+    extra = json.loads(a_request()) | {"id": "7", "model_name": "m", "parameters": {"priority": 3}}
     request = oip_codec.decode(json.dumps(extra).encode(), None)
-    assert json.loads(oip_codec.encode(request, {}, model_name="m", model_version="1"))["id"] == "7"
+    assert json.loads(encoded(request, {}))["id"] == "7"
 
 
 def test_an_input_given_twice_is_refused():
@@ -105,20 +127,104 @@ def test_an_input_given_twice_is_refused():
         arrays(json.dumps({"inputs": twice}).encode())
 
 
-def test_binary_tensors_are_refused_with_the_remedy():
-    """A client that sends them by default learns how not to."""
+@pytest.mark.parametrize("dtype", oip_tensors.DATATYPES)
+def test_each_datatype_survives_in_binary(dtype):
+    """Little-endian, row by row, there and back."""
+    sent = np.array([[1, 0], [1, 1]], dtype)
+    body, length = in_binary(
+        ("a", "BYTES", [1], b"\x02\0\0\0hi"), ("x", oip_tensors.DATATYPES[dtype], [2, 2], sent.tobytes())
+    )
+    request = oip_codec.decode(body, length)
+    received = oip_tensors.array(request.message.inputs[1], request.binary["x"])
+    assert received.dtype == dtype
+    answer = oip_codec.encode(asking(binary_data_output=True), {"x": received}, model_name="m", model_version="1")
+    described = json.loads(answer.body[: answer.json_length])["outputs"][0]
+    assert described["parameters"] == {"binary_data_size": sent.nbytes}
+    assert answer.body[answer.json_length :] == sent.tobytes()
+
+
+def test_bfloat16_is_widened():
+    """It is the upper half of a float32."""
+    body, length = in_binary(("x", "BF16", [2], np.array([1.5, -2.0], np.float32).view(np.uint16)[1::2].tobytes()))
+    assert oip_codec.decode(body, length).arrays()["x"].tolist() == [1.5, -2.0]
+
+
+def test_elements_of_bytes_come_in_json_and_in_binary():
+    """A text, or a length and so many bytes."""
+    binary = b"".join(len(it).to_bytes(4, "little") + it for it in (b"", "ä".encode(), b"\xff\x00"))
+    assert oip_codec.decode(*in_binary(("x", "BYTES", [3], binary))).elements() == [b"", "ä".encode(), b"\xff\x00"]
+    request = oip_codec.decode(a_request(datatype="BYTES", shape=[1, 2], data=["a", "ä"]), None)
+    assert request.elements() == [b"a", "ä".encode()]
+    assert oip_codec.decode(a_request(), None).elements() is None
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [("x", "FP32", [2], b"\0" * 7)],
+        [("x", "FP32", [3], b"\0" * 8)],
+        [("x", "BOOL", [2], b"\0\2")],
+        [("x", "BYTES", [1], b"\1\0\0")],
+        [("x", "BYTES", [1], b"\2\0\0\0a")],
+        [("x", "BYTES", [2], b"\1\0\0\0a")],
+        [("x", "BYTES", [1], b"\xff\xff\xff\xff")],
+        [("x", "BYTES", [1], b"\1\0\0\0a"), ("y", "FP32", [0], b"")],
+    ],
+)
+def test_bytes_that_are_not_what_they_say_are_refused(tensors):
+    """Too few, too many, or ending in the middle."""
+    request = oip_codec.decode(*in_binary(*tensors))
     with pytest.raises(UsageError) as caught:
-        oip_codec.decode(a_request() + b"\0" * 16, len(a_request()))
-    assert "binary_data=False" in caught.value.hint
+        request.elements() or request.arrays()
+    assert caught.value.code == "input-invalid"
+
+
+@pytest.mark.parametrize("size", [-1, 5, 1.5, True, "4", None])
+def test_the_bytes_behind_the_json_belong_to_the_inputs(size):
+    """None missing and none left over."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(UsageError):
+        oip_codec.decode(head + b"\0" * 4, len(head))
+
+
+@pytest.mark.parametrize("length", [0, 10, 10**9])
+def test_a_wrong_length_of_the_json_is_refused(length):
+    """Cut short, or longer than the body."""
+    body, _ = in_binary(("x", "FP32", [1], b"\0" * 4))
+    with pytest.raises(UsageError):
+        oip_codec.decode(body, length)
+
+
+def test_an_output_is_had_as_its_highest_classes():
+    """Value, index and label, the highest first; the same in binary."""
+    wanted = {"name": "y", "parameters": {"classification": 2}}
+    outputs = {"y": np.array([[0.1, 0.7, 0.2], [3, 1, 2]], np.float32)}
+    (described,) = json.loads(encoded(asking(wanted), outputs, labels=("a", "b", "c")))["outputs"]
+    assert described == {
+        "name": "y",
+        "datatype": "BYTES",
+        "shape": [2, 2],
+        "data": ["0.700000:1:b", "0.200000:2:c", "3.000000:0:a", "2.000000:2:c"],
+    }
+    answer = oip_codec.encode(asking(wanted, binary_data_output=True), outputs, model_name="m", model_version="1")
+    assert answer.body[answer.json_length :].startswith(b"\x0a\0\0\x000.700000:1")
+
+
+def test_a_deadline_is_in_microseconds():
+    """As tritonclient sends it; none is none."""
+    assert asking(timeout=1500).timeout_s == 0.0015
+    assert asking(timeout=0).timeout_s is None
+    assert asking().timeout_s is None
 
 
 def test_only_the_outputs_asked_for_come_back():
     """In the order in which they were asked; one that isn't there is an error."""
     outputs = {name: np.zeros(1, np.float32) for name in "abc"}
-    request = oip_codec.InferRequest([], outputs=[oip_codec.RequestedOutput(name) for name in "ca"])
-    answer = json.loads(oip_codec.encode(request, outputs, model_name="m", model_version="1"))
+    request = asking({"name": "c"}, {"name": "a"})
+    answer = json.loads(encoded(request, outputs))
     assert [output["name"] for output in answer["outputs"]] == ["c", "a"]
-    request = oip_codec.InferRequest([], outputs=[oip_codec.RequestedOutput("z")])
+    request = asking({"name": "z"})
     with pytest.raises(UsageError):
         oip_codec.encode(request, outputs, model_name="m", model_version="1")
 
@@ -126,5 +232,5 @@ def test_only_the_outputs_asked_for_come_back():
 def test_what_json_lacks_becomes_null():
     """NaN and infinity are null: the answer stays JSON."""
     outputs = {"y": np.array([np.nan, np.inf, 1.0], np.float32)}
-    answer = oip_codec.encode(oip_codec.InferRequest([]), outputs, model_name="m", model_version="1")
+    answer = encoded(asking(), outputs)
     assert json.loads(answer)["outputs"][0]["data"] == [None, None, 1.0]

@@ -1,0 +1,158 @@
+"""The Open Inference Protocol's tensors: as JSON, as bytes, and texts or files as BYTES. No requests here.
+
+In binary a tensor is row-major and little-endian; an element of BYTES is its length, 4 bytes, and then itself.
+
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and Triton's
+extension_binary_data.md.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
+
+import msgspec
+import numpy as np
+
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import DType, TensorSpec
+from edgeml_runtime.tensors import Array, from_nested
+
+#: The protocol's name of each type that a model can have.
+DATATYPES: Final[dict[DType, str]] = {
+    "float32": "FP32",
+    "float16": "FP16",
+    "int64": "INT64",
+    "int32": "INT32",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+_DTYPES: Final[dict[str, DType]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+#: Texts or files, which the server itself turns into tensors.
+BYTES: Final = "BYTES"
+#: The upper half of a float32's bits; it comes in binary only and is widened to float32.
+BF16: Final = "BF16"
+DIMENSIONS_MAX: Final = 16
+_LENGTH: Final = struct.Struct("<I")
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One input as it came; `data` is nested or flat, row-major, and absent where its bytes follow the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any] | None = None
+    parameters: dict[str, object] = {}
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether its elements are texts or files."""
+        return self.datatype == BYTES
+
+
+def array(tensor: Tensor, binary: memoryview | None) -> Array:
+    """The array that a tensor describes.
+
+    Args:
+        binary: its bytes, where it came so.
+
+    Raises:
+        UsageError: `input-invalid`.
+    """
+    if tensor.datatype not in {*_DTYPES, BF16}:
+        raise _misfit(tensor, f"has datatype {tensor.datatype!r}; known are {', '.join((*_DTYPES, BF16))}")
+    _require_shape(tensor)
+    if binary is not None:
+        return _from_binary(tensor, binary)
+    if tensor.data is None or tensor.datatype == BF16:
+        raise _misfit(tensor, "has no data")
+    spec = TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=tuple(tensor.shape))
+    found = from_nested(spec, tensor.data)
+    if found.size != math.prod(tensor.shape) or (found.ndim != 1 and list(found.shape) != tensor.shape):
+        raise _misfit(tensor, f"has data of shape {list(found.shape)}, not {tensor.shape}")
+    return found.reshape(tensor.shape)
+
+
+def elements(tensor: Tensor, binary: memoryview | None) -> list[bytes]:
+    """The elements of a BYTES tensor.
+
+    Raises:
+        UsageError: `input-invalid`.
+    """
+    _require_shape(tensor)
+    found = list(_split(tensor, binary)) if binary is not None else [_encoded(tensor, it) for it in tensor.data or []]
+    if len(found) != math.prod(tensor.shape):
+        raise _misfit(tensor, f"has {len(found)} elements, not {tensor.shape}")
+    return found
+
+
+def to_binary(values: Array) -> bytes:
+    """An output's bytes; an array of objects holds texts, and goes out as BYTES."""
+    if values.dtype.kind == "O":
+        return b"".join(_LENGTH.pack(len(text.encode())) + text.encode() for text in values.ravel())
+    return np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def datatype(values: Array) -> str:
+    """The protocol's name of an output's type."""
+    return BYTES if values.dtype.kind == "O" else DATATYPES[cast("DType", values.dtype.name)]
+
+
+def top_classes(values: Array, count: int, labels: Sequence[str]) -> Array:
+    """The `count` highest of each row as "value:index:label", highest first.
+
+    Source: Triton's extension_classification.md.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    order = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+    made = [[_class(row, index, labels) for index in best] for row, best in zip(rows, order, strict=True)]
+    return np.array(made, dtype=object).reshape(*values.shape[:-1], -1)
+
+
+def _class(row: Array, index: int, labels: Sequence[str]) -> str:
+    label = f":{labels[index]}" if index < len(labels) else ""
+    return f"{float(row[index]):.6f}:{index}{label}"
+
+
+def _require_shape(tensor: Tensor) -> None:
+    if len(tensor.shape) > DIMENSIONS_MAX or min(tensor.shape, default=0) < 0:
+        raise _misfit(tensor, f"has no valid shape: {tensor.shape[:DIMENSIONS_MAX]}")
+
+
+def _from_binary(tensor: Tensor, binary: memoryview) -> Array:
+    dtype = np.dtype(np.uint16 if tensor.datatype == BF16 else _DTYPES[tensor.datatype]).newbyteorder("<")
+    if len(binary) != math.prod(tensor.shape) * dtype.itemsize:
+        raise _misfit(tensor, f"has {len(binary)} bytes, but shape {tensor.shape} of {tensor.datatype}")
+    found = np.frombuffer(binary, dtype).reshape(tensor.shape)
+    if tensor.datatype == BF16:
+        return (found.astype(np.uint32) << 16).view(np.float32)
+    if tensor.datatype == DATATYPES["bool"] and found.view(np.uint8).max(initial=0) > 1:
+        raise _misfit(tensor, "has a byte that is neither 0 nor 1")
+    return found.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _split(tensor: Tensor, binary: memoryview) -> Iterator[bytes]:
+    at = 0
+    while at < len(binary):
+        if at + _LENGTH.size > len(binary):
+            raise _misfit(tensor, "ends within an element's length")
+        (length,) = _LENGTH.unpack_from(binary, at)
+        at += _LENGTH.size
+        if length > len(binary) - at:
+            raise _misfit(tensor, "ends within an element")
+        yield bytes(binary[at : at + length])
+        at += length
+
+
+def _encoded(tensor: Tensor, value: object) -> bytes:
+    if not isinstance(value, str):
+        raise _misfit(tensor, "has an element that is not a text")
+    return value.encode()
+
+
+def _misfit(tensor: Tensor, problem: str) -> UsageError:
+    return UsageError("input-invalid", f"input {tensor.name!r} {problem}", "GET /v2/models/NAME tells what it takes")
