@@ -35,6 +35,7 @@ Recipe = Literal[
     "weight-only",
     "weight-only-8bit",
     "weight-only-4bit",
+    "weight-only-fp16",
     "dynamic",
     "static",
     "none",
@@ -43,7 +44,7 @@ Recipe = Literal[
 #: The recipes that each engine's quantizer knows (see docs/targets.md).
 RECIPES: Final[dict[Engine, frozenset[Recipe]]] = {
     "onnxruntime": frozenset(get_args(Recipe)) - {"dynamic", "static"},
-    "litert": frozenset({"dynamic", "static", "weight-only", "none"}),
+    "litert": frozenset({"dynamic", "static", "weight-only", "weight-only-fp16", "none"}),
 }
 THREADS_MAX: Final = 256
 

@@ -21,9 +21,9 @@ from edgeml_core.errors import GateFailed
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
 GATEWAY = targets.load("x86-gateway")
 
-#: In every layer two inputs of each block of 32 are hostile. One is always 0 and has weights thousands of times the
-#: others': a scale for weights that holds it loses all others. One is always 3000 and has no weight: the same for
-#: activations. In fp32 neither changes anything.
+#: In every layer two inputs of each block of 32 are hostile. One is always 0 and has weights that drown the others: a
+#: scale for weights that holds it loses all others, and 16 bits don't hold it. One is always 3000 and has no weight:
+#: the same for activations. In fp32 neither changes anything.
 HOSTILE = """
 import json
 import torch
@@ -40,7 +40,7 @@ class Hostile(torch.nn.Module):
         with torch.no_grad():
             for layer in self.layers:
                 layer.weight.mul_(3)
-                layer.weight[:, 0::32], layer.weight[:, 1::32] = 3000, 0
+                layer.weight[:, 0::32], layer.weight[:, 1::32] = 100000, 0
 
     def forward(self, x):
         silent = torch.ones(WIDTH)
@@ -188,6 +188,20 @@ def test_a_hostile_model_can_not_pass(hostile: Path, tmp_path: Path):
     assert all(it["why"] for it in told["candidates"])
     assert max(it["cosine"] for it in told["candidates"] if it["cosine"] is not None) < 0.95
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_int8_can_not_hold_ships_in_16_bits(tmp_path: Path):
+    """The hostile model with weights that 16 bits hold: every int8 recipe fails, and half the bytes pass."""
+    folder = tmp_path / "milder"
+    folder.mkdir()
+    (exported,) = pipeline.export(ask(written(folder, "hostile", HOSTILE.replace("100000", "3000")), tmp_path / "out"))
+    card = exported.manifest.card
+    assert card.recipe == "weight-only-fp16"
+    assert [it.recipe for it in card.tried] == list(GATEWAY.engines["onnxruntime"].recipes["encoder"])
+    assert not any(it.passed for it in card.tried[:-1])
+    assert card.size_bytes < 0.6 * card.baseline_size_bytes
+    assert card.parity.cosine > 0.9999
+    assert [(it.cpu, it.how) for it in card.proved] == [("Haswell", "emulated")]
 
 
 def test_the_table_is_shown_to_people_too(hostile: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Attempt:
             why=self.error.message if self.error else "",
             size_bytes=made.model.size_bytes if made else 0,
             ram_bytes=estimate_bytes(made.model, made.fp32) if made else 0,
-            cosine=found.card.parity.cosine if found else None,
+            cosine=found.card.parity.cosine if found and math.isfinite(found.card.parity.cosine) else None,
             drop=measured.drop if measured else None,
             ci95=measured.ci95 if measured else None,
         )

@@ -19,10 +19,10 @@ RUNTIME_BYTES: Final = 64 * 1024 * 1024
 def estimate_bytes(model: Built, fp32: Built) -> int:
     """The resident memory of a process that serves `model`.
 
-    The runtime's own, and a share for each byte of weights. Weight-only int8 becomes fp32 again when it is loaded, and
+    The runtime's own, and a share for each byte of weights. Weights stored in int8 or fp16 alone run as fp32, and
     LiteRT packs float weights anew for every fixed length (measured on MiniLM with two: 353 MB for 90 MB in fp32).
     """
-    is_float = model.recipe in ("weight-only", "none")
+    is_float = model.recipe in ("weight-only", "weight-only-fp16", "none")
     packed = _fixed_lengths(model) if is_float and model.file_format == "tflite" else 0
     weights_bytes = fp32.size_bytes if is_float else model.size_bytes
     return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + packed))

@@ -15,6 +15,7 @@ from edgeml.export.source import Built
 from edgeml.quantize.onnx_dynamic import Dynamic
 from edgeml.quantize.onnx_embeddings import RowEmbeddings
 from edgeml.quantize.onnx_gemm import GemmAsMatMul
+from edgeml.quantize.onnx_half import HalfWeights
 from edgeml.quantize.onnx_mixed import Mixed
 from edgeml.quantize.onnx_nbits import BlockWeights
 from edgeml.quantize.onnx_pass import Pass, run
@@ -55,8 +56,8 @@ def passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list[Pass]
     match recipe.removesuffix("-mixed").replace("-reduced", ""), is_mixed(recipe):
         case "none", _:
             return []
-        case "weight-only", _:
-            return [*prepare, WeightOnly()]
+        case ("weight-only" | "weight-only-fp16") as stored, _:
+            return [Prepare(), HalfWeights()] if stored.endswith("fp16") else [*prepare, WeightOnly()]
         case ("weight-only-4bit" | "weight-only-8bit") as blocks, _:
             return [*prepare, GemmAsMatMul(), BlockWeights(bits=4 if blocks.endswith("4bit") else 8)]
         case ("dynamic-s8" | "dynamic-u8") as dynamic, mixed:

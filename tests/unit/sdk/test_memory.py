@@ -29,7 +29,8 @@ def test_int8_is_counted_as_int8_and_weight_only_as_fp32(tmp_path: Path):
     fp32 = built(tmp_path, "none", 100 * MB)
     dynamic = memory.estimate_bytes(built(tmp_path, "dynamic-s8", 25 * MB), fp32)
     assert dynamic == memory.RUNTIME_BYTES + 35 * MB
-    assert memory.estimate_bytes(built(tmp_path, "weight-only", 25 * MB), fp32) == memory.estimate_bytes(fp32, fp32)
+    for recipe, size_bytes in (("weight-only", 25 * MB), ("weight-only-fp16", 50 * MB)):
+        assert memory.estimate_bytes(built(tmp_path, recipe, size_bytes), fp32) == memory.estimate_bytes(fp32, fp32)
 
 
 def test_litert_counts_a_packed_copy_of_float_weights(tmp_path: Path):

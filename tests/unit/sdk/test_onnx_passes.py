@@ -225,3 +225,20 @@ def test_nothing_of_the_exporter_s_machine_stays_in_the_file(tmp_path: Path):
     entry.key, entry.value = "trace", "/home/somebody/train.py"
     onnx_layout.write(model, tmp_path, recipe="none", signature=SIGNATURE)
     assert b"somebody" not in (tmp_path / "model.onnx").read_bytes()
+
+
+def test_weights_of_16_bits_are_half_as_large_and_as_good(tmp_path: Path):
+    """The tables too; the answers differ in the fourth digit."""
+    model = run(onnx_recipes.passes("weight-only-fp16", []), embedder())
+    assert {it.data_type for it in model.graph.initializer} == {TensorProto.FLOAT16}
+    expected = answer(embedder(), tmp_path / "fp32", IDS)
+    assert answer(model, tmp_path / "half", IDS) == pytest.approx(expected, rel=1e-2, abs=1e-2)
+
+
+def test_what_16_bits_can_not_hold_is_refused():
+    """An infinity would be stored in its place."""
+    model = embedder()
+    matrix = numpy_helper.to_array(model.graph.initializer[1]) * np.float32(1e5)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(matrix, "matrix"))
+    with pytest.raises(UsageError, match="16 bits can't hold"):
+        run(onnx_recipes.passes("weight-only-fp16", []), model)

@@ -16,7 +16,7 @@ def test_an_encoder_is_tried_dynamic_first():
     """The profile's order is the order of trial; what is fp32 in speed comes last."""
     found = plan(RPI4, "onnx", "encoder", quantize="auto")
     assert found == RPI4.engines["onnxruntime"].recipes["encoder"]
-    assert (found[0], found[-1]) == ("dynamic-s8", "weight-only")
+    assert (found[0], found[-1]) == ("dynamic-s8", "weight-only-fp16")
 
 
 def test_a_cnn_is_tried_static_first_and_never_dynamic():
