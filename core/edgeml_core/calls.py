@@ -21,6 +21,8 @@ SECONDS: Final = 3.0
 #: What a call may take in all: slow models overrun the seconds asked, since each has its fewest runs.
 TIMEOUT_S: Final = 600.0
 MESSAGE_MAX_CHARS: Final = 500
+#: Whether the golden outputs are reproduced; or how fast the model is.
+Kind = Literal["verify", "bench"]
 _FAMILIES: Final[dict[str, type[EdgemlError]]] = {kind.__name__: kind for kind in (UsageError, RejectedError)}
 
 
@@ -47,7 +49,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     session: Annotated[int, Meta(ge=1)]
-    kind: Literal["verify", "bench"]
+    kind: Kind
     manifest_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     timing: Timing = Timing()
 

@@ -6,10 +6,11 @@ The same program everywhere (`edgeml_runtime.trial`). Never emulated: an emulato
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeml.proof import EMULATED, LOCAL, child, ssh
+from edgeml.proof import DEVICE, EMULATED, LOCAL, child, ssh
 from edgeml.proof.child import Place
 from edgeml.proof.ssh import Errand
 from edgeml_core import calls
@@ -19,6 +20,9 @@ from edgeml_core.manifest import Engine
 from edgeml_runtime import trial
 from edgeml_runtime.trial import Job
 from edgeml_runtime.unpacked import unpacked
+
+if TYPE_CHECKING:
+    from edgeml.fleet.call import Line
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,23 +43,30 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     trial: Trial
 
 
-def measure(bundle: Path, on: str = LOCAL, *, timing: Timing) -> Bench:
+def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, line: Line | None = None) -> Bench:
     """Bench a bundle.
 
     Args:
         bundle: a `.edgeml` file.
-        on: `local` or `ssh://HOST`.
+        on: `local`, `ssh://HOST` or `device:ID`.
         timing: how.
+        line: the way to a device's fleet.
 
     Raises:
         UsageError: `usage`, for a place or a golden case that there isn't.
-        RejectedError: the bundle is malformed or damaged. TransportError: `host-unreachable`.
-        DeviceError: `probe-crashed`, `runtime-missing` or `runtime-failed`.
+        RejectedError: the bundle is malformed or damaged.
+        TransportError: `host-unreachable`; the broker, or the device, can't be reached.
+        DeviceError: `probe-crashed`, `runtime-missing` or `runtime-failed`; what a device says besides.
     """
     _require_real(on)
     with unpacked(bundle) as opened:
         job = trial.of_bundle(opened.folder, opened.manifest, timing)
-        reply = here(job) if on == LOCAL else _by_ssh(opened.folder, job, on)
+        if on.startswith(DEVICE):
+            from edgeml.proof import device  # noqa: PLC0415 - MQTT is an extra of its own
+
+            reply = device.ask(on, line, kind="bench", manifest_sha256=opened.manifest_sha256, timing=timing)
+        else:
+            reply = here(job) if on == LOCAL else _by_ssh(opened.folder, job, on)
         return Bench(
             manifest_sha256=opened.manifest_sha256,
             on=on,

@@ -30,7 +30,7 @@ from tiny_models import tiny_onnx_bundle
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
-USERS = ("origin", "barn-1", "barn-2")
+USERS = ("origin", "operator", "barn-1", "barn-2")
 NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
 DAY = dt.timedelta(days=1)
 
@@ -160,10 +160,11 @@ class Client:
 
 
 def test_a_device_speaks_for_itself_only(broker):
-    """It may want, tell its state and report; not as another device, not as the origin."""
+    """It may want, tell its state, report and reply; not as another device, not as the origin, and call nobody."""
     client = Client(broker, "barn-2")
-    own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2")]
-    foreign = [TOPICS.want("barn-1"), TOPICS.state("barn-1"), TOPICS.report("barn-1"), TOPICS.chunk("0" * 64),
+    own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2"), TOPICS.reply("barn-2")]
+    foreign = [TOPICS.want("barn-1"), TOPICS.state("barn-1"), TOPICS.report("barn-1"), TOPICS.reply("barn-1"),
+               TOPICS.call("barn-1"), TOPICS.call("barn-2"), TOPICS.chunk("0" * 64),
                TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     refused = {topic: client.publish(topic) for topic in own + foreign}
     client.close()
@@ -175,14 +176,31 @@ def test_a_device_hears_no_other_devices_words(broker):
     """It hears chunks and signed files; what others want and report stays unheard, though SUBSCRIBE is granted."""
     listener, origin = Client(broker, "barn-2"), Client(broker, "origin")
     listener.subscribe("#")
-    foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1")]
-    common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json")]
+    foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.call("barn-1"), TOPICS.reply("barn-1")]
+    common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.call("barn-2")]
     for topic in foreign + common:
         assert not origin.publish(topic)
     until(lambda: set(common) <= set(listener.heard), "what is for all is heard")
     listener.close()
     origin.close()
     assert set(foreign) & set(listener.heard) == set()
+
+
+def test_an_operator_calls_and_nothing_else(broker):
+    """It may call any device, and hears states and replies; it can announce, want and tell nothing itself."""
+    operator, origin = Client(broker, "operator"), Client(broker, "origin")
+    assert not operator.publish(TOPICS.call("barn-1"))
+    foreign = [TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.chunk("0" * 64), TOPICS.want("barn-1"),
+               TOPICS.state("barn-1"), TOPICS.reply("barn-1")]  # fmt: skip
+    assert [topic for topic in foreign if not operator.publish(topic)] == []
+    operator.subscribe("#")
+    heard, unheard = [TOPICS.state("barn-1"), TOPICS.reply("barn-1")], [TOPICS.want("barn-1"), TOPICS.report("barn-1")]
+    for topic in unheard + heard:
+        assert not origin.publish(topic)
+    until(lambda: set(heard) <= set(operator.heard), "states and replies are heard")
+    operator.close()
+    origin.close()
+    assert set(unheard) & set(operator.heard) == set()
 
 
 def test_nobody_gets_in_without_a_password(broker):

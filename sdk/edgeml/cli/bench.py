@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeml.cli import places
 from edgeml.cli.output import Output, command, size, table
 from edgeml_core.calls import SECONDS, SECONDS_MAX, Timing
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     "--on",
     default="local",
     show_default=True,
-    metavar="local|ssh://HOST",
-    help="This machine, or one with edgeml[agent], reached by ssh. Never emulated: such time is not speed.",
+    metavar="local|ssh://HOST|device:ID",
+    help="This machine; one with edgeml[agent], reached by ssh; or a device of a fleet that holds the bundle. "
+    "Never emulated: such time is not speed.",
 )
+@places.reaching
 @click.option("--threads", type=click.IntRange(min=1), help="Instead of the bundle's own number.")
 @click.option(
     "--case", type=click.IntRange(min=1), default=1, show_default=True, help="The golden case whose input is run."
@@ -41,10 +44,20 @@ if TYPE_CHECKING:
         "edgeml bench out/minilm-1-x86-vnni-tflite.edgeml",
         "edgeml bench out/minilm-1-x86-vnni-onnx.edgeml --threads 1 --case 3 --seconds 10",
         "edgeml bench out/minilm-1-rpi4-onnx.edgeml --on ssh://pi@garden/opt/edgeml/bin/python3",
+        "edgeml bench out/minilm-1-rpi4-onnx.edgeml --on device:barn-1 --broker mqtts://broker.example",
         "edgeml bench BUNDLE --json | jq .latency.p99_ms",
     ),
 )
-def bench(out: Output, bundle: Path, *, on: str, threads: int | None, case: int, seconds: float) -> None:
+def bench(
+    out: Output,
+    bundle: Path,
+    *,
+    on: str,
+    threads: int | None,
+    case: int,
+    seconds: float,
+    **reach: Any,  # noqa: ANN401 - see places
+) -> None:
     """Time BUNDLE at batch 1, in a process of its own, and say whether the machine was quiet.
 
     \b
@@ -58,9 +71,9 @@ def bench(out: Output, bundle: Path, *, on: str, threads: int | None, case: int,
     """  # noqa: D301 - click's mark against rewrapping
     from edgeml import bench as benching  # noqa: PLC0415 - kept out of --help
 
-    out.note(f"timing {bundle.name} for {seconds:g} s")
+    out.note(f"timing {bundle.name} for {seconds:g} s on {on}")
     timing = Timing(case=case, threads=threads, seconds=seconds)
-    found = benching.measure(bundle, on, timing=timing)
+    found = benching.measure(bundle, on, timing=timing, line=places.line(on, **reach))
     out.result(benching.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
     for doubt in found.trial.host.doubts:
         out.note(f"the host was not quiet: {doubt}")
@@ -77,5 +90,5 @@ def _rows(found: Bench) -> Iterator[tuple[str, str]]:
     yield "energy", trial.energy.said
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.input_shapes.items())
     yield "input", f"golden case {found.case}: {shapes}"
-    yield "measured on", f"{found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"
+    yield "measured on", f"{found.on}: {found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"
     yield "host", "quiet" if trial.host.quiet else "NOT quiet: run it again when the machine is idle"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from edgeml.cli import places
 from edgeml.cli.output import Output, command
 
 
@@ -15,23 +17,28 @@ from edgeml.cli.output import Output, command
     "--on",
     default="local",
     show_default=True,
-    metavar="local|emulated|ssh://HOST",
-    help="This machine; the target's CPU emulated; or a machine with edgeml[agent], reached by ssh. "
-    "ssh://[USER@]HOST[:PORT][/PATH/OF/PYTHON].",
+    metavar="local|emulated|ssh://HOST|device:ID",
+    help="This machine; the target's CPU emulated; a machine with edgeml[agent], reached by ssh: "
+    "ssh://[USER@]HOST[:PORT][/PATH/OF/PYTHON]; or a device of a fleet that holds the bundle.",
 )
+@places.reaching
 @command(
     extra="agent",
     examples=(
         "edgeml verify minilm-1-x86-vnni-onnx.edgeml --json",
         "edgeml verify minilm-1-rpi4-onnx.edgeml --on emulated",
         "edgeml verify minilm-1-rpi4-onnx.edgeml --on ssh://pi@garden/opt/edgeml/bin/python3",
+        "edgeml verify minilm-1-rpi4-onnx.edgeml --on device:barn-1 --broker mqtts://broker.example",
     ),
 )
-def verify(out: Output, bundle: Path, on: str) -> None:
-    """Run BUNDLE's golden inputs and compare with its golden outputs; every byte is checked first."""
+def verify(out: Output, bundle: Path, on: str, **reach: Any) -> None:  # noqa: ANN401 - see places
+    """Run BUNDLE's golden inputs and compare with its golden outputs; every byte is checked first.
+
+    On a device nothing is sent: it runs the same bundle, which it holds already, beside what it serves.
+    """
     from edgeml import proof  # noqa: PLC0415 - kept out of --help
 
-    found = proof.verify(bundle, on)
+    found = proof.verify(bundle, on, line=places.line(on, **reach))
     cpu = f"an emulated {found.cpu}" if found.how == "emulated" else found.cpu
     text = f"reproduced on {cpu}: cosine {found.min_cosine:.6f}, largest difference {found.max_abs:.2e}"
     value = {"on": on, "cpu": found.cpu, "how": found.how, "cosine": found.min_cosine, "max_abs": found.max_abs}

@@ -44,19 +44,23 @@ class Broker:
 
 
 @asynccontextmanager
-async def connected(broker: Broker, session: str) -> AsyncIterator[Client]:
-    """A connection that goes on with `session`, which is also the client's id.
+async def connected(broker: Broker, session: str, *, lasting: bool = True) -> AsyncIterator[Client]:
+    """A connection.
+
+    Args:
+        broker: where to.
+        session: its name, which is also the client's id.
+        lasting: whether it goes on where it was, and is kept afterwards; else nothing of it is.
 
     Raises:
         MqttError: the broker can't be reached or refuses. UsageError: a certificate file can't be used.
     """
-    tls = _tls_context(broker) if broker.url.tls else None
     async with AsyncExitStack() as stack:
         try:
-            client = await stack.enter_async_context(_client(broker, session, ProtocolVersion.V5, tls))
+            client = await stack.enter_async_context(_client(broker, session, ProtocolVersion.V5, lasting=lasting))
         except MqttError:
             # Some brokers say that they don't know version 5, some just hang up.
-            client = await stack.enter_async_context(_client(broker, session, ProtocolVersion.V311, tls))
+            client = await stack.enter_async_context(_client(broker, session, ProtocolVersion.V311, lasting=lasting))
         client.timeout = TIMEOUT_S
         yield client
 
@@ -67,10 +71,10 @@ def backoff_s(attempt: int) -> float:
     return longest_s * (0.5 + secrets.randbelow(1000) / 2000)
 
 
-def _client(broker: Broker, session: str, protocol: ProtocolVersion, tls: ssl.SSLContext | None) -> Client:
+def _client(broker: Broker, session: str, protocol: ProtocolVersion, *, lasting: bool) -> Client:
     is_v5 = protocol is ProtocolVersion.V5
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho has no annotation here
-    properties.SessionExpiryInterval = SESSION_EXPIRY_S
+    properties.SessionExpiryInterval = SESSION_EXPIRY_S if lasting else 0
     return Client(
         broker.url.host,
         broker.url.port,
@@ -78,11 +82,11 @@ def _client(broker: Broker, session: str, protocol: ProtocolVersion, tls: ssl.SS
         password=broker.url.password,
         identifier=session,
         protocol=protocol,
-        # Each version says in its own way that the session isn't to be wiped.
-        clean_session=None if is_v5 else False,
-        clean_start=False if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
+        # Each version says in its own way whether the session is to be wiped.
+        clean_session=None if is_v5 else not lasting,
+        clean_start=not lasting if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
         properties=properties if is_v5 else None,
-        tls_context=tls,
+        tls_context=_tls_context(broker) if broker.url.tls else None,
         timeout=ACCEPT_TIMEOUT_S if is_v5 else TIMEOUT_S,
         keepalive=KEEPALIVE_S,
         max_queued_incoming_messages=INCOMING_MAX,

@@ -3,14 +3,17 @@
 import pytest
 
 from edgeml_core import messages
-from edgeml_core.errors import RejectedError
+from edgeml_core.calls import Call, Refused, Reply, Timing
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.messages import DeviceState, ModelState, Report, Topics, Want
 
 REPORT = Report(deployment="d", name="m", version="1", state="fetching", session=3, done_bytes=5)
+CALL = Call(id="0" * 32, session=3, kind="bench", manifest_sha256="f" * 64, timing=Timing(case=2, threads=4))
+REPLY = Reply(id="0" * 32, cpu="Cortex-A76", refused=Refused.of(DeviceError("device-busy", "busy", "call again")))
 STATE = DeviceState(online=True, session=3, models={"m": ModelState(version="1", state="active")})
 
 
-@pytest.mark.parametrize("message", [Want(keys=("a", "b")), REPORT, STATE])
+@pytest.mark.parametrize("message", [Want(keys=("a", "b")), REPORT, STATE, CALL, REPLY])
 def test_a_message_survives_its_encoding(message):
     """What is decoded is what was encoded."""
     assert messages.decode(messages.encode(message), type(message)) == message
@@ -36,8 +39,18 @@ def test_topics_lie_below_protocol_and_fleet():
     topics = Topics("farm")
     assert topics.trust("releases", "metadata/timestamp.json") == "edgeml/1/farm/trust/releases/metadata/timestamp.json"
     assert topics.chunk("d") == "edgeml/1/farm/chunk/d"
-    assert [topics.want("x"), topics.state("x"), topics.report("x")] == [
+    assert [topics.want("x"), topics.state("x"), topics.report("x"), topics.call("x"), topics.reply("x")] == [
         "edgeml/1/farm/want/x",
         "edgeml/1/farm/device/x/state",
         "edgeml/1/farm/device/x/report",
+        "edgeml/1/farm/device/x/call",
+        "edgeml/1/farm/device/x/reply",
     ]
+
+
+@pytest.mark.parametrize("family", [UsageError, RejectedError, DeviceError])
+def test_a_refusal_is_the_same_error_after_its_way(family):
+    """Its family, its code and its remedy; where it came from stands before its message."""
+    error = Refused.of(family("usage", "no such case", "name another")).error("on barn-1: ")
+    assert type(error) is family
+    assert (error.code, error.message, error.hint) == ("usage", "on barn-1: no such case", "name another")
