@@ -66,12 +66,12 @@ class Demand:
             return
         wanted = [key for key in keys if self._is_listed(key)]
         for key in wanted[: self._draw(device, len(wanted), now_s)]:
-            self._waves.hear(device, key, now_s)
-            if key not in self._promises:
-                if len(self._promises) >= PENDING_MAX:
-                    return
-                self._promises[key] = _Promise(self._waves.terms(device, key, now_s))
-            self._promises[key].wanters.add(device)
+            if key not in self._promises and len(self._promises) >= PENDING_MAX:
+                continue
+            terms = self._waves.hear(device, key, now_s)
+            promise = self._promises.setdefault(key, _Promise(terms))
+            promise.terms = promise.terms.joined(terms)
+            promise.wanters.add(device)
 
     def take(self, now_s: float) -> list[Due]:
         """What to publish now, at most `BATCH_MAX`; it counts as sent."""
@@ -80,7 +80,7 @@ class Demand:
         for key in keys:
             promise = self._promises.pop(key)
             wanters = frozenset(promise.wanters)
-            self._waves.sent(key, wanters, promise.terms, now_s)
+            self._waves.send(key, wanters, promise.terms, now_s)
             due.append(Due(key, wanters))
         return due
 

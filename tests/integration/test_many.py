@@ -1,0 +1,46 @@
+"""One release for many devices, on a real Mosquitto: how often each chunk goes out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from integration import brokers
+from integration.light_agents import LightAgent, Publications, connected, fetch_all, host, published
+
+DEVICES = [f"board-{number}" for number in range(8)]
+WEIGHTS_BYTES = 12 * 1024**2
+
+
+def publications(folder: Path, *, apart_s: float = 0.0, slow_s: float = 0.0) -> float:
+    """How often each chunk is published for eight devices, the last of which may be slow."""
+    release = published(folder / "repo", DEVICES, weights_bytes=WEIGHTS_BYTES)
+
+    async def run(url: str) -> None:
+        agents = [LightAgent(folder, name, url) for name in DEVICES[:-1]]
+        agents.append(LightAgent(folder, DEVICES[-1], url, chunk_s=slow_s))
+        async with connected(agents):
+            await fetch_all(agents, release, apart_s=apart_s)
+
+    with brokers.mosquitto(folder / "broker") as broker, host(folder / "repo", broker.url):
+        counted = Publications(broker.port)
+        try:
+            asyncio.run(run(broker.url))
+        finally:
+            counted.close()
+    return counted.per_chunk(release)
+
+
+def test_devices_that_start_together_share_publications(tmp_path: Path) -> None:
+    """At most 1.3 for each chunk."""
+    assert publications(tmp_path) <= 1.3
+
+
+def test_devices_that_start_one_after_the_other_share_them_too(tmp_path: Path) -> None:
+    """At most 2 when they start 0.4 s apart: the first waits for the others."""
+    assert publications(tmp_path, apart_s=0.4) <= 2.0
+
+
+def test_a_slow_device_costs_what_it_misses(tmp_path: Path) -> None:
+    """At most one more copy of each chunk."""
+    assert publications(tmp_path, slow_s=0.02) <= 2.2
