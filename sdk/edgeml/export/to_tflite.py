@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
-from edgeml.export import refusal
+from edgeml.export import refusal, tflite_forms
 from edgeml.export.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, TensorSpec, TextInput
@@ -49,20 +49,18 @@ def write(source: Source, folder: Path) -> Built:
 
 
 def _converter(source: Source, model: TorchModel, signature: Signature) -> litert_torch.Converter:
-    preprocess = signature.preprocess
+    preprocess, module = signature.preprocess, tflite_forms.module(model)
     if isinstance(preprocess, TextInput | AudioInput) and preprocess.pad_to:
         converter = litert_torch.Converter()
         pad_id = preprocess.pad_id if isinstance(preprocess, TextInput) else 0
         for length in preprocess.pad_to:
             example = _at_length(source.example, length, pad_id)
-            converter = converter.signature(f"len_{length}", model.module, sample_kwargs=_tensors(example))
+            converter = converter.signature(f"len_{length}", module, sample_kwargs=_tensors(example))
         return converter
     if isinstance(preprocess, ImageInput):
         example = {name: array.transpose(0, 2, 3, 1) for name, array in source.example.items()}
-        return litert_torch.signature(
-            "serving_default", _ChannelsLast(model.module).eval(), sample_kwargs=_tensors(example)
-        )
-    return litert_torch.signature("serving_default", model.module, sample_kwargs=_tensors(source.example))
+        return litert_torch.signature("serving_default", _ChannelsLast(module).eval(), sample_kwargs=_tensors(example))
+    return litert_torch.signature("serving_default", module, sample_kwargs=_tensors(source.example))
 
 
 class _ChannelsLast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
