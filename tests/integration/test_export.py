@@ -19,8 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from sentence_transformers import SentenceTransformer
 
 from edgeml import inference, pipeline, proof, targets
+from edgeml.check.attempt import SomeFailed
 from edgeml.export.request import Exported, ExportRequest
-from edgeml_core.errors import EdgemlError, GateFailed, UsageError
+from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Text
 from edgeml_runtime.unpacked import unpacked
@@ -201,19 +202,21 @@ def test_without_calibration_nothing_is_static(digits: Path, tmp_path: Path):
         assert exported.manifest.card.accuracy.drop <= 0.01
 
 
-def test_a_failed_gate_leaves_no_bundle(digits: Path, tmp_path: Path):
-    """One target passes, the other has a megabyte of memory: neither bundle is written."""
+def test_a_failed_gate_leaves_no_bundle_of_its_target(digits: Path, tmp_path: Path):
+    """One target has a megabyte of memory: nothing of its bundle is written, and the other one's is."""
     board = tmp_path / "thimble.toml"
     text = (targets.folder() / "x86-vnni.toml").read_text()
     board.write_text(
         text.replace('name = "x86-vnni"', 'name = "thimble"').replace("ram_bytes = 4294967296", "ram_bytes = 1000000")
     )
     output = tmp_path / "out"
-    with pytest.raises(GateFailed, match="no recipe passed for thimble onnx") as caught:
-        pipeline.export(ask_digits(digits, output, targets=("x86-vnni", str(board)), formats=("onnx",)))
-    assert caught.value.code == "gate-failed"
+    with pytest.raises(SomeFailed, match="no recipe passed for thimble onnx") as caught:
+        pipeline.export(ask_digits(digits, output, targets=(str(board), "x86-vnni"), formats=("onnx",)))
     assert "thimble gives it" in caught.value.message
-    assert not output.exists()
+    assert [it.target for it in caught.value.failed] == ["thimble"]
+    (passed,) = caught.value.exported
+    assert passed.manifest.target == "x86-vnni"
+    assert set(output.iterdir()) == {passed.path, passed.path.with_name(f"{passed.path.stem}.measured.json")}
 
 
 def test_a_function_of_tensors_keeps_its_names(tmp_path: Path):
