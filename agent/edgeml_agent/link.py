@@ -22,7 +22,7 @@ from aiomqtt import Client, MqttError, Will
 
 from edgeml_agent import backoff, log, mqtt
 from edgeml_agent.chunk_topics import ChunkTopics
-from edgeml_agent.ports import Arrival
+from edgeml_agent.ports import Arrival, Passenger
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
 from edgeml_core import messages
@@ -47,6 +47,13 @@ CALLS_QUEUED_MAX: Final = 4
 _ROOT_SUFFIX: Final = ".root.json"
 
 T = TypeVar("T")
+
+
+class _Passed(msgspec.Struct, frozen=True):
+    """A passenger's message."""
+
+    topic: str
+    payload: bytes
 
 
 class MqttLink:
@@ -79,7 +86,10 @@ class MqttLink:
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
         self._called: asyncio.Queue[bytes] = asyncio.Queue(CALLS_QUEUED_MAX)
-        self._reports: deque[Report | Reply] = deque(maxlen=OUTBOX_MAX_REPORTS)
+        self._passenger: Passenger | None = None
+        self._carried: set[str] = set()
+        self._heard: set[str] = set()
+        self._reports: deque[Report | Reply | _Passed] = deque(maxlen=OUTBOX_MAX_REPORTS)
         self._to_send = asyncio.Event()
 
     async def run(self) -> None:
@@ -121,6 +131,24 @@ class MqttLink:
         """See `CallLine.reply`; it goes out in its turn among the reports."""
         self._reports.append(reply)
         self._to_send.set()
+
+    def carry(self, passenger: Passenger) -> None:
+        """Let a passenger hear what comes on the topics it listens to."""
+        self._passenger = passenger
+
+    def listen(self, topics: Collection[str]) -> None:
+        """Hear these topics for the passenger, and those named before no longer."""
+        self._carried = set(topics)
+        self._to_send.set()
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Say something for the passenger, in its turn among the reports."""
+        self._reports.append(_Passed(topic, payload))
+        self._to_send.set()
+
+    def signed(self) -> dict[str, bytes]:
+        """The metadata that came, by topic."""
+        return self._files.held
 
     async def file(self, repo: str, file: str) -> bytes | None:
         """One signed file, as the broker has it; None when there is none.
@@ -181,7 +209,7 @@ class MqttLink:
             subscriptions = [(self._topics.trust("+", "metadata/+"), 1), (self._topics.call(self._device.id), 1)]
             await client.subscribe(subscriptions)
             self._ask(client, self._chunks.subscriptions, tuple(self._chunks.wanted))
-            self._client, self._state_is_new = client, True
+            self._client, self._state_is_new, self._heard = client, True, set()
             self._online.set()
             self._to_send.set()
             self._files.changed.set()
@@ -219,6 +247,8 @@ class MqttLink:
                     self._to_send.set()
             elif topic == self._topics.call(self._device.id):
                 self._take_call(payload, retained=message.retain)
+            elif self._passenger is not None and topic in self._carried:
+                self._passenger.hear(topic, payload)
             else:
                 self._files.take(topic, payload)
 
@@ -238,14 +268,28 @@ class MqttLink:
                 await self._publish_state(client, online=True)
             while self._reports:
                 await self._publish_report(client, self._reports.popleft())
+            await self._hear_carried(client)
             if left := self._chunks.left():
                 await client.unsubscribe(left)
 
-    async def _publish_report(self, client: Client, report: Report | Reply) -> None:
-        topic, payload = self._topics.reply(self._device.id), messages.encode(report)
-        if isinstance(report, Report):
-            topic = self._topics.report(self._device.id)
-            payload = messages.encode(msgspec.structs.replace(report, session=self.session))
+    async def _hear_carried(self, client: Client) -> None:
+        """Listen to the passenger's topics, as they are now."""
+        carried, heard = self._carried, self._heard
+        self._heard = carried
+        if new := sorted(carried - heard):
+            await client.subscribe([(topic, 1) for topic in new])
+        if left := sorted(heard - carried):
+            await client.unsubscribe(left)
+
+    async def _publish_report(self, client: Client, report: Report | Reply | _Passed) -> None:
+        match report:
+            case _Passed(topic, payload):
+                pass
+            case Report():
+                topic = self._topics.report(self._device.id)
+                payload = messages.encode(msgspec.structs.replace(report, session=self.session))
+            case _:
+                topic, payload = self._topics.reply(self._device.id), messages.encode(report)
         try:
             await client.publish(topic, payload, qos=1)
         except MqttError:

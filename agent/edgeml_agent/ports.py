@@ -135,6 +135,14 @@ class Link(Voice, CallLine, Protocol):
         ...
 
 
+class Passenger(Protocol):
+    """Who hears, on the device's connection, what isn't for the device itself."""
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        """Take a message in; nothing about it is trusted."""
+        ...
+
+
 class Probed(msgspec.Struct, frozen=True, kw_only=True):
     """What the probe found: worst distance from the golden outputs, times, peak memory."""
 

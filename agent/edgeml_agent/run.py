@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import signal
 import time
+from typing import TYPE_CHECKING
 
-from edgeml_agent import locks, log
+from edgeml_agent import locks, log, ports
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
 from edgeml_agent.hours import DeviceCalendar
 from edgeml_agent.link import MqttLink
+from edgeml_agent.ports import ChunkSource, TrustSource
 from edgeml_agent.prober import ChildProber
 from edgeml_agent.releases import Releases
 from edgeml_agent.serve import access, app, server
@@ -30,6 +32,9 @@ from edgeml_agent.trust import Trust
 from edgeml_core import __version__
 from edgeml_core.errors import UsageError
 from edgeml_runtime import board
+
+if TYPE_CHECKING:
+    from edgeml_agent.relay import Relay
 
 
 class SystemClock:
@@ -66,7 +71,10 @@ async def _run(settings: Settings) -> None:
     assert this_task is not None  # noqa: S101 - asyncio.run runs us in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
     store, models = Store(settings.store.dir), Models()
-    daemon = _daemon(settings, store, models)
+    floor = TimeFloor(settings.trust.root, settings.store.dir)
+    link = MqttLink(settings.broker, settings.device, store.next_session, is_late=floor.is_late)
+    relay = _relay(settings, link)
+    daemon = _daemon(settings, store, models, _Roads(settings, link, floor, relay))
     address = settings.serve.http
     rules = access.rules(address.host, settings.serve.token_file)
     info = ServerInfo(device=settings.device.id, version=__version__, ready=lambda: daemon.ready)
@@ -76,22 +84,43 @@ async def _run(settings: Settings) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve(app.build(models, info, rules), listener))
             tasks.create_task(daemon.run())
+            if relay is not None:
+                tasks.create_task(relay.run())
     finally:
         await models.close()
         store.close()
         log.event("stopped")
 
 
-def _daemon(settings: Settings, store: Store, models: Models) -> Daemon:
-    folder, clock, machine = settings.store.dir, SystemClock(), board.this_machine()
-    floor = TimeFloor(settings.trust.root, folder)
-    link = MqttLink(settings.broker, settings.device, store.next_session, is_late=floor.is_late)
-    files = BlockingFiles(link.file, asyncio.get_running_loop())
+def _relay(settings: Settings, link: MqttLink) -> Relay | None:
+    if settings.relay is None:
+        return None
+    from edgeml_agent import relay  # noqa: PLC0415 - few devices are one
+
+    return relay.made(settings.relay, settings.device, link, settings.store.dir)
+
+
+class _Roads:
+    """Where this device's signed files and chunks come from: over its link, or through its own relay."""
+
+    def __init__(self, settings: Settings, link: MqttLink, floor: TimeFloor, relay: Relay | None) -> None:
+        self.link = link
+        files = BlockingFiles(link.file, asyncio.get_running_loop())
+
+        def judge(source: TrustSource) -> Trust:
+            return Trust(settings.trust.root, settings.store.dir, source, floor)
+
+        self.trust: ports.Trust = judge(files) if relay is None else relay.trust(files, judge)
+        self.chunks: ChunkSource = link if relay is None else relay.chunks
+
+
+def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> Daemon:
+    folder, clock, machine, link = settings.store.dir, SystemClock(), board.this_machine(), roads.link
     releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
     telling = Telling(link, machine, store, releases, clock)
-    ports = Ports(
-        trust=Trust(settings.trust.root, folder, files, floor),
-        chunks=link,
+    world = Ports(
+        trust=roads.trust,
+        chunks=roads.chunks,
         store=store,
         releases=releases,
         prober=prober,
@@ -99,7 +128,7 @@ def _daemon(settings: Settings, store: Store, models: Models) -> Daemon:
         clock=clock,
         calendar=DeviceCalendar(fetch=settings.update.fetch_window, activate=settings.update.window),
     )
-    agent = Agent(settings.device.id, machine, ports, telling)
+    agent = Agent(settings.device.id, machine, world, telling)
     calls = Calls(link, releases, prober)
     return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder)
 

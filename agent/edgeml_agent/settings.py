@@ -22,6 +22,7 @@ from edgeml_core.errors import EdgemlError, UsageError
 ENVIRONMENT_PREFIX: Final = "EDGEML_"
 DEFAULT_FLEET: Final = "edge"
 DEFAULT_MAX_BYTES: Final = 8 * 1024**3
+DEFAULT_RELAY_BYTES: Final = 2 * 1024**3
 DEFAULT_HTTP: Final = "127.0.0.1:8080"
 _PORT_MAX: Final = 65_535
 _SHOWN_MAX: Final = 20
@@ -72,6 +73,13 @@ class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_window: Hours | None
 
 
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker of the site that this device relays to, and how many bytes the cache may take."""
+
+    broker: BrokerSettings
+    max_bytes: int
+
+
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The folder with the trust anchors, `releases.root.json` and `fleet.root.json`."""
 
@@ -87,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serve: ServeSettings
     update: UpdateSettings
     trust: TrustSettings
+    relay: RelaySettings | None
 
 
 _Sections = dict[str, dict[str, object]]
@@ -171,7 +180,13 @@ def _settings(values: dict[str, dict[str, Any]]) -> Settings:
         serve=ServeSettings(**values["serve"]),
         update=UpdateSettings(**values["update"]),
         trust=TrustSettings(**values["trust"]),
+        relay=_relay(values["relay"]),
     )
+
+
+def _relay(values: dict[str, Any]) -> RelaySettings | None:
+    max_bytes = values.pop("max_bytes")
+    return RelaySettings(broker=BrokerSettings(**values), max_bytes=max_bytes) if values["url"] else None
 
 
 def _text(given: object) -> str:
@@ -227,4 +242,11 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
     "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path)},
     "update": {"window": _Key(_hours), "fetch_window": _Key(_hours)},
     "trust": {"root": _Key(_path, "trust")},
+    "relay": {
+        "url": _Key(_url),
+        "ca": _Key(_path),
+        "cert": _Key(_path),
+        "key": _Key(_path),
+        "max_bytes": _Key(_size, DEFAULT_RELAY_BYTES),
+    },
 }

@@ -29,6 +29,11 @@ class SignedFiles:
         """The newest copy held."""
         return self._held.get(self._topics.trust(repo, file))
 
+    @property
+    def held(self) -> dict[str, bytes]:
+        """All metadata held, by topic."""
+        return dict(self._held)
+
     def take(self, topic: str, payload: bytes) -> None:
         """Keep a file that arrived; an empty payload is a file withdrawn."""
         waiting = self._expected.get(topic)

@@ -53,6 +53,10 @@ class Topics:
         """Where `device` is asked for a check or a bench."""
         return f"{self.root}/device/{device}/call"
 
+    def relay(self, device: str) -> str:
+        """Where the relay `device` says what the devices of its site have said (`edgeml_core.relayed`)."""
+        return f"{self.root}/relay/{device}"
+
     def reply(self, device: str) -> str:
         """Where `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"

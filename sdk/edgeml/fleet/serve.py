@@ -23,7 +23,7 @@ from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
 from edgeml.fleet.view import View, look
 from edgeml.repository import Repository, freshness, layout, opened, refresh
-from edgeml_core import messages
+from edgeml_core import messages, relayed
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_origin.origin import Origin
@@ -160,7 +160,13 @@ class Host:
     async def _listen(self, client: Client, announced: Announcer) -> None:
         # What a device wanted while nobody was there, it has long asked for again: only QoS 1 is kept.
         await client.subscribe(self._topics.want("+"), qos=_WANT_QOS)
-        for topic in (self._topics.state("+"), self._topics.report("+"), self._topics.trust("+", "#")):
+        heard = (
+            self._topics.state("+"),
+            self._topics.report("+"),
+            self._topics.relay("+"),
+            self._topics.trust("+", "#"),
+        )
+        for topic in heard:
             await client.subscribe(topic, qos=_DEVICE_QOS)
         async for message in client.messages:
             self._receive(message, announced)
@@ -177,11 +183,27 @@ class Host:
             self._origin.receive(device, payload)
             return
         try:
-            is_state = rest == ["state"]
-            said = messages.decode(payload, DeviceState) if is_state else messages.decode(payload, Report)
-            self._said.put_nowait(Said(device=device, message=said, seen_s=time.time()))
+            if kind == "relay":
+                self._hear_relay(device, payload)
+            else:
+                is_state = rest == ["state"]
+                self._note(
+                    device, messages.decode(payload, DeviceState) if is_state else messages.decode(payload, Report)
+                )
         except RejectedError as error:
             _log.info("a message of %s is dropped: %s", device, error.message)
+
+    def _hear_relay(self, relay: str, payload: bytes) -> None:
+        """Take in what a relay says of devices; it counts for those that stand, by their signed labels, at its site."""
+        sites = self._view.sites
+        for saying in relayed.unpack(payload):
+            message = saying.state or saying.report
+            if message is not None and sites[relay] and sites.get(saying.device) == sites[relay]:
+                self._note(saying.device, message)
+
+    def _note(self, device: str, message: DeviceState | Report) -> None:
+        try:
+            self._said.put_nowait(Said(device=device, message=message, seen_s=time.time()))
         except asyncio.QueueFull:
             _log.warning("devices say more than can be recorded; a message of %s is lost", device)
 

@@ -16,10 +16,11 @@ from edgeml_origin.waves import Listed
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """All releases in the order of their publication, and the devices that are enrolled."""
+    """All releases in the order of their publication, the devices that are enrolled, and the sites where they stand."""
 
     releases: tuple[Listed, ...]
     devices: frozenset[str]
+    sites: dict[str, str]
 
 
 def look(repository: Repository) -> View:
@@ -38,7 +39,8 @@ def look(repository: Repository) -> View:
         )
         for it in releases(repository)
     )
-    return View(releases=listed, devices=frozenset(document.devices))
+    sites = {name: device.labels.get(desired.SITE_LABEL, "") for name, device in document.devices.items()}
+    return View(releases=listed, devices=frozenset(document.devices), sites=sites)
 
 
 def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:
