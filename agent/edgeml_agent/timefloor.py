@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from securesystemslib.exceptions import StorageError
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Timestamp
 
@@ -55,11 +54,11 @@ class TimeFloor:
     def _signed_times(self, repo: str) -> Iterator[datetime]:
         held = self._held / repo / CURRENT
         try:
-            yield trust.issued(Metadata[Root].from_file(str(self._anchors / f"{repo}.root.json")).signed)
-            root = Metadata[Root].from_file(str(held / "root.json"))
-            timestamp = Metadata[Timestamp].from_file(str(held / "timestamp.json"))
+            yield trust.issued(Metadata[Root].from_bytes((self._anchors / f"{repo}.root.json").read_bytes()).signed)
+            root = Metadata[Root].from_bytes((held / "root.json").read_bytes())
+            timestamp = Metadata[Timestamp].from_bytes((held / "timestamp.json").read_bytes())
             root.verify_delegate(Timestamp.type, timestamp)
             yield trust.issued(timestamp.signed)
-        except (RepositoryError, StorageError):
+        except (RepositoryError, OSError):
             # Not there yet, or of a key that was replaced: no time can be had from it.
             return

@@ -79,8 +79,9 @@ class Trust:
         """See `ports.Trust.desired`."""
         with self._lock, locks.held(self._lock_path):
             # What exists after who should run it: the origin publishes in the other order.
-            for repo in (trust.FLEET, trust.RELEASES):
-                self._refresh(repo)
+            refused = [error for repo in (trust.FLEET, trust.RELEASES) if (error := self._refused(repo))]
+            if refused:
+                raise refused[0]
             data = self._target(trust.FLEET, desired.FLEET_DOCUMENT)
         if data is None:
             raise RejectedError("document-format", "the fleet repository has no fleet document")
@@ -99,6 +100,14 @@ class Trust:
             message = f"the fleet document names another {stem} than the one that was released"
             raise RejectedError("digest-mismatch", message, "deploy the released version")
         return data
+
+    def _refused(self, repo: str) -> RejectedError | None:
+        """Why the newest of a repository is refused. The other is looked at all the same: it may have new keys."""
+        try:
+            self._refresh(repo)
+        except RejectedError as error:
+            return error
+        return None
 
     def _refresh(self, repo: str) -> None:
         """Bring one repository up to date. What was judged right is kept, also when what follows it is refused."""

@@ -1,12 +1,15 @@
-"""`edgeml repo`: make a repository, keep its signatures fresh, copy a site's part of it."""
+"""`edgeml repo`: make a repository, keep its signatures fresh, change its keys, copy a site's part of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgeml.cli.output import Output, command, table
+
+_no_passphrase = click.option("--no-passphrase", is_flag=True, help="Leave new key files unencrypted.")
 
 
 @click.group()
@@ -17,16 +20,18 @@ def repo() -> None:
 @repo.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--fleet", default="edge", show_default=True, help="Names the MQTT topics of all its devices.")
-@command(examples=("edgeml repo init ./repo", "edgeml repo init ./repo --fleet farms"))
-def init(out: Output, folder: Path, fleet: str) -> None:
+@_no_passphrase
+@command(examples=("edgeml repo init ./repo", "edgeml repo init ./repo --fleet farms --no-passphrase"))
+def init(out: Output, folder: Path, fleet: str, *, no_passphrase: bool) -> None:
     """Make a repository in DIR with two new keys.
 
     keys/release.pem signs releases and trust: keep a copy, it may lie offline. keys/fleet.pem signs deployments.
-    Both are encrypted when EDGEML_KEY_PASSPHRASE is set.
+    Both are encrypted with the passphrase in EDGEML_KEY_PASSPHRASE, or one that is asked for.
     """
     from edgeml import repository  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository import passphrase  # noqa: PLC0415
 
-    repository.init(folder, fleet=fleet)
+    repository.init(folder, fleet=fleet, secret="" if no_passphrase else passphrase.chosen())
     text = f"made {folder} for fleet {fleet}\nnext: edgeml publish BUNDLE --repo {folder}"
     out.result({"repo": str(folder), "fleet": fleet}, text)
 
@@ -42,6 +47,48 @@ def refresh(out: Output, folder: Path) -> None:
     rows = [(it.repository, role, f"{expires:%Y-%m-%d}") for it in refreshed for role, expires in it.expires.items()]
     value = {"repositories": [it.to_dict() for it in refreshed]}
     out.result(value, table(("repository", "role", "expires"), rows))
+
+
+@repo.command()
+@click.argument("group", type=click.Choice(["release", "fleet"]))
+@click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--keys", "files", type=click.IntRange(0), default=1, show_default=True, help="New key files to make.")
+@click.option("--threshold", type=click.IntRange(1), default=1, show_default=True, help="How many keys must sign.")
+@click.option("--signer", "signers", metavar="URI PUBLIC_PEM", type=(str, click.Path(path_type=Path)), multiple=True,
+              help="A key that lies elsewhere: hsm:, gcpkms:, awskms:, azurekms:, file2:, ...")  # fmt: skip
+@click.option("--keep", is_flag=True, help="The present keys stay, too.")
+@_no_passphrase
+@command(
+    examples=(
+        "edgeml repo rotate fleet --repo ./repo",
+        "edgeml repo rotate release --repo ./repo --keys 3 --threshold 2",
+        "edgeml repo rotate release --repo ./repo --keys 0 --signer 'hsm:2?label=release' release.pub",
+    )
+)
+def rotate(out: Output, folder: Path, group: str, *, no_passphrase: bool, **new: Any) -> None:  # noqa: ANN401
+    """Put new keys in the place of the release keys or the fleet keys; devices follow by themselves.
+
+    Needs the release keys. Replaced key files are moved to keys/retired.
+    """
+    from edgeml import repository  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository import passphrase  # noqa: PLC0415
+
+    secret = "" if no_passphrase or not new["files"] else passphrase.chosen()
+    rotated = repository.rotate(folder, group, repository.NewKeys(secret=secret, **new))
+    text = f"{len(rotated.keys)} {group} key(s), {rotated.threshold} must sign; back up {folder / 'keys'}"
+    out.result(rotated.to_dict(), text)
+
+
+@repo.command()
+@click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@command(examples=("edgeml repo keys --repo ./repo",))
+def keys(out: Output, folder: Path) -> None:
+    """The keys that devices trust, how many of them must sign, and how many are here."""
+    from edgeml.repository import rotation  # noqa: PLC0415 - kept out of --help
+
+    found = rotation.groups(folder)
+    rows = [(it.group, ", ".join(key[:8] for key in it.keys), it.threshold, it.here) for it in found]
+    out.result({"groups": [it.to_dict() for it in found]}, table(("group", "keys", "must sign", "here"), rows))
 
 
 @repo.command()

@@ -22,7 +22,7 @@ from edgeml.fleet.answers import Answers
 from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
 from edgeml.fleet.view import View, look
-from edgeml.repository import Repository, freshness, layout, opened, refresh
+from edgeml.repository import Repository, freshness, layout, opened
 from edgeml_core import messages, relayed
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics
@@ -59,10 +59,12 @@ async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | 
         database: the registry's file; by default `fleet.db` in the repository.
 
     Raises:
-        UsageError: `repo-invalid`, or a certificate can't be used. DeviceError: the database fails.
+        UsageError: `repo-invalid`, also when the fleet key is locked; or a certificate can't be used.
+        DeviceError: the database fails.
         TransportError: `broker-unreachable`, when the first connection fails.
     """
     repository = opened(repo)
+    await asyncio.to_thread(freshness.unlock, repository)
     view = await asyncio.to_thread(look, repository)
     registry = Registry(database or repo / DATABASE_FILE)
     host = Host(repository, registry, view, events)
@@ -137,7 +139,7 @@ class Host:
         while True:
             try:
                 if await asyncio.to_thread(freshness.is_due, self._repository, layout.utc_now()):
-                    await asyncio.to_thread(refresh, self._repository.folder)
+                    await asyncio.to_thread(freshness.renew, self._repository, layout.utc_now())
                     self._events.event("refreshed", "signed freshness anew")
             except EdgemlError as error:
                 self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())

@@ -8,9 +8,12 @@ from edgeml.repository.freshness import Refreshed, refresh
 from edgeml.repository.layout import Repository, init, opened
 from edgeml.repository.offline import SiteCopy, export_site
 from edgeml.repository.releases import Published, Release, publish, releases
+from edgeml.repository.rotation import KeyGroup, NewKeys, rotate
 
 __all__ = [
     "Enrolled",
+    "KeyGroup",
+    "NewKeys",
     "Published",
     "Refreshed",
     "Release",
@@ -23,4 +26,5 @@ __all__ = [
     "publish",
     "refresh",
     "releases",
+    "rotate",
 ]

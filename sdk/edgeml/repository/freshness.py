@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from edgeml.repository import layout
+from edgeml.repository.keys import FLEET_KEY
 from edgeml.repository.layout import Repository
 from edgeml_core import trust
 
@@ -37,12 +38,23 @@ def refresh(repo: Path, *, now: datetime | None = None) -> list[Refreshed]:
     Raises:
         UsageError: `repo-invalid`, also when the fleet key is missing.
     """
-    repository = layout.opened(repo)
+    return renew(layout.opened(repo), now or layout.utc_now())
+
+
+def renew(repository: Repository, now: datetime) -> list[Refreshed]:
+    """As `refresh`, for a repository that is open, its keys perhaps unlocked."""
     with repository.locked():
-        return [
-            Refreshed(repository=signed.name, expires=signed.refresh(now or layout.utc_now()))
-            for signed in repository.both
-        ]
+        return [Refreshed(repository=signed.name, expires=signed.refresh(now)) for signed in repository.both]
+
+
+def unlock(repository: Repository) -> None:
+    """Open the fleet keys that are here, so that nobody need be asked later.
+
+    Raises:
+        UsageError: `repo-invalid`, when one can't be opened.
+    """
+    trusted, _ = repository.fleet.trusted(FLEET_KEY)
+    repository.keys.signers(FLEET_KEY, trusted)
 
 
 def is_due(repository: Repository, now: datetime) -> bool:

@@ -1,13 +1,15 @@
-"""The two signing keys of a repository: ed25519 in PKCS8 PEM files, mode 0600.
+"""The signing keys in a folder: two groups of them, `release` and `fleet`, each of one key or several.
 
-The release key signs what exists and what is trusted; it may lie offline and be put back to publish. The fleet key
-signs which device runs what, and freshness; it is where `edgeml fleet serve` runs. Both are encrypted when
-EDGEML_KEY_PASSPHRASE is set while they are made. Which key signs which role is `signed`'s business.
+The release keys sign what exists and what is trusted; they may lie offline and be put back to publish. The fleet keys
+sign which device runs what, and freshness; they are where `edgeml fleet serve` runs. A key is an ed25519 key in a PKCS8
+PEM file, `GROUP.pem` or `GROUP-ID.pem`, mode 0600, or it lies elsewhere and `GROUP-ID.uri` holds its signer's URI, of
+any scheme that securesystemslib knows: a token, a key service. Which keys are trusted, and how many must sign, is what
+the signed root says; which group signs which role is `signed`'s business.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,66 +21,113 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key, Signer
 
-from edgeml.repository import durable
+from edgeml.repository import durable, passphrase
 from edgeml_core.errors import UsageError
 
 RELEASE_KEY: Final = "release"
 FLEET_KEY: Final = "fleet"
-UNLOCK_VARIABLE: Final = "EDGEML_KEY_PASSPHRASE"
+GROUPS: Final = (RELEASE_KEY, FLEET_KEY)
+#: Keys that devices trust no longer are moved here: who may delete them is not decided by a program.
+RETIRED_FOLDER: Final = "retired"
+#: Of a key's id, so many characters are in its file's name.
+_ID_CHARS: Final = 8
 _PRIVATE_FOLDER_MODE: Final = 0o700
 _PRIVATE_FILE_MODE: Final = 0o600
 
 
 class Keys:
-    """The keys in one folder, each read when it is first needed: the release key may be absent."""
+    """The keys in one folder, each opened when it is first needed: any may be absent."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._signers: dict[str, CryptoSigner] = {}
+        self.folder = folder
+        self._signers: dict[Path, Signer] = {}
 
-    def create(self) -> None:
-        """Make both keys, in a folder that only its owner may enter."""
-        self._folder.mkdir(mode=_PRIVATE_FOLDER_MODE)
-        passphrase = _passphrase()
-        encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-        for name in (RELEASE_KEY, FLEET_KEY):
-            key = Ed25519PrivateKey.generate()
-            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-            durable.write(self._path(name), pem, mode=_PRIVATE_FILE_MODE)
-            self._signers[name] = CryptoSigner(key)
+    def create(self, secret: str) -> dict[str, Key]:
+        """Make a key for each group, in a folder that only its owner may enter; an empty `secret` encrypts nothing."""
+        self.folder.mkdir(mode=_PRIVATE_FOLDER_MODE)
+        return {
+            group: self._made(self.folder / f"{group}.pem", Ed25519PrivateKey.generate(), secret) for group in GROUPS
+        }
 
-    def has(self, name: str) -> bool:
-        """Whether the key is here, so that what it signs can be signed anew."""
-        return self._path(name).is_file()
+    def make(self, group: str, secret: str) -> Key:
+        """Make one more key."""
+        private = Ed25519PrivateKey.generate()
+        named = CryptoSigner(private).public_key.keyid[:_ID_CHARS]
+        return self._made(self.folder / f"{group}-{named}.pem", private, secret)
 
-    def signer(self, name: str) -> CryptoSigner:
-        """The key `name`, ready to sign.
+    def refer(self, group: str, uri: str, public: Key) -> None:
+        """Note where a key lies that isn't a file here."""
+        path = self.folder / f"{group}-{public.keyid[:_ID_CHARS]}.uri"
+        durable.write(path, f"{uri}\n".encode(), mode=_PRIVATE_FILE_MODE)
+
+    def count(self, group: str) -> int:
+        """How many keys of a group are here."""
+        return len(list(self._files(group)))
+
+    def signers(self, group: str, trusted: Mapping[str, Key]) -> list[Signer]:
+        """Those of the group's keys here that are among `trusted`, which is by key id, ready to sign.
 
         Raises:
-            UsageError: `repo-invalid`, when it is absent, encrypted with another passphrase or no ed25519 key.
+            UsageError: `repo-invalid`, when one can't be opened.
         """
-        if name not in self._signers:
-            self._signers[name] = self._load(name)
-        return self._signers[name]
+        found = {}
+        for path in self._files(group):
+            matching = [key for keyid, key in trusted.items() if keyid.startswith(_named(path))]
+            if matching and path not in self._signers:
+                self._signers[path] = _referred(path, matching[0]) if path.suffix == ".uri" else _opened(path)
+            signer = self._signers.get(path)
+            if matching and signer is not None and signer.public_key.keyid in trusted:
+                found[signer.public_key.keyid] = signer
+        return list(found.values())
 
-    def _load(self, name: str) -> CryptoSigner:
-        path, passphrase = self._path(name), _passphrase()
-        try:
-            key = load_pem_private_key(path.read_bytes(), passphrase)
-            return CryptoSigner(key)
-        except OSError as error:
-            hint = f"put the {name} key back as {path}"
-            raise UsageError("repo-invalid", f"the {name} key can't be read", hint) from error
-        except (TypeError, ValueError) as error:
-            # `cryptography` says TypeError for a passphrase too many or too few.
-            hint = f"set {UNLOCK_VARIABLE} to the passphrase that the key was made with, or unset it"
-            raise UsageError("repo-invalid", f"the {name} key {path} can't be opened: {error}", hint) from error
+    def retire(self, group: str, keyids: Collection[str]) -> None:
+        """Move these keys out of the way."""
+        for path in list(self._files(group)):
+            signer = self._signers.get(path)
+            known = signer.public_key.keyid if signer else _named(path)
+            if known and any(keyid.startswith(known) for keyid in keyids):
+                retired = self.folder / RETIRED_FOLDER
+                retired.mkdir(mode=_PRIVATE_FOLDER_MODE, exist_ok=True)
+                path.rename(retired / path.name)
+                self._signers.pop(path, None)
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.pem"
+    def _made(self, path: Path, private: Ed25519PrivateKey, secret: str) -> Key:
+        encryption = BestAvailableEncryption(secret.encode()) if secret else NoEncryption()
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        durable.write(path, pem, mode=_PRIVATE_FILE_MODE)
+        self._signers[path] = CryptoSigner(private)
+        return self._signers[path].public_key
+
+    def _files(self, group: str) -> Iterator[Path]:
+        for path in sorted(self.folder.glob(f"{group}*")):
+            if path.suffix in {".pem", ".uri"} and path.stem.partition("-")[0] == group:
+                yield path
 
 
-def _passphrase() -> bytes | None:
-    return os.environ.get(UNLOCK_VARIABLE, "").encode() or None
+def _named(path: Path) -> str:
+    """The part of the key's id that is in its file's name; empty for a group's first key."""
+    return path.stem.partition("-")[2]
+
+
+def _opened(path: Path) -> Signer:
+    try:
+        data = path.read_bytes()
+        secret = passphrase.asked(str(path)).encode() if b"ENCRYPTED" in data else None
+        return CryptoSigner(load_pem_private_key(data, secret))
+    except OSError as error:
+        raise UsageError("repo-invalid", f"the key {path} can't be read", "check its owner and its disk") from error
+    except (TypeError, ValueError) as error:
+        hint = f"set {passphrase.VARIABLE} to the passphrase that the key was made with"
+        raise UsageError("repo-invalid", f"the key {path} can't be opened: {error}", hint) from error
+
+
+def _referred(path: Path, public: Key) -> Signer:
+    try:
+        uri = path.read_text().strip()
+        return Signer.from_priv_key_uri(uri, public, passphrase.asked)
+    except Exception as error:
+        # Each scheme has errors of its own: of its library, its token, its service.
+        hint = "check the URI in that file, that its token or service is there, and that its library is installed"
+        raise UsageError("repo-invalid", f"the key that {path} names can't be had: {error}", hint) from error

@@ -1,7 +1,7 @@
 """The folder of a repository: where everything lies, how it is made, opened and locked.
 
     REPO/repo.toml              the fleet's name
-    REPO/keys/{release,fleet}.pem
+    REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/chunks/ab/ab12...      every chunk of every release
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from edgeml.repository import durable
+from edgeml.repository import durable, passphrase
 from edgeml.repository.keys import Keys
 from edgeml.repository.signed import SignedRepository
 from edgeml.repository.store import ChunkStore
@@ -37,12 +37,12 @@ class Repository:
     """An opened repository. Reading needs no lock: every state is whole."""
 
     def __init__(self, folder: Path, fleet_name: str) -> None:
-        keys = Keys(folder / "keys")
+        self.keys = Keys(folder / "keys")
         self.folder = folder
         self.fleet_name = fleet_name
         self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
-        self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, keys)
-        self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, keys)
+        self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys)
+        self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys)
 
     @property
     def both(self) -> tuple[SignedRepository, SignedRepository]:
@@ -81,12 +81,15 @@ class Repository:
         self.fleet.change({desired.FLEET_DOCUMENT: data}, now)
 
 
-def init(path: Path, *, fleet: str = DEFAULT_FLEET, now: datetime | None = None) -> Repository:
+def init(
+    path: Path, *, fleet: str = DEFAULT_FLEET, secret: str | None = None, now: datetime | None = None
+) -> Repository:
     """Make a repository with new keys. It is made beside `path` and renamed: there is never half of one.
 
     Args:
         path: a folder that doesn't exist, or is empty.
         fleet: names the MQTT topics of all its devices.
+        secret: the passphrase of the new keys; empty leaves them open. By default that in EDGEML_KEY_PASSPHRASE.
         now: the time to sign at; by default the clock's.
 
     Raises:
@@ -98,7 +101,7 @@ def init(path: Path, *, fleet: str = DEFAULT_FLEET, now: datetime | None = None)
     beside = path.absolute().with_name(f".{path.absolute().name}.new")
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        _fill(beside, fleet, now or utc_now())
+        _fill(beside, fleet, passphrase.given() if secret is None else secret, now or utc_now())
         beside.replace(path.absolute())
         durable.sync_folder(path.absolute().parent)
     except OSError as error:
@@ -107,14 +110,14 @@ def init(path: Path, *, fleet: str = DEFAULT_FLEET, now: datetime | None = None)
     return Repository(path, fleet)
 
 
-def _fill(folder: Path, fleet: str, now: datetime) -> None:
+def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     folder.mkdir(parents=True)
-    Keys(folder / "keys").create()
     (folder / CHUNKS_FOLDER).mkdir()
     repository = Repository(folder, fleet)
+    keys = repository.keys.create(secret)
     document = FleetDocument(fleet=fleet, devices={}, deployments=())
-    repository.releases.create({}, now)
-    repository.fleet.create({desired.FLEET_DOCUMENT: desired.encode(document)}, now)
+    repository.releases.create({}, keys, now)
+    repository.fleet.create({desired.FLEET_DOCUMENT: desired.encode(document)}, keys, now)
     durable.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())
 
 

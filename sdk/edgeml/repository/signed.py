@@ -7,13 +7,15 @@ the old state whole, and who reads in the middle, on disk or among retained mess
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tuf.api.exceptions import RepositoryError
+from securesystemslib.signer import Key, Signer
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
@@ -22,7 +24,7 @@ from edgeml.repository.keys import FLEET_KEY, RELEASE_KEY, Keys
 from edgeml_core import trust
 from edgeml_core.errors import UsageError
 
-#: Which key signs which role. A stolen fleet key can neither release a model nor change whom devices trust.
+#: Which group of keys signs which role. A stolen fleet key can neither release a model nor change whom devices trust.
 SIGNED_BY: Final[dict[str, dict[str, str]]] = {
     trust.RELEASES: {"root": RELEASE_KEY, "targets": RELEASE_KEY, "snapshot": FLEET_KEY, "timestamp": FLEET_KEY},
     trust.FLEET: {"root": RELEASE_KEY, "targets": FLEET_KEY, "snapshot": FLEET_KEY, "timestamp": FLEET_KEY},
@@ -61,13 +63,13 @@ class SignedRepository:
         self.name = name
         self._keys = keys
 
-    def create(self, contents: Mapping[str, bytes], now: datetime) -> None:
-        """Make the repository, with `contents` as its first targets."""
+    def create(self, contents: Mapping[str, bytes], keys: Mapping[str, Key], now: datetime) -> None:
+        """Make the repository, with `contents` as its first targets and one of `keys` for each group."""
         (self.folder / trust.METADATA_DIR).mkdir(parents=True)
         (self.folder / trust.TARGETS_DIR).mkdir()
         root = Metadata(Root(consistent_snapshot=True))
-        for role, key in SIGNED_BY[self.name].items():
-            root.signed.add_key(self._keys.signer(key).public_key, role)
+        for role, group in SIGNED_BY[self.name].items():
+            root.signed.add_key(keys[group], role)
         state = Signed(
             roots=1,
             root=root,
@@ -76,9 +78,8 @@ class SignedRepository:
             timestamp=Metadata(Timestamp()),
         )
         self._sign(state.root, root, now, trust.EXPIRY)
-        self._write_metadata(f"{root.signed.version}.root.json", root)
         self._add_targets(state.targets.signed, contents)
-        self._write(state, now, targets_changed=True)
+        self._write(state, now, changed=(Root.type, Targets.type))
 
     def load(self) -> Signed:
         """The state that `timestamp.json` leads to, its signatures verified; expired metadata is accepted here.
@@ -86,16 +87,22 @@ class SignedRepository:
         Raises:
             UsageError: `repo-invalid`, when files are missing, damaged or signed by other keys.
         """
+        newest = self._newest_root()
         try:
-            roots = 1 + sum(1 for _ in self._later_roots())
-            root: Metadata[Root] = Metadata.from_file(str(self._metadata(f"{roots}.root.json")))
-            root.verify_delegate(Root.type, root)
-            timestamp = self._read(root, "timestamp.json", Timestamp)
-            snapshot = self._read(root, f"{timestamp.signed.snapshot_meta.version}.snapshot.json", Snapshot)
-            targets_version = snapshot.signed.meta["targets.json"].version
-            targets = self._read(root, f"{targets_version}.targets.json", Targets)
+            return self._loaded(newest)
+        except UnsignedMetadataError as error:
+            # A rotation that was cut short leaves a root whose keys have signed nothing yet: the one before it holds.
+            with contextlib.suppress(RepositoryError, OSError, KeyError):
+                return self._loaded(newest - 1)
+            raise _invalid(self.folder, error) from error
         except (RepositoryError, OSError, KeyError) as error:
             raise _invalid(self.folder, error) from error
+
+    def _loaded(self, roots: int) -> Signed:
+        root = self._root(roots)
+        timestamp = self._read(root, "timestamp.json", Timestamp)
+        snapshot = self._read(root, f"{timestamp.signed.snapshot_meta.version}.snapshot.json", Snapshot)
+        targets = self._read(root, f"{snapshot.signed.meta['targets.json'].version}.targets.json", Targets)
         return Signed(roots=roots, root=root, targets=targets, snapshot=snapshot, timestamp=timestamp)
 
     def version(self) -> int:
@@ -135,7 +142,32 @@ class SignedRepository:
         """Add or replace targets, as one change; the caller holds the repository's lock."""
         state = self.load()
         self._add_targets(state.targets.signed, contents)
-        self._write(state, now, targets_changed=True)
+        self._write(state, now, changed=(Targets.type,))
+
+    def trusted(self, group: str) -> tuple[dict[str, Key], int]:
+        """The keys that devices trust for a group, by id, and how many of them must sign."""
+        root = self.load().root.signed
+        role = next(root.roles[role] for role, of in SIGNED_BY[self.name].items() if of == group)
+        return {keyid: root.keys[keyid] for keyid in role.keyids}, role.threshold
+
+    def rotate(self, group: str, keys: Mapping[str, Key], threshold: int, now: datetime) -> None:
+        """Let `keys` take the place of a group's, and `threshold` of them sign; as one change.
+
+        Raises:
+            UsageError: `repo-invalid`, when too few of the present root keys, or of the new ones, are here.
+        """
+        state, before = self.load(), self._root(self._newest_root())
+        root: Metadata[Root] = Metadata.from_bytes(before.to_bytes())
+        root.signed.version += 1
+        for role, of in SIGNED_BY[self.name].items():
+            if of == group:
+                _replace(root.signed, role, keys, threshold)
+        self._sign(root, root, now, trust.EXPIRY)
+        for signer in self._signers(before, Root.type):
+            root.sign(signer, append=True)
+        self._require_signed(before, root)
+        rotated = replace(state, roots=root.signed.version, root=root)
+        self._write(rotated, now, changed=(Root.type, Targets.type))
 
     def refresh(self, now: datetime, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> dict[str, datetime]:
         """Sign freshness anew, and the targets role too where less than half of its time is left and its key is here.
@@ -145,8 +177,9 @@ class SignedRepository:
         """
         state = self.load()
         due = state.targets.signed.expires - now < lifetimes["targets"] / 2
-        is_signed_anew = due and self._keys.has(SIGNED_BY[self.name]["targets"])
-        self._write(state, now, targets_changed=is_signed_anew, lifetimes=lifetimes)
+        needed = state.root.signed.roles[Targets.type].threshold
+        is_signed_anew = due and self._keys.count(SIGNED_BY[self.name][Targets.type]) >= needed
+        self._write(state, now, changed=(Targets.type,) if is_signed_anew else (), lifetimes=lifetimes)
         return state.expires
 
     def files(self) -> list[str]:
@@ -180,21 +213,26 @@ class SignedRepository:
         state: Signed,
         now: datetime,
         *,
-        targets_changed: bool,
+        changed: Collection[str],
         lifetimes: Mapping[str, timedelta] = trust.EXPIRY,
     ) -> None:
-        """Sign and write bottom up: whoever holds a file can have all that it names."""
-        if targets_changed:
+        """Sign, then write, the timestamp last; `changed` says of which roles but it and the snapshot.
+
+        Nothing is written before all is signed. A new root is signed by the caller.
+        """
+        if Targets.type in changed:
             state.targets.signed.version = _next_version(state.targets)
             self._sign(state.root, state.targets, now, lifetimes)
-            self._write_metadata(f"{state.targets.signed.version}.targets.json", state.targets)
         state.snapshot.signed.version = _next_version(state.snapshot)
         state.snapshot.signed.meta["targets.json"] = MetaFile(state.targets.signed.version)
         self._sign(state.root, state.snapshot, now, lifetimes)
-        self._write_metadata(f"{state.snapshot.signed.version}.snapshot.json", state.snapshot)
         state.timestamp.signed.version = _next_version(state.timestamp)
         state.timestamp.signed.snapshot_meta = MetaFile(state.snapshot.signed.version)
         self._sign(state.root, state.timestamp, now, lifetimes)
+        for metadata in (state.root, state.targets, state.snapshot):
+            role = str(metadata.signed.type)
+            if role in {*changed, Snapshot.type}:
+                self._write_metadata(f"{metadata.signed.version}.{role}.json", metadata)
         self._write_metadata("timestamp.json", state.timestamp)
         for name in self.superseded()[SUPERSEDED_KEPT_FILES:]:
             (self.folder / name).unlink(missing_ok=True)
@@ -205,23 +243,40 @@ class SignedRepository:
         role = str(metadata.signed.type)
         metadata.signed.expires = now.replace(microsecond=0) + lifetimes[role]
         trust.stamp(metadata.signed, now)
-        metadata.sign(self._keys.signer(SIGNED_BY[self.name][role]))
+        metadata.signatures.clear()
+        for signer in self._signers(root, role):
+            metadata.sign(signer, append=True)
+        self._require_signed(root, metadata)
+
+    def _signers(self, root: Metadata[Root], role: str) -> list[Signer]:
+        trusted = {keyid: root.signed.keys[keyid] for keyid in root.signed.roles[role].keyids}
+        return self._keys.signers(SIGNED_BY[self.name][role], trusted)
+
+    def _require_signed(self, root: Metadata[Root], metadata: Metadata[Any]) -> None:
+        role = str(metadata.signed.type)
         try:
             root.verify_delegate(role, metadata)
         except RepositoryError as error:
-            hint = "put back the keys that the repository was made with"
-            raise UsageError(
-                "repo-invalid", f"the {self.name} {role} key is not the one that devices trust", hint
-            ) from error
+            group, needed = SIGNED_BY[self.name][role], root.signed.roles[role].threshold
+            message = (
+                f"{needed} {group} key(s) must sign the {self.name} {role}, and too few that devices trust are here"
+            )
+            hint = f"put the {group} key back as {self._keys.folder / group}.pem, or mount what its .uri file names"
+            raise UsageError("repo-invalid", message, hint) from error
 
-    def _later_roots(self) -> Iterator[int]:
-        version = 2
-        while self._metadata(f"{version}.root.json").is_file():
-            yield version
+    def _newest_root(self) -> int:
+        version = 1
+        while self._metadata(f"{version + 1}.root.json").is_file():
             version += 1
+        return version
+
+    def _root(self, version: int) -> Metadata[Root]:
+        root: Metadata[Root] = Metadata.from_bytes(self._metadata(f"{version}.root.json").read_bytes())
+        root.verify_delegate(Root.type, root)
+        return root
 
     def _read(self, root: Metadata[Root], name: str, kind: type[_Payload]) -> Metadata[_Payload]:
-        metadata: Metadata[_Payload] = Metadata.from_file(str(self._metadata(name)))
+        metadata: Metadata[_Payload] = Metadata.from_bytes(self._metadata(name).read_bytes())
         root.verify_delegate(kind.type, metadata)
         return metadata
 
@@ -234,6 +289,14 @@ class SignedRepository:
 
 def _next_version(metadata: Metadata[Any]) -> int:
     return int(metadata.signed.version) + 1 if metadata.signatures else 1
+
+
+def _replace(root: Root, role: str, keys: Mapping[str, Key], threshold: int) -> None:
+    for keyid in list(root.roles[role].keyids):
+        root.revoke_key(keyid, role)
+    for key in keys.values():
+        root.add_key(key, role)
+    root.roles[role].threshold = threshold
 
 
 def _target_file(target: TargetFile) -> str:

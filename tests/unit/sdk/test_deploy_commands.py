@@ -27,7 +27,7 @@ def typed(tmp_path: Path, monkeypatch, capsys):
 
 def test_the_way_of_a_release_to_a_device(typed):
     """init, publish, enroll, deploy, status, devices, refresh, export: each answers with what it did."""
-    assert typed("repo", "init", "repo", "--fleet", "farm") == (0, {"repo": "repo", "fleet": "farm"})
+    assert typed("repo", "init", "repo", "--fleet", "farm", "--no-passphrase") == (0, {"repo": "repo", "fleet": "farm"})
     assert typed("publish", "sample.edgeml", "--repo", "repo")[1]["releases"][0]["added"]
     enroll = ("device", "enroll", "pi-1", "--repo", "repo", "--broker", "mqtt://farm.example", "--label", "site=a")
     assert typed(*enroll, "-o", "pi-1")[1]["config"] == "pi-1/agent.toml"
@@ -53,12 +53,12 @@ def test_the_way_of_a_release_to_a_device(typed):
         (("fleet", "serve", "--repo", "repo", "--broker", "http://farm.example"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtts://farm.example", "--ca", "no.pem"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtt://127.0.0.1:1"), "broker-unreachable", 5),
-        (("repo", "init", "repo"), "usage", 2),
+        (("repo", "init", "repo", "--no-passphrase"), "usage", 2),
     ],
 )
 def test_errors_have_their_exit_code_and_a_remedy(typed, arguments: tuple[str, ...], code: str, exit_code: int):
     """Each wrong input gets the documented code, and a hint."""
-    typed("repo", "init", "repo")
+    typed("repo", "init", "repo", "--no-passphrase")
     Path("broken.edgeml").write_bytes(b"not a bundle")
     found_exit, answer = typed(*arguments)
     assert (found_exit, answer["error"]["code"]) == (exit_code, code)
@@ -67,7 +67,7 @@ def test_errors_have_their_exit_code_and_a_remedy(typed, arguments: tuple[str, .
 
 def test_people_get_tables(typed, capsys):
     """Without --json the status is a line for each deployment, the devices one for each device."""
-    typed("repo", "init", "repo")
+    typed("repo", "init", "repo", "--no-passphrase")
     typed("publish", "sample.edgeml", "--repo", "repo")
     typed("device", "enroll", "pi-1", "--repo", "repo", "-o", "pi-1")
     typed("fleet", "deploy", "sample", "--repo", "repo")

@@ -17,7 +17,7 @@ from tuf.ngclient import FetcherInterface, Updater
 
 import samples
 from edgeml import repository
-from edgeml.repository import durable, freshness, keys, layout
+from edgeml.repository import durable, freshness, layout, passphrase
 from edgeml_core import card, chunks, desired, trust, wirekeys
 from edgeml_core.errors import RejectedError, UsageError
 
@@ -284,17 +284,17 @@ def test_another_key_in_the_place_of_the_fleet_key_is_noticed(repo: Path, tmp_pa
 
 def test_keys_are_private_and_can_be_encrypted(tmp_path: Path, monkeypatch):
     """Keys have mode 0600 in a folder of mode 0700; made with a passphrase, they need it."""
-    monkeypatch.setenv(keys.UNLOCK_VARIABLE, "correct horse")
+    monkeypatch.setenv(passphrase.VARIABLE, "correct horse")
     repository.init(tmp_path / "repo")
     pem = tmp_path / "repo" / "keys" / "fleet.pem"
     assert (pem.stat().st_mode & 0o777, pem.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert b"ENCRYPTED" in pem.read_bytes()
     repository.refresh(tmp_path / "repo")
     for wrong in ("wrong", ""):
-        monkeypatch.setenv(keys.UNLOCK_VARIABLE, wrong)
+        monkeypatch.setenv(passphrase.VARIABLE, wrong)
         with pytest.raises(UsageError) as caught:
             repository.refresh(tmp_path / "repo")
-        assert keys.UNLOCK_VARIABLE in caught.value.hint
+        assert passphrase.VARIABLE in caught.value.hint
 
 
 def test_damaged_metadata_is_noticed(repo: Path):
