@@ -83,10 +83,11 @@ class ChunkTopics:
 
     async def receive(self, timeout_s: float) -> Arrival | None:
         """See `ChunkSource.receive`."""
-        try:
-            return await asyncio.wait_for(self._arrivals.get(), timeout_s)
-        except TimeoutError:
-            return None
+        # Not `wait_for`: cancelled as a chunk comes, that one would go on.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                return await self._arrivals.get()
+        return None
 
     @property
     def has_to_leave(self) -> bool:

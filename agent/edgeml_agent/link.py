@@ -82,7 +82,7 @@ class MqttLink:
         self._online = asyncio.Event()
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
-        self._asks: set[asyncio.Future[list[object]]] = set()
+        self._asks: set[asyncio.Task[None]] = set()
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
         self._called: asyncio.Queue[bytes] = asyncio.Queue(CALLS_QUEUED_MAX)
@@ -165,7 +165,8 @@ class MqttLink:
         with self._files.expected(topic) as arrival:
             await self._call(client.subscribe(topic, qos=1))
             try:
-                return await asyncio.wait_for(arrival, RETAINED_WAIT_S)
+                async with asyncio.timeout(RETAINED_WAIT_S):
+                    return await arrival
             except TimeoutError:
                 return None
             finally:
@@ -184,7 +185,8 @@ class MqttLink:
             client = await self._connected()
             await self._call(client.subscribe(self._topics.wave(release)))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._chunks.positioned.wait(), POSITION_WAIT_S)
+                async with asyncio.timeout(POSITION_WAIT_S):
+                    await self._chunks.positioned.wait()
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`. The broker's answer isn't waited for: it comes after all that is on its way."""
@@ -233,7 +235,7 @@ class MqttLink:
         for start in range(0, len(keys), messages.WANTS_MAX):
             want = messages.encode(Want(keys=keys[start : start + messages.WANTS_MAX]))
             calls.append(client.publish(want_topic, want, timeout=math.inf))
-        ask = asyncio.ensure_future(asyncio.gather(*calls, return_exceptions=True))
+        ask = asyncio.create_task(_ended(calls))
         self._asks.add(ask)
         ask.add_done_callback(self._asks.discard)
 
@@ -309,7 +311,8 @@ class MqttLink:
 
     async def _connected(self) -> Client:
         try:
-            await asyncio.wait_for(self._online.wait(), CONNECT_WAIT_S)
+            async with asyncio.timeout(CONNECT_WAIT_S):
+                await self._online.wait()
         except TimeoutError as error:
             message = f"no connection to {self._url} within {CONNECT_WAIT_S:.0f} s"
             raise TransportError("broker-unreachable", message, "check [broker] url and the network") from error
@@ -325,6 +328,11 @@ class MqttLink:
     def _unreachable(self, error: BaseException) -> TransportError:
         hint = "check [broker] in agent.toml, the network and the broker's log; it is tried again"
         return TransportError("broker-unreachable", f"{self._url}: {error}", hint)
+
+
+async def _ended(calls: list[Awaitable[object]]) -> None:
+    """Begin calls in this order, and wait until all have ended, however."""
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _first(group: BaseException) -> BaseException:
