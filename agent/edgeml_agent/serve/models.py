@@ -110,10 +110,9 @@ class Models:
             worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
             answer = worker.submit(call, deadline_s)
-            if deadline_s is None:
-                return await answer
             try:
-                return await asyncio.wait_for(answer, deadline_s - time.monotonic())
+                async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
+                    return await answer
             except TimeoutError as error:
                 raise TransportError("deadline-exceeded", "the request's deadline passed") from error
 
