@@ -15,10 +15,10 @@ from typing import Final
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Timestamp
 
+from edgeml_agent.judged import CURRENT
 from edgeml_core import trust
 
 FOLDER_NAME: Final = "trusted"
-CURRENT: Final = "current"
 
 
 def utc_now() -> datetime:

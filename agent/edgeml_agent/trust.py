@@ -1,29 +1,25 @@
-"""The two TUF repositories as this device trusts them: python-tuf judges, this file keeps what it has judged.
+"""The two TUF repositories as this device trusts them, and what both of them agree on.
 
-Trust begins at the anchors that `edgeml device enroll` wrote. python-tuf writes its files without syncing them, and
-takes a damaged one for an absent one, forgetting which version it had seen: so it works in a copy, and the copy
-replaces the original as a whole, synced. Deliberately absent: delegations (`edgeml_core.trust`).
+Trust begins at the anchors that `edgeml device enroll` wrote. How one repository is judged is `judged`'s business.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
-from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.ngclient import FetcherInterface
 
-from edgeml_agent import durable, locks
+from edgeml_agent import locks
+from edgeml_agent.judged import CURRENT, Judged
 from edgeml_agent.ports import TrustSource
-from edgeml_agent.timefloor import CURRENT, FOLDER_NAME, TimeFloor
+from edgeml_agent.timefloor import FOLDER_NAME, TimeFloor
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
-from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
+from edgeml_core.errors import RejectedError, TransportError, UsageError
 
 ANCHOR_MAX_BYTES: Final = 512_000
 _NOT_FOUND: Final = 404
@@ -68,11 +64,17 @@ class Trust:
 
     def __init__(self, anchors: Path, state: Path, source: TrustSource, time: TimeFloor | None = None) -> None:
         self._anchors = anchors
-        self._time = time or TimeFloor(anchors, state)
-        self._state = state / FOLDER_NAME
         self._lock_path = state / locks.TRUST
-        self._fetcher = Fetcher(source)
-        self._updaters: dict[str, Updater] = {}
+        self._judged = {
+            repo: Judged(
+                repo,
+                state / FOLDER_NAME / repo,
+                urls=(f"{repo}/{trust.METADATA_DIR}", f"{repo}/{trust.TARGETS_DIR}"),
+                fetcher=Fetcher(source),
+                now=(time or TimeFloor(anchors, state)).now,
+            )
+            for repo in trust.REPOSITORIES
+        }
         self._lock = threading.Lock()
 
     def desired(self) -> FleetDocument:
@@ -90,8 +92,8 @@ class Trust:
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""
         with self._lock, locks.held(self._lock_path):
-            if trust.RELEASES not in self._updaters:
-                self._refresh(trust.RELEASES)
+            if not self._judged[trust.RELEASES].is_fresh:
+                self._judged[trust.RELEASES].refresh(self._anchor(trust.RELEASES))
             data = self._target(trust.RELEASES, trust.manifest_target(stem))
         if data is None:
             hint = "publish the release; a device installs only what both repositories agree on"
@@ -104,36 +106,14 @@ class Trust:
     def _refused(self, repo: str) -> RejectedError | None:
         """Why the newest of a repository is refused. The other is looked at all the same: it may have new keys."""
         try:
-            self._refresh(repo)
+            self._judged[repo].refresh(self._anchor(repo))
         except RejectedError as error:
             return error
         return None
 
-    def _refresh(self, repo: str) -> None:
-        """Bring one repository up to date. What was judged right is kept, also when what follows it is refused."""
-        self._updaters.pop(repo, None)
-        with _translated(repo), _replaced(self._state / repo) as folder:
-            config = UpdaterConfig(max_root_rotations=trust.ROOT_ROTATIONS_MAX, max_delegations=0)
-            updater = Updater(
-                str(folder),
-                f"{repo}/{trust.METADATA_DIR}",
-                target_base_url=f"{repo}/{trust.TARGETS_DIR}",
-                fetcher=self._fetcher,
-                config=config,
-                bootstrap=self._anchor(repo),
-            )
-            # python-tuf has no other place for a time that isn't the clock's.
-            updater._trusted_set.reference_time = self._time.now()  # noqa: SLF001
-            updater.refresh()
-        self._updaters[repo] = updater
-
     def _target(self, repo: str, path: str) -> bytes | None:
-        updater = self._updaters[repo]
-        with _translated(repo), tempfile.TemporaryDirectory(dir=self._state) as folder:
-            info: TargetFile | None = updater.get_targetinfo(path)
-            if info is None:
-                return None
-            return Path(updater.download_target(info, str(Path(folder, "target")))).read_bytes()
+        listed = self._judged[repo].listed(path)
+        return None if listed is None else self._judged[repo].fetched(listed)
 
     def _anchor(self, repo: str) -> bytes:
         path = self._anchors / f"{repo}.root.json"
@@ -143,35 +123,3 @@ class Trust:
         except OSError as error:
             hint = "copy the trust folder that `edgeml device enroll` wrote, or set [trust] root in agent.toml"
             raise UsageError("config-invalid", f"the trust anchor {path} can't be read: {error}", hint) from error
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A copy of `folder/current` to work in, which takes its place at the end, however the block ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    current = folder / CURRENT
-    now = current.readlink().name if current.is_symlink() else ""
-    for old in folder.iterdir():
-        if old.name not in {CURRENT, now}:
-            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    copy = Path(tempfile.mkdtemp(dir=folder))
-    if now:
-        shutil.copytree(folder / now, copy, symlinks=True, dirs_exist_ok=True)
-    try:
-        yield copy
-    finally:
-        durable.sync_tree(copy)
-        link = folder / "next"
-        link.symlink_to(copy.name)
-        link.replace(current)
-        durable.sync(folder)
-
-
-@contextmanager
-def _translated(repo: str) -> Iterator[None]:
-    try:
-        yield
-    except (RepositoryError, DownloadError) as error:
-        raise trust.translate(error, repo) from error
-    except OSError as error:
-        raise DeviceError("store-failed", f"trusted metadata can't be kept: {error}", "check [store] dir") from error
