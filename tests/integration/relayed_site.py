@@ -156,8 +156,8 @@ def relayed_site(folder: Path, devices: int) -> Iterator[RelayedSite]:
         counting(wide.port) as line,
     ):
         made = RelayedSite(folder, wide, local, line, names)
-        made._enroll()  # noqa: SLF001 - ours
-        made._start("host", "edgeml", "fleet", "serve", "--repo", str(made.repo), "--broker", wide.url)  # noqa: SLF001
+        made._enroll()
+        made._start("host", "edgeml", "fleet", "serve", "--repo", str(made.repo), "--broker", wide.url)
         try:
             until(lambda: "announced" in (folder / "host.log").read_text(), "the announcement")
             yield made

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
 
-import pytest
-
 from edgeml.fleet import status
-from edgeml_core import chunks, wirekeys
 from integration.delivery_site import MODEL, until
 from integration.relayed_site import SITE, RelayedSite, relayed_site, running, serving
 

@@ -1,0 +1,69 @@
+"""A relay's cache: bounded, the longest unused first to go, nothing given out but what was put in."""
+
+import os
+
+import pytest
+
+from edgeml_agent.relay_cache import Cache
+from edgeml_core.errors import DeviceError, RejectedError
+
+KEY = "0" * 32
+DIFFERENCE = f"{KEY}/{'1' * 32}"
+
+
+def test_what_was_put_in_comes_out(tmp_path):
+    """Also by another process, later; a difference is something else than the whole."""
+    cache = Cache(tmp_path / "relay", 10_000)
+    cache.put(KEY, b"whole")
+    cache.put(DIFFERENCE, b"difference")
+    for opened in (cache, Cache(tmp_path / "relay", 10_000)):
+        assert (opened.wire(KEY), opened.wire(DIFFERENCE)) == (b"whole", b"difference")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"rot"),
+                                    lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")])  # fmt: skip
+def test_a_damaged_copy_is_gone(tmp_path, damage):
+    """It is neither given out nor said to be here."""
+    cache = Cache(tmp_path, 10_000)
+    cache.put(KEY, b"whole")
+    damage(tmp_path / KEY)
+    with pytest.raises(RejectedError):
+        cache.wire(KEY)
+    assert not cache.has(KEY)
+
+
+def test_the_longest_unused_goes_first(tmp_path):
+    """Reading counts as use; a new process goes by the files' times."""
+    cache = Cache(tmp_path, 350)
+    for name in "abc":
+        cache.put(name, bytes(68))
+    cache.wire("a")
+    cache.put("d", bytes(68))
+    assert [name for name in "abcd" if cache.has(name)] == ["a", "c", "d"]
+    for age_s, name in enumerate("dca"):
+        os.utime(tmp_path / name, (1_000_000 - age_s, 1_000_000 - age_s))
+    smaller = Cache(tmp_path, 200)
+    assert [name for name in "acd" if smaller.has(name)] == ["c", "d"]
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_is_dropped_takes_no_room(tmp_path):
+    """And can be put in again."""
+    cache = Cache(tmp_path, 250)
+    cache.put("a", bytes(68))
+    cache.drop("a")
+    cache.drop("never here")
+    cache.put("b", bytes(68))
+    cache.put("c", bytes(68))
+    assert (cache.has("a"), cache.has("b"), cache.has("c")) == (False, True, True)
+
+
+def test_a_disk_that_fails_is_named(tmp_path):
+    """At the start and when something is put in."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeviceError, match="cache failed"):
+        Cache(tmp_path / "file", 1000)
+    cache = Cache(tmp_path / "relay", 1000)
+    (tmp_path / "relay").rmdir()
+    with pytest.raises(DeviceError, match="cache failed"):
+        cache.put(KEY, b"whole")
