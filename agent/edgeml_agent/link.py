@@ -146,6 +146,11 @@ class MqttLink:
         self._reports.append(_Passed(topic, payload))
         self._to_send.set()
 
+    @property
+    def is_online(self) -> bool:
+        """Whether the connection is up, as far as is known."""
+        return self._online.is_set()
+
     def signed(self) -> dict[str, bytes]:
         """The metadata that came, by topic."""
         return self._files.held
@@ -215,6 +220,8 @@ class MqttLink:
             self._online.set()
             self._to_send.set()
             self._files.changed.set()
+            if self._passenger is not None:
+                self._passenger.connected()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._receive_all(client))

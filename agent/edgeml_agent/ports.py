@@ -138,6 +138,10 @@ class Link(Voice, CallLine, Protocol):
 class Passenger(Protocol):
     """Who hears, on the device's connection, what isn't for the device itself."""
 
+    def connected(self) -> None:
+        """The connection is new."""
+        ...
+
     def hear(self, topic: str, payload: bytes) -> None:
         """Take a message in; nothing about it is trusted."""
         ...

@@ -30,6 +30,8 @@ from edgeml_origin.waves import Listed
 
 #: How long what devices say waits for more, so that one message takes all; an operator who watches sees it that late.
 SAYING_GATHER_S: Final = 2.0
+#: A message of QoS 1 may still be lost, by a broker that forgets at a restart.
+SAY_AGAIN_S: Final = 600.0
 #: The release under which chunks go that no known manifest lists: bases of differences, encrypted ones.
 _PULLED: Final = "pulled"
 
@@ -55,6 +57,7 @@ class Relay:
         self._releases: tuple[Listed, ...] = ()
         self._listed: set[str] = set()
         self._pulled: set[str] = set()
+        self._states: dict[tuple[str, str], Saying] = {}
         self._sayings: dict[tuple[str, str], Saying] = {}
         self._said = asyncio.Event()
         link.carry(self)
@@ -98,6 +101,11 @@ class Relay:
         targets = {self._topics.trust(*name): data for name, data in files.targets.items()}
         self._site.show(targets | self._link.signed())
 
+    def connected(self) -> None:
+        """See `Passenger.connected`: nobody may have heard what was said last."""
+        self._sayings = self._states | self._sayings
+        self._said.set()
+
     def hear(self, topic: str, payload: bytes) -> None:
         """See `Passenger.hear`: calls from the fleet to the site's devices."""
         self._site.pass_down(topic, payload)
@@ -139,14 +147,21 @@ class Relay:
     def _say(self, saying: Saying) -> None:
         self._sayings.pop(saying.subject, None)
         self._sayings[saying.subject] = saying
+        if saying.state is not None:
+            self._states[saying.subject] = saying
         self._said.set()
 
     async def _speak(self) -> None:
-        """Pass up what devices say, the newest of each subject, many in a message."""
+        """Pass up what devices say, the newest of each subject, many in a message; all states now and then."""
         while True:
-            await self._said.wait()
+            try:
+                await asyncio.wait_for(self._said.wait(), SAY_AGAIN_S)
+            except TimeoutError:
+                self._sayings = self._states | self._sayings
             await asyncio.sleep(SAYING_GATHER_S)
             self._said.clear()
+            if not self._link.is_online:
+                continue
             sayings, self._sayings = list(self._sayings.values()), {}
             for start in range(0, len(sayings), relayed.SAYINGS_MAX):
                 payload = relayed.pack(sayings[start : start + relayed.SAYINGS_MAX])

@@ -24,9 +24,10 @@ class Counter:
         """Pass on until told to stop."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", broker_port)
             with contextlib.suppress(OSError):
+                there_reader, there_writer = await asyncio.open_connection("127.0.0.1", broker_port)
                 await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+            writer.close()
 
         async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
             self.port = server.sockets[0].getsockname()[1]

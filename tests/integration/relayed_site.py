@@ -1,4 +1,4 @@
-"""A site of many devices behind a relay: two real brokers, the host and the relay as processes, the devices in this one.
+"""A site of many devices behind a relay: two real brokers, the host and the relay processes, the devices in this one.
 
 The devices are the agent's real shell, link, trust, store and files; only their probe and their server are in memory.
 """
@@ -38,6 +38,7 @@ SITE = "barn"
 RELAY = "relay-1"
 #: Each blocks while it waits for a signed file.
 THREADS = 64
+PERSISTENT = f"{brokers.OPEN}\npersistence true\nautosave_interval 1"
 
 
 class SiteDevice:
@@ -119,12 +120,13 @@ class RelayedSite:
         """The folder that enrolling a device made."""
         return self.folder / "devices" / name
 
-    def release(self, version: str, **changes: object) -> None:
-        """Publish a version of a tiny model, and deploy it to all."""
+    def release(self, version: str, **changes: object) -> str:
+        """Publish a version of a tiny model, and deploy it to all; its digest."""
         bundle = self.folder / f"{version}.edgeml"
         tiny_onnx_bundle(bundle, name=MODEL, version=version, **changes)
-        repository.publish(self.repo, [bundle])
+        (published,) = repository.publish(self.repo, [bundle])
         deploy(self.repo, MODEL, version, selector={})
+        return published.manifest_sha256
 
     def start_relay(self) -> Program:
         """`edgeml-agent run` of a device with `[relay]`."""
@@ -151,7 +153,7 @@ def relayed_site(folder: Path, devices: int) -> Iterator[RelayedSite]:
     """A site; its devices' folders are enrolled, as is one device without a site."""
     names = [f"board-{number}" for number in range(devices)]
     with (
-        brokers.mosquitto(folder / "wide") as wide,
+        brokers.mosquitto(folder / "wide", PERSISTENT) as wide,
         brokers.mosquitto(folder / "local") as local,
         counting(wide.port) as line,
     ):

@@ -104,6 +104,7 @@ class Host:
         self._topics = Topics(repository.fleet_name)
         self._origin = Origin(Answers(repository.chunks))
         self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
+        self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._use(view)
 
     async def stay_connected(self, broker: Broker) -> None:
@@ -158,6 +159,7 @@ class Host:
             tasks.create_task(self._listen(client, announced))
             tasks.create_task(self._announce(announced))
             tasks.create_task(self._origin.run(publish, point))
+            tasks.create_task(self._show_relayed(client))
 
     async def _listen(self, client: Client, announced: Announcer) -> None:
         # What a device wanted while nobody was there, it has long asked for again: only QoS 1 is kept.
@@ -202,6 +204,14 @@ class Host:
             message = saying.state or saying.report
             if message is not None and sites[relay] and sites.get(saying.device) == sites[relay]:
                 self._note(saying.device, message)
+                if isinstance(message, DeviceState) and not self._relayed.full():
+                    self._relayed.put_nowait((saying.device, message))
+
+    async def _show_relayed(self, client: Client) -> None:
+        """Retain the states of devices behind relays, as others say theirs: for callers, and whoever else looks."""
+        while True:
+            device, state = await self._relayed.get()
+            await client.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
 
     def _note(self, device: str, message: DeviceState | Report) -> None:
         try:
