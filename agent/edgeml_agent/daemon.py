@@ -113,6 +113,11 @@ class Daemon:
         except EdgemlError as error:
             self._telling.refused(error)
             return LOOK_EVERY_S
+        except Exception as error:  # noqa: BLE001 - whatever it is, it isn't worth what serves
+            defect = DeviceError("internal", f"the agent failed: {error}", "its log has the details")
+            log.defect("no desired state", error)
+            self._telling.refused(defect)
+            return LOOK_EVERY_S
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
         self._telling.believed()
         for record in self._store.records().values():

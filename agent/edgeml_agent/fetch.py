@@ -83,8 +83,8 @@ class Fetch:
         """Fetch all that is missing; on return it survives a power cut.
 
         Raises:
-            TransportError: `chunk-timeout`, after `SILENCES_MAX` silences in a row; `broker-unreachable`.
-            RejectedError: `digest-mismatch`, after `BAD_COPIES_MAX` bad copies of one chunk.
+            TransportError: `chunk-timeout`, after `SILENCES_MAX` silences in a row; `broker-unreachable`;
+                `digest-mismatch`, after `BAD_COPIES_MAX` bad copies of one chunk: they say nothing against the release.
             DeviceError: the disk fails.
         """
         await self._source.follow(wirekeys.chunk_id(self._partial.release.digest))
@@ -146,7 +146,8 @@ class Fetch:
         self._bad[key] += 1
         if self._bad[key] >= BAD_COPIES_MAX:
             message = f"{BAD_COPIES_MAX} copies of chunk {key[:12]} of {self._stem} had other content"
-            raise RejectedError("digest-mismatch", message, "check the origin's repository, and who may publish chunks")
+            hint = "check the origin's repository, and who may publish chunks"
+            raise TransportError("digest-mismatch", message, hint)
         self._asking.refused(key)
         self._want_again([key])
 

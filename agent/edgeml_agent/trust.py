@@ -94,7 +94,11 @@ class Trust:
         with self._lock, locks.held(self._lock_path):
             if not self._judged[trust.RELEASES].is_fresh:
                 self._judged[trust.RELEASES].refresh(self._anchor(trust.RELEASES))
-            data = self._target(trust.RELEASES, trust.manifest_target(stem))
+            try:
+                data = self._target(trust.RELEASES, trust.manifest_target(stem))
+            except RejectedError as error:
+                # Whoever sent it isn't who signed it: a right copy is still wanted.
+                raise TransportError(error.code, error.message, "check who may publish signed files") from error
         if data is None:
             hint = "publish the release; a device installs only what both repositories agree on"
             raise TransportError("trust-unavailable", f"the releases repository doesn't list {stem}", hint)

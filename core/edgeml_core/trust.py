@@ -77,7 +77,7 @@ def translate(error: Exception, repo: str) -> EdgemlError:
             return RejectedError(
                 "signature-invalid", f"the {repo} metadata is not signed by a trusted key: {error}", hint
             )
-        case tuf.LengthOrHashMismatchError():
+        case tuf.LengthOrHashMismatchError() | tuf.DownloadLengthMismatchError():
             return RejectedError("digest-mismatch", f"a {repo} file has other content than was signed: {error}")
         case tuf.RepositoryError():
             return RejectedError("document-format", f"the {repo} metadata is malformed: {error}")

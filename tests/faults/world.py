@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,13 +24,14 @@ import httpx
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from faults import campaign
+from faults.mitm import Mitm, mitm
 from faults.programs import Forked
 from integration import brokers
 from tiny_models import tiny_onnx_bundle
 
 FLEET: Final = "farm"
 MODEL: Final = "tiny"
-TIMEOUT_S: Final = 90.0
+TIMEOUT_S: Final = 25.0
 #: How soon after its start an agent must answer; the machine may be busy with other tests.
 COMES_UP_S: Final = 30.0
 ASK_TIMEOUT_S: Final = 10.0
@@ -167,6 +168,8 @@ class World:
     #: By the digest of its manifest, what each release answers to 10.
     released: dict[str, float] = field(default_factory=dict)
     versions: int = 0
+    #: What stands between the devices and the broker, if anything does.
+    road: Mitm | None = None
 
     @property
     def repo(self) -> Path:
@@ -259,7 +262,7 @@ def answer_of(version: str) -> float:
 
 @contextmanager
 def world(
-    folder: Path, *, devices: int = 1, broker_config: str = brokers.OPEN, road: int | None = None
+    folder: Path, *, devices: int = 1, broker_config: str = brokers.OPEN, through_mitm: bool = False
 ) -> Iterator[World]:
     """A fleet whose devices all serve version 1.0; at its end, what always holds is looked at once more.
 
@@ -267,13 +270,14 @@ def world(
         folder: for everything on the disk.
         devices: how many.
         broker_config: lines of mosquitto.conf.
-        road: the port that devices connect to instead of the broker's.
+        through_mitm: whether devices reach the broker through `road`; the host doesn't.
     """
-    with brokers.mosquitto(folder / "broker", broker_config) as broker:
-        made = World(folder, broker)
+    with ExitStack() as stack:
+        broker = stack.enter_context(brokers.mosquitto(folder / "broker", broker_config))
+        made = World(folder, broker, road=stack.enter_context(mitm(broker.port)) if through_mitm else None)
         repository.init(made.repo, fleet=FLEET)
         for number in range(1, devices + 1):
-            made.devices.append(_enrolled(made, f"board-{number}", road or broker.port))
+            made.devices.append(_enrolled(made, f"board-{number}", made.road.port if made.road else broker.port))
         try:
             made.deploy(made.release())
             made.start_host()

@@ -8,6 +8,7 @@ import pytest
 
 from edgeml_agent import daemon as daemons
 from edgeml_agent import locks
+from edgeml_agent.fetch import BAD_COPIES_MAX
 from edgeml_agent.hours import AtOnce, DeviceCalendar
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
@@ -88,14 +89,33 @@ def test_a_deployment_is_gone_for_once(bench):
 def test_a_refused_release_is_never_tried_again(bench):
     """Not after a restart, and not when it is deployed anew: then it is refused at once, by the same code."""
     wish(bench, "1.0")
-    digest = wish(bench, "2.0")
-    bench.origin.bad[digest] = 99
-    live(bench, until=lambda: "digest-mismatch" in codes(bench))
-    wanted = len(bench.origin.wanted)
+    wish(bench, "2.0")
+    bench.prober.failures["2.0"] = RejectedError("bundle-format", "its files contradict each other")
+    live(bench, until=lambda: "bundle-format" in codes(bench))
     second = bench.trust.deployments[-1].bundles[0]
     bench.deploy(NAME, "2.0", second)
-    live(bench, until=lambda: codes(bench).count("digest-mismatch") == 2)
-    assert len(bench.origin.wanted) == wanted
+    live(bench, until=lambda: codes(bench).count("bundle-format") == 2)
+    assert bench.prober.probed.count("2.0") == 1
+
+
+def test_damaged_copies_are_no_verdict_on_a_release(bench):
+    """Whoever sent them is refused and told of; when right copies come, the release is installed."""
+    digest = wish(bench, "1.0")
+    bench.origin.bad[digest] = 2 * BAD_COPIES_MAX
+    live(bench, until=serves(bench, "1.0"))
+    assert codes(bench).count("digest-mismatch") == 2
+
+
+def test_a_defect_in_judging_is_told_and_costs_nothing(bench):
+    """What serves goes on, and the next look may find it mended."""
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.trust.refusal = ValueError("unheard of")
+    live(bench, until=lambda: "internal" in codes(bench))
+    assert bench.server.live == {NAME: "1.0"}
+    bench.trust.refusal = None
+    wish(bench, "2.0")
+    live(bench, until=serves(bench, "2.0"))
 
 
 def test_a_bad_road_is_tried_again_with_growing_pauses(bench):

@@ -12,7 +12,7 @@ from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, Fetch
 from edgeml_agent.releases import Bases, Release, Releases
 from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
-from edgeml_core.errors import RejectedError, TransportError
+from edgeml_core.errors import TransportError
 from fakes import MemoryOrigin
 from samples import a_manifest
 
@@ -125,10 +125,10 @@ def test_damaged_copies_are_wanted_again(partial, origin):
     partial.verify()
 
 
-def test_a_source_that_keeps_damaging_a_chunk_is_refused(partial, origin):
-    """And nothing of the damaged copies is on the disk."""
+def test_a_source_that_keeps_damaging_a_chunk_is_given_up(partial, origin):
+    """It says nothing against the release; and nothing of the damaged copies is on the disk."""
     origin.bad = {DIGESTS[3]: BAD_COPIES_MAX}
-    with pytest.raises(RejectedError) as caught:
+    with pytest.raises(TransportError) as caught:
         fetch(partial, origin)
     assert caught.value.code == "digest-mismatch"
     assert DIGESTS[3] in partial.missing()

@@ -1,0 +1,197 @@
+"""The attacks of one who owns the broker, by name, each with the code that refuses it. How they are played: `stage`.
+
+He sees all that passes, keeps it, and changes, withholds, repeats and invents what devices receive. No key of the owner
+is his, but where the name says so.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+import zstandard
+
+from edgeml import repository
+from edgeml.fleet.deploy import deploy
+from edgeml.repository.layout import opened, utc_now
+from edgeml_core.trust import FLEET, RELEASES
+from faults.mitm import Frame, Meddle, honest
+from faults.stage import TOPICS, Stage, newest
+from faults.world import FLEET as FLEET_NAME
+from faults.world import MODEL
+
+TIMESTAMP: Final = TOPICS.trust(FLEET, "metadata/timestamp.json")
+DOCUMENT: Final = TOPICS.trust(FLEET, "targets/")
+MANIFEST: Final = TOPICS.trust(RELEASES, "targets/")
+CHUNK: Final = TOPICS.chunk("")
+_A_MIB: Final = 1024**2
+_EXPIRED: Final = timedelta(days=40)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack.
+
+    Args:
+        code: what the device refuses it with.
+        begin: sees the stage before the owner deploys a version; what it gives back meddles with each packet after.
+        deploy: how the owner deploys that version; or the attacker, where he has a key.
+    """
+
+    name: str
+    code: str
+    begin: Callable[[Stage], Meddle]
+    deploy: Callable[[Stage, str], None] = lambda stage, version: stage.made.deploy(version)
+
+
+def _changed(prefix: str, change: Callable[[bytes], bytes]) -> Callable[[Stage], Meddle]:
+    """Other payloads on the topics that begin so."""
+
+    def meddle(frame: Frame) -> list[Frame]:
+        return (
+            [frame.but(payload=change(frame.payload))] if frame.payload and frame.topic.startswith(prefix) else [frame]
+        )
+
+    return lambda _: meddle
+
+
+def _replayed(repo: str, role: str) -> Callable[[Stage], Meddle]:
+    """What was signed long ago for a role, under the name of what is signed now."""
+
+    def begin(stage: Stage) -> Meddle:
+        old = stage.kept[f"{repo}/{role}"]
+        return lambda frame: [frame.but(payload=old)] if _is(frame.topic, repo, role) and frame.payload else [frame]
+
+    return begin
+
+
+def _of_the_other_repository(stage: Stage) -> Meddle:
+    """The releases' timestamp and snapshot, rightly signed and of higher versions, in place of the fleet's."""
+    owners = opened(stage.made.repo)
+    for _ in range(20):
+        owners.releases.refresh(utc_now())
+
+    def meddle(frame: Frame) -> list[Frame]:
+        for role in ("timestamp", "snapshot"):
+            if _is(frame.topic, FLEET, role):
+                return [frame.but(payload=newest(stage.made.repo, RELEASES, role))]
+        return [frame]
+
+    return meddle
+
+
+def _of_unknown_keys(stage: Stage) -> Meddle:
+    """A whole repository of the attacker's own, which wants a model of his own."""
+    folder = stage.made.folder / f"forged-{secrets.token_hex(4)}"
+    repository.init(folder, fleet=FLEET_NAME)
+    repository.enroll(folder, stage.made.device.name, labels={}, broker_url=None, out_dir=folder / "device")
+    repository.publish(folder, [stage.made.bundle()[1]])
+    deploy(folder, MODEL, selector={})
+    return lambda frame: (
+        [
+            frame.but(payload=newest(folder, repo, role))
+            for repo in (FLEET, RELEASES)
+            for role in ("timestamp", "snapshot", "targets")
+            if _is(frame.topic, repo, role)
+        ]
+        or [frame]
+    )
+
+
+def _with_a_root_of_his_own(stage: Stage) -> Meddle:
+    """The next root, signed by the attacker alone."""
+    folder = stage.made.folder / f"usurper-{secrets.token_hex(4)}"
+    repository.init(folder, fleet=FLEET_NAME)
+    stage.plant({TOPICS.trust(FLEET, "metadata/2.root.json"): newest(folder, FLEET, "root")})
+    return honest
+
+
+def _signed_long_ago(stage: Stage, version: str) -> None:
+    """The owner signed it long ago, and the attacker let nobody have it until now."""
+    deploy(stage.made.repo, MODEL, version, selector={}, now=datetime.now(UTC) - _EXPIRED)
+
+
+def _unsigned(payload: bytes) -> bytes:
+    return json.dumps(json.loads(payload) | {"signatures": []}).encode()
+
+
+def _fast_forwarded(payload: bytes) -> bytes:
+    metadata = json.loads(payload)
+    metadata["signed"]["version"] += 1_000_000
+    return json.dumps(metadata).encode()
+
+
+def _flipped(payload: bytes) -> bytes:
+    return payload[:-1] + bytes([payload[-1] ^ 1])
+
+
+def _bomb(_: bytes) -> bytes:
+    return b"\x01" + zstandard.ZstdCompressor(level=19).compress(bytes(64 * _A_MIB))
+
+
+def _naming_another_manifest(stage: Stage, version: str) -> None:
+    """With the fleet key, which is online: a version that exists, but with content that nobody released."""
+    release = opened(stage.made.repo)
+    stage.made.deploy(version)
+    document = release.document()
+    forged = tuple(
+        msgspec.structs.replace(wanted, manifest_sha256=secrets.token_hex(32))
+        for wanted in document.deployments[-1].bundles
+    )
+    deployment = msgspec.structs.replace(document.deployments[-1], id="forged", bundles=forged)
+    with release.locked():
+        release.write_document(
+            msgspec.structs.replace(document, deployments=(*document.deployments, deployment)), utc_now()
+        )
+
+
+def _is(topic: str, repo: str, role: str) -> bool:
+    prefix = TOPICS.trust(repo, "metadata/")
+    return topic.startswith(prefix) and topic.removesuffix(".json").endswith(role)
+
+
+def _stale_chunks(stage: Stage) -> Meddle:
+    """Chunks of the version that serves, in place of the new one's."""
+    folder = stage.made.repo / "chunks"
+    old = max((path.read_bytes() for path in folder.rglob("*") if path.is_file()), key=len)
+    return _changed(CHUNK, lambda _: old)(stage)
+
+
+ATTACKS: Final = (
+    # what is signed
+    Attack("rollback of the timestamp", "rollback-attempt", _replayed(FLEET, "timestamp")),
+    Attack("rollback of the snapshot", "rollback-attempt", _replayed(FLEET, "snapshot")),
+    Attack("rollback of the fleet document", "rollback-attempt", _replayed(FLEET, "targets")),
+    Attack("rollback of the releases", "rollback-attempt", _replayed(RELEASES, "targets")),
+    Attack("freeze until it has expired", "trust-expired", lambda _: honest, _signed_long_ago),
+    Attack("mix and match of two repositories", "signature-invalid", _of_the_other_repository),
+    Attack("repositories of unknown keys", "signature-invalid", _of_unknown_keys),
+    Attack("a root of his own", "signature-invalid", _with_a_root_of_his_own),
+    Attack("signatures taken off", "signature-invalid", _changed(TIMESTAMP, _unsigned)),
+    Attack("fast forward of the version", "signature-invalid", _changed(TIMESTAMP, _fast_forwarded)),
+    Attack("garbage for metadata", "document-format", _changed(TIMESTAMP, lambda _: secrets.token_bytes(500))),
+    Attack("deeply nested metadata", "document-format", _changed(TIMESTAMP, lambda _: b"[" * 16_000)),
+    Attack("endless metadata", "digest-mismatch", _changed(TIMESTAMP, lambda _: bytes(6 * _A_MIB))),
+    Attack("another fleet document", "digest-mismatch", _changed(DOCUMENT, _flipped)),
+    Attack("a longer fleet document", "digest-mismatch", _changed(DOCUMENT, lambda payload: payload + b" ")),
+    Attack("another manifest", "digest-mismatch", _changed(MANIFEST, _flipped)),
+    Attack("a shorter manifest", "digest-mismatch", _changed(MANIFEST, lambda payload: payload[:-1])),
+    Attack(
+        "a manifest that nobody released, by the fleet key",
+        "digest-mismatch",
+        lambda _: honest,
+        _naming_another_manifest,
+    ),
+    # chunks
+    Attack("flipped bits in chunks", "digest-mismatch", _changed(CHUNK, _flipped)),
+    Attack("chunks of another version", "digest-mismatch", _stale_chunks),
+    Attack("truncated chunks", "digest-mismatch", _changed(CHUNK, lambda payload: payload[: len(payload) // 2])),
+    Attack("oversized chunks", "digest-mismatch", _changed(CHUNK, lambda payload: b"\x00" + bytes(4 * _A_MIB))),
+    Attack("compressed bombs for chunks", "digest-mismatch", _changed(CHUNK, _bomb)),
+    Attack("chunks of an unknown codec", "digest-mismatch", _changed(CHUNK, lambda payload: b"\xff" + payload[1:])),
+)
