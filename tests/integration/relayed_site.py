@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,14 +40,36 @@ SITE = "barn"
 RELAY = "relay-1"
 #: Each blocks while it waits for a signed file.
 THREADS = 64
-PERSISTENT = f"{brokers.OPEN}\npersistence true\nautosave_interval 1"
+PERSISTENT = "persistence true\nautosave_interval 1"
+
+
+#: Rules for the brokers as they are shipped, for the fleet `edge` and a relay whose lines are comments.
+ACL = Path(__file__).parents[2] / "docker" / "mosquitto" / "acl"
+
+
+def address(user: str, port: int) -> str:
+    """Where `user` connects; a broker that takes anyone doesn't look at the password."""
+    return f"mqtt://{user}:{user}-secret@127.0.0.1:{port}"
+
+
+def shipped_rights(folder: Path, users: Sequence[str]) -> str:
+    """The configuration of a broker with a user for each client and the rules that are shipped."""
+    folder.mkdir(parents=True)
+    (folder / "passwords").touch(mode=0o600)
+    for user in users:
+        command = [shutil.which("mosquitto_passwd") or "", "-b", folder / "passwords", user, f"{user}-secret"]
+        subprocess.run(command, check=True)
+    rules = ACL.read_text().replace("1/edge/", f"1/{FLEET}/")
+    (folder / "acl").write_text(re.sub(r"(?m)^# (user|topic) ", r"\1 ", rules))
+    files = f"password_file {folder}/passwords\nacl_file {folder}/acl"
+    return f"allow_anonymous false\nuse_username_as_clientid true\n{files}"
 
 
 class SiteDevice:
-    """One device on the broker at `url`, from the folder that enrolling it made."""
+    """One device on the broker at `port`, from the folder that enrolling it made."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        found = settings.load(folder / "agent.toml", {"EDGEML_BROKER_URL": url})
+    def __init__(self, folder: Path, port: int) -> None:
+        found = settings.load(folder / "agent.toml", {"EDGEML_BROKER_URL": address(folder.name, port)})
         machine, clock = board.this_machine(), SystemClock()
         self.store, self.server = Store(found.store.dir), MemoryServer()
         self.link = MqttLink(found.broker, found.device, self.store.next_session)
@@ -73,10 +97,10 @@ class SiteDevice:
 
 
 @contextlib.asynccontextmanager
-async def running(folders: Sequence[Path], url: str) -> AsyncIterator[list[SiteDevice]]:
+async def running(folders: Sequence[Path], port: int) -> AsyncIterator[list[SiteDevice]]:
     """Devices that run."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    devices = [SiteDevice(folder, url) for folder in folders]
+    devices = [SiteDevice(folder, port) for folder in folders]
     tasks = [asyncio.create_task(device.daemon.run()) for device in devices]
     try:
         yield devices
@@ -131,35 +155,43 @@ class RelayedSite:
     def start_relay(self) -> Program:
         """`edgeml-agent run` of a device with `[relay]`."""
         config = self.device(RELAY) / "agent.toml"
-        return self._start("relay", "edgeml_agent", "run", "--config", str(config))
+        return self.start("relay", "edgeml_agent", "run", "--config", str(config))
 
-    def _start(self, name: str, *module: str) -> Program:
+    def start(self, name: str, *module: str) -> Program:
+        """A program with a log of that name."""
         self.programs.append(Program(self.folder / f"{name}.log", "-m", *module))
         return self.programs[-1]
 
-    def _enroll(self) -> None:
+    def enroll(self) -> None:
+        """Make the repository and its devices."""
         repository.init(self.repo, fleet=FLEET)
         for name in (*self.names, RELAY, "alone"):
             labels = {} if name == "alone" else {"site": SITE}
-            url = f"mqtt://127.0.0.1:{self.line.port}"
+            url = address(name, self.line.port)
             repository.enroll(self.repo, name, labels=labels, broker_url=url, out_dir=self.device(name))
         config = self.device(RELAY) / "agent.toml"
         text = re.sub(r'http = ".*"', 'http = "127.0.0.1:0"', config.read_text())
-        config.write_text(f'{text}\n[relay]\nurl = "{self.local.url}"\n')
+        config.write_text(f'{text}\n[relay]\nurl = "{address("origin", self.local.port)}"\n')
 
 
 @contextmanager
-def relayed_site(folder: Path, devices: int) -> Iterator[RelayedSite]:
+def relayed_site(folder: Path, devices: int, *, has_rights: bool = False) -> Iterator[RelayedSite]:
     """A site; its devices' folders are enrolled, as is one device without a site."""
     names = [f"board-{number}" for number in range(devices)]
+    wide_rules, local_rules = brokers.OPEN, brokers.OPEN
+    if has_rights:
+        wide_rules = shipped_rights(folder / "wide", ["origin", "operator", RELAY])
+        local_rules = shipped_rights(folder / "local", ["origin", *names])
     with (
-        brokers.mosquitto(folder / "wide", PERSISTENT) as wide,
-        brokers.mosquitto(folder / "local") as local,
+        brokers.mosquitto(folder / "wide", f"{wide_rules}\n{PERSISTENT}") as wide,
+        brokers.mosquitto(folder / "local", local_rules) as local,
         counting(wide.port) as line,
     ):
         made = RelayedSite(folder, wide, local, line, names)
-        made._enroll()
-        made._start("host", "edgeml", "fleet", "serve", "--repo", str(made.repo), "--broker", wide.url)
+        made.enroll()
+        made.start(
+            "host", "edgeml", "fleet", "serve", "--repo", str(made.repo), "--broker", address("origin", wide.port)
+        )
         try:
             until(lambda: "announced" in (folder / "host.log").read_text(), "the announcement")
             yield made

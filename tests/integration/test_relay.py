@@ -18,7 +18,7 @@ from edgeml_core.messages import DeviceState, Topics
 from edgeml_core.relayed import Saying
 from integration.brokers import Mosquitto
 from integration.delivery_site import FLEET, MODEL, until
-from integration.relayed_site import RELAY, SITE, RelayedSite, relayed_site, running, serving
+from integration.relayed_site import RELAY, SITE, RelayedSite, address, relayed_site, running, serving
 
 MANY = 50
 WEIGHTS_BYTES = 6_000_000
@@ -27,7 +27,7 @@ WEIGHTS_BYTES = 6_000_000
 async def update_one(site: RelayedSite, version: str) -> int:
     """The bytes that a device alone takes from its start until it serves."""
     before = site.line.passed_bytes
-    async with running([site.device("alone")], f"mqtt://127.0.0.1:{site.line.port}") as devices:
+    async with running([site.device("alone")], site.line.port) as devices:
         await serving(devices, version)
         await asyncio.sleep(1.0)
         return site.line.passed_bytes - before
@@ -37,7 +37,7 @@ async def update_all(site: RelayedSite, version: str) -> int:
     """The bytes that the site takes from the start of its relay and devices until all serve and have said so."""
     before = site.line.passed_bytes
     site.start_relay()
-    async with running([site.device(name) for name in site.names], site.local.url) as devices:
+    async with running([site.device(name) for name in site.names], site.local.port) as devices:
         await serving(devices, version)
         await asyncio.to_thread(until, lambda: has_told(site, version), "all reports")
         return site.line.passed_bytes - before
@@ -68,10 +68,10 @@ def test_a_site_goes_on_without_the_network(tmp_path: Path) -> None:
         first, late = ([site.device(name)] for name in site.names)
 
         async def update() -> None:
-            async with running(first, site.local.url) as devices:
+            async with running(first, site.local.port) as devices:
                 await serving(devices, "1.0")
             site.wide.stop()
-            async with running(late, site.local.url) as devices:
+            async with running(late, site.local.port) as devices:
                 await serving(devices, "1.0")
                 site.wide.start()
                 await asyncio.to_thread(until, lambda: has_told(site, "1.0"), "all reports")
@@ -86,7 +86,7 @@ def test_a_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
         relay = site.start_relay()
 
         async def update(name: str) -> None:
-            async with running([site.device(name)], site.local.url) as devices:
+            async with running([site.device(name)], site.local.port) as devices:
                 await serving(devices, "1.0")
 
         asyncio.run(update(site.names[0]))
@@ -100,14 +100,14 @@ def test_a_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
 
 
 def test_calls_go_down_and_replies_come_up(tmp_path: Path) -> None:
-    """A device behind a relay is called as any other."""
-    with relayed_site(tmp_path, 1) as site:
+    """A device behind a relay is called as any other; the rights that the shipped rules give are enough for all."""
+    with relayed_site(tmp_path, 1, has_rights=True) as site:
         digest = site.release("1.0")
         site.start_relay()
-        line = Line(broker=Broker(url=broker_urls.parse(site.wide.url)), fleet=FLEET)
+        line = Line(broker=Broker(url=broker_urls.parse(address("operator", site.wide.port))), fleet=FLEET)
 
         async def call() -> Reply:
-            async with running([site.device(site.names[0])], site.local.url) as devices:
+            async with running([site.device(site.names[0])], site.local.port) as devices:
                 await serving(devices, "1.0")
                 await asyncio.to_thread(until, lambda: has_told(site, "1.0"), "all reports")
                 return await asyncio.to_thread(
