@@ -20,7 +20,7 @@ from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from edgeml_agent import durable
 from edgeml_core import trust
-from edgeml_core.errors import DeviceError
+from edgeml_core.errors import DeviceError, RejectedError
 
 #: In the repository's folder, the link to what was judged last.
 CURRENT: Final = "current"
@@ -123,6 +123,8 @@ def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except (RepositoryError, DownloadError) as error:
+        if isinstance(error.__cause__, RejectedError):  # the fetcher's, which python-tuf has wrapped
+            raise error.__cause__ from error
         raise trust.translate(error, name) from error
     except OSError as error:
         raise DeviceError("store-failed", f"trusted metadata can't be kept: {error}", "check [store] dir") from error

@@ -36,6 +36,8 @@ class Fetcher(FetcherInterface):
         data = self._source.read(repo, file)
         if data is None:
             raise DownloadHTTPError(f"there is no {file}", _NOT_FOUND)
+        if file.startswith(f"{trust.METADATA_DIR}/"):
+            trust.require_repository(data, repo)
         return iter((data,))
 
 

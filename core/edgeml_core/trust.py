@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import msgspec
 from tuf.api import exceptions as tuf
 from tuf.api.metadata import Signed
 
@@ -34,16 +35,26 @@ EXPIRY: Final[dict[str, timedelta]] = {
     "timestamp": timedelta(days=30),
 }
 
-#: The field of all metadata in which its signer says when it signed.
+#: The fields of all metadata in which its signer says when it signed, and for which repository.
 _ISSUED: Final = "issued"
+_REPOSITORY: Final = "repository"
 _ISSUED_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 #: Before all times.
 NO_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 
-def stamp(signed: Signed, now: datetime) -> None:
-    """Note in metadata when it was signed."""
+class _Signed(msgspec.Struct):
+    repository: str = ""
+
+
+class _Metadata(msgspec.Struct):
+    signed: _Signed
+
+
+def stamp(signed: Signed, now: datetime, repo: str) -> None:
+    """Note in metadata when it was signed, and for which repository."""
     signed.unrecognized_fields[_ISSUED] = now.astimezone(UTC).strftime(_ISSUED_FORMAT)
+    signed.unrecognized_fields[_REPOSITORY] = repo
 
 
 def issued(signed: Signed) -> datetime:
@@ -52,6 +63,22 @@ def issued(signed: Signed) -> datetime:
         return datetime.strptime(str(signed.unrecognized_fields[_ISSUED]), _ISSUED_FORMAT).replace(tzinfo=UTC)
     except (KeyError, ValueError):
         return NO_TIME
+
+
+def require_repository(metadata: bytes, repo: str) -> None:
+    """Hold metadata to the repository that it was signed for, since one key may sign for both.
+
+    What can't be read or doesn't say is left to python-tuf and the signatures.
+
+    Raises:
+        RejectedError: `signature-invalid`.
+    """
+    try:
+        signed_for = msgspec.json.decode(metadata, type=_Metadata).signed.repository
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    if signed_for not in ("", repo):
+        raise RejectedError("signature-invalid", f"metadata signed for {signed_for!r} was offered as that of {repo!r}")
 
 
 def manifest_target(stem: str) -> str:

@@ -242,7 +242,7 @@ class SignedRepository:
     ) -> None:
         role = str(metadata.signed.type)
         metadata.signed.expires = now.replace(microsecond=0) + lifetimes[role]
-        trust.stamp(metadata.signed, now)
+        trust.stamp(metadata.signed, now, self.name)
         metadata.signatures.clear()
         for signer in self._signers(root, role):
             metadata.sign(signer, append=True)

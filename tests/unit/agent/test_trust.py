@@ -98,6 +98,18 @@ def test_a_manifest_changed_on_the_way_is_refused_and_wanted_again(judge, repo):
     assert caught.value.code == "digest-mismatch"
 
 
+def test_metadata_of_the_other_repository_is_refused(judge, repo):
+    """Though the same key signs the timestamps of both; and the right one is believed afterwards."""
+    theirs, ours = repo / "releases" / "metadata" / "timestamp.json", repo / "fleet" / "metadata" / "timestamp.json"
+    right = ours.read_bytes()
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(RejectedError) as caught:
+        judge.desired()
+    assert caught.value.code == "signature-invalid"
+    ours.write_bytes(right)
+    judge.desired()
+
+
 @pytest.mark.parametrize("repo_name", ["releases", "fleet"])
 def test_metadata_of_unknown_keys_is_refused(judge, repo, tmp_path, repo_name):
     """Of either repository; what was believed before still is."""
