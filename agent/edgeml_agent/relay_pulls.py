@@ -1,7 +1,7 @@
 """What a site's devices want: from the cache, else pulled over the network once for all who want it. No client here.
 
 Wire keys and payloads are opaque. A relay is trusted with nothing, and can judge nothing: a device that wants again
-what it has just been given twice is believed, and another copy is pulled, now and then.
+what it has just been given three times is believed, and another copy is pulled, now and then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GATHER_S: Final = 0.02
 PULL_AGAIN_S: Final = 3.0
 PULL_MAX_S: Final = 60.0
 #: Copies of what the cache has that a device is given within a minute before another is pulled, and how soon again.
-COPIES_MAX: Final = 2
+COPIES_MAX: Final = 3
 COPIES_WITHIN_S: Final = 60.0
 REPULL_EVERY_S: Final = 10.0
 GIVEN_MAX: Final = 65_536

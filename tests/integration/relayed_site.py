@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeml import repository
+from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
 from edgeml_agent import settings
 from edgeml_agent.agent import Agent, Ports
@@ -92,8 +93,8 @@ class SiteDevice:
         )  # fmt: skip
 
     def serves(self, version: str) -> bool:
-        """Whether a version answers, and the device has said so."""
-        return self.server.live.get(MODEL) == version
+        """Whether a version answers."""
+        return version in self.server.live.values()
 
 
 @contextlib.asynccontextmanager
@@ -148,8 +149,12 @@ class RelayedSite:
         """Publish a version of a tiny model, and deploy it to all; its digest."""
         bundle = self.folder / f"{version}.edgeml"
         tiny_onnx_bundle(bundle, name=MODEL, version=version, **changes)
+        return self.publish(bundle)
+
+    def publish(self, bundle: Path) -> str:
+        """Publish a bundle, and deploy it to all; its digest."""
         (published,) = repository.publish(self.repo, [bundle])
-        deploy(self.repo, MODEL, version, selector={})
+        deploy(self.repo, published.name, published.version, selector={})
         return published.manifest_sha256
 
     def start_relay(self) -> Program:
@@ -199,3 +204,30 @@ def relayed_site(folder: Path, devices: int, *, has_rights: bool = False) -> Ite
             for program in made.programs:
                 program.process.kill()
                 program.process.wait()
+
+
+async def update_one(site: RelayedSite, version: str) -> int:
+    """The bytes that a device alone takes from its start until it serves."""
+    before = site.line.passed_bytes
+    async with running([site.device("alone")], site.line.port) as devices:
+        await serving(devices, version)
+        await asyncio.sleep(1.0)
+        return site.line.passed_bytes - before
+
+
+async def update_all(site: RelayedSite, version: str) -> int:
+    """The bytes that the site takes from the start of its relay and devices until all serve and have said so."""
+    before = site.line.passed_bytes
+    relay = site.start_relay()
+    async with running([site.device(name) for name in site.names], site.local.port) as devices:
+        await serving(devices, version)
+        await asyncio.to_thread(until, lambda: has_told(site, version), "all reports")
+        passed_bytes = site.line.passed_bytes - before
+    relay.stop()
+    return passed_bytes
+
+
+def has_told(site: RelayedSite, version: str) -> bool:
+    """Whether the host knows of every device of the site that it serves a version."""
+    told = [it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE]
+    return all(version in {model.version for model in models} for models in told)

@@ -17,36 +17,11 @@ from edgeml_core.calls import Reply, Timing
 from edgeml_core.messages import DeviceState, Topics
 from edgeml_core.relayed import Saying
 from integration.brokers import Mosquitto
-from integration.delivery_site import FLEET, MODEL, until
-from integration.relayed_site import RELAY, SITE, RelayedSite, address, relayed_site, running, serving
+from integration.delivery_site import FLEET, until
+from integration.relayed_site import RELAY, address, has_told, relayed_site, running, serving, update_all, update_one
 
 MANY = 50
 WEIGHTS_BYTES = 6_000_000
-
-
-async def update_one(site: RelayedSite, version: str) -> int:
-    """The bytes that a device alone takes from its start until it serves."""
-    before = site.line.passed_bytes
-    async with running([site.device("alone")], site.line.port) as devices:
-        await serving(devices, version)
-        await asyncio.sleep(1.0)
-        return site.line.passed_bytes - before
-
-
-async def update_all(site: RelayedSite, version: str) -> int:
-    """The bytes that the site takes from the start of its relay and devices until all serve and have said so."""
-    before = site.line.passed_bytes
-    site.start_relay()
-    async with running([site.device(name) for name in site.names], site.local.port) as devices:
-        await serving(devices, version)
-        await asyncio.to_thread(until, lambda: has_told(site, version), "all reports")
-        return site.line.passed_bytes - before
-
-
-def has_told(site: RelayedSite, version: str) -> bool:
-    """Whether the host knows of every device of the site that it serves a version."""
-    told = {it.id: it.models.get(MODEL) for it in status.devices(site.repo) if it.labels.get("site") == SITE}
-    return all(model is not None and model.version == version for model in told.values())
 
 
 def test_fifty_devices_cost_the_network_as_much_as_one(tmp_path: Path) -> None:
