@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -15,6 +16,7 @@ from edgeml_core import several
 from edgeml_core.messages import Topics
 
 ARRIVALS_MAX: Final = 256
+STARVED_S: Final = 1.0
 #: An id, or what a rogue says instead.
 POSITION_MAX_BYTES: Final = 64
 
@@ -26,6 +28,7 @@ class ChunkTopics:
         self._topics = topics
         self._chunk_root, self._wave_root = topics.chunk(""), topics.wave("")
         self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue(ARRIVALS_MAX)
+        self._came_s = 0.0
         self._followed = ""
         self._listened: set[str] = set()
         self._to_leave: set[str] = set()
@@ -76,6 +79,7 @@ class ChunkTopics:
             self.position = payload[:POSITION_MAX_BYTES].decode("ascii", "replace")
             self.positioned.set()
         else:
+            self._came_s = time.monotonic()
             for arrival in self._answers(topic.removeprefix(self._chunk_root), payload):
                 with contextlib.suppress(asyncio.QueueFull):
                     self._arrivals.put_nowait(arrival)
@@ -88,6 +92,10 @@ class ChunkTopics:
             async with asyncio.timeout(timeout_s):
                 return await self._arrivals.get()
         return None
+
+    def is_starved(self, now_s: float) -> bool:
+        """Whether something is wanted, and nothing has come for a while."""
+        return bool(self.wanted) and now_s - self._came_s > STARVED_S
 
     @property
     def has_to_leave(self) -> bool:

@@ -25,7 +25,7 @@ from edgeml_core import wirekeys
 from edgeml_core.errors import RejectedError, TransportError
 
 #: Silences in a row; each is twice as long as the one before.
-SILENCES_MAX: Final = 5
+SILENCES_MAX: Final = 3
 #: Copies of one chunk with other content than its digest's.
 BAD_COPIES_MAX: Final = 3
 

@@ -25,7 +25,7 @@ from edgeml_agent.chunk_topics import ChunkTopics
 from edgeml_agent.ports import Arrival, Passenger
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
-from edgeml_core import messages
+from edgeml_core import messages, trust
 from edgeml_core.calls import Reply
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
@@ -45,6 +45,7 @@ POSITION_WAIT_S: Final = 0.05
 OUTBOX_MAX_REPORTS: Final = 256
 CALLS_QUEUED_MAX: Final = 4
 _ROOT_SUFFIX: Final = ".root.json"
+_ANNOUNCED_LAST: Final = f"{trust.METADATA_DIR}/timestamp.json"
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ class MqttLink:
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
         self._asks: set[asyncio.Task[None]] = set()
+        self._announced_last = self._topics.trust(trust.FLEET, _ANNOUNCED_LAST)
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
         self._called: asyncio.Queue[bytes] = asyncio.Queue(CALLS_QUEUED_MAX)
@@ -260,6 +262,9 @@ class MqttLink:
                 self._passenger.hear(topic, payload)
             else:
                 self._files.take(topic, payload)
+                if topic == self._announced_last and self._chunks.is_starved(time.monotonic()):
+                    # Whoever announces has just come back: it knows nothing of what was wanted before.
+                    self._ask(client, [], tuple(self._chunks.wanted))
 
     def _take_call(self, payload: bytes, *, retained: bool) -> None:
         """A call is for now: a retained one was for somebody who has gone."""

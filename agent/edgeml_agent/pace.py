@@ -18,8 +18,8 @@ AHEAD_S: Final = 1.5
 #: No chunk for so long, or for so many times the longest pause so far, means that those on their way are lost.
 SILENCE_S: Final = 3.0
 SILENCE_PAUSES: Final = 4.0
-#: Before anything has come, what is wanted may wait for other devices, and take its time on a slow road.
-FIRST_SILENCE_S: Final = 6.0
+#: Before anything has come, what is wanted may wait for other devices, and a whole chunk takes 11 s on 50 kbit/s.
+FIRST_SILENCE_S: Final = 14.0
 SILENCE_MAX_S: Final = 60.0
 #: A chunk that two windows of others have overtaken is lost, unless it was wanted just now.
 OVERTAKEN_S: Final = 2.0

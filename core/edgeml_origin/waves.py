@@ -15,7 +15,7 @@ import msgspec
 from edgeml_core import wirekeys
 
 #: How long the first want for a chunk waits for the other devices that are expected to want it.
-GATHER_S: Final = 0.15
+GATHER_S: Final = 0.2
 #: The same where a device begins: the others hear of the release, look at what is signed, and want it within seconds.
 START_GATHER_S: Final = 3.0
 #: How soon a chunk may be sent again, to those that came too late for it.
@@ -25,7 +25,7 @@ REST_S: Final = 30.0
 #: A device that wanted something of a release so lately is under way with it; so is what was sent so lately.
 ACTIVE_S: Final = 2.0
 #: For so long nobody waits for a device that was late.
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 10.0
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):

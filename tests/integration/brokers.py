@@ -37,6 +37,13 @@ class Mosquitto:
         return f"mqtt://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """Of the running process."""
+        if self.process is None:
+            raise RuntimeError("mosquitto doesn't run")
+        return self.process.pid
+
+    @property
     def log(self) -> str:
         """What the broker has logged."""
         return (self.folder / "mosquitto.log").read_text(errors="replace")

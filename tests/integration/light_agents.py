@@ -26,6 +26,7 @@ from edgeml_agent.releases import Bases, Partial, Release, Releases
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core import manifest as manifests
+from edgeml_core import wirekeys
 from edgeml_core.messages import Topics
 from integration.delivery_site import FLEET, TIMEOUT_S, Program, until
 from tiny_models import tiny_onnx_bundle
@@ -101,7 +102,8 @@ class Publications:
 
     def per_chunk(self, release: Release) -> float:
         """How often each chunk of a release was published on the average."""
-        return self.counts.total() / len({digest for entry in release.manifest.files for digest in entry.chunks})
+        ids = {wirekeys.chunk_id(digest) for entry in release.manifest.files for digest in entry.chunks}
+        return sum(self.counts[chunk_id] for chunk_id in ids) / len(ids)
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self.counts[message.topic.removeprefix(self._root)] += 1

@@ -12,6 +12,7 @@ import pytest
 from aiomqtt import Client, ProtocolVersion
 
 from edgeml_agent import backoff
+from edgeml_agent.chunk_topics import STARVED_S
 from edgeml_agent.link import MqttLink
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
@@ -55,7 +56,8 @@ class Host:
         """Keep everything."""
         async for message in self.client.messages:
             assert isinstance(message.payload, bytes)
-            self.heard.append((str(message.topic), message.payload))
+            if message.payload:
+                self.heard.append((str(message.topic), message.payload))
 
     def states(self) -> list[DeviceState]:
         """The device's states."""
@@ -252,3 +254,59 @@ def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyP
             await link.drop([DIGEST])
 
     asyncio.run(run())
+
+
+def test_what_is_wanted_is_asked_for_again_when_the_host_comes_back(url: str) -> None:
+    """It announces itself, and knows nothing of what was wanted before."""
+
+    async def run() -> None:
+        async with host(url) as at, running(a_link(url)) as link:
+            await link.want([DIGEST])
+            await until(lambda: len(wants(at)) == 1)
+            await asyncio.sleep(STARVED_S)
+            await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"time", qos=1, retain=True)
+            await until(lambda: len(wants(at)) == 2)
+            assert wants(at)[0] == wants(at)[1]
+
+    asyncio.run(run())
+
+
+def test_a_new_connection_asks_for_what_is_outstanding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was on its way is lost with the old one."""
+    monkeypatch.setattr(backoff, "jittered", lambda _: 0.05)
+
+    async def run(broker: brokers.Mosquitto) -> None:
+        async with (
+            host(broker.url) as at,
+            cuttable(broker.port) as (port, cut, mended),
+            running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
+        ):
+            await link.want([DIGEST])
+            await until(lambda: len(wants(at)) == 1)
+            cut()
+            mended.set()
+            await until(lambda: len(wants(at)) == 2)
+            await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
+            assert await link.receive(TIMEOUT_S) is not None
+
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        asyncio.run(run(broker))
+
+
+def test_the_wave_s_position_is_known_at_once(url: str) -> None:
+    """It is retained; and gone when no wave is followed."""
+
+    async def run() -> None:
+        async with host(url) as at, running(a_link(url)) as link:
+            await at.client.publish(TOPICS.wave("1" * 32), DIGEST[:32], qos=1, retain=True)
+            await link.follow("1" * 32)
+            assert link.position == DIGEST[:32]
+            await link.follow("")
+            assert link.position == ""
+
+    asyncio.run(run())
+
+
+def wants(at: Host) -> list[bytes]:
+    """What has been wanted."""
+    return [payload for topic, payload in at.heard if topic == TOPICS.want("board-1")]
