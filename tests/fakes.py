@@ -18,6 +18,7 @@ import msgspec
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
+from edgeml_agent.groups import GroupKeys
 from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.ports import Arrival, Probed
 from edgeml_agent.releases import Releases
@@ -305,6 +306,7 @@ class Bench:
             chunks=self.origin,
             store=self.store,
             releases=self.releases,
+            groups=GroupKeys(self.folder / "groups"),
             prober=self.prober,
             server=self.server,
             clock=self.clock,

@@ -18,6 +18,7 @@ from typing import Final
 from edgeml_agent import log
 from edgeml_agent.asking import Asking
 from edgeml_agent.fetch import Fetch
+from edgeml_agent.groups import GroupKeys
 from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.machine import Machine, finished
 from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, Trust
@@ -43,6 +44,7 @@ class Ports:
     chunks: ChunkSource
     store: Store
     releases: Releases
+    groups: GroupKeys
     prober: Prober
     server: ModelServer
     clock: Clock
@@ -86,9 +88,9 @@ class Agent:
     async def update(self, machine: Machine, wish: Deployment) -> None:
         """The way of a model, from a deployment to the release that answers. A step that fails raises."""
         await machine.begin(wish.id, wish.version)
-        release = await self._resolve(wish)
+        release, group = await self._resolve(wish)
         await machine.advance(Event.RESOLVED, wanted=release.digest)
-        fetched = await self._fetch(machine, release)
+        fetched = await self._fetch(machine, release, group)
         await machine.advance(Event.FETCHED)
         folder = await self._verify(fetched)
         await machine.advance(Event.VERIFIED)
@@ -129,8 +131,8 @@ class Agent:
         finally:
             await asyncio.to_thread(self._collect)
 
-    async def _resolve(self, wish: Deployment) -> Release:
-        """The release of a deployment that suits this device, by its manifest."""
+    async def _resolve(self, wish: Deployment) -> tuple[Release, str]:
+        """The release of a deployment that suits this device, by its manifest; and the group it is encrypted for."""
         board = self._board
         wanted = desired.choose_bundle(
             wish, arch=board.arch, cpu_features=board.cpu_features, formats=board.formats, target=self._target
@@ -144,17 +146,16 @@ class Agent:
         if release.manifest.stem != stem:
             raise RejectedError("bundle-format", f"the manifest of {stem} calls itself {release.manifest.stem}")
         self._ports.prober.admit(release.manifest)
-        return release
+        return release, wanted.group
 
-    async def _fetch(self, machine: Machine, release: Release) -> Partial:
+    async def _fetch(self, machine: Machine, release: Release, group: str) -> Partial:
         """All chunks of a release: those on the disk, those of other releases here, and the rest from afar."""
         opened, missing, bases = await asyncio.to_thread(self._open, release)
         if missing:
             log.event("fetching", model=machine.record.name, chunks=len(missing))
             notice = partial(self._telling.progress, machine.record)
-            await self._in_hours(
-                Fetch(opened, self._ports.chunks, missing=missing, asking=Asking(bases), notice=notice)
-            )
+            asking = Asking(bases, self._ports.groups.seal(group) if group else None)
+            await self._in_hours(Fetch(opened, self._ports.chunks, missing=missing, asking=asking, notice=notice))
         return opened
 
     async def _in_hours(self, fetch: Fetch) -> None:

@@ -2,17 +2,20 @@
 
 Where this device has a chunk at the same place of the version before, the difference to that one is asked for; the
 whole chunk where it hasn't, and when a difference was wrong or didn't come. The window and the patience are `fetch`'s.
-No answer is trusted: a chunk has the digest asked for, or is refused.
+Chunks of a release that is encrypted for a group are asked for by the names that only the group knows. No answer is
+trusted: a chunk has the digest asked for, or is refused.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from edgeml_agent.ports import Arrival
 from edgeml_agent.releases import Bases
 from edgeml_core import chunks, wirekeys
+from edgeml_core.sealing import Seal
 
 #: A difference that so often didn't come is given up; when it is the first of all, all are: the other side may not know
 #: what this device has.
@@ -20,10 +23,13 @@ DIFFERENCE_TRIES: Final = 2
 
 
 class Asking:
-    """The keys of one fetch."""
+    """The keys of one fetch; `seal` is that of the release's group, if it is encrypted."""
 
-    def __init__(self, bases: Bases) -> None:
+    def __init__(self, bases: Bases, seal: Seal | None = None) -> None:
         self._bases = bases
+        self._seal = seal
+        #: What a chunk is called, by its digest.
+        self.chunk_id: Callable[[str], str] = seal.chunk_id if seal else wirekeys.chunk_id
         self._digests: dict[str, str] = {}
         self._came = False
         self._given_up = False
@@ -33,7 +39,7 @@ class Asking:
         """The key to want a chunk by."""
         whole = self._given_up or self._tries[digest] >= DIFFERENCE_TRIES
         base = "" if whole else self._bases.digest(digest)
-        key = wirekeys.join(wirekeys.chunk_id(digest), wirekeys.chunk_id(base))
+        key = wirekeys.join(self.chunk_id(digest), self.chunk_id(base) if base else "")
         self._digests[key] = digest
         return key
 
@@ -48,7 +54,8 @@ class Asking:
             RejectedError: `digest-mismatch`, when it doesn't have the digest asked for. DeviceError: the disk fails.
         """
         digest = self._digests[arrival.key]
-        chunk = chunks.from_wire(arrival.payload, digest, self._bases.read(digest))
+        payload = self._seal.open(arrival.payload, arrival.key) if self._seal else arrival.payload
+        chunk = chunks.from_wire(payload, digest, self._bases.read(digest))
         self._came |= wirekeys.has_base(arrival.key)
         return chunk
 

@@ -69,7 +69,7 @@ class Fetch:
         self._asking = asking
         self._pace = Pace()
         #: Chunks to ask for, and keys on their way.
-        self._order = Order(missing, wirekeys.chunk_id)
+        self._order = Order(missing, asking.chunk_id)
         self._flying: dict[str, _Flight] = {}
         #: Keys whose topics can be left.
         self._answered: list[str] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgeml_agent import locks
 from edgeml_agent.agent import Agent, Ports
+from edgeml_agent.groups import GroupKeys
 from edgeml_agent.ports import ChunkSource, TrustSource
 from edgeml_agent.prober import ChildProber
 from edgeml_agent.releases import Releases
@@ -151,6 +152,7 @@ def _agent(settings: Settings, store: Store, judge: Trust, chunks: ChunkSource) 
         chunks=chunks,
         store=store,
         releases=releases,
+        groups=GroupKeys(settings.trust.groups),
         prober=ChildProber(),
         server=NotServing(),
         clock=clock,

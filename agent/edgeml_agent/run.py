@@ -15,6 +15,7 @@ from edgeml_agent import locks, log, ports
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
+from edgeml_agent.groups import GroupKeys
 from edgeml_agent.hours import DeviceCalendar
 from edgeml_agent.link import MqttLink
 from edgeml_agent.ports import ChunkSource, TrustSource
@@ -123,6 +124,7 @@ def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> 
         chunks=roads.chunks,
         store=store,
         releases=releases,
+        groups=GroupKeys(settings.trust.groups),
         prober=prober,
         server=models,
         clock=clock,

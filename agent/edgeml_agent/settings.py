@@ -81,9 +81,10 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The folder with the trust anchors, `releases.root.json` and `fleet.root.json`."""
+    """The folders with the trust anchors, `releases.root.json` and `fleet.root.json`, and with keys of groups."""
 
     root: Path
+    groups: Path
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,7 +242,7 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
     "store": {"dir": _Key(_path, "store"), "max_bytes": _Key(_size, DEFAULT_MAX_BYTES)},
     "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path)},
     "update": {"window": _Key(_hours), "fetch_window": _Key(_hours)},
-    "trust": {"root": _Key(_path, "trust")},
+    "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},
     "relay": {
         "url": _Key(_url),
         "ca": _Key(_path),

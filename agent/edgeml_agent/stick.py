@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent.ports import Arrival, TrustSource
-from edgeml_core import chunks, trust, wirekeys
+from edgeml_core import chunks, sealing, trust, wirekeys
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, TransportError
 
@@ -70,8 +70,7 @@ class FolderChunks:
             # For a difference, too, the whole chunk: nothing here is slow.
             chunk_id, *_ = wirekeys.ids(key)
             try:
-                payload = (self._folder / chunk_id[:2] / chunk_id).read_bytes()
-                chunks.from_store(payload, chunk_id)
+                payload = _undamaged((self._folder / chunk_id[:2] / chunk_id).read_bytes(), chunk_id)
             except (OSError, RejectedError) as error:
                 message = f"chunk {chunk_id[:12]} is missing or damaged in {self._folder}"
                 raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error
@@ -83,6 +82,13 @@ class FolderChunks:
 
     async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`."""
+
+
+def _undamaged(kept: bytes, chunk_id: str) -> bytes:
+    if sealing.is_sealed(kept):
+        return sealing.from_disk(kept)
+    chunks.from_store(kept, chunk_id)
+    return kept
 
 
 class BundleFiles:

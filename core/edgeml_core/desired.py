@@ -30,14 +30,18 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     labels: dict[str, str]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One bundle of the deployed version: devices take the first that suits them. `manifest_sha256` is its identity."""
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One bundle of the deployed version: devices take the first that suits them. `manifest_sha256` is its identity.
+
+    Its chunks are encrypted for `group`, if that isn't empty.
+    """
 
     target: str
     format: str
     arch: str
     cpu_features: tuple[str, ...]
     manifest_sha256: str
+    group: str = ""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -83,6 +87,8 @@ def decode(data: bytes) -> FleetDocument:
     for deployment in document.deployments:
         if not names.is_name(deployment.name) or not names.is_version(deployment.version):
             raise RejectedError("document-format", f"deployment {deployment.id!r} names no valid release")
+        if not all(names.is_name(bundle.group) for bundle in deployment.bundles if bundle.group):
+            raise RejectedError("document-format", f"deployment {deployment.id!r} names no valid group")
     return document
 
 

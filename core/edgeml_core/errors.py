@@ -53,6 +53,7 @@ CODES: Final[dict[str, str]] = {
     "golden-mismatch": "the model doesn't reproduce its golden outputs on this machine",
     "release-absent": "the device named by --on doesn't hold the bundle",
     "device-busy": "the device named by --on answers another call",
+    "group-key-missing": "the release is encrypted for a group whose key this device doesn't have",
     "disk-full": "the store has no room for the release",
     "memory-short": "the model needs more memory than this device may give it",
     "store-failed": "the store's database or files can't be read or written",

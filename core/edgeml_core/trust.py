@@ -35,6 +35,8 @@ EXPIRY: Final[dict[str, timedelta]] = {
     "timestamp": timedelta(days=30),
 }
 
+GROUP_SUFFIX: Final = ".group"
+
 #: The fields of all metadata in which its signer says when it signed, and for which repository.
 _ISSUED: Final = "issued"
 _REPOSITORY: Final = "repository"
@@ -89,6 +91,11 @@ def manifest_target(stem: str) -> str:
 def measurements_target(stem: str) -> str:
     """The target path, in the releases repository, of a bundle's measurements."""
     return f"{stem}.measured.json"
+
+
+def group_target(stem: str) -> str:
+    """The target path, in the releases repository, of the name of the group that a release is encrypted for."""
+    return f"{stem}{GROUP_SUFFIX}"
 
 
 def translate(error: Exception, repo: str) -> EdgemlError:

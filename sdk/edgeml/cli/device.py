@@ -20,6 +20,7 @@ def device() -> None:
 @click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
 @click.option("--broker", metavar="URL", help="mqtt[s]://HOST[:PORT] as the device sees it.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="Signed; `target` names the board.")
+@click.option("--group", "groups", metavar="GROUP", multiple=True, help="It may read what is encrypted for GROUP.")
 @click.option("-o", "--output", metavar="DEVICE_DIR", type=click.Path(path_type=Path), required=True)
 @command(
     examples=(
@@ -28,7 +29,14 @@ def device() -> None:
     )
 )
 def enroll(
-    *, out: Output, device_id: str, repo: Path, broker: str | None, labels: tuple[str, ...], output: Path
+    *,
+    out: Output,
+    device_id: str,
+    repo: Path,
+    broker: str | None,
+    labels: tuple[str, ...],
+    groups: tuple[str, ...],
+    output: Path,
 ) -> None:
     """Make device ID part of the fleet, and write its agent.toml and trust roots to DEVICE_DIR.
 
@@ -36,6 +44,8 @@ def enroll(
     """
     from edgeml import repository  # noqa: PLC0415 - kept out of --help
 
-    enrolled = repository.enroll(repo, device_id, labels=names.parse_labels(labels), broker_url=broker, out_dir=output)
+    enrolled = repository.enroll(
+        repo, device_id, labels=names.parse_labels(labels), broker_url=broker, groups=groups, out_dir=output
+    )
     text = f"enrolled {device_id}\nnext: copy {output} to it, and run `edgeml-agent run --config agent.toml` there"
     out.result(enrolled.to_dict(), text)

@@ -12,20 +12,22 @@ from edgeml.cli.output import Output, command, size, table
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
+@click.option("--encrypt-for", "group", metavar="GROUP", help="Only devices enrolled with --group GROUP can read it.")
 @command(
     examples=(
         "edgeml publish minilm-1-rpi4-onnx.edgeml --repo ./repo",
         "edgeml publish out/*.edgeml --repo ./repo --json",
+        "edgeml publish secret-2-rpi4-onnx.edgeml --repo ./repo --encrypt-for clinic",
     )
 )
-def publish(out: Output, bundles: tuple[Path, ...], repo: Path) -> None:
+def publish(out: Output, bundles: tuple[Path, ...], repo: Path, group: str | None) -> None:
     """Check each BUNDLE, sign it and add it to a repository; all or none.
 
     Measurements beside a bundle are signed with it.
     """
     from edgeml import repository  # noqa: PLC0415 - kept out of --help
 
-    published = repository.publish(repo, bundles)
+    published = repository.publish(repo, bundles, group=group)
     rows = [
         (it.name, it.version, it.target, it.format, size(it.size_bytes), "added" if it.added else "was there")
         for it in published

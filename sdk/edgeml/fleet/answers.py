@@ -1,14 +1,17 @@
 """The host's answers to wire keys: whole chunks as they lie in the repository, differences made when first asked for.
 
-Each difference is made once for all who ask for it, and kept while there is room. When to answer is `edgeml_origin`'s.
+Each difference is made once for all who ask for it, and kept while there is room. What is asked for by a sealed id is
+encrypted for its group. When to answer is `edgeml_origin`'s.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from threading import Lock
 from typing import Final
 
+from edgeml.repository.outgoing import Sealed
 from edgeml.repository.store import ChunkStore
 from edgeml_core import chunks, wirekeys
 from edgeml_core.errors import RejectedError
@@ -26,9 +29,22 @@ class Answers:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._lock = Lock()
+        self._sealed: Mapping[str, Sealed] = {}
+
+    def use(self, sealed: Mapping[str, Sealed]) -> None:
+        """From now on know these sealed ids."""
+        self._sealed = sealed
 
     def wire(self, key: str) -> bytes:
         """See `edgeml_origin.origin.Store`; the whole chunk where its base is lost or damaged."""
+        chunk, *bases = (self._sealed.get(chunk_id) for chunk_id in wirekeys.ids(key))
+        if chunk is None:
+            return self._plain(key)
+        # A base of another group is as good as none.
+        known = [base.chunk_id for base in bases if base is not None and base.seal is chunk.seal]
+        return chunk.seal.close(self._plain(wirekeys.join(chunk.chunk_id, *known)), key)
+
+    def _plain(self, key: str) -> bytes:
         if not wirekeys.has_base(key):
             return self._store.wire(key)
         with self._lock:

@@ -112,6 +112,7 @@ def _wanted(release: Release) -> Wanted:
         arch=manifest.cpu.arch,
         cpu_features=manifest.cpu.features,
         manifest_sha256=release.manifest_sha256,
+        group=release.group,
     )
 
 

@@ -102,7 +102,8 @@ class Host:
         self._registry = registry
         self._events = events
         self._topics = Topics(repository.fleet_name)
-        self._origin = Origin(Answers(repository.chunks))
+        self._answers = Answers(repository.chunks)
+        self._origin = Origin(self._answers)
         self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._use(view)
@@ -239,6 +240,7 @@ class Host:
 
     def _use(self, view: View) -> None:
         self._view = view
+        self._answers.use(view.sealed)
         self._origin.demand.allow(releases=view.releases, devices=view.devices)
 
     def _tell_announced(self) -> None:

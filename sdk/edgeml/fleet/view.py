@@ -6,10 +6,12 @@ The repository is verified as it is read. Announcing it is `announcer`'s busines
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import msgspec
 
 from edgeml.repository import Repository, releases
+from edgeml.repository.outgoing import Outgoing, Sealed
 from edgeml_core import desired, wirekeys
 from edgeml_core.desired import FleetDocument
 from edgeml_origin.waves import Listed
@@ -20,6 +22,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     releases: tuple[Listed, ...]
     devices: frozenset[str]
+    sealed: Mapping[str, Sealed]
     sites: dict[str, str]
 
 
@@ -31,16 +34,18 @@ def look(repository: Repository) -> View:
     """
     document = repository.document()
     expected = _expected(document)
+    published = releases(repository)
+    outgoing = Outgoing(published, repository.groups)
     listed = tuple(
         Listed(
             release=wirekeys.chunk_id(it.manifest_sha256),
-            ids=frozenset(wirekeys.chunk_id(digest) for entry in it.manifest.files for digest in entry.chunks),
+            ids=outgoing.ids(it),
             devices=frozenset(expected[it.manifest_sha256]),
         )
-        for it in releases(repository)
+        for it in published
     )
     sites = {name: device.labels.get(desired.SITE_LABEL, "") for name, device in document.devices.items()}
-    return View(releases=listed, devices=frozenset(document.devices), sites=sites)
+    return View(releases=listed, devices=frozenset(document.devices), sealed=outgoing.sealed, sites=sites)
 
 
 def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:

@@ -5,7 +5,7 @@ Certificates are not made here: the broker's CA and the device's own are named i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from edgeml.repository import durable, layout
+from edgeml.repository import groups as group_keys
 from edgeml.repository.layout import Repository
 from edgeml_core import broker, names
 from edgeml_core.desired import Device, FleetDocument
@@ -22,6 +23,7 @@ AGENT_CONFIG: Final = "agent.toml"
 TRUST_FOLDER: Final = "trust"
 #: Readable by its owner only: the broker's URL may hold a password.
 _CONFIG_MODE: Final = 0o600
+_GROUPS_MODE: Final = 0o700
 
 
 class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,7 @@ def enroll(
     labels: Mapping[str, str],
     broker_url: str | None,
     out_dir: Path,
+    groups: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Enrolled:
     """Make a device part of the fleet, and write what it needs to `out_dir`.
@@ -53,7 +56,8 @@ def enroll(
         device_id: unique in the fleet.
         labels: signed; deployments select by them. `target` names the board.
         broker_url: `mqtt[s]://...`; None leaves it to EDGEML_BROKER_URL on the device.
-        out_dir: gets agent.toml and trust/, before the device is signed: after a crash between, enroll again.
+        groups: gets their keys, to read models that are encrypted for them.
+        out_dir: gets agent.toml, trust/ and groups/, before the device is signed: after a crash between, enroll again.
         now: the time to sign at; by default the clock's.
 
     Raises:
@@ -68,7 +72,8 @@ def enroll(
         if device_id in document.devices:
             message = f"device {device_id!r} is enrolled already"
             raise UsageError("device-exists", message, "choose another id, or use the folder that enrolling it made")
-        _write_folder(out_dir, _config(device_id, repository.fleet_name, broker_url), repository)
+        keys = {group: repository.groups.make(group) for group in groups}
+        _write_folder(out_dir, _config(device_id, repository.fleet_name, broker_url), repository, keys)
         devices = {**document.devices, device_id: Device(labels=dict(labels))}
         changed = FleetDocument(fleet=document.fleet, devices=devices, deployments=document.deployments)
         repository.write_document(changed, now or layout.utc_now())
@@ -76,11 +81,14 @@ def enroll(
     return Enrolled(device=device_id, labels=dict(labels), fleet=repository.fleet_name, config=config)
 
 
-def _write_folder(out_dir: Path, config: str, repository: Repository) -> None:
+def _write_folder(out_dir: Path, config: str, repository: Repository, keys: Mapping[str, str]) -> None:
     try:
         (out_dir / TRUST_FOLDER).mkdir(parents=True, exist_ok=True)
         for signed in repository.both:
             durable.write(out_dir / TRUST_FOLDER / f"{signed.name}.root.json", signed.newest_root())
+        (out_dir / group_keys.FOLDER).mkdir(mode=_GROUPS_MODE, exist_ok=True)
+        for group, key in keys.items():
+            durable.write(out_dir / group_keys.FOLDER / f"{group}{group_keys.SUFFIX}", key.encode(), mode=_CONFIG_MODE)
         durable.write(out_dir / AGENT_CONFIG, config.encode(), mode=_CONFIG_MODE)
     except OSError as error:
         raise UsageError("usage", f"{out_dir} can't be written", "name a folder that you may write to") from error
@@ -112,4 +120,5 @@ http = "127.0.0.1:8080"
 
 [trust]
 root = "{TRUST_FOLDER}"
+groups = "{group_keys.FOLDER}"
 """

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeml.repository import durable, passphrase
+from edgeml.repository.groups import Groups
 from edgeml.repository.keys import Keys
 from edgeml.repository.signed import SignedRepository
 from edgeml.repository.store import ChunkStore
@@ -40,6 +41,7 @@ class Repository:
         self.keys = Keys(folder / "keys")
         self.folder = folder
         self.fleet_name = fleet_name
+        self.groups = Groups(folder / "keys")
         self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
         self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys)
         self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys)

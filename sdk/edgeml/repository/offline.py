@@ -1,12 +1,13 @@
 """A site's part of the repository in a folder: for a stick, where no network goes. `edgeml-agent install` takes it.
 
 The two TUF repositories as they are, and only the chunks that the site's devices may want. Devices judge it as they
-judge what comes over the network: it holds no key, and whoever finds it learns what anyone on the broker could.
+judge what comes over the network: it holds no key, and whoever finds it learns what anyone on the broker could. What
+is for a group is encrypted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,9 +17,10 @@ import msgspec
 
 from edgeml.repository import durable, layout
 from edgeml.repository.layout import CHUNKS_FOLDER, Repository
+from edgeml.repository.outgoing import Outgoing, Sealed
 from edgeml.repository.releases import releases
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
-from edgeml_core import desired, trust, wirekeys
+from edgeml_core import desired, sealing, trust
 from edgeml_core.errors import UsageError
 
 #: A stick travels, and lies about until somebody uses it: as long may an old one pass for new.
@@ -65,9 +67,9 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
         if not devices:
             message = f"no enrolled device has the label {desired.SITE_LABEL}={site}"
             raise UsageError("usage", message, "`edgeml fleet devices` lists devices and their labels")
-        stems, keys = _wanted(repository, site)
+        stems, outgoing = _wanted(repository, site)
         try:
-            size_bytes = _copy_chunks(repository, keys, out_dir / CHUNKS_FOLDER)
+            size_bytes = _copy_chunks(repository, outgoing, out_dir / CHUNKS_FOLDER)
             expires = [_copy_signed(signed, out_dir / signed.name, now) for signed in repository.both]
         except OSError as error:
             message = f"{out_dir} can't be written: {error.strerror or error}"
@@ -76,7 +78,7 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
         site=site,
         devices=tuple(sorted(devices)),
         releases=stems,
-        chunks=len(keys),
+        chunks=len(outgoing),
         size_bytes=size_bytes,
         expires=min(expires),
     )
@@ -88,19 +90,22 @@ def _require_usable(folder: Path) -> None:
         raise UsageError("usage", f"{folder} has other content", "name a new folder, or that of an earlier copy")
 
 
-def _wanted(repository: Repository, site: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The releases that the site's devices may want, and the keys of their chunks."""
+def _wanted(repository: Repository, site: str) -> tuple[tuple[str, ...], dict[str, Sealed | None]]:
+    """The releases that the site's devices may want, and their chunks by id; those for a group are sealed."""
     digests = {bundle.manifest_sha256 for _, bundle in desired.bundles_at(repository.document(), site)}
-    wanted = [release.manifest for release in releases(repository) if release.manifest_sha256 in digests]
-    keys = {wirekeys.chunk_id(digest) for manifest in wanted for entry in manifest.files for digest in entry.chunks}
-    return tuple(manifest.stem for manifest in wanted), frozenset(keys)
+    wanted = [release for release in releases(repository) if release.manifest_sha256 in digests]
+    outgoing = Outgoing(wanted, repository.groups)
+    found = {chunk_id: sealed for release in wanted for chunk_id, sealed in outgoing.own(release).items()}
+    return tuple(release.manifest.stem for release in wanted), found
 
 
-def _copy_chunks(repository: Repository, keys: Iterable[str], folder: Path) -> int:
+def _copy_chunks(repository: Repository, outgoing: Mapping[str, Sealed | None], folder: Path) -> int:
     """Copy the chunks, and remove others; how many bytes they have together."""
     size_bytes, paths = 0, set()
-    for key in sorted(keys):
-        payload = repository.chunks.wire(key)
+    for key, sealed in sorted(outgoing.items()):
+        payload = repository.chunks.wire(sealed.chunk_id if sealed else key)
+        if sealed:
+            payload = sealing.to_disk(sealed.seal.close(payload, key))
         paths.add(_place(folder / key[:2] / key, payload))
         size_bytes += len(payload)
     _keep_only(folder, paths)

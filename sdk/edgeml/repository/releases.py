@@ -39,26 +39,33 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """One signed release, as the repository has it."""
+    """One signed release, as the repository has it. It is encrypted for `group`, if that isn't empty."""
 
     manifest: Manifest
     manifest_sha256: str
+    group: str = ""
 
 
-def publish(repo: Path, bundles: Sequence[Path], *, now: datetime | None = None) -> list[Published]:
+def publish(
+    repo: Path, bundles: Sequence[Path], *, group: str | None = None, now: datetime | None = None
+) -> list[Published]:
     """Sign bundles and add them, as one change. New measurements of a release that is there are signed, too.
 
     Args:
         repo: the repository's folder.
         bundles: `.edgeml` files; measurements beside them are signed with them.
+        group: encrypt them, on their way, for devices enrolled with this group; None leaves what is released as it is.
         now: the time to sign at; by default the clock's.
 
     Raises:
         UsageError: `repo-invalid`; `release-exists`, for a name, version, target and format that is released with
-            other content. RejectedError: a bundle is malformed or damaged, or its measurements are another's.
+            other content, or for others. RejectedError: a bundle is malformed or damaged, or its measurements are
+            another's.
     """
     repository = layout.opened(repo)
     with repository.locked():
+        if group is not None:
+            repository.groups.make(group)
         signed = repository.releases.digests()
         taken = dict(signed)
         contents: dict[str, bytes] = {}
@@ -66,7 +73,7 @@ def publish(repo: Path, bundles: Sequence[Path], *, now: datetime | None = None)
         for path in bundles:
             with bundle_files.opened(path) as reader:
                 published.append(_store(repository, reader, taken))
-                contents |= _targets(path, reader)
+                contents |= _targets(path, reader) | _mark(reader.manifest.stem, group, signed)
         changed = {path: data for path, data in contents.items() if signed.get(path) != chunks.sha256(data)}
         if changed:
             repository.releases.change(changed, now or layout.utc_now())
@@ -76,10 +83,28 @@ def publish(repo: Path, bundles: Sequence[Path], *, now: datetime | None = None)
 def releases(repository: Repository) -> list[Release]:
     """All releases in the order of their publication."""
     paths = [path for path in repository.releases.targets() if not path.endswith(card.MEASUREMENTS_SUFFIX)]
+    contents = repository.releases.read(paths)
+    marks = {path: data.decode() for path, data in contents.items() if path.endswith(trust.GROUP_SUFFIX)}
+    found = {path: manifest.decode(data) for path, data in contents.items() if path not in marks}
     return [
-        Release(manifest=manifest.decode(data), manifest_sha256=chunks.sha256(data))
-        for data in repository.releases.read(paths).values()
+        Release(
+            manifest=it,
+            manifest_sha256=chunks.sha256(contents[path]),
+            group=marks.get(trust.group_target(it.stem), ""),
+        )
+        for path, it in found.items()
     ]
+
+
+def _mark(stem: str, group: str | None, signed: dict[str, str]) -> dict[str, bytes]:
+    """The file that says for which group a release is encrypted."""
+    path = trust.group_target(stem)
+    if group is None:
+        return {}
+    if trust.manifest_target(stem) in signed and signed.get(path) != chunks.sha256(group.encode()):
+        message = f"{stem} is released already, not for group {group!r}"
+        raise UsageError("release-exists", message, "export it under a new --version; a release never changes")
+    return {path: group.encode()}
 
 
 def _store(repository: Repository, reader: BundleReader, taken: dict[str, str]) -> Published:

@@ -64,7 +64,7 @@ def test_a_copy_has_what_the_site_wants(repo: Path, tmp_path: Path):
     assert not held(tmp_path / "stick") & set(other)
     assert {path.name for path in (tmp_path / "stick").iterdir()} == {"releases", "fleet", "chunks"}
     for path in (tmp_path / "stick" / "chunks").glob("*/*"):
-        chunks.require_id(path.read_bytes(), path.name)
+        chunks.from_store(path.read_bytes(), path.name)
 
 
 def test_a_copy_lasts_and_the_repository_is_newer(repo: Path, tmp_path: Path):

@@ -1,0 +1,61 @@
+"""Groups of devices that a secret model is encrypted for: a key each, and which release is for which group.
+
+A group's key is REPO/keys/groups/GROUP.key, made when the group is first named; `enroll` copies it to devices. That a
+release is for a group is signed beside its manifest. Encrypting is done when a chunk is sent: the repository's own
+chunks are not encrypted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Final
+
+from edgeml.repository import durable
+from edgeml_core import names, sealing
+from edgeml_core.errors import UsageError
+from edgeml_core.sealing import Seal
+
+FOLDER: Final = "groups"
+SUFFIX: Final = ".key"
+_FOLDER_MODE: Final = 0o700
+_KEY_MODE: Final = 0o600
+
+
+class Groups:
+    """The groups' keys in a folder."""
+
+    def __init__(self, keys: Path) -> None:
+        self._folder = keys / FOLDER
+
+    def make(self, group: str) -> str:
+        """The key of a group, in hex; made if there is none yet.
+
+        Raises:
+            UsageError: `usage`, when `group` is no name; `repo-invalid`, when the key can't be read or written.
+        """
+        path = self._path(names.require_name(group, "group"))
+        try:
+            if not path.exists():
+                self._folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+                durable.write(path, secrets.token_hex(sealing.KEY_BYTES).encode(), mode=_KEY_MODE)
+            return path.read_text()
+        except OSError as error:
+            hint = "check the owner of the repository's keys folder"
+            raise UsageError("repo-invalid", f"the key of group {group!r} can't be had: {error}", hint) from error
+
+    def seal(self, group: str) -> Seal:
+        """A group's key at work.
+
+        Raises:
+            UsageError: `repo-invalid`, when it is missing or damaged.
+        """
+        path = self._path(group)
+        try:
+            return Seal(bytes.fromhex(path.read_text()))
+        except (OSError, ValueError) as error:
+            hint = f"put {path.name} back: without it no device can be sent what is encrypted for the group"
+            raise UsageError("repo-invalid", f"the key of group {group!r} can't be read from {path}", hint) from error
+
+    def _path(self, group: str) -> Path:
+        return self._folder / f"{group}{SUFFIX}"
