@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from edgeml_agent.serve.models import Models
 from edgeml_agent.settings import Settings
 from edgeml_agent.signed_files import BlockingFiles
 from edgeml_agent.store import Store
+from edgeml_agent.supervisor import STOPPING, Supervisor
 from edgeml_agent.telling import Telling
 from edgeml_agent.timefloor import TimeFloor
 from edgeml_agent.trust import Trust
@@ -76,18 +78,20 @@ async def _run(settings: Settings) -> None:
     link = MqttLink(settings.broker, settings.device, store.next_session, is_late=floor.is_late)
     relay = _relay(settings, link)
     daemon = _daemon(settings, store, models, _Roads(settings, link, floor, relay))
-    address = settings.serve.http
-    rules = access.rules(address.host, settings.serve.token_file)
+    address, supervisor = settings.serve.http, Supervisor(os.environ)
+    listener = server.inherited(os.environ) or server.listen(address.host, address.port)
+    rules = access.rules(listener.getsockname()[0], settings.serve.token_file)
     info = ServerInfo(device=settings.device.id, version=__version__, ready=lambda: daemon.ready)
-    listener = server.listen(address.host, address.port)
     log.event("listening", http="{}:{}".format(*listener.getsockname()[:2]))
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve(app.build(models, info, rules), listener))
             tasks.create_task(daemon.run())
+            tasks.create_task(supervisor.run(info.ready))
             if relay is not None:
                 tasks.create_task(relay.run())
     finally:
+        supervisor.tell(STOPPING)
         await models.close()
         store.close()
         log.event("stopped")

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from edgeml_agent.serve import health, memory, metrics, oip, predict, responses
 from edgeml_agent.serve.access import Access, Rules
+from edgeml_agent.serve.bounds import Bounded, UntilReady
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.metrics import Metric
 from edgeml_agent.serve.models import Models
@@ -40,7 +41,7 @@ def build(models: Models, info: ServerInfo, rules: Rules) -> Starlette:
             *health.routes(info, root="/health"),
             *_page_routes(models, info),
         ],
-        middleware=[Middleware(Access, rules)],
+        middleware=[Middleware(Access, rules), Middleware(UntilReady, info), Middleware(Bounded)],
         exception_handlers={EdgemlError: _failed, HTTPException: _not_routed, Exception: _broken},
     )
     app.router.redirect_slashes = False

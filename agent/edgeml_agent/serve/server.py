@@ -1,22 +1,43 @@
-"""The listening socket and the HTTP server on it, inside the agent's event loop.
+"""The listening socket, made here or inherited, and the HTTP server on it, inside the agent's event loop.
 
-Signals stay the agent's: cancel `serve` to end it. No routes here.
+Who inherits its socket refuses nobody while it restarts: connections wait in the socket, which whoever started the
+agent keeps. Signals stay the agent's: cancel `serve` to end it. No routes here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import socket
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.types import ASGIApp
 
 from edgeml_core.errors import UsageError
 
-#: How long requests under way may take once the server is told to end.
-SHUTDOWN_MAX_S: Final = 10
-KEEP_ALIVE_S: Final = 75
+#: systemd passes sockets from this one on.
+_FIRST_FD: Final = 3
+
+
+def inherited(environment: Mapping[str, str]) -> socket.socket | None:
+    """The socket that this process was started with; None when there is none.
+
+    Source: sd_listen_fds(3). The variables are meant for the process that LISTEN_PID names only.
+
+    Raises:
+        UsageError: `config-invalid`, when it is not one listening TCP socket.
+    """
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    hint = "give the unit one ListenStream, such as 127.0.0.1:8080"
+    if environment.get("LISTEN_FDS") != "1":
+        raise UsageError("config-invalid", "the agent was started with other than one socket", hint)
+    listener = socket.socket(fileno=_FIRST_FD)
+    is_tcp = listener.type is socket.SOCK_STREAM and listener.family in {socket.AF_INET, socket.AF_INET6}
+    if not is_tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise UsageError("config-invalid", "the agent was started with a socket that doesn't listen for TCP", hint)
+    return _prompt(listener)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -31,29 +52,14 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         hint = "set [serve] http in agent.toml to a free address, such as 127.0.0.1:8081"
         raise UsageError("config-invalid", f"can't listen on {host}:{port}: {error.strerror}", hint) from error
-    # Connections inherit it. asyncio sets it on sockets made with IPPROTO_TCP only; without it an answer waits 40 ms.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    return _prompt(listener)
 
 
 async def serve(app: ASGIApp, listener: socket.socket) -> None:
     """Answer on `listener` until cancelled; then requests under way are finished and the socket is closed."""
-    import uvicorn  # noqa: PLC0415 - it brings click along, which nothing but a running server needs
+    from edgeml_agent.serve.connections import Server  # noqa: PLC0415 - see there
 
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=SHUTDOWN_MAX_S,
-    )
-    server = uvicorn.Server(config)
-    # uvicorn would take SIGINT and SIGTERM for itself.
-    setattr(server, "capture_signals", contextlib.nullcontext)  # noqa: B010 - a method can't be assigned otherwise
+    server = Server(app)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.shield(running)
@@ -61,3 +67,9 @@ async def serve(app: ASGIApp, listener: socket.socket) -> None:
         server.should_exit = True
         await running
         listener.close()
+
+
+def _prompt(listener: socket.socket) -> socket.socket:
+    # Connections inherit it. asyncio sets it on sockets made with IPPROTO_TCP only; without it an answer waits 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

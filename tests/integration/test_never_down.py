@@ -1,0 +1,212 @@
+"""Restarts, supervision and bounds: a listening socket that is inherited, systemd's protocol, clients that dawdle."""
+
+import asyncio
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from edgeml_agent.serve import bounds, connections
+from edgeml_agent.serve.server import inherited, listen
+from edgeml_agent.supervisor import Supervisor
+from edgeml_core.errors import UsageError
+from integration.delivery_site import MODEL, site
+from integration.test_serving import server, unpacked
+
+RESTARTS = 20
+CLIENTS = 4
+TIMEOUT_S = 30
+#: Starts a program as systemd does: the socket as file 3, the program's own process id in LISTEN_PID.
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(os.environ["LISTENER"]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+class Unit:
+    """An agent that is started again and again with one listening socket, as a systemd unit with a socket is."""
+
+    def __init__(self, config, listener, notify, log):
+        self._command = [sys.executable, "-c", AS_SYSTEMD, "-m", "edgeml_agent", "run", "--config", str(config)]
+        self._listener, self._notify, self._log = listener, notify, log
+        self._environment = os.environ | {
+            "LISTENER": str(listener.fileno()),
+            "LISTEN_FDS": "1",
+            "NOTIFY_SOCKET": notify.address,
+            "WATCHDOG_USEC": "400000",
+        }
+
+    def start(self):
+        """Start, and wait until the agent says that it is ready."""
+        with self._log.open("ab") as log:
+            files = [self._listener.fileno()]
+            self.process = subprocess.Popen(self._command, env=self._environment, pass_fds=files, stderr=log)
+        self.hear("READY=1")
+
+    def stop(self):
+        """SIGTERM, as systemd does; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        self.hear("STOPPING=1")
+        return self.process.wait(TIMEOUT_S)
+
+    def hear(self, what):
+        """Wait for the next notification that says this."""
+        while self._notify.get(timeout=TIMEOUT_S) != what:
+            pass
+
+
+@pytest.fixture
+def listener():
+    """A listening socket that outlives the agents."""
+    with listen("127.0.0.1", 0) as made:
+        yield made
+
+
+@pytest.fixture
+def notify(tmp_path):
+    """What is told, in order; its address is where to."""
+    told = queue.Queue()
+    told.address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as road:
+        road.bind(told.address)
+
+        def hear():
+            while (said := road.recv(100)) != b"end":
+                told.put(said.decode())
+
+        hearing = threading.Thread(target=hear)
+        hearing.start()
+        yield told
+        road.sendto(b"end", told.address)
+        hearing.join(TIMEOUT_S)
+
+
+def test_nobody_is_refused_while_the_agent_restarts(tmp_path, listener, notify):
+    """Twenty restarts under clients that make a new connection each time: every request is answered, and rightly."""
+    with site(tmp_path) as place:
+        place.publish("1.0", scale=2.0)
+        place.deploy("1.0")
+        assert place.run_agent_command("install", str(place.repo)).returncode == 0
+        unit = Unit(place.config, listener, notify, tmp_path / "unit.log")
+        unit.start()
+        enough, found = threading.Event(), []
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models/{MODEL}/predict"
+        clients = [threading.Thread(target=_ask, args=(url, enough, found)) for _ in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        codes = []
+        for _ in range(RESTARTS):
+            time.sleep(0.1)
+            codes.append(unit.stop())
+            unit.start()
+        enough.set()
+        for client in clients:
+            client.join(TIMEOUT_S)
+        unit.hear("WATCHDOG=1")
+        codes.append(unit.stop())
+    assert codes == [0] * (RESTARTS + 1)
+    assert set(found) == {3.0}
+    assert len(found) > RESTARTS * CLIENTS
+
+
+def _ask(url, enough, found):
+    """Ask until `enough`; what was found, failures as they are."""
+    while not enough.is_set():
+        try:
+            response = httpx.post(url, json={"inputs": {"x": [[1, 0, 0, 0]]}}, timeout=TIMEOUT_S, trust_env=False)
+            found.append(response.json()["outputs"][0]["outputs"]["y"][0][0])
+        except Exception as error:  # noqa: BLE001 - any failure fails the test
+            found.append(repr(error))
+
+
+def test_the_inherited_socket_is_the_one_meant_for_this_process(listener):
+    """Variables that were left over from another process are passed over."""
+    assert inherited({}) is None
+    assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) is None
+    with pytest.raises(UsageError) as caught:
+        inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"})
+    assert caught.value.code == "config-invalid"
+
+
+def test_without_a_supervisor_nothing_is_told():
+    """Nor is it an error when nobody listens any more."""
+    Supervisor({}).tell("READY=1")
+    Supervisor({"NOTIFY_SOCKET": "/nowhere"}).tell("READY=1")
+    asyncio.run(asyncio.wait_for(Supervisor({}).run(lambda: True), TIMEOUT_S))
+
+
+def test_a_connection_that_does_not_come_to_the_point_is_closed(tmp_path, monkeypatch):
+    """Nothing said, half a head, half of a later head: closed in time; who asks is answered meanwhile."""
+    monkeypatch.setattr(connections, "HEAD_MAX_S", 0.3)
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            roads = [await _connected(client) for _ in range(3)]
+            roads[1][1].write(b"GET /health HTTP/1.1\r\nHost: local")
+            roads[2][1].write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            async with asyncio.timeout(TIMEOUT_S):
+                assert (await roads[2][0].readuntil(b"}")).startswith(b"HTTP/1.1 200 OK")
+                roads[2][1].write(b"GET /heal")
+                said = await asyncio.gather(*(reader.read() for reader, _ in roads))
+            return said, await client.get("/health")
+
+    said, healthy = asyncio.run(main())
+    assert said == [b"", b"", b""]
+    assert healthy.status_code == 200
+
+
+def test_a_body_that_does_not_come_is_given_up(tmp_path, monkeypatch):
+    """The client learns it; its connection isn't kept."""
+    monkeypatch.setattr(bounds, "PIECE_MAX_S", 0.3)
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            reader, writer = await _connected(client)
+            writer.write(b"POST /v1/models/tiny/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+            async with asyncio.timeout(TIMEOUT_S):
+                return await reader.readuntil(b"}")
+
+    said = asyncio.run(main())
+    assert said.startswith(b"HTTP/1.1 400")
+    assert b"broke off" in said
+
+
+def test_bodies_of_all_requests_together_are_bounded(tmp_path, monkeypatch):
+    """The one that would be too much is told when to come back; then its memory is free for others."""
+    monkeypatch.setattr(bounds, "BODIES_MAX_BYTES", 1_500_000)
+    half = b"[" + b" " * 1_000_000
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            head = b"POST /v1/models/tiny/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000002\r\n\r\n"
+            reader, writer = await _connected(client)
+            writer.write(head + half)
+            await writer.drain()
+            await asyncio.sleep(0.3)
+            refused = await client.post("/v1/models/tiny/predict", content=half)
+            writer.write(b"]")
+            async with asyncio.timeout(TIMEOUT_S):
+                first = await reader.readuntil(b"}")
+            return refused, first, await client.post("/v1/models/tiny/predict", content=half)
+
+    refused, first, after = asyncio.run(main())
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert first.startswith(b"HTTP/1.1 400")
+    assert after.status_code == 400
+
+
+async def _connected(client):
+    return await asyncio.open_connection(client.base_url.host, client.base_url.port)
