@@ -13,8 +13,10 @@ from typing import Final
 from aiomqtt import MqttError
 
 from edgeml_agent import mqtt
-from edgeml_agent.settings import BrokerSettings, Settings
-from edgeml_core.errors import EdgemlError
+from edgeml_agent.rights import Rights
+from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
+from edgeml_core.errors import EdgemlError, TransportError
+from edgeml_core.messages import Topics
 from edgeml_runtime import checkup
 from edgeml_runtime.checkup import Check, python_problem
 
@@ -35,7 +37,7 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
     yield purity()
     yield heat(Path("/sys/class/thermal"))
     if settings:
-        yield broker(settings.broker, settings.device.id)
+        yield broker(settings.broker, settings.device)
 
 
 def purity() -> Check:
@@ -61,19 +63,31 @@ def heat(zones: Path) -> Check:
     return Check("temperature", "ok", f"{celsius:.0f} C")
 
 
-def broker(settings: BrokerSettings, device: str) -> Check:
-    """Whether the MQTT broker answers and lets this device in."""
+def broker(settings: BrokerSettings, device: DeviceSettings) -> Check:
+    """Whether the MQTT broker answers, lets this device in, and lets it say and hear what it must."""
     try:
-        asyncio.run(_visit(settings, f"{device}-doctor"))
+        asyncio.run(_visit(settings, device))
+    except TransportError as error:
+        return Check("broker", "failed", f"{settings.url}: {error.message}", error.hint)
     except (MqttError, EdgemlError, OSError) as error:
         remedy = "check [broker] url and its credentials and, with mqtts, ca, cert and key; is the broker running?"
         return Check("broker", "failed", f"{settings.url}: {error}", remedy)
     return Check("broker", "ok", f"{settings.url} lets this device in")
 
 
-async def _visit(settings: BrokerSettings, name: str) -> None:
-    async with mqtt.Broker(settings, name).connected(will=None):
-        pass
+async def _visit(settings: BrokerSettings, device: DeviceSettings) -> None:
+    async with mqtt.Broker(settings, f"{device.id}-doctor").connected(will=None) as client:
+        rights = Rights(Topics(device.fleet), device.id)
+
+        async def hear() -> None:
+            async for message in client.messages:
+                rights.hear(str(message.topic), bytes(message.payload or b""))
+
+        hearing = asyncio.create_task(hear())
+        try:
+            await rights.check(client)
+        finally:
+            hearing.cancel()
 
 
 def _celsius(path: Path) -> float | None:

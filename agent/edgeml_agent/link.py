@@ -23,6 +23,7 @@ from aiomqtt import Client, MqttError, Will
 from edgeml_agent import backoff, log, mqtt
 from edgeml_agent.chunk_topics import ChunkTopics
 from edgeml_agent.ports import Arrival, Passenger
+from edgeml_agent.rights import Rights
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
 from edgeml_core import messages, trust
@@ -83,6 +84,7 @@ class MqttLink:
         self._online = asyncio.Event()
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
+        self._rights = Rights(self._topics, device.id)
         self._asks: set[asyncio.Task[None]] = set()
         self._announced_last = self._topics.trust(trust.FLEET, _ANNOUNCED_LAST)
         self._state = DeviceState(online=True, session=0)
@@ -228,6 +230,7 @@ class MqttLink:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._receive_all(client))
                     tasks.create_task(self._send_all(client))
+                    tasks.create_task(self._check_rights(client))
             except asyncio.CancelledError:
                 await self._say_goodbye(client)
                 raise
@@ -253,6 +256,8 @@ class MqttLink:
             topic, payload = str(message.topic), message.payload
             if not isinstance(payload, bytes):
                 continue
+            if self._rights.hear(topic, payload):
+                continue
             if self._chunks.take(topic, payload):
                 if self._chunks.has_to_leave:
                     self._to_send.set()
@@ -265,6 +270,12 @@ class MqttLink:
                 if topic == self._announced_last and self._chunks.is_starved(time.monotonic()):
                     # Whoever announces has just come back: it knows nothing of what was wanted before.
                     self._ask(client, [], tuple(self._chunks.wanted))
+
+    async def _check_rights(self, client: Client) -> None:
+        try:
+            await self._rights.check(client)
+        except TransportError as error:
+            log.failure("rights are missing", error)
 
     def _take_call(self, payload: bytes, *, retained: bool) -> None:
         """A call is for now: a retained one was for somebody who has gone."""

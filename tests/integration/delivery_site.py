@@ -91,6 +91,8 @@ class Observer:
         self._answer = answer
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        if not message.payload:
+            return  # an echo, by which an agent tries its rights
         self.heard.append((message.topic, message.payload))
         if self._answer and message.topic == self.topics.want(DEVICE):
             for key in messages.decode(message.payload, Want).keys:

@@ -16,12 +16,13 @@ from aiomqtt import MqttError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from edgeml import repository
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
-from edgeml_agent import mqtt
-from edgeml_agent.settings import BrokerSettings
+from edgeml_agent import doctor, mqtt, rights
+from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from integration import brokers
@@ -38,12 +39,13 @@ DAY = dt.timedelta(days=1)
 def certify(folder, since=-DAY):
     """A certificate for 127.0.0.1, signed by itself: authority and broker in one; valid for a day and longer."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
     now = dt.datetime.now(dt.UTC)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now + since, now + 9 * DAY)
         .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
@@ -95,6 +97,37 @@ def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
     finally:
         for program in programs:
             program.stop()
+    assert "rights are missing" not in (tmp_path / "agent.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("right", "silent"),
+    [
+        ("trust/#", TOPICS.trust("echo", "barn-1")),
+        ("chunk/#", TOPICS.chunk("echo/barn-1")),
+        ("want/%u", TOPICS.want("barn-1")),
+        ("device/%u/state", TOPICS.state("barn-1")),
+        ("device/%u/report", TOPICS.report("barn-1")),
+        ("device/%u/reply", TOPICS.reply("barn-1")),
+        (None, None),
+    ],
+)
+def test_a_missing_right_is_named(tmp_path, monkeypatch, right, silent):
+    """Though every SUBSCRIBE is granted and every PUBLISH looks well."""
+    monkeypatch.setattr(rights, "ECHO_WAIT_S", 0.5)
+    acl = [line for line in (SHIPPED / "acl").read_text().splitlines() if not right or not line.endswith(right)]
+    (tmp_path / "acl").write_text("\n".join(acl))
+    (tmp_path / "passwords").touch(mode=0o600)
+    subprocess.run([shutil.which("mosquitto_passwd"), "-b", tmp_path / "passwords", "barn-1", "secret"], check=True)
+    config = f"allow_anonymous false\npassword_file {tmp_path}/passwords\nacl_file {tmp_path}/acl"
+    with brokers.mosquitto(tmp_path / "broker", config) as broker:
+        url = broker_urls.parse(f"mqtt://barn-1:secret@127.0.0.1:{broker.port}")
+        settings = BrokerSettings(url=url, ca=None, cert=None, key=None)
+        check = doctor.broker(settings, DeviceSettings(id="barn-1", fleet="edge", labels={}))
+    if silent is None:
+        assert check.status == "ok", check
+    else:
+        assert (check.status, check.detail.rpartition(" on ")[2]) == ("failed", silent)
 
 
 def test_a_clock_that_is_late_for_certain_keeps_no_device_out(tmp_path):
@@ -120,6 +153,43 @@ def test_a_clock_that_is_late_for_certain_keeps_no_device_out(tmp_path):
         certify(tmp_path / "other")
         with pytest.raises(MqttError, match="certificate verify failed"):
             visit(tmp_path / "other" / "ca.crt", is_late=True)
+
+
+def issue(folder, name):
+    """A client's certificate for `name`, and its key, by the authority in `folder`; their paths."""
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    signing = serialization.load_pem_private_key((folder / "broker.key").read_bytes(), None)
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    dates = authority.not_valid_before_utc, authority.not_valid_after_utc
+    made = x509.CertificateBuilder(
+        authority.subject, subject, key.public_key(), x509.random_serial_number(), *dates
+    ).sign(signing, hashes.SHA256())
+    (folder / f"{name}.crt").write_bytes(made.public_bytes(pem))
+    (folder / f"{name}.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return folder / f"{name}.crt", folder / f"{name}.key"
+
+
+def test_certificates_can_take_the_place_of_passwords(tmp_path):
+    """The name in it is the user's, with that user's rights only; without one of this authority nobody gets in."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+        certify(folder)
+    shutil.copy(SHIPPED / "acl", tmp_path)
+    tls = f"cafile {own}/ca.crt\ncertfile {own}/broker.crt\nkeyfile {own}/broker.key\nrequire_certificate true"
+    config = f"{tls}\nuse_identity_as_username true\nacl_file {tmp_path}/acl"
+
+    def visit(device, cert, key):
+        url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
+        settings = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
+        return doctor.broker(settings, DeviceSettings(id=device, fleet="edge", labels={})).status
+
+    with brokers.mosquitto(tmp_path / "broker", config) as broker:
+        assert visit("barn-1", *issue(own, "barn-1")) == "ok"
+        assert visit("barn-2", own / "barn-1.crt", own / "barn-1.key") == "failed"
+        assert visit("barn-1", *issue(other, "barn-1")) == "failed"
+        assert visit("barn-1", None, None) == "failed"
 
 
 class Client:

@@ -89,7 +89,7 @@ async def _session(client: Client, device: str, topics: Topics) -> int:
 
 async def _payload(client: Client, topic: str) -> bytes:
     async for message in client.messages:
-        if str(message.topic) == topic and isinstance(message.payload, bytes):
+        if str(message.topic) == topic and isinstance(message.payload, bytes) and message.payload:
             return message.payload
     raise AssertionError("messages never end by themselves")
 

@@ -4,9 +4,11 @@ import socket
 import threading
 
 from edgeml_agent import doctor
-from edgeml_agent.settings import BrokerSettings
+from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as urls
 from integration import brokers
+
+DEVICE = DeviceSettings(id="device-7", fleet="edge", labels={})
 
 
 def settings_of(port, user=""):
@@ -45,7 +47,7 @@ def test_real_brokers_let_the_doctor_in(tmp_path):
     """One of MQTT 5, and one that speaks 3.1.1 only."""
     with brokers.mosquitto(tmp_path) as mosquitto, brokers.embedded() as url:
         for port in (mosquitto.port, urls.parse(url).port):
-            check = doctor.broker(settings_of(port), "device-7")
+            check = doctor.broker(settings_of(port), DEVICE)
             assert (check.status, check.remedy) == ("ok", ""), check
 
 
@@ -53,7 +55,7 @@ def test_wrong_credentials_fail_and_are_never_shown(tmp_path):
     """A broker that asks for a password refuses a wrong one; the remedy names the setting."""
     (tmp_path / "passwords").write_text("")
     with brokers.mosquitto(tmp_path, f"allow_anonymous false\npassword_file {tmp_path / 'passwords'}") as broker:
-        check = doctor.broker(settings_of(broker.port, user="device-7:pass%2Fword@"), "device-7")
+        check = doctor.broker(settings_of(broker.port, user="device-7:pass%2Fword@"), DEVICE)
     assert (check.status, "credentials" in check.remedy) == ("failed", True)
     assert "pass/word" not in check.detail + check.remedy
 
@@ -65,7 +67,7 @@ def test_what_is_no_broker_fails(monkeypatch):
         listener.settimeout(10)
         thread = threading.Thread(target=hang_up, args=(listener,))
         thread.start()
-        check = doctor.broker(settings_of(listener.getsockname()[1]), "device-7")
+        check = doctor.broker(settings_of(listener.getsockname()[1]), DEVICE)
         thread.join(10)
     assert check.status == "failed"
 
@@ -74,5 +76,5 @@ def test_a_closed_port_fails():
     """Nobody listens: the remedy names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    check = doctor.broker(settings_of(port), "device-7")
+    check = doctor.broker(settings_of(port), DEVICE)
     assert (check.status, "[broker]" in check.remedy) == ("failed", True)
