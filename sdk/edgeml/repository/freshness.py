@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import msgspec
+from tuf.api.metadata import Timestamp
 
 from edgeml.repository import layout
 from edgeml.repository.keys import FLEET_KEY
 from edgeml.repository.layout import Repository
-from edgeml_core import trust
-
-#: `serve` signs anew when less is left: devices that were away for two weeks still find a month's signature fresh.
-RENEW_BEFORE: Final[timedelta] = trust.EXPIRY["timestamp"] / 2
 
 
 class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,5 +54,7 @@ def unlock(repository: Repository) -> None:
 
 
 def is_due(repository: Repository, now: datetime) -> bool:
-    """Whether a timestamp expires before long."""
-    return any(signed.load().expires["timestamp"] - now < RENEW_BEFORE for signed in repository.both)
+    """Whether a timestamp has less than half of its time left, so that devices that were away find the rest of it."""
+    return any(
+        signed.load().expires[Timestamp.type] - now < signed.lifetimes[Timestamp.type] / 2 for signed in repository.both
+    )

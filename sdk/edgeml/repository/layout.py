@@ -1,6 +1,6 @@
 """The folder of a repository: where everything lies, how it is made, opened and locked.
 
-    REPO/repo.toml              the fleet's name
+    REPO/repo.toml              the fleet's name, and how many [days] the signatures of a role last where not the usual
     REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/chunks/ab/ab12...      every chunk of every release
@@ -13,9 +13,9 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -32,19 +32,20 @@ CONFIG_FILE: Final = "repo.toml"
 LOCK_FILE: Final = "lock"
 CHUNKS_FOLDER: Final = "chunks"
 DEFAULT_FLEET: Final = "edge"
+LIFETIME_MAX_DAYS: Final = 36_500
 
 
 class Repository:
     """An opened repository. Reading needs no lock: every state is whole."""
 
-    def __init__(self, folder: Path, fleet_name: str) -> None:
+    def __init__(self, folder: Path, fleet_name: str, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> None:
         self.keys = Keys(folder / "keys")
         self.folder = folder
         self.fleet_name = fleet_name
         self.groups = Groups(folder / "keys")
         self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
-        self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys)
-        self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys)
+        self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys, lifetimes)
+        self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys, lifetimes)
 
     @property
     def both(self) -> tuple[SignedRepository, SignedRepository]:
@@ -127,7 +128,7 @@ def opened(path: Path) -> Repository:
     """The repository in the folder `path`.
 
     Raises:
-        UsageError: `repo-invalid`, when there is none.
+        UsageError: `repo-invalid`, when there is none, or its repo.toml is wrong.
     """
     try:
         config = tomllib.loads((path / CONFIG_FILE).read_text())
@@ -135,7 +136,21 @@ def opened(path: Path) -> Repository:
     except (OSError, tomllib.TOMLDecodeError, KeyError, EdgemlError) as error:
         hint = f"make one with `edgeml repo init {path}`, or name another folder with --repo"
         raise UsageError("repo-invalid", f"{path} is not an edgeml repository", hint) from error
-    return Repository(path, fleet)
+    return Repository(path, fleet, {**trust.EXPIRY, **_lifetimes(config.get("days", {}))})
+
+
+def _lifetimes(days: object) -> dict[str, timedelta]:
+    """What repo.toml says in [days].
+
+    Raises:
+        UsageError: `repo-invalid`.
+    """
+    if not isinstance(days, dict) or not days.keys() <= trust.EXPIRY.keys():
+        raise UsageError("repo-invalid", "[days] in repo.toml names another role", f"use {', '.join(trust.EXPIRY)}")
+    if not all(type(value) is int and 0 < value <= LIFETIME_MAX_DAYS for value in days.values()):
+        hint = f"use whole numbers of 1 to {LIFETIME_MAX_DAYS}"
+        raise UsageError("repo-invalid", "[days] in repo.toml has something else than days", hint)
+    return {role: timedelta(days=value) for role, value in days.items()}
 
 
 def utc_now() -> datetime:

@@ -58,7 +58,8 @@ class Signed:
 class SignedRepository:
     """The TUF repository `name` (of `edgeml_core.trust.REPOSITORIES`) in `folder`."""
 
-    def __init__(self, folder: Path, name: str, keys: Keys) -> None:
+    def __init__(self, folder: Path, name: str, keys: Keys, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> None:
+        self.lifetimes = lifetimes
         self.folder = folder
         self.name = name
         self._keys = keys
@@ -77,7 +78,7 @@ class SignedRepository:
             snapshot=Metadata(Snapshot()),
             timestamp=Metadata(Timestamp()),
         )
-        self._sign(state.root, root, now, trust.EXPIRY)
+        self._sign(state.root, root, now, self.lifetimes)
         self._add_targets(state.targets.signed, contents)
         self._write(state, now, changed=(Root.type, Targets.type))
 
@@ -162,21 +163,21 @@ class SignedRepository:
         for role, of in SIGNED_BY[self.name].items():
             if of == group:
                 _replace(root.signed, role, keys, threshold)
-        self._sign(root, root, now, trust.EXPIRY)
+        self._sign(root, root, now, self.lifetimes)
         for signer in self._signers(before, Root.type):
             root.sign(signer, append=True)
         self._require_signed(before, root)
         rotated = replace(state, roots=root.signed.version, root=root)
         self._write(rotated, now, changed=(Root.type, Targets.type))
 
-    def refresh(self, now: datetime, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> dict[str, datetime]:
+    def refresh(self, now: datetime, lifetimes: Mapping[str, timedelta] | None = None) -> dict[str, datetime]:
         """Sign freshness anew, and the targets role too where less than half of its time is left and its key is here.
 
         Returns:
             When each role expires.
         """
         state = self.load()
-        due = state.targets.signed.expires - now < lifetimes["targets"] / 2
+        due = state.targets.signed.expires - now < (lifetimes or self.lifetimes)["targets"] / 2
         needed = state.root.signed.roles[Targets.type].threshold
         is_signed_anew = due and self._keys.count(SIGNED_BY[self.name][Targets.type]) >= needed
         self._write(state, now, changed=(Targets.type,) if is_signed_anew else (), lifetimes=lifetimes)
@@ -214,12 +215,13 @@ class SignedRepository:
         now: datetime,
         *,
         changed: Collection[str],
-        lifetimes: Mapping[str, timedelta] = trust.EXPIRY,
+        lifetimes: Mapping[str, timedelta] | None = None,
     ) -> None:
         """Sign, then write, the timestamp last; `changed` says of which roles but it and the snapshot.
 
         Nothing is written before all is signed. A new root is signed by the caller.
         """
+        lifetimes = lifetimes or self.lifetimes
         if Targets.type in changed:
             state.targets.signed.version = _next_version(state.targets)
             self._sign(state.root, state.targets, now, lifetimes)

@@ -254,6 +254,29 @@ def test_refresh_makes_an_expired_repository_fresh(repo: Path, tmp_path: Path):
     assert not freshness.is_due(repository.opened(old), datetime.now(UTC))
 
 
+def test_an_operator_may_say_how_long_signatures_last(repo: Path):
+    """In repo.toml, in days; what isn't named lasts as usual, and is renewed when half of it is over."""
+    with (repo / layout.CONFIG_FILE).open("a") as config:
+        config.write("[days]\ntimestamp = 2\nsnapshot = 4\n")
+    now = datetime.now(UTC)
+    (releases, _) = repository.refresh(repo, now=now)
+    days = {role: round((expires - now) / timedelta(days=1)) for role, expires in releases.expires.items()}
+    assert days == {"root": 3650, "targets": 365, "snapshot": 4, "timestamp": 2}
+    opened = repository.opened(repo)
+    assert not freshness.is_due(opened, now + timedelta(hours=23))
+    assert freshness.is_due(opened, now + timedelta(hours=25))
+
+
+@pytest.mark.parametrize("days", ["timestamp = 0", "timestamp = true", "snapshots = 3", "timestamp = '3'"])
+def test_what_is_no_lifetime_is_refused(repo: Path, days: str):
+    """With what may stand there."""
+    with (repo / layout.CONFIG_FILE).open("a") as config:
+        config.write(f"[days]\n{days}\n")
+    with pytest.raises(UsageError, match=r"\[days\]") as caught:
+        repository.refresh(repo)
+    assert caught.value.code == "repo-invalid"
+
+
 def test_refresh_renews_targets_when_half_their_time_is_over(repo: Path):
     """Targets are signed anew only when it is time, and only where their key is."""
     before = repository.refresh(repo)
