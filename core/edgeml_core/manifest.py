@@ -94,11 +94,23 @@ class QuestionInput(TextInput, frozen=True, kw_only=True, forbid_unknown_fields=
     """A question and the context that holds its answer, as one pair; of a pair too long the context is cut."""
 
 
+class ChatTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How messages become a prompt: `between[A][B]` stands before a message of role B that comes after one of role A.
+
+    The empty role is the outside: `between[""][B]` begins the prompt, `between[A][""]` ends it, where the answer is to
+    begin. Messages in an order whose pairs aren't there are not taken. With `trim` they lose white space at their ends.
+    """
+
+    between: dict[str, dict[str, str]]
+    trim: bool = False
+
+
 class PromptInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="prompt"):
     """The beginning of a text that the model goes on with; prompt and answer have at most `max_length` tokens."""
 
     tokenizer: str
     max_length: int
+    chat: ChatTemplate | None = None
 
 
 class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):

@@ -1,7 +1,8 @@
 """A language model asked token by token: a prompt becomes tensors, and the model's answer to them the next ones.
 
-Attention's keys and values of earlier tokens go from each run into the next. One prompt at a time. A passage that is
-there already takes one run, which says how likely each of its tokens was.
+Attention's keys and values of earlier tokens go from each run into the next. One prompt at a time; whoever takes the
+pieces of an answer ends it by taking no more. A passage that is there already takes one run, which says how likely each
+of its tokens was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Generation, Manifest, PromptInput, TensorSpec
-from edgeml_runtime.tasks import Infer, LikelihoodAnswer, Passage, Prompt, TextAnswer, softmax
+from edgeml_runtime import chat
+from edgeml_runtime.spelling import Spelling
+from edgeml_runtime.tasks import (
+    Chat,
+    Continuation,
+    Finish,
+    Infer,
+    LikelihoodAnswer,
+    Passage,
+    Piece,
+    Prompt,
+    softmax,
+)
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import opened
 
@@ -39,20 +52,28 @@ class Writer:
         known = {_IDS, _MASK, _POSITIONS, *self._spec.past}
         if unknown := [spec.name for spec in manifest.inputs if spec.name not in known]:
             raise RejectedError("bundle-format", f"no prompt gives a model's inputs {', '.join(unknown)}")
-        self._max_length = prompt.max_length
+        self._prompt = prompt
         self._inputs: dict[str, TensorSpec] = {spec.name: spec for spec in manifest.inputs}
         self._tokenizer = opened(folder / prompt.tokenizer)
 
-    def first(self, prompt: Prompt) -> dict[str, Array]:
+    def first(self, asked: Prompt | Chat) -> dict[str, Array]:
         """The tensors of the first run: the whole prompt, and nothing before it.
 
         Raises:
-            UsageError: `input-invalid`, when the prompt is empty, too long or not Unicode.
+            UsageError: `input-invalid`, when the prompt is empty or not Unicode, or messages can't be made into one;
+                `prompt-too-long`.
         """
-        ids = self._ids(prompt.prompt)
-        if not 1 <= len(ids) < self._max_length:
-            hint = f"send 1 to {self._max_length - 1} tokens"
-            raise UsageError("input-invalid", f"the prompt has {len(ids)} tokens", hint)
+        if isinstance(asked, Chat):
+            # The template writes special tokens itself, the first one too.
+            ids = self._ids(self._conversation(asked), special=False)
+        else:
+            ids = self._ids(asked.prompt)
+        most = self._prompt.max_length - 1
+        if not ids:
+            raise UsageError("input-invalid", "the prompt has 0 tokens", f"send 1 to {most} tokens")
+        if len(ids) > most:
+            message = f"the prompt has {len(ids)} tokens, and the model reads {most} and writes one"
+            raise UsageError("prompt-too-long", message, "send a shorter prompt")
         return self._begin(ids)
 
     def whole(self, passage: Passage) -> dict[str, Array]:
@@ -61,14 +82,40 @@ class Writer:
         Raises:
             UsageError: `input-invalid`, when it has no two tokens or is not Unicode.
         """
-        ids = self._ids(passage.text)[: self._max_length]
+        ids = self._ids(passage.text)[: self._prompt.max_length]
         if len(ids) < 2:
             raise UsageError("input-invalid", f"the text has {len(ids)} tokens", "take texts of two tokens or more")
         return self._begin(ids)
 
-    def _ids(self, text: str) -> list[int]:
+    def pieces(self, asked: Prompt | Chat, tensors: dict[str, Array], infer: Infer) -> Iterator[Piece]:
+        """The answer token by token, each made when it is taken.
+
+        Args:
+            tensors: what `first` made of it.
+        """
+        given: list[int] = tensors[_IDS][0].tolist()
+        room = min(asked.max_new_tokens, self._prompt.max_length - len(given))
+        spelling = Spelling(self._tokenizer.decode, given, asked.stop)
+        for count, token in enumerate(self._tokens(tensors, asked, infer), start=1):
+            ends = token in self._spec.stop_ids
+            text = "" if ends else spelling.add(token)
+            finish: Finish | None = "length" if count == room else None
+            if ends or spelling.stopped:
+                finish = "stop"
+            if finish:
+                text += spelling.rest()
+            yield Piece(text=text, prompt_tokens=len(given), tokens=count, finish=finish)
+            if finish:
+                return
+
+    def _conversation(self, asked: Chat) -> str:
+        if self._prompt.chat is None:
+            raise UsageError("input-invalid", "the model has no chat template", "send a prompt instead of messages")
+        return chat.rendered(asked.messages, self._prompt.chat)
+
+    def _ids(self, text: str, *, special: bool = True) -> list[int]:
         try:
-            return list(self._tokenizer.encode(text).ids)
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         except TypeError as error:
             raise UsageError("input-invalid", f"the prompt can't be read: {error}", "send valid Unicode") from error
 
@@ -81,25 +128,14 @@ class Writer:
         }
         return self._tensors(ids, len(ids), past)
 
-    def write(self, prompt: Prompt, infer: Infer) -> TextAnswer:
-        """Go on with a prompt."""
-        tensors = self.first(prompt)
-        given: list[int] = tensors[_IDS][0].tolist()
-        room = min(prompt.max_new_tokens, self._max_length - len(given))
-        made = list(self._tokens(tensors, prompt, room, infer))
-        stopped = bool(made) and made[-1] in self._spec.stop_ids
-        before, whole = (self._tokenizer.decode(ids) for ids in (given, given + made))
-        return {"text": whole.removeprefix(before), "tokens": len(made), "finish": "stop" if stopped else "length"}
-
-    def _tokens(self, tensors: dict[str, Array], prompt: Prompt, room: int, infer: Infer) -> Iterator[int]:
-        drawn = np.random.default_rng(prompt.seed)
+    def _tokens(self, tensors: dict[str, Array], asked: Continuation, infer: Infer) -> Iterator[int]:
+        """Tokens without end, each from a run of its own."""
+        drawn = np.random.default_rng(asked.seed)
         total = tensors[_IDS].shape[1]
-        for _ in range(room):
+        while True:
             outputs = infer(tensors)
-            token = _next(outputs[self._spec.output][0, -1], prompt.temperature, drawn)
+            token = _next(outputs[self._spec.output][0, -1], asked, drawn)
             yield token
-            if token in self._spec.stop_ids:
-                return
             total += 1
             past = {name: outputs[made] for name, made in zip(self._spec.past, self._spec.present, strict=True)}
             tensors = self._tensors([token], total, past)
@@ -129,8 +165,12 @@ def _log_chance(logits: Array, token: int) -> float:
     return float(shifted[token] - np.log(np.exp(shifted).sum()))
 
 
-def _next(logits: Array, temperature: float, drawn: np.random.Generator) -> int:
-    if temperature == 0:
+def _next(logits: Array, asked: Continuation, drawn: np.random.Generator) -> int:
+    if asked.temperature == 0:
         return int(logits.argmax())
-    chances = softmax(logits / np.float32(temperature)).astype(np.float64)
+    chances = softmax(logits / np.float32(asked.temperature)).astype(np.float64)
+    if asked.top_p < 1:
+        order = np.argsort(-chances, kind="stable")
+        likelier = np.cumsum(chances[order])[:-1]
+        chances[order[1:][likelier >= asked.top_p]] = 0
     return int(drawn.choice(len(chances), p=chances / chances.sum()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -12,22 +12,37 @@ import numpy as np
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.requests import require_bounds
-from edgeml_runtime.tasks import Answer, Audio, Image, Infer, Item, Passage, Prompt, Question, Tensors, Text, Tokens
+from edgeml_runtime.tasks import (
+    Audio,
+    Chat,
+    Image,
+    Infer,
+    Item,
+    LikelihoodAnswer,
+    Passage,
+    Piece,
+    Prompt,
+    Question,
+    Tensors,
+    Text,
+    Tokens,
+)
 from edgeml_runtime.tensors import Array
 
-_Kind = TypeVar("_Kind", Text, Question, Prompt, Passage, Image, Audio, Tensors)
+_Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, Passage, Image, Audio, Tensors)
 
 
 class Prepared(NamedTuple):
     """The tensors of one run; `tokens` has one entry for each item in it, and its tokens where it was a text.
 
-    `write` is there for a prompt, whose answer takes further runs, and for a passage, whose answer needs its tokens: it
-    asks for all runs, the first one included.
+    `write` is there for a prompt, whose answer takes further runs, and `weigh` for a passage, whose answer needs its
+    tokens: they ask for all runs, the first one included.
     """
 
     tensors: dict[str, Array]
     tokens: Sequence[Tokens | None]
-    write: Callable[[Infer], Answer] | None = None
+    write: Callable[[Infer], Iterator[Piece]] | None = None
+    weigh: Callable[[Infer], LikelihoodAnswer] | None = None
 
 
 Preparer: TypeAlias = Callable[[Sequence[Item]], Prepared]
@@ -82,9 +97,10 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
         (item,) = items
         if isinstance(item, Passage):
             tensors = writer.whole(_require(item, Passage))
-            return Prepared(tensors, [None], partial(likelihood, tensors, output=writer.output))
-        asked = _require(item, Prompt)
-        return Prepared(writer.first(asked), [None], partial(writer.write, asked))
+            return Prepared(tensors, [None], weigh=partial(likelihood, tensors, output=writer.output))
+        asked = _require(item, Chat) if isinstance(item, Chat) else _require(item, Prompt)
+        tensors = writer.first(asked)
+        return Prepared(tensors, [None], write=partial(writer.pieces, asked, tensors))
 
     return prepare
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeml_core.errors import RejectedError
+from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import (
     AudioInput,
     Manifest,
@@ -22,7 +22,7 @@ from edgeml_core.manifest import (
 from edgeml_runtime import engines, requests, tasks, tensors
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer
-from edgeml_runtime.tasks import Answer, Item, Row, Tokens
+from edgeml_runtime.tasks import Answer, Chat, Item, Piece, Prompt, Row, Tokens
 from edgeml_runtime.tensors import Array
 
 #: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
@@ -96,6 +96,18 @@ class Model:
         requests.require_count(len(asked))
         return list(self._answers(asked))
 
+    def generate(self, asked: Prompt | Chat) -> Iterator[Piece]:
+        """The answer token by token, each made when it is taken.
+
+        Raises:
+            UsageError: `input-invalid`, when the model writes no text or can't read this; `prompt-too-long`.
+            DeviceError: `runtime-failed`.
+        """
+        if not isinstance(self.manifest.preprocess, PromptInput):
+            raise UsageError("input-invalid", f"the model {self.manifest.name!r} writes no text")
+        write = self.prepare([asked]).write
+        return write(self.infer) if write else iter(())
+
     def close(self) -> None:
         """Free the model."""
         self.session.close()
@@ -104,7 +116,9 @@ class Model:
         for start in range(0, len(asked), self._run_items):
             prepared = self.prepare(asked[start : start + self._run_items])
             if prepared.write:
-                yield prepared.write(self.infer)
+                yield tasks.joined(prepared.write(self.infer))
+            elif prepared.weigh:
+                yield prepared.weigh(self.infer)
             else:
                 yield from self._answers_of_run(prepared)
 

@@ -1,7 +1,8 @@
 """Requests as they come in JSON, and their bounds.
 
 One object or a list of them, of the kind that the manifest's preprocessing takes:
-`{"text": "..."}`, `{"question": "...", "context": "..."}`, `{"prompt": "..."}`, `{"image": "<base64 of the file>"}`,
+`{"text": "..."}`, `{"question": "...", "context": "..."}`, `{"prompt": "..."}`,
+`{"messages": [{"role": "user", "content": "..."}]}`, `{"image": "<base64 of the file>"}`,
 `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`, `{"inputs": {"name": [[...]]}}`.
 """
 
@@ -24,7 +25,7 @@ from edgeml_core.manifest import (
     TextInput,
 )
 from edgeml_runtime import audio, tensors
-from edgeml_runtime.tasks import Audio, Image, Item, Passage, Prompt, Question, Tensors, Text
+from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Passage, Prompt, Question, Tensors, Text
 
 #: Items in one request: at 10 ms each, the last answer of a full one comes within 3 s.
 ITEMS_MAX: Final = 256
@@ -35,6 +36,15 @@ IMAGE_MAX_BYTES: Final = 32 * 1024 * 1024
 SAMPLES_MAX: Final = 8 * 1024 * 1024
 NEW_TOKENS_MAX: Final = 1024
 TEMPERATURE_MAX: Final = 10.0
+MESSAGES_MAX: Final = 256
+STOPS_MAX: Final = 4
+STOP_MAX_CHARS: Final = 256
+
+Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=STOP_MAX_CHARS)]
+Stops = Annotated[tuple[Stop, ...], msgspec.Meta(max_length=STOPS_MAX)]
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=TEMPERATURE_MAX)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Messages = Annotated[tuple[Message, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
 
 
 class _ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,11 +60,20 @@ class _QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: str
 
 
-class _PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    prompt: str
+class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=NEW_TOKENS_MAX)] = 32
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=TEMPERATURE_MAX)] = 0.0
+    temperature: Temperature = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    top_p: Share = 1.0
+    stop: Stops = ()
+
+
+class _PromptRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    prompt: str
+
+
+class _ChatRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    messages: Messages
 
 
 class _AudioRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +147,8 @@ def require_bounds(item: Item) -> None:
             _require_at_most(
                 TEXT_MAX_CHARS, len(question) + len(context), "the question with its context", "characters"
             )
+        case Chat(messages=messages):
+            _require_at_most(TEXT_MAX_CHARS, sum(len(it.content) for it in messages), "the messages", "characters")
         case Image(data=data):
             _require_at_most(IMAGE_MAX_BYTES, len(data), "the image", "bytes")
         case Audio(samples=samples):
@@ -147,10 +168,7 @@ def _item(value: object, manifest: Manifest) -> Item:
             asked = _read(value, _QuestionRequest, '{"question": "...", "context": "..."}')
             return Question(asked.question, asked.context)
         case PromptInput():
-            prompt = _read(
-                value, _PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}'
-            )
-            return Prompt(**msgspec.structs.asdict(prompt))
+            return _prompt(value)
         case AudioInput():
             return _audio(_read(value, _AudioRequest, _AUDIO))
         case TextInput():
@@ -164,6 +182,14 @@ def _item(value: object, manifest: Manifest) -> Item:
                 names = ", ".join(specs)
                 raise UsageError("input-invalid", f"there is no input {unknown[0]!r}", f"the model takes {names}")
             return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in given.items()})
+
+
+def _prompt(value: object) -> Item:
+    if isinstance(value, dict) and "messages" in value:
+        asked = _read(value, _ChatRequest, '{"messages": [{"role": "user", "content": "..."}], "max_new_tokens": 32}')
+        return Chat(**msgspec.structs.asdict(asked))
+    prompt = _read(value, _PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}')
+    return Prompt(**msgspec.structs.asdict(prompt))
 
 
 def _audio(request: _AudioRequest) -> Audio:

@@ -5,8 +5,8 @@ One function for each kind of postprocessing, in a table; no class for a model f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 import numpy as np
@@ -35,13 +35,36 @@ class Question(msgspec.Struct, frozen=True):
     context: str
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """The beginning of a text, and how to go on: the likeliest token each time at temperature 0, else drawn."""
+class Continuation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a text is gone on with, until the model ends it or one of `stop` comes.
 
-    prompt: str
+    At temperature 0 by the likeliest token each time; else it is drawn, from the likeliest that make `top_p` together.
+    """
+
     max_new_tokens: int
     temperature: float
     seed: int
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+class Prompt(Continuation, frozen=True, kw_only=True):
+    """The beginning of a text."""
+
+    prompt: str
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one side of a conversation said."""
+
+    role: str
+    content: str
+
+
+class Chat(Continuation, frozen=True, kw_only=True):
+    """A conversation, for the model to say what comes next."""
+
+    messages: tuple[Message, ...]
 
 
 class Passage(msgspec.Struct, frozen=True):
@@ -63,7 +86,7 @@ class Tensors(msgspec.Struct, frozen=True):
     inputs: dict[str, Array]
 
 
-Item = Text | Question | Prompt | Passage | Image | Audio | Tensors
+Item = Text | Question | Prompt | Chat | Passage | Image | Audio | Tensors
 
 
 class LabelScore(TypedDict):
@@ -104,12 +127,28 @@ class SpanAnswer(TypedDict):
     score: float
 
 
+Finish = Literal["stop", "length"]
+
+
 class TextAnswer(TypedDict):
-    """What follows the prompt, in how many tokens, and why it ends: at a `stop` token or the `length` allowed."""
+    """What follows the prompt, in how many tokens, and why it ends: at a `stop` or at the `length` allowed."""
 
     text: str
+    prompt_tokens: int
     tokens: int
-    finish: str
+    finish: Finish
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """What one more token adds to an answer, perhaps nothing; `finish` is there in the last one only.
+
+    `tokens` are those made so far, `prompt_tokens` those of the question.
+    """
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    finish: Finish | None = None
 
 
 class LikelihoodAnswer(TypedDict):
@@ -288,6 +327,18 @@ def _pooled(vectors: Array, pooling: str) -> Array:
             return np.asarray(vectors[0])
         case _:
             return vectors
+
+
+def joined(pieces: Iterable[Piece]) -> TextAnswer:
+    """The whole of an answer that was made piece by piece."""
+    made = list(pieces)
+    last = made[-1]
+    return {
+        "text": "".join(piece.text for piece in made),
+        "prompt_tokens": last.prompt_tokens,
+        "tokens": last.tokens,
+        "finish": last.finish or "length",
+    }
 
 
 def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- as all functions in the table

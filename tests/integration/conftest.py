@@ -1,4 +1,4 @@
-"""What several integration tests share: the emulated root, made once."""
+"""What several integration tests share, made once: the emulated root, a tiny language model that chats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeml import targets
+import tiny_chat
+from edgeml import pipeline, targets
+from edgeml.export.request import Exported, ExportRequest
 from edgeml.proof import root
 from edgeml.proof.prepare import prepare
 
@@ -20,6 +22,18 @@ def emulation_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv(root.PLACE_VARIABLE, str(place))
         assert prepare(targets.load("rpi4")) is not None
     return place
+
+
+@pytest.fixture(scope="session")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    """The folder of the tiny model that chats, and its bundle in fp32."""
+    folder = tmp_path_factory.mktemp("chatting")
+    model = tiny_chat.pretrained(folder / "chat")
+    request = ExportRequest(
+        model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
+    )
+    (exported,) = pipeline.export(request)
+    return folder / "chat", exported
 
 
 @pytest.fixture(scope="module")

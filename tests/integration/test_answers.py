@@ -8,8 +8,10 @@ import pytest
 import transformers
 
 import breadth_models as models
+import tiny_chat
 from edgeml import inference, pipeline
 from edgeml.export.request import Exported, ExportRequest
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
 
 CONTEXT = (
@@ -63,3 +65,50 @@ def test_drawing_is_repeated_by_its_seed(tmp_path: Path):
     assert texts[0] == texts[1] != texts[2]
     (found,) = inference.run(bundle.path, {"prompt": "pump " * 30, "max_new_tokens": 1024})
     assert found["tokens"] < 160
+
+
+def test_a_chat_is_answered_as_transformers_does(chatting: tuple[Path, Exported]):
+    """By the template that transformers renders, here as plain data; what comes is what the model has learnt."""
+    folder, bundle = chatting
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    before = [{"role": "user", "content": "Where is the valve?"}, {"role": "assistant", "content": "On the left."}]
+    for question, answer in tiny_chat.FACTS.items():
+        for messages in ([], [{"role": "system", "content": "Be brief."}], before):
+            said = [*messages, {"role": "user", "content": question}]
+            given = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt")
+            made = model.generate(given, max_new_tokens=20, do_sample=False)[0, given.shape[1] :]
+            (found,) = inference.run(bundle.path, {"messages": said})
+            assert found["text"] == tokenizer.decode(made, skip_special_tokens=True)
+            assert (found["prompt_tokens"], found["tokens"]) == (given.shape[1], len(made))
+        (found,) = inference.run(bundle.path, {"messages": [said[-1]]})
+        assert (found["text"], found["finish"]) == (answer, "stop")
+
+
+def test_an_answer_ends_before_a_stop(chatting: tuple[Path, Exported]):
+    """However the model's tokens are cut."""
+    asked = {"messages": [{"role": "user", "content": "Where is the valve?"}], "stop": ["the", "two, "]}
+    (found,) = inference.run(chatting[1].path, asked)
+    assert (found["text"], found["finish"]) == ("In hall ", "stop")
+
+
+def test_drawing_from_the_likeliest_alone_is_taking_the_likeliest(chatting: tuple[Path, Exported]):
+    """`top_p` of nothing leaves one token, at any temperature."""
+    asked = {"messages": [{"role": "user", "content": "Who checks the filter?"}], "temperature": 5}
+    texts = {inference.run(chatting[1].path, asked | {"top_p": 0, "seed": seed})[0]["text"] for seed in range(3)}
+    assert texts == {"The night shift does."}
+
+
+def test_a_template_that_is_no_plain_data_leaves_a_model_for_prompts(tmp_path: Path):
+    """The card says so, and a chat is refused."""
+    model = models.pretrained(tmp_path / "model", "gpt2", "text-generation")
+    (tmp_path / "model/chat_template.jinja").write_text("{{ strftime_now('%d') }}{{ messages[0].content }}")
+    request = ExportRequest(
+        model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=tmp_path / "out"
+    )
+    (bundle,) = pipeline.export(request)
+    assert "it asks what day it is; the model takes prompts only" in "".join(bundle.warnings)
+    with pytest.raises(UsageError, match="no chat template"):
+        inference.run(bundle.path, {"messages": [{"role": "user", "content": "Hello"}]})
+    (found,) = inference.run(bundle.path, {"prompt": "Hello", "max_new_tokens": 3})
+    assert found["tokens"] <= 3

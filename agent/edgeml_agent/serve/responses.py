@@ -13,6 +13,7 @@ from edgeml_core.errors import EdgemlError, OverloadedError
 #: The HTTP status of each code that can be a client's business; any other is 500.
 STATUS: Final[dict[str, int]] = {
     "input-invalid": 400,
+    "prompt-too-long": 400,
     "unauthorized": 401,
     "origin-refused": 403,
     "model-unknown": 404,

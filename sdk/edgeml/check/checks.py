@@ -139,6 +139,7 @@ class Checks:
             calibration_rows=len(self.calibration.rows) if calibrated else 0,
             calibration_sha256=self.calibration.sha256 if calibrated else "",
             warnings=(
+                *self.source.notes,
                 *candidate.model.notes,
                 *self.inputs.notes,
                 *self._cut_note(candidate),

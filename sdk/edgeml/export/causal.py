@@ -12,11 +12,12 @@ import transformers
 from optimum.exporters.onnx import model_configs  # noqa: F401 -- its architectures are known once it is imported
 from optimum.exporters.tasks import TasksManager
 
+from edgeml.export import chat_template
 from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source, TorchModel
 from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Generation, PromptInput, TensorSpec
+from edgeml_core.manifest import ChatTemplate, Generation, PromptInput, TensorSpec
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import opened
 
@@ -36,8 +37,7 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     present = tuple(name.replace("past_key_values", "present") for name in past)
     module = Named(WithPast(pretrained, past), tuple(example), outputs=("logits", *present), by_keyword=True)
     original = TorchSession(module)
-    config = folders.config(path)
-    stops = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
+    chat, notes = _chat(path, tokenizer)
     return Source(
         name=path.resolve().name,
         task="text-generation",
@@ -46,10 +46,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
         signature=Signature(
             inputs=_free(specs(example)),
             outputs=_free(specs(original.run(example))),
-            preprocess=PromptInput(tokenizer=text.tokenizer, max_length=text.max_length),
-            postprocess=Generation(
-                output="logits", stop_ids=tuple(it for it in stops if it is not None), past=past, present=present
-            ),
+            preprocess=PromptInput(tokenizer=text.tokenizer, max_length=text.max_length, chat=chat),
+            postprocess=Generation(output="logits", stop_ids=_stops(pretrained), past=past, present=present),
         ),
         example=example,
         original=original,
@@ -57,7 +55,22 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
         assets={folders.TOKENIZER: tokenizer},
         model=TorchModel(module=module, pretrained=pretrained),
         tools={name: metadata.version(name) for name in ("torch", "transformers")},
+        notes=notes,
     )
+
+
+def _stops(pretrained: Any) -> tuple[int, ...]:  # noqa: ANN401 -- transformers has no types here
+    """The tokens at which the model's own generation ends; a chat model's configuration of that names several."""
+    ids = pretrained.generation_config.eos_token_id
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
+
+
+def _chat(path: Path, tokenizer: Path) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+    """The chat template, or what the card is to say of its lack."""
+    try:
+        return chat_template.read(path, opened(tokenizer)), ()
+    except chat_template.Inexpressible as error:
+        return None, (f"the chat template can't be told as plain data: {error}; the model takes prompts only",)
 
 
 def onnx_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and optimum have no types here

@@ -59,7 +59,6 @@ class Config(msgspec.Struct, frozen=True):
     max_position_embeddings: int | None = None
     n_positions: int | None = None
     pad_token_id: int | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
     conv_kernel: tuple[int, ...] = ()
     conv_stride: tuple[int, ...] = ()
     auto_map: dict[str, object] | None = None

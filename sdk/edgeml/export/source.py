@@ -57,6 +57,7 @@ class Source:
         assets: files that go into the bundle, by their path there.
         model: the PyTorch model, or the `.onnx` file.
         tools: versions of what loaded it.
+        notes: what the card is to say of what could not be taken over.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Source:
     assets: Mapping[str, Path]
     model: TorchModel | Path
     tools: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from edgeml_core.manifest import (
     TextInput,
 )
 from edgeml_runtime import requests, tensors
-from edgeml_runtime.tasks import Audio, Image, Prompt, Question, Tensors, Text
+from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
 from samples import a_manifest
 
 TEXT = a_manifest(preprocess=TextInput(tokenizer="model.onnx", max_length=8))
@@ -60,6 +60,13 @@ def test_a_prompt_alone_is_gone_on_with_greedily():
     """The rest is optional."""
     (item,) = requests.parse({"prompt": "Once"}, PROMPT)
     assert item == Prompt(prompt="Once", max_new_tokens=32, temperature=0.0, seed=0)
+
+
+def test_messages_are_a_chat():
+    """They go on as a prompt does."""
+    said = {"role": "user", "content": "Hello"}
+    (item,) = requests.parse({"messages": [said], "top_p": 0.5, "stop": ["."]}, PROMPT)
+    assert item == Chat(messages=(Message(**said),), max_new_tokens=32, temperature=0.0, seed=0, top_p=0.5, stop=(".",))
 
 
 def test_a_sound_is_a_file_or_numbers():
@@ -108,6 +115,12 @@ def test_tensors_take_the_models_types():
         (PROMPT, {"prompt": "a", "temperature": -1}),
         (PROMPT, {"prompt": "a", "temperature": float("nan")}),
         (PROMPT, {"prompt": "a", "seed": -1}),
+        (PROMPT, {"prompt": "a", "top_p": 2}),
+        (PROMPT, {"prompt": "a", "stop": [""]}),
+        (PROMPT, {"prompt": "a", "stop": ["."] * (requests.STOPS_MAX + 1)}),
+        (PROMPT, {"messages": []}),
+        (PROMPT, {"messages": [{"role": "user"}]}),
+        (PROMPT, {"messages": [{"role": "user", "content": "a"}] * (requests.MESSAGES_MAX + 1)}),
         (AUDIO, {}),
         (AUDIO, {"audio": "AAAA"}),
         (AUDIO, {"samples": [0.5]}),

@@ -1,0 +1,48 @@
+"""Messages to a prompt by plain data."""
+
+import pytest
+
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import ChatTemplate
+from edgeml_runtime.chat import rendered
+from edgeml_runtime.tasks import Message
+
+BETWEEN = {
+    "": {"user": "<u>", "system": "<s>"},
+    "system": {"user": "</s><u>"},
+    "user": {"": "</u><a>", "assistant": "</u><a>"},
+    "assistant": {"user": "</a><u>"},
+}
+
+
+def conversation(*said):
+    return [Message(role, content) for role, content in said]
+
+
+def test_what_stands_before_a_message_depends_on_the_one_before_it():
+    """The answer is to begin where the prompt ends."""
+    asked = conversation(("system", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", " Three? "))
+    expected = "<s>Be brief.</s><u>One?</u><a>Two.</a><u> Three? </u><a>"
+    assert rendered(asked, ChatTemplate(between=BETWEEN)) == expected
+
+
+def test_white_space_goes_where_the_template_says_so():
+    """At a message's ends only."""
+    assert rendered(conversation(("user", " a b\n")), ChatTemplate(between=BETWEEN, trim=True)) == "<u>a b</u><a>"
+
+
+@pytest.mark.parametrize(
+    ("roles", "why"),
+    [
+        ((), "no message"),
+        (("assistant",), "'assistant' can't come first"),
+        (("user", "user"), "'user' can't come after one of 'user'"),
+        (("user", "assistant"), "last message is of the role 'assistant'"),
+        (("tool",), "'tool' can't come first"),
+    ],
+)
+def test_an_order_that_the_template_does_not_know_is_refused(roles, why):
+    """The hint says which ones it knows."""
+    with pytest.raises(UsageError, match=why) as caught:
+        rendered(conversation(*((role, "a") for role in roles)), ChatTemplate(between=BETWEEN))
+    assert "user after system" in caught.value.hint
