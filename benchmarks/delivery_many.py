@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 from integration import brokers
 from integration.light_agents import LightAgent, Publications, connected, fetch_all, host, published
 
-WEIGHTS_BYTES: Final = 48 * 1024**2
+WEIGHTS_BYTES: Final = 96 * 1024**2
 DEVICES: Final = 8
+SLOW_DEVICE: Final = "slow"
 SLOW_CHUNK_S: Final = 0.02
 SLOWER_MOST: Final = 0.1
 RUNS: Final = 3
@@ -35,12 +36,13 @@ def run(folder: Path, _models: Path) -> None:
     for name, most, apart_s in (("start together", 1.3, 0.0), ("start 0.4 s apart", 2.0, 0.4)):
         outcomes = [_case(folder / f"{name}-{number}", DEVICES, apart_s=apart_s) for number in range(RUNS)]
         _print(name, outcomes, most)
-    alone = [_case(folder / f"alone-{number}", DEVICES - 1) for number in range(RUNS)]
-    slow = [_case(folder / f"slow-{number}", DEVICES, slow_s=SLOW_CHUNK_S) for number in range(RUNS)]
-    _print(f"one takes {SLOW_CHUNK_S * 1000:.0f} ms a chunk", slow, None)
-    without_s, with_s = (
-        statistics.median(statistics.mean(it.seconds[: DEVICES - 1]) for it in runs) for runs in (alone, slow)
-    )
+    alone, slow = [], []
+    for number in range(RUNS):
+        alone.append(_case(folder / f"alone-{number}", DEVICES - 1))
+        slow.append(_case(folder / f"slow-{number}", DEVICES - 1, with_slow=True))
+    _print(f"one is slow: {SLOW_CHUNK_S * 1000:.0f} ms a chunk", slow, None)
+    # The best of each: what else the machine does only ever makes a run longer.
+    without_s, with_s = (min(statistics.mean(it.seconds) for it in runs) for runs in (alone, slow))
     slower = with_s / without_s - 1
     verdict = "met" if slower <= SLOWER_MOST else "MISSED"
     print(f"    the others take {with_s:.2f} s, without it {without_s:.2f} s: {slower:+.0%} (most +10%: {verdict})")
@@ -53,15 +55,21 @@ def _print(name: str, outcomes: list[Outcome], most: float | None) -> None:
     print(f"  {name:24} publications per chunk, worst of {RUNS}: {worst:.2f}{verdict}; broker's peak {peak:.0f} MiB")
 
 
-def _case(folder: Path, count: int, *, apart_s: float = 0.0, slow_s: float = 0.0) -> Outcome:
+def _case(folder: Path, count: int, *, apart_s: float = 0.0, with_slow: bool = False) -> Outcome:
+    """Until `count` devices have the release, beside a slow one that isn't waited for."""
     devices = [f"board-{number}" for number in range(count)]
-    release = published(folder / "repo", devices, weights_bytes=WEIGHTS_BYTES)
+    enrolled = [*devices, SLOW_DEVICE] if with_slow else devices
+    release = published(folder / "repo", enrolled, weights_bytes=WEIGHTS_BYTES)
 
     async def fetch(url: str) -> list[float]:
-        agents = [LightAgent(folder, name, url) for name in devices[:-1]]
-        agents.append(LightAgent(folder, devices[-1], url, chunk_s=slow_s))
-        async with connected(agents):
-            return await fetch_all(agents, release, apart_s=apart_s)
+        agents = [LightAgent(folder, name, url) for name in devices]
+        slow = [LightAgent(folder, SLOW_DEVICE, url, chunk_s=SLOW_CHUNK_S)] if with_slow else []
+        async with connected([*agents, *slow]):
+            lagging = asyncio.create_task(fetch_all(slow, release))
+            seconds = await fetch_all(agents, release, apart_s=apart_s)
+            lagging.cancel()
+            await asyncio.gather(lagging, return_exceptions=True)
+            return seconds
 
     with brokers.mosquitto(folder / "broker") as broker, host(folder / "repo", broker.url):
         counted = Publications(broker.port)
