@@ -15,7 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiomqtt import Client, MqttError, Will
@@ -85,7 +85,7 @@ class MqttLink:
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
         self._rights = Rights(self._topics, device.id)
-        self._asks: set[asyncio.Task[None]] = set()
+        self._asks: set[asyncio.Future[Any]] = set()
         self._announced_last = self._topics.trust(trust.FLEET, _ANNOUNCED_LAST)
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
@@ -237,7 +237,7 @@ class MqttLink:
             finally:
                 self._client = None
                 self._online.clear()
-                for ask in self._asks:
+                for ask in list(self._asks):
                     ask.cancel()
 
     def _ask(self, client: Client, subscriptions: list[tuple[str, int]], keys: tuple[str, ...]) -> None:
@@ -343,8 +343,18 @@ class MqttLink:
         return self._client
 
     async def _call(self, call: Awaitable[T]) -> T:
+        """What the broker answers. The end of the connection ends the waiting; aiomqtt would go on with it."""
+        answer = asyncio.ensure_future(call)
+        self._asks.add(answer)
         try:
-            return await call
+            await asyncio.wait({answer})
+        finally:
+            self._asks.discard(answer)
+            answer.cancel()
+        if answer.cancelled():
+            raise self._unreachable(MqttError("the connection was lost"))
+        try:
+            return answer.result()
         except MqttError as error:
             raise self._unreachable(error) from error
 

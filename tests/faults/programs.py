@@ -6,7 +6,6 @@ can be set wrong.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import multiprocessing
 import os
@@ -91,8 +90,6 @@ def _set_clock(off_s: float) -> None:
             return true.now(tz) + dt.timedelta(seconds=off_s)
 
     time.time = lambda: real() + off_s
-    for module in list(sys.modules.values()):
-        with contextlib.suppress(Exception):
-            if getattr(module, "datetime", None) is true:
-                module.datetime = Wrong  # type: ignore[attr-defined]
-    dt.datetime = Wrong  # type: ignore[misc]
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("edgeml_agent.", "tuf.")) and getattr(module, "datetime", None) is true:
+            module.datetime = Wrong  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from integration.delivery_site import Observer
 TOPICS: Final = Topics(FLEET)
 ROLES: Final = ("timestamp", "snapshot", "targets")
 #: How soon an attack must be refused.
-REFUSED_S: Final = 20.0
+REFUSED_S: Final = 40.0
 #: Two chunks of weights, so that there is something to fetch.
 WEIGHTS_BYTES: Final = 100_000
 

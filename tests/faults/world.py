@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import sqlite3
 import threading
@@ -31,7 +32,7 @@ from tiny_models import tiny_onnx_bundle
 
 FLEET: Final = "farm"
 MODEL: Final = "tiny"
-TIMEOUT_S: Final = 25.0
+TIMEOUT_S: Final = 60.0
 #: How soon after its start an agent must answer; the machine may be busy with other tests.
 COMES_UP_S: Final = 30.0
 ASK_TIMEOUT_S: Final = 10.0
@@ -68,7 +69,11 @@ class Traffic:
         return self._dead_since is None
 
     def agent_dies(self) -> None:
-        """From now on, and until it has answered again, requests may fail."""
+        """From now on requests may fail."""
+        self._dead_since = math.inf
+
+    def agent_starts(self) -> None:
+        """A request from now on that is answered is the end of that."""
         self._dead_since = time.monotonic()
 
     def end(self) -> None:
@@ -122,6 +127,7 @@ class Device:
 
     def start(self) -> None:
         """`edgeml-agent run`."""
+        self.traffic.agent_starts()
         self.agent = Forked(self.log, "edgeml-agent", "run", "--config", str(self.config), clock_s=self.clock_s)
 
     def kill(self) -> None:

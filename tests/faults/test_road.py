@@ -1,0 +1,158 @@
+"""The road between a device and its broker fails in every way that roads do; each time the update arrives in the end.
+
+Bytes come late, one at a time, or stop half way; publications get lost, come twice, out of order, or out of another
+connection's time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+import pytest
+
+from faults import campaign
+from faults.mitm import Frame, Line, Meddle, Mitm
+from faults.stage import TOPICS
+from faults.world import World, until, world
+
+CHUNK: Final = TOPICS.chunk("")
+#: 20 chunks.
+WEIGHTS_BYTES: Final = 20 * 64 * 1024
+#: A silent connection is given up after one and a half keepalives of 30 s, at the latest.
+NOTICED_S: Final = 75.0
+
+
+def lossy(chance: np.random.Generator) -> Meddle:
+    """Every fifth chunk gets lost."""
+    return lambda frame: [] if frame.topic.startswith(CHUNK) and chance.random() < 0.2 else [frame]
+
+
+def repeating(chance: np.random.Generator) -> Meddle:
+    """Chunks come up to four times."""
+    return lambda frame: [frame] * (chance.integers(1, 5) if frame.topic.startswith(CHUNK) else 1)
+
+
+def shuffling(chance: np.random.Generator) -> Meddle:
+    """Chunks overtake each other: each waits for up to four others."""
+    held: list[Frame] = []
+
+    def meddle(frame: Frame) -> list[Frame]:
+        if not frame.topic.startswith(CHUNK):
+            return [frame]
+        held.append(frame)
+        if len(held) < chance.integers(1, 5):
+            return []
+        shuffled = [held[index] for index in chance.permutation(len(held))]
+        held.clear()
+        return shuffled
+
+    return meddle
+
+
+def damaging(chance: np.random.Generator) -> Meddle:
+    """One bit of every eighth chunk is another."""
+
+    def meddle(frame: Frame) -> list[Frame]:
+        if not frame.topic.startswith(CHUNK) or chance.random() > 1 / 8:
+            return [frame]
+        payload = bytearray(frame.payload)
+        payload[chance.integers(len(payload))] ^= 1 << chance.integers(8)
+        return [frame.but(payload=bytes(payload))]
+
+    return meddle
+
+
+def resending(chance: np.random.Generator) -> Meddle:
+    """What came before comes again, in the midst of what comes now, also out of another connection."""
+    seen: list[Frame] = []
+
+    def meddle(frame: Frame) -> list[Frame]:
+        if not frame.topic or frame.flags & 0b0110:
+            return [frame]
+        seen.append(frame)
+        return [frame, seen[chance.integers(len(seen))]]
+
+    return meddle
+
+
+ROADS: Final[dict[str, Line]] = {
+    "slow": Line(delay_s=0.15),
+    "one byte at a time": Line(piece_bytes=1),
+    "cut after every megabyte": Line(cut_after_bytes=1_000_000),
+}
+TRAFFIC: Final[dict[str, Callable[[np.random.Generator], Meddle]]] = {
+    "lossy": lossy,
+    "repeating": repeating,
+    "shuffling": shuffling,
+    "damaging": damaging,
+    "resending": resending,
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One device for all roads: each update goes over another."""
+    with world(tmp_path_factory.mktemp("road"), through_mitm=True) as made:
+        yield made
+
+
+@pytest.fixture
+def road(made: World) -> Iterator[Mitm]:
+    """The road, mended at the end."""
+    assert made.road is not None
+    honest = made.road.meddle
+    yield made.road
+    made.road.line, made.road.meddle = Line(), honest
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_over_a_bad_line(made: World, road: Mitm, name: str) -> None:
+    """The line stays bad until the update has arrived."""
+    road.line = ROADS[name]
+    arrives(made, WEIGHTS_BYTES // 10 if road.line.piece_bytes else WEIGHTS_BYTES)
+
+
+@pytest.mark.parametrize("name", TRAFFIC)
+def test_over_a_line_that_meddles(made: World, road: Mitm, name: str) -> None:
+    """It goes on meddling until the update has arrived."""
+    road.meddle = TRAFFIC[name](campaign.chance(f"road {name}"))
+    arrives(made, WEIGHTS_BYTES)
+
+
+def test_connections_reset_in_the_midst_of_an_update(made: World, road: Mitm) -> None:
+    """Several times, at random instants."""
+    chance = campaign.chance("road resets")
+    version = made.release(weights_bytes=WEIGHTS_BYTES)
+    made.deploy(version)
+    for _ in range(3):
+        connections = road.connections
+        time.sleep(chance.uniform(0.1, 1.0))
+        road.cut()
+        campaign.count("connections reset")
+        until(lambda connections=connections: road.connections > connections, "the agent connects again")
+    made.converges(version)
+    campaign.count("bad roads that an update came over")
+
+
+def test_a_connection_that_died_without_a_word(made: World, road: Mitm) -> None:
+    """The cable is pulled in the midst of an update: the agent notices by itself, and serves meanwhile."""
+    version = made.release(weights_bytes=WEIGHTS_BYTES)
+    road.line = Line(is_dead=True)
+    made.deploy(version)
+    since = len(made.device.log.read_text())
+    until(lambda: "disconnected" in made.device.log.read_text()[since:], "the agent notices", NOTICED_S)
+    road.line = Line()
+    made.converges(version)
+    campaign.count("bad roads that an update came over")
+
+
+def arrives(made: World, weights_bytes: int) -> None:
+    """The next version comes to answer, over the road as it is."""
+    version = made.release(weights_bytes=weights_bytes)
+    made.deploy(version)
+    made.converges(version)
+    made.audit()
+    campaign.count("bad roads that an update came over")
