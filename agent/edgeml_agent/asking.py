@@ -17,9 +17,11 @@ from edgeml_agent.releases import Bases
 from edgeml_core import chunks, wirekeys
 from edgeml_core.sealing import Seal
 
-#: A difference that so often didn't come is given up; when it is the first of all, all are: the other side may not know
-#: what this device has.
+#: A difference that so often didn't come is given up, and all others with it when none has come yet: the other side may
+#: not know what this device has. Once some have come it does, and what doesn't come is lost or late: a whole chunk would
+#: be, too, and costs many times as much.
 DIFFERENCE_TRIES: Final = 2
+LATER_TRIES: Final = 4
 
 
 class Asking:
@@ -37,7 +39,7 @@ class Asking:
 
     def key(self, digest: str) -> str:
         """The key to want a chunk by."""
-        whole = self._given_up or self._tries[digest] >= DIFFERENCE_TRIES
+        whole = self._given_up or self._tries[digest] >= LATER_TRIES
         base = "" if whole else self._bases.digest(digest)
         key = wirekeys.join(self.chunk_id(digest), self.chunk_id(base) if base else "")
         self._digests[key] = digest
@@ -67,4 +69,4 @@ class Asking:
 
     def refused(self, key: str) -> None:
         """The answer to a key was wrong: another difference would be, too."""
-        self._tries[self._digests[key]] = DIFFERENCE_TRIES
+        self._tries[self._digests[key]] = LATER_TRIES

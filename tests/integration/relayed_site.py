@@ -23,6 +23,7 @@ from edgeml_agent import settings
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
+from edgeml_agent.groups import GroupKeys
 from edgeml_agent.link import MqttLink
 from edgeml_agent.releases import Releases
 from edgeml_agent.run import SystemClock
@@ -85,6 +86,7 @@ class SiteDevice:
             prober=prober,
             server=self.server,
             clock=clock,
+            groups=GroupKeys(found.trust.groups),
         )
         agent = Agent(found.device.id, machine, ports, telling)
         calls = Calls(self.link, releases, prober)

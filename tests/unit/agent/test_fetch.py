@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeml_agent import pace
-from edgeml_agent.asking import DIFFERENCE_TRIES, Asking
+from edgeml_agent.asking import DIFFERENCE_TRIES, LATER_TRIES, Asking
 from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, Fetch
 from edgeml_agent.releases import Bases, Release, Releases
 from edgeml_core import bundle, chunks, wirekeys
@@ -196,13 +196,30 @@ def test_a_bad_difference_makes_the_whole_chunk_wanted(partial, origin, bases):
     partial.verify()
 
 
-def test_a_difference_that_never_comes_makes_the_whole_chunk_wanted(partial, origin, bases):
-    """After so many tries, since it may just be lost."""
+def test_a_difference_that_is_lost_is_wanted_again(partial, origin, bases):
+    """Others have come, so it is no riddle to the origin: the whole chunk would cost many times as much."""
     knows_old_chunks(origin)
-    origin.lost = {DIGESTS[3]: DIFFERENCE_TRIES}
+    origin.lost = {DIGESTS[3]: SILENCES_MAX - 1}
     fetch(partial, origin, bases)
-    assert whole_keys(origin.keys) == [wirekeys.chunk_id(DIGESTS[3])]
+    assert whole_keys(origin.keys) == []
     partial.verify()
+
+
+def test_a_difference_that_never_comes_makes_the_whole_chunk_wanted(origin, bases):
+    """After so many tries."""
+    knows_old_chunks(origin)
+    asking = Asking(bases)
+
+    async def comes(digest):
+        await origin.want([asking.key(digest)])
+        asking.chunk(await origin.receive(0))
+
+    asyncio.run(comes(DIGESTS[0]))
+    keys = []
+    for _ in range(LATER_TRIES + 1):
+        keys.append(asking.key(DIGESTS[3]))
+        asking.unanswered(keys[-1])
+    assert whole_keys(keys) == keys[LATER_TRIES:]
 
 
 def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chunks(
