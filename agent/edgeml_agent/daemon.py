@@ -23,8 +23,10 @@ from edgeml_core.desired import Deployment
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.lifecycle import State
 
-#: Unclean restarts so soon after an activation are laid to the model.
+#: A new version is on trial for so long by the clock, or in one run: unclean restarts until then are laid to it.
 CRASH_WINDOW_S: Final = 600.0
+#: November 2023. A clock that says less was never set, and what it said then is no time.
+CLOCK_SET_S: Final = 1_700_000_000.0
 CRASHES_MAX: Final = 3
 #: Without any announcement the signed files are looked at so often: they may have expired.
 LOOK_EVERY_S: Final = 600.0
@@ -68,6 +70,7 @@ class Daemon:
                 tasks.create_task(self._link.run())
                 tasks.create_task(self._follow_fleet(tasks))
                 tasks.create_task(self._follow_store())
+                tasks.create_task(self._prove())
                 tasks.create_task(self._calls.run())
         finally:
             # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
@@ -88,11 +91,21 @@ class Daemon:
         self.ready = True
 
     def _count_crash(self, record: ModelRecord) -> None:
-        if not 0 <= self._clock.now() - record.activated_at < CRASH_WINDOW_S or not record.previous:
+        is_clock_right = CLOCK_SET_S < record.activated_at < self._clock.now()
+        is_long_ago = is_clock_right and self._clock.now() - record.activated_at >= CRASH_WINDOW_S
+        if not record.is_on_trial or is_long_ago or not record.previous:
             return
         if self._store.count_unclean(record.name) >= CRASHES_MAX:
             message = f"{CRASHES_MAX} unclean restarts within {CRASH_WINDOW_S:.0f} s of activating {record.version}"
             self._store.roll_back(record.name, "crash-loop", message)
+
+    async def _prove(self) -> None:
+        """End a version's trial when it has served for so long in one run, whatever the clock says."""
+        while True:
+            activated = {record.name: record.activated_at for record in self._store.records().values()}
+            await asyncio.sleep(CRASH_WINDOW_S)
+            for name, activated_at in activated.items():
+                await asyncio.to_thread(self._store.end_trial, name, activated_at)
 
     async def _follow_fleet(self, tasks: asyncio.TaskGroup) -> None:
         wait_s = LOOK_EVERY_S

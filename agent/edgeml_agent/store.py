@@ -62,6 +62,11 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     activated_at: float = 0.0
     unclean_restarts: int = 0
 
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the active release has yet to prove itself: `activated_at` is 0 once it has."""
+        return self.activated_at != 0
+
 
 class Store:
     """The database in one folder. Any thread may call; another process may write at the same time.
@@ -129,6 +134,14 @@ class Store:
                 (state, code, message, name),
             )
         return self.record(name)
+
+    def end_trial(self, name: str, activated_at: float) -> None:
+        """The release that was activated then has proved itself; another one that came since has not."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE model SET activated_at = 0, unclean_restarts = 0 WHERE name = ? AND activated_at = ?",
+                (name, activated_at),
+            )
 
     def count_unclean(self, name: str) -> int:
         """One more unclean restart since the model's activation; how many there are now."""

@@ -307,11 +307,10 @@ def test_missing_signed_files_are_looked_for_again(bench, monkeypatch):
 
 
 def test_the_third_crash_after_an_activation_goes_back(bench):
-    """Not the second, and not ten minutes later; the deployment isn't tried again."""
+    """Not the second; the deployment isn't tried again."""
     for version in ("1.0", "2.0"):
         wish(bench, version)
         live(bench, until=serves(bench, version))
-    soon_after_activation(bench)
     crash(bench, times=2)
     assert bench.server.live == {NAME: "2.0"}
     crash(bench, times=1)
@@ -322,19 +321,36 @@ def test_the_third_crash_after_an_activation_goes_back(bench):
 
 
 def test_crashes_long_after_an_activation_are_not_the_model_s(bench):
-    """Something else is at fault then."""
+    """By a clock that was set."""
+    bench.clock.seconds = 2 * daemons.CLOCK_SET_S
     for version in ("1.0", "2.0"):
         wish(bench, version)
         live(bench, until=serves(bench, version))
-    soon_after_activation(bench)
     bench.clock.seconds += daemons.CRASH_WINDOW_S
     crash(bench, times=5)
     assert bench.server.live == {NAME: "2.0"}
 
 
-def soon_after_activation(bench):
-    """Set the clock back to then: whatever polls lets it run away."""
-    bench.clock.seconds = bench.store.record(NAME).activated_at + 1.0
+def test_crashes_after_a_long_run_are_not_the_model_s(bench, monkeypatch):
+    """Something else is at fault then."""
+    for version in ("1.0", "2.0"):
+        wish(bench, version)
+        live(bench, until=serves(bench, version))
+    monkeypatch.setattr(daemons, "CRASH_WINDOW_S", 0.01)
+    live(bench, until=lambda: not bench.store.record(NAME).is_on_trial)
+    crash(bench, times=5)
+    assert bench.server.live == {NAME: "2.0"}
+
+
+@pytest.mark.parametrize("jump_s", [-1e9, 1e9])
+def test_a_clock_that_jumps_hides_no_crash(bench, jump_s):
+    """A board that wakes up in 1970, or whose clock is set after the activation."""
+    for version in ("1.0", "2.0"):
+        wish(bench, version)
+        live(bench, until=serves(bench, version))
+    bench.clock.seconds += jump_s
+    crash(bench, times=3)
+    assert bench.server.live == {NAME: "1.0"}
 
 
 def crash(bench, times):
