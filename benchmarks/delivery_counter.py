@@ -1,0 +1,57 @@
+"""A line between device and broker that counts the bytes of TCP, both ways together. It neither delays nor loses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+READ_BYTES: Final = 64 * 1024
+START_TIMEOUT_S: Final = 10.0
+
+
+class Counter:
+    """Where it listens, and what has passed."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.passed_bytes = 0
+
+    async def serve(self, broker_port: int, started: threading.Event, stop: asyncio.Event) -> None:
+        """Pass on until told to stop."""
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", broker_port)
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            started.set()
+            await stop.wait()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(READ_BYTES):
+            self.passed_bytes += len(data)
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@contextmanager
+def counting(broker_port: int) -> Iterator[Counter]:
+    """A counter before a broker, in a thread."""
+    counter, loop, started, stop = Counter(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    work = counter.serve(broker_port, started, stop)
+    thread = threading.Thread(target=loop.run_until_complete, args=(work,), daemon=True)
+    thread.start()
+    if not started.wait(START_TIMEOUT_S):
+        raise RuntimeError("the counting line didn't start")
+    try:
+        yield counter
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(START_TIMEOUT_S)

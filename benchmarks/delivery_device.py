@@ -1,0 +1,26 @@
+"""A device that takes releases in as it always does, but serves nothing: what a runtime takes is no part of delivery.
+
+Its only argument is an agent.toml.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from edgeml_agent import log, run, settings
+from edgeml_agent.serve.models import Models
+from edgeml_core.manifest import Manifest
+
+
+class Unserved(Models):
+    """Models that have passed their probe, and stay on the disk."""
+
+    async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
+        """See `ModelServer.activate`."""
+
+
+if __name__ == "__main__":
+    log.set_up()
+    run.Models = Unserved
+    run.run(settings.load(Path(sys.argv[1]), {}))
