@@ -17,9 +17,9 @@ from edgeml_agent.releases import Bases
 from edgeml_core import chunks, wirekeys
 from edgeml_core.sealing import Seal
 
-#: A difference that so often didn't come is given up, and all others with it when none has come yet: the other side may
-#: not know what this device has. Once some have come it does, and what doesn't come is lost or late: a whole chunk would
-#: be, too, and costs many times as much.
+#: A difference that so often didn't come is given up, and all others with it when none has come yet: the other side
+#: may not know what this device has. Once some have come it does, and what doesn't come is lost or late: a whole chunk
+#: would be, too, and costs many times as much.
 DIFFERENCE_TRIES: Final = 2
 LATER_TRIES: Final = 4
 

@@ -40,6 +40,8 @@ from tiny_models import tiny_onnx_bundle
 
 SITE = "barn"
 RELAY = "relay-1"
+#: All devices are enrolled with it, the relay is not.
+GROUP = "secret"
 #: Each blocks while it waits for a signed file.
 THREADS = 64
 PERSISTENT = "persistence true\nautosave_interval 1"
@@ -147,15 +149,15 @@ class RelayedSite:
         """The folder that enrolling a device made."""
         return self.folder / "devices" / name
 
-    def release(self, version: str, **changes: object) -> str:
+    def release(self, version: str, group: str | None = None, **changes: object) -> str:
         """Publish a version of a tiny model, and deploy it to all; its digest."""
         bundle = self.folder / f"{version}.edgeml"
         tiny_onnx_bundle(bundle, name=MODEL, version=version, **changes)
-        return self.publish(bundle)
+        return self.publish(bundle, group)
 
-    def publish(self, bundle: Path) -> str:
+    def publish(self, bundle: Path, group: str | None = None) -> str:
         """Publish a bundle, and deploy it to all; its digest."""
-        (published,) = repository.publish(self.repo, [bundle])
+        (published,) = repository.publish(self.repo, [bundle], group=group)
         deploy(self.repo, published.name, published.version, selector={})
         return published.manifest_sha256
 
@@ -175,7 +177,8 @@ class RelayedSite:
         for name in (*self.names, RELAY, "alone"):
             labels = {} if name == "alone" else {"site": SITE}
             url = address(name, self.line.port)
-            repository.enroll(self.repo, name, labels=labels, broker_url=url, out_dir=self.device(name))
+            groups = [] if name == RELAY else [GROUP]
+            repository.enroll(self.repo, name, labels=labels, groups=groups, broker_url=url, out_dir=self.device(name))
         config = self.device(RELAY) / "agent.toml"
         text = re.sub(r'http = ".*"', 'http = "127.0.0.1:0"', config.read_text())
         config.write_text(f'{text}\n[relay]\nurl = "{address("origin", self.local.port)}"\n')

@@ -18,7 +18,17 @@ from edgeml_core.messages import DeviceState, Topics
 from edgeml_core.relayed import Saying
 from integration.brokers import Mosquitto
 from integration.delivery_site import FLEET, until
-from integration.relayed_site import RELAY, address, has_told, relayed_site, running, serving, update_all, update_one
+from integration.relayed_site import (
+    GROUP,
+    RELAY,
+    address,
+    has_told,
+    relayed_site,
+    running,
+    serving,
+    update_all,
+    update_one,
+)
 
 MANY = 50
 WEIGHTS_BYTES = 6_000_000
@@ -72,6 +82,23 @@ def test_a_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
         site.start_relay()
         asyncio.run(update(site.names[1]))
         assert site.log.count("relay pulls again") == 3
+
+
+def test_a_secret_release_passes(tmp_path: Path) -> None:
+    """The relay, which lacks the group's key, passes on what it can't read under names that it can't know."""
+    with relayed_site(tmp_path, 2) as site:
+        site.release("1.0", GROUP, weights_bytes=1_000_000)
+        site.start_relay()
+
+        async def update() -> None:
+            async with running([site.device(name) for name in site.names], site.local.port) as devices:
+                await serving(devices, "1.0")
+
+        asyncio.run(update())
+        cached = {path.name for path in (site.device(RELAY) / "store" / FOLDER_NAME).iterdir()}
+        stored = {path.name for path in (site.repo / "chunks").glob("*/*")}
+        assert len(cached) == len(stored)
+        assert not cached & stored
 
 
 def test_calls_go_down_and_replies_come_up(tmp_path: Path) -> None:
