@@ -21,6 +21,7 @@ import msgspec
 from aiomqtt import Client, MqttError, Will
 
 from edgeml_agent import backoff, log, mqtt
+from edgeml_agent.cap import Cap
 from edgeml_agent.chunk_topics import ChunkTopics
 from edgeml_agent.ports import Arrival, Passenger
 from edgeml_agent.rights import Rights
@@ -64,6 +65,7 @@ class MqttLink:
     Args:
         next_session: the number of a new connection, remembered across restarts.
         is_late: see `mqtt.Broker`.
+        max_bytes_per_s: of chunks that come in.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class MqttLink:
         next_session: Callable[[], int],
         *,
         is_late: Callable[[], bool] = lambda: False,
+        max_bytes_per_s: int | None = None,
     ) -> None:
         self.session = 0
         self._url = broker.url
@@ -84,6 +87,7 @@ class MqttLink:
         self._online = asyncio.Event()
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
+        self._cap = Cap(max_bytes_per_s)
         self._rights = Rights(self._topics, device.id)
         self._asks: set[asyncio.Future[Any]] = set()
         self._announced_last = self._topics.trust(trust.FLEET, _ANNOUNCED_LAST)
@@ -199,6 +203,7 @@ class MqttLink:
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`. The broker's answer isn't waited for: it comes after all that is on its way."""
+        await asyncio.sleep(self._cap.wait_s(time.monotonic()))
         client = await self._connected()
         self._ask(client, self._chunks.want(keys), tuple(keys))
 
@@ -259,6 +264,7 @@ class MqttLink:
             if self._rights.hear(topic, payload):
                 continue
             if self._chunks.take(topic, payload):
+                self._cap.spend(len(payload), time.monotonic())
                 if self._chunks.has_to_leave:
                     self._to_send.set()
             elif topic == self._topics.call(self._device.id):

@@ -75,7 +75,13 @@ async def _run(settings: Settings) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
     store, models = Store(settings.store.dir), Models()
     floor = TimeFloor(settings.trust.root, settings.store.dir)
-    link = MqttLink(settings.broker, settings.device, store.next_session, is_late=floor.is_late)
+    link = MqttLink(
+        settings.broker,
+        settings.device,
+        store.next_session,
+        is_late=floor.is_late,
+        max_bytes_per_s=settings.update.max_bytes_per_s,
+    )
     relay = _relay(settings, link)
     daemon = _daemon(settings, store, models, _Roads(settings, link, floor, relay))
     address, supervisor = settings.serve.http, Supervisor(os.environ)

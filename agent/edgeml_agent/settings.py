@@ -67,10 +67,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Hours of the day, local time: when releases may begin to serve, and when they may be fetched. None is always."""
+    """Hours of the day, local time: when releases may begin to serve, and when they may be fetched. None is always.
+
+    And how many bytes of chunks may come in a second, on the average; None is as many as can.
+    """
 
     window: Hours | None
     fetch_window: Hours | None
+    max_bytes_per_s: int | None = None
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,7 +245,7 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
     "broker": {"url": _Key(_url, required=True), "ca": _Key(_path), "cert": _Key(_path), "key": _Key(_path)},
     "store": {"dir": _Key(_path, "store"), "max_bytes": _Key(_size, DEFAULT_MAX_BYTES)},
     "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path)},
-    "update": {"window": _Key(_hours), "fetch_window": _Key(_hours)},
+    "update": {"window": _Key(_hours), "fetch_window": _Key(_hours), "max_bytes_per_s": _Key(_size)},
     "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},
     "relay": {
         "url": _Key(_url),

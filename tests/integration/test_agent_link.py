@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,11 +39,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield broker.url
 
 
-def a_link(url: str) -> MqttLink:
+def a_link(url: str, *, max_bytes_per_s: int | None = None) -> MqttLink:
     """The link of a device."""
     settings = BrokerSettings(url=broker_urls.parse(url), ca=None, cert=None, key=None)
     sessions = itertools.count(1)
-    return MqttLink(settings, DeviceSettings(id="board-1", fleet="farm", labels={}), lambda: next(sessions))
+    return MqttLink(
+        settings,
+        DeviceSettings(id="board-1", fleet="farm", labels={}),
+        lambda: next(sessions),
+        max_bytes_per_s=max_bytes_per_s,
+    )
 
 
 class Host:
@@ -305,6 +311,23 @@ def test_the_wave_s_position_is_known_at_once(url: str) -> None:
             assert link.position == ""
 
     asyncio.run(run())
+
+
+def test_a_cap_holds_wants_back(tmp_path: Path) -> None:
+    """Until what came before has had its time."""
+
+    async def run(broker: brokers.Mosquitto) -> None:
+        async with host(broker.url) as at, running(a_link(broker.url, max_bytes_per_s=1000)) as link:
+            await link.want([DIGEST])
+            await until(lambda: wants(at))
+            await at.client.publish(TOPICS.chunk(DIGEST), bytes(1000))
+            assert await link.receive(TIMEOUT_S) is not None
+            begun_s = time.monotonic()
+            await link.want([DIGEST])
+            assert time.monotonic() - begun_s > 0.5
+
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        asyncio.run(run(broker))
 
 
 def wants(at: Host) -> list[bytes]:

@@ -34,6 +34,7 @@ def fleet() -> None:
 @click.option("--ca", metavar="FILE", type=_FILE, help="The broker's authority; default: the system's.")
 @click.option("--cert", metavar="FILE", type=_FILE, help="This host's own certificate.")
 @click.option("--key", metavar="FILE", type=_FILE, help="The key of --cert.")
+@click.option("--max-bytes-per-s", metavar="N", type=click.IntRange(min=1), help="Of chunks, to all devices together.")
 @command(
     extra="fleet",
     examples=(
@@ -41,13 +42,14 @@ def fleet() -> None:
         "edgeml fleet serve --repo ./repo --broker mqtts://broker.example --ca ca.pem --cert host.pem --key host.key",
     ),
 )
-def serve(out: Output, repo: Path, broker: str, database: Path | None, **files: Any) -> None:  # noqa: ANN401 - paths
+def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa: ANN401 - click's
     """Announce the repository, answer devices' wants, record what they report; until stopped."""
     from edgeml.fleet import link  # noqa: PLC0415 - imports MQTT
     from edgeml.fleet import serve as service  # noqa: PLC0415
     from edgeml_core import broker as broker_urls  # noqa: PLC0415
 
-    service.run(repo, link.Broker(url=broker_urls.parse(broker), **files), out, database=database)
+    files = {name: options.pop(name) for name in ("ca", "cert", "key")}
+    service.run(repo, link.Broker(url=broker_urls.parse(broker), **files), out, **options)
 
 
 @fleet.command()

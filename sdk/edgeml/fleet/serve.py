@@ -49,7 +49,9 @@ class Events(Protocol):
         """Something an operator wants to know."""
 
 
-async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | None = None) -> NoReturn:
+async def serve(
+    repo: Path, broker: Broker, events: Events, *, database: Path | None = None, max_bytes_per_s: int | None = None
+) -> NoReturn:
     """Serve a fleet until cancelled.
 
     Args:
@@ -57,6 +59,7 @@ async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | 
         broker: where to connect.
         events: is told of connections and announcements.
         database: the registry's file; by default `fleet.db` in the repository.
+        max_bytes_per_s: what all chunks together may take; by default as much as goes.
 
     Raises:
         UsageError: `repo-invalid`, also when the fleet key is locked; or a certificate can't be used.
@@ -67,7 +70,7 @@ async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | 
     await asyncio.to_thread(freshness.unlock, repository)
     view = await asyncio.to_thread(look, repository)
     registry = Registry(database or repo / DATABASE_FILE)
-    host = Host(repository, registry, view, events)
+    host = Host(repository, registry, view, events, max_bytes_per_s=max_bytes_per_s)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(host.record())
@@ -81,11 +84,13 @@ async def serve(repo: Path, broker: Broker, events: Events, *, database: Path | 
     raise AssertionError("the tasks never end by themselves")
 
 
-def run(repo: Path, broker: Broker, events: Events, *, database: Path | None = None) -> None:
+def run(
+    repo: Path, broker: Broker, events: Events, *, database: Path | None = None, max_bytes_per_s: int | None = None
+) -> None:
     """`serve` as a program: SIGTERM ends it in order."""
 
     async def until_terminated() -> None:
-        service = asyncio.ensure_future(serve(repo, broker, events, database=database))
+        service = asyncio.ensure_future(serve(repo, broker, events, database=database, max_bytes_per_s=max_bytes_per_s))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.cancel)
         await asyncio.wait({service})
         if not service.cancelled():
@@ -97,13 +102,21 @@ def run(repo: Path, broker: Broker, events: Events, *, database: Path | None = N
 class Host:
     """The parts of the service, and the steps that connect them."""
 
-    def __init__(self, repository: Repository, registry: Registry, view: View, events: Events) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        registry: Registry,
+        view: View,
+        events: Events,
+        *,
+        max_bytes_per_s: int | None = None,
+    ) -> None:
         self._repository = repository
         self._registry = registry
         self._events = events
         self._topics = Topics(repository.fleet_name)
         self._answers = Answers(repository.chunks)
-        self._origin = Origin(self._answers)
+        self._origin = Origin(self._answers, max_bytes_per_s)
         self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._use(view)

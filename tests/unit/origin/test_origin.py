@@ -1,0 +1,103 @@
+"""The origin's loop, over a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from edgeml_core import messages, several
+from edgeml_core.errors import RejectedError
+from edgeml_core.messages import Want
+from edgeml_origin.origin import Origin
+from edgeml_origin.waves import Listed
+
+DEVICES = frozenset({"pi-1", "pi-2"})
+SMALL = {f"{number:032x}": b"%d" % number * 100 for number in range(5)}
+LARGE = {f"{number:032x}": bytes([number]) * 5000 for number in range(5, 8)}
+STORED = SMALL | LARGE
+LOST = "f" * 32
+
+
+class MemoryStore:
+    """What is in `STORED`; `LOST` is listed, but lost."""
+
+    def wire(self, key: str) -> bytes:
+        """See `Store.wire`."""
+        if key not in STORED:
+            raise RejectedError("digest-mismatch", f"{key} is lost")
+        return STORED[key]
+
+
+def answered(wants: list[tuple[str, list[str]]], *, max_bytes_per_s: float | None = None):
+    """All that is published and pointed for wants, until nothing more comes."""
+    published: list[tuple[str, bytes]] = []
+    pointed: list[tuple[str, str]] = []
+
+    async def publish(key: str, payload: bytes) -> None:
+        published.append((key, payload))
+
+    async def point(release: str, front: str) -> None:
+        pointed.append((release, front))
+
+    async def run() -> None:
+        origin = Origin(MemoryStore(), max_bytes_per_s)
+        listed = Listed(release="r" * 32, ids=frozenset({*STORED, LOST}), devices=DEVICES)
+        origin.demand.allow(releases=[listed], devices=DEVICES)
+        for device, keys in wants:
+            origin.receive(device, messages.encode(Want(keys=tuple(keys))))
+        running = asyncio.create_task(origin.run(publish, point))
+        while origin.demand.wait_s(asyncio.get_running_loop().time()) is not None or not pointed:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
+    return published, pointed
+
+
+def both(keys):
+    """Wants of both devices."""
+    return [(device, list(keys)) for device in sorted(DEVICES)]
+
+
+def test_small_answers_for_the_same_devices_go_together():
+    """On the topic of the first; larger ones go alone."""
+    published, _ = answered(both(STORED))
+    assert dict(published[:-1]) == LARGE
+    topic, joined = published[-1]
+    assert topic == next(iter(SMALL))
+    assert several.split(joined) == {several.name(key): payload for key, payload in SMALL.items()}
+
+
+def test_small_answers_for_different_devices_go_alone():
+    """Who listens to one topic only hears it all the same."""
+    first, second, *_ = SMALL
+    published, _ = answered([("pi-1", [first]), ("pi-2", [first, second])])
+    assert sorted(published) == [(key, SMALL[key]) for key in (first, second)]
+
+
+def test_a_single_small_answer_is_not_wrapped():
+    """It would only be longer."""
+    first, *_ = SMALL
+    published, _ = answered(both([first]))
+    assert published == [(first, SMALL[first])]
+
+
+def test_what_is_lost_doesn_t_keep_the_rest_back():
+    """The others are answered."""
+    published, _ = answered(both([LOST, *LARGE]))
+    assert dict(published) == LARGE
+
+
+def test_the_position_of_the_wave_is_told():
+    """For those who come later."""
+    _, pointed = answered(both(LARGE))
+    assert pointed == [("r" * 32, list(LARGE)[-1])]
+
+
+def test_a_cap_spreads_publications():
+    """15 KB at 30 KB a second take half a second."""
+    begun_s = time.monotonic()
+    published, _ = answered(both(LARGE), max_bytes_per_s=30_000)
+    assert dict(published) == LARGE
+    assert time.monotonic() - begun_s >= 0.45
