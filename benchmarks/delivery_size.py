@@ -13,11 +13,11 @@ from pathlib import Path
 import delivery_models
 import delivery_rivals
 import numpy as np
-from delivery_counter import Counter, counting
 
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml_core.bundle import BundleReader
+from integration.counted_line import Counter, counting
 from integration.delivery_site import Site, site, until
 
 UPDATES = {"2": ("one more epoch", 0.08), "3": ("fitted anew", 0.15)}

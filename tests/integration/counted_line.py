@@ -24,7 +24,7 @@ class Counter:
         """Pass on until told to stop."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 there_reader, there_writer = await asyncio.open_connection("127.0.0.1", broker_port)
                 await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
             writer.close()

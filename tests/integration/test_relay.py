@@ -64,6 +64,24 @@ def test_a_site_goes_on_without_the_network(tmp_path: Path) -> None:
         asyncio.run(update())
 
 
+def test_a_relay_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """What it had pulled is there; its site's devices notice no more than a pause."""
+    with relayed_site(tmp_path, 3) as site:
+        site.release("1.0", weights_bytes=WEIGHTS_BYTES)
+        relay = site.start_relay()
+        cache = site.device(RELAY) / "store" / FOLDER_NAME
+
+        async def update() -> None:
+            async with running([site.device(name) for name in site.names], site.local.port) as devices:
+                await asyncio.to_thread(until, lambda: len(list(cache.glob("*"))) > 20, "some chunks")
+                relay.kill()
+                site.start_relay()
+                await serving(devices, "1.0")
+
+        asyncio.run(update())
+        assert site.line.passed_bytes < 1.5 * WEIGHTS_BYTES
+
+
 def test_a_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
     """The relay can't tell, the devices do: each copy is judged by its digest, and the right one comes in the end."""
     with relayed_site(tmp_path, 2) as site:
