@@ -2,6 +2,8 @@
 #   make demo    the whole way on this machine, with a real model: about a minute after set-up
 #   make test    every check and test
 #   make quick   unit and property tests: seconds
+#   make faults  everything that can go wrong in delivery, and what came of it in counts
+#   make soak    the same for long: make soak SECONDS=3600, with other random choices each time
 #   make check   ruff, mypy, import contracts
 #   make fix     format and mend what ruff can
 #   make docs    generate docs/ from the tables in the code
@@ -12,13 +14,13 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick check fix docs bench clean debian need
+.PHONY: all setup demo test quick faults soak check fix docs bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
@@ -49,6 +51,13 @@ test: check debian $(CLIENTS)/.ready
 
 quick: setup
 	$(RUN)/python -m pytest tests/unit tests/property
+
+faults: setup debian
+	EDGEML_FAULTS_SECONDS=0 $(RUN)/python -m pytest tests/faults
+
+soak: setup debian
+	@export EDGEML_FAULTS_SECONDS=$(or $(SECONDS),600) EDGEML_FAULTS_SEED=$${EDGEML_FAULTS_SEED:-$$(date +%s)}; \
+	echo "EDGEML_FAULTS_SEED=$$EDGEML_FAULTS_SEED"; $(RUN)/python -m pytest tests/faults --timeout=0
 
 check: setup
 	$(RUN)/ruff check

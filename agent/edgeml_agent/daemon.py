@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -37,6 +38,8 @@ RETRY_MAX_S: Final = 300.0
 ATTEMPTS_MAX: Final = 8
 #: What an update came to for good: it is not gone for again but for another deployment.
 _SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
+#: What the release isn't to blame for, and this machine may get over: it is gone for again at the next look.
+_PASSING: Final = frozenset({"disk-full", "memory-short", "store-failed"})
 _AT_REST: Final = _SETTLED | {State.IDLE}
 
 
@@ -74,15 +77,19 @@ class Daemon:
                 tasks.create_task(self._calls.run())
         finally:
             # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
-            self._store.end_run()
+            with _as_far_as_the_disk_lets():
+                self._store.end_run()
 
     async def come_up(self) -> None:
         """Serve what served last, before anything else, unless the agent keeps crashing since its activation."""
-        clean = self._store.begin_run()
+        clean = True
+        with _as_far_as_the_disk_lets():
+            clean = self._store.begin_run()
         for record in self._store.records().values():
-            await Machine(self._store, record.name, self._telling.moved).interrupt()
-            if not clean:
-                self._count_crash(record)
+            with _as_far_as_the_disk_lets():
+                await Machine(self._store, record.name, self._telling.moved).interrupt()
+                if not clean:
+                    self._count_crash(record)
             try:
                 await self._agent.serve(record.name)
             except EdgemlError as error:
@@ -161,12 +168,12 @@ class Daemon:
     async def _withdraw(self, name: str, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait([before])
-        with await self._undisturbed():
+        with await self._undisturbed(), _as_far_as_the_disk_lets():
             await Machine(self._store, name, self._telling.moved).withdraw()
 
     def _is_settled(self, wish: Deployment) -> bool:
         record = self._store.record(wish.name)
-        return record.deployment == wish.id and record.state in _SETTLED
+        return record.deployment == wish.id and record.state in _SETTLED and record.code not in _PASSING
 
     async def _go(self, wish: Deployment, before: asyncio.Task[None] | None) -> None:
         """Attempts, until one succeeds, is refused or fails here.
@@ -222,3 +229,12 @@ class Daemon:
 def _aim(wish: Deployment) -> str:
     """What an update under way goes for; a larger percentage is nothing else."""
     return f"{wish.id} {wish.activate_after or ''}"
+
+
+@contextlib.contextmanager
+def _as_far_as_the_disk_lets() -> Iterator[None]:
+    """What can't be remembered, since the disk is full or fails, is no reason not to serve."""
+    try:
+        yield
+    except DeviceError as error:
+        log.failure("not remembered", error)

@@ -29,7 +29,7 @@ from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
 from edgeml_core import messages, trust
 from edgeml_core.calls import Reply
-from edgeml_core.errors import TransportError
+from edgeml_core.errors import DeviceError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 
 RECONNECT_FIRST_S: Final = 1.0
@@ -218,7 +218,12 @@ class MqttLink:
 
     async def _connection(self) -> None:
         """One connection from birth to end."""
-        self.session = await asyncio.to_thread(self._next_session)
+        try:
+            self.session = await asyncio.to_thread(self._next_session)
+        except DeviceError as error:
+            # A full disk must still be heard of: the number counts on, for as long as this process lives.
+            log.failure("session not remembered", error)
+            self.session += 1
         will = Will(self._topics.state(self._device.id), self._own_state(online=False), qos=1, retain=True)
         async with self._broker.connected(will) as client:
             log.event("connected", broker=self._url, session=self.session)

@@ -16,6 +16,7 @@ import numpy as np
 
 SEED: Final = int(os.environ.get("EDGEML_FAULTS_SEED", "1"))
 SECONDS: Final = float(os.environ.get("EDGEML_FAULTS_SECONDS", "0"))
+IS_SHORT: Final = "EDGEML_FAULTS_SECONDS" not in os.environ
 
 #: What must stay 0, and is printed though nothing counted it up.
 INVARIANTS: Final = (

@@ -20,7 +20,7 @@ from faults.programs import Forked
 from faults.world import Device, World, until, world
 from integration import brokers
 
-KILLS: Final = 200
+KILLS: Final = 50 if campaign.IS_SHORT else 200
 DEVICES: Final = 3
 KILLS_A_ROUND: Final = 25
 #: 12 chunks: long enough to be killed between any two of them.

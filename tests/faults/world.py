@@ -25,6 +25,7 @@ import httpx
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from faults import campaign
+from faults.disk import mounted
 from faults.mitm import Mitm, mitm
 from faults.programs import Forked
 from integration import brokers
@@ -268,7 +269,12 @@ def answer_of(version: str) -> float:
 
 @contextmanager
 def world(
-    folder: Path, *, devices: int = 1, broker_config: str = brokers.OPEN, through_mitm: bool = False
+    folder: Path,
+    *,
+    devices: int = 1,
+    broker_config: str = brokers.OPEN,
+    through_mitm: bool = False,
+    small_disk: bool = False,
 ) -> Iterator[World]:
     """A fleet whose devices all serve version 1.0; at its end, what always holds is looked at once more.
 
@@ -276,6 +282,7 @@ def world(
         folder: for everything on the disk.
         devices: how many.
         broker_config: lines of mosquitto.conf.
+        small_disk: whether the first device's store lies on a small filesystem of its own.
         through_mitm: whether devices reach the broker through `road`; the host doesn't.
     """
     with ExitStack() as stack:
@@ -284,6 +291,8 @@ def world(
         repository.init(made.repo, fleet=FLEET)
         for number in range(1, devices + 1):
             made.devices.append(_enrolled(made, f"board-{number}", made.road.port if made.road else broker.port))
+        if small_disk:
+            stack.enter_context(mounted(made.device.store))
         try:
             made.deploy(made.release())
             made.start_host()

@@ -106,6 +106,15 @@ def test_damaged_copies_are_no_verdict_on_a_release(bench):
     assert codes(bench).count("digest-mismatch") == 2
 
 
+def test_what_this_machine_got_over_is_gone_for_again(bench):
+    """A full disk says nothing against a release: the next look goes for it."""
+    wish(bench, "1.0")
+    bench.prober.failures["1.0"] = DeviceError("disk-full", "no room")
+    live(bench, until=lambda: "disk-full" in codes(bench))
+    bench.prober.failures.clear()
+    live(bench, until=serves(bench, "1.0"))
+
+
 def test_a_defect_in_judging_is_told_and_costs_nothing(bench):
     """What serves goes on, and the next look may find it mended."""
     wish(bench, "1.0")

@@ -1,0 +1,48 @@
+"""A small real filesystem, that can be filled to its last block. Only root can mount one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+SIZE_BYTES: Final = 64 * 1024**2
+_PIECE_BYTES: Final = 1024**2
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """An ext4 filesystem from a file, at `folder`, while the block runs."""
+    folder.mkdir(parents=True)
+    image = folder.with_suffix(".img")
+    with image.open("wb") as made:
+        made.truncate(SIZE_BYTES)
+    _run("mkfs.ext4", "-q", "-m", "0", str(image))
+    _run("mount", "-o", "loop", str(image), str(folder))
+    try:
+        yield
+    finally:
+        _run("umount", "--lazy", str(folder))
+
+
+def fill(folder: Path) -> Path:
+    """Take all that is free, to the last block, as a runaway log would; the file to remove again."""
+    path = folder.joinpath("runaway.log")
+    size = _PIECE_BYTES
+    with path.open("wb", buffering=0) as out:
+        while size:
+            try:
+                out.write(os.urandom(size))
+            except OSError:
+                size //= 2
+    return path
+
+
+def _run(program: str, *arguments: str) -> None:
+    # Debian installs them where a user's PATH may not reach.
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    subprocess.run([found or program, *arguments], check=True)
