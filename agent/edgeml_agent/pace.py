@@ -43,7 +43,7 @@ class Pace:
         way_s = now_s - wanted_s
         self._shortest_s = way_s if self._shortest_s is None else min(self._shortest_s, way_s)
         if self._came_s is None:
-            self._counted_s = now_s
+            self._counted_s, self._longest_pause_s = now_s, way_s
         else:
             self._counted += 1
             self._longest_pause_s = max(now_s - self._came_s, self._longest_pause_s * _FORGETTING)

@@ -71,6 +71,9 @@ def test_losses_halve_the_window():
 def test_silence_is_measured_by_the_pauses_so_far():
     """Seconds on a fast road, longer than a chunk takes on a slow one, and twice as long after each silence."""
     assert Pace().silence_s == pace.FIRST_SILENCE_S
+    begun = Pace()
+    begun.came(11.0, 0.0)
+    assert begun.silence_s == pytest.approx(4 * 11.0)
     fast, *_ = drive(0.001, 0.01)
     assert fast.silence_s == pace.SILENCE_S
     slow, *_ = drive(10.5, 0.3)
