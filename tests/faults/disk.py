@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Final
 
 SIZE_BYTES: Final = 64 * 1024**2
+#: As all but the smallest filesystems have; with 1 KiB, which so small a one gets by itself, SQLite's shared memory could
+#: have holes, and the kernel kills who writes to a hole of a full disk.
+BLOCK_BYTES: Final = 4096
 _PIECE_BYTES: Final = 1024**2
 
 
@@ -21,7 +24,7 @@ def mounted(folder: Path) -> Iterator[None]:
     image = folder.with_suffix(".img")
     with image.open("wb") as made:
         made.truncate(SIZE_BYTES)
-    _run("mkfs.ext4", "-q", "-m", "0", str(image))
+    _run("mkfs.ext4", "-q", "-b", str(BLOCK_BYTES), "-m", "0", str(image))
     _run("mount", "-o", "loop", str(image), str(folder))
     try:
         yield

@@ -149,7 +149,8 @@ class Device:
         """The agent, just started, answers soon: with what served before."""
         with contextlib.suppress(AssertionError):
             until(lambda: self.traffic.answers, "an answer", COMES_UP_S)
-        last = self.log.read_text()[-1500:]
+        assert self.agent is not None
+        last = f"(exit code {self.agent.process.exitcode}) {self.log.read_text()[-1500:]}"
         campaign.holds("devices without a serving model", self.traffic.answers, f"{self.name} gives no answer: {last}")
 
     def record(self) -> dict[str, object]:
