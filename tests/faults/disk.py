@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Final
 
 SIZE_BYTES: Final = 64 * 1024**2
-<<<<<<< Updated upstream
-#: As all but the smallest filesystems have; with 1 KiB, which so small a one gets by itself, SQLite's shared memory could
-#: have holes, and the kernel kills who writes to a hole of a full disk.
-=======
 #: As all but the smallest filesystems have. With 1 KiB, which so small a one gets by itself, SQLite's shared memory can
 #: have holes, and the kernel kills who writes to a hole when the disk is full.
->>>>>>> Stashed changes
 BLOCK_BYTES: Final = 4096
 _PIECE_BYTES: Final = 1024**2
 
