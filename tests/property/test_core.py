@@ -6,9 +6,10 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeml_core import chunks, desired, manifest, messages, names
+from edgeml_core import chunks, desired, difference, manifest, messages, names
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.sealing import Seal
 from samples import FILES, a_bundle
 
 BUNDLE = a_bundle()
@@ -37,6 +38,15 @@ def test_chunks_survive_the_wire(data):
     assert b"".join(back) == data
 
 
+@given(st.binary(max_size=2000), st.data())
+@settings(deadline=None)
+def test_differences_lead_from_any_base_to_any_chunk(base, data):
+    """Of one length, sparse or dense; sent as what is shorter."""
+    chunk = data.draw(st.binary(min_size=len(base), max_size=len(base)))
+    assert difference.applied(base, *difference.streams(base, chunk)) == chunk
+    assert chunks.from_wire(chunks.to_wire_from(base, chunk), chunks.sha256(chunk), base) == chunk
+
+
 @given(st.binary(max_size=300), st.integers(0, 2**31), st.integers(1, 255))
 @settings(deadline=None)
 def test_a_flipped_byte_of_a_chunk_is_refused(chunk, at, flip):
@@ -58,6 +68,8 @@ def test_no_decoder_raises_anything_but_our_errors(data):
         lambda payload: messages.decode(payload, messages.Report),
         lambda payload: BundleReader(io.BytesIO(payload)),
         lambda payload: chunks.from_wire(payload, "0" * 64),
+        lambda payload: chunks.from_wire(b"\x02" + payload, "0" * 64, bytes(500)),
+        lambda payload: Seal(b"key").open(payload, "0" * 32),
     ):
         with contextlib.suppress(RejectedError):
             decode(data)
