@@ -52,7 +52,6 @@ class Relay:
         #: The source of the relay's own chunks.
         self.chunks = OwnChunks(device, link, cache)
         self._pulls = self.chunks.pulls = Pulls(link, cache, self._give)
-        self._shown: SiteFiles | None = None
         self._devices: frozenset[str] = frozenset()
         self._releases: tuple[Listed, ...] = ()
         self._listed: set[str] = set()
@@ -81,7 +80,6 @@ class Relay:
 
     def show(self, files: SiteFiles) -> None:
         """Let the site see these files, and serve what they list."""
-        self._shown = files
         site = site_of(files.document, self._device)
         if not site:
             log.event("relay serves nobody", reason="its device has no label site")
@@ -96,6 +94,7 @@ class Relay:
         )
         self._listed = {chunk_id for listed in self._releases for chunk_id in listed.ids}
         self._pulled.clear()
+        self._states = {it: said for it, said in self._states.items() if said.device in self._devices}
         self._allow()
         self._link.listen([self._topics.call(device) for device in sorted(self._devices)])
         targets = {self._topics.trust(*name): data for name, data in files.targets.items()}
@@ -113,7 +112,6 @@ class Relay:
     def hear_site(self, topic: str, payload: bytes) -> None:
         """See `Ear.hear_site`."""
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
-        device = device if kind == "want" else (device if kind == "device" else "")
         if device not in self._devices or not payload:
             return
         try:

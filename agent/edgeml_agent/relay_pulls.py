@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from edgeml_agent import log
 from edgeml_agent.ports import Arrival, ChunkSource
@@ -31,6 +31,8 @@ COPIES_WITHIN_S: Final = 60.0
 REPULL_EVERY_S: Final = 10.0
 GIVEN_MAX: Final = 65_536
 
+K = TypeVar("K")
+V = TypeVar("V")
 #: Gives a device what the cache has now.
 Give = Callable[[str, Sequence[str]], None]
 
@@ -198,7 +200,7 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _remember(memory: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
+def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
     memory[key] = value
     if len(memory) > GIVEN_MAX:
         memory.popitem(last=False)
