@@ -28,7 +28,7 @@ BATCH: Final = 8
 TOKENS: Final = 32
 LEARNING_RATE: Final = 3.5e-5
 #: What becomes of which model: the version, what it begins with (none: the encoder), how many epochs, the seed.
-VERSIONS: Final = (("1", "", EPOCHS, 0), ("2", "1", 1, 1), ("3", "", EPOCHS, 2))
+VERSIONS: Final = (("1", "", EPOCHS, 0), ("2", "1", 1, 1), ("3", "", EPOCHS + 1, 2))
 
 
 def make(folder: Path) -> dict[str, Path]:
