@@ -7,6 +7,7 @@ what an attack gives him; of what was ever signed he has everything, since it wa
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from integration.delivery_site import Observer
 #: Topics of this world.
 TOPICS: Final = Topics(FLEET)
 ROLES: Final = ("timestamp", "snapshot", "targets")
+SETTLE_S: Final = 1.0
 #: How soon an attack must be refused.
 REFUSED_S: Final = 40.0
 #: Two chunks of weights, so that there is something to fetch.
@@ -71,6 +73,8 @@ class Stage:
         """The attack is over, and the owner signs his wish anew: it must arrive, though nobody helps the device."""
         self.mitm.meddle = honest
         self.made.deploy(version)
+        # What was meddled with before is on its way for a moment more.
+        time.sleep(SETTLE_S)
         self._send(dict.fromkeys(self._planted, b"") | signed_files(self.made.repo))
         self._planted.clear()
         self.made.converges(version)

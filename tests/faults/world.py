@@ -245,11 +245,8 @@ class World:
             told = f"{device.name} has a release that nobody made: {digest}"
             campaign.holds("wrong bytes activated", digest in self.released, told)
             folder = device.store / "releases" / str(digest)[:32]
-            manifest = (folder / "manifest.json").read_bytes()
-            files = json.loads(manifest)["files"]
-            is_right = hashlib.sha256(manifest).hexdigest() == digest and all(
-                hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"] for file in files
-            )
+            # The agent may run: what it has just put away needs no look.
+            is_right = _is_whole(folder, str(digest)) or digest not in device.record().values()
             campaign.holds("wrong bytes activated", is_right, f"{device.name}: {folder}")
 
     def end(self) -> None:
@@ -261,6 +258,16 @@ class World:
                 device.agent.kill()
         if self.host is not None:
             self.host.kill()
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    try:
+        manifest = (folder / "manifest.json").read_bytes()
+        files = {folder / file["path"]: file["sha256"] for file in json.loads(manifest)["files"]}
+        is_listed = hashlib.sha256(manifest).hexdigest() == digest
+        return is_listed and all(hashlib.sha256(path.read_bytes()).hexdigest() == it for path, it in files.items())
+    except FileNotFoundError:
+        return False
 
 
 def answer_of(version: str) -> float:
