@@ -53,7 +53,10 @@ def pretrained(folder: Path) -> str:
         attn_pdrop=0.0,
     )
     model = transformers.GPT2LMHeadModel(config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model gains nothing by two, and waits for both on a busy machine
     _train(model, tokenizer)
+    torch.set_num_threads(threads)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

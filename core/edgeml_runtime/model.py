@@ -5,11 +5,11 @@ Queues, threads and deadlines are the server's business. One thread at a time ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.errors import RejectedError, TransportError, UsageError
 from edgeml_core.manifest import (
     AudioInput,
     Manifest,
@@ -83,18 +83,22 @@ class Model:
         """
         return requests.parse(request, self.manifest)
 
-    def predict(self, asked: Sequence[Item]) -> list[Answer]:
+    def predict(self, asked: Sequence[Item], stopped: Callable[[], bool] = lambda: False) -> list[Answer]:
         """An answer to each item, in order.
 
         Items share a run where the model takes batches. A dynamically quantized model scales its activations over the
         whole run, so there an item's answer may differ in the last digits with the company it was asked in.
 
+        Args:
+            stopped: whether nobody waits for it any more; looked at between the tokens of a text.
+
         Raises:
             UsageError: `input-invalid`, when an item is not of the model's kind or too large, or they are too many.
             DeviceError: `runtime-failed`.
+            TransportError: `client-left`, when it was stopped.
         """
         requests.require_count(len(asked))
-        return list(self._answers(asked))
+        return list(self._answers(asked, stopped))
 
     def generate(self, asked: Prompt | Chat) -> Iterator[Piece]:
         """The answer token by token, each made when it is taken.
@@ -112,11 +116,11 @@ class Model:
         """Free the model."""
         self.session.close()
 
-    def _answers(self, asked: Sequence[Item]) -> Iterator[Answer]:
+    def _answers(self, asked: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
         for start in range(0, len(asked), self._run_items):
             prepared = self.prepare(asked[start : start + self._run_items])
             if prepared.write:
-                yield tasks.joined(prepared.write(self.infer))
+                yield tasks.joined(_until(stopped, prepared.write(self.infer)))
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:
@@ -132,3 +136,10 @@ class Model:
         if isinstance(self.manifest.preprocess, TensorInput) and isinstance(self.manifest.postprocess, TensorOutput):
             return [Row(outputs=outputs)]  # tensors in, tensors out: whole, with the request's own batch dimension
         return tasks.rows(outputs, tokens, self.manifest.postprocess)
+
+
+def _until(stopped: Callable[[], bool], pieces: Iterator[Piece]) -> Iterator[Piece]:
+    for piece in pieces:
+        yield piece
+        if stopped():
+            raise TransportError("client-left", "whoever asked has gone before the text was written")

@@ -6,7 +6,7 @@ One function for each kind of postprocessing, in a table; no class for a model f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
 
 import msgspec
 import numpy as np
@@ -159,9 +159,10 @@ class LikelihoodAnswer(TypedDict):
 
 
 class EmbeddingAnswer(TypedDict):
-    """One vector; with pooling `none` of a token model, one for each token."""
+    """One vector; with pooling `none` of a token model, one for each token. `tokens` are those read of a text."""
 
     embedding: list[Any]
+    tokens: NotRequired[int]
 
 
 class TensorsAnswer(TypedDict):
@@ -316,7 +317,10 @@ def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
     if spec.normalize:
         lengths = np.linalg.norm(output, axis=-1, keepdims=True)
         output = output / np.maximum(lengths, np.float32(1e-12))
-    return {"embedding": output.tolist()}
+    answer: EmbeddingAnswer = {"embedding": output.tolist()}
+    if row.tokens:
+        answer["tokens"] = len(row.tokens.texts)
+    return answer
 
 
 def _pooled(vectors: Array, pooling: str) -> Array:

@@ -12,17 +12,21 @@ from pathlib import Path
 
 import pytest
 from tests import tiny_models
+from tests.integration.test_openai import embedding
 from tests.integration.test_serving import server, unpacked
+
+from edgeml_runtime.unpacked import unpacked as opened
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-clients/bin/python"
 PAGE = ROOT / "docs/compatibility.md"
+#: What uses tensors; the client of OpenAI's needs other models.
 PROGRAMS = ("triton_sync", "triton_aio", "kserve_rest")
 TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes(tmp_path_factory, chatting):
     """What came of each call of each program."""
     assert PYTHON.exists(), "the clients' environment is missing: run `make test`, which makes it"
     folder = tmp_path_factory.mktemp("clients")
@@ -34,6 +38,10 @@ def outcomes(tmp_path_factory):
             await models.activate("mood", *unpacked(folder, tiny_models.tiny_text_bundle))
             for program in PROGRAMS:
                 found += await _run(program, str(client.base_url))
+            await models.activate("meaning", *embedding(folder))
+            with opened(chatting[1].path) as chat:
+                await models.activate("chat", chat.folder, chat.manifest)
+                found += await _run("openai_rest", str(client.base_url))
         return found
 
     return asyncio.run(main())
@@ -52,7 +60,7 @@ async def _run(program, url):
 
 def test_every_call_of_every_client_passes(outcomes):
     """A library's own checks, and what its user would look at."""
-    assert {it["library"].split()[0] for it in outcomes} == {"tritonclient", "kserve"}
+    assert {it["library"].split()[0] for it in outcomes} == {"tritonclient", "kserve", "openai"}
     assert [it for it in outcomes if it["problem"]] == []
 
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeml_agent.serve import health, memory, metrics, oip, predict, responses
+from edgeml_agent.serve import health, memory, metrics, oip, openai, predict, responses
 from edgeml_agent.serve.access import Access, Rules
 from edgeml_agent.serve.bounds import Bounded, UntilReady
 from edgeml_agent.serve.health import ServerInfo
@@ -37,6 +37,7 @@ def build(models: Models, info: ServerInfo, rules: Rules) -> Starlette:
     app = Starlette(
         routes=[
             *predict.routes(models),
+            *openai.routes(models),
             *oip.routes(models, info),
             *health.routes(info, root="/health"),
             *_page_routes(models, info),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +116,7 @@ class Models:
             except TimeoutError as error:
                 raise TransportError("deadline-exceeded", "the request's deadline passed") from error
 
-    async def stream(self, name: str, generate: Generate[Piece]) -> AsyncIterator[Piece]:
+    async def stream(self, name: str, generate: Generate[Piece]) -> AsyncGenerator[Piece]:
         """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The task door: `POST /v1/models/NAME/predict` and `GET /v1/models`. Text or an image in, labels and scores out.
+"""The task door: `POST /v1/models/NAME/predict`, `GET /v1/models[/NAME]`. Text or an image in, labels and scores out.
 
 Parses a body into the runtime's items once; what a task makes of them is the runtime's business.
 """
@@ -39,6 +39,10 @@ def routes(models: Models) -> list[Route]:
         data = [_described(name, live) for name, live in sorted(models.active().items())]
         return responses.json({"object": "list", "data": data})
 
+    async def described(request: Request) -> Response:
+        name = request.path_params["name"]
+        return responses.json(_described(name, models.find(name)))
+
     async def predict(request: Request) -> Response:
         name = request.path_params["name"]
         models.find(name)  # before a long body is read for nothing
@@ -49,6 +53,7 @@ def routes(models: Models) -> list[Route]:
 
     return [
         Route("/v1/models", listing, methods=["GET"]),
+        Route("/v1/models/{name}", described, methods=["GET"]),
         Route("/v1/models/{name}/predict", predict, methods=["POST"]),
     ]
 

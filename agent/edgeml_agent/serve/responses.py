@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from edgeml_agent.serve import openai_errors
 from edgeml_core.errors import EdgemlError, OverloadedError
 
 #: The HTTP status of each code that can be a client's business; any other is 500.
@@ -60,16 +61,27 @@ def packed(response: Response, accepted: str) -> Response:
     return response
 
 
+def status_of(failure: EdgemlError) -> int:
+    """The HTTP status of an error."""
+    return STATUS.get(failure.code, 500)
+
+
 def error(path: str, failure: EdgemlError, status: int | None = None) -> Response:
     """The response to a request for `path` that failed.
 
     Args:
-        failure: below `/v2` its text goes out as the Open Inference Protocol wants it, elsewhere all its parts.
+        failure: below `/v2` its text goes out as the Open Inference Protocol wants it, at OpenAI's door all its parts
+            in OpenAI's form, elsewhere in our own.
         status: where it isn't the one of the code.
     """
-    in_protocol = path == _PROTOCOL_ROOT or path.startswith(f"{_PROTOCOL_ROOT}/")
-    text = f"{failure.message}; {failure.hint}" if failure.hint else failure.message
-    response = json({"error": text if in_protocol else failure.to_dict()}, status or STATUS.get(failure.code, 500))
+    code = status or status_of(failure)
+    if path in openai_errors.PATHS:
+        body: object = openai_errors.body(failure, code)
+    elif path == _PROTOCOL_ROOT or path.startswith(f"{_PROTOCOL_ROOT}/"):
+        body = {"error": f"{failure.message}; {failure.hint}"}
+    else:
+        body = {"error": failure.to_dict()}
+    response = json(body, code)
     if isinstance(failure, OverloadedError):
         response.headers["Retry-After"] = str(failure.retry_after_s)
     if failure.code == "unauthorized":

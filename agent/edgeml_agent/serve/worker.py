@@ -46,9 +46,9 @@ class Predict(Generic[T]):
     parse: Callable[[Model], Sequence[Item]]
     write: Callable[[Model, Sequence[Answer]], T]
 
-    def __call__(self, model: Model) -> T:
-        """The answer, alone."""
-        return self.write(model, model.predict(self.parse(model)))
+    def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
+        """The answer, alone; given up when nobody waits for it any more, where it is made in pieces."""
+        return self.write(model, model.predict(self.parse(model), stopped))
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +191,8 @@ def _result(model: Model, job: _Job) -> Any:  # noqa: ANN401 - whatever the call
     if _is_late(job):
         return TransportError("deadline-exceeded", "the request's deadline passed before its turn came")
     try:
+        if isinstance(job.call, Predict):
+            return job.call(model, job.answer.cancelled)
         return job.call(model)
     except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
         return error

@@ -1,0 +1,105 @@
+"""OpenAI's door: `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`; `/v1/models` is `predict`'s.
+
+What is asked is parsed in `openai_requests`, what is answered is given its form in `openai_answers`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Any, Final, cast
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgeml_agent.serve import body as bodies
+from edgeml_agent.serve import openai_requests, responses
+from edgeml_agent.serve.leaving import unless_left
+from edgeml_agent.serve.models import Models
+from edgeml_agent.serve.openai_answers import CHAT, COMPLETION, Events, Form, Written
+from edgeml_agent.serve.openai_errors import FieldError
+from edgeml_agent.serve.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.serve.worker import Predict
+from edgeml_core.manifest import Embedding, TextInput
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, joined
+
+_FLOAT: Final = np.dtype("<f4")
+
+
+def routes(models: Models) -> list[Route]:
+    """The routes of this door."""
+
+    async def chat(request: Request) -> Response:
+        return await _write(request, models, await _read(request, ChatRequest), CHAT)
+
+    async def completion(request: Request) -> Response:
+        return await _write(request, models, await _read(request, CompletionRequest), COMPLETION)
+
+    async def embeddings(request: Request) -> Response:
+        asked: EmbeddingsRequest = await _read(request, EmbeddingsRequest)
+        texts = asked.items()
+        call = Predict(parse=lambda model: _embeddable(texts, model), write=lambda _, made: _embedded(asked, made))
+        return responses.json_bytes(await unless_left(request, models.run(asked.model, call)))
+
+    return [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+    ]
+
+
+async def _read(request: Request, kind: type[Any]) -> Any:  # noqa: ANN401 - of that kind
+    body = await bodies.read(request)
+    return await bodies.aside(len(body), partial(openai_requests.parse, body, kind))
+
+
+async def _write(request: Request, models: Models, asked: ChatRequest | CompletionRequest, form: Form) -> Response:
+    """The model's text; a stream begins with its first token, so that what fails before has its own status."""
+    pieces = models.stream(asked.model, partial(_generate, asked.item()))
+    written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
+    if asked.stream:
+        return Events(written.events(await unless_left(request, _first(pieces)), pieces))
+    return responses.json(written.whole(joined(await unless_left(request, _all(pieces)))))
+
+
+def _generate(asked: Prompt | Chat, model: Model, emit: Callable[[Piece], None], stopped: Callable[[], bool]) -> None:
+    """In the model's thread."""
+    for piece in model.generate(asked):
+        emit(piece)
+        if stopped():
+            return
+
+
+async def _first(pieces: AsyncGenerator[Piece]) -> Piece:
+    return await anext(pieces)
+
+
+async def _all(pieces: AsyncGenerator[Piece]) -> list[Piece]:
+    return [piece async for piece in pieces]
+
+
+def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:
+    manifest = model.manifest
+    one_vector = isinstance(manifest.postprocess, Embedding) and manifest.postprocess.pooling != "none"
+    if not (one_vector and isinstance(manifest.preprocess, TextInput)):
+        raise FieldError("model", f"the model {manifest.name!r} makes no embeddings of texts", "name one that does")
+    return texts
+
+
+def _embedded(asked: EmbeddingsRequest, answers: Sequence[Answer]) -> bytes:
+    made = [cast("EmbeddingAnswer", answer) for answer in answers]
+    vectors = [answer["embedding"] for answer in made]
+    given = [_base64(vector) for vector in vectors] if asked.encoding_format == "base64" else vectors
+    data = [{"object": "embedding", "index": index, "embedding": it} for index, it in enumerate(given)]
+    tokens = sum(answer.get("tokens", 0) for answer in made)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return msgspec.json.encode({"object": "list", "data": data, "model": asked.model, "usage": usage})
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(np.asarray(vector, dtype=_FLOAT).tobytes()).decode()

@@ -1,0 +1,167 @@
+"""What openai's client does, synchronously and with asyncio."""
+
+import asyncio
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+from clients.calls import Calls
+
+calls = Calls(f"openai {version('openai')}")
+QUESTION = [{"role": "user", "content": "Where is the valve?"}]
+ANSWER = "In hall two, on the left."
+GREEDY = {"model": "chat", "temperature": 0}
+
+
+def client(url):
+    """A client, as a user makes it."""
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def aio(url, **options):
+    """The same for asyncio."""
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", **{"max_retries": 0, **options})
+
+
+@contextmanager
+def raised(kind, why="", **parts):
+    """The block must raise that exception, whose text says `why`, with those attributes."""
+    try:
+        yield
+    except kind as error:
+        text, found = str(error), {name: getattr(error, name) for name in parts}
+    else:
+        raise AssertionError(f"no {kind.__name__}")
+    assert why in text
+    assert found == parts
+
+
+@calls.call("models: list, retrieve")
+def models(url):
+    assert sorted(it.id for it in client(url).models.list()) == ["chat", "meaning", "mood", "tiny"]
+    assert client(url).models.retrieve("chat").owned_by == "edgeml"
+    with raised(openai.NotFoundError, status_code=404):
+        client(url).models.retrieve("other")
+
+
+@calls.call("chat completion")
+def chat(url):
+    answer = client(url).chat.completions.create(messages=QUESTION, **GREEDY)
+    (choice,) = answer.choices
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", ANSWER, "stop")
+    assert answer.object == "chat.completion"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.usage.completion_tokens > 5
+
+
+@calls.call("chat completion with a system's message, text parts, earlier turns")
+def conversation(url):
+    first = client(url).chat.completions.create(messages=QUESTION, **GREEDY).choices[0].message
+    parts = [{"type": "text", "text": "When did"}, {"type": "text", "text": " it stop?"}]
+    later = [*QUESTION, first, {"role": "user", "content": parts}]
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "When did it stop?"}]
+    for messages in (later, system):
+        answer = client(url).chat.completions.create(messages=messages, **GREEDY)
+        assert answer.choices[0].message.content == "At a quarter past five."
+
+
+@calls.call("chat completion as a stream: role first, finish_reason last, usage when it is asked for")
+def chat_stream(url):
+    options = {"include_usage": True}
+    stream = client(url).chat.completions.create(messages=QUESTION, stream=True, stream_options=options, **GREEDY)
+    *chunks, last = list(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ANSWER
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert len(chunks) > 5
+    assert last.choices == []
+    assert last.usage.completion_tokens > 5
+    assert {chunk.id for chunk in chunks} == {last.id}
+
+
+@calls.call("chat completion through the client's own stream helper")
+def chat_helper(url):
+    with client(url).chat.completions.stream(messages=QUESTION, **GREEDY) as stream:
+        kinds = {event.type for event in stream}
+        assert stream.get_final_completion().choices[0].message.content == ANSWER
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+
+
+@calls.call("completion, whole and as a stream")
+def completion(url):
+    asked = {"prompt": "Water boils at", "max_tokens": 30, **GREEDY}
+    answer = client(url).completions.create(**asked)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (" one hundred degrees.", "stop")
+    chunks = list(client(url).completions.create(stream=True, **asked))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == " one hundred degrees."
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+@calls.call("max_tokens, stop, seed, top_p")
+def options(url):
+    asking = client(url).completions
+    assert asking.create(prompt="Count:", max_tokens=4, **GREEDY).choices[0].finish_reason == "length"
+    for stop in (" 3", [" 4", " 3"]):
+        stopped = asking.create(prompt="Count:", max_tokens=50, stop=stop, **GREEDY).choices[0]
+        assert (stopped.text, stopped.finish_reason) == (" 0 1 2", "stop")
+    drawn = {"model": "chat", "prompt": "The", "temperature": 1.5, "max_tokens": 12}
+    texts = [asking.create(seed=seed, **drawn).choices[0].text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert len({asking.create(top_p=0, seed=seed, **drawn).choices[0].text for seed in (1, 2)}) == 1
+
+
+@calls.call("embeddings by the client's default (base64), as floats, several at a time")
+def embeddings(url):
+    asking = client(url).embeddings
+    (one,) = asking.create(model="meaning", input="good film").data
+    (same,) = asking.create(model="meaning", input="good film", encoding_format="float").data
+    assert one.embedding == same.embedding
+    assert abs(sum(value * value for value in one.embedding) - 1) < 1e-5
+    many = asking.create(model="meaning", input=["good film", "bad"])
+    assert [it.index for it in many.data] == [0, 1]
+    assert many.data[0].embedding == one.embedding != many.data[1].embedding
+    assert many.usage.prompt_tokens == 7
+
+
+@calls.call("asyncio: chat, stream, embeddings, eight at a time")
+async def with_asyncio(url):
+    async with aio(url) as asking:
+        answers = await asyncio.gather(*(asking.chat.completions.create(messages=QUESTION, **GREEDY) for _ in range(8)))
+        assert {answer.choices[0].message.content for answer in answers} == {ANSWER}
+        stream = await asking.chat.completions.create(messages=QUESTION, stream=True, **GREEDY)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == ANSWER
+        made = await asking.embeddings.create(model="meaning", input=["good"])
+        assert len(made.data[0].embedding) == 2
+
+
+@calls.call("asyncio: more at a time than are queued; the client obeys Retry-After, and all are answered")
+async def with_retries(url):
+    async with aio(url, max_retries=5) as asking:
+        asked = [asking.chat.completions.create(messages=QUESTION, **GREEDY) for _ in range(48)]
+        assert {answer.choices[0].message.content for answer in await asyncio.gather(*asked)} == {ANSWER}
+
+
+@calls.call("errors: unknown model, wrong field, what isn't done, prompt too long")
+def errors(url):
+    asking = client(url)
+    with raised(openai.NotFoundError, code="model_not_found"):
+        asking.chat.completions.create(model="other", messages=QUESTION)
+    for field, value in {"n": 2, "temperature": -1, "logprobs": True, "max_tokens": 0}.items():
+        with raised(openai.BadRequestError, param=field, type="invalid_request_error"):
+            asking.chat.completions.create(**{**GREEDY, "messages": QUESTION, field: value})
+    with raised(openai.BadRequestError, param="dimensions"):
+        asking.embeddings.create(model="meaning", input="good", dimensions=1)
+    with raised(openai.BadRequestError, param="model"):
+        asking.embeddings.create(model="mood", input="good")
+    long = [{"role": "user", "content": "valve " * 400}]
+    for stream in (False, True):
+        with raised(openai.BadRequestError, "reads 255", code="context_length_exceeded"):
+            asking.chat.completions.create(messages=long, stream=stream, **GREEDY)
+    with raised(openai.BadRequestError, "can't come first"):
+        asking.chat.completions.create(messages=[{"role": "tool", "content": "1", "tool_call_id": "1"}], **GREEDY)
+
+
+if __name__ == "__main__":
+    calls.run()

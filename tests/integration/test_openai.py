@@ -1,0 +1,303 @@
+"""OpenAI's door over real models: the wire that its clients read, errors, and generation that ends with its client."""
+
+import asyncio
+import base64
+import json
+import socket
+import time
+
+import msgspec
+import numpy as np
+import pytest
+from tests import tiny_chat, tiny_models
+from tests.integration.test_serving import TOKEN, server, unpacked
+
+from edgeml_agent.serve.access import Rules
+from edgeml_agent.serve.worker import QUEUE_MAX
+from edgeml_core.manifest import Embedding
+from edgeml_runtime.model import Model
+from edgeml_runtime.unpacked import unpacked as opened
+
+QUESTION = [{"role": "user", "content": "Who checks the filter?"}]
+ANSWER = tiny_chat.FACTS["Who checks the filter?"]
+CHAT = {"model": "chat", "messages": QUESTION, "temperature": 0}
+#: Half a minute of work, if nobody ended it: one slow token after the other.
+SLOW_TOKEN_S = 0.15
+LONG = {"model": "chat", "prompt": "The", "max_tokens": 200, "temperature": 1.5, "seed": 3}
+GIVE_UP_MAX_S = 2.0
+
+
+def embedding(folder):
+    """A model of texts that makes one vector of each."""
+    inside, manifest = unpacked(folder, tiny_models.tiny_text_bundle, name="meaning")
+    pooled = Embedding(output="logits", pooling="mean", normalize=True)
+    return inside, msgspec.structs.replace(manifest, task="feature-extraction", postprocess=pooled)
+
+
+def serving(chatting, use, **options):
+    """What `use(models, client)` returns, of a server with the model that chats."""
+
+    async def main():
+        async with server(**options) as (models, client):
+            with opened(chatting[1].path) as bundle:
+                await models.activate("chat", bundle.folder, bundle.manifest)
+                return await use(models, client)
+
+    return asyncio.run(main())
+
+
+def asked(chatting, *requests, **options):
+    """The responses to bodies at paths, in turn."""
+
+    async def use(_, client):
+        return [await client.post(path, json=body) for path, body in requests]
+
+    return serving(chatting, use, **options)
+
+
+def events(response):
+    """What the lines of a stream hold."""
+    lines = response.text.split("\n\n")
+    assert lines.pop() == ""
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_a_chat_is_answered_whole(chatting):
+    """In the form that clients parse, with all that they require."""
+    (response,) = asked(chatting, ("/v1/chat/completions", CHAT))
+    found = response.json()
+    assert found.pop("id").startswith("chatcmpl-")
+    assert abs(found.pop("created") - time.time()) < 60
+    assert found == {
+        "object": "chat.completion",
+        "model": "chat",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": ANSWER, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 25, "completion_tokens": 7, "total_tokens": 32},
+    }
+
+
+def test_a_stream_says_the_role_first_and_why_it_ends_last(chatting):
+    """`finish_reason` is null until then, never missing; the usage comes behind, when it is asked for."""
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    (response,) = asked(chatting, ("/v1/chat/completions", CHAT | options))
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    *chunks, last = events(response)
+    (first, *_) = choices = [chunk["choices"][0] for chunk in chunks]
+    assert first["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == ANSWER
+    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["stop"]
+    assert choices[-1]["delta"] == {}
+    assert {chunk["usage"] for chunk in chunks} == {None}
+    assert (last["choices"], last["usage"]["total_tokens"]) == ([], 32)
+    assert {(chunk["id"], chunk["object"]) for chunk in [*chunks, last]} == {(last["id"], "chat.completion.chunk")}
+
+
+def test_a_completion_streams_text_and_no_usage_unasked(chatting):
+    """Its choices hold text; a stop is held back until it is known not to be one."""
+    body = {"model": "chat", "prompt": "Count:", "max_tokens": 50, "temperature": 0, "stop": " 3 4", "stream": True}
+    (response,) = asked(chatting, ("/v1/completions", body))
+    chunks = events(response)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == " 0 1 2"
+    assert chunks[-1]["choices"][0] == {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+def test_embeddings_are_the_same_in_base64_and_as_numbers(tmp_path):
+    """Little-endian float32, in the order of the texts, each of length 1."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("meaning", *embedding(tmp_path))
+            body = {"model": "meaning", "input": ["good film", "bad", "bad good good"]}
+            numbers = await client.post("/v1/embeddings", json=body)
+            packed = await client.post("/v1/embeddings", json=body | {"encoding_format": "base64"})
+            return numbers.json(), packed.json()
+
+    numbers, packed = asyncio.run(main())
+    assert packed["usage"] == numbers["usage"] == {"prompt_tokens": 12, "total_tokens": 12}
+    vectors = [np.frombuffer(base64.b64decode(it["embedding"]), "<f4") for it in packed["data"]]
+    assert np.array_equal(vectors, np.array([it["embedding"] for it in numbers["data"]], "<f4"))
+    assert [vector.argmax() for vector in vectors] == [1, 0, 1]
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
+
+
+#: Door, what is changed in a good request, the field that is named, and what is said.
+REFUSED = (
+    ("chat/completions", {"n": 2}, "n", "n other than 1"),
+    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not done"),
+    ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "not done"),
+    ("chat/completions", {"temperature": "hot"}, "temperature", "`float | null`"),
+    ("chat/completions", {"messages": []}, "messages", "length >= 1"),
+    ("chat/completions", {"messages": [{"role": "user", "content": None}]}, "messages", "no content"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages",
+        "image_url",
+    ),
+    ("completions", {"prompt": ["a", "b"]}, "prompt", "one text"),
+    ("completions", {"prompt": [1, 2]}, "prompt", "one text"),
+    ("completions", {}, "prompt", "prompt"),
+    ("completions", {"prompt": "a", "logprobs": 0}, "logprobs", "not done"),
+    ("completions", {"prompt": ""}, None, "0 tokens"),
+    ("embeddings", {"input": [1, 2]}, "input", "something else than texts"),
+    ("embeddings", {"input": "a", "dimensions": 2}, "dimensions", "not done"),
+    ("embeddings", {"input": "a"}, "model", "no embeddings"),
+    ("embeddings", {"input": []}, "input", "length >= 1"),
+)
+
+
+def test_what_is_not_done_is_refused_by_its_name(chatting):
+    """With status 400, in the form that OpenAI's clients show."""
+    requests = [
+        (f"/v1/{path}", (CHAT if path == "chat/completions" else {"model": "chat"}) | change)
+        for path, change, _, _ in REFUSED
+    ]
+    for response, (_, _, param, why) in zip(asked(chatting, *requests), REFUSED, strict=True):
+        assert response.status_code == 400, why
+        error = response.json()["error"]
+        assert why in error.pop("message")
+        assert error == {"type": "invalid_request_error", "param": param, "code": "input-invalid"}
+
+
+def test_fields_that_change_nothing_are_taken(chatting):
+    """Clients send them by habit."""
+    habits = {"n": 1, "user": "u", "frequency_penalty": 0.0, "response_format": {"type": "text"}, "store": False}
+    (response,) = asked(chatting, ("/v1/chat/completions", CHAT | habits | {"max_completion_tokens": 2}))
+    assert response.json()["choices"][0]["finish_reason"] == "length"
+    assert response.json()["usage"]["completion_tokens"] == 2
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_the_counts(chatting):
+    """Before any event, also for a stream; never cut."""
+    long = {"model": "chat", "prompt": " one" * 300}
+    for stream in (False, True):
+        (response,) = asked(chatting, ("/v1/completions", long | {"stream": stream}))
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "600 tokens" in error["message"]
+        assert "reads 255" in error["message"]
+
+
+def test_errors_of_the_server_have_the_same_form(chatting):
+    """An unknown model, a body that is no JSON, a missing token."""
+
+    async def use(_, client):
+        return [
+            await client.post("/v1/completions", json={"model": "other", "prompt": "a"}),
+            await client.post("/v1/completions", content=b"{"),
+            await client.post("/v1/completions", json={}, headers={"Authorization": "Bearer wrong"}),
+        ]
+
+    known = {"Authorization": f"Bearer {TOKEN}"}
+
+    async def with_token(models, client):
+        client.headers.update(known)
+        return await use(models, client)
+
+    responses = serving(chatting, with_token, rules=Rules(token=TOKEN))
+    assert [response.status_code for response in responses] == [404, 400, 401]
+    codes = ["model_not_found", "input-invalid", "invalid_api_key"]
+    assert [response.json()["error"]["code"] for response in responses] == codes
+
+
+def test_a_full_queue_says_when_to_come_back(chatting):
+    """429 with `Retry-After`, which OpenAI's client obeys."""
+
+    async def use(models, client):
+        waiting = [asyncio.create_task(models.run("chat", lambda _: time.sleep(0.05))) for _ in range(QUEUE_MAX)]
+        await asyncio.sleep(0)
+        refused = await client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        await asyncio.gather(*waiting)
+        return refused
+
+    refused = serving(chatting, use)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_failure_amid_a_stream_is_its_last_event(chatting, monkeypatch):
+    """The status is out by then; clients look for `error` in each event."""
+    whole = Model.generate
+
+    def failing(model, item):
+        yield next(iter(whole(model, item)))
+        model.infer({})
+
+    monkeypatch.setattr(Model, "generate", failing)
+    (response,) = asked(chatting, ("/v1/chat/completions", CHAT | {"stream": True}))
+    assert response.status_code == 200
+    *_, last = response.text.strip().split("\n\n")
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "input-invalid"
+
+
+@pytest.mark.parametrize("door", ["stream", "whole", "task"])
+def test_generation_ends_at_the_next_token_when_its_client_leaves(door, chatting, monkeypatch):
+    """A socket that is closed: no further token is made, and the model is free for the next request."""
+    made = []
+    whole = Model.infer
+
+    def slow(model, inputs):
+        time.sleep(SLOW_TOKEN_S)
+        made.append(time.monotonic())
+        return whole(model, inputs)
+
+    path, body = {
+        "stream": ("/v1/completions", LONG | {"stream": True}),
+        "whole": ("/v1/completions", LONG),
+        "task": ("/v1/models/chat/predict", {"prompt": "The", "max_new_tokens": 200, "temperature": 1.5, "seed": 3}),
+    }[door]
+
+    async def use(models, client):
+        monkeypatch.setattr(Model, "infer", slow)
+        await asyncio.to_thread(_ask_and_leave, client.base_url.port, path, body, made)
+        left_s = time.monotonic()
+        await asyncio.wait_for(models.run("chat", lambda _: None), GIVE_UP_MAX_S)
+        free_s, count = time.monotonic(), len(made)
+        await asyncio.sleep(3 * SLOW_TOKEN_S)
+        return free_s - left_s, len(made) - count, count
+
+    took_s, later, count = serving(chatting, use)
+    assert later == 0
+    assert 3 <= count <= 3 + GIVE_UP_MAX_S / SLOW_TOKEN_S
+    assert took_s < GIVE_UP_MAX_S
+
+
+def _ask_and_leave(port, path, body, made):
+    """Send a request, wait until three tokens are made, and close the connection."""
+    content = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        deadline = time.monotonic() + 20
+        while len(made) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_stream_arrives_as_it_is_written(chatting, monkeypatch):
+    """Each token when it is made, not all of them in the end."""
+    whole = Model.infer
+
+    def slow(model, inputs):
+        time.sleep(SLOW_TOKEN_S)
+        return whole(model, inputs)
+
+    async def use(_, client):
+        monkeypatch.setattr(Model, "infer", slow)
+        async with client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+            arrived = [time.monotonic() async for _ in response.aiter_lines()]
+        return arrived[-1] - arrived[0]
+
+    assert serving(chatting, use) > 4 * SLOW_TOKEN_S
