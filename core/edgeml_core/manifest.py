@@ -156,12 +156,16 @@ class TensorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Tensors by name, as they are."""
 
 
+#: What makes scores of logits.
+Activation = Literal["softmax", "sigmoid", "none"]
+
+
 class Classes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="classes"):
     """Scores over `labels` from the logits of `output`."""
 
     output: str
     labels: tuple[str, ...]
-    activation: Literal["softmax", "sigmoid", "none"]
+    activation: Activation
 
 
 class TokenClasses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="token-classes"):

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import (
+    Activation,
     Classes,
     Embedding,
     ImageInput,
@@ -65,8 +66,20 @@ class Config(msgspec.Struct, frozen=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels by index."""
-        return tuple(label for _, label in sorted(self.id2label.items(), key=lambda pair: int(pair[0])))
+        """The labels by index; transformers doesn't write down its two default ones."""
+        named = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
+        return tuple(label for _, label in sorted(named.items(), key=lambda pair: int(pair[0])))
+
+    @property
+    def activation(self) -> Activation:
+        """What makes scores of a classifier's outputs.
+
+        Source: transformers 4.57 `TextClassificationPipeline` and `ImageClassificationPipeline`, held equal by a test.
+        """
+        if self.problem_type == "regression":
+            return "none"
+        by_itself = self.problem_type == "multi_label_classification" or len(self.labels) == 1
+        return "sigmoid" if by_itself else "softmax"
 
     @property
     def positions(self) -> int | None:
@@ -214,8 +227,7 @@ def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postproces
     found = config(folder)
     match task:
         case "text-classification" | "image-classification" | "audio-classification":
-            many = found.problem_type == "multi_label_classification"
-            return Classes(output=output, labels=found.labels, activation="sigmoid" if many else "softmax")
+            return Classes(output=output, labels=found.labels, activation=found.activation)
         case "token-classification":
             return TokenClasses(output=output, labels=found.labels)
         case "question-answering" if more:
