@@ -9,6 +9,7 @@ import pytest
 from tests import tiny_models
 from tests.integration.test_serving import TASK_BODY, server, unpacked
 
+from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import QUEUE_MAX, Predict
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
@@ -231,6 +232,35 @@ def test_a_stream_comes_piece_by_piece_and_ends_when_nobody_listens(tmp_path):
     assert heard == [0, 1, 2, 3, 4]
     assert len(made) < 1000
     assert whole == list(range(100))
+
+
+def test_a_stream_lets_other_models_compute_between_its_pieces(tmp_path):
+    """On one core a model that writes for two seconds keeps another's answer waiting for a piece, not for all."""
+    made = []
+
+    def write(_, emit, stopped):
+        for number in range(100):
+            time.sleep(0.02)
+            made.append(number)
+            emit(number)
+            if stopped():
+                return
+
+    async def main():
+        models = Models(cores=Cores(1))
+        await models.activate("a", *unpacked(tmp_path, name="a"))
+        await models.activate("b", *unpacked(tmp_path, name="b"))
+        stream = models.stream("a", write)
+        first = await anext(stream)
+        await models.run("b", lambda _: None)
+        count = len(made)
+        rest = [piece async for piece in stream]
+        await models.close()
+        return count, [first, *rest]
+
+    count, heard = asyncio.run(main())
+    assert count < 50
+    assert heard == list(range(100))
 
 
 def test_a_stream_that_fails_raises_where_it_is_heard(tmp_path):

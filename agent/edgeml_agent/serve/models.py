@@ -8,7 +8,6 @@ loading, inference and closing leave it. No HTTP here.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from typing import Final, TypeVar
 
 from edgeml_agent.serve import sharing
 from edgeml_agent.serve.cores import Cores
-from edgeml_agent.serve.metrics import RequestCounts
-from edgeml_agent.serve.worker import Worker
+from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
+from edgeml_agent.serve.worker import Stoppable, Worker
 from edgeml_core import golden
 from edgeml_core.errors import EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
@@ -122,7 +121,7 @@ class Models:
         Raises:
             UsageError: `model-unknown`. OverloadedError: as for `run`.
         """
-        loop, stopped = asyncio.get_running_loop(), threading.Event()
+        loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
 
         def emit(piece: Piece) -> None:
@@ -130,14 +129,13 @@ class Models:
 
         with self._counted(name):
             worker = await self._worker(name, None)
-            answer = worker.submit(lambda model: generate(model, emit, stopped.is_set))
+            answer = worker.submit(Stoppable(lambda model, stopped: generate(model, emit, stopped)))
             answer.add_done_callback(lambda _: pieces.put_nowait(None))
             try:
                 while (piece := await pieces.get()) is not None:
                     yield piece
                 await answer
             finally:
-                stopped.set()
                 answer.cancel()
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
@@ -252,7 +250,7 @@ class Models:
             code = error.code
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            code = "cancelled"
+            code = CANCELLED
             raise
         finally:
             # A name that isn't served is no label: clients could make up any number of them.

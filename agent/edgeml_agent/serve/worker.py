@@ -51,6 +51,17 @@ class Predict(Generic[T]):
         return self.write(model, model.predict(self.parse(model), stopped))
 
 
+@dataclass(frozen=True)
+class Stoppable(Generic[T]):
+    """A call of many runs, which asks the second argument between them whether it should stop."""
+
+    call: Callable[[Model, Callable[[], bool]], T]
+
+    def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
+        """What comes of it."""
+        return self.call(model, stopped)
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     """A call, and where its answer goes."""
@@ -58,6 +69,12 @@ class _Job:
     call: Callable[[Model], Any]
     deadline_s: float | None
     answer: asyncio.Future[Any]
+    give_way: Callable[[], None]
+
+    def stopped(self) -> bool:
+        """Whether nobody waits for the answer any more; asked between two runs, when others may compute first."""
+        self.give_way()
+        return self.answer.cancelled()
 
 
 class Worker:
@@ -96,7 +113,7 @@ class Worker:
         """
         if self.pending >= QUEUE_MAX:
             raise self._overloaded()
-        job = _Job(call, deadline_s, self._loop.create_future())
+        job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
         with self._changed:
@@ -191,8 +208,8 @@ def _result(model: Model, job: _Job) -> Any:  # noqa: ANN401 - whatever the call
     if _is_late(job):
         return TransportError("deadline-exceeded", "the request's deadline passed before its turn came")
     try:
-        if isinstance(job.call, Predict):
-            return job.call(model, job.answer.cancelled)
+        if isinstance(job.call, Predict | Stoppable):
+            return job.call(model, job.stopped)
         return job.call(model)
     except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
         return error
