@@ -37,7 +37,7 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
     yield purity()
     yield heat(Path("/sys/class/thermal"))
     if settings:
-        yield broker(settings.broker, settings.device)
+        yield broker(settings.broker, settings.device, requests=settings.serve.mqtt)
 
 
 def purity() -> Check:
@@ -63,10 +63,14 @@ def heat(zones: Path) -> Check:
     return Check("temperature", "ok", f"{celsius:.0f} C")
 
 
-def broker(settings: BrokerSettings, device: DeviceSettings) -> Check:
-    """Whether the MQTT broker answers, lets this device in, and lets it say and hear what it must."""
+def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool = False) -> Check:
+    """Whether the MQTT broker answers, lets this device in, and lets it say and hear what it must.
+
+    Args:
+        requests: whether the device's models are asked over MQTT.
+    """
     try:
-        asyncio.run(_visit(settings, device))
+        asyncio.run(_visit(settings, device, requests=requests))
     except TransportError as error:
         return Check("broker", "failed", f"{settings.url}: {error.message}", error.hint)
     except (MqttError, EdgemlError, OSError) as error:
@@ -75,9 +79,9 @@ def broker(settings: BrokerSettings, device: DeviceSettings) -> Check:
     return Check("broker", "ok", f"{settings.url} lets this device in")
 
 
-async def _visit(settings: BrokerSettings, device: DeviceSettings) -> None:
+async def _visit(settings: BrokerSettings, device: DeviceSettings, *, requests: bool) -> None:
     async with mqtt.Broker(settings, f"{device.id}-doctor").connected(will=None) as client:
-        rights = Rights(Topics(device.fleet), device.id)
+        rights = Rights(Topics(device.fleet), device.id, requests=requests)
 
         async def hear() -> None:
             async for message in client.messages:

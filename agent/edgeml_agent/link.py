@@ -24,6 +24,7 @@ from edgeml_agent import backoff, log, mqtt
 from edgeml_agent.cap import Cap
 from edgeml_agent.chunk_topics import ChunkTopics
 from edgeml_agent.ports import Arrival, Passenger
+from edgeml_agent.request_line import RequestLine
 from edgeml_agent.rights import Rights
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.signed_files import SignedFiles
@@ -88,6 +89,7 @@ class MqttLink:
         self._files = SignedFiles(self._topics)
         self._chunks = ChunkTopics(self._topics)
         self._cap = Cap(max_bytes_per_s)
+        self._requests = RequestLine(self._topics, device.id)
         self._rights = Rights(self._topics, device.id)
         self._asks: set[asyncio.Future[Any]] = set()
         self._announced_last = self._topics.trust(trust.FLEET, _ANNOUNCED_LAST)
@@ -143,6 +145,11 @@ class MqttLink:
     def carry(self, passenger: Passenger) -> None:
         """Let a passenger hear what comes on the topics it listens to."""
         self._passenger = passenger
+
+    def open_requests(self) -> RequestLine:
+        """Hear requests to this device's models, from the next connection on."""
+        self._rights = Rights(self._topics, self._device.id, requests=True)
+        return self._requests.open()
 
     def listen(self, topics: Collection[str]) -> None:
         """Hear these topics for the passenger, and those named before no longer."""
@@ -228,9 +235,10 @@ class MqttLink:
         async with self._broker.connected(will) as client:
             log.event("connected", broker=self._url, session=self.session)
             subscriptions = [(self._topics.trust("+", "metadata/+"), 1), (self._topics.call(self._device.id), 1)]
-            await client.subscribe(subscriptions)
+            await client.subscribe(subscriptions + self._requests.subscriptions)
             self._ask(client, self._chunks.subscriptions, tuple(self._chunks.wanted))
             self._client, self._state_is_new, self._heard = client, True, set()
+            self._requests.client = client
             self._online.set()
             self._to_send.set()
             self._files.changed.set()
@@ -245,7 +253,7 @@ class MqttLink:
                 await self._say_goodbye(client)
                 raise
             finally:
-                self._client = None
+                self._client = self._requests.client = None
                 self._online.clear()
                 for ask in list(self._asks):
                     ask.cancel()
@@ -266,7 +274,7 @@ class MqttLink:
             topic, payload = str(message.topic), message.payload
             if not isinstance(payload, bytes):
                 continue
-            if self._rights.hear(topic, payload):
+            if self._rights.hear(topic, payload) or self._requests.take(message):
                 continue
             if self._chunks.take(topic, payload):
                 self._cap.spend(len(payload), time.monotonic())

@@ -21,19 +21,23 @@ ECHO_WAIT_S: Final = 5.0
 
 
 class Rights:
-    """The rights of one device."""
+    """The rights of one device.
 
-    def __init__(self, topics: Topics, device: str) -> None:
-        self._needed = frozenset(
-            {
-                topics.want(device),
-                topics.state(device),
-                topics.report(device),
-                topics.reply(device),
-                topics.chunk(f"echo/{device}"),
-                topics.trust("echo", device),
-            }
-        )
+    Args:
+        requests: whether it hears requests to its models, and answers.
+    """
+
+    def __init__(self, topics: Topics, device: str, *, requests: bool = False) -> None:
+        self._needed = {
+            topics.want(device),
+            topics.state(device),
+            topics.report(device),
+            topics.reply(device),
+            topics.chunk(f"echo/{device}"),
+            topics.trust("echo", device),
+        }
+        if requests:
+            self._needed |= {topics.infer(device, "echo"), topics.answer(device, "echo"), topics.client("echo", device)}
         self._silent: set[str] = set()
         self._all_heard = asyncio.Event()
 

@@ -25,6 +25,7 @@ from edgeml_agent.releases import Releases
 from edgeml_agent.serve import access, app, server
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
+from edgeml_agent.serve.mqtt_door import MqttDoor
 from edgeml_agent.settings import Settings
 from edgeml_agent.signed_files import BlockingFiles
 from edgeml_agent.store import Store
@@ -94,6 +95,8 @@ async def _run(settings: Settings) -> None:
             tasks.create_task(server.serve(app.build(models, info, rules), listener))
             tasks.create_task(daemon.run())
             tasks.create_task(supervisor.run(info.ready))
+            if settings.serve.mqtt:
+                tasks.create_task(_answer_requests(settings, link, models))
             if relay is not None:
                 tasks.create_task(relay.run())
     finally:
@@ -109,6 +112,17 @@ def _relay(settings: Settings, link: MqttLink) -> Relay | None:
     from edgeml_agent import relay  # noqa: PLC0415 - few devices are one
 
     return relay.made(settings.relay, settings.device, link, settings.store.dir)
+
+
+async def _answer_requests(settings: Settings, link: MqttLink, models: Models) -> None:
+    """Be the MQTT door, and say in Home Assistant's way what can be asked there."""
+    line, prefix = link.open_requests(), settings.homeassistant.prefix
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(MqttDoor(line, models).run())
+        if prefix is not None:
+            from edgeml_agent.homeassistant import Sensors  # noqa: PLC0415 - few have one
+
+            tasks.create_task(Sensors(line, models, prefix).run())
 
 
 class _Roads:

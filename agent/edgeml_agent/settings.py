@@ -60,10 +60,11 @@ class HttpAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The HTTP server."""
+    """The HTTP server, and whether models can be asked over MQTT, too, by whom the broker lets."""
 
     http: HttpAddress
     token_file: Path | None
+    mqtt: bool = False
 
 
 class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,12 @@ class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
     window: Hours | None
     fetch_window: Hours | None
     max_bytes_per_s: int | None = None
+
+
+class HomeAssistantSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The topic below which Home Assistant looks for sensors; None is for those who have none."""
+
+    prefix: str | None
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     update: UpdateSettings
     trust: TrustSettings
     relay: RelaySettings | None
+    homeassistant: HomeAssistantSettings
 
 
 _Sections = dict[str, dict[str, object]]
@@ -128,6 +136,8 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
             name: _value(key, merged[section].get(name), f"{section}.{name}", folder, problems)
             for name, key in keys.items()
         }
+    if values["homeassistant"]["prefix"] and values["serve"]["mqtt"] is False:
+        problems.append("homeassistant.prefix: a sensor shows what is answered over MQTT, which serve.mqtt is for")
     if problems:
         shown = "; ".join(problems[:_SHOWN_MAX])
         raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {shown}", "mend them and try again")
@@ -186,6 +196,7 @@ def _settings(values: dict[str, dict[str, Any]]) -> Settings:
         update=UpdateSettings(**values["update"]),
         trust=TrustSettings(**values["trust"]),
         relay=_relay(values["relay"]),
+        homeassistant=HomeAssistantSettings(**values["homeassistant"]),
     )
 
 
@@ -225,6 +236,21 @@ def _size(given: object, _: Path) -> int:
     return size_bytes
 
 
+def _flag(given: object, _: Path) -> bool:
+    if given in (True, "true"):
+        return True
+    if given in (False, "false"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _topic(given: object, _: Path) -> str:
+    topic = _text(given)
+    if not topic.isprintable() or {"+", "#"} & {*topic} or "" in topic.split("/"):
+        raise ValueError("must be a topic without wildcards, for example homeassistant")
+    return topic
+
+
 def _hours(given: object, _: Path) -> Hours:
     return hours.parse(_text(given))
 
@@ -244,7 +270,7 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
     },
     "broker": {"url": _Key(_url, required=True), "ca": _Key(_path), "cert": _Key(_path), "key": _Key(_path)},
     "store": {"dir": _Key(_path, "store"), "max_bytes": _Key(_size, DEFAULT_MAX_BYTES)},
-    "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path)},
+    "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path), "mqtt": _Key(_flag, "false")},
     "update": {"window": _Key(_hours), "fetch_window": _Key(_hours), "max_bytes_per_s": _Key(_size)},
     "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},
     "relay": {
@@ -254,4 +280,5 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
         "key": _Key(_path),
         "max_bytes": _Key(_size, DEFAULT_RELAY_BYTES),
     },
+    "homeassistant": {"prefix": _Key(_topic)},
 }

@@ -70,6 +70,8 @@ CODES: Final[dict[str, str]] = {
     "origin-refused": "the request names another host, or comes from another site's page",
     "body-too-large": "the request's body is longer than the server reads",
     "content-unsupported": "the request's body is of a type that the server doesn't read",
+    "answer-too-large": "the answer is longer than may be sent over MQTT",
+    "topic-refused": "a request over MQTT wants its answer where the device doesn't speak to clients",
     "internal": "an unexpected failure; the log has the details",
 }
 

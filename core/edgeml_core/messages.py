@@ -1,7 +1,7 @@
 """The messages of the protocol: topics and payloads of `edgeml/1/FLEET/...`. Table: docs/protocol.md.
 
-JSON but for chunks; unknown fields are ignored, since a newer sender may say more. Works on MQTT 3.1.1: nothing
-rides in version 5 properties. No client, no broker here.
+JSON but for chunks; unknown fields are ignored, since a newer sender may say more. Works on MQTT 3.1.1: nothing has to
+ride in version 5 properties. What is asked of models has no message here: it is the agent's doors' business.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ PROTOCOL: Final = "edgeml/1"
 MESSAGE_MAX_BYTES: Final = 64 * 1024
 #: Keys in one want message: 256 of two ids and their quoting stay under 18 KB.
 WANTS_MAX: Final = 256
+ANSWER_TOPIC_MAX_CHARS: Final = 256
 
 
 class Topics:
@@ -60,6 +61,28 @@ class Topics:
     def reply(self, device: str) -> str:
         """Where `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"
+
+    def infer(self, device: str, model: str) -> str:
+        """Where `device` is asked what a model of its makes of something."""
+        return f"{self.root}/device/{device}/infer/{model}"
+
+    def answer(self, device: str, model: str) -> str:
+        """Where `device` answers who named no topic for it."""
+        return f"{self.root}/device/{device}/answer/{model}"
+
+    def client(self, client: str, device: str) -> str:
+        """Where `device` answers a client that names a topic for it: a topic of this form only."""
+        return f"{self.root}/client/{client}/{device}"
+
+    def takes_answers(self, device: str, topic: str) -> bool:
+        """Whether `device` may answer on a topic that somebody names; elsewhere it would speak as somebody else."""
+        if len(topic) > ANSWER_TOPIC_MAX_CHARS or not topic.isprintable() or {"+", "#"} & {*topic}:
+            return False
+        match topic.removeprefix(f"{self.root}/").split("/"):
+            case ["client", _, by] | ["device", by, "answer", _]:
+                return by == device and topic.startswith(f"{self.root}/")
+            case _:
+                return False
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -31,7 +31,7 @@ from tiny_models import tiny_onnx_bundle
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
-USERS = ("origin", "operator", "barn-1", "barn-2")
+USERS = ("origin", "operator", "client", "barn-1", "barn-2")
 NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
 DAY = dt.timedelta(days=1)
 
@@ -109,6 +109,9 @@ def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
         ("device/%u/state", TOPICS.state("barn-1")),
         ("device/%u/report", TOPICS.report("barn-1")),
         ("device/%u/reply", TOPICS.reply("barn-1")),
+        ("device/%u/infer/+", TOPICS.infer("barn-1", "echo")),
+        ("device/%u/answer/+", TOPICS.answer("barn-1", "echo")),
+        ("client/+/%u", TOPICS.client("echo", "barn-1")),
         (None, None),
     ],
 )
@@ -123,7 +126,7 @@ def test_a_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
         url = broker_urls.parse(f"mqtt://barn-1:secret@127.0.0.1:{broker.port}")
         settings = BrokerSettings(url=url, ca=None, cert=None, key=None)
-        check = doctor.broker(settings, DeviceSettings(id="barn-1", fleet="edge", labels={}))
+        check = doctor.broker(settings, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
     if silent is None:
         assert check.status == "ok", check
     else:
@@ -232,9 +235,13 @@ class Client:
 def test_a_device_speaks_for_itself_only(broker):
     """It may want, tell its state, report and reply; not as another device, not as the origin, and call nobody."""
     client = Client(broker, "barn-2")
-    own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2"), TOPICS.reply("barn-2")]
+    own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2"), TOPICS.reply("barn-2"),
+           TOPICS.answer("barn-2", "mood"), TOPICS.client("camera", "barn-2"),
+           "homeassistant/sensor/barn-2/mood/config"]  # fmt: skip
     foreign = [TOPICS.want("barn-1"), TOPICS.state("barn-1"), TOPICS.report("barn-1"), TOPICS.reply("barn-1"),
-               TOPICS.call("barn-1"), TOPICS.call("barn-2"), TOPICS.chunk("0" * 64),
+               TOPICS.call("barn-1"), TOPICS.call("barn-2"), TOPICS.chunk("0" * 64), TOPICS.infer("barn-1", "mood"),
+               TOPICS.answer("barn-1", "mood"), TOPICS.client("camera", "barn-1"),
+               "homeassistant/sensor/barn-1/mood/config",
                TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     refused = {topic: client.publish(topic) for topic in own + foreign}
     client.close()
@@ -246,7 +253,8 @@ def test_a_device_hears_no_other_devices_words(broker):
     """It hears chunks and signed files; what others want and report stays unheard, though SUBSCRIBE is granted."""
     listener, origin = Client(broker, "barn-2"), Client(broker, "origin")
     listener.subscribe("#")
-    foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.call("barn-1"), TOPICS.reply("barn-1")]
+    foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.call("barn-1"), TOPICS.reply("barn-1"),
+               TOPICS.infer("barn-1", "mood"), TOPICS.client("camera", "barn-2")]  # fmt: skip
     common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.call("barn-2")]
     for topic in foreign + common:
         assert not origin.publish(topic)
@@ -271,6 +279,25 @@ def test_an_operator_calls_and_nothing_else(broker):
     operator.close()
     origin.close()
     assert set(unheard) & set(operator.heard) == set()
+
+
+def test_a_client_asks_models_and_hears_its_own_answers(broker):
+    """Of any device; it can neither call nor answer, and hears what others are answered as little as what they ask."""
+    client, origin = Client(broker, "client"), Client(broker, "origin")
+    assert not client.publish(TOPICS.infer("barn-1", "mood"))
+    foreign = [TOPICS.call("barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.client("client", "barn-1"),
+               TOPICS.want("barn-1")]  # fmt: skip
+    assert [topic for topic in foreign if not client.publish(topic)] == []
+    client.subscribe("#")
+    heard = TOPICS.client("client", "barn-1")
+    unheard = [TOPICS.client("camera", "barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.infer("barn-1", "mood"),
+               TOPICS.state("barn-1")]  # fmt: skip
+    for topic in [*unheard, heard]:
+        assert not origin.publish(topic)
+    until(lambda: heard in client.heard, "its own answers are heard")
+    client.close()
+    origin.close()
+    assert set(unheard) & set(client.heard) == set()
 
 
 def test_nobody_gets_in_without_a_password(broker):

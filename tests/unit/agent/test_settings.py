@@ -55,6 +55,20 @@ def test_all_problems_are_named_at_once(tmp_path):
         assert problem in caught.value.message
 
 
+def test_models_are_asked_over_mqtt_only_where_it_is_said(tmp_path):
+    """The door is closed unless it is opened; without it, no sensor could show anything."""
+    told, sensors = LEAST + "[serve]\nmqtt = true\n", '[homeassistant]\nprefix = "homeassistant"\n'
+    assert not loaded(tmp_path, LEAST).serve.mqtt
+    assert loaded(tmp_path, told).serve.mqtt
+    assert loaded(tmp_path, LEAST, EDGEML_SERVE_MQTT="true").serve.mqtt
+    assert not loaded(tmp_path, told, EDGEML_SERVE_MQTT="false").serve.mqtt
+    assert loaded(tmp_path, told + sensors).homeassistant.prefix == "homeassistant"
+    for text in (LEAST + sensors, told.replace("true", '"yes"'), told.replace("true", "1.5"),
+                 told + sensors.replace("home", "#/"), told + sensors.replace("home", "/")):  # fmt: skip
+        with pytest.raises(UsageError):
+            loaded(tmp_path, text)
+
+
 def test_hours_are_read(tmp_path):
     """When to serve what is new, and when to fetch; none is always."""
     found = loaded(tmp_path, LEAST + '[update]\nwindow = "22:00-05:30"\n').update
