@@ -15,6 +15,8 @@ from typing import Final
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: Upper bounds in seconds: from a small model on a PC to a large one on a small board.
 LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: The outcome of a request that its client gave up.
+CANCELLED: Final = "cancelled"
 
 Labels = Mapping[str, str]
 Sample = tuple[str, Labels, float]
