@@ -85,6 +85,7 @@ class Written:
                 if piece.text:
                     yield self._event(self.form.added(piece.text))
                 if piece.finish:
+                    await anext(pieces, None)  # to its very end: what is left before counts as given up
                     break
                 try:
                     piece = await anext(pieces)
