@@ -66,9 +66,9 @@ def tiny_onnx_bundle(
     answered = given * np.float32(scale) + np.float32(1 if fault != "wrong golden" else 9)
     case = golden.GoldenCase(inputs={"x": tensors.to_data(given)}, outputs={"y": tensors.to_data(answered)})
     spec = {"dtype": "float32", "shape": (-1, COLUMNS)}
-    return _write(
+    return write(
         path,
-        _manifest(
+        drafted(
             (name, version, target),
             task="tensors",
             inputs=(manifests.TensorSpec(name="x", **spec),),
@@ -91,9 +91,9 @@ def tiny_text_bundle(path: Path, *, name: str = "mood", version: str = "1.0", ta
         inputs={key: tensors.to_data(array) for key, array in given.items()},
         outputs={"logits": tensors.to_data(answered)},
     )
-    return _write(
+    return write(
         path,
-        _manifest(
+        drafted(
             (name, version, target),
             task="text-classification",
             inputs=tuple(manifests.TensorSpec(name=key, dtype="int64", shape=(-1, -1)) for key in given),
@@ -118,7 +118,7 @@ def tiny_tokenizer() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def _manifest(
+def drafted(
     identity: tuple[str, str, str],
     *,
     task: manifests.Task,
@@ -154,7 +154,7 @@ def _manifest(
     )
 
 
-def _write(path: Path, draft: Manifest, files: Mapping[str, bytes]) -> Manifest:
+def write(path: Path, draft: Manifest, files: Mapping[str, bytes]) -> Manifest:
     opened = {name: io.BytesIO(files[name]) for name in sorted(files)}
     entries = tuple(bundle.describe(name, content) for name, content in opened.items())
     manifest = msgspec.structs.replace(draft, files=entries)
@@ -164,15 +164,15 @@ def _write(path: Path, draft: Manifest, files: Mapping[str, bytes]) -> Manifest:
 
 
 def _linear_model(scale: float, weights_bytes: int, fault: Fault) -> bytes:
-    constants = [_constant("scale", np.float32(scale)), _constant("one", np.float32(1))]
+    constants = [constant("scale", np.float32(scale)), constant("one", np.float32(1))]
     nodes = [helper.make_node("Mul", ["x", "scale"], ["scaled"]), helper.make_node("Add", ["scaled", "one"], ["line"])]
     nodes += _FAULTS.get(fault, list)()
     last = nodes[-1].output[0]
     if weights_bytes:
         constants += [
             _external_weights(weights_bytes),
-            _constant("first", np.int64(0)),
-            _constant("nil", np.float32(0)),
+            constant("first", np.int64(0)),
+            constant("nil", np.float32(0)),
         ]
         nodes += [
             helper.make_node("Gather", ["weights", "first"], ["weight"]),
@@ -182,14 +182,16 @@ def _linear_model(scale: float, weights_bytes: int, fault: Fault) -> bytes:
         ]
     else:
         nodes.append(helper.make_node("Identity", [last], ["y"]))
-    return _model(nodes, constants, inputs=[_float("x", [None, COLUMNS])], output=_float("y", [None, COLUMNS]))
+    return onnx_model(
+        nodes, constants, inputs=[float_value("x", [None, COLUMNS])], outputs=[float_value("y", [None, COLUMNS])]
+    )
 
 
 def _crash() -> list[onnx.NodeProto]:
     """-2**63 / -1 in int64: a hardware trap on x86. From x, so that it isn't folded when the model loads."""
     return [
-        helper.make_node("Constant", [], ["minimum"], value=_constant("", np.int64(-(2**63)))),
-        helper.make_node("Constant", [], ["minus_one"], value=_constant("", np.int64(-1))),
+        helper.make_node("Constant", [], ["minimum"], value=constant("", np.int64(-(2**63)))),
+        helper.make_node("Constant", [], ["minus_one"], value=constant("", np.int64(-1))),
         helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
         helper.make_node("Sub", ["whole", "whole"], ["zeros"]),
         helper.make_node("Add", ["zeros", "minimum"], ["lowest"]),
@@ -211,13 +213,13 @@ def _hang() -> list[onnx.NodeProto]:
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
             helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            _float("state", [None, COLUMNS]),
+            float_value("state", [None, COLUMNS]),
         ],
-        [helper.make_tensor_value_info("go_on", TensorProto.BOOL, []), _float("state_next", [None, COLUMNS])],
+        [helper.make_tensor_value_info("go_on", TensorProto.BOOL, []), float_value("state_next", [None, COLUMNS])],
     )
     return [
-        helper.make_node("Constant", [], ["rounds"], value=_constant("", np.int64(2**63 - 1))),
-        helper.make_node("Constant", [], ["true"], value=_constant("", np.bool_(True))),
+        helper.make_node("Constant", [], ["rounds"], value=constant("", np.int64(2**63 - 1))),
+        helper.make_node("Constant", [], ["true"], value=constant("", np.bool_(True))),
         helper.make_node("Loop", ["rounds", "true", "line"], ["faulty"], body=body),
     ]
 
@@ -225,7 +227,7 @@ def _hang() -> list[onnx.NodeProto]:
 def _huge() -> list[onnx.NodeProto]:
     """2 TiB, expanded from x, so that it isn't folded into a constant when the model loads."""
     return [
-        helper.make_node("Constant", [], ["tebibyte"], value=_constant("", np.array([2**36, 1, 1], dtype=np.int64))),
+        helper.make_node("Constant", [], ["tebibyte"], value=constant("", np.array([2**36, 1, 1], dtype=np.int64))),
         helper.make_node("Expand", ["line", "tebibyte"], ["expanded"]),
         helper.make_node("ReduceMax", ["expanded"], ["faulty"], axes=[0], keepdims=0),
     ]
@@ -245,25 +247,25 @@ def _counting_model() -> bytes:
         helper.make_node("ReduceSum", ["counted", "middle"], ["logits"], keepdims=0),
     ]
     constants = [
-        _constant("table", table),
-        _constant("last", np.array([2], dtype=np.int64)),
-        _constant("middle", np.array([1], dtype=np.int64)),
+        constant("table", table),
+        constant("last", np.array([2], dtype=np.int64)),
+        constant("middle", np.array([1], dtype=np.int64)),
     ]
     ids = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
         for name in ("input_ids", "attention_mask")
     ]
-    return _model(nodes, constants, inputs=ids, output=_float("logits", ["batch", len(LABELS)]))
+    return onnx_model(nodes, constants, inputs=ids, outputs=[float_value("logits", ["batch", len(LABELS)])])
 
 
-def _model(
+def onnx_model(
     nodes: Sequence[onnx.NodeProto],
     constants: Sequence[onnx.TensorProto],
     *,
     inputs: Sequence[onnx.ValueInfoProto],
-    output: onnx.ValueInfoProto,
+    outputs: Sequence[onnx.ValueInfoProto],
 ) -> bytes:
-    graph = helper.make_graph(nodes, "tiny", inputs, [output], initializer=constants)
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializer=constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return model.SerializeToString()
 
@@ -276,9 +278,9 @@ def _external_weights(size_bytes: int) -> onnx.TensorProto:
     return weights
 
 
-def _constant(name: str, value: NDArray[np.generic] | np.generic) -> onnx.TensorProto:
+def constant(name: str, value: NDArray[np.generic] | np.generic) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(value), name)
 
 
-def _float(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
+def float_value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgeml_agent.serve import responses
+from edgeml_agent.serve import page, responses
 from edgeml_core.errors import EdgemlError, UsageError
 
 TOKEN_MIN_CHARS: Final = 16
 TOKEN_FILE_MAX_BYTES: Final = 4096
-#: What a watchdog may ask without a token: the answers are two booleans.
-OPEN_PATHS: Final = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+#: What needs no token: a watchdog's questions, whose answers are two booleans, and the page, which asks for the token.
+OPEN_PATHS: Final = frozenset(
+    {"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", *page.FILES}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

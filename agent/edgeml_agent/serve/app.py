@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeml_agent.serve import health, memory, metrics, oip, openai, predict, responses
+from edgeml_agent.serve import health, memory, metrics, oip, openai, page, predict, responses
 from edgeml_agent.serve.access import Access, Rules
 from edgeml_agent.serve.bounds import Bounded, UntilReady
 from edgeml_agent.serve.health import ServerInfo
@@ -40,6 +40,7 @@ def build(models: Models, info: ServerInfo, rules: Rules) -> Starlette:
             *openai.routes(models),
             *oip.routes(models, info),
             *health.routes(info, root="/health"),
+            *page.routes(models, info),
             *_page_routes(models, info),
         ],
         middleware=[Middleware(Access, rules), Middleware(UntilReady, info), Middleware(Bounded)],

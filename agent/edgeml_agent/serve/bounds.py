@@ -11,6 +11,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgeml_agent.serve import page
 from edgeml_agent.serve.access import OPEN_PATHS
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_core.errors import OverloadedError, UsageError
@@ -23,6 +24,8 @@ RETRY_AFTER_S: Final = 1
 #: For so long a request waits for the models of the last run.
 START_MAX_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.02
+#: Who asks these wants to know how things stand now.
+AT_ONCE: Final = OPEN_PATHS | {page.MODELS}
 
 
 class Bounded:
@@ -62,8 +65,8 @@ class UntilReady:
         self._info = info
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, as soon as it makes sense; health is told at once."""
-        if scope["path"] not in OPEN_PATHS:
+        """Answer the request, as soon as it makes sense; health and the page are told at once."""
+        if scope["path"] not in AT_ONCE:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_MAX_S):
                     while not self._info.ready():  # noqa: ASYNC110 - once in a run, for as long as models load

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: Upper bounds in seconds: from a small model on a PC to a large one on a small board.
 LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: Of each model so many of the last requests are remembered one by one.
+LAST_MAX: Final = 60
 #: The outcome of a request that its client gave up.
 CANCELLED: Final = "cancelled"
 
@@ -48,18 +51,24 @@ class Tally:
 
 
 class RequestCounts:
-    """Requests by model and outcome, and how long they took from the door to the answer, waiting included."""
+    """Requests by model and outcome, and how long they took from the door to the answer, waiting included.
+
+    An outcome is `ok`, an error's code, or `CANCELLED`.
+    """
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, str], Tally] = defaultdict(Tally)
         self._latencies: dict[str, _Histogram] = defaultdict(_Histogram)
         self._last_s: dict[str, float] = {}
+        self._last: dict[str, deque[tuple[float, bool]]] = defaultdict(partial(deque, maxlen=LAST_MAX))
 
     def add(self, model: str, code: str, duration_s: float) -> None:
-        """Count one request; `code` is `ok` or an error's code."""
+        """Count one request."""
         self._totals[model, code].add(duration_s)
         self._latencies[model].add(duration_s)
         self._last_s[model] = time.time()
+        if code != CANCELLED:
+            self._last[model].append((duration_s, code == "ok"))
 
     def tally(self, model: str) -> tuple[Tally, Tally]:
         """The requests to one model that were answered, and the others."""
@@ -72,6 +81,14 @@ class RequestCounts:
     def last_s(self, model: str) -> float:
         """When the last request to a model ended, in seconds since 1970; 0 before the first."""
         return self._last_s.get(model, 0.0)
+
+    def last(self, model: str) -> Sequence[tuple[float, bool]]:
+        """The last requests to a model but those given up, the newest at the end: how long, and whether answered."""
+        return tuple(self._last.get(model, ()))
+
+    def codes(self, model: str) -> dict[str, int]:
+        """How many requests to a model ended with each outcome."""
+        return {code: tally.count for (name, code), tally in self._totals.items() if name == model}
 
     def totals(self) -> Iterator[Sample]:
         """The counter's samples."""

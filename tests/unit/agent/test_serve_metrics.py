@@ -1,6 +1,6 @@
 """The metrics page: Prometheus' text format, histograms that add up."""
 
-from edgeml_agent.serve.metrics import LATENCY_BUCKETS_S, Metric, RequestCounts, render
+from edgeml_agent.serve.metrics import CANCELLED, LAST_MAX, LATENCY_BUCKETS_S, Metric, RequestCounts, render
 
 
 def test_a_sample_with_labels_has_one_line_below_its_help_and_type():
@@ -45,3 +45,16 @@ def test_totals_are_kept_for_each_model_and_outcome():
         counts.add(model, code, 0.01)
     found = {(labels["model"], labels["code"]): value for _, labels, value in counts.totals()}
     assert found == {("a", "ok"): 2, ("a", "overloaded"): 1, ("b", "ok"): 1}
+
+
+def test_the_last_requests_are_remembered_one_by_one():
+    """So many and no more; those that were given up say nothing of the model."""
+    counts = RequestCounts()
+    counts.add("m", "input-invalid", 0.5)
+    counts.add("m", CANCELLED, 9.0)
+    assert counts.last("m") == ((0.5, False),)
+    for number in range(LAST_MAX):
+        counts.add("m", "ok", number / 1000)
+    assert counts.last("m") == tuple((number / 1000, True) for number in range(LAST_MAX))
+    assert counts.codes("m") == {"input-invalid": 1, CANCELLED: 1, "ok": LAST_MAX}
+    assert (counts.last("other"), counts.codes("other")) == ((), {})

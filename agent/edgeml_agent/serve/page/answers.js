@@ -1,0 +1,130 @@
+// What a model answered, drawn by what is in it.
+
+import { h, svg } from "./dom.js";
+import { cosine, count, percent } from "./figures.js";
+
+const LABELS_MAX = 10;
+const RAW_MAX_CHARS = 20_000;
+const NUMBERS_MAX = 24;
+const STRIP_CELLS = 96;
+
+/** @param json is the request that was answered, where it was JSON. */
+export function drawn(outputs, json) {
+  const items = Array.isArray(json) ? json : [json];
+  const parts = outputs[0].embedding ? vectors(outputs, items) : outputs.map((output, at) => one(output, items[at] ?? {}));
+  return h("div", { class: "answer" }, parts, raw(outputs));
+}
+
+function one(output, item) {
+  if (output.labels) return labels(output.labels);
+  if (output.tokens?.map) return marked(item.text ?? "", output.tokens);
+  if ("answer" in output) return span(item.context ?? "", output);
+  if ("text" in output) return h("blockquote", {}, output.text);
+  if (output.outputs) return tensors(output.outputs);
+  return null;
+}
+
+function labels(found) {
+  const rows = found.slice(0, LABELS_MAX).map(({ label, score }) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, label),
+      h("td", { class: "bar" }, h("meter", { min: 0, max: 1, value: Math.max(0, Math.min(1, score)), "aria-hidden": "true" })),
+      h("td", { class: "number" }, score >= 0 && score <= 1 ? percent(score) : score.toFixed(3)),
+    ),
+  );
+  const rest = found.length - rows.length;
+  return [
+    h("table", { class: "labels" }, h("caption", { class: "visually-hidden" }, "Labels, the surest first"), h("tbody", {}, rows)),
+    rest > 0 ? h("p", { class: "note" }, `and ${count(rest, "less likely label")}`) : null,
+  ];
+}
+
+/** The text with its tokens marked; neighbours of one label in one mark. */
+function marked(text, tokens) {
+  const letters = [...text];  // offsets count characters, not UTF-16 units
+  const runs = [];
+  for (const token of tokens) {
+    const last = runs.at(-1);
+    if (last && last.label === token.label && token.start - last.end <= 1) last.end = token.end;
+    else runs.push({ ...token });
+  }
+  const parts = [];
+  let at = 0;
+  for (const { start, end, label } of runs) {
+    if (label === "O") continue;
+    parts.push(letters.slice(at, start).join(""), h("mark", {}, letters.slice(start, end).join(""), h("small", {}, label)));
+    at = end;
+  }
+  return h("p", { class: "text" }, parts, letters.slice(at).join(""));
+}
+
+function span(context, { answer, start, end, score }) {
+  const letters = [...context];
+  return [
+    h("p", { class: "headline" }, answer || "No answer in this text", h("small", {}, percent(score))),
+    h("p", { class: "text" }, letters.slice(0, start).join(""), h("mark", {}, letters.slice(start, end).join("")), letters.slice(end).join("")),
+  ];
+}
+
+function vectors(outputs, items) {
+  const found = outputs.map((it) => it.embedding);
+  if (Array.isArray(found[0][0])) return [h("p", { class: "headline" }, `${count(found[0].length, "vector")} of ${found[0][0].length}`)];
+  const strips = found.map((vector, at) =>
+    h("div", { class: "strip" }, h("p", {}, items[at]?.text ?? ""), strip(vector), h("small", {}, `${vector.length} numbers`)),
+  );
+  return found.length > 1 ? [similarity(found, items), ...strips] : strips;
+}
+
+function similarity(found, items) {
+  const numbered = (at) => h("th", { scope: "col" }, at + 1);
+  const row = (vector, at) =>
+    h("tr", {}, h("th", { scope: "row" }, `${at + 1}. ${items[at]?.text ?? ""}`), found.map((other) => cell(cosine(vector, other))));
+  return h(
+    "div",
+    { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Similarity" },
+    h("table", { class: "similarity" }, h("caption", {}, "Similarity, by cosine"), h("thead", {}, h("tr", {}, h("td", {}), found.map((_, at) => numbered(at)))), h("tbody", {}, found.map(row))),
+  );
+}
+
+function cell(value) {
+  const made = h("td", {}, value.toFixed(2));
+  made.style.setProperty("--share", Math.max(0, value).toFixed(3));
+  return made;
+}
+
+/** The beginning of a vector as a strip of cells: one colour above zero, another below. */
+function strip(vector) {
+  const cells = vector.slice(0, STRIP_CELLS);
+  const top = Math.max(...cells.map(Math.abs)) || 1;
+  return svg(
+    "svg",
+    { viewBox: `0 0 ${cells.length} 1`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    cells.map((value, at) =>
+      svg("rect", { class: value < 0 ? "below" : "above", x: at, width: 1.02, height: 1, "fill-opacity": (Math.abs(value) / top).toFixed(3) }),
+    ),
+  );
+}
+
+function tensors(outputs) {
+  const rows = Object.entries(outputs).map(([name, nested]) => {
+    const numbers = [nested].flat(Infinity);
+    const shown = numbers.slice(0, NUMBERS_MAX).map((it) => (typeof it === "number" ? Number(it.toPrecision(6)) : it));
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, name, h("small", {}, `[${shape(nested).join(", ")}]`)),
+      h("td", {}, h("code", {}, shown.join("  ") + (numbers.length > shown.length ? "  …" : ""))),
+    );
+  });
+  return h("table", { class: "tensors" }, h("tbody", {}, rows));
+}
+
+const shape = (nested) => (Array.isArray(nested) ? [nested.length, ...shape(nested[0])] : []);
+
+function raw(outputs) {
+  const text = JSON.stringify(outputs.length === 1 ? outputs[0] : outputs, null, 1);
+  const shown = text.length > RAW_MAX_CHARS ? `${text.slice(0, RAW_MAX_CHARS)}\n… ${count(text.length - RAW_MAX_CHARS, "more character")}` : text;
+  return h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabindex: 0 }, shown));
+}
