@@ -6,6 +6,7 @@ Results on stdout, log and errors on stderr; under `--json` one object on stdout
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -73,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, _models, "The models here.", "models --config agent.toml")
     rollback = _command(commands, _rollback, "Serve a model's version before the active one.", "rollback mood")
     rollback.add_argument("name", metavar="NAME", help="the model")
+    top = _command(commands, _top, "What the models do now.", "top", "top --once --json")
+    top.add_argument("--once", action="store_true", help="the next second only")
     _command(
         commands, _doctor, "What is missing or wrong here, and the remedy.", "doctor", "doctor --config agent.toml"
     )
@@ -144,6 +147,18 @@ def _rollback(given: Arguments) -> None:
     store.close()
     answer = {"name": record.name, "manifest_sha256": record.active}
     _answer(given, answer, [f"rolled {record.name} back; a running agent serves the version before within seconds"])
+
+
+def _top(given: Arguments) -> None:
+    from edgeml_agent import top  # noqa: PLC0415 - the server's parts are kept out of the other commands
+
+    redraws = sys.stdout.isatty() and not (given.once or given.json)
+    with contextlib.suppress(KeyboardInterrupt):  # how one leaves it
+        for frame in top.frames(_settings(given).serve):
+            sys.stdout.write(top.CLEAR if redraws else "")
+            _answer(given, msgspec.to_builtins(frame), top.lines(frame))
+            if given.once:
+                break
 
 
 def _doctor(given: Arguments) -> None:

@@ -44,6 +44,7 @@ CODES: Final[dict[str, str]] = {
     "topic-forbidden": "the broker doesn't let this device say or hear what it must",
     "trust-unavailable": "signed metadata hasn't arrived yet",
     "host-unreachable": "the machine named by --on can't be reached over ssh",
+    "agent-unreachable": "no agent answers over HTTP where agent.toml says",
     "device-offline": "the device named by --on isn't connected to the broker now",
     "call-timeout": "the device named by --on gave no reply in time",
     "download-failed": "a package couldn't be fetched or unpacked",
