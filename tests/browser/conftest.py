@@ -11,7 +11,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.browser import served
 
 #: No sandbox: it asks for rights that root in a container doesn't have. The microphone is Chromium's own, which beeps.
-ARGUMENTS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    f"--host-resolver-rules=MAP {served.ELSEWHERE} 127.0.0.1",
+)
 PATIENCE_MS = 10_000
 
 Open = Callable[..., Page]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from edgeml_core.bundle import BundleReader
 from edgeml_core.manifest import ChatTemplate, Manifest
 
 TIMEOUT_S = 30
+#: A name as a device has it on its network: browsers give less to pages from there than to those of this machine.
+ELSEWHERE = "ward-3.local"
 #: What was said before stands before the next, without a word of its own.
 CHAT = ChatTemplate(between={"": {"user": ""}, "user": {"": "", "assistant": " "}, "assistant": {"user": " "}})
 
@@ -51,13 +53,13 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, rules: Rules | None = None) -> Iterator[Site]:
+def site(folder: Path, rules: Rules | None = None, ready: Callable[[], bool] = lambda: True) -> Iterator[Site]:
     """A server on a free port, without models; gone afterwards."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="site")
     thread.start()
     models, listener = Models(), server.listen("127.0.0.1", 0)
-    built = app.build(models, ServerInfo(device="ward-3", version="1.2.3"), rules or Rules())
+    built = app.build(models, ServerInfo(device="ward-3", version="1.2.3", ready=ready), rules or Rules())
     serving = asyncio.run_coroutine_threadsafe(server.serve(built, listener), loop)
     made = Site(f"http://127.0.0.1:{listener.getsockname()[1]}", loop, models, folder)
     try:

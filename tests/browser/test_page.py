@@ -258,14 +258,14 @@ def test_the_page_follows_the_device(opened, site):
     expect(page.get_by_role("heading", level=1)).to_have_text("answers")
 
 
-def test_a_device_that_wants_a_token_asks_for_it(opened, tmp_path, site):
+def test_a_device_that_wants_a_token_asks_for_it(opened, tmp_path):
     """Nothing is told before; a wrong one is refused; the right one is kept for this tab, and never copied."""
-    with served.site(tmp_path, Rules(token=TOKEN)) as guarded:
+    with served.site(tmp_path, Rules(local_only=False, token=TOKEN)) as guarded:
         guarded.activate("text-classification")
-        page = opened(url=guarded.url)
+        page = opened(url=guarded.url.replace("127.0.0.1", served.ELSEWHERE))
         field = page.get_by_label("This device asks for its token")
         expect(field).to_be_focused()
-        assert "ward-3" not in page.content()
+        assert "agent 1.2.3" not in page.content()
         field.fill("another-token-of-length")
         page.keyboard.press("Enter")
         expect(page.get_by_role("alert").filter(has_text="not this device's token")).to_be_visible()
@@ -277,16 +277,30 @@ def test_a_device_that_wants_a_token_asks_for_it(opened, tmp_path, site):
         expect(page.get_by_role("heading", level=1)).to_have_text("mood")
         for language in ("curl", "Python"):
             page.locator("label", has_text=language).click()
-            program = page.locator(".program").inner_text()
+            program = pasted(page).replace(served.ELSEWHERE, "127.0.0.1")
             assert TOKEN not in program
             printed = run(program, language, tmp_path, {"PATH": "/usr/bin:/bin", "EDGEML_TOKEN": TOKEN})
             assert "positive" in printed
 
 
+def pasted(page: Page) -> str:
+    """What the button copies, where a page can't read the clipboard: a person pastes it."""
+    page.get_by_role("button", name=re.compile("^Cop")).click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    page.get_by_role("textbox").press("Control+a")
+    page.keyboard.press("Control+v")
+    return page.get_by_role("textbox").input_value()
+
+
 def test_a_device_without_models_says_what_to_do(opened, tmp_path):
-    """Not an empty page."""
-    with served.site(tmp_path) as bare:
-        page = opened(url=bare.url)
+    """Not an empty page; and while a device starts, not that it has none."""
+    is_ready = []
+    with served.site(tmp_path, ready=lambda: bool(is_ready)) as bare:
+        page = opened(url=bare.url, clock=True)
+        expect(page.locator("#health")).to_have_text("starting")
+        expect(page.locator("main")).to_have_text("The models are being loaded.")
+        is_ready.append(True)
+        page.clock.fast_forward(5000)
         expect(page.get_by_role("heading", level=1)).to_have_text("No model yet")
         expect(page.locator("main")).to_contain_text("edgeml fleet deploy")
 

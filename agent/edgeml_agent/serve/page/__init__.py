@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
@@ -48,6 +48,8 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 ROOT: Final = "/page"
+_FOLDER: Final = Path(__file__).parent
+_FIRST: Final = "index.html"
 #: What the page shows, which it asks for again and again.
 MODELS: Final = f"{ROOT}/models"
 
@@ -69,8 +71,8 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
 
 def _files() -> dict[str, str]:
     """The name of each static file by its path."""
-    found = sorted(it.name for it in resources.files(__name__).iterdir() if f".{it.name.rpartition('.')[2]}" in TYPES)
-    return {"/": "index.html"} | {f"{ROOT}/{name}": name for name in found if name != "index.html"}
+    found = sorted(it.name for it in _FOLDER.iterdir() if it.suffix in TYPES)
+    return {"/": _FIRST} | {f"{ROOT}/{name}": name for name in found if name != _FIRST}
 
 
 FILES: Final = _files()
@@ -79,7 +81,7 @@ FILES: Final = _files()
 @cache
 def _read(name: str) -> tuple[bytes, str]:
     """A file, and a tag that changes with it."""
-    content = resources.files(__name__).joinpath(name).read_bytes()
+    content = (_FOLDER / name).read_bytes()
     return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
@@ -88,4 +90,4 @@ def _file(name: str, held: str | None) -> Response:
     headers = HEADERS | {"ETag": tag}
     if held == tag:
         return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=TYPES[f".{name.rpartition('.')[2]}"])
+    return Response(content, headers=headers, media_type=TYPES[Path(name).suffix])

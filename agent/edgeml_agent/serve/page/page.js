@@ -8,6 +8,7 @@ const REFRESH_MS = 3000;
 const at = (id) => document.getElementById(id);
 
 let models = [];
+let isReady = false;
 let looking = null; // the question under way
 let listed = ""; // what the list shows
 let open = null; // {key, update} of the model shown
@@ -24,7 +25,8 @@ async function look() {
     at("token").hidden = true;
     at("frame").hidden = false;
     at("device").textContent = `${found.device} · agent ${found.version}`;
-    health(found.ready ? "ready" : "starting");
+    isReady = found.ready;
+    health(isReady ? "ready" : "starting");
     show();
   } catch (error) {
     if (error.status === 401) wantToken();
@@ -50,7 +52,7 @@ function show() {
   list(now);
   if (!now) {
     open = null;
-    at("main").replaceChildren(empty());
+    at("main").replaceChildren(isReady ? empty() : h("p", { class: "empty" }, "The models are being loaded."));
     return;
   }
   const key = `${now.name} ${now.version}`;

@@ -69,7 +69,7 @@ function tried(model, below) {
   const asked = (model.takes === "prompt" ? talk : form)(model, () => changed());
   const said = h("p", { class: "said", role: "status" });
   const answer = h("div", { "aria-live": "polite" });
-  const send = h("button", { class: "primary", type: "submit" }, "Ask");
+  const send = h("button", { class: "primary", type: "submit", title: "Ctrl+Enter" }, "Ask");
   const stop = h("button", { type: "button", hidden: true, onclick: () => going?.abort() }, "Stop");
   const shown = program(predict);
   let going = null;
@@ -91,7 +91,7 @@ function tried(model, below) {
     const begun = performance.now();
     const { tokens, finish } = await asked.send(signal);
     const rate = (1000 * tokens) / (performance.now() - begun);
-    return [tokens && `${count(tokens, "token")}, ${rate.toFixed(1)} a second`, ENDINGS[finish] ?? finish].filter(Boolean).join(", ");
+    return [tokens && `${count(tokens, "token")}, ${rate.toFixed(rate < 10 ? 1 : 0)} a second`, ENDINGS[finish] ?? finish].filter(Boolean).join(", ");
   }
 
   async function submit(event) {
