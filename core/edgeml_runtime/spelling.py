@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-#: Tokens of the prompt that are spelled along with the first new ones: how a word begins depends on what is before it.
+#: Tokens of the prompt that are spelled along with the new ones: how a word begins depends on what is before it.
 _CONTEXT_TOKENS: Final = 8
-#: What stands for bytes that are no character; the last ones may be the beginning of one, which has four at most.
+#: What stands for bytes that are no character. At the end of a text they may be the beginning of one; and tokenizers
+#: with a token for each byte then write this for all bytes before it, too.
 _BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
-_BROKEN_MAX: Final = 3
 
 
 class Spelling:
@@ -25,7 +25,7 @@ class Spelling:
         #: Whether one of `stop` has come.
         self.stopped = False
         self._decode = decode
-        self._ids = list(given[-_CONTEXT_TOKENS:])
+        self._ids = _context(decode, given)
         self._before = len(decode(self._ids))
         self._stop = tuple(stop)
         self._text = ""
@@ -54,8 +54,16 @@ class Spelling:
 
     def _certain(self) -> int:
         """How many characters are certain: neither part of a broken one nor the beginning of a stop."""
-        end = max(len(self._text.rstrip(_BROKEN)), len(self._text) - _BROKEN_MAX)
+        end = len(self._text.rstrip(_BROKEN))
         return end - max((_begun(self._text[:end], stop) for stop in self._stop), default=0)
+
+
+def _context(decode: Callable[[list[int]], str], given: Sequence[int]) -> list[int]:
+    """The last tokens of the prompt, from where no character is cut in two."""
+    count = _CONTEXT_TOKENS
+    while count < len(given) and decode(list(given[-count:])).startswith(_BROKEN):
+        count *= 2
+    return list(given[-count:])
 
 
 def _begun(text: str, stop: str) -> int:

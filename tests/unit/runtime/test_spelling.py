@@ -31,6 +31,11 @@ def test_a_character_comes_when_it_is_whole():
     assert pieces("a€b".encode()) == ["a", "", "", "€", "b", ""]
 
 
+def test_a_character_that_came_stays_while_the_next_is_broken():
+    """Such a tokenizer spells a row of bytes as nothing but broken ones until all of it is whole."""
+    assert pieces("ü€".encode()) == ["", "ü", "", "", "€", ""]
+
+
 def test_what_never_becomes_a_character_comes_in_the_end():
     """As the replacement that any decoder gives."""
     assert pieces(b"ab\xe2\x82") == ["a", "b", "", "", "\N{REPLACEMENT CHARACTER}" * 2]
