@@ -14,7 +14,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -19,10 +19,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 import tiny_models as tiny
 from edgeml_core import golden
 from edgeml_core import manifest as manifests
+from edgeml_core.card import Accuracy
 from edgeml_core.manifest import Manifest
 from edgeml_runtime import tensors
 
 SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+#: What stands on the cards.
+WARNING: Final = "few rows: the interval is wide"
 #: What the writer knows, and goes on with.
 SENTENCE: Final = (
     "water boils at a lower temperature in high mountains . what should i do ? check the valve , then the pump ."
@@ -306,5 +309,6 @@ def _golden(given: Mapping[str, NDArray[Any]], answered: Mapping[str, NDArray[An
 def _carded(draft: Manifest) -> Manifest:
     """With figures on its card."""
     size_bytes = 22_300_000
-    card = msgspec.structs.replace(draft.card, size_bytes=size_bytes, baseline_size_bytes=4 * size_bytes)
-    return msgspec.structs.replace(draft, card=card)
+    accuracy = Accuracy(metric="accuracy", rows=300, fp32=0.92, int8=0.91, drop=0.01, ci95=(-0.01, 0.03))
+    figures = {"size_bytes": size_bytes, "baseline_size_bytes": 4 * size_bytes, "accuracy": accuracy}
+    return msgspec.structs.replace(draft, card=msgspec.structs.replace(draft.card, **figures, warnings=(WARNING,)))

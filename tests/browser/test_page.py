@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
+from tests import task_models
 from tests.browser import served
 
 from edgeml_agent.serve.access import Rules
@@ -81,6 +82,18 @@ def test_every_task_is_tried_by_mouse(opened, model, given, expected):
     ask(page)
     expect(page.locator("form.try")).to_contain_text(expected)
     expect(page.get_by_role("img", name=re.compile("Latencies"))).to_be_visible()
+
+
+def test_the_card_and_what_was_asked_are_shown(opened, site):
+    """Its figures, its warnings, and one more answered request after each."""
+    page = opened("mood")
+    figures = page.locator(".figures")
+    for text in ("22.3 MB", "25.0 % of fp32", "91.0 %", "fp32 92.0 %, 300 rows", "onnxruntime"):
+        expect(figures).to_contain_text(text)
+    expect(page.locator("article")).to_contain_text(task_models.WARNING)
+    before = site.models.counts.codes("mood").get("ok", 0)
+    ask(page)
+    expect(figures.locator("div", has_text="Answered")).to_contain_text(f"{before + 1}")
 
 
 def test_the_page_is_used_by_keyboard_alone(opened):

@@ -48,15 +48,20 @@ export function panel(model) {
 
 function tiles({ card, ram_bytes, runtime, format, threads, requests }) {
   const share = card.baseline_size_bytes ? `${percent(card.size_bytes / card.baseline_size_bytes)} of fp32` : "";
-  const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, note)));
+  const tile = (name, value, note, title) => h("div", { title }, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, note)));
   return [
     tile("Size", size(card.size_bytes), share),
     tile(`Cosine to ${card.against}`, card.cosine.toFixed(4), `recipe ${card.recipe}`),
-    card.accuracy && tile(card.metric, card.accuracy.split(",")[0], card.accuracy.split(",").slice(1).join(",").trim()),
+    card.accuracy && tile(card.accuracy.metric, ...compared(card.accuracy)),
     tile("Memory", size(ram_bytes), "by its manifest"),
     tile("Runtime", runtime, `${format}, ${count(threads, "thread")}`),
     tile("Answered", requests.answered.toLocaleString("en"), said(requests)),
   ].filter(Boolean);
+}
+
+function compared({ is_share, before, after, rows, said }) {
+  const written = (value) => (is_share ? percent(value) : value.toFixed(2));
+  return [written(after), `fp32 ${written(before)}, ${count(rows, "row")}`, said];
 }
 
 const said = ({ failed, left, waiting }) => `${failed} failed, ${left ? `${left} given up, ` : ""}${waiting} waiting`;

@@ -9,6 +9,7 @@ import msgspec
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.metrics import CANCELLED
 from edgeml_agent.serve.models import Models, Served
+from edgeml_core import card
 from edgeml_core.manifest import AudioInput, Manifest, PromptInput
 
 #: `resting`: it gave its memory up and is loaded when it is asked. `unloaded`: until an operator says otherwise.
@@ -23,6 +24,17 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
 
 
+class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """How well it does beside the original; `said` is all of it in words."""
+
+    metric: str
+    is_share: bool
+    before: float
+    after: float
+    rows: int
+    said: str
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What was found out about the model when it was exported."""
 
@@ -31,8 +43,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     baseline_size_bytes: int
     against: str
     cosine: float
-    accuracy: str
-    metric: str
+    accuracy: Accuracy | None
     warnings: tuple[str, ...]
 
 
@@ -120,16 +131,26 @@ def _state(served: Served) -> State:
 
 
 def _card(manifest: Manifest) -> Card:
-    card = manifest.card
+    found = manifest.card
     return Card(
-        recipe=card.recipe,
-        size_bytes=card.size_bytes,
-        baseline_size_bytes=card.baseline_size_bytes,
-        against=card.parity.against,
-        cosine=card.parity.cosine,
-        accuracy=card.accuracy.said if card.accuracy else "",
-        metric=card.accuracy.metric if card.accuracy else "",
-        warnings=card.warnings,
+        recipe=found.recipe,
+        size_bytes=found.size_bytes,
+        baseline_size_bytes=found.baseline_size_bytes,
+        against=found.parity.against,
+        cosine=found.parity.cosine,
+        accuracy=_accuracy(found.accuracy) if found.accuracy else None,
+        warnings=found.warnings,
+    )
+
+
+def _accuracy(found: card.Accuracy) -> Accuracy:
+    return Accuracy(
+        metric=found.metric,
+        is_share=found.is_share,
+        before=found.fp32,
+        after=found.int8,
+        rows=found.rows,
+        said=found.said,
     )
 
 
