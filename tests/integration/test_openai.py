@@ -111,6 +111,17 @@ def test_a_completion_streams_text_and_no_usage_unasked(chatting):
     assert not any("usage" in chunk for chunk in chunks)
 
 
+def test_a_stream_that_was_read_counts_as_answered(chatting):
+    """Not as given up by its client."""
+
+    async def use(models, client):
+        await client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        return models.counts.tally("chat")
+
+    good, bad = serving(chatting, use)
+    assert (good.count, bad.count) == (1, 0)
+
+
 def test_embeddings_are_the_same_in_base64_and_as_numbers(tmp_path):
     """Little-endian float32, in the order of the texts, each of length 1."""
 

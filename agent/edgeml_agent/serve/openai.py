@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, joined
 
 _FLOAT: Final = np.dtype("<f4")
+_Asked = TypeVar("_Asked", bound=msgspec.Struct)
 
 
 def routes(models: Models) -> list[Route]:
@@ -41,7 +42,7 @@ def routes(models: Models) -> list[Route]:
         return await _write(request, models, await _read(request, CompletionRequest), COMPLETION)
 
     async def embeddings(request: Request) -> Response:
-        asked: EmbeddingsRequest = await _read(request, EmbeddingsRequest)
+        asked = await _read(request, EmbeddingsRequest)
         texts = asked.items()
         call = Predict(parse=lambda model: _embeddable(texts, model), write=lambda _, made: _embedded(asked, made))
         return responses.json_bytes(await unless_left(request, models.run(asked.model, call)))
@@ -53,7 +54,7 @@ def routes(models: Models) -> list[Route]:
     ]
 
 
-async def _read(request: Request, kind: type[Any]) -> Any:  # noqa: ANN401 - of that kind
+async def _read(request: Request, kind: type[_Asked]) -> _Asked:
     body = await bodies.read(request)
     return await bodies.aside(len(body), partial(openai_requests.parse, body, kind))
 

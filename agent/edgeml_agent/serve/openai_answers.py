@@ -79,22 +79,18 @@ class Written:
         """The answer as it is written, one event for each piece; an error is the last one."""
         if self.form.opening:
             yield self._event(self.form.opening)
-        piece = first
+        last = first
         async with aclosing(pieces):
-            while True:
-                if piece.text:
-                    yield self._event(self.form.added(piece.text))
-                if piece.finish:
-                    await anext(pieces, None)  # to its very end: what is left before counts as given up
-                    break
-                try:
-                    piece = await anext(pieces)
-                except EdgemlError as error:
-                    yield _event(openai_errors.body(error, responses.status_of(error)))
-                    return
-        yield self._event(self.form.added(""), piece.finish)
+            try:
+                async for last in _all(first, pieces):
+                    if last.text:
+                        yield self._event(self.form.added(last.text))
+            except EdgemlError as error:
+                yield _event(openai_errors.body(error, responses.status_of(error)))
+                return
+        yield self._event(self.form.added(""), last.finish)
         if self.with_usage:
-            usage = _usage(piece.prompt_tokens, piece.tokens)
+            usage = _usage(last.prompt_tokens, last.tokens)
             yield _event({**self._head(self.form.piece), "choices": [], "usage": usage})
         yield _DONE
 
@@ -120,6 +116,12 @@ class Events(StreamingResponse):
         """Send the events, and close their source whatever comes."""
         async with aclosing(self._source):
             await super().stream_response(send)
+
+
+async def _all(first: Piece, others: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+    yield first
+    async for piece in others:
+        yield piece
 
 
 def _usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
