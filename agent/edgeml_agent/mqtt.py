@@ -5,19 +5,21 @@ What goes over them, and when to try again, is `link`'s business.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from aiomqtt import Client, MqttError, ProtocolVersion, Will
+from aiomqtt import Client, Message, MqttError, ProtocolVersion, Will
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import MANIFEST_MAX_BYTES
+from edgeml_core.packets import PACKET_MAX_BYTES, Bound
 
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
@@ -27,12 +29,40 @@ ANSWER_TIMEOUT_S: Final = 60.0
 ACCEPT_TIMEOUT_S: Final = 2.0
 #: How long the broker keeps the session of an absent device.
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
-#: The longest packet is one with a manifest; brokers of version 5 hold longer ones back.
-PACKET_MAX_BYTES: Final = MANIFEST_MAX_BYTES + 64 * 1024
 #: Messages received and not looked at yet: looking takes microseconds, so more means that something is badly wrong.
 INBOX_MAX_MESSAGES: Final = 4096
+INBOX_MAX_BYTES: Final = 16 * 1024**2
 #: OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl has no name for.
 _TIMES_UNCHECKED: Final = 0x200000
+#: aiomqtt warns of each message that finds no room, and of each call beside ten others: whoever floods a device with
+#: requests would wear its SD card out.
+_ERRORS_ONLY: Final = logging.getLogger(f"{__name__}.errors")
+_ERRORS_ONLY.setLevel(logging.ERROR)
+
+
+class Inbox(asyncio.Queue[Message]):
+    """Messages received and not looked at yet, bounded by their number and their bytes; the newest of too many go."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._held_bytes = 0
+
+    def full(self) -> bool:
+        """Whether there is no room for another."""
+        return super().full() or self._held_bytes >= INBOX_MAX_BYTES
+
+    def _put(self, item: Message) -> None:
+        self._held_bytes += len(item.payload or b"")
+        super()._put(item)
+
+    def _get(self) -> Message:
+        item: Message = super()._get()
+        self._held_bytes -= len(item.payload or b"")
+        return item
+
+
+class MisbehavingError(MqttError):
+    """What answers as the broker does what none may."""
 
 
 class Broker:
@@ -62,10 +92,10 @@ class Broker:
         async with AsyncExitStack() as stack:
             first, second = self._versions
             try:
-                client = await stack.enter_async_context(self._client(will, tls, first, ACCEPT_TIMEOUT_S))
+                client = await stack.enter_async_context(_bounded(self._client(will, tls, first, ACCEPT_TIMEOUT_S)))
             except MqttError:
                 # Some brokers say that they don't know version 5, some hang up, some say nothing.
-                client = await stack.enter_async_context(self._client(will, tls, second, TIMEOUT_S))
+                client = await stack.enter_async_context(_bounded(self._client(will, tls, second, TIMEOUT_S)))
                 self._versions = (second, first)
             client.timeout = ANSWER_TIMEOUT_S
             yield client
@@ -88,9 +118,27 @@ class Broker:
             properties=_properties() if is_v5 else None,
             timeout=timeout_s,
             keepalive=KEEPALIVE_S,
+            queue_type=Inbox,
             max_queued_incoming_messages=INBOX_MAX_MESSAGES,
+            logger=_ERRORS_ONLY,
             tls_context=tls,
         )
+
+
+@asynccontextmanager
+async def _bounded(client: Client) -> AsyncIterator[Client]:
+    """A connection whose packets are bounded, and whose socket is closed at its end, however it ends."""
+    bound = Bound(client._client)  # noqa: SLF001 - see `packets`
+    try:
+        async with client:
+            yield client
+    except (MqttError, ExceptionGroup) as error:
+        if bound.excess_bytes:
+            raise MisbehavingError(f"it announces a packet of {bound.excess_bytes} bytes") from error
+        raise
+    finally:
+        # After a message that it can't read, aiomqtt takes the connection for closed, and leaves it open.
+        client._client._sock_close()  # noqa: SLF001
 
 
 def _properties() -> Properties:

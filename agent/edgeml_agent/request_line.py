@@ -23,7 +23,7 @@ from edgeml_core.messages import Topics
 #: Of one request; a photograph of 700 kB in base64 fits.
 REQUEST_MAX_BYTES: Final = 1024**2
 #: Requests that the door hasn't looked at yet; the newest of too many are lost, as everything of QoS 0 may be.
-QUEUED_MAX: Final = 32
+QUEUED_MAX: Final = 16
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +81,9 @@ class RequestLine:
         """Publish something now; whether there was a connection to do so."""
         if self.client is None:
             return False
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] # paho has no annotation here
+        properties = None
         if correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] # paho has no annotation here
             properties.CorrelationData = correlation
         try:
             await self.client.publish(topic, payload, qos=int(retain), retain=retain, properties=properties)

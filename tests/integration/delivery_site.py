@@ -181,7 +181,7 @@ class Site:
 
     def answer(self) -> float:
         """What the device answers to 10: 10 * scale + 1 of the version that serves."""
-        url = f"http://{self._http()}/v1/models/{MODEL}/predict"
+        url = f"http://{self.http}/v1/models/{MODEL}/predict"
         response = httpx.post(url, json={"inputs": {"x": [[10.0, 0.0, 0.0, 0.0]]}}, timeout=TIMEOUT_S)
         assert response.status_code == 200, response.text
         return float(re.findall(r"[\d.]+", response.text.split('"y"', 1)[1])[0])
@@ -197,7 +197,9 @@ class Site:
         """The folder of a release that is being fetched."""
         return next((self.device / "store" / "releases").glob("*.partial"), None)
 
-    def _http(self) -> str:
+    @property
+    def http(self) -> str:
+        """Where the agent listens."""
         return re.findall(r'listening http="([^"]+)"', (self.folder / "agent.log").read_text())[-1]
 
     def _start(self, name: str, *module: str) -> Program:

@@ -9,15 +9,15 @@ business.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from edgeml_agent import log
 from edgeml_agent.request_line import REQUEST_MAX_BYTES, Asked, RequestLine
-from edgeml_agent.serve import body
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, UsageError
@@ -25,9 +25,10 @@ from edgeml_runtime import requests
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 
-#: Requests to all models together, from their arrival until the answer is on its way.
-IN_FLIGHT_MAX: Final = 64
-RETRY_AFTER_S: Final = 1
+#: Requests to all models together, from their arrival until the answer is on its way. Fewer than one model's queue
+#: holds: whoever floods this door leaves room for those who ask over HTTP.
+IN_FLIGHT_MAX: Final = 24
+RETRY_AFTER_MIN_S: Final = 1
 ANSWER_MAX_BYTES: Final = 1024**2
 #: For who names no deadline, and the longest that can be named: nobody sees an asker leave.
 DEADLINE_S: Final = 60.0
@@ -35,6 +36,7 @@ DEADLINE_MAX_S: Final = 600.0
 ID_MAX_CHARS: Final = 128
 
 _Id = Annotated[str, msgspec.Meta(max_length=ID_MAX_CHARS)] | int | None
+_Kind = TypeVar("_Kind")
 _Parse = Callable[[Model], Sequence[Item]]
 
 
@@ -81,7 +83,7 @@ class MqttDoor:
         way = self._usual_way(asked)
         try:
             way = self._led(way, asked.reply_to)
-            envelope, parse = await body.aside(len(asked.payload or b""), partial(_read, asked.payload))
+            envelope, parse = _read(asked.payload)
             way = msgspec.structs.replace(way, id=envelope.id)
             way = self._led(way, envelope.reply_to)
             payload = await self._predicted(asked, envelope, parse, is_full=is_full)
@@ -94,14 +96,19 @@ class MqttDoor:
 
     async def _predicted(self, asked: Asked, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
         if is_full:
-            what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
-            raise OverloadedError("overloaded", what, "try again soon", retry_after_s=RETRY_AFTER_S)
+            raise self._overloaded(asked.model)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
         payload = await self._models.run(asked.model, predict, deadline_s=_deadline_s(asked, envelope))
         if len(payload) > ANSWER_MAX_BYTES:
             message = f"the answer has {len(payload)} bytes, more than {ANSWER_MAX_BYTES}"
             raise UsageError("answer-too-large", message, "ask for less at a time, or over HTTP")
         return payload
+
+    def _overloaded(self, model: str) -> OverloadedError:
+        served = self._models.find(model)
+        wait_s = max(RETRY_AFTER_MIN_S, math.ceil(served.queue_depth * served.service_s))
+        what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
+        return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
     def _usual_way(self, asked: Asked) -> _Way:
         topic = self._line.topics.answer(self._line.device, asked.model)
@@ -118,20 +125,31 @@ class MqttDoor:
 
 
 def _read(payload: bytes | None) -> tuple[_Envelope, _Parse]:
+    """What stands beside the request, and how to read the request itself in the model's thread."""
     if payload is None:
         raise UsageError("body-too-large", f"the request is longer than {REQUEST_MAX_BYTES} bytes", "send it over HTTP")
-    if not payload.lstrip().startswith((b"{", b"[")):
-        return _Envelope(), lambda model: [requests.from_bytes(payload, model.manifest)]
+    start = payload.lstrip()[:1]
+    if start == b"{":
+        return _decoded(payload, _Envelope), partial(_items, payload)
+    if start == b"[":
+        return _Envelope(), partial(_items, payload)
+    return _Envelope(), lambda model: [requests.from_bytes(payload, model.manifest)]
+
+
+def _items(payload: bytes, model: Model) -> Sequence[Item]:
+    value = _decoded(payload, object)
+    if isinstance(value, dict):
+        asked = {key: it for key, it in value.items() if key not in _Envelope.__struct_fields__}
+        value = asked["items"] if asked.keys() == {"items"} else asked
+    return model.parse(value)
+
+
+def _decoded(payload: bytes, kind: type[_Kind]) -> _Kind:
     try:
-        value = msgspec.json.decode(payload)
-        if not isinstance(value, dict):
-            return _Envelope(), lambda model: model.parse(value)
-        envelope = msgspec.convert(value, _Envelope)
+        return msgspec.json.decode(payload, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         hint = "send a request as over HTTP; id, reply_to and timeout_ms may stand beside it"
         raise UsageError("input-invalid", f"the request can't be read: {error}", hint) from error
-    asked = {key: it for key, it in value.items() if key not in _Envelope.__struct_fields__}
-    return envelope, lambda model: model.parse(asked["items"] if asked.keys() == {"items"} else asked)
 
 
 def _deadline_s(asked: Asked, envelope: _Envelope) -> float:
