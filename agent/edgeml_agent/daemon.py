@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from edgeml_agent import backoff, locks, log
+from edgeml_agent import backoff, locks, log, update_metrics
 from edgeml_agent.agent import Agent
 from edgeml_agent.calls import Calls
 from edgeml_agent.machine import Machine
 from edgeml_agent.ports import Clock, Link
+from edgeml_agent.serve.metrics import Metric
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
 from edgeml_core.desired import Deployment
@@ -79,6 +80,10 @@ class Daemon:
             # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
             with _as_far_as_the_disk_lets():
                 self._store.end_run()
+
+    def metrics(self) -> Iterator[Metric]:
+        """Where updates stand, for `/metrics`."""
+        return update_metrics.of(self._store, self._telling)
 
     async def come_up(self) -> None:
         """Serve what served last, before anything else, unless the agent keeps crashing since its activation."""

@@ -92,7 +92,7 @@ async def _run(settings: Settings) -> None:
     log.event("listening", http="{}:{}".format(*listener.getsockname()[:2]))
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(app.build(models, info, rules), listener))
+            tasks.create_task(server.serve(app.build(models, info, rules, daemon.metrics), listener))
             tasks.create_task(daemon.run())
             tasks.create_task(supervisor.run(info.ready))
             if settings.serve.mqtt:

@@ -5,6 +5,7 @@ No content of models or requests, ever. Progress is told now and then, moves at 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from edgeml_runtime.board import Board
 
 PROGRESS_EVERY_S: Final = 5.0
 MESSAGE_MAX_CHARS: Final = 500
+_NOTHING: Final = Progress(done_bytes=0, total_bytes=0, wire_bytes=0)
 
 
 class Telling:
@@ -39,6 +41,8 @@ class Telling:
         self._progress_at = 0.0
         #: How far the last fetch of each model came: the reports that follow it say so, too.
         self._fetched: dict[str, Progress] = {}
+        #: What came over the wire for each model since the start.
+        self.wire_bytes: Counter[str] = Counter()
 
     def moved(self, record: ModelRecord) -> None:
         """An update has come to another state."""
@@ -52,6 +56,9 @@ class Telling:
 
     def progress(self, record: ModelRecord, progress: Progress) -> None:
         """An update's fetch has come further."""
+        before = self._fetched.get(record.name, _NOTHING)
+        is_new = progress.wire_bytes < before.wire_bytes
+        self.wire_bytes[record.name] += progress.wire_bytes - (0 if is_new else before.wire_bytes)
         self._fetched[record.name] = progress
         is_whole = progress.done_bytes == progress.total_bytes
         if is_whole or self._clock.now() - self._progress_at >= PROGRESS_EVERY_S:

@@ -19,29 +19,35 @@ EVERY_S: Final = 1.0
 CLEAR: Final = "\x1b[H\x1b[2J"
 _MIB: Final = 1024**2
 _DURATIONS: Final = "edgeml_request_duration_seconds_bucket"
-_HEADS: Final = ("MODEL", "VERSION", "TASK", "REQ/S", "FAIL/S", "P50 MS", "P99 MS", "WAITING")
+_HEADS: Final = ("MODEL", "VERSION", "TASK", "REQ/S", "FAIL/S", "TOK/S", "P50 MS", "P99 MS", "WAITING")
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model did meanwhile; no quantiles where nothing was asked. `failed` are requests but those answered."""
+    """What one model did meanwhile; no quantiles where nothing was asked.
+
+    `failed` are all requests but those answered, `tokens` those that a language model wrote.
+    """
 
     name: str
     version: str
     task: str
     requests_per_s: float
     failed_per_s: float
+    tokens_per_s: float
     p50_ms: float | None
     p99_ms: float | None
     waiting: int
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """The device between two looks, `seconds` apart."""
+    """The device between two looks, `seconds` apart. Of the CPU it says what the board tells."""
 
     device: str
     version: str
     seconds: float
     resident_bytes: int
+    cpu_celsius: float | None
+    cpu_throttled: bool | None
     models: tuple[Activity, ...]
 
 
@@ -67,6 +73,8 @@ def between(before: Look, after: Look) -> Frame:
         version=agent.get("version", ""),
         seconds=round(after.at_s - before.at_s, 3),
         resident_bytes=int(after.total("process_resident_memory_bytes")),
+        cpu_celsius=_single(after, "edgeml_cpu_temperature_celsius"),
+        cpu_throttled=None if (told := _single(after, "edgeml_cpu_throttled")) is None else bool(told),
         models=tuple(_activity(model, before, after) for model in after.models),
     )
 
@@ -75,29 +83,36 @@ def lines(frame: Frame) -> list[str]:
     """The frame as a table."""
     rows = [_HEADS, *(_cells(model) for model in frame.models)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    first = f"{frame.device}  edgeml-agent {frame.version}  {frame.resident_bytes / _MIB:.0f} MiB resident"
-    return [first, "", *("  ".join(map(_aligned, row, widths, range(len(row)))).rstrip() for row in rows)]
+    said = [frame.device, f"edgeml-agent {frame.version}", f"{frame.resident_bytes / _MIB:.0f} MiB resident"]
+    said += [] if frame.cpu_celsius is None else [f"CPU {frame.cpu_celsius:.0f} °C"]
+    said += ["throttled"] if frame.cpu_throttled else []
+    return ["  ".join(said), "", *("  ".join(map(_aligned, row, widths, range(len(row)))).rstrip() for row in rows)]
 
 
 def _activity(model: scrape.Model, before: Look, after: Look) -> Activity:
     seconds = max(after.at_s - before.at_s, 1e-9)
 
-    def per_s(**labels: str) -> float:
-        gained = (look.total("edgeml_requests_total", model=model.id, **labels) for look in (after, before))
-        return max(0.0, next(gained) - next(gained)) / seconds  # fewer than before: the agent started anew
+    def per_s(name: str, **labels: str) -> float:
+        new, old = (look.total(name, model=model.id, **labels) for look in (after, before))
+        return max(0.0, new - old) / seconds  # fewer than before: the agent started anew
 
-    answered = per_s(code="ok")
+    asked, answered = per_s("edgeml_requests_total"), per_s("edgeml_requests_total", code="ok")
     counts = _gained(model.id, before, after)
     return Activity(
         name=model.id,
         version=model.version,
         task=model.task,
-        requests_per_s=round(per_s(), 2),
-        failed_per_s=round(max(0.0, per_s() - answered), 2),
+        requests_per_s=round(asked, 2),
+        failed_per_s=round(max(0.0, asked - answered), 2),
+        tokens_per_s=round(per_s("edgeml_generated_tokens_total"), 2),
         p50_ms=_quantile_ms(0.5, counts),
         p99_ms=_quantile_ms(0.99, counts),
         waiting=int(after.total("edgeml_queue_depth", model=model.id)),
     )
+
+
+def _single(look: Look, name: str) -> float | None:
+    return next((sample.value for sample in look.of(name)), None)
 
 
 def _gained(model: str, before: Look, after: Look) -> list[tuple[float, float]]:
@@ -125,7 +140,7 @@ def _quantile_ms(share: float, counts: Sequence[tuple[float, float]]) -> float |
 
 def _cells(model: Activity) -> tuple[str, ...]:
     p50, p99 = ("-" if it is None else f"{it:.1f}" for it in (model.p50_ms, model.p99_ms))
-    rates = (f"{it:.1f}" for it in (model.requests_per_s, model.failed_per_s))
+    rates = (f"{it:.1f}" for it in (model.requests_per_s, model.failed_per_s, model.tokens_per_s))
     return (model.name, model.version, model.task, *rates, p50, p99, str(model.waiting))
 
 

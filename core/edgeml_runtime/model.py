@@ -22,7 +22,7 @@ from edgeml_core.manifest import (
 from edgeml_runtime import engines, requests, tasks, tensors
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer
-from edgeml_runtime.tasks import Answer, Chat, Item, Piece, Prompt, Row, Tokens
+from edgeml_runtime.tasks import Answer, Chat, Infer, Item, Piece, Prompt, Row, Tokens
 from edgeml_runtime.tensors import Array
 
 #: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
@@ -42,6 +42,8 @@ class Model:
         #: Whether several items share a run.
         self.takes_batches: Final = takes_batches and not alone
         self._run_items = BATCH_MAX if self.takes_batches else 1
+        #: Called for each token written, in the thread that uses the model.
+        self.wrote: Callable[[], object] = lambda: None
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None) -> Model:
@@ -110,7 +112,7 @@ class Model:
         if not isinstance(self.manifest.preprocess, PromptInput):
             raise UsageError("input-invalid", f"the model {self.manifest.name!r} writes no text")
         write = self.prepare([asked]).write
-        return write(self.infer) if write else iter(())
+        return self._written(write) if write else iter(())
 
     def close(self) -> None:
         """Free the model."""
@@ -120,11 +122,16 @@ class Model:
         for start in range(0, len(asked), self._run_items):
             prepared = self.prepare(asked[start : start + self._run_items])
             if prepared.write:
-                yield tasks.joined(_until(stopped, prepared.write(self.infer)))
+                yield tasks.joined(_until(stopped, self._written(prepared.write)))
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:
                 yield from self._answers_of_run(prepared)
+
+    def _written(self, write: Callable[[Infer], Iterator[Piece]]) -> Iterator[Piece]:
+        for piece in write(self.infer):
+            self.wrote()
+            yield piece
 
     def _answers_of_run(self, prepared: Prepared) -> Iterator[Answer]:
         spec = self.manifest.postprocess

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 
 from starlette.applications import Starlette
@@ -15,24 +15,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeml_agent.serve import health, memory, metrics, oip, openai, page, predict, responses
+from edgeml_agent.serve import health, metrics_door, oip, openai, page, predict, responses
 from edgeml_agent.serve.access import Access, Rules
 from edgeml_agent.serve.bounds import Bounded, UntilReady
 from edgeml_agent.serve.health import ServerInfo
-from edgeml_agent.serve.metrics import Metric
+from edgeml_agent.serve.metrics_door import Further
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_core.errors import EdgemlError, UsageError
 
 __all__ = ["ServerInfo", "build"]
 
 
-def build(models: Models, info: ServerInfo, rules: Rules) -> Starlette:
+def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lambda: iter(())) -> Starlette:
     """The application.
 
     Args:
         models: what it serves; whoever activates models goes on doing so while it runs.
         rules: `edgeml_agent.serve.access.rules` makes them for an address.
+        further: metrics that aren't the server's.
     """
     app = Starlette(
         routes=[
@@ -41,7 +41,8 @@ def build(models: Models, info: ServerInfo, rules: Rules) -> Starlette:
             *oip.routes(models, info),
             *health.routes(info, root="/health"),
             *page.routes(models, info),
-            *_page_routes(models, info),
+            *metrics_door.routes(models, info, further),
+            Route("/health", partial(_whole, info), methods=["GET"]),
         ],
         middleware=[Middleware(Access, rules), Middleware(UntilReady, info), Middleware(Bounded)],
         exception_handlers={EdgemlError: _failed, HTTPException: _not_routed, Exception: _broken},
@@ -50,34 +51,8 @@ def build(models: Models, info: ServerInfo, rules: Rules) -> Starlette:
     return app
 
 
-def _page_routes(models: Models, info: ServerInfo) -> list[Route]:
-    async def whole(_: Request) -> Response:
-        return responses.json({"live": True, "ready": info.ready()})
-
-    async def scraped(_: Request) -> Response:
-        return Response(metrics.render(_metrics(models, info)), media_type=metrics.CONTENT_TYPE)
-
-    return [Route("/health", whole, methods=["GET"]), Route("/metrics", scraped, methods=["GET"])]
-
-
-def _metrics(models: Models, info: ServerInfo) -> Iterator[Metric]:
-    live = models.active().items()
-    agent = {"device": info.device, "version": info.version}
-    yield Metric("edgeml_agent_info", "gauge", "The agent; always 1.", (("", agent, 1),))
-    versions = tuple(
-        ("", {"model": name, "version": m.manifest.version, "target": m.manifest.target, "deployment": m.deployment}, 1)
-        for name, m in live
-    )
-    yield Metric("edgeml_model_info", "gauge", "The version that answers; always 1.", versions)
-    depths = tuple(("", {"model": name}, m.queue_depth) for name, m in live)
-    yield Metric("edgeml_queue_depth", "gauge", "Requests accepted and not yet answered.", depths)
-    yield Metric("edgeml_queue_limit", "gauge", "Requests of one model that are accepted.", (("", {}, QUEUE_MAX),))
-    counts = models.counts
-    yield Metric("edgeml_requests_total", "counter", "Requests by outcome.", tuple(counts.totals()))
-    seconds = "Time from the door to the answer, waiting included."
-    yield Metric("edgeml_request_duration_seconds", "histogram", seconds, tuple(counts.latencies()))
-    if (resident := memory.resident_bytes()) is not None:
-        yield Metric("process_resident_memory_bytes", "gauge", "Resident memory.", (("", {}, resident),))
+async def _whole(info: ServerInfo, _: Request) -> Response:
+    return responses.json({"live": True, "ready": info.ready()})
 
 
 async def _failed(request: Request, failure: Exception) -> Response:

@@ -61,6 +61,8 @@ class RequestCounts:
         self._latencies: dict[str, _Histogram] = defaultdict(_Histogram)
         self._last_s: dict[str, float] = {}
         self._last: dict[str, deque[tuple[float, bool]]] = defaultdict(partial(deque, maxlen=LAST_MAX))
+        self._waits: dict[str, _Histogram] = defaultdict(_Histogram)
+        self._tokens: dict[str, int] = defaultdict(int)
 
     def add(self, model: str, code: str, duration_s: float) -> None:
         """Count one request."""
@@ -69,6 +71,18 @@ class RequestCounts:
         self._last_s[model] = time.time()
         if code != CANCELLED:
             self._last[model].append((duration_s, code == "ok"))
+
+    def waited(self, model: str, duration_s: float) -> None:
+        """A request's turn came after so long in the model's queue."""
+        self._waits[model].add(duration_s)
+
+    def wrote(self, model: str) -> None:
+        """A language model wrote a token."""
+        self._tokens[model] += 1
+
+    def tokens(self, model: str) -> int:
+        """How many tokens the model wrote."""
+        return self._tokens.get(model, 0)
 
     def tally(self, model: str) -> tuple[Tally, Tally]:
         """The requests to one model that were answered, and the others."""
@@ -96,14 +110,23 @@ class RequestCounts:
             yield "", {"model": model, "code": code}, tally.count
 
     def latencies(self) -> Iterator[Sample]:
-        """The histogram's samples: cumulative buckets, sum and count."""
-        for model, histogram in sorted(self._latencies.items()):
-            total = 0
-            for bound, count in zip((*LATENCY_BUCKETS_S, "+Inf"), histogram.counts, strict=True):
-                total += count
-                yield "_bucket", {"model": model, "le": str(bound)}, total
-            yield "_sum", {"model": model}, histogram.sum_s
-            yield "_count", {"model": model}, total
+        """The samples of the histogram of what requests took."""
+        return _histograms(self._latencies)
+
+    def waits(self) -> Iterator[Sample]:
+        """The samples of the histogram of what they waited of it."""
+        return _histograms(self._waits)
+
+
+def _histograms(by_model: Mapping[str, _Histogram]) -> Iterator[Sample]:
+    """Cumulative buckets, sum and count."""
+    for model, histogram in sorted(by_model.items()):
+        total = 0
+        for bound, count in zip((*LATENCY_BUCKETS_S, "+Inf"), histogram.counts, strict=True):
+            total += count
+            yield "_bucket", {"model": model, "le": str(bound)}, total
+        yield "_sum", {"model": model}, histogram.sum_s
+        yield "_count", {"model": model}, total
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -19,7 +20,7 @@ from typing import Final, TypeVar
 from edgeml_agent.serve import sharing
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
-from edgeml_agent.serve.worker import Stoppable, Worker
+from edgeml_agent.serve.worker import Noticed, Stoppable, Worker
 from edgeml_core import golden
 from edgeml_core.errors import EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
@@ -150,7 +151,7 @@ class Models:
         async with self._changing:
             old = self._served.get(name)
             await self._make_room(manifest, but=name)
-            worker = await self._load(folder, manifest)
+            worker = await self._load(name, folder, manifest)
             self._served[name] = Served(folder, manifest, deployment, worker)
             if old is not None:
                 await self._rest(old)
@@ -206,7 +207,7 @@ class Models:
                 if not await self._make_room(served.manifest, but=name):
                     message = f"there is no memory for {name!r} while other models are in use"
                     raise OverloadedError("overloaded", message, "try again soon", retry_after_s=_ROOM_AFTER_S)
-                served.worker = await self._load(served.folder, served.manifest)
+                served.worker = await self._load(name, served.folder, served.manifest)
 
     async def _make_room(self, manifest: Manifest, *, but: str) -> bool:
         """Let models rest, the one asked longest ago first, until `manifest`'s fits; never one that is in use.
@@ -235,9 +236,10 @@ class Models:
         closing.add_done_callback(self._retiring.discard)
         await asyncio.shield(closing)
 
-    async def _load(self, folder: Path, manifest: Manifest) -> Worker:
+    async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:
         model, share = await asyncio.to_thread(_open_warm, folder, manifest)
-        return Worker(model, self._cores, share=share)
+        noticed = Noticed(partial(self.counts.waited, name), partial(self.counts.wrote, name))
+        return Worker(model, self._cores, share=share, noticed=noticed)
 
     @contextmanager
     def _counted(self, name: str) -> Iterator[None]:

@@ -12,10 +12,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Condition, Thread
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from edgeml_agent.serve import memory
 from edgeml_agent.serve.cores import Cores
@@ -62,6 +62,13 @@ class Stoppable(Generic[T]):
         return self.call(model, stopped)
 
 
+class Noticed(NamedTuple):
+    """Who is told what goes on, on the event loop."""
+
+    waited: Callable[[float], None]
+    wrote: Callable[[], None]
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     """A call, and where its answer goes."""
@@ -70,6 +77,7 @@ class _Job:
     deadline_s: float | None
     answer: asyncio.Future[Any]
     give_way: Callable[[], None]
+    asked_s: float = field(default_factory=time.perf_counter)
 
     def stopped(self) -> bool:
         """Whether nobody waits for the answer any more; asked between two runs, when others may compute first."""
@@ -82,9 +90,10 @@ class Worker:
 
     Args:
         share: how many requests may share a run; 1 where nothing is gained.
+        noticed: told of each request how long it waited for its run, and of each token that the model writes.
     """
 
-    def __init__(self, model: Model, cores: Cores, *, share: int = 1) -> None:
+    def __init__(self, model: Model, cores: Cores, *, share: int, noticed: Noticed) -> None:
         #: Requests accepted and not yet answered, and the running mean of the time that one takes.
         self.pending = 0
         self.service_s = 0.0
@@ -94,12 +103,14 @@ class Worker:
         self._threads = model.manifest.runtime.threads
         self._cores = cores
         self._share = share
+        self._noticed = noticed
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Job] = deque()
         self._changed = Condition()
         self._closing = False
         self._closed = asyncio.Event()
         self._promised_s = 0.0
+        model.wrote = partial(self._loop.call_soon_threadsafe, noticed.wrote)
         Thread(target=self._work, args=[model], name=f"model-{self._name}", daemon=True).start()
 
     def submit(self, call: Callable[[Model], T], deadline_s: float | None = None) -> asyncio.Future[T]:
@@ -144,13 +155,14 @@ class Worker:
                     self._queue.remove(job)
                     self.pending -= 1
 
-    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], took_s: float) -> None:
+    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], begun_s: float, took_s: float) -> None:
         """Hand the results of one run out; an exception is one, too."""
         self.pending -= len(jobs)
         self.ran.add(took_s)
         each_s = took_s / len(jobs)
         self.service_s += (each_s - self.service_s) * (_NEWEST_SHARE if self.service_s else 1)
         for job, result in zip(jobs, results, strict=True):
+            self._noticed.waited(begun_s - job.asked_s)
             if job.answer.done():
                 continue
             if isinstance(result, BaseException):
@@ -166,7 +178,7 @@ class Worker:
                 begun_s = time.perf_counter()
                 results = _results(model, jobs)
             took_s = time.perf_counter() - begun_s
-            self._loop.call_soon_threadsafe(self._finish, jobs, results, took_s)
+            self._loop.call_soon_threadsafe(self._finish, jobs, results, begun_s, took_s)
         try:
             model.close()
         finally:

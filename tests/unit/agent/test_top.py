@@ -18,6 +18,9 @@ def look(at_s, counts, depth=0):
                 Metric("edgeml_queue_depth", "gauge", "Waiting.", (("", {"model": "mood"}, depth),)),
                 Metric("edgeml_requests_total", "counter", "Requests.", tuple(counts.totals())),
                 Metric("edgeml_request_duration_seconds", "histogram", "Seconds.", tuple(counts.latencies())),
+                Metric("edgeml_generated_tokens_total", "counter", "Tokens.", (("", {"model": "mood"}, 10 * at_s),)),
+                Metric("edgeml_cpu_temperature_celsius", "gauge", "Heat.", (("", {}, 61.5),)),
+                Metric("edgeml_cpu_throttled", "gauge", "Slowed.", (("", {}, int(at_s > 13)),)),
                 Metric("process_resident_memory_bytes", "gauge", "Memory.", (("", {}, 70 * 1024**2),)),
             ]
         )
@@ -40,6 +43,7 @@ def test_rates_and_quantiles_are_of_the_time_between_two_looks():
     assert (frame.device, frame.version, frame.seconds, frame.resident_bytes) == ('d"7\\', "0.5", 4.0, 70 * 1024**2)
     (model,) = frame.models
     assert (model.requests_per_s, model.failed_per_s, model.waiting) == (25.0, 0.75, 2)
+    assert (model.tokens_per_s, frame.cpu_celsius, frame.cpu_throttled) == (10.0, 61.5, True)
     assert model.p50_ms == pytest.approx(10 + 15 * 50 / 97, abs=0.01)
     assert model.p99_ms == pytest.approx(250 + 250 * 2 / 3, abs=0.01)
 
@@ -61,7 +65,7 @@ def test_a_frame_is_a_table():
     """Words to the left, figures to the right, one line a model."""
     frame = top.between(look(0.0, counted()), look(1.0, counted(("ok", 0.02))))
     first, empty, heads, row = top.lines(frame)
-    assert (first, empty) == ('d"7\\  edgeml-agent 0.5  70 MiB resident', "")
+    assert (first, empty) == ('d"7\\  edgeml-agent 0.5  70 MiB resident  CPU 62 °C', "")
     assert heads.split()[:4] == ["MODEL", "VERSION", "TASK", "REQ/S"]
-    assert row.split() == ["mood", "1.1", "text-classification", "1.0", "0.0", "17.5", "24.9", "0"]
+    assert row.split() == ["mood", "1.1", "text-classification", "1.0", "0.0", "10.0", "17.5", "24.9", "0"]
     assert heads.index("REQ/S") + len("REQ/S") == row.index("1.0 ", row.index("classification")) + len("1.0")
