@@ -378,6 +378,9 @@ class MqttLink:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: BaseException) -> TransportError:
+        if isinstance(error, mqtt.MisbehavingError):
+            hint = "find out who runs what answers there, and check [broker] url and ca in agent.toml"
+            return TransportError("broker-misbehaves", f"{self._url}: {error}", hint)
         hint = "check [broker] in agent.toml, the network and the broker's log; it is tried again"
         return TransportError("broker-unreachable", f"{self._url}: {error}", hint)
 

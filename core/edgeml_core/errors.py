@@ -41,6 +41,7 @@ CODES: Final[dict[str, str]] = {
     "release-unsuitable": "no release of the wanted version suits this device",
     # TransportError: the road is at fault; retried with a bound and jitter
     "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
+    "broker-misbehaves": "what answers as the MQTT broker announces a packet that is longer than any of edgeml's",
     "topic-forbidden": "the broker doesn't let this device say or hear what it must",
     "trust-unavailable": "signed metadata hasn't arrived yet",
     "host-unreachable": "the machine named by --on can't be reached over ssh",

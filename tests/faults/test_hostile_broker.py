@@ -1,6 +1,6 @@
 """What answers at the broker's address isn't one, or not one of ours: what serves goes on serving.
 
-Each is refused with broker-unreachable in the log; the next update arrives when the right broker is back.
+Each is refused with its code in the log, and takes no memory; the next update arrives when the right broker is back.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from typing import Final
 import pytest
 
 from faults import campaign
-from faults.mitm import READ_BYTES, Impostor
+from faults.mitm import READ_BYTES, Impostor, published
 from faults.world import World, until, world
 
-#: A CONNACK of MQTT 5: not authorized.
+#: CONNACKs of MQTT 5: not authorized, and welcome.
 NOT_AUTHORIZED: Final = bytes([0x20, 3, 0, 0x87, 0])
+WELCOME: Final = bytes([0x20, 3, 0, 0, 0])
+#: A publication of 256 MB begins.
+ENDLESS: Final = bytes([0x30, 0xFF, 0xFF, 0xFF, 0x7F])
+UNREACHABLE: Final = "broker-unreachable"
+#: What an agent may take more while it is refused: connections and threads.
+MEMORY_MAX_KB: Final = 16 * 1024
 
 
 async def silent(reader: StreamReader, _: StreamWriter) -> None:
@@ -40,7 +46,41 @@ async def another_protocol(reader: StreamReader, writer: StreamWriter) -> None:
     await writer.drain()
 
 
-IMPOSTORS: Final[tuple[Impostor, ...]] = (silent, refusing, another_protocol)
+async def endless(reader: StreamReader, writer: StreamWriter) -> None:
+    """Welcomes the device, and tells it without end."""
+    await reader.read(READ_BYTES)
+    writer.write(WELCOME + ENDLESS)
+    while not reader.at_eof():
+        writer.write(bytes(READ_BYTES))
+        await writer.drain()
+
+
+async def unreadable(reader: StreamReader, writer: StreamWriter) -> None:
+    """Publishes on a topic that is none, and keeps the connection open."""
+    await reader.read(READ_BYTES)
+    writer.write(WELCOME)
+    await reader.read(READ_BYTES)
+    writer.write(published("edgeml/1/farm/trust/\udcff/#", b"x").raw)
+    await silent(reader, writer)
+
+
+async def a_wildcard(reader: StreamReader, writer: StreamWriter) -> None:
+    """The same with a topic that nobody may publish on."""
+    await reader.read(READ_BYTES)
+    writer.write(WELCOME)
+    await reader.read(READ_BYTES)
+    writer.write(published("edgeml/1/farm/+/#", b"x").raw)
+    await silent(reader, writer)
+
+
+IMPOSTORS: Final[dict[Impostor, str]] = {
+    silent: UNREACHABLE,
+    refusing: UNREACHABLE,
+    another_protocol: UNREACHABLE,
+    endless: "broker-misbehaves",
+    unreadable: UNREACHABLE,
+    a_wildcard: UNREACHABLE,
+}
 
 
 @pytest.fixture
@@ -54,13 +94,23 @@ def made(tmp_path: Path) -> Iterator[World]:
 def test_serving_goes_on(made: World, impostor: Impostor) -> None:
     """The right broker's connection is cut, and another answers at its address."""
     assert made.road is not None
-    since = len(made.device.log.read_text())
+    since, peak_kb = len(made.device.log.read_text()), peak_memory_kb(made)
+    code = IMPOSTORS[impostor]
     made.road.impostor = impostor
     made.road.cut()
-    # The first time for the connection that was cut.
-    until(lambda: made.device.log.read_text()[since:].count('code="broker-unreachable"') >= 2, "it is refused")
+    # The connection that was cut is unreachable, too.
+    times = 1 + (code == UNREACHABLE)
+    until(lambda: made.device.log.read_text()[since:].count(f'code="{code}"') >= times, "it is refused")
     made.audit()
+    assert peak_memory_kb(made) - peak_kb < MEMORY_MAX_KB
     made.road.impostor = None
     made.deploy(version := made.release())
     made.converges(version)
     campaign.count("hostile brokers refused")
+
+
+def peak_memory_kb(made: World) -> int:
+    """What the agent has had resident at most."""
+    assert made.device.agent is not None
+    status = Path(f"/proc/{made.device.agent.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])

@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import UsageError
+from edgeml_core.packets import PACKET_MAX_BYTES, Bound
 
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
@@ -75,7 +76,8 @@ def _client(broker: Broker, session: str, protocol: ProtocolVersion, *, lasting:
     is_v5 = protocol is ProtocolVersion.V5
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho has no annotation here
     properties.SessionExpiryInterval = SESSION_EXPIRY_S if lasting else 0
-    return Client(
+    properties.MaximumPacketSize = PACKET_MAX_BYTES
+    client = Client(
         broker.url.host,
         broker.url.port,
         username=broker.url.username,
@@ -91,6 +93,8 @@ def _client(broker: Broker, session: str, protocol: ProtocolVersion, *, lasting:
         keepalive=KEEPALIVE_S,
         max_queued_incoming_messages=INCOMING_MAX,
     )
+    Bound(client._client)  # noqa: SLF001 - see `packets`; what is too long looks like a lost connection here
+    return client
 
 
 def _tls_context(broker: Broker) -> ssl.SSLContext:
