@@ -8,7 +8,6 @@ nothing came. So nothing piles up for a device that is away.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import Final
 
@@ -23,7 +22,8 @@ from edgeml_core.messages import Topics
 #: Of one request; a photograph of 700 kB in base64 fits.
 REQUEST_MAX_BYTES: Final = 1024**2
 #: Requests that the door hasn't looked at yet; the newest of too many are lost, as everything of QoS 0 may be.
-QUEUED_MAX: Final = 16
+QUEUED_MAX: Final = 256
+QUEUED_MAX_BYTES: Final = 16 * 1024**2
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ class RequestLine:
         self._is_open = False
         self._root = topics.infer(device, "")
         self._asked: asyncio.Queue[Asked] = asyncio.Queue(QUEUED_MAX)
+        self._queued_bytes = 0
 
     def open(self) -> RequestLine:
         """Hear requests from the next connection on."""
@@ -69,13 +70,19 @@ class RequestLine:
             return False
         model = topic.removeprefix(self._root)
         if self._is_open and isinstance(payload, bytes) and names.is_name(model) and not message.retain:
-            with contextlib.suppress(asyncio.QueueFull):
-                self._asked.put_nowait(_asked(model, payload, message.properties))
+            self._queue(_asked(model, payload, message.properties))
         return True
 
     async def asked(self) -> Asked:
         """The next request."""
-        return await self._asked.get()
+        asked = await self._asked.get()
+        self._queued_bytes -= len(asked.payload or b"")
+        return asked
+
+    def _queue(self, asked: Asked) -> None:
+        if not self._asked.full() and self._queued_bytes < QUEUED_MAX_BYTES:
+            self._queued_bytes += len(asked.payload or b"")
+            self._asked.put_nowait(asked)
 
     async def say(self, topic: str, payload: bytes, *, correlation: bytes | None = None, retain: bool = False) -> bool:
         """Publish something now; whether there was a connection to do so."""
