@@ -234,6 +234,7 @@ class MqttLink:
         will = Will(self._topics.state(self._device.id), self._own_state(online=False), qos=1, retain=True)
         async with self._broker.connected(will) as client:
             log.event("connected", broker=self._url, session=self.session)
+            self._files.forget()
             subscriptions = [(self._topics.trust("+", "metadata/+"), 1), (self._topics.call(self._device.id), 1)]
             await client.subscribe(subscriptions + self._requests.subscriptions)
             self._ask(client, self._chunks.subscriptions, tuple(self._chunks.wanted))

@@ -34,6 +34,11 @@ class SignedFiles:
         """All metadata held, by topic."""
         return dict(self._held)
 
+    def forget(self) -> None:
+        """Forget all: a new connection brings what the broker retains now, and what it doesn't is gone."""
+        self._held.clear()
+        self._held_bytes = 0
+
     def take(self, topic: str, payload: bytes) -> None:
         """Keep a file that arrived; an empty payload is a file withdrawn."""
         waiting = self._expected.get(topic)

@@ -53,6 +53,17 @@ def test_floods_are_bounded(files, monkeypatch):
     assert files.get("fleet", "metadata/b.json") == b"123456"
 
 
+def test_a_new_connection_begins_with_nothing(files):
+    """A file that only a broker before had, such as a forged root, is gone; what comes again is news."""
+    topic = TOPICS.trust("fleet", "metadata/2.root.json")
+    files.take(topic, b"forged")
+    files.changed.clear()
+    files.forget()
+    assert files.held == {}
+    files.take(topic, b"forged")
+    assert files.changed.is_set()
+
+
 def test_an_expected_file_is_handed_over():
     """Of any topic, while it is expected."""
 
