@@ -2,12 +2,13 @@
 
 Loads the model with the installed runtime, runs the golden inputs, compares; or benches it, when a call asks that. A
 model that crashes, hangs or eats all memory takes this process along and nothing else: the kernel is told to choose it
-first, and an alarm ends it if its parent is gone.
+first, and to end it with its parent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -26,8 +27,10 @@ from edgeml_core.manifest import MANIFEST_NAME
 from edgeml_runtime import board, engines, trial
 from edgeml_runtime import golden as golden_check
 
-#: The parent ends the probe earlier; this is for a parent that was killed.
+#: The parent ends the probe earlier; this is for a parent that was killed before the kernel knew what then.
 ALARM_S: Final = 900
+#: Of Linux: which signal comes when the parent dies.
+_PR_SET_PDEATHSIG: Final = 1
 #: What a call asks must not take CPU time from what serves: at 10 it has a tenth of what it competes with.
 NICENESS: Final = 10
 _CHOOSE_FIRST: Final = "1000"
@@ -81,6 +84,8 @@ def answer(folder: Path, call: Call) -> Reply:
 def _be_expendable() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(ALARM_S)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_CHOOSE_FIRST)
 

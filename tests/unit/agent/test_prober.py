@@ -1,7 +1,11 @@
 """The probe in its real child process, on real models with one fault each."""
 
 import asyncio
+import contextlib
+import multiprocessing
+import time
 import zipfile
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -49,6 +53,45 @@ def test_a_model_that_hangs_is_ended(tmp_path):
     with pytest.raises(DeviceError, match="no answer within 1 s") as caught:
         probe(tmp_path, timeout_s=1.0, fault="hang")
     assert caught.value.code == "probe-crashed"
+
+
+def test_a_model_that_hangs_ends_with_a_killed_agent(tmp_path):
+    """Nobody is left to end it after its time."""
+    folder, manifest = unpacked(tmp_path, fault="hang")
+    agent = multiprocessing.get_context("spawn").Process(target=probe_there, args=(folder, manifest))
+    agent.start()
+    until(lambda: expendable(folder))
+    agent.kill()
+    agent.join()
+    until(lambda: not probing(folder))
+
+
+def probe_there(folder, manifest):
+    """What an agent does in another process."""
+    asyncio.run(ChildProber().probe(folder, manifest))
+
+
+def probing(folder):
+    """The probe's processes for this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            found += [process] if b"edgeml_agent.probe" in command and str(folder).encode() in command else []
+    return found
+
+
+def expendable(folder):
+    """Whether the probe has done what it does first."""
+    return any((process / "oom_score_adj").read_text() == "1000\n" for process in probing(folder))
+
+
+def until(holds):
+    """Wait until something holds."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_model_that_outgrows_its_memory_is_ended(tmp_path, monkeypatch):
