@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import time
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,11 @@ from edgeml_agent.link import MqttLink
 from edgeml_agent.ports import ChunkSource, TrustSource
 from edgeml_agent.prober import ChildProber
 from edgeml_agent.releases import Releases
-from edgeml_agent.serve import access, app, server
+from edgeml_agent.serve import access, app, server, tls
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.mqtt_door import MqttDoor
-from edgeml_agent.settings import Settings
+from edgeml_agent.settings import ServeSettings, Settings
 from edgeml_agent.signed_files import BlockingFiles
 from edgeml_agent.store import Store
 from edgeml_agent.supervisor import STOPPING, Supervisor
@@ -85,14 +86,14 @@ async def _run(settings: Settings) -> None:
     )
     relay = _relay(settings, link)
     daemon = _daemon(settings, store, models, _Roads(settings, link, floor, relay))
-    address, supervisor = settings.serve.http, Supervisor(os.environ)
+    address, supervisor, encrypted = settings.serve.http, Supervisor(os.environ), _tls(settings.serve)
     listener = server.inherited(os.environ) or server.listen(address.host, address.port)
     rules = access.rules(listener.getsockname()[0], settings.serve.token_file)
     info = ServerInfo(device=settings.device.id, version=__version__, ready=lambda: daemon.ready)
-    log.event("listening", http="{}:{}".format(*listener.getsockname()[:2]))
+    log.event("listening", http="{}:{}".format(*listener.getsockname()[:2]), tls=encrypted is not None)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(app.build(models, info, rules, daemon.metrics), listener))
+            tasks.create_task(server.serve(app.build(models, info, rules, daemon.metrics), listener, encrypted))
             tasks.create_task(daemon.run())
             tasks.create_task(supervisor.run(info.ready))
             if settings.serve.mqtt:
@@ -104,6 +105,10 @@ async def _run(settings: Settings) -> None:
         await models.close()
         store.close()
         log.event("stopped")
+
+
+def _tls(serve: ServeSettings) -> ssl.SSLContext | None:
+    return tls.context(serve.cert, serve.key) if serve.cert and serve.key else None
 
 
 def _relay(settings: Settings, link: MqttLink) -> Relay | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,6 +23,7 @@ ANSWER_MAX_BYTES: Final = 4 * 1024**2
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _ESCAPES: Final = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
 
 
@@ -93,8 +96,9 @@ def _get(serve: ServeSettings, path: str) -> bytes:
         hint = "give [serve] http a port of its own"
         raise UsageError("config-invalid", "the agent takes another port at each start", hint)
     token = access.rules(host, serve.token_file).token
-    connection = http.client.HTTPConnection(_ANYWHERE.get(host, host), port, timeout=TIMEOUT_S)
+    connection = _connection(_ANYWHERE.get(host, host), port, serve.cert)
     try:
+        _connect(connection, serve.cert)
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
         if response.status != http.client.OK:
@@ -102,6 +106,23 @@ def _get(serve: ServeSettings, path: str) -> bytes:
         return response.read(ANSWER_MAX_BYTES)
     finally:
         connection.close()
+
+
+def _connection(host: str, port: int, cert: Path | None) -> http.client.HTTPConnection:
+    if cert is None:
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # `_connect` knows the very certificate
+    return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls)
+
+
+def _connect(connection: http.client.HTTPConnection, cert: Path | None) -> None:
+    """Open it. Over TLS nothing is said, least of all the token, but to who shows the agent's own certificate."""
+    connection.connect()
+    if cert is not None and isinstance(connection.sock, ssl.SSLSocket):
+        own = _CERTIFICATE.search(cert.read_text())
+        if own is None or connection.sock.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(own[0]):
+            raise ssl.SSLError(f"it shows another certificate than the first in {cert}")
 
 
 def _unescaped(text: str) -> str:

@@ -60,10 +60,15 @@ class HttpAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The HTTP server, and whether models can be asked over MQTT, too, by whom the broker lets."""
+    """The HTTP server, over TLS where it has `cert` and `key`, and whether models can be asked over MQTT, too.
+
+    Over MQTT they are asked by whom the broker lets.
+    """
 
     http: HttpAddress
     token_file: Path | None
+    cert: Path | None = None
+    key: Path | None = None
     mqtt: bool = False
 
 
@@ -136,8 +141,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
             name: _value(key, merged[section].get(name), f"{section}.{name}", folder, problems)
             for name, key in keys.items()
         }
-    if values["homeassistant"]["prefix"] and values["serve"]["mqtt"] is False:
-        problems.append("homeassistant.prefix: a sensor shows what is answered over MQTT, which serve.mqtt is for")
+    problems += _apart(values)
     if problems:
         shown = "; ".join(problems[:_SHOWN_MAX])
         raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {shown}", "mend them and try again")
@@ -185,6 +189,15 @@ def _value(key: _Key, given: object, name: str, folder: Path, problems: list[str
     except (EdgemlError, ValueError) as error:
         problems.append(f"{name}: {error}")
         return None
+
+
+def _apart(values: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What is missing beside what is there."""
+    serve = values["serve"]
+    if values["homeassistant"]["prefix"] and serve["mqtt"] is False:
+        yield "homeassistant.prefix: a sensor shows what is answered over MQTT, which serve.mqtt is for"
+    if (serve["cert"] is None) != (serve["key"] is None):
+        yield "serve.cert and serve.key: TLS takes both"
 
 
 def _settings(values: dict[str, dict[str, Any]]) -> Settings:
@@ -270,7 +283,13 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
     },
     "broker": {"url": _Key(_url, required=True), "ca": _Key(_path), "cert": _Key(_path), "key": _Key(_path)},
     "store": {"dir": _Key(_path, "store"), "max_bytes": _Key(_size, DEFAULT_MAX_BYTES)},
-    "serve": {"http": _Key(_address, DEFAULT_HTTP), "token_file": _Key(_path), "mqtt": _Key(_flag, "false")},
+    "serve": {
+        "http": _Key(_address, DEFAULT_HTTP),
+        "token_file": _Key(_path),
+        "cert": _Key(_path),
+        "key": _Key(_path),
+        "mqtt": _Key(_flag, "false"),
+    },
     "update": {"window": _Key(_hours), "fetch_window": _Key(_hours), "max_bytes_per_s": _Key(_size)},
     "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},
     "relay": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Generator
 from typing import Any, Final
 
@@ -27,9 +28,9 @@ LAST_REQUESTS_S: Final = 0.2
 
 
 class Server(uvicorn.Server):
-    """An HTTP server inside the agent's event loop."""
+    """An HTTP server inside the agent's event loop; over TLS where there is a context for it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext | None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
                 limit_concurrency=CONNECTIONS_MAX,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=SHUTDOWN_MAX_S,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
             )
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,11 +56,11 @@ def listen(host: str, port: int) -> socket.socket:
     return _prompt(listener)
 
 
-async def serve(app: ASGIApp, listener: socket.socket) -> None:
+async def serve(app: ASGIApp, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
     """Answer on `listener` until cancelled; then requests under way are finished and the socket is closed."""
     from edgeml_agent.serve.connections import Server  # noqa: PLC0415 - see there
 
-    server = Server(app)
+    server = Server(app, tls)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.shield(running)

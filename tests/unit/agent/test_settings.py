@@ -98,3 +98,14 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"agent\.toml can't be read"):
         settings.load(path, {})
+
+
+def test_tls_takes_a_certificate_and_its_key(tmp_path):
+    """Beside the file, as all paths; one without the other is a mistake, and none is plain HTTP."""
+    both = LEAST + '[serve]\ncert = "web.crt"\nkey = "web.key"\n'
+    assert loaded(tmp_path, both).serve.cert == tmp_path / "web.crt"
+    assert loaded(tmp_path, both).serve.key == tmp_path / "web.key"
+    assert loaded(tmp_path, LEAST).serve.cert is None
+    for one in (both.replace("cert =", "token_file ="), both.replace("key =", "token_file =")):
+        with pytest.raises(UsageError, match="TLS takes both"):
+            loaded(tmp_path, one)
