@@ -21,6 +21,8 @@ NOT_AUTHORIZED: Final = bytes([0x20, 3, 0, 0x87, 0])
 WELCOME: Final = bytes([0x20, 3, 0, 0, 0])
 #: A publication of 256 MB begins.
 ENDLESS: Final = bytes([0x30, 0xFF, 0xFF, 0xFF, 0x7F])
+#: Topics that nobody may publish on: not UTF-8, and with wildcards.
+NO_TOPICS: Final = ("edgeml/1/farm/trust/\udcff", "edgeml/1/farm/+/#")
 UNREACHABLE: Final = "broker-unreachable"
 #: What an agent may take more while it is refused: connections and threads.
 MEMORY_MAX_KB: Final = 16 * 1024
@@ -55,31 +57,11 @@ async def endless(reader: StreamReader, writer: StreamWriter) -> None:
         await writer.drain()
 
 
-async def unreadable(reader: StreamReader, writer: StreamWriter) -> None:
-    """Publishes on a topic that is none, and keeps the connection open."""
-    await reader.read(READ_BYTES)
-    writer.write(WELCOME)
-    await reader.read(READ_BYTES)
-    writer.write(published("edgeml/1/farm/trust/\udcff/#", b"x").raw)
-    await silent(reader, writer)
-
-
-async def a_wildcard(reader: StreamReader, writer: StreamWriter) -> None:
-    """The same with a topic that nobody may publish on."""
-    await reader.read(READ_BYTES)
-    writer.write(WELCOME)
-    await reader.read(READ_BYTES)
-    writer.write(published("edgeml/1/farm/+/#", b"x").raw)
-    await silent(reader, writer)
-
-
 IMPOSTORS: Final[dict[Impostor, str]] = {
     silent: UNREACHABLE,
     refusing: UNREACHABLE,
     another_protocol: UNREACHABLE,
     endless: "broker-misbehaves",
-    unreadable: UNREACHABLE,
-    a_wildcard: UNREACHABLE,
 }
 
 
@@ -104,6 +86,18 @@ def test_serving_goes_on(made: World, impostor: Impostor) -> None:
     made.audit()
     assert peak_memory_kb(made) - peak_kb < MEMORY_MAX_KB
     made.road.impostor = None
+    made.deploy(version := made.release())
+    made.converges(version)
+    campaign.count("hostile brokers refused")
+
+
+@pytest.mark.parametrize("topic", NO_TOPICS, ids=["not UTF-8", "wildcards"])
+def test_a_topic_that_is_none(made: World, topic: str) -> None:
+    """The connection is given up, and the next one is as any."""
+    assert made.road is not None
+    since = len(made.device.log.read_text())
+    made.road.inject(published(topic, b"x"))
+    until(lambda: UNREACHABLE in made.device.log.read_text()[since:], "the connection is given up")
     made.deploy(version := made.release())
     made.converges(version)
     campaign.count("hostile brokers refused")
