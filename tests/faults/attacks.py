@@ -19,6 +19,7 @@ import zstandard
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml.repository.layout import opened, utc_now
+from edgeml_core import several
 from edgeml_core.trust import FLEET, RELEASES
 from faults.mitm import Frame, Meddle, honest
 from faults.stage import TOPICS, Stage, newest
@@ -134,6 +135,25 @@ def _bomb(_: bytes) -> bytes:
     return b"\x01" + zstandard.ZstdCompressor(level=19).compress(bytes(64 * _A_MIB))
 
 
+def _difference_bomb(_: bytes) -> bytes:
+    """Two frames as a difference has them, of 64 MiB each."""
+    frame = zstandard.ZstdCompressor(level=19).compress(bytes(64 * _A_MIB))
+    return b"\x02" + len(frame).to_bytes(2) + frame + frame
+
+
+def _forged_entries(_: Stage) -> Meddle:
+    """Several answers in place of one: the key twice, wrong both times, and more entries than anybody wants."""
+
+    def meddle(frame: Frame) -> list[Frame]:
+        if not (frame.payload and frame.topic.startswith(CHUNK)):
+            return [frame]
+        key = frame.topic.removeprefix(CHUNK)
+        others = [(f"{number:032x}", b"\x00") for number in range(2000)]
+        return [frame.but(payload=several.join([(key, b"\x00first"), *others, (key, b"\x00last")]))]
+
+    return meddle
+
+
 def _naming_another_manifest(stage: Stage, version: str) -> None:
     """With the fleet key, which is online: a version that exists, but with content that nobody released."""
     release = opened(stage.made.repo)
@@ -193,5 +213,13 @@ ATTACKS: Final = (
     Attack("truncated chunks", "digest-mismatch", _changed(CHUNK, lambda payload: payload[: len(payload) // 2])),
     Attack("oversized chunks", "digest-mismatch", _changed(CHUNK, lambda payload: b"\x00" + bytes(4 * _A_MIB))),
     Attack("compressed bombs for chunks", "digest-mismatch", _changed(CHUNK, _bomb)),
+    Attack(
+        "differences between other chunks", "digest-mismatch", _changed(CHUNK, lambda payload: b"\x02" + payload[1:])
+    ),
+    Attack("bombs for differences", "digest-mismatch", _changed(CHUNK, _difference_bomb)),
+    Attack("several answers, forged", "digest-mismatch", _forged_entries),
+    Attack(
+        "several answers, cut short", "digest-mismatch", _changed(CHUNK, lambda _: b"\x10" + bytes(9) + b"\xff" * 20)
+    ),
     Attack("chunks of an unknown codec", "digest-mismatch", _changed(CHUNK, lambda payload: b"\xff" + payload[1:])),
 )
