@@ -16,8 +16,8 @@ from faults import campaign
 from faults.mitm import READ_BYTES, Impostor, published
 from faults.world import World, until, world
 
-#: CONNACKs of MQTT 5: not authorized, and welcome.
-NOT_AUTHORIZED: Final = bytes([0x20, 3, 0, 0x87, 0])
+#: CONNACKs: not authorized, of MQTT 5 and of 3.1.1; and welcome, of MQTT 5.
+NOT_AUTHORIZED: Final = {5: bytes([0x20, 3, 0, 0x87, 0]), 4: bytes([0x20, 2, 0, 5])}
 WELCOME: Final = bytes([0x20, 3, 0, 0, 0])
 #: A publication of 256 MB begins.
 ENDLESS: Final = bytes([0x30, 0xFF, 0xFF, 0xFF, 0x7F])
@@ -36,8 +36,8 @@ async def silent(reader: StreamReader, _: StreamWriter) -> None:
 
 async def refusing(reader: StreamReader, writer: StreamWriter) -> None:
     """Knows nobody."""
-    await reader.read(READ_BYTES)
-    writer.write(NOT_AUTHORIZED)
+    connect = await reader.read(READ_BYTES)
+    writer.write(NOT_AUTHORIZED[connect[connect.index(b"MQTT") + len(b"MQTT")]])
     await writer.drain()
 
 
