@@ -156,14 +156,14 @@ def _forged_entries(_: Stage) -> Meddle:
 
 def _naming_another_manifest(stage: Stage, version: str) -> None:
     """With the fleet key, which is online: a version that exists, but with content that nobody released."""
+    # Not after a deployment of the owner's: the device might have that version before it sees this.
     release = opened(stage.made.repo)
-    stage.made.deploy(version)
     document = release.document()
     forged = tuple(
         msgspec.structs.replace(wanted, manifest_sha256=secrets.token_hex(32))
         for wanted in document.deployments[-1].bundles
     )
-    deployment = msgspec.structs.replace(document.deployments[-1], id="forged", bundles=forged)
+    deployment = msgspec.structs.replace(document.deployments[-1], id="forged", version=version, bundles=forged)
     with release.locked():
         release.write_document(
             msgspec.structs.replace(document, deployments=(*document.deployments, deployment)), utc_now()
