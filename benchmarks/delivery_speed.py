@@ -48,7 +48,8 @@ def _loopback(folder: Path) -> None:
     verdict = "met" if ours >= LOOPBACK_LEAST_MB_PER_S else "MISSED"
     print(f"loopback, one device, {megabytes:.0f} MB in whole chunks, median of {RUNS}:")
     print(
-        f"  {ours:.0f} MB/s (least {LOOPBACK_LEAST_MB_PER_S}: {verdict}): {ours / http:.2f} of plain HTTP, {http:.0f} MB/s"
+        f"  {ours:.0f} MB/s (least {LOOPBACK_LEAST_MB_PER_S}: {verdict}),"
+        f" {ours / http:.2f} of plain HTTP's {http:.0f} MB/s"
     )
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 
 from edgeml_agent.agent import Agent, Ports
-from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
-from edgeml_agent.groups import GroupKeys
 from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.ports import Arrival, Probed
+from edgeml_agent.prove.calls import Calls
 from edgeml_agent.releases import Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
+from edgeml_agent.trust.groups import GroupKeys
 from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
 from edgeml_core.calls import Call, Reply, Reproduced

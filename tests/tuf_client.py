@@ -23,8 +23,8 @@ from urllib.parse import quote
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 
-from edgeml_agent.judged import CURRENT, Judged
-from edgeml_agent.timefloor import utc_now
+from edgeml_agent.trust.judged import CURRENT, Judged
+from edgeml_agent.trust.timefloor import utc_now
 from edgeml_core.errors import EdgemlError
 
 ANCHOR: Final = "anchor.json"

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent import log
-from edgeml_agent.asking import Asking
-from edgeml_agent.fetch import Fetch
-from edgeml_agent.groups import GroupKeys
+from edgeml_agent.fetch.asking import Asking
+from edgeml_agent.fetch.window import Fetch
 from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.machine import Machine, finished
 from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, Trust
 from edgeml_agent.releases import Bases, Partial, Release, Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
+from edgeml_agent.trust.groups import GroupKeys
 from edgeml_core import desired, lifecycle, names
 from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment

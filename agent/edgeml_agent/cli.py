@@ -107,7 +107,7 @@ def _run(given: Arguments) -> None:
 
 
 def _install(given: Arguments) -> None:
-    from edgeml_agent import install  # noqa: PLC0415 - kept out of the other commands
+    from edgeml_agent.stick import install  # noqa: PLC0415 - kept out of the other commands
 
     installed = install.install(_settings(given), given.source)
     models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed]

@@ -15,9 +15,9 @@ from typing import BinaryIO, Final
 
 from edgeml_agent import backoff, locks, log, update_metrics
 from edgeml_agent.agent import Agent
-from edgeml_agent.calls import Calls
 from edgeml_agent.machine import Machine
 from edgeml_agent.ports import Clock, Link
+from edgeml_agent.prove.calls import Calls
 from edgeml_agent.serve.metrics import Metric
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling

@@ -12,8 +12,8 @@ from typing import Final
 
 from aiomqtt import MqttError
 
-from edgeml_agent import mqtt
-from edgeml_agent.rights import Rights
+from edgeml_agent.link import mqtt
+from edgeml_agent.link.rights import Rights
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
 from edgeml_core.errors import EdgemlError, TransportError
 from edgeml_core.messages import Topics

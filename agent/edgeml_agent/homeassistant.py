@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml_agent.request_line import RequestLine
+from edgeml_agent.link.request_line import RequestLine
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
 from edgeml_core.manifest import Classes, Generation, Manifest, Span, TensorOutput, TokenClasses

@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING
 
 from edgeml_agent import locks, log, ports
 from edgeml_agent.agent import Agent, Ports
-from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
-from edgeml_agent.groups import GroupKeys
 from edgeml_agent.hours import DeviceCalendar
-from edgeml_agent.link import MqttLink
+from edgeml_agent.link.link import MqttLink
+from edgeml_agent.link.signed_files import BlockingFiles
 from edgeml_agent.ports import ChunkSource, TrustSource
-from edgeml_agent.prober import ChildProber
+from edgeml_agent.prove.calls import Calls
+from edgeml_agent.prove.prober import ChildProber
 from edgeml_agent.releases import Releases
 from edgeml_agent.serve import access, app, server, tls
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.mqtt_door import MqttDoor
 from edgeml_agent.settings import ServeSettings, Settings
-from edgeml_agent.signed_files import BlockingFiles
 from edgeml_agent.store import Store
 from edgeml_agent.supervisor import STOPPING, Supervisor
 from edgeml_agent.telling import Telling
-from edgeml_agent.timefloor import TimeFloor
-from edgeml_agent.trust import Trust
+from edgeml_agent.trust.groups import GroupKeys
+from edgeml_agent.trust.timefloor import TimeFloor
+from edgeml_agent.trust.trust import Trust
 from edgeml_core import __version__
 from edgeml_core.errors import UsageError
 from edgeml_runtime import board
 
 if TYPE_CHECKING:
-    from edgeml_agent.relay import Relay
+    from edgeml_agent.relay.relay import Relay
 
 
 class SystemClock:
@@ -114,7 +114,7 @@ def _tls(serve: ServeSettings) -> ssl.SSLContext | None:
 def _relay(settings: Settings, link: MqttLink) -> Relay | None:
     if settings.relay is None:
         return None
-    from edgeml_agent import relay  # noqa: PLC0415 - few devices are one
+    from edgeml_agent.relay import relay  # noqa: PLC0415 - few devices are one
 
     return relay.made(settings.relay, settings.device, link, settings.store.dir)
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.fetch import Progress
+from edgeml_agent.fetch.window import Progress
 from edgeml_agent.ports import Clock, Probed, Voice
 from edgeml_agent.releases import Releases
 from edgeml_agent.store import ModelRecord, Store

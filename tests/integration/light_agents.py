@@ -18,9 +18,9 @@ import paho.mqtt.client as paho
 
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
-from edgeml_agent.asking import Asking
-from edgeml_agent.fetch import Fetch, Progress
-from edgeml_agent.link import MqttLink
+from edgeml_agent.fetch.asking import Asking
+from edgeml_agent.fetch.window import Fetch, Progress
+from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Arrival
 from edgeml_agent.releases import Bases, Partial, Release, Releases
 from edgeml_agent.settings import BrokerSettings, DeviceSettings

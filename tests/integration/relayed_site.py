@@ -21,16 +21,16 @@ from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
 from edgeml_agent import settings
 from edgeml_agent.agent import Agent, Ports
-from edgeml_agent.calls import Calls
 from edgeml_agent.daemon import Daemon
-from edgeml_agent.groups import GroupKeys
-from edgeml_agent.link import MqttLink
+from edgeml_agent.link.link import MqttLink
+from edgeml_agent.link.signed_files import BlockingFiles
+from edgeml_agent.prove.calls import Calls
 from edgeml_agent.releases import Releases
 from edgeml_agent.run import SystemClock
-from edgeml_agent.signed_files import BlockingFiles
 from edgeml_agent.store import Store
 from edgeml_agent.telling import Telling
-from edgeml_agent.trust import Trust
+from edgeml_agent.trust.groups import GroupKeys
+from edgeml_agent.trust.trust import Trust
 from edgeml_runtime import board
 from fakes import MemoryProber, MemoryServer
 from integration import brokers

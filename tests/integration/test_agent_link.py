@@ -13,8 +13,8 @@ import pytest
 from aiomqtt import Client, ProtocolVersion
 
 from edgeml_agent import backoff
-from edgeml_agent.chunk_topics import STARVED_S
-from edgeml_agent.link import MqttLink
+from edgeml_agent.link.chunk_topics import STARVED_S
+from edgeml_agent.link.link import MqttLink
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, messages
@@ -250,7 +250,7 @@ def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
 
 def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a matter of the road."""
-    monkeypatch.setattr("edgeml_agent.link.CONNECT_WAIT_S", 0.2)
+    monkeypatch.setattr("edgeml_agent.link.link.CONNECT_WAIT_S", 0.2)
 
     async def run() -> None:
         async with running(a_link(f"mqtt://127.0.0.1:{brokers.free_port()}")) as link:

@@ -21,7 +21,8 @@ from cryptography.x509.oid import NameOID
 from edgeml import repository
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
-from edgeml_agent import doctor, mqtt, rights
+from edgeml_agent import doctor
+from edgeml_agent.link import mqtt, rights
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics

@@ -18,7 +18,7 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
-from edgeml_agent import pace
+from edgeml_agent.fetch import pace
 from edgeml_core import chunks, wirekeys
 from edgeml_core.trust import REPOSITORIES
 from integration.delivery_site import DEVICE, FLEET, MODEL, Site, site, until

@@ -20,8 +20,8 @@ from tests import tiny_models
 from tests.integration.test_serving import unpacked
 
 from edgeml_agent.homeassistant import Sensors
-from edgeml_agent.link import MqttLink
-from edgeml_agent.request_line import REQUEST_MAX_BYTES
+from edgeml_agent.link.link import MqttLink
+from edgeml_agent.link.request_line import REQUEST_MAX_BYTES
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.mqtt_door import IN_FLIGHT_MAX, MqttDoor
 from edgeml_agent.serve.worker import QUEUE_MAX

@@ -10,7 +10,7 @@ from aiomqtt import Client
 from edgeml.fleet import status
 from edgeml.fleet.call import Line, ask
 from edgeml.fleet.link import Broker
-from edgeml_agent.relay_cache import FOLDER_NAME, Cache
+from edgeml_agent.relay.cache import FOLDER_NAME, Cache
 from edgeml_core import broker as broker_urls
 from edgeml_core import relayed
 from edgeml_core.calls import Reply, Timing

@@ -17,7 +17,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.request_line import REQUEST_MAX_BYTES, Asked, RequestLine
+from edgeml_agent.link.request_line import REQUEST_MAX_BYTES, Asked, RequestLine
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, UsageError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeml_agent.cap import Cap
+from edgeml_agent.link.cap import Cap
 
 
 def test_what_came_has_its_time():

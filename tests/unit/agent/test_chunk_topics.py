@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from edgeml_agent.chunk_topics import ARRIVALS_MAX, ChunkTopics
+from edgeml_agent.link.chunk_topics import ARRIVALS_MAX, ChunkTopics
 from edgeml_core import several
 from edgeml_core.messages import Topics
 

@@ -8,7 +8,7 @@ import pytest
 
 from edgeml_agent import daemon as daemons
 from edgeml_agent import locks
-from edgeml_agent.fetch import BAD_COPIES_MAX
+from edgeml_agent.fetch.window import BAD_COPIES_MAX
 from edgeml_agent.hours import AtOnce, DeviceCalendar
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError

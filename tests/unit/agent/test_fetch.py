@@ -6,9 +6,9 @@ import io
 import numpy as np
 import pytest
 
-from edgeml_agent import pace
-from edgeml_agent.asking import DIFFERENCE_TRIES, LATER_TRIES, Asking
-from edgeml_agent.fetch import BAD_COPIES_MAX, SILENCES_MAX, Fetch
+from edgeml_agent.fetch import pace
+from edgeml_agent.fetch.asking import DIFFERENCE_TRIES, LATER_TRIES, Asking
+from edgeml_agent.fetch.window import BAD_COPIES_MAX, SILENCES_MAX, Fetch
 from edgeml_agent.releases import Bases, Release, Releases
 from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests

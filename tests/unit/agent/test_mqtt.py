@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiomqtt import Message
 
-from edgeml_agent import mqtt
+from edgeml_agent.link import mqtt
 
 
 def message(size_bytes):

@@ -1,6 +1,6 @@
 """The order of asking."""
 
-from edgeml_agent.order import Order
+from edgeml_agent.fetch.order import Order
 
 CHUNKS = ["a", "b", "c", "d", "e"]
 

@@ -4,8 +4,8 @@ from collections import deque
 
 import pytest
 
-from edgeml_agent import pace
-from edgeml_agent.pace import Pace
+from edgeml_agent.fetch import pace
+from edgeml_agent.fetch.pace import Pace
 
 
 def drive(chunk_s, way_s, count=400):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edgeml_agent.relay_cache import Cache
+from edgeml_agent.relay.cache import Cache
 from edgeml_core.errors import DeviceError, RejectedError
 
 KEY = "0" * 32

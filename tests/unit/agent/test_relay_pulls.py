@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from edgeml_agent import relay_pulls
 from edgeml_agent.ports import Arrival
-from edgeml_agent.relay_cache import Cache
-from edgeml_agent.relay_pulls import PULLS_MAX, PULLS_MAX_OF_ONE, OwnChunks, Pulls
+from edgeml_agent.relay import pulls as relay_pulls
+from edgeml_agent.relay.cache import Cache
+from edgeml_agent.relay.pulls import PULLS_MAX, PULLS_MAX_OF_ONE, OwnChunks, Pulls
 
 
 def key(number):

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from edgeml_agent import signed_files
-from edgeml_agent.signed_files import BlockingFiles, SignedFiles
+from edgeml_agent.link import signed_files
+from edgeml_agent.link.signed_files import BlockingFiles, SignedFiles
 from edgeml_core import trust
 from edgeml_core.messages import Topics
 

@@ -8,9 +8,9 @@ import pytest
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml.repository import layout
-from edgeml_agent.stick import FolderFiles
-from edgeml_agent.timefloor import TimeFloor
-from edgeml_agent.trust import HeldFiles, Trust
+from edgeml_agent.stick.stick import FolderFiles
+from edgeml_agent.trust.timefloor import TimeFloor
+from edgeml_agent.trust.trust import HeldFiles, Trust
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from samples import a_bundle, a_manifest

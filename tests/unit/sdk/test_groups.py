@@ -14,8 +14,8 @@ from edgeml.fleet.answers import Answers
 from edgeml.fleet.deploy import deploy
 from edgeml.fleet.view import look
 from edgeml.repository.outgoing import Outgoing
-from edgeml_agent.groups import GroupKeys
-from edgeml_agent.stick import FolderChunks
+from edgeml_agent.stick.stick import FolderChunks
+from edgeml_agent.trust.groups import GroupKeys
 from edgeml_core import chunks, wirekeys
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.sealing import Seal

@@ -16,8 +16,8 @@ from edgeml import repository
 from edgeml.fleet import serve
 from edgeml.fleet.link import Broker
 from edgeml.repository import NewKeys, passphrase, rotation
-from edgeml_agent.stick import FolderFiles
-from edgeml_agent.trust import Trust
+from edgeml_agent.stick.stick import FolderFiles
+from edgeml_agent.trust.trust import Trust
 from edgeml_core import broker as broker_urls
 from edgeml_core import trust
 from edgeml_core.errors import RejectedError, UsageError

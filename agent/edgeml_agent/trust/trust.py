@@ -14,9 +14,9 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
 from edgeml_agent import locks
-from edgeml_agent.judged import CURRENT, Judged
 from edgeml_agent.ports import TrustSource
-from edgeml_agent.timefloor import FOLDER_NAME, TimeFloor
+from edgeml_agent.trust.judged import CURRENT, Judged
+from edgeml_agent.trust.timefloor import FOLDER_NAME, TimeFloor
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import RejectedError, TransportError, UsageError

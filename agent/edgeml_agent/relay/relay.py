@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent import log
-from edgeml_agent.link import MqttLink
+from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Trust, TrustSource
-from edgeml_agent.relay_cache import FOLDER_NAME, Cache
-from edgeml_agent.relay_files import Remembered, SiteFiles, SiteTrust, site_of
-from edgeml_agent.relay_pulls import OwnChunks, Pulls
-from edgeml_agent.relay_site import Site
+from edgeml_agent.relay.cache import FOLDER_NAME, Cache
+from edgeml_agent.relay.files import Remembered, SiteFiles, SiteTrust, site_of
+from edgeml_agent.relay.pulls import OwnChunks, Pulls
+from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import DeviceSettings, RelaySettings
 from edgeml_core import desired, manifest, messages, relayed, wirekeys
 from edgeml_core.errors import RejectedError

@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from edgeml_agent import backoff
-from edgeml_agent.asking import Asking
-from edgeml_agent.order import Order
-from edgeml_agent.pace import Pace
+from edgeml_agent.fetch.asking import Asking
+from edgeml_agent.fetch.order import Order
+from edgeml_agent.fetch.pace import Pace
 from edgeml_agent.ports import Arrival, ChunkSource
 from edgeml_agent.releases import Partial
 from edgeml_core import wirekeys

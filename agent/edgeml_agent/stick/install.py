@@ -12,16 +12,16 @@ from pathlib import Path
 
 from edgeml_agent import locks
 from edgeml_agent.agent import Agent, Ports
-from edgeml_agent.groups import GroupKeys
 from edgeml_agent.ports import ChunkSource, TrustSource
-from edgeml_agent.prober import ChildProber
+from edgeml_agent.prove.prober import ChildProber
 from edgeml_agent.releases import Releases
 from edgeml_agent.run import SystemClock
 from edgeml_agent.settings import Settings
-from edgeml_agent.stick import BundleChunks, BundleFiles, FolderChunks, FolderFiles, FolderTargets
+from edgeml_agent.stick.stick import BundleChunks, BundleFiles, FolderChunks, FolderFiles, FolderTargets
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
-from edgeml_agent.trust import HeldFiles, Trust
+from edgeml_agent.trust.groups import GroupKeys
+from edgeml_agent.trust.trust import HeldFiles, Trust
 from edgeml_core.bundle import BundleReader
 from edgeml_core.desired import Deployment, Wanted
 from edgeml_core.errors import RejectedError, TransportError, UsageError

@@ -20,14 +20,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiomqtt import Client, MqttError, Will
 
-from edgeml_agent import backoff, log, mqtt
-from edgeml_agent.cap import Cap
-from edgeml_agent.chunk_topics import ChunkTopics
+from edgeml_agent import backoff, log
+from edgeml_agent.link import mqtt
+from edgeml_agent.link.cap import Cap
+from edgeml_agent.link.chunk_topics import ChunkTopics
+from edgeml_agent.link.request_line import RequestLine
+from edgeml_agent.link.rights import Rights
+from edgeml_agent.link.signed_files import SignedFiles
 from edgeml_agent.ports import Arrival, Passenger
-from edgeml_agent.request_line import RequestLine
-from edgeml_agent.rights import Rights
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
-from edgeml_agent.signed_files import SignedFiles
 from edgeml_core import messages, trust
 from edgeml_core.calls import Reply
 from edgeml_core.errors import DeviceError, TransportError

@@ -1,4 +1,4 @@
-"""The probe's child process: `python -m edgeml_agent.probe FOLDER [CALL]` tries the bundle in FOLDER, prints JSON.
+"""The probe's child process: `python -m edgeml_agent.prove.probe FOLDER [CALL]` tries a bundle, prints JSON.
 
 Loads the model with the installed runtime, runs the golden inputs, compares; or benches it, when a call asks that. A
 model that crashes, hangs or eats all memory takes this process along and nothing else: the kernel is told to choose it

@@ -15,7 +15,7 @@ from typing import Final
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Timestamp
 
-from edgeml_agent.judged import CURRENT
+from edgeml_agent.trust.judged import CURRENT
 from edgeml_core import trust
 
 FOLDER_NAME: Final = "trusted"

@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 from aiomqtt import Client, MqttError
 
-from edgeml_agent import backoff, log, mqtt
-from edgeml_agent.link import RECONNECT_FIRST_S, RECONNECT_MAX_S, STABLE_S
+from edgeml_agent import backoff, log
+from edgeml_agent.link import mqtt
+from edgeml_agent.link.link import RECONNECT_FIRST_S, RECONNECT_MAX_S, STABLE_S
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core import trust
 from edgeml_core.errors import TransportError

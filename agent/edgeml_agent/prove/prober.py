@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from edgeml_agent.ports import Probed
-from edgeml_agent.probe import Outcome
+from edgeml_agent.prove.probe import Outcome
 from edgeml_core import messages
 from edgeml_core.calls import TIMEOUT_S as CALL_TIMEOUT_S
 from edgeml_core.calls import Call, Reply
@@ -32,7 +32,7 @@ WATCH_EVERY_S: Final = 0.05
 
 
 class ChildProber:
-    """A `Prober` that starts `python -m edgeml_agent.probe` for each model and each call.
+    """A `Prober` that starts `python -m edgeml_agent.prove.probe` for each model and each call.
 
     Args:
         available_bytes: the memory that may be had now.
@@ -70,7 +70,7 @@ class ChildProber:
         """What the child prints, within its bounds of time and memory."""
         limit_bytes = MEMORY_BASE_BYTES + MEMORY_FACTOR * manifest.needs.ram_bytes
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "edgeml_agent.probe", *arguments,
+            sys.executable, "-P", "-m", "edgeml_agent.prove.probe", *arguments,
             stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=_environment(), start_new_session=True,
         )  # fmt: skip
         watching = asyncio.create_task(_outgrown(child, limit_bytes))

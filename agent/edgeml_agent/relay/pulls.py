@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from edgeml_agent import log
 from edgeml_agent.ports import Arrival, ChunkSource
-from edgeml_agent.relay_cache import Cache
+from edgeml_agent.relay.cache import Cache
 from edgeml_core import wirekeys
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 

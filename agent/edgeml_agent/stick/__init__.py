@@ -1,0 +1,1 @@
+"""Releases that come by hand, verified as if they had come over MQTT."""
