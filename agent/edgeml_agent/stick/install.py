@@ -122,6 +122,8 @@ def _require_trusted(judge: Trust, bundle: BundleReader) -> None:
     try:
         judge.manifest(bundle.manifest.stem, bundle.manifest_sha256)
     except TransportError as error:
+        if error.code == "digest-mismatch":
+            raise RejectedError(error.code, error.message, "take the bundle that was published") from error
         message = f"no signed metadata that this device has seen lists {bundle.manifest.stem}"
         hint = "connect the device once, or install from a copy of the repository's folder"
         raise RejectedError("signature-invalid", message, hint) from error
