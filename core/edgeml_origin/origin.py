@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from edgeml_core import messages, several
+from edgeml_core import several
 from edgeml_core.errors import RejectedError
-from edgeml_core.messages import Want
 from edgeml_origin.demand import Demand, Due
 
 _log = logging.getLogger(__name__)
@@ -53,14 +52,9 @@ class Origin:
         self._wanted = asyncio.Event()
         self._pointed_s = 0.0
 
-    def receive(self, device: str, payload: bytes) -> None:
-        """Take a want message in; a malformed one is dropped."""
-        try:
-            want = messages.decode(payload, Want)
-        except RejectedError as error:
-            _log.info("a want of %s is dropped: %s", device, error.message)
-            return
-        self.demand.want(device, want.keys, asyncio.get_running_loop().time())
+    def want(self, device: str, keys: Iterable[str]) -> None:
+        """Note what a device wants."""
+        self.demand.want(device, keys, asyncio.get_running_loop().time())
         self._wanted.set()
 
     async def run(self, publish: Publish, point: Point) -> None:

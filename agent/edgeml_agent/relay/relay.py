@@ -136,7 +136,7 @@ class Relay:
         if not ids <= self._listed | self._pulled:
             self._pulled |= ids - self._listed
             self._allow()
-        self._origin.receive(device, messages.encode(Want(keys=tuple(keys))))
+        self._origin.want(device, keys)
 
     def _allow(self) -> None:
         pulled = Listed(release=_PULLED, ids=frozenset(self._pulled))

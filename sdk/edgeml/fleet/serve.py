@@ -25,7 +25,7 @@ from edgeml.fleet.view import View, look
 from edgeml.repository import Repository, freshness, layout, opened
 from edgeml_core import messages, relayed
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
-from edgeml_core.messages import DeviceState, Report, Topics
+from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_origin.origin import Origin
 
 _log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ STABLE_AFTER_S: Final = 60.0
 #: Messages of devices not recorded yet, and how many go into one transaction.
 RECORD_QUEUE_MAX: Final = 10_000
 RECORD_BATCH_MAX: Final = 256
+#: How often messages that can't be read are told of, for each device.
+TELL_DROPPED_EVERY_S: Final = 60.0
 _CHUNK_QOS: Final = 0
 _WANT_QOS: Final = 0
 _DEVICE_QOS: Final = 1
@@ -119,6 +121,7 @@ class Host:
         self._origin = Origin(self._answers, max_bytes_per_s)
         self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
+        self._dropped_s: dict[str, float] = {}
         self._use(view)
 
     async def stay_connected(self, broker: Broker) -> None:
@@ -197,11 +200,10 @@ class Host:
             return
         if device not in self._view.devices or not isinstance(payload, bytes) or not payload:
             return
-        if kind == "want":
-            self._origin.receive(device, payload)
-            return
         try:
-            if kind == "relay":
+            if kind == "want":
+                self._origin.want(device, messages.decode(payload, Want).keys)
+            elif kind == "relay":
                 self._hear_relay(device, payload)
             else:
                 is_state = rest == ["state"]
@@ -209,7 +211,15 @@ class Host:
                     device, messages.decode(payload, DeviceState) if is_state else messages.decode(payload, Report)
                 )
         except RejectedError as error:
-            _log.info("a message of %s is dropped: %s", device, error.message)
+            self._drop(device, error)
+
+    def _drop(self, device: str, error: RejectedError) -> None:
+        """Tell of a message that can't be read; of one sender's now and then, however many there are."""
+        now_s = time.monotonic()
+        if now_s - self._dropped_s.get(device, -math.inf) >= TELL_DROPPED_EVERY_S:
+            self._dropped_s[device] = now_s
+            text = f"dropped a message on a topic of {device}: {error.message}"
+            self._events.event("dropped", text, device=device, code=error.code)
 
     def _hear_relay(self, relay: str, payload: bytes) -> None:
         """Take in what a relay says of devices; it counts for those that stand, by their signed labels, at its site."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from edgeml_core import messages, several
+from edgeml_core import several
 from edgeml_core.errors import RejectedError
-from edgeml_core.messages import Want
 from edgeml_origin.origin import Origin
 from edgeml_origin.waves import Listed
 
@@ -44,7 +43,7 @@ def answered(wants: list[tuple[str, list[str]]], *, max_bytes_per_s: float | Non
         listed = Listed(release="r" * 32, ids=frozenset({*STORED, LOST}), devices=DEVICES)
         origin.demand.allow(releases=[listed], devices=DEVICES)
         for device, keys in wants:
-            origin.receive(device, messages.encode(Want(keys=tuple(keys))))
+            origin.want(device, keys)
         running = asyncio.create_task(origin.run(publish, point))
         while origin.demand.wait_s(asyncio.get_running_loop().time()) is not None or not pointed:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
