@@ -165,8 +165,8 @@ async def test_a_wanted_chunk_arrives_and_an_unlisted_one_does_not(repo: Path, u
 
 
 async def test_strangers_and_malformed_wants_get_nothing(repo: Path, url: str):
-    """A device that isn't enrolled, and bytes that are no want, are answered with silence; the service goes on."""
-    async with serving(repo, url), a_client(url) as client:
+    """A device that isn't enrolled, and bytes that are no want, are answered with silence; the operator is told once; it goes on."""
+    async with serving(repo, url) as journal, a_client(url) as client:
         await client.ask(TOPICS.chunk("+"))
         await client.publish(TOPICS.want("stranger"), messages.encode(Want(keys=LISTED)), qos=1)
         for payload in (b"\xff", b"[]", b'{"keys": 1}', b"x" * 100_000):
@@ -174,6 +174,7 @@ async def test_strangers_and_malformed_wants_get_nothing(repo: Path, url: str):
         assert await quiet(client, 1.0) == {}
         await client.publish(TOPICS.want("pi-2"), messages.encode(Want(keys=LISTED[:1])), qos=1)
         assert list(await received(client, 1)) == [TOPICS.chunk(LISTED[0])]
+        assert journal.names.count("dropped") == 1
 
 
 async def test_the_repository_is_retained_and_changes_follow(repo: Path, url: str):
