@@ -6,8 +6,8 @@ import pytest
 
 from faults import campaign
 
-#: A minute of waiting for keepalives is not for every day.
-collect_ignore = ["test_pulled_cable.py"] if campaign.IS_SHORT else []
+#: Minutes of waiting for keepalives and time limits are not for every day.
+collect_ignore = ["test_hostile_broker.py", "test_pulled_cable.py"] if campaign.IS_SHORT else []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
