@@ -165,7 +165,7 @@ async def test_a_wanted_chunk_arrives_and_an_unlisted_one_does_not(repo: Path, u
 
 
 async def test_strangers_and_malformed_wants_get_nothing(repo: Path, url: str):
-    """A device that isn't enrolled, and bytes that are no want, are answered with silence; the operator is told once; it goes on."""
+    """A device that isn't enrolled, and bytes that are no want, get silence; the operator is told once."""
     async with serving(repo, url) as journal, a_client(url) as client:
         await client.ask(TOPICS.chunk("+"))
         await client.publish(TOPICS.want("stranger"), messages.encode(Want(keys=LISTED)), qos=1)
