@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 import pytest
 
+from edgeml_agent.link.link import RECONNECT_MAX_S
 from faults import campaign
 from faults.mitm import Frame, Line, Meddle, Mitm
 from faults.stage import TOPICS
-from faults.world import World, until, world
+from faults.world import TIMEOUT_S, World, until, world
 
 CHUNK: Final = TOPICS.chunk("")
 #: 20 chunks.
@@ -130,7 +131,9 @@ def test_connections_reset_in_the_midst_of_an_update(made: World, road: Mitm) ->
         time.sleep(chance.uniform(0.1, 1.0))
         road.cut()
         campaign.count("connections reset")
-        until(lambda connections=connections: road.connections > connections, "the agent connects again")
+        # After the bad roads before this one the agent waits longer each time.
+        again_s = RECONNECT_MAX_S + TIMEOUT_S
+        until(lambda connections=connections: road.connections > connections, "the agent connects again", again_s)
     made.converges(version)
     campaign.count("bad roads that an update came over")
 
