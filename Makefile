@@ -74,7 +74,7 @@ docs: setup $(CLIENTS)/.ready
 	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
 
 bench: setup
-	@for program in $(filter-out benchmarks/delivery_%,$(wildcard benchmarks/*.py)); do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
+	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
 
 # Debian packages that the tests need, each behind a program that tells whether it is there. As root they are installed;
 # otherwise this says which command does it.

@@ -20,10 +20,10 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 PARTS: Final = {
-    "size": ("delivery_size", "delivery_memory"),
-    "many": ("delivery_many",),
-    "speed": ("delivery_speed",),
-    "relay": ("delivery_relay",),
+    "size": ("delivery_parts.size", "delivery_parts.memory"),
+    "many": ("delivery_parts.many",),
+    "speed": ("delivery_parts.speed",),
+    "relay": ("delivery_parts.relay",),
 }
 
 

@@ -6,7 +6,6 @@ processes of their own; both doors lead to the same model, `y = x * 2 + 1`, and 
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import os
@@ -14,11 +13,13 @@ import statistics
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from serving import ask
 
 from edgeml_core.messages import Topics
 from integration.delivery_site import DEVICE, FLEET, MODEL, Site, site
@@ -30,6 +31,8 @@ OWN = TOPICS.client("bench", DEVICE)
 TURNS = 10
 REQUESTS = 200
 IN_FLIGHT = 16
+
+_web = partial(ask, path=PATH, body=BODY)
 
 
 class Asker:
@@ -89,20 +92,6 @@ def _measure(made: Site) -> None:
     print(f"p99 of one request:        MQTT {p99[0]:.2f} ms, HTTP {p99[1]:.2f} ms")
     web, mqtt = statistics.median(web_per_s), statistics.median(mqtt_per_s)
     print(f"requests/s, {IN_FLIGHT} in flight: MQTT {mqtt:.0f}, HTTP {web:.0f}: {mqtt / web:.2f} times")
-
-
-def _web(port: int, count: int) -> list[float]:
-    link, times_ms = http.client.HTTPConnection("127.0.0.1", port), []
-    for _ in range(count):
-        begun = time.perf_counter()
-        link.request("POST", PATH, BODY, {"Content-Type": "application/json"})
-        response = link.getresponse()
-        answer = response.read()
-        times_ms.append((time.perf_counter() - begun) * 1000)
-        if response.status != http.client.OK:
-            raise RuntimeError(answer.decode())
-    link.close()
-    return times_ms
 
 
 def _mqtt(asker: Asker, count: int) -> list[float]:

@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def _latency(port: int, run_ms: float) -> None:
-    times_ms = _ask(port, REQUESTS)
+    times_ms = ask(port, REQUESTS)
     p50_ms = statistics.median(times_ms)
     print(f"p50 over HTTP:             {p50_ms:.3f} ms; session.run {run_ms:.3f} ms; added {p50_ms - run_ms:.3f} ms")
 
 
 def _health_under_load(port: int) -> None:
     quiet_ms = [_get(port, "/health/live") for _ in range(300)]
-    clients = [threading.Thread(target=_ask, args=(port, REQUESTS // 4)) for _ in range(8)]
+    clients = [threading.Thread(target=ask, args=(port, REQUESTS // 4)) for _ in range(8)]
     for client in clients:
         client.start()
     loaded_ms = []
@@ -80,12 +80,12 @@ def _swaps(server: subprocess.Popen[str]) -> None:
     print(f"RSS after {SWAPS} swaps:        {after / before:.2f} times before ({before / MIB:.0f} MiB)")
 
 
-def _ask(port: int, count: int) -> list[float]:
+def ask(port: int, count: int, *, path: str = PATH, body: str = BODY) -> list[float]:
     """The times in ms of `count` inferences on one connection, the first tenth not counted."""
     link, times_ms = http.client.HTTPConnection("127.0.0.1", port), []
     for _ in range(count):
         begun = time.perf_counter()
-        link.request("POST", PATH, BODY, {"Content-Type": "application/json"})
+        link.request("POST", path, body, {"Content-Type": "application/json"})
         response = link.getresponse()
         answer = response.read()
         times_ms.append((time.perf_counter() - begun) * 1000)

@@ -10,8 +10,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-import delivery_models
-
+from delivery_parts import models as trained
 from integration.relayed_site import relayed_site, update_all, update_one
 
 DEVICES: Final = 50
@@ -21,7 +20,7 @@ MOST: Final = 1.05
 def run(folder: Path, models: Path) -> None:
     """Print both."""
     models.mkdir(parents=True, exist_ok=True)
-    bundles = delivery_models.make(models)
+    bundles = trained.make(models)
     with relayed_site(folder / "relay", DEVICES) as site:
         for version, name in (("1", "a whole release"), ("2", "an update of it")):
             site.publish(bundles[version])

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import delivery_models
-import delivery_rivals
 import numpy as np
 
+from delivery_parts import models as trained
+from delivery_parts import rivals
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml_core.bundle import BundleReader
@@ -26,12 +26,12 @@ UPDATES = {"2": ("one more epoch", 0.08), "3": ("fitted anew", 0.15)}
 def run(folder: Path, models: Path) -> None:
     """Print the table of both updates."""
     models.mkdir(parents=True, exist_ok=True)
-    bundles = delivery_models.make(models)
+    bundles = trained.make(models)
     sent = _updates(folder / "site", bundles)
     for version, (name, most) in UPDATES.items():
         old, new = bundles["1"], bundles[version]
-        others = delivery_rivals.sizes(old, new, folder)
-        full = others[delivery_rivals.WHOLE]
+        others = rivals.sizes(old, new, folder)
+        full = others[rivals.WHOLE]
         print(f"{name}: {_changed(old, new):.1%} of the weights' bytes changed, {new.stat().st_size:,} bytes")
         for tool, size in {"edgeml, all bytes of TCP": sent[version], **others}.items():
             print(f"  {tool:40} {size:12,}  {size / full:6.1%}")

@@ -1,4 +1,4 @@
-"""Peak memory of the device's side (`delivery_device.py`), installing and updating a 400 MB model."""
+"""Peak memory of the device's side (`device.py`), installing and updating a 400 MB model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BYTES_APART: Final = 20
 MOST_BYTES: Final = 40 * 1024**2
 SETTLE_S: Final = 3.0
 TIMEOUT_S: Final = 180.0
-DEVICE: Final = Path(__file__).with_name("delivery_device.py")
+DEVICE: Final = Path(__file__).with_name("device.py")
 
 
 def run(folder: Path, _models: Path) -> None:

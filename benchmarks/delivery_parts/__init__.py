@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/delivery.py`: each prints its own figures."""
