@@ -11,6 +11,7 @@ import os
 import signal
 import ssl
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeml_agent import locks, log, ports
@@ -65,9 +66,19 @@ def run(settings: Settings) -> None:
         raise UsageError("usage", f"another agent runs on {settings.store.dir}", "stop it, or use another [store] dir")
     with lock, contextlib.suppress(asyncio.CancelledError):
         try:
-            asyncio.run(_run(settings))
+            with asyncio.Runner(loop_factory=_event_loop()) as runner:
+                runner.run(_run(settings))
         except BaseExceptionGroup as group:
             raise _first(group) from group
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """That of uvloop, which sends an answer's head and body together, where it is installed; else Python's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - there are boards without a wheel of it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _run(settings: Settings) -> None:

@@ -87,7 +87,7 @@ def _problems(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Itera
         array = inputs.get(spec.name)
         if array is None:
             yield f"input {spec.name!r} is missing"
-        elif array.dtype.name != spec.dtype:
+        elif array.dtype != spec.dtype:
             yield f"input {spec.name!r} is {array.dtype.name}, not {spec.dtype}"
         elif not fits(array.shape, spec.shape):
             yield f"input {spec.name!r} has shape {list(array.shape)}, not {list(spec.shape)}"

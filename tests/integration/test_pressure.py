@@ -5,13 +5,14 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 from tests import tiny_models
 from tests.integration.test_serving import TASK_BODY, server, unpacked
 
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import QUEUE_MAX, Predict
+from edgeml_agent.serve.worker import AT_ONCE_MAX_BYTES, QUEUE_MAX, Predict
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
 
 #: The target is 0.1 s on a quiet machine, which a benchmark holds; here others may run.
@@ -125,6 +126,47 @@ def test_each_who_is_refused_is_told_a_later_time(tmp_path):
     assert told == sorted(told)
     assert 9 <= told[0] <= 11
     assert 14 <= told[-1] <= 17
+
+
+def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
+    """On the event loop, without a way to the model's thread; not beside another, and not one whose length is open."""
+    go_on = threading.Event()
+
+    async def use(models):
+        here, small = threading.get_ident(), AT_ONCE_MAX_BYTES
+        quick = await models.run("tiny", _thread, size_bytes=small)
+        unknown = await models.run("tiny", _thread)
+        long = await models.run("tiny", _thread, size_bytes=small + 1)
+        blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20)))
+        await asyncio.sleep(0)
+        beside = asyncio.create_task(models.run("tiny", _thread, size_bytes=small))
+        await asyncio.sleep(0)
+        go_on.set()
+        await blocking
+        return [ran == here for ran in (quick, unknown, long, await beside)], dict(_outcomes(models))
+
+    assert serving(tmp_path, use) == ([True, False, False, False], {"ok": 5})
+
+
+def test_a_model_that_became_slow_is_no_longer_run_at_once(tmp_path):
+    """What a hot board makes of it keeps nobody else waiting; an error there is its request's own."""
+
+    async def use(models):
+        with pytest.raises(UsageError, match="no input"):
+            await models.run("tiny", lambda model: model.infer({"z": np.zeros(1)}), size_bytes=1)
+        at_once = [await models.run("tiny", _slow_thread, size_bytes=1) for _ in range(2)]
+        return [ran == threading.get_ident() for ran in at_once]
+
+    assert serving(tmp_path, use) == [True, False]
+
+
+def _thread(_):
+    return threading.get_ident()
+
+
+def _slow_thread(_):
+    time.sleep(0.05)
+    return threading.get_ident()
 
 
 def test_requests_behind_each_other_share_a_run_where_it_pays(tmp_path):

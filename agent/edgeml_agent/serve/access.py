@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from edgeml_core.errors import EdgemlError, UsageError
 
 TOKEN_MIN_CHARS: Final = 16
 TOKEN_FILE_MAX_BYTES: Final = 4096
+#: Host headers whose meaning is remembered: clients send the same few with every request.
+HOSTS_REMEMBERED: Final = 32
 #: What needs no token: a watchdog's questions, whose answers are two booleans, and the page, which asks for the token.
 OPEN_PATHS: Final = frozenset(
     {"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", *page.FILES}
@@ -35,8 +38,7 @@ class Rules:
 
     def refusal(self, path: str, headers: Headers) -> EdgemlError | None:
         """Why a request isn't let in; None when it is."""
-        host = _name(headers.get("host", ""))
-        if self.local_only and not is_local(host):
+        if self.local_only and not _names_local(headers.get("host", "")):
             hint = "use http://localhost or 127.0.0.1, or listen on another address with a token"
             return UsageError("origin-refused", "this server answers to names of this machine only", hint)
         origin = headers.get("origin")
@@ -73,11 +75,12 @@ def is_local(host: str) -> bool:
         return False
 
 
-def _name(host_header: str) -> str:
+@lru_cache(maxsize=HOSTS_REMEMBERED)
+def _names_local(host_header: str) -> bool:
     try:
-        return urlsplit(f"//{host_header}").hostname or ""
+        return is_local(urlsplit(f"//{host_header}").hostname or "")
     except ValueError:
-        return ""
+        return False
 
 
 def _read_token(path: Path) -> str:

@@ -36,9 +36,9 @@ def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lam
     """
     app = Starlette(
         routes=[
+            *oip.routes(models, info),
             *predict.routes(models),
             *openai.routes(models),
-            *oip.routes(models, info),
             *health.routes(info, root="/health"),
             *page.routes(models, info),
             *metrics_door.routes(models, info, further),

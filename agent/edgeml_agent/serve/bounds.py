@@ -66,7 +66,7 @@ class UntilReady:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, as soon as it makes sense; health and the page are told at once."""
-        if scope["path"] not in AT_ONCE:
+        if not self._info.ready() and scope["path"] not in AT_ONCE:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_MAX_S):
                     while not self._info.ready():  # noqa: ASYNC110 - once in a run, for as long as models load

@@ -28,34 +28,43 @@ class Cores:
     @contextmanager
     def borrowed(self, wanted: int) -> Iterator[None]:
         """Have `wanted` cores, at most all of them, for as long as the block runs; waits until they are free."""
-        wanted = min(wanted, self.count)
         self._take(wanted)
         try:
             yield
         finally:
-            self._give_back(wanted)
+            self.give_back(wanted)
+
+    def take_free(self, wanted: int) -> bool:
+        """Have `wanted` cores, at most all of them, until `give_back`, if nobody waits for that; whether it is so."""
+        with self._lock:
+            return self._took(min(wanted, self.count))
+
+    def give_back(self, held: int) -> None:
+        """Return what `take_free` gave."""
+        with self._lock:
+            self._free += min(held, self.count)
+            while self._waiting and self._waiting[0][0] <= self._free:
+                wanted, turn = self._waiting.popleft()
+                self._free -= wanted
+                turn.release()
 
     def give_way(self, held: int) -> None:
         """Between two runs of one borrower of `held` cores: those who wait have them first, then it has them back."""
-        held = min(held, self.count)
         if self._waiting:
-            self._give_back(held)
+            self.give_back(held)
             self._take(held)
 
     def _take(self, wanted: int) -> None:
+        wanted = min(wanted, self.count)
         with self._lock:
-            if not self._waiting and wanted <= self._free:
-                self._free -= wanted
+            if self._took(wanted):
                 return
             turn = Lock()
             turn.acquire()
             self._waiting.append((wanted, turn))
         turn.acquire()
 
-    def _give_back(self, count: int) -> None:
-        with self._lock:
-            self._free += count
-            while self._waiting and self._waiting[0][0] <= self._free:
-                wanted, turn = self._waiting.popleft()
-                self._free -= wanted
-                turn.release()
+    def _took(self, wanted: int) -> bool:
+        is_free = not self._waiting and wanted <= self._free
+        self._free -= wanted if is_free else 0
+        return is_free

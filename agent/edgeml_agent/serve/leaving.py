@@ -6,8 +6,8 @@ A handler reads the whole body first: afterwards the connection has nothing more
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 
@@ -19,30 +19,29 @@ GRACE_S: Final = 0.02
 T = TypeVar("T")
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_left(request: Request, work: Awaitable[T]) -> T:
     """What comes of `work`, which is cancelled when the client closes its connection.
 
     Raises:
         TransportError: `client-left`; nobody reads it.
     """
-    working = asyncio.ensure_future(work)
+    loop, watching = asyncio.get_running_loop(), set[asyncio.Task[None]]()
     try:
-        if not (await asyncio.wait({working}, timeout=GRACE_S))[0]:
-            await _first(working, asyncio.ensure_future(_left(request)))
-        if working.done():
-            return working.result()
-        raise TransportError("client-left", "the client closed the connection before it was answered")
+        async with asyncio.timeout(None) as patience:
+            watch = loop.call_later(GRACE_S, lambda: watching.add(loop.create_task(_end_with(request, patience))))
+            return await work
+    except TimeoutError as error:
+        if not patience.expired():
+            raise
+        raise TransportError("client-left", "the client closed the connection before it was answered") from error
     finally:
-        working.cancel()
+        watch.cancel()
+        for task in watching:
+            task.cancel()
 
 
-async def _first(working: asyncio.Future[Any], leaving: asyncio.Future[None]) -> None:
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-
-
-async def _left(request: Request) -> None:
+async def _end_with(request: Request, patience: asyncio.Timeout) -> None:
+    """When the client leaves, the time is up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    patience.reschedule(asyncio.get_running_loop().time())

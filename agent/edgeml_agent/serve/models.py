@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from edgeml_agent.serve import sharing
+from edgeml_agent.serve.calibration import Calibration, calibrated
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
 from edgeml_agent.serve.worker import Noticed, Stoppable, Worker
@@ -92,7 +92,13 @@ class Models:
         return served
 
     async def run(
-        self, name: str, call: Callable[[Model], T], *, version: str | None = None, deadline_s: float | None = None
+        self,
+        name: str,
+        call: Callable[[Model], T],
+        *,
+        version: str | None = None,
+        deadline_s: float | None = None,
+        size_bytes: int | None = None,
     ) -> T:
         """What `call` makes of the model, in that model's thread. Cancel it, and what hasn't begun is forgotten.
 
@@ -100,6 +106,7 @@ class Models:
             call: reads its version from `model.manifest`: a swap may come between asking and running. A
                 `worker.Predict` may share a run with others.
             deadline_s: on the clock `time.monotonic`.
+            size_bytes: of the request, where its call is one run and what goes with it.
 
         Raises:
             UsageError: `model-unknown`.
@@ -109,7 +116,9 @@ class Models:
         with self._counted(name):
             worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
-            answer = worker.submit(call, deadline_s)
+            answer = worker.submit(call, deadline_s, size_bytes=size_bytes)
+            if answer.done():
+                return answer.result()
             try:
                 async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
                     return await answer
@@ -237,9 +246,9 @@ class Models:
         await asyncio.shield(closing)
 
     async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:
-        model, share = await asyncio.to_thread(_open_warm, folder, manifest)
+        model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)
         noticed = Noticed(partial(self.counts.waited, name), partial(self.counts.wrote, name))
-        return Worker(model, self._cores, share=share, noticed=noticed)
+        return Worker(model, self._cores, calibration=calibration, noticed=noticed)
 
     @contextmanager
     def _counted(self, name: str) -> Iterator[None]:
@@ -259,12 +268,12 @@ class Models:
             self.counts.add(name if name in self._served else "", code, time.perf_counter() - started)
 
 
-def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, int]:
-    """A model that ran once, so that its first client doesn't wait for what engines do then; how many share a run."""
+def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:
+    """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs."""
     model = Model.open(folder, manifest)
     cases = [
         {name: tensors.from_data(data) for name, data in case.inputs.items()}
         for case in golden.decode((folder / manifest.golden.path).read_bytes())
     ]
     model.infer(cases[0])
-    return model, sharing.requests_per_run(model, cases)
+    return model, calibrated(model, cases)

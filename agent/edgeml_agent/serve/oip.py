@@ -70,21 +70,25 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         body = await bodies.read(request)
         asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
-        answering = models.run(name, partial(_answer, asked), version=version, deadline_s=deadline_s)
+        call = partial(_answer, asked)
+        answering = models.run(name, call, version=version, deadline_s=deadline_s, size_bytes=len(body))
         answer = await unless_left(request, answering)
         return await bodies.aside(
             len(answer.body), partial(_response, answer, request.headers.get("accept-encoding", ""))
         )
 
-    per_model = (("", metadata, "GET"), ("/config", config, "GET"), ("/ready", ready, "GET"), ("/infer", infer, "POST"))
+    per_model = (("", metadata), ("/config", config), ("/ready", ready))
+    versions = ("", "/versions/{version}")
+    # What is asked most is looked up first.
     return [
+        *(Route(f"/v2/models/{{name}}{version}/infer", infer, methods=["POST"]) for version in versions),
         Route("/v2", server, methods=["GET"]),
         *health.routes(info, root="/v2/health"),
         *oip_repository.routes(models),
         *(
-            Route(f"/v2/models/{{name}}{version}{ending}", endpoint, methods=[method])
-            for version in ("", "/versions/{version}")
-            for ending, endpoint, method in per_model
+            Route(f"/v2/models/{{name}}{version}{ending}", endpoint, methods=["GET"])
+            for version in versions
+            for ending, endpoint in per_model
         ),
     ]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ DATATYPES: Final[dict[DType, str]] = {
     "bool": "BOOL",
 }
 _DTYPES: Final[dict[str, DType]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+_NAMES: Final = {np.dtype(dtype): datatype for dtype, datatype in DATATYPES.items()}
 #: Texts or files, which the server itself turns into tensors.
 BYTES: Final = "BYTES"
 #: The upper half of a float32's bits; it comes in binary only and is widened to float32.
@@ -99,7 +100,7 @@ def to_binary(values: Array) -> bytes:
 
 def datatype(values: Array) -> str:
     """The protocol's name of an output's type."""
-    return BYTES if values.dtype.kind == "O" else DATATYPES[cast("DType", values.dtype.name)]
+    return BYTES if values.dtype.kind == "O" else _NAMES[values.dtype]
 
 
 def top_classes(values: Array, count: int, labels: Sequence[str]) -> Array:

@@ -49,12 +49,13 @@ def routes(models: Models) -> list[Route]:
         parse = _parser(request)
         body = await bodies.read(request)
         asked = Predict(parse=lambda model: parse(model, body), write=_written)
-        return responses.json_bytes(await unless_left(request, models.run(name, asked)))
+        answering = models.run(name, asked, size_bytes=len(body))
+        return responses.json_bytes(await unless_left(request, answering))
 
     return [
+        Route("/v1/models/{name}/predict", predict, methods=["POST"]),
         Route("/v1/models", listing, methods=["GET"]),
         Route("/v1/models/{name}", described, methods=["GET"]),
-        Route("/v1/models/{name}/predict", predict, methods=["POST"]),
     ]
 
 

@@ -2,7 +2,8 @@
 
 First in, first out. What is queued is forgotten as soon as whoever asked has gone or its deadline has passed; what
 runs can't be stopped, unless it looks whether it should. Requests that were asked one behind the other share a run
-where the model gains by it. Which model that is, and who asks, isn't known here.
+where the model gains by it. Where a run is shorter than the way to the thread and back, it is done on the event loop.
+Which model that is, and who asks, isn't known here.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from threading import Condition, Thread
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from edgeml_agent.serve import memory
+from edgeml_agent.serve.calibration import Calibration
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import Tally
 from edgeml_core.errors import OverloadedError, TransportError
+from edgeml_core.manifest import PromptInput
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 
 #: Requests of one model, the running one included. Past it a client is told when to come back.
 QUEUE_MAX: Final = 32
+#: A run and a request shorter than this are done at once: to the thread and back takes a quarter of a millisecond.
+AT_ONCE_MAX_S: Final = 0.000_25
+AT_ONCE_MAX_BYTES: Final = 8 * 1024
 RETRY_AFTER_MIN_S: Final = 1
 RETRY_AFTER_MAX_S: Final = 60
 #: How much the newest request counts in the running mean of the service time.
@@ -89,20 +95,21 @@ class Worker:
     """The thread of one model; it ends with `close`. Methods are called on the event loop that made it.
 
     Args:
-        share: how many requests may share a run; 1 where nothing is gained.
+        calibration: what was measured of the model.
         noticed: told of each request how long it waited for its run, and of each token that the model writes.
     """
 
-    def __init__(self, model: Model, cores: Cores, *, share: int, noticed: Noticed) -> None:
+    def __init__(self, model: Model, cores: Cores, *, calibration: Calibration, noticed: Noticed) -> None:
         #: Requests accepted and not yet answered, and the running mean of the time that one takes.
         self.pending = 0
-        self.service_s = 0.0
+        self.service_s = calibration.run_s
         #: Runs, and the time spent in them.
         self.ran = Tally()
         self._name = model.manifest.name
         self._threads = model.manifest.runtime.threads
         self._cores = cores
-        self._share = share
+        self._share = calibration.share
+        self._writes = isinstance(model.manifest.preprocess, PromptInput)
         self._noticed = noticed
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Job] = deque()
@@ -111,13 +118,17 @@ class Worker:
         self._closed = asyncio.Event()
         self._promised_s = 0.0
         model.wrote = partial(self._loop.call_soon_threadsafe, noticed.wrote)
-        Thread(target=self._work, args=[model], name=f"model-{self._name}", daemon=True).start()
+        self._model: Model | None = model
+        Thread(target=self._work, name=f"model-{self._name}", daemon=True).start()
 
-    def submit(self, call: Callable[[Model], T], deadline_s: float | None = None) -> asyncio.Future[T]:
-        """Put `call` at the end of the queue. Cancelling what is returned takes it back.
+    def submit(
+        self, call: Callable[[Model], T], deadline_s: float | None = None, *, size_bytes: int | None = None
+    ) -> asyncio.Future[T]:
+        """Put `call` at the end of the queue, or run it here and now. Cancelling what is returned takes it back.
 
         Args:
             deadline_s: on the clock `time.monotonic`; past it the call isn't begun.
+            size_bytes: of the request; None when it isn't known that it takes no more than a run and its writing.
 
         Raises:
             OverloadedError: the queue is full.
@@ -125,6 +136,10 @@ class Worker:
         if self.pending >= QUEUE_MAX:
             raise self._overloaded()
         job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
+        is_small = size_bytes is not None and size_bytes <= AT_ONCE_MAX_BYTES
+        if is_small and self._is_quick and not self.pending and self._cores.take_free(self._threads):
+            self._run_here(job)
+            return job.answer
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
         with self._changed:
@@ -138,6 +153,21 @@ class Worker:
             self._closing = True
             self._changed.notify()
         await self._closed.wait()
+
+    @property
+    def _is_quick(self) -> bool:
+        return self.service_s <= AT_ONCE_MAX_S and not self._writes
+
+    def _run_here(self, job: _Job) -> None:
+        """On the event loop, with cores already taken. As nothing is pending, the thread leaves the model alone."""
+        assert self._model is not None  # noqa: S101 - it is closed after the last submission
+        self.pending += 1
+        begun_s = time.perf_counter()
+        try:
+            result = _result(self._model, job)
+        finally:
+            self._cores.give_back(self._threads)
+        self._finish([job], [result], begun_s, time.perf_counter() - begun_s)
 
     def _overloaded(self) -> OverloadedError:
         """Each one that is refused is told a later time: they don't all come back at once."""
@@ -158,9 +188,8 @@ class Worker:
     def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], begun_s: float, took_s: float) -> None:
         """Hand the results of one run out; an exception is one, too."""
         self.pending -= len(jobs)
+        self.service_s += (took_s / len(jobs) - self.service_s) * (_NEWEST_SHARE if self.ran.count else 1)
         self.ran.add(took_s)
-        each_s = took_s / len(jobs)
-        self.service_s += (each_s - self.service_s) * (_NEWEST_SHARE if self.service_s else 1)
         for job, result in zip(jobs, results, strict=True):
             self._noticed.waited(begun_s - job.asked_s)
             if job.answer.done():
@@ -172,7 +201,9 @@ class Worker:
 
     # What follows runs in the model's thread.
 
-    def _work(self, model: Model) -> None:
+    def _work(self) -> None:
+        model = self._model
+        assert model is not None  # noqa: S101 - it is given up at the end of this
         while jobs := self._taken():
             with self._cores.borrowed(self._threads):
                 begun_s = time.perf_counter()
@@ -182,7 +213,7 @@ class Worker:
         try:
             model.close()
         finally:
-            del model
+            self._model = model = None
             memory.release()
             self._loop.call_soon_threadsafe(self._closed.set)
 

@@ -1,4 +1,4 @@
-"""Whether requests gain by sharing a run of a model on this machine: measured once, when it is loaded.
+"""How a model runs on this machine, measured when it is loaded: how long one run takes, and whether sharing one pays.
 
 A model whose weights come slowly from memory answers eight rows in little more than the time of one (5 to 7 times as
 many a second for an MLP); one that computes much per weight gains nothing and makes all of them wait (a conv net).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,29 +22,39 @@ SHARED_MAX: Final = 8
 GAIN_MIN: Final = 1.5
 #: What an answer may change by the company that it is computed in: dynamic quantization scales over all rows.
 TOLERANCE: Final = 1e-4
-#: A model slower than this isn't tried: the trial would keep its first client waiting.
+#: A model slower than this isn't tried in company: the trial would keep its first client waiting.
 TRIED_MAX_S: Final = 0.05
 _REPEATS: Final = 3
 
 Inputs = Mapping[str, Array]
 
 
-def requests_per_run(model: Model, cases: Sequence[Inputs]) -> int:
-    """How many requests should share a run; 1 where sharing doesn't pay or would change answers.
+class Calibration(NamedTuple):
+    """What was measured of a loaded model.
+
+    Attributes:
+        run_s: the median time of a run of one row.
+        share: how many requests should share a run; 1 where sharing doesn't pay or would change answers.
+    """
+
+    run_s: float
+    share: int
+
+
+def calibrated(model: Model, cases: Sequence[Inputs]) -> Calibration:
+    """Run the model alone and in company.
 
     Args:
         cases: golden inputs, a row each.
     """
-    if not model.takes_batches or any(array.shape[:1] != (1,) for array in cases[0].values()):
-        return 1
     alone_s, alone = _timed(model, cases[0])
-    if alone_s > TRIED_MAX_S:
-        return 1
+    if alone_s > TRIED_MAX_S or not model.takes_batches or any(it.shape[:1] != (1,) for it in cases[0].values()):
+        return Calibration(alone_s, 1)
     rows = [cases[0], *(case for case in cases[1:] if _shapes(case) == _shapes(cases[0]))]
     company = (rows * SHARED_MAX)[:SHARED_MAX]
     together_s, together = _timed(model, {name: np.concatenate([row[name] for row in company]) for name in cases[0]})
     same = all(np.allclose(together[name][:1], alone[name], rtol=TOLERANCE, atol=TOLERANCE) for name in alone)
-    return SHARED_MAX if same and alone_s * SHARED_MAX >= GAIN_MIN * together_s else 1
+    return Calibration(alone_s, SHARED_MAX if same and alone_s * SHARED_MAX >= GAIN_MIN * together_s else 1)
 
 
 def _shapes(case: Inputs) -> dict[str, tuple[int, ...]]:
