@@ -30,7 +30,7 @@ from edgeml_core.calls import Call, Reply, Reproduced
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.manifest import Manifest
-from edgeml_core.messages import DeviceState, Report
+from edgeml_core.messages import DeviceState, Report, Tuned
 from edgeml_runtime.board import Board
 
 DEVICE = "board-1"
@@ -226,6 +226,12 @@ class MemoryTrust:
         return self.manifests[digest]
 
 
+TUNED = Tuned(
+    threads=1, share=1, prepared=False, saved_bytes=0, exported_ms=2.0, tuned_ms=1.0, predicted_ram_bytes=1,
+    measured_ram_bytes=1,
+)  # fmt: skip
+
+
 class MemoryProber:
     """Lets every release pass but those in `failures`."""
 
@@ -234,6 +240,7 @@ class MemoryProber:
         self.failures: dict[str, EdgemlError] = {}
         self.refusal: DeviceError | None = None
         self.probed: list[str] = []
+        self.tuned: list[str] = []
         self.answers_go = asyncio.Event()
         self.answers_go.set()
 
@@ -253,6 +260,14 @@ class MemoryProber:
             raise self.failures[manifest.version]
         return Probed(min_cosine=1.0, max_abs=0.0, first_ms=1.0, median_ms=1.0, peak_rss_bytes=1)
 
+    async def tune(self, folder: Path, manifest: Manifest) -> Tuned:
+        """Find the same for every release, unless its version is in `failures`."""
+        await asyncio.sleep(0)
+        if manifest.version in self.failures:
+            raise self.failures[manifest.version]
+        self.tuned.append(manifest.version)
+        return TUNED
+
     async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
         """Probe, and say so when `answers_go` is set."""
         found = await self.probe(folder, manifest)
@@ -266,6 +281,7 @@ class MemoryServer:
     def __init__(self, life: Life | None = None) -> None:
         self._life = life or Life()
         self.live: dict[str, str] = {}
+        self.reloaded: list[str] = []
         self.failures: set[str] = set()
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
@@ -276,6 +292,10 @@ class MemoryServer:
             raise DeviceError("runtime-failed", f"{manifest.version} can't be loaded")
         self.live[name] = manifest.version
 
+    async def reload(self, name: str) -> None:
+        """Load what answers anew."""
+        self.reloaded.append(name)
+
 
 class Bench:
     """An agent on memory ports, with a real store in a folder; `start` again is what a restart makes of it."""
@@ -284,6 +304,7 @@ class Bench:
         self.folder = folder
         self.clock = FakeClock()
         self.calendar: Calendar = AtOnce()
+        self.tunes = False
         self.life = Life()
         self.said = MemoryLink()
         self.trust = MemoryTrust()
@@ -315,7 +336,14 @@ class Bench:
         self.agent = Agent(DEVICE, BOARD, ports, self.telling)
         calls = Calls(self.link, self.releases, self.prober)
         self.daemon = Daemon(
-            self.agent, self.link, self.store, self.telling, calls=calls, clock=self.clock, folder=self.folder
+            self.agent,
+            self.link,
+            self.store,
+            self.telling,
+            calls=calls,
+            clock=self.clock,
+            folder=self.folder,
+            tunes=self.tunes,
         )
 
     def release(self, draft: Manifest, files: dict[str, bytes]) -> Wanted:

@@ -25,6 +25,7 @@ from edgeml_agent.releases import Bases, Partial, Release, Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
 from edgeml_agent.trust.groups import GroupKeys
+from edgeml_agent.tune import tuned
 from edgeml_core import desired, lifecycle, names
 from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment
@@ -73,6 +74,8 @@ class Agent:
         self._swapping = asyncio.Lock()
         #: The releases that answer now, by model.
         self.serving: dict[str, str] = {}
+        #: The releases for which the best way to run was sought in this run; one that failed isn't sought again.
+        self._tuned: set[str] = set()
 
     async def desired(self) -> dict[str, Deployment]:
         """What the signed fleet document wants this device to run, by model.
@@ -218,6 +221,23 @@ class Agent:
         await self._ports.server.activate(name, folder, release.manifest, deployment)
         self.serving[name] = release.digest
         log.event("serving", model=name, version=release.manifest.version, deployment=deployment)
+
+    async def tune(self, name: str) -> None:
+        """Find out, once, how the release that answers for `name` runs best here, and let it run so."""
+        digest = self.serving[name]
+        folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
+        if digest in self._tuned or await asyncio.to_thread(tuned.read, folder, release.manifest) is not None:
+            return
+        self._tuned.add(digest)
+        try:
+            found = await self._ports.prober.tune(folder, release.manifest)
+            async with self._swapping:
+                if self.serving.get(name) == digest:
+                    await self._ports.server.reload(name)
+        except EdgemlError as error:
+            log.failure("not tuned", error, model=name)
+        else:
+            self._telling.tuned(self._ports.store.record(name), found)
 
     def _open(self, release: Release) -> tuple[Partial, list[str], Bases]:
         records = self._ports.store.records()

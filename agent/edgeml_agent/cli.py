@@ -23,6 +23,7 @@ from edgeml_core.errors import DeviceError, EdgemlError, UsageError
 
 if TYPE_CHECKING:
     from edgeml_agent.status import ModelStatus
+    from edgeml_core.messages import Tuned
     from edgeml_runtime.checkup import Check
 
 EXIT_INTERRUPTED: Final = 130
@@ -136,7 +137,14 @@ def _models(given: Arguments) -> None:
 def _model_line(model: ModelStatus) -> str:
     serves = f"{model.version} ({model.target}, {model.format})" if model.version else "nothing"
     failure = f": error[{model.code}]: {model.message}" if model.code else ""
-    return f"{model.name}: serves {serves}; update to {model.wanted_version or 'nothing'} {model.state}{failure}"
+    tuned = f"; tuned: {_tuned(model.tuned)}" if model.tuned else ""
+    return f"{model.name}: serves {serves}{tuned}; update to {model.wanted_version or 'nothing'} {model.state}{failure}"
+
+
+def _tuned(found: Tuned) -> str:
+    prepared = f", weights mapped ({found.saved_bytes / 1024**2:.0f} MiB saved)" if found.prepared else ""
+    how = f"{found.threads} thread(s), up to {found.share} request(s) a run{prepared}"
+    return f"{how}, {found.exported_ms:.2f} -> {found.tuned_ms:.2f} ms"
 
 
 def _rollback(given: Arguments) -> None:

@@ -34,6 +34,7 @@ CRASHES_MAX: Final = 3
 LOOK_EVERY_S: Final = 600.0
 STORE_LOOK_EVERY_S: Final = 1.0
 CLOCK_LOOK_EVERY_S: Final = 60.0
+TUNE_LOOK_EVERY_S: Final = 5.0
 RETRY_FIRST_S: Final = 2.0
 RETRY_MAX_S: Final = 300.0
 ATTEMPTS_MAX: Final = 8
@@ -49,10 +50,20 @@ class Daemon:
 
     Args:
         folder: the store's, where the lock lies.
+        tunes: whether to find out how models run best here.
     """
 
     def __init__(
-        self, agent: Agent, link: Link, store: Store, telling: Telling, *, calls: Calls, clock: Clock, folder: Path
+        self,
+        agent: Agent,
+        link: Link,
+        store: Store,
+        telling: Telling,
+        *,
+        calls: Calls,
+        clock: Clock,
+        folder: Path,
+        tunes: bool = False,
     ) -> None:
         self._agent = agent
         self._link = link
@@ -60,6 +71,7 @@ class Daemon:
         self._store = store
         self._telling = telling
         self._clock = clock
+        self._tunes = tunes
         self._lock_path = folder / locks.UPDATE
         self._one_at_a_time = asyncio.Lock()
         self._updates: dict[str, tuple[str, asyncio.Task[None]]] = {}
@@ -75,6 +87,7 @@ class Daemon:
                 tasks.create_task(self._follow_fleet(tasks))
                 tasks.create_task(self._follow_store())
                 tasks.create_task(self._prove())
+                tasks.create_task(self._tune())
                 tasks.create_task(self._calls.run())
         finally:
             # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
@@ -215,6 +228,14 @@ class Daemon:
         while (lock := locks.take(self._lock_path)) is None:
             await self._clock.sleep(STORE_LOOK_EVERY_S)
         return lock
+
+    async def _tune(self) -> None:
+        """See how what serves runs best here, when no update is under way."""
+        while self._tunes:
+            await self._clock.sleep(TUNE_LOOK_EVERY_S)
+            for name in list(self._agent.serving):
+                async with self._one_at_a_time:
+                    await self._agent.tune(name)
 
     async def _follow_store(self) -> None:
         """Serve what another process, such as `edgeml-agent rollback`, has put into the store."""

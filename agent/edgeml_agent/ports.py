@@ -14,7 +14,7 @@ import msgspec
 from edgeml_core.calls import Call, Reply
 from edgeml_core.desired import FleetDocument
 from edgeml_core.manifest import Manifest
-from edgeml_core.messages import DeviceState, Report
+from edgeml_core.messages import DeviceState, Report, Tuned
 
 
 class Clock(Protocol):
@@ -176,6 +176,14 @@ class Prober(Protocol):
         """
         ...
 
+    async def tune(self, folder: Path, manifest: Manifest) -> Tuned:
+        """Find the best way to run the model here, at low priority, and remember it in `folder`.
+
+        Raises:
+            DeviceError: `probe-crashed`, `golden-mismatch`, `runtime-failed` or `store-failed`.
+        """
+        ...
+
     async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
         """Probe or bench the model as a call asks, at low priority; errors are in the reply.
 
@@ -193,5 +201,13 @@ class ModelServer(Protocol):
 
         Raises:
             DeviceError: it can't be loaded or run; what was served before still is.
+        """
+        ...
+
+    async def reload(self, name: str) -> None:
+        """Load the model's version anew, as it was tuned meanwhile; the one loaded before answers until then.
+
+        Raises:
+            UsageError: `model-unknown`. DeviceError: as for `activate`.
         """
         ...

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgeml_agent import locks, log, ports
+from edgeml_agent import locks, log, memory, ports
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.daemon import Daemon
 from edgeml_agent.hours import DeviceCalendar
@@ -61,6 +61,7 @@ def run(settings: Settings) -> None:
     Raises:
         UsageError: another agent uses the store, or the settings can't be used. DeviceError: the store fails.
     """
+    memory.return_large_blocks()
     lock = locks.take(settings.store.dir / locks.AGENT)
     if lock is None:
         raise UsageError("usage", f"another agent runs on {settings.store.dir}", "stop it, or use another [store] dir")
@@ -172,7 +173,8 @@ def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> 
     )
     agent = Agent(settings.device.id, machine, world, telling)
     calls = Calls(link, releases, prober)
-    return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder)
+    tunes = settings.serve.tune
+    return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder, tunes=tunes)
 
 
 def _first(group: BaseException) -> BaseException:

@@ -62,7 +62,7 @@ class HttpAddress(msgspec.Struct, frozen=True, kw_only=True):
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The HTTP server, over TLS where it has `cert` and `key`, and whether models can be asked over MQTT, too.
 
-    Over MQTT they are asked by whom the broker lets.
+    Over MQTT they are asked by whom the broker lets. `tune` is whether to find out how each release runs best here.
     """
 
     http: HttpAddress
@@ -70,6 +70,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     cert: Path | None = None
     key: Path | None = None
     mqtt: bool = False
+    tune: bool = True
 
 
 class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +290,7 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
         "cert": _Key(_path),
         "key": _Key(_path),
         "mqtt": _Key(_flag, "false"),
+        "tune": _Key(_flag, "true"),
     },
     "update": {"window": _Key(_hours), "fetch_window": _Key(_hours), "max_bytes_per_s": _Key(_size)},
     "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},

@@ -10,11 +10,16 @@ from edgeml_agent import locks
 from edgeml_agent.releases import Releases
 from edgeml_agent.settings import Settings
 from edgeml_agent.store import ModelRecord, Store
+from edgeml_agent.tune import tuned
 from edgeml_core.lifecycle import State
+from edgeml_core.messages import Tuned
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `version` is the one that answers, empty when none does; `wanted_version` is of the newest update."""
+    """One model. `version` is the one that answers, empty when none does; `wanted_version` is of the newest update.
+
+    `tuned` is how it runs here, where that was found out.
+    """
 
     name: str
     version: str
@@ -28,6 +33,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     wanted_version: str
     code: str
     message: str
+    tuned: Tuned | None
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +79,7 @@ def _is_running(settings: Settings) -> bool:
 
 def _model(record: ModelRecord, releases: Releases) -> ModelStatus:
     manifest = releases.read(record.active).manifest if record.active else None
+    found = tuned.read(releases.folder(record.active), manifest) if manifest else None
     return ModelStatus(
         name=record.name,
         version=manifest.version if manifest else "",
@@ -86,4 +93,5 @@ def _model(record: ModelRecord, releases: Releases) -> ModelStatus:
         wanted_version=record.version,
         code=record.code,
         message=record.message,
+        tuned=found,
     )

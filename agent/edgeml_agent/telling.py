@@ -19,7 +19,7 @@ from edgeml_core import __version__
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
 from edgeml_core.manifest import Manifest
-from edgeml_core.messages import DeviceState, ModelState, Report
+from edgeml_core.messages import DeviceState, ModelState, Report, Tuned
 from edgeml_runtime.board import Board
 
 PROGRESS_EVERY_S: Final = 5.0
@@ -71,6 +71,11 @@ class Telling:
         median_ms = round(probed.median_ms, 2)
         log.event("probed", model=record.name, median_ms=median_ms, peak_rss_bytes=probed.peak_rss_bytes)
         self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=median_ms))
+
+    def tuned(self, record: ModelRecord, found: Tuned) -> None:
+        """How the release that serves runs best here."""
+        log.event("tuned", model=record.name, **msgspec.structs.asdict(found))
+        self._voice.report(msgspec.structs.replace(self._report(record), tuned=found))
 
     def refused(self, error: EdgemlError) -> None:
         """Signed files were refused: nothing was changed by them. Told once, until they are believed again."""

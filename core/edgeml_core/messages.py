@@ -120,6 +120,23 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     message: str = ""
 
 
+class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+    """How a release runs best on one device: with how many threads, how many requests a run, weights prepared or not.
+
+    Times are medians of a run alone in ms, as exported and as tuned, of one comparison. The prediction of memory is the
+    bundle's; what was measured is what the loaded model takes beside what it maps from files.
+    """
+
+    threads: int
+    share: int
+    prepared: bool
+    saved_bytes: int
+    exported_ms: float
+    tuned_ms: float
+    predicted_ram_bytes: int
+    measured_ram_bytes: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What came of one deployment on one device, or how far it is. Counts are in bytes; no content, ever."""
 
@@ -134,6 +151,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_bytes: int = 0
     wire_bytes: int = 0
     probe_ms: float = 0.0
+    tuned: Tuned | None = None
 
 
 Message = Want | DeviceState | Report | Call | Reply

@@ -103,6 +103,26 @@ def load(path: Path, manifest: Manifest, *, threads: int | None = None) -> Sessi
             return LiteRtSession(path, manifest.runtime.options, threads=count)
 
 
+def prepare(path: Path, target: Path, manifest: Manifest) -> bool:
+    """Write the model with its weights as this CPU wants them: then they are mapped, not made at each load.
+
+    Args:
+        path: the model file. target: where the new one goes, its weights beside it.
+
+    Returns:
+        Whether the runtime can do that.
+
+    Raises:
+        DeviceError: `runtime-failed`.
+    """
+    if manifest.runtime.engine != "onnxruntime":
+        return False
+    from edgeml_runtime import ort  # noqa: PLC0415 -- only who needs this runtime loads it
+
+    ort.prepare(path, target, manifest.runtime.options)
+    return True
+
+
 def thread_count(manifest: Manifest, asked: int | None) -> int:
     """The threads that a model runs with: those asked for, else its manifest's, on the cores of this process."""
     return max(1, min(asked or manifest.runtime.threads, len(os.sched_getaffinity(0))))

@@ -32,8 +32,9 @@ BATCH_MAX: Final = 16
 class Model:
     """One bundle's model, loaded. Make it with `Model.open`."""
 
-    def __init__(self, session: Session, manifest: Manifest, prepare: Preparer) -> None:
+    def __init__(self, session: Session, manifest: Manifest, prepare: Preparer, *, threads: int | None = None) -> None:
         self.manifest: Final = manifest
+        self.threads: Final = engines.thread_count(manifest, threads)
         self.session: Final = session
         self.prepare: Final = prepare
         takes_batches = all(spec.shape[:1] == (-1,) for spec in manifest.inputs)
@@ -46,13 +47,14 @@ class Model:
         self.wrote: Callable[[], object] = lambda: None
 
     @classmethod
-    def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None) -> Model:
+    def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Model:
         """Load the model in `folder`.
 
         Args:
             folder: holds the manifest's files, already verified.
             manifest: the bundle's.
             threads: instead of the manifest's number.
+            path: the model's file, instead of the manifest's.
 
         Raises:
             DeviceError: `runtime-missing` or `runtime-failed`; `store-failed`, when a file can't be read.
@@ -61,7 +63,8 @@ class Model:
         if isinstance(manifest.postprocess, TokenClasses) and not isinstance(manifest.preprocess, TextInput):
             raise RejectedError("bundle-format", "token classes are asked of a model that takes no text")
         prepare = preparer(folder, manifest)
-        return cls(engines.load(folder / manifest.model, manifest, threads=threads), manifest, prepare)
+        session = engines.load(path or folder / manifest.model, manifest, threads=threads)
+        return cls(session, manifest, prepare, threads=threads)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs for whole input tensors.

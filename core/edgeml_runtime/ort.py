@@ -34,6 +34,12 @@ OPTIONS: Final = frozenset(
         "session.x64quantprecision",
     }
 )
+#: How a model is written with its weights packed; smaller ones than a page's quarter stay in the model file.
+PREPARED: Final = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+_WEIGHTS_NAME: Final = "session.optimized_model_external_initializers_file_name"
 #: Fatal ones only: an error is raised, with the same text that would be logged.
 _LOG_FATAL: Final = 4
 
@@ -80,6 +86,24 @@ class OrtSession:
     def close(self) -> None:
         """See `engines.Session.close`."""
         self._session = None
+
+
+def prepare(path: Path, target: Path, options: Mapping[str, str]) -> None:
+    """Write the model at `path` to `target` as onnxruntime optimized it, its weights packed for this CPU beside it.
+
+    Source: onnxruntime_session_options_config_keys.h. The result is good for this CPU and this version only.
+
+    Raises:
+        DeviceError: `runtime-failed`. RejectedError: as for `OrtSession`.
+    """
+    settings = _settings(options, threads=1)
+    settings.optimized_model_filepath = str(target)
+    for key, value in (PREPARED | {_WEIGHTS_NAME: f"{target.stem}.prepared"}).items():
+        settings.add_session_config_entry(key, value)
+    try:
+        onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    except _FAILURES as error:
+        raise _failed("prepare", error) from error
 
 
 def _settings(options: Mapping[str, str], threads: int) -> onnxruntime.SessionOptions:

@@ -18,12 +18,14 @@ from typing import Final
 
 import msgspec
 
+from edgeml_agent import memory
 from edgeml_agent.ports import Probed
 from edgeml_core import golden, messages
 from edgeml_core import manifest as manifests
 from edgeml_core.calls import Call, Refused, Reply, Reproduced
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.manifest import MANIFEST_NAME
+from edgeml_core.messages import Tuned
 from edgeml_runtime import board, engines, trial
 from edgeml_runtime import golden as golden_check
 
@@ -34,12 +36,15 @@ _PR_SET_PDEATHSIG: Final = 1
 #: What a call asks must not take CPU time from what serves: at 10 it has a tenth of what it competes with.
 NICENESS: Final = 10
 _CHOOSE_FIRST: Final = "1000"
+#: Instead of a call.
+TUNE: Final = "tune"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the child prints: one of the three."""
+    """What the child prints: one of them."""
 
     probed: Probed | None = None
+    tuned: Tuned | None = None
     reply: Reply | None = None
     refused: Refused | None = None
 
@@ -81,6 +86,15 @@ def answer(folder: Path, call: Call) -> Reply:
     )
 
 
+def tune(folder: Path) -> Tuned:
+    """Find the best way to run the bundle in `folder` on this machine; raises as `probe` does."""
+    from edgeml_agent.tune.sweep import Sweep  # noqa: PLC0415 - a probe doesn't wait for it
+
+    os.nice(NICENESS)
+    memory.return_large_blocks()
+    return Sweep(folder, manifests.decode((folder / MANIFEST_NAME).read_bytes())).run()
+
+
 def _be_expendable() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(ALARM_S)
@@ -91,7 +105,7 @@ def _be_expendable() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Probe the folder named, or do there what a call asks, and print the outcome."""
+    """Probe the folder named, tune it or do there what a call asks, and print the outcome."""
     _be_expendable()
     folder, *asked = arguments
     try:
@@ -105,6 +119,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _outcome(folder: Path, call: str = "") -> Outcome:
+    if call == TUNE:
+        return Outcome(tuned=tune(folder))
     if call:
         return Outcome(reply=answer(folder, messages.decode(call.encode(), Call)))
     return Outcome(probed=probe(folder))

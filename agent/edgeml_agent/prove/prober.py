@@ -15,12 +15,13 @@ from typing import Final
 import msgspec
 
 from edgeml_agent.ports import Probed
-from edgeml_agent.prove.probe import Outcome
+from edgeml_agent.prove.probe import TUNE, Outcome
 from edgeml_core import messages
 from edgeml_core.calls import TIMEOUT_S as CALL_TIMEOUT_S
 from edgeml_core.calls import Call, Reply
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
+from edgeml_core.messages import Tuned
 from edgeml_runtime import board, engines
 
 TIMEOUT_S: Final = 120.0
@@ -65,6 +66,13 @@ class ChildProber:
         if outcome.reply is None:
             raise _crashed(manifest, "gave an empty answer")
         return outcome.reply
+
+    async def tune(self, folder: Path, manifest: Manifest) -> Tuned:
+        """See `Prober.tune`."""
+        outcome = await self._outcome(manifest, self._timeout_s, str(folder), TUNE)
+        if outcome.tuned is None:
+            raise _crashed(manifest, "gave an empty answer")
+        return outcome.tuned
 
     async def _outcome(self, manifest: Manifest, timeout_s: float, *arguments: str) -> Outcome:
         """What the child prints, within its bounds of time and memory."""

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeml_agent.serve import memory, metrics, thermal
+from edgeml_agent import memory
+from edgeml_agent.serve import metrics, thermal
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.metrics import Metric
 from edgeml_agent.serve.models import Models

@@ -17,13 +17,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from edgeml_agent.serve.calibration import Calibration, calibrated
+from edgeml_agent import log
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
 from edgeml_agent.serve.worker import Noticed, Stoppable, Worker
+from edgeml_agent.tune import tuned
+from edgeml_agent.tune.calibration import Calibration, calibrated
 from edgeml_core import golden
-from edgeml_core.errors import EdgemlError, OverloadedError, TransportError, UsageError
+from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
+from edgeml_runtime import golden as golden_check
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
 
@@ -165,6 +168,19 @@ class Models:
             if old is not None:
                 await self._rest(old)
 
+    async def reload(self, name: str) -> None:
+        """Load the model's version anew, as it was tuned meanwhile; the one loaded before answers until then.
+
+        Raises:
+            UsageError: `model-unknown`. DeviceError: it can't be loaded; the one before still answers.
+        """
+        async with self._changing:
+            served = self.find(name)
+            if served.worker is not None:
+                worker = await self._load(name, served.folder, served.manifest)
+                old, served.worker = served.worker, worker
+                await self._close(old)
+
     async def deactivate(self, name: str) -> None:
         """Stop serving `name`, after answering what is queued. No error when it isn't served."""
         async with self._changing:
@@ -238,8 +254,10 @@ class Models:
     async def _rest(self, served: Served) -> None:
         """Close a version's worker; who gives up waiting for it leaves it closing."""
         worker, served.worker = served.worker, None
-        if worker is None:
-            return
+        if worker is not None:
+            await self._close(worker)
+
+    async def _close(self, worker: Worker) -> None:
         closing = asyncio.create_task(worker.close())
         self._retiring.add(closing)
         closing.add_done_callback(self._retiring.discard)
@@ -269,11 +287,22 @@ class Models:
 
 
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:
-    """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs."""
+    """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs.
+
+    It runs as it was tuned here. Where it can't, it runs as it was exported, and is tuned anew.
+    """
+    cases = golden.decode((folder / manifest.golden.path).read_bytes())
+    inputs = [{name: tensors.from_data(data) for name, data in case.inputs.items()} for case in cases]
+    if found := tuned.read(folder, manifest):
+        path = tuned.prepared(folder, manifest) if found.prepared else None
+        try:
+            model = Model.open(folder, manifest, threads=found.threads, path=path)
+            golden_check.check(model.session, manifest, cases[:1])
+        except DeviceError as error:
+            log.failure("not run as tuned", error, model=manifest.name)
+            tuned.discard(folder)
+        else:
+            return model, calibrated(model, inputs)._replace(share=found.share)
     model = Model.open(folder, manifest)
-    cases = [
-        {name: tensors.from_data(data) for name, data in case.inputs.items()}
-        for case in golden.decode((folder / manifest.golden.path).read_bytes())
-    ]
-    model.infer(cases[0])
-    return model, calibrated(model, cases)
+    model.infer(inputs[0])
+    return model, calibrated(model, inputs)

@@ -18,10 +18,10 @@ from functools import partial
 from threading import Condition, Thread
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from edgeml_agent.serve import memory
-from edgeml_agent.serve.calibration import Calibration
+from edgeml_agent import memory
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import Tally
+from edgeml_agent.tune.calibration import Calibration
 from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_core.manifest import PromptInput
 from edgeml_runtime.model import Model
@@ -106,7 +106,7 @@ class Worker:
         #: Runs, and the time spent in them.
         self.ran = Tally()
         self._name = model.manifest.name
-        self._threads = model.manifest.runtime.threads
+        self._threads = model.threads
         self._cores = cores
         self._share = calibration.share
         self._writes = isinstance(model.manifest.preprocess, PromptInput)

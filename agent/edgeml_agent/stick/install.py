@@ -47,6 +47,9 @@ class NotServing:
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """See `ModelServer.activate`."""
 
+    async def reload(self, name: str) -> None:
+        """See `ModelServer.reload`."""
+
 
 def install(settings: Settings, source: Path) -> list[ModelRecord]:
     """Install what a repository's folder wants this device to run, or one bundle.

@@ -13,7 +13,7 @@ from edgeml_agent.hours import AtOnce, DeviceCalendar
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
-from fakes import Bench
+from fakes import TUNED, Bench
 from samples import a_manifest
 
 NAME = "sample"
@@ -397,3 +397,26 @@ def test_an_update_waits_for_an_install(bench):
     wish(bench, "1.0")
     lock = locks.take(bench.folder / locks.UPDATE)
     live(bench, lambda: lock.close() if bench.store.records() == {} else None, until=serves(bench, "1.0"))
+
+
+def test_what_serves_is_tuned_once_and_loaded_anew(bench):
+    """When no update is under way; the report says what was found. What can't be tuned goes on as it is."""
+    bench.tunes = True
+    wish(bench, "1.0")
+    live(bench, until=lambda: bench.link.reports and bench.link.reports[-1].tuned)
+    assert bench.link.reports[-1].tuned == TUNED
+    assert (bench.prober.tuned, bench.server.reloaded) == (["1.0"], [NAME])
+
+
+def test_what_cannot_be_tuned_goes_on_as_it_is(bench):
+    """It isn't tried again in the same run; the next version is."""
+    bench.tunes = True
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.prober.failures["1.0"] = DeviceError("probe-crashed", "was ended by SIGKILL")
+    looks = len(bench.clock.slept)
+    live(
+        bench, lambda: wish(bench, "1.1"), until=lambda: len(bench.clock.slept) > looks + 100 and bench.server.reloaded
+    )
+    assert bench.server.live == {NAME: "1.1"}
+    assert "1.0" not in bench.prober.tuned[1:]

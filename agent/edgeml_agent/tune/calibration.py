@@ -24,7 +24,8 @@ GAIN_MIN: Final = 1.5
 TOLERANCE: Final = 1e-4
 #: A model slower than this isn't tried in company: the trial would keep its first client waiting.
 TRIED_MAX_S: Final = 0.05
-_REPEATS: Final = 3
+#: When a model is loaded, which its first client waits for.
+REPEATS: Final = 3
 
 Inputs = Mapping[str, Array]
 
@@ -41,18 +42,20 @@ class Calibration(NamedTuple):
     share: int
 
 
-def calibrated(model: Model, cases: Sequence[Inputs]) -> Calibration:
+def calibrated(model: Model, cases: Sequence[Inputs], *, repeats: int = REPEATS) -> Calibration:
     """Run the model alone and in company.
 
     Args:
         cases: golden inputs, a row each.
+        repeats: of each; the median counts.
     """
-    alone_s, alone = _timed(model, cases[0])
+    alone_s, alone = timed(model, cases[0], repeats)
     if alone_s > TRIED_MAX_S or not model.takes_batches or any(it.shape[:1] != (1,) for it in cases[0].values()):
         return Calibration(alone_s, 1)
     rows = [cases[0], *(case for case in cases[1:] if _shapes(case) == _shapes(cases[0]))]
     company = (rows * SHARED_MAX)[:SHARED_MAX]
-    together_s, together = _timed(model, {name: np.concatenate([row[name] for row in company]) for name in cases[0]})
+    joined = {name: np.concatenate([row[name] for row in company]) for name in cases[0]}
+    together_s, together = timed(model, joined, repeats)
     same = all(np.allclose(together[name][:1], alone[name], rtol=TOLERANCE, atol=TOLERANCE) for name in alone)
     return Calibration(alone_s, SHARED_MAX if same and alone_s * SHARED_MAX >= GAIN_MIN * together_s else 1)
 
@@ -61,9 +64,10 @@ def _shapes(case: Inputs) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in case.items()}
 
 
-def _timed(model: Model, inputs: Inputs) -> tuple[float, dict[str, Array]]:
+def timed(model: Model, inputs: Inputs, repeats: int = REPEATS) -> tuple[float, dict[str, Array]]:
+    """The median time of a run in seconds, and what it gives."""
     times_s = []
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         begun_s = time.perf_counter()
         outputs = model.infer(inputs)
         times_s.append(time.perf_counter() - begun_s)

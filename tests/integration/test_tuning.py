@@ -1,0 +1,165 @@
+"""A release tuned on this machine: a real sweep in its real child process, and the server that then runs so."""
+
+import asyncio
+import contextlib
+import json
+import zipfile
+
+import msgspec
+import numpy as np
+import pytest
+from onnx import helper
+from onnxruntime.quantization import quantize_dynamic
+from tests import tiny_models
+from tests.integration.delivery_site import MODEL, site, until
+
+from edgeml_agent import memory
+from edgeml_agent.prove.prober import ChildProber
+from edgeml_agent.serve.models import Models
+from edgeml_agent.tune import sweep, tuned
+from edgeml_core import golden
+from edgeml_core import manifest as manifests
+from edgeml_core.errors import DeviceError
+from edgeml_runtime import engines, ort, tensors
+from edgeml_runtime import golden as golden_check
+
+WIDTH = 1024
+LAYERS = 4
+MIB = 1024**2
+WEIGHTS_BYTES = LAYERS * WIDTH * WIDTH
+WEIGHTS_NAME = "model.onnx.data"
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory):
+    """The folder and manifest of a bundle whose model takes a row through 4 MiB of int8 weights."""
+    folder = tmp_path_factory.mktemp("layered")
+    generator = np.random.default_rng(1)
+    weights = [generator.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)) for _ in range(LAYERS)]
+    (folder / "float.onnx").write_bytes(_graph(weights))
+    quantize_dynamic(folder / "float.onnx", folder / "model.onnx", use_external_data_format=True)
+    files = {name: (folder / name).read_bytes() for name in ("model.onnx", WEIGHTS_NAME)}
+    with contextlib.closing(ort.OrtSession(folder / "model.onnx", {}, threads=1)) as session:
+        rows = [{"x": generator.normal(size=(1, WIDTH)).astype(np.float32)} for _ in range(2)]
+        cases = golden_check.record(session, rows)
+    manifest = tiny_models.write(folder / "made.edgeml", _draft(), files | {golden.GOLDEN_NAME: golden.encode(cases)})
+    zipfile.ZipFile(folder / "made.edgeml").extractall(folder / "inside")
+    return folder / "inside", manifest
+
+
+def _graph(weights):
+    nodes = [
+        helper.make_node("MatMul", ["x" if not number else f"h{number}", f"w{number}"], [f"h{number + 1}"])
+        for number in range(len(weights))
+    ]
+    nodes.append(helper.make_node("Relu", [f"h{len(weights)}"], ["y"]))
+    x, y = (tiny_models.float_value(name, [None, WIDTH]) for name in "xy")
+    made = [tiny_models.constant(f"w{number}", weight.astype(np.float32)) for number, weight in enumerate(weights)]
+    return tiny_models.onnx_model(nodes, made, inputs=[x], outputs=[y])
+
+
+def _draft():
+    spec = {"dtype": "float32", "shape": (-1, WIDTH)}
+    draft = tiny_models.drafted(
+        ("layered", "1.0", "x86-vnni"),
+        task="tensors",
+        inputs=(manifests.TensorSpec(name="x", **spec),),
+        outputs=(manifests.TensorSpec(name="y", **spec),),
+        preprocess=manifests.TensorInput(),
+        postprocess=manifests.TensorOutput(),
+    )
+    return msgspec.structs.replace(draft, needs=manifests.Needs(ram_bytes=8 * MIB, disk_bytes=8 * MIB))
+
+
+def test_a_sweep_finds_what_pays_and_the_server_runs_so(layered):
+    """Weights that are mapped instead of packed into memory; the same answers, none missed while it is loaded."""
+    folder, manifest = layered
+    case = golden.decode((folder / golden.GOLDEN_NAME).read_bytes())[0]
+    row, expected = tensors.from_data(case.inputs["x"]), tensors.from_data(case.outputs["y"])
+
+    async def main():
+        memory.return_large_blocks()
+        models = Models()
+        await models.activate("layered", folder, manifest)
+        before_bytes = memory.anonymous_bytes()
+        found = await ChildProber().tune(folder, manifest)
+        answers, enough = [], asyncio.Event()
+        asking = asyncio.create_task(_ask(models, row, answers, enough))
+        await models.reload("layered")
+        after_bytes = memory.anonymous_bytes()
+        enough.set()
+        await asking
+        await models.close()
+        return found, answers, before_bytes - after_bytes
+
+    found, answers, freed_bytes = asyncio.run(main())
+    assert found.prepared
+    assert found.saved_bytes > WEIGHTS_BYTES / 2
+    assert freed_bytes > WEIGHTS_BYTES / 2
+    assert found.measured_ram_bytes < found.predicted_ram_bytes
+    assert found.tuned_ms < found.exported_ms * (1 + sweep.LOSS_MAX) * 1.5
+    assert len(answers) > 1
+    for answer in answers:
+        np.testing.assert_allclose(answer, expected, rtol=1e-3, atol=1e-3)
+
+
+async def _ask(models, row, answers, enough):
+    while not enough.is_set():
+        answers.append((await models.run("layered", lambda model: model.infer({"x": row})))["y"])
+
+
+def test_what_was_found_elsewhere_is_worth_nothing(layered, monkeypatch):
+    """Another runtime, other cores, another sweep: as if nothing had been found."""
+    folder, manifest = layered
+    found = tuned.read(folder, manifest)
+    assert found is not None
+    with monkeypatch.context() as other:
+        other.setattr(engines, "installed", lambda: {"onnxruntime": "9.9.9"})
+        assert tuned.read(folder, manifest) is None
+    with monkeypatch.context() as other:
+        other.setattr(tuned.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+        assert tuned.read(folder, manifest) is None
+    assert tuned.read(folder, manifest) == found
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100_000])
+def test_prepared_weights_that_the_disk_lost_are_given_up(layered, damage):
+    """The release runs as it was exported, and may be tuned anew."""
+    folder, manifest = layered
+    if tuned.read(folder, manifest) is None:
+        asyncio.run(ChildProber().tune(folder, manifest))
+    weights = folder / tuned.FOLDER_NAME / "model.prepared"
+    weights.write_bytes(damage + weights.read_bytes()[len(damage) :] if damage else b"")
+
+    async def main():
+        models = Models()
+        await models.activate("layered", folder, manifest)
+        answer = await models.run("layered", lambda model: model.infer({"x": np.zeros((1, WIDTH), np.float32)}))
+        await models.close()
+        return answer["y"]
+
+    assert not asyncio.run(main()).any()
+    assert tuned.read(folder, manifest) is None
+
+
+def test_what_does_not_answer_rightly_is_not_kept(tmp_path):
+    """A sweep ends as a probe would; nothing is left of it."""
+    manifest = tiny_models.tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault="wrong golden")
+    zipfile.ZipFile(tmp_path / "tiny.edgeml").extractall(tmp_path / "tiny")
+    with pytest.raises(DeviceError) as caught:
+        asyncio.run(ChildProber().tune(tmp_path / "tiny", manifest))
+    assert caught.value.code == "golden-mismatch"
+    assert tuned.read(tmp_path / "tiny", manifest) is None
+
+
+def test_a_device_tunes_what_it_was_given_and_says_so(tmp_path):
+    """In the background after an update; over MQTT, and on the device itself."""
+    with site(tmp_path) as place:
+        place.publish("1.0", scale=2.0)
+        place.deploy("1.0")
+        place.start_host()
+        place.start_agent()
+        until(lambda: any(report.tuned for report in place.observer.reports()), "a report of what was found")
+        told = json.loads(place.run_agent_command("models", "--json").stdout)["models"][0]
+    assert (told["name"], told["version"]) == (MODEL, "1.0")
+    assert told["tuned"]["threads"] >= 1
