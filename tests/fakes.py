@@ -18,7 +18,7 @@ import msgspec
 from edgeml_agent.agent import Agent, Ports
 from edgeml_agent.daemon import Daemon
 from edgeml_agent.hours import AtOnce, Calendar
-from edgeml_agent.ports import Arrival, Probed
+from edgeml_agent.ports import Arrival, Probed, Rule
 from edgeml_agent.prove.calls import Calls
 from edgeml_agent.releases import Releases
 from edgeml_agent.store import ModelRecord, Store
@@ -30,7 +30,7 @@ from edgeml_core.calls import Call, Reply, Reproduced
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.manifest import Manifest
-from edgeml_core.messages import DeviceState, Report, Tuned
+from edgeml_core.messages import Compared, DeviceState, Report, Tuned
 from edgeml_runtime.board import Board
 
 DEVICE = "board-1"
@@ -282,6 +282,7 @@ class MemoryServer:
         self._life = life or Life()
         self.live: dict[str, str] = {}
         self.reloaded: list[str] = []
+        self.disagreeing: set[str] = set()
         self.failures: set[str] = set()
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
@@ -291,6 +292,13 @@ class MemoryServer:
         if manifest.version in self.failures:
             raise DeviceError("runtime-failed", f"{manifest.version} can't be loaded")
         self.live[name] = manifest.version
+
+    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: Rule) -> Compared:
+        """Let a version agree, unless it is in `disagreeing`."""
+        await asyncio.sleep(0)
+        if manifest.version in self.disagreeing:
+            raise DeviceError("shadow-disagreed", "too many answers differ")
+        return Compared(against=self.live[name], compared=rule.requests, differed=0, failed=0)
 
     async def reload(self, name: str) -> None:
         """Load what answers anew."""
@@ -305,6 +313,7 @@ class Bench:
         self.clock = FakeClock()
         self.calendar: Calendar = AtOnce()
         self.tunes = False
+        self.rule: Rule | None = None
         self.life = Life()
         self.said = MemoryLink()
         self.trust = MemoryTrust()
@@ -333,7 +342,7 @@ class Bench:
             clock=self.clock,
             calendar=self.calendar,
         )
-        self.agent = Agent(DEVICE, BOARD, ports, self.telling)
+        self.agent = Agent(DEVICE, BOARD, ports, self.telling, rule=self.rule)
         calls = Calls(self.link, self.releases, self.prober)
         self.daemon = Daemon(
             self.agent,

@@ -1,6 +1,6 @@
 """The way of a model on its device, and nothing but the way: when it is gone is `daemon`'s business.
 
-    announce -> desired state -> fetch -> verify -> probe -> activate -> serve -> report
+    announce -> desired state -> fetch -> verify -> probe (-> compare) -> activate -> serve -> report
 
 `Agent.update` is that line. Each step moves the update machine, whose table says what may follow; a step that fails
 leaves what serves as it was. The shell touches ports only; no library of an adapter is imported here.
@@ -20,7 +20,7 @@ from edgeml_agent.fetch.asking import Asking
 from edgeml_agent.fetch.window import Fetch
 from edgeml_agent.hours import AtOnce, Calendar
 from edgeml_agent.machine import Machine, finished
-from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, Trust
+from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, Rule, Trust
 from edgeml_agent.releases import Bases, Partial, Release, Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_agent.telling import Telling
@@ -62,13 +62,20 @@ class _TooEarly(Exception):
 
 
 class Agent:
-    """What one device does for the models that it is wanted to run."""
+    """What one device does for the models that it is wanted to run.
 
-    def __init__(self, device_id: str, board: Board, ports: Ports, telling: Telling) -> None:
+    Args:
+        rule: by which a new version is compared with the one that answers, before it takes its place; None for none.
+    """
+
+    def __init__(
+        self, device_id: str, board: Board, ports: Ports, telling: Telling, *, rule: Rule | None = None
+    ) -> None:
         self._device_id = device_id
         self._board = board
         self._ports = ports
         self._telling = telling
+        self._rule = rule
         self._target = ""
         #: Loading a release and remembering it belong together.
         self._swapping = asyncio.Lock()
@@ -99,7 +106,7 @@ class Agent:
         await machine.advance(Event.VERIFIED)
         probed = await self._ports.prober.probe(folder, release.manifest)
         self._require_time(wish)
-        await machine.advance(Event.PROBED)
+        await self._compare(machine, release)
         await finished(self._activate(machine, release))
         self._telling.activated(machine.record, probed)
 
@@ -172,6 +179,18 @@ class Agent:
                 await fetch.run()
         except TimeoutError:
             raise _TooEarly("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
+
+    async def _compare(self, machine: Machine, release: Release) -> None:
+        """Where that is wished, give the release the same requests as the one that answers, and see that they agree."""
+        name = machine.record.name
+        if self._rule is None or name not in self.serving:
+            await machine.advance(Event.PROBED)
+            return
+        await machine.advance(Event.STAGED)
+        folder = self._ports.releases.folder(release.digest)
+        found = await self._ports.server.compare(name, folder, release.manifest, self._rule)
+        self._telling.compared(machine.record, found)
+        await machine.advance(Event.AGREED)
 
     def _require_time(self, wish: Deployment) -> None:
         now_s = self._ports.clock.now()

@@ -14,7 +14,7 @@ import msgspec
 from edgeml_core.calls import Call, Reply
 from edgeml_core.desired import FleetDocument
 from edgeml_core.manifest import Manifest
-from edgeml_core.messages import DeviceState, Report, Tuned
+from edgeml_core.messages import Compared, DeviceState, Report, Tuned
 
 
 class Clock(Protocol):
@@ -193,6 +193,20 @@ class Prober(Protocol):
         ...
 
 
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """When a new version may serve, after both have had the same requests.
+
+    `requests` are compared; after `max_s` seconds what was compared until then decides, since a device that nobody asks
+    can't wait forever. Of those compared at most the share `max_disagreement` may differ. The share `canary` of the
+    requests the new version answers.
+    """
+
+    requests: int = 100
+    max_s: float = 600.0
+    max_disagreement: float = 0.1
+    canary: float = 0.0
+
+
 class ModelServer(Protocol):
     """The models that answer."""
 
@@ -201,6 +215,17 @@ class ModelServer(Protocol):
 
         Raises:
             DeviceError: it can't be loaded or run; what was served before still is.
+        """
+        ...
+
+    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: Rule) -> Compared | None:
+        """Give the bundle in `folder` the same requests as the version of `name` that serves, until the rule decides.
+
+        Returns:
+            What came of it; None when there is nothing to compare with.
+
+        Raises:
+            DeviceError: `shadow-disagreed`; or as for `activate`.
         """
         ...
 

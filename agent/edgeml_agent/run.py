@@ -171,7 +171,8 @@ def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> 
         clock=clock,
         calendar=DeviceCalendar(fetch=settings.update.fetch_window, activate=settings.update.window),
     )
-    agent = Agent(settings.device.id, machine, world, telling)
+    rule = settings.shadow if settings.serve.shadow else None
+    agent = Agent(settings.device.id, machine, world, telling, rule=rule)
     calls = Calls(link, releases, prober)
     tunes = settings.serve.tune
     return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder, tunes=tunes)

@@ -15,6 +15,7 @@ import msgspec
 
 from edgeml_agent import hours
 from edgeml_agent.hours import Hours
+from edgeml_agent.ports import Rule
 from edgeml_core import broker, names
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import EdgemlError, UsageError
@@ -62,7 +63,8 @@ class HttpAddress(msgspec.Struct, frozen=True, kw_only=True):
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The HTTP server, over TLS where it has `cert` and `key`, and whether models can be asked over MQTT, too.
 
-    Over MQTT they are asked by whom the broker lets. `tune` is whether to find out how each release runs best here.
+    Over MQTT they are asked by whom the broker lets. `tune` is whether to find out how each release runs best
+    here, `shadow` whether a new version is compared with the one that serves before it takes its place.
     """
 
     http: HttpAddress
@@ -71,6 +73,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     key: Path | None = None
     mqtt: bool = False
     tune: bool = True
+    shadow: bool = False
 
 
 class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,18 +108,20 @@ class TrustSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of `agent.toml`, checked."""
+    """All of `agent.toml`, checked. `shadow` is the rule by which versions are compared, if `serve.shadow` is set."""
 
     device: DeviceSettings
     broker: BrokerSettings
     store: StoreSettings
     serve: ServeSettings
+    shadow: Rule
     update: UpdateSettings
     trust: TrustSettings
     relay: RelaySettings | None
     homeassistant: HomeAssistantSettings
 
 
+_RULE: Final = Rule()
 _Sections = dict[str, dict[str, object]]
 _Parser = Callable[[object, Path], object]
 
@@ -207,6 +212,7 @@ def _settings(values: dict[str, dict[str, Any]]) -> Settings:
         broker=BrokerSettings(**values["broker"]),
         store=StoreSettings(**values["store"]),
         serve=ServeSettings(**values["serve"]),
+        shadow=Rule(**values["shadow"]),
         update=UpdateSettings(**values["update"]),
         trust=TrustSettings(**values["trust"]),
         relay=_relay(values["relay"]),
@@ -243,11 +249,25 @@ def _path(given: object, folder: Path) -> Path:
     return folder / _text(given)
 
 
-def _size(given: object, _: Path) -> int:
-    size_bytes = int(given) if isinstance(given, str) and given.isascii() and given.isdigit() else given
-    if not isinstance(size_bytes, int) or isinstance(size_bytes, bool) or size_bytes <= 0:
-        raise ValueError("must be a whole number of bytes above 0")
-    return size_bytes
+def _count(given: object, _: Path) -> int:
+    count = int(given) if isinstance(given, str) and given.isascii() and given.isdigit() else given
+    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
+        raise ValueError("must be a whole number above 0")
+    return count
+
+
+def _size(given: object, folder: Path) -> int:
+    try:
+        return _count(given, folder)
+    except ValueError as error:
+        raise ValueError("must be a whole number of bytes above 0") from error
+
+
+def _share(given: object, _: Path) -> float:
+    share = float(given) if isinstance(given, str | int | float) and not isinstance(given, bool) else -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("must be a share of 1, for example 0.1")
+    return share
 
 
 def _flag(given: object, _: Path) -> bool:
@@ -291,6 +311,13 @@ _KEYS: Final[dict[str, dict[str, _Key]]] = {
         "key": _Key(_path),
         "mqtt": _Key(_flag, "false"),
         "tune": _Key(_flag, "true"),
+        "shadow": _Key(_flag, "false"),
+    },
+    "shadow": {
+        "requests": _Key(_count, _RULE.requests),
+        "max_s": _Key(_count, int(_RULE.max_s)),
+        "max_disagreement": _Key(_share, _RULE.max_disagreement),
+        "canary": _Key(_share, _RULE.canary),
     },
     "update": {"window": _Key(_hours), "fetch_window": _Key(_hours), "max_bytes_per_s": _Key(_size)},
     "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},

@@ -19,7 +19,7 @@ from edgeml_core import __version__
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
 from edgeml_core.manifest import Manifest
-from edgeml_core.messages import DeviceState, ModelState, Report, Tuned
+from edgeml_core.messages import Compared, DeviceState, ModelState, Report, Tuned
 from edgeml_runtime.board import Board
 
 PROGRESS_EVERY_S: Final = 5.0
@@ -71,6 +71,12 @@ class Telling:
         median_ms = round(probed.median_ms, 2)
         log.event("probed", model=record.name, median_ms=median_ms, peak_rss_bytes=probed.peak_rss_bytes)
         self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=median_ms))
+
+    def compared(self, record: ModelRecord, found: Compared | None) -> None:
+        """A new version and the one that serves have had the same requests; None when there was nothing to compare."""
+        if found is not None:
+            log.event("compared", model=record.name, version=record.version, **msgspec.structs.asdict(found))
+            self._voice.report(msgspec.structs.replace(self._report(record), compared=found))
 
     def tuned(self, record: ModelRecord, found: Tuned) -> None:
         """How the release that serves runs best here."""

@@ -55,6 +55,7 @@ CODES: Final[dict[str, str]] = {
     "runtime-failed": "the runtime couldn't load or run the model",
     "probe-crashed": "the model crashed, hung or outgrew its memory in the probe's child process",
     "golden-mismatch": "the model doesn't reproduce its golden outputs on this machine",
+    "shadow-disagreed": "too many of the new version's answers differ from those of the version that serves",
     "release-absent": "the device named by --on doesn't hold the bundle",
     "device-busy": "the device named by --on answers another call",
     "group-key-missing": "the release is encrypted for a group whose key this device doesn't have",

@@ -18,6 +18,7 @@ class State(StrEnum):
     FETCHING = "fetching"
     VERIFYING = "verifying"
     PROBING = "probing"
+    SHADOWING = "shadowing"
     DEFERRED = "deferred"
     ACTIVATING = "activating"
     ACTIVE = "active"
@@ -34,6 +35,8 @@ class Event(StrEnum):
     FETCHED = "fetched"
     VERIFIED = "verified"
     PROBED = "probed"
+    STAGED = "staged"
+    AGREED = "agreed"
     POSTPONED = "postponed"
     ACTIVATED = "activated"
     REFUSED = "refused"
@@ -60,7 +63,13 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
     State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _CUT_SHORT,
     State.FETCHING: {Event.FETCHED: State.VERIFYING, Event.POSTPONED: State.DEFERRED} | _CUT_SHORT,
     State.VERIFYING: {Event.VERIFIED: State.PROBING} | _CUT_SHORT,
-    State.PROBING: {Event.PROBED: State.ACTIVATING, Event.POSTPONED: State.DEFERRED} | _CUT_SHORT,
+    State.PROBING: {
+        Event.PROBED: State.ACTIVATING,
+        Event.STAGED: State.SHADOWING,
+        Event.POSTPONED: State.DEFERRED,
+    }
+    | _CUT_SHORT,
+    State.SHADOWING: {Event.AGREED: State.ACTIVATING} | _CUT_SHORT,
     State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _CUT_SHORT,
     State.ACTIVE: {Event.WANTED: State.RESOLVING, Event.DEVICE_FAILED: State.ROLLED_BACK},
     State.DEFERRED: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _LEFT,

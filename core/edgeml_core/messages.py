@@ -137,6 +137,15 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     measured_ram_bytes: int
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a release's requests beside another version: how many were compared, and of those that differed."""
+
+    against: str
+    compared: int
+    differed: int
+    failed: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What came of one deployment on one device, or how far it is. Counts are in bytes; no content, ever."""
 
@@ -152,6 +161,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wire_bytes: int = 0
     probe_ms: float = 0.0
     tuned: Tuned | None = None
+    compared: Compared | None = None
 
 
 Message = Want | DeviceState | Report | Call | Reply

@@ -18,14 +18,17 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from edgeml_agent import log
+from edgeml_agent.ports import Rule
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
-from edgeml_agent.serve.worker import Noticed, Stoppable, Worker
+from edgeml_agent.serve.shadow import Shadow
+from edgeml_agent.serve.worker import Infer, Noticed, Predict, Stoppable, Worker
 from edgeml_agent.tune import tuned
 from edgeml_agent.tune.calibration import Calibration, calibrated
 from edgeml_core import golden
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
+from edgeml_core.messages import Compared
 from edgeml_runtime import golden as golden_check
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
@@ -40,13 +43,17 @@ _ROOM_AFTER_S: Final = 1
 
 @dataclass(eq=False)
 class Served:
-    """One version of a model. `worker` is None while it rests, or is unloaded on an operator's word."""
+    """One version of a model. `worker` is None while it rests, or is unloaded on an operator's word.
+
+    `shadow` is there while another version is compared with it.
+    """
 
     folder: Path
     manifest: Manifest
     deployment: str
     worker: Worker | None
     unloaded: bool = False
+    shadow: Shadow | None = None
     activated_at: float = field(default_factory=time.time)
     asked_s: float = field(default_factory=time.monotonic)
 
@@ -119,14 +126,11 @@ class Models:
         with self._counted(name):
             worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
-            answer = worker.submit(call, deadline_s, size_bytes=size_bytes)
-            if answer.done():
-                return answer.result()
-            try:
-                async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
-                    return await answer
-            except TimeoutError as error:
-                raise TransportError("deadline-exceeded", "the request's deadline passed") from error
+            ask = partial(_ask, deadline_s=deadline_s, size_bytes=size_bytes)
+            shadow = self._served[name].shadow
+            if shadow is not None and version is None and isinstance(call, Predict | Infer):
+                return await shadow.answer(ask, call, worker)
+            return await ask(worker, call)
 
     async def stream(self, name: str, generate: Generate[Piece]) -> AsyncGenerator[Piece]:
         """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
@@ -167,6 +171,28 @@ class Models:
             self._served[name] = Served(folder, manifest, deployment, worker)
             if old is not None:
                 await self._rest(old)
+
+    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: Rule) -> Compared | None:
+        """Give the bundle in `folder` the same requests as the version of `name` that serves, until the rule decides.
+
+        Returns:
+            What came of it; None when nothing serves, or something for another task.
+
+        Raises:
+            DeviceError: `shadow-disagreed`; or it can't be loaded or run. What serves goes on.
+        """
+        served = self._served.get(name)
+        if served is None or served.manifest.task != manifest.task:
+            return None
+        async with self._changing:
+            await self._make_room(manifest, but=name)
+            worker = await self._load(name, folder, manifest)
+        served.shadow = Shadow(worker, served.manifest, rule)
+        try:
+            return await served.shadow.verdict()
+        finally:
+            served.shadow = None
+            await self._close(worker)
 
     async def reload(self, name: str) -> None:
         """Load the model's version anew, as it was tuned meanwhile; the one loaded before answers until then.
@@ -284,6 +310,18 @@ class Models:
         finally:
             # A name that isn't served is no label: clients could make up any number of them.
             self.counts.add(name if name in self._served else "", code, time.perf_counter() - started)
+
+
+async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None, size_bytes: int | None) -> T:
+    """The worker's answer, in time."""
+    answer = worker.submit(call, deadline_s, size_bytes=size_bytes)
+    if answer.done():
+        return answer.result()
+    try:
+        async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
+            return await answer
+    except TimeoutError as error:
+        raise TransportError("deadline-exceeded", "the request's deadline passed") from error
 
 
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:

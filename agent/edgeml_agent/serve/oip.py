@@ -9,7 +9,7 @@ read of the health bodies: kserve 0.21 both `live` and `ready`, tritonclient the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,6 +23,7 @@ from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.oip_codec import InferRequest, InferResponse
+from edgeml_agent.serve.worker import Infer
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Classes, Engine, Manifest, TensorSpec, TokenClasses
 from edgeml_runtime import requests
@@ -70,7 +71,7 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         body = await bodies.read(request)
         asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
-        call = partial(_answer, asked)
+        call = Infer(run=partial(_outputs, asked), write=partial(_answer, asked))
         answering = models.run(name, call, version=version, deadline_s=deadline_s, size_bytes=len(body))
         answer = await unless_left(request, answering)
         return await bodies.aside(
@@ -107,10 +108,14 @@ def _json_length(request: Request) -> int | None:
     return None if length is None else int(length)
 
 
-def _answer(asked: InferRequest, model: Model) -> InferResponse:
+def _outputs(asked: InferRequest, model: Model) -> Mapping[str, Array]:
     """In the model's thread: the outputs as they are, for inputs as the model takes them, or for texts and files."""
-    elements, manifest = asked.elements(), model.manifest
-    outputs = model.infer(asked.arrays() if elements is None else _prepared(model, elements))
+    elements = asked.elements()
+    return model.infer(asked.arrays() if elements is None else _prepared(model, elements))
+
+
+def _answer(asked: InferRequest, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
+    manifest = model.manifest
     labels = manifest.postprocess.labels if isinstance(manifest.postprocess, Classes | TokenClasses) else ()
     return oip_codec.encode(asked, outputs, model_name=manifest.name, model_version=manifest.version, labels=labels)
 

@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Condition, Thread
@@ -26,6 +26,7 @@ from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_core.manifest import PromptInput
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tensors import Array
 
 #: Requests of one model, the running one included. Past it a client is told when to come back.
 QUEUE_MAX: Final = 32
@@ -55,6 +56,23 @@ class Predict(Generic[T]):
     def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
         """The answer, alone; given up when nobody waits for it any more, where it is made in pieces."""
         return self.write(model, model.predict(self.parse(model), stopped))
+
+
+@dataclass(frozen=True)
+class Infer(Generic[T]):
+    """A call for a model's raw outputs.
+
+    Attributes:
+        run: the outputs by name.
+        write: what becomes of them.
+    """
+
+    run: Callable[[Model], Mapping[str, Array]]
+    write: Callable[[Model, Mapping[str, Array]], T]
+
+    def __call__(self, model: Model) -> T:
+        """The answer."""
+        return self.write(model, self.run(model))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeml_agent import locks
 from edgeml_agent.agent import Agent, Ports
-from edgeml_agent.ports import ChunkSource, TrustSource
+from edgeml_agent.ports import ChunkSource, Rule, TrustSource
 from edgeml_agent.prove.prober import ChildProber
 from edgeml_agent.releases import Releases
 from edgeml_agent.run import SystemClock
@@ -46,6 +46,9 @@ class NotServing:
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """See `ModelServer.activate`."""
+
+    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: Rule) -> None:
+        """See `ModelServer.compare`."""
 
     async def reload(self, name: str) -> None:
         """See `ModelServer.reload`."""

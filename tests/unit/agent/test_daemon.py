@@ -10,6 +10,7 @@ from edgeml_agent import daemon as daemons
 from edgeml_agent import locks
 from edgeml_agent.fetch.window import BAD_COPIES_MAX
 from edgeml_agent.hours import AtOnce, DeviceCalendar
+from edgeml_agent.ports import Rule
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
@@ -420,3 +421,31 @@ def test_what_cannot_be_tuned_goes_on_as_it_is(bench):
     )
     assert bench.server.live == {NAME: "1.1"}
     assert "1.0" not in bench.prober.tuned[1:]
+
+
+def test_a_new_version_is_compared_before_it_takes_the_old_one_s_place(bench):
+    """Where that is wished, and something serves: the first version has nothing to be compared with."""
+    bench.rule = Rule(requests=7)
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    wish(bench, "1.1")
+    live(bench, until=serves(bench, "1.1"))
+    states = [report.state for report in bench.link.reports if report.version == "1.1"]
+    assert list(dict.fromkeys(states))[-3:] == ["shadowing", "activating", "active"]
+    assert "shadowing" not in [report.state for report in bench.link.reports if report.version == "1.0"]
+    assert [report.compared.compared for report in bench.link.reports if report.compared] == [7]
+
+
+def test_a_version_that_disagrees_is_rolled_back_and_not_tried_again(bench):
+    """What served goes on; the report has the code."""
+    bench.rule = Rule()
+    bench.server.disagreeing.add("1.1")
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    wish(bench, "1.1")
+    live(bench, until=lambda: codes(bench))
+    live(bench, until=lambda: bench.server.live)
+    assert bench.server.live == {NAME: "1.0"}
+    assert set(codes(bench)) == {"shadow-disagreed"}
+    assert [report.state for report in bench.link.reports].count(State.SHADOWING) == 1
+    assert bench.store.record(NAME).state is State.ROLLED_BACK

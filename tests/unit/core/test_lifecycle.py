@@ -23,9 +23,12 @@ def test_a_model_becomes_active_only_after_verification_and_probe():
     """There is one way to a new version's `active`, and each of its steps has one way in besides."""
     new = {state: {event: after for event, after in moves.items() if event is not Event.KEPT}
            for state, moves in TABLE.items()}  # fmt: skip
-    for state, event in ((State.ACTIVE, Event.ACTIVATED), (State.ACTIVATING, Event.PROBED),
-                         (State.PROBING, Event.VERIFIED), (State.VERIFYING, Event.FETCHED)):  # fmt: skip
-        assert {event_in for moves in new.values() for event_in, after in moves.items() if after is state} == {event}
+    for state, events in ((State.ACTIVE, {Event.ACTIVATED}), (State.ACTIVATING, {Event.PROBED, Event.AGREED}),
+                          (State.SHADOWING, {Event.STAGED}), (State.PROBING, {Event.VERIFIED}),
+                          (State.VERIFYING, {Event.FETCHED})):  # fmt: skip
+        assert {event_in for moves in new.values() for event_in, after in moves.items() if after is state} == events
+    assert {state for state, moves in new.items() if {Event.PROBED, Event.STAGED} & {*moves}} == {State.PROBING}
+    assert {state for state, moves in new.items() if Event.AGREED in moves} == {State.SHADOWING}
 
 
 def test_every_step_under_way_survives_each_kind_of_failure():
