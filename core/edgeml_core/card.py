@@ -10,12 +10,18 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from edgeml_core.drift import Baseline
 
 #: How a figure came about. Emulated time is never a speed, so latency is never "emulated".
 How = Literal["measured", "emulated", "estimated", "not measured"]
 
 #: The metric of language models.
 PERPLEXITY: Final = "perplexity"
+
+#: Language models are judged on whole texts, which are no prompts.
+NO_BASELINE: Final = "none: too few rows in --evaluate or --calibrate, or a language model"
 
 MEASUREMENTS_SUFFIX: Final = ".measured.json"
 MEASUREMENTS_MAX_BYTES: Final = 1024 * 1024
@@ -105,7 +111,10 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What follows from the bundle itself. Sizes are of the model's files, in bytes."""
+    """What follows from the bundle itself. Sizes are of the model's files, in bytes.
+
+    `baseline` is left out where there is none: agents that don't know it take such a bundle still.
+    """
 
     recipe: str
     size_bytes: int
@@ -118,6 +127,12 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tried: tuple[Tried, ...] = ()
     proved: tuple[Proved, ...] = ()
     warnings: tuple[str, ...] = ()
+    baseline: Baseline | UnsetType = UNSET
+
+    @property
+    def baseline_said(self) -> str:
+        """For people: what a device's drift is judged by."""
+        return self.baseline.said if self.baseline else NO_BASELINE
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from edgeml_core.calls import Call, Reply
+from edgeml_core.drift import Drift
 from edgeml_core.errors import RejectedError
 
 PROTOCOL: Final = "edgeml/1"
@@ -92,12 +93,13 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model on a device, as its state message tells it."""
+    """One model on a device, as its state message tells it; `drift` when there is something to say."""
 
     version: str
     state: str
     target: str = ""
     format: str = ""
+    drift: Drift | None = None
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,6 +22,7 @@ from edgeml_core.manifest import (
 from edgeml_runtime import engines, requests, tasks, tensors
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer
+from edgeml_runtime.observed import Run
 from edgeml_runtime.tasks import Answer, Chat, Infer, Item, Piece, Prompt, Row, Tokens
 from edgeml_runtime.tensors import Array
 
@@ -45,6 +46,8 @@ class Model:
         self._run_items = BATCH_MAX if self.takes_batches else 1
         #: Called for each token written, in the thread that uses the model.
         self.wrote: Callable[[], object] = lambda: None
+        #: Called after each run of items, in the thread that uses the model; what it raises, whoever asked gets.
+        self.observed: Callable[[Run], object] = lambda _: None
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, *, threads: int | None = None, path: Path | None = None) -> Model:
@@ -121,25 +124,36 @@ class Model:
         """Free the model."""
         self.session.close()
 
+    def run(self, asked: Sequence[Item], prepared: Prepared) -> dict[str, Array]:
+        """The outputs for what was made of the items of one run; `observed` is told.
+
+        Raises:
+            UsageError, DeviceError, RejectedError: as for `infer`.
+        """
+        outputs = self.infer(prepared.tensors)
+        self.observed(Run(asked, prepared, outputs))
+        return outputs
+
     def _answers(self, asked: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
         for start in range(0, len(asked), self._run_items):
-            prepared = self.prepare(asked[start : start + self._run_items])
+            together = asked[start : start + self._run_items]
+            prepared = self.prepare(together)
             if prepared.write:
                 yield tasks.joined(_until(stopped, self._written(prepared.write)))
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:
-                yield from self._answers_of_run(prepared)
+                yield from self._answers_of_run(together, prepared)
 
     def _written(self, write: Callable[[Infer], Iterator[Piece]]) -> Iterator[Piece]:
         for piece in write(self.infer):
             self.wrote()
             yield piece
 
-    def _answers_of_run(self, prepared: Prepared) -> Iterator[Answer]:
+    def _answers_of_run(self, asked: Sequence[Item], prepared: Prepared) -> Iterator[Answer]:
         spec = self.manifest.postprocess
         task: Any = tasks.TASKS[type(spec)]
-        for row in self._rows(self.infer(prepared.tensors), prepared.tokens):
+        for row in self._rows(self.run(asked, prepared), prepared.tokens):
             yield task(row, spec)
 
     def _rows(self, outputs: Mapping[str, Array], tokens: Sequence[Tokens | None]) -> list[Row]:

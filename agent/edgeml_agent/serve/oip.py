@@ -25,9 +25,10 @@ from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.oip_codec import InferRequest, InferResponse
 from edgeml_agent.serve.worker import Infer
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Classes, Engine, Manifest, TensorSpec, TokenClasses
+from edgeml_core.manifest import Classes, Engine, Manifest, TensorInput, TensorSpec, TokenClasses
 from edgeml_runtime import requests
 from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Item, Tensors
 from edgeml_runtime.tensors import Array
 
 #: Triton's extensions of the protocol that are served.
@@ -111,7 +112,10 @@ def _json_length(request: Request) -> int | None:
 def _outputs(asked: InferRequest, model: Model) -> Mapping[str, Array]:
     """In the model's thread: the outputs as they are, for inputs as the model takes them, or for texts and files."""
     elements = asked.elements()
-    return model.infer(asked.arrays() if elements is None else _prepared(model, elements))
+    if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
+        return model.infer(asked.arrays())
+    items = [Tensors(asked.arrays())] if elements is None else _items(model, elements)
+    return model.run(items, model.prepare(items))
 
 
 def _answer(asked: InferRequest, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
@@ -120,10 +124,10 @@ def _answer(asked: InferRequest, model: Model, outputs: Mapping[str, Array]) -> 
     return oip_codec.encode(asked, outputs, model_name=manifest.name, model_version=manifest.version, labels=labels)
 
 
-def _prepared(model: Model, elements: Sequence[bytes]) -> dict[str, Array]:
-    """The tensors that the model's own preprocessing makes of texts or files."""
+def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:
+    """Texts or files, for the model's own preprocessing."""
     requests.require_count(len(elements))
-    return model.prepare([requests.from_bytes(element, model.manifest) for element in elements]).tensors
+    return [requests.from_bytes(element, model.manifest) for element in elements]
 
 
 def _response(answer: InferResponse, accepted: str) -> Response:
