@@ -9,18 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import UNSET
+
 from edgeml.check import accuracy, memory, parity
 from edgeml.check.answers import ask, scores
+from edgeml.check.baseline import observed
 from edgeml.check.candidate import Candidate, opened, original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
 from edgeml.export.once import Once
 from edgeml.export.source import Source
 from edgeml_core.card import Accuracy, Card, Parity
+from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import TextInput
 from edgeml_runtime import golden
 from edgeml_runtime.inputs import preparer
+from edgeml_runtime.model import Model
+from edgeml_runtime.observed import is_observed
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 
@@ -37,6 +43,7 @@ class Answered:
     accuracy: Accuracy | None
     answers: tuple[Answer, ...]
     cases: tuple[GoldenCase, ...]
+    baseline: Baseline | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +92,7 @@ class Checks:
 
     def _answered(self, candidate: Candidate) -> Answered:
         with opened(candidate) as model:
-            answers = ask(model, self.evaluation.items)
+            answers, baseline = self._answers(model)
             return Answered(
                 parity=parity.compare(
                     scores(model, self.inputs.items),
@@ -96,7 +103,17 @@ class Checks:
                 accuracy=self._accuracy(candidate, answers) if answers else None,
                 answers=tuple(answers),
                 cases=golden.record(model.session, self._golden_inputs(candidate)),
+                baseline=baseline,
             )
+
+    def _answers(self, model: Model) -> tuple[list[Answer], Baseline | None]:
+        """The answers to the evaluation rows, and how they were spread; without such rows, the calibration's."""
+        with observed(model) as seen:
+            answers = ask(model, self.evaluation.items)
+            if answers or not is_observed(model.manifest):
+                return answers, seen.baseline("evaluation")
+            ask(model, self.calibration.items[:ROWS_TAKEN_MAX])
+            return answers, seen.baseline("calibration")
 
     def accuracies(self, candidate: Candidate, elsewhere: Sequence[Answer]) -> tuple[Accuracy, Accuracy]:
         """The accuracy of a candidate that was looked at on the first evaluation rows: here, and of answers elsewhere.
@@ -145,6 +162,7 @@ class Checks:
                 *self._cut_note(candidate),
                 *([doubt] if doubt else []),
             ),
+            baseline=found.baseline or UNSET,
         )
 
     def _cut_note(self, candidate: Candidate) -> tuple[str, ...]:

@@ -136,6 +136,7 @@ def manifest(found: Inspected) -> Element:
             f"{it.golden.cases}: cosine ≥ {it.golden.min_cosine}, no value off by more than {it.golden.max_abs}",
         ),
         ("calibration", _calibration(it.card)),
+        ("drift baseline", it.card.baseline_said),
         ("source", it.provenance.source_sha256),
         ("made with", ", ".join(f"{name} {version}" for name, version in it.provenance.tools.items())),
     ]
