@@ -28,6 +28,7 @@ from edgeml_core import bundle, chunks, wirekeys
 from edgeml_core import manifest as manifests
 from edgeml_core.calls import Call, Reply, Reproduced
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
+from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared, DeviceState, Report, Tuned
@@ -320,6 +321,7 @@ class Bench:
         self.origin = MemoryOrigin(self.life)
         self.prober = MemoryProber(self.life)
         self.server = MemoryServer(self.life)
+        self.drifts: dict[tuple[str, str], Drift] = {}
         self.start()
 
     def start(self) -> None:
@@ -330,7 +332,9 @@ class Bench:
         self.server.live = {}
         self.store = MortalStore(self.folder, self.life)
         self.releases = Releases(self.folder, max_bytes=1 << 30)
-        self.telling = Telling(self.link, BOARD, self.store, self.releases, self.clock)
+        self.telling = Telling(
+            self.link, BOARD, self.store, self.releases, self.clock, drifts=lambda: dict(self.drifts)
+        )
         ports = Ports(
             trust=self.trust,
             chunks=self.origin,

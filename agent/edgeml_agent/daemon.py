@@ -33,6 +33,8 @@ CRASHES_MAX: Final = 3
 #: Without any announcement the signed files are looked at so often: they may have expired.
 LOOK_EVERY_S: Final = 600.0
 STORE_LOOK_EVERY_S: Final = 1.0
+#: Drift is slow. A state is retained by the broker: a quantity that wavers about a bound may not rewrite it all day.
+DRIFT_TOLD_EVERY_S: Final = 600.0
 CLOCK_LOOK_EVERY_S: Final = 60.0
 TUNE_LOOK_EVERY_S: Final = 5.0
 RETRY_FIRST_S: Final = 2.0
@@ -88,6 +90,7 @@ class Daemon:
                 tasks.create_task(self._follow_store())
                 tasks.create_task(self._prove())
                 tasks.create_task(self._tune())
+                tasks.create_task(self._tell_drift())
                 tasks.create_task(self._calls.run())
         finally:
             # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
@@ -131,6 +134,11 @@ class Daemon:
             await asyncio.sleep(CRASH_WINDOW_S)
             for name, activated_at in activated.items():
                 await asyncio.to_thread(self._store.end_trial, name, activated_at)
+
+    async def _tell_drift(self) -> None:
+        while True:
+            await asyncio.sleep(DRIFT_TOLD_EVERY_S)
+            self._telling.drift()
 
     async def _follow_fleet(self, tasks: asyncio.TaskGroup) -> None:
         wait_s = LOOK_EVERY_S

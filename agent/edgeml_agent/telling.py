@@ -6,6 +6,7 @@ No content of models or requests, ever. Progress is told now and then, moves at 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from edgeml_agent.ports import Clock, Probed, Voice
 from edgeml_agent.releases import Releases
 from edgeml_agent.store import ModelRecord, Store
 from edgeml_core import __version__
+from edgeml_core.drift import Drift
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
 from edgeml_core.manifest import Manifest
@@ -27,15 +29,35 @@ MESSAGE_MAX_CHARS: Final = 500
 _NOTHING: Final = Progress(done_bytes=0, total_bytes=0, wire_bytes=0)
 
 
-class Telling:
-    """One device's words."""
+#: The drift of models by name and version.
+Drifts = Mapping[tuple[str, str], Drift]
 
-    def __init__(self, voice: Voice, board: Board, store: Store, releases: Releases, clock: Clock) -> None:
+
+class Telling:
+    """One device's words.
+
+    Args:
+        drifts: how far what the models see and answer is from what they were judged on, now.
+    """
+
+    def __init__(
+        self,
+        voice: Voice,
+        board: Board,
+        store: Store,
+        releases: Releases,
+        clock: Clock,
+        *,
+        drifts: Callable[[], Drifts] = dict,
+    ) -> None:
         self._voice = voice
         self._board = board
         self._store = store
         self._releases = releases
         self._clock = clock
+        self._drifts = drifts
+        #: The drift as it was told last.
+        self._drifted: Drifts = {}
         self._manifests: dict[str, Manifest] = {}
         self._refused: EdgemlError | None = None
         self._progress_at = 0.0
@@ -98,9 +120,18 @@ class Telling:
             self._refused = None
             self.state()
 
+    def drift(self) -> None:
+        """Tell how far models have drifted, if a grade is another than was told, or a quantity moved that hadn't."""
+        now = self._drifts()
+        changed = {key: it for key, it in now.items() if _grades(self._drifted.get(key)) != _grades(it)}
+        for (name, version), drift in changed.items():
+            log.event("drift", model=name, version=version, drift=drift.said, observed=drift.observed)
+        if changed:
+            self.state()
+
     def state(self) -> None:
         """The device's whole state, as it is now."""
-        board = self._board
+        board, self._drifted = self._board, self._drifts()
         self._voice.show(
             DeviceState(
                 online=True,
@@ -124,7 +155,11 @@ class Telling:
             self._manifests = {record.active: self._releases.read(record.active).manifest, **self._manifests}
         manifest = self._manifests[record.active]
         return ModelState(
-            version=manifest.version, state=record.state, target=manifest.target, format=manifest.file_format
+            version=manifest.version,
+            state=record.state,
+            target=manifest.target,
+            format=manifest.file_format,
+            drift=self._drifted.get((record.name, manifest.version)),
         )
 
     def _report(self, record: ModelRecord) -> Report:
@@ -139,3 +174,8 @@ class Telling:
             message=record.message[:MESSAGE_MAX_CHARS],
             **(msgspec.structs.asdict(fetched) if fetched else {}),
         )
+
+
+def _grades(drift: Drift | None) -> object:
+    """What is worth telling anew when it changes; the figures themselves always change a little."""
+    return drift and (drift.grade, drift.psi.keys())

@@ -107,14 +107,16 @@ def devices(out: Output, repo: Path, database: Path | None) -> None:
     from edgeml.fleet import status as fleet_status  # noqa: PLC0415 - kept out of --help
 
     found = fleet_status.devices(repo, database=database)
-    headers = ("device", "online", "last seen (UTC)", "labels", "models")
+    headers = ("device", "online", "last seen (UTC)", "labels", "models", "drift")
     out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
 
 
 def _device_row(device: DeviceStatus) -> tuple[str, ...]:
     seen = f"{datetime.fromtimestamp(device.seen_s, UTC):%Y-%m-%d %H:%M:%S}" if device.seen_s else "never"
     models = ", ".join(f"{name} {model.version} ({model.state})" for name, model in device.models.items())
-    return device.id, "yes" if device.online else "no", seen, _pairs(device.labels), models
+    drifts = {name: model.drift.said for name, model in device.models.items() if model.drift is not None}
+    drift = ", ".join(said if len(device.models) == 1 else f"{name} {said}" for name, said in drifts.items())
+    return device.id, "yes" if device.online else "no", seen, _pairs(device.labels), models, drift
 
 
 def _status_text(found: FleetStatus) -> str:
@@ -127,9 +129,10 @@ def _status_text(found: FleetStatus) -> str:
         f"{failure.device}: error[{failure.code}]: {failure.message}"
         for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
+    drifts = [f"{it.device}: {it.name} {it.version} drifts: {it.drift.said}" for it in found.drifted]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")
-    return "\n".join((summary, table(headers, rows), *failures))
+    return "\n".join((summary, table(headers, rows), *failures, *drifts))
 
 
 def _pairs(labels: dict[str, str]) -> str:

@@ -17,8 +17,9 @@ from edgeml.fleet.registry import DATABASE_FILE, Registry, Seen
 from edgeml.repository import Repository, opened
 from edgeml_core import desired
 from edgeml_core.desired import Deployment
+from edgeml_core.drift import Drift
 from edgeml_core.lifecycle import State
-from edgeml_core.messages import ModelState, Report
+from edgeml_core.messages import DeviceState, ModelState, Report
 
 #: What a device that said nothing about a deployment yet is counted as.
 SILENT: Final = "silent"
@@ -53,6 +54,15 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+class Drifted(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on a device that sees or answers something else than what it was judged on."""
+
+    device: str
+    name: str
+    version: str
+    drift: Drift
+
+
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment: how many devices it is for, and how many of them are in which state."""
 
@@ -74,6 +84,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     online: int
     deployments: tuple[DeploymentStatus, ...]
     refusals: tuple[Failure, ...]
+    drifted: tuple[Drifted, ...]
 
     def to_dict(self) -> dict[str, object]:
         """As `--json` prints it."""
@@ -105,6 +116,7 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
         refusals=tuple(
             Failure(device=name, code=state.code, message=state.message) for name, state in states.items() if state.code
         ),
+        drifted=tuple(_drifted(states)),
     )
 
 
@@ -114,6 +126,13 @@ def devices(repo: Path, *, database: Path | None = None) -> list[DeviceStatus]:
     with _registry(repository, database) as registry:
         seen = registry.devices()
     return [_device(name, device.labels, seen.get(name)) for name, device in repository.document().devices.items()]
+
+
+def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:
+    for device, state in states.items():
+        for name, model in state.models.items():
+            if model.drift is not None and model.drift.psi:
+                yield Drifted(device=device, name=name, version=model.version, drift=model.drift)
 
 
 @contextmanager

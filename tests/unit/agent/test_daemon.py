@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from edgeml_agent.fetch.window import BAD_COPIES_MAX
 from edgeml_agent.hours import AtOnce, DeviceCalendar
 from edgeml_agent.ports import Rule
 from edgeml_core import chunks
+from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
 from fakes import TUNED, Bench
@@ -77,6 +79,38 @@ def test_what_is_wanted_answers_and_is_told(bench):
     assert states == ["resolving", "fetching", "verifying", "probing", "activating", "active"]
     assert bench.link.shown[-1].models[NAME].version == "1.0"
     assert bench.link.shown[-1].arch == "aarch64"
+
+
+def test_drift_is_told_when_its_grade_changes(bench, monkeypatch):
+    """In the retained state, now and then: not for every figure, and not for a version that is gone."""
+    monkeypatch.setattr(daemons, "DRIFT_TOLD_EVERY_S", 0.001)
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.link.shown[-1].models[NAME].drift is None
+
+    def drifts(grade, observed, **psi):
+        bench.drifts[NAME, "1.0"] = Drift(grade=grade, observed=observed, psi=psi)
+
+    def told():
+        return bench.link.shown[-1].models[NAME].drift
+
+    def count_states():
+        counts.append(len(bench.link.shown))
+
+    counts = []
+    moved = (
+        partial(drifts, "ok", 60),
+        count_states,
+        partial(drifts, "ok", 400),
+        count_states,
+        partial(drifts, "major", 500, score=0.6),
+    )
+    live(bench, *moved, until=lambda: told() and told().grade == "major")
+    assert counts[0] == counts[1]
+    assert told() == Drift(grade="major", observed=500, psi={"score": 0.6})
+    wish(bench, "2.0")
+    live(bench, until=serves(bench, "2.0"))
+    assert told() is None
 
 
 def test_a_deployment_is_gone_for_once(bench):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import samples
 from edgeml import repository
+from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
+from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, ModelState, Report
 
@@ -127,6 +130,31 @@ def test_a_device_that_refuses_what_is_signed_is_named(fleet: Path):
     registry.record([state("pi-2", seen_s=2.0)])
     registry.close()
     assert status.status(fleet).refusals == ()
+
+
+def test_a_model_that_drifts_is_named(fleet: Path):
+    """By its device, with what moved; one that doesn't is "ok" in the list of devices, one unjudged nothing."""
+
+    def model(drift: Drift | None) -> ModelState:
+        return ModelState(version="1.0", state="active", drift=drift)
+
+    registry = Registry(fleet / DATABASE_FILE)
+    moved = Drift(grade="major", observed=700, psi={"label": 3.21, "score": 0.6})
+    registry.record([state("pi-1", models={"sample": model(moved)})])
+    registry.record([state("pi-2", models={"sample": model(Drift(grade="ok", observed=60)), "other": model(None)})])
+    registry.record([state("pi-3", models={"sample": model(None)})])
+    registry.close()
+    (drifted,) = status.status(fleet).drifted
+    assert (drifted.device, drifted.name, drifted.drift) == ("pi-1", "sample", moved)
+    lines = _shown("status", fleet)
+    assert lines[-1] == "pi-1: sample 1.0 drifts: major: label 3.21, score 0.60"
+    rows = [line.split("  ")[-1].strip() for line in _shown("devices", fleet)]
+    assert [rows[0], rows[-3], rows[-2]] == ["drift", "major: label 3.21, score 0.60", "sample ok"]
+
+
+def _shown(what: str, repo: Path) -> list[str]:
+    done = CliRunner().invoke(commands, [what, "--repo", str(repo)], catch_exceptions=False, terminal_width=200)
+    return [line.rstrip() for line in done.output.splitlines()]
 
 
 def test_the_session_stays_with_the_registry(tmp_path: Path):
