@@ -159,7 +159,7 @@ class _Roads:
 def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> Daemon:
     folder, clock, machine, link = settings.store.dir, SystemClock(), board.this_machine(), roads.link
     releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
-    telling = Telling(link, machine, store, releases, clock)
+    telling = Telling(link, machine, store, releases, clock, drifts=models.watches.drifts)
     world = Ports(
         trust=roads.trust,
         chunks=roads.chunks,

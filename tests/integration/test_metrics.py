@@ -13,7 +13,7 @@ from integration.test_serving import server
 
 #: The base units that Prometheus asks for, counts of things, and what is said of something by its labels.
 NAME = re.compile(r"(edgeml|process)_[a-z]+(_[a-z]+)*")
-UNITS = ("_seconds", "_bytes", "_celsius", "_info", "_depth", "_limit", "_state", "_throttled")
+UNITS = ("_seconds", "_bytes", "_celsius", "_info", "_depth", "_limit", "_state", "_throttled", "_psi", "_items")
 QUESTION = {"messages": [{"role": "user", "content": "Who checks the filter?"}]}
 PATHS = ("/v1/models/chat/predict", "/v1/chat/completions", "/v1/chat/completions")
 

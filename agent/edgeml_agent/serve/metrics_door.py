@@ -30,6 +30,7 @@ def routes(models: Models, info: ServerInfo, further: Further) -> list[Route]:
 
     def everything() -> Iterator[Metric]:
         yield from _models(models, info)
+        yield from models.watches.metrics(models.active())
         yield from further()
         yield from _machine()
 

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from edgeml_agent import log
 from edgeml_agent.ports import Rule
 from edgeml_agent.serve.cores import Cores
+from edgeml_agent.serve.drift import Watches
 from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
 from edgeml_agent.serve.shadow import Shadow
 from edgeml_agent.serve.worker import Infer, Noticed, Predict, Stoppable, Worker
@@ -78,6 +79,7 @@ class Models:
 
     def __init__(self, *, cores: Cores | None = None, memory_bytes: int | None = None) -> None:
         self.counts = RequestCounts()
+        self.watches = Watches()
         self._cores = cores or Cores()
         self._memory_bytes = memory_bytes
         self._served: dict[str, Served] = {}
@@ -291,6 +293,7 @@ class Models:
 
     async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:
         model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)
+        model.observed = self.watches.over(name, manifest)
         noticed = Noticed(partial(self.counts.waited, name), partial(self.counts.wrote, name))
         return Worker(model, self._cores, calibration=calibration, noticed=noticed)
 
