@@ -60,6 +60,12 @@ def _models(models: Models, info: ServerInfo) -> Iterator[Metric]:
     tokens = tuple(
         ("", {"model": name}, counts.tokens(name)) for name, m in live if isinstance(m.manifest.preprocess, PromptInput)
     )
+    compared = tuple(
+        ("", {"model": name, "outcome": outcome}, count)
+        for name, m in live
+        for outcome, count in (m.shadow.outcomes() if m.shadow else {}).items()
+    )
+    yield Metric("edgeml_shadow_compared_items", "gauge", "Answers of a new version, compared with this one's.", compared)
     yield Metric("edgeml_generated_tokens_total", "counter", "Tokens written by language models.", tokens)
 
 

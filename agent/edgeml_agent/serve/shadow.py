@@ -87,6 +87,10 @@ class Shadow:
             raise DeviceError("shadow-disagreed", message, hint)
         return found
 
+    def outcomes(self) -> dict[str, int]:
+        """How many answers agreed, differed and failed until now."""
+        return {"agreed": self.agreed, "differed": self.differed, "failed": self.failed}
+
     @property
     def _count(self) -> int:
         return self.agreed + self.differed + self.failed

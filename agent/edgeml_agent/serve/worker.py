@@ -93,6 +93,10 @@ class Noticed(NamedTuple):
     wrote: Callable[[], None]
 
 
+#: Nobody is told.
+UNNOTICED: Final = Noticed(lambda _: None, lambda: None)
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     """A call, and where its answer goes."""
