@@ -19,7 +19,7 @@ from pathlib import Path
 import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from serving import ask
+from serving_parts.load import ask
 
 from edgeml_core.messages import Topics
 from integration.delivery_site import DEVICE, FLEET, MODEL, Site, site

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/serving.py`: each prints its own figures."""

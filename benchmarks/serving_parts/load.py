@@ -1,0 +1,118 @@
+"""Load from outside: wrk, and a client in Python where each answer is looked at.
+
+wrk (`apt-get install wrk`) keeps its connections alive and sends on each the next request when the last is answered.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+JSON_TYPE: Final = {"Content-Type": "application/json"}
+ANSWER_MAX_S: Final = 60
+_SCRIPT: Final = """
+wrk.method, wrk.body = "POST", [==[{body}]==]
+wrk.headers["Content-Type"] = "application/json"
+function done(summary, latency)
+  local errors, said = summary.errors, '{{"requests": %d, "duration_us": %d, "bad": %d, "p50_us": %d, "p99_us": %d}}'
+  local bad = errors.status + errors.connect + errors.read + errors.write + errors.timeout
+  local p50, p99 = latency:percentile(50), latency:percentile(99)
+  io.stderr:write(string.format(said, summary.requests, summary.duration, bad, p50, p99))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, again and again."""
+
+    path: str
+    body: str
+
+
+class Load(NamedTuple):
+    """What came of one run of wrk; every answer was 200."""
+
+    p50_ms: float
+    p99_ms: float
+    per_s: float
+    requests: int
+
+
+def require_wrk() -> None:
+    """End when there is no wrk."""
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is missing: apt-get install wrk")
+
+
+def started(port: int, request: Request, folder: Path, *, connections: int, seconds: float) -> subprocess.Popen[str]:
+    """wrk, running."""
+    script = folder / "wrk.lua"
+    script.write_text(_SCRIPT.format(body=request.body))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", str(script)]
+    url = f"http://127.0.0.1:{port}{request.path}"
+    return subprocess.Popen([*command, url], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def ended(wrk: subprocess.Popen[str]) -> Load:
+    """What came of it.
+
+    Raises:
+        RuntimeError: an answer was not 200, or a connection broke.
+    """
+    _, said = wrk.communicate()
+    found = json.loads(said)
+    if found["bad"] or not found["requests"]:
+        raise RuntimeError(f"not all requests were answered: {said}")
+    per_s = found["requests"] / found["duration_us"] * 1e6
+    return Load(found["p50_us"] / 1e3, found["p99_us"] / 1e3, per_s, found["requests"])
+
+
+def run(port: int, request: Request, folder: Path, *, connections: int, seconds: float) -> Load:
+    """One run of wrk."""
+    return ended(started(port, request, folder, connections=connections, seconds=seconds))
+
+
+def answer(port: int, request: Request) -> bytes:
+    """One answer, on a connection of its own.
+
+    Raises:
+        RuntimeError: it wasn't 200.
+    """
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_MAX_S)
+    try:
+        return answer_on(link, request)
+    finally:
+        link.close()
+
+
+def answer_on(link: http.client.HTTPConnection, request: Request) -> bytes:
+    """One answer, on a connection that stays.
+
+    Raises:
+        RuntimeError: it wasn't 200.
+    """
+    link.request("POST", request.path, request.body, JSON_TYPE)
+    response = link.getresponse()
+    content = response.read()
+    if response.status != http.client.OK:
+        raise RuntimeError(f"{response.status}: {content[:500]!r}")
+    return content
+
+
+def ask(port: int, count: int, *, path: str, body: str) -> list[float]:
+    """The times in ms of `count` inferences on one connection, the first tenth not counted."""
+    link, request, times_ms = http.client.HTTPConnection("127.0.0.1", port), Request(path, body), []
+    for _ in range(count):
+        begun = time.perf_counter()
+        answer_on(link, request)
+        times_ms.append((time.perf_counter() - begun) * 1000)
+    link.close()
+    return times_ms[count // 10 :]

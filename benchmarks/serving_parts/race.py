@@ -1,0 +1,110 @@
+"""The agent beside MLServer, KServe's Python server and LitServe: the same model, machine and load, in turns.
+
+All run for the whole race; one is asked at a time, with one connection and with sixteen. Between the rounds the session
+runs alone in a process of its own: what a server adds is its median less the session's.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from serving_parts import agents, alone, load, others, table
+from serving_parts.alone import Alone
+from serving_parts.load import Load
+from serving_parts.programs import Server
+from serving_parts.served import Door, Served, echo, minilm
+from serving_parts.table import Row
+
+ROUNDS: Final = 5
+TURN_S: Final = 2
+IN_FLIGHT: Final = 16
+ADDED_MOST_MS: Final = 0.4
+AGENT: Final = "edgeml-agent"
+MIB: Final = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A server at one of its doors; `aim` is how many times ours should do what it does."""
+
+    name: str
+    server: Server
+    door: Door
+    aim: float | None = None
+    one: list[Load] = field(default_factory=list)
+    many: list[Load] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    pss_bytes: list[int] = field(default_factory=list)
+
+    def turn(self, place: Path) -> None:
+        """Be asked, with one connection and with many; answers are looked at before and after."""
+        port, request = self.server.port, self.door.request
+        self.door.check(load.answer(port, request))
+        self.one.append(load.run(port, request, place, connections=1, seconds=TURN_S))
+        before_s = self.server.cpu_s()
+        self.many.append(load.run(port, request, place, connections=IN_FLIGHT, seconds=TURN_S))
+        self.cpu_us.append((self.server.cpu_s() - before_s) / self.many[-1].requests * 1e6)
+        self.door.check(load.answer(port, request))
+        self.pss_bytes.append(self.server.pss_bytes())
+
+
+def run(folder: Path, models: Path) -> Iterator[Row]:
+    """Print a table for each of the two models; the rows of what was aimed at."""
+    load.require_wrk()
+    rivals = list(others.installed())
+    for served in (echo(folder), minilm(folder, models)):
+        yield from _race(folder / f"race-{served.name}", served, rivals)
+
+
+def _race(place: Path, served: Served, rivals: Sequence[others.Rival]) -> Iterator[Row]:
+    place.mkdir()
+    with ExitStack() as stack:
+        entrants = list(_entrants(stack, place, served, rivals))
+        session = stack.enter_context(alone.started(served.folder, served.inputs))
+        for _ in range(ROUNDS):
+            session.measure()
+            for entrant in entrants:
+                entrant.turn(place)
+    _print(served, session, entrants)
+    yield from _rows(served, session, entrants)
+
+
+def _entrants(stack: ExitStack, place: Path, served: Served, rivals: Sequence[others.Rival]) -> Iterator[Entrant]:
+    agent = stack.enter_context(agents.running(place / "agent", [served]))
+    yield Entrant(name=AGENT, server=agent, door=served.protocol)
+    yield Entrant(name=f"{AGENT}, task door", server=agent, door=served.task)
+    for rival in rivals:
+        server = stack.enter_context(others.running(rival, place / rival.name, served))
+        yield Entrant(name=f"{rival.name} {rival.version}", server=server, door=rival.door(served), aim=rival.aim)
+
+
+def _print(served: Served, session: Alone, entrants: Sequence[Entrant]) -> None:
+    print(f"\n{served.name}: session.run {session.p50_ms:.3f} ms; {table.busy(session.other_cores)}")
+    print(f"  {'':24}  p50 ms, 1 connection   requests/s, {IN_FLIGHT} connections   their CPU us   PSS MiB   ready s")
+    for it in entrants:
+        one = _spread([load.p50_ms for load in it.one], 2)
+        many = _spread([load.per_s for load in it.many], 0)
+        pss = statistics.median(it.pss_bytes) / MIB
+        cpu_us = statistics.median(it.cpu_us)
+        print(f"  {it.name:24}  {one:21}  {many:28}  {cpu_us:12.0f}   {pss:7.0f}   {it.server.ready_s:7.1f}")
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _rows(served: Served, session: Alone, entrants: Sequence[Entrant]) -> Iterator[Row]:
+    ours = entrants[0]
+    for it in entrants[:2]:
+        added_ms = statistics.median(load.p50_ms for load in it.one) - session.p50_ms
+        yield table.most(f"{served.name}: p50 added by {it.name}", added_ms, ADDED_MOST_MS, " ms")
+    for it in entrants:
+        if it.aim is not None:
+            # Round by round: what else the machine did then fell on both.
+            ratio = statistics.median(a.per_s / b.per_s for a, b in zip(ours.many, it.many, strict=True))
+            yield table.least(f"{served.name}: throughput against {it.name}", ratio, it.aim, " x")
