@@ -47,15 +47,21 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Messages = Annotated[tuple[Message, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
 
 
-class _ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture: its file in base64."""
+
     image: str
 
 
-class _TextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A text."""
+
     text: str
 
 
-class _QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question and the text that holds its answer."""
+
     question: str
     context: str
 
@@ -68,24 +74,42 @@ class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     stop: Stops = ()
 
 
-class _PromptRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PromptRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The beginning of a text."""
+
     prompt: str
 
 
-class _ChatRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ChatRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A conversation."""
+
     messages: Messages
 
 
-class _AudioRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AudioRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sound: a WAV file in base64, or `samples` and their rate in Hz."""
+
     audio: str | None = None
     samples: list[float] | None = None
     sampling_rate: int | None = None
 
 
-class _TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model's inputs by name, as nested lists."""
+
     inputs: dict[str, object]
 
 
+#: Every kind of request, one for each way in which a model takes what it is asked.
+KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
+    TextRequest,
+    QuestionRequest,
+    PromptRequest,
+    ChatRequest,
+    ImageRequest,
+    AudioRequest,
+    TensorsRequest,
+)
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 #: The file, or the numbers and how many of them make a second.
 _AUDIO: Final = '{"audio": "<base64 of a WAV file>"} or {"samples": [...], "sampling_rate": 16000}'
@@ -165,18 +189,18 @@ def _require_at_most(most: int, count: int, what: str, unit: str) -> None:
 def _item(value: object, manifest: Manifest) -> Item:
     match manifest.preprocess:
         case QuestionInput():
-            asked = _read(value, _QuestionRequest, '{"question": "...", "context": "..."}')
+            asked = _read(value, QuestionRequest, '{"question": "...", "context": "..."}')
             return Question(asked.question, asked.context)
         case PromptInput():
             return _prompt(value)
         case AudioInput():
-            return _audio(_read(value, _AudioRequest, _AUDIO))
+            return _audio(_read(value, AudioRequest, _AUDIO))
         case TextInput():
-            return Text(_read(value, _TextRequest, '{"text": "..."}').text)
+            return Text(_read(value, TextRequest, '{"text": "..."}').text)
         case ImageInput():
-            return Image(_decoded(_read(value, _ImageRequest, '{"image": "<base64 of the file>"}').image))
+            return Image(_decoded(_read(value, ImageRequest, '{"image": "<base64 of the file>"}').image))
         case _:
-            given = _read(value, _TensorsRequest, '{"inputs": {"name": nested list}}').inputs
+            given = _read(value, TensorsRequest, '{"inputs": {"name": nested list}}').inputs
             specs = {spec.name: spec for spec in manifest.inputs}
             if unknown := sorted(given.keys() - specs.keys()):
                 names = ", ".join(specs)
@@ -186,17 +210,17 @@ def _item(value: object, manifest: Manifest) -> Item:
 
 def _prompt(value: object) -> Item:
     if isinstance(value, dict) and "messages" in value:
-        asked = _read(value, _ChatRequest, '{"messages": [{"role": "user", "content": "..."}], "max_new_tokens": 32}')
+        asked = _read(value, ChatRequest, '{"messages": [{"role": "user", "content": "..."}], "max_new_tokens": 32}')
         return Chat(**msgspec.structs.asdict(asked))
-    prompt = _read(value, _PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}')
+    prompt = _read(value, PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}')
     return Prompt(**msgspec.structs.asdict(prompt))
 
 
-def _audio(request: _AudioRequest) -> Audio:
+def _audio(request: AudioRequest) -> Audio:
     match request:
-        case _AudioRequest(audio=str(text), samples=None, sampling_rate=None):
+        case AudioRequest(audio=str(text), samples=None, sampling_rate=None):
             return audio.read_wav(_decoded(text))
-        case _AudioRequest(audio=None, samples=list(samples), sampling_rate=int(rate_hz)):
+        case AudioRequest(audio=None, samples=list(samples), sampling_rate=int(rate_hz)):
             spec = TensorSpec(name="samples", dtype="float32", shape=(-1,))
             return Audio(tensors.from_nested(spec, samples), rate_hz)
         case _:

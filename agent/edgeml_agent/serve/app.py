@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeml_agent.serve import health, metrics_door, oip, openai, page, predict, responses
+from edgeml_agent.serve import health, metrics_door, oip, openai, openapi, page, predict, responses
 from edgeml_agent.serve.access import Access, Rules
 from edgeml_agent.serve.bounds import Bounded, UntilReady
 from edgeml_agent.serve.health import ServerInfo
@@ -42,6 +42,7 @@ def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lam
             *health.routes(info, root="/health"),
             *page.routes(models, info),
             *metrics_door.routes(models, info, further),
+            *openapi.routes(info, needs_token=rules.token is not None),
             Route("/health", partial(_whole, info), methods=["GET"]),
         ],
         middleware=[Middleware(Access, rules), Middleware(UntilReady, info), Middleware(Bounded)],
@@ -52,7 +53,7 @@ def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lam
 
 
 async def _whole(info: ServerInfo, _: Request) -> Response:
-    return responses.json({"live": True, "ready": info.ready()})
+    return responses.json(info.health())
 
 
 async def _failed(request: Request, failure: Exception) -> Response:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgeml_agent.serve import responses
+from edgeml_agent.serve import responses, wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,19 @@ class ServerInfo:
     version: str
     ready: Callable[[], bool] = lambda: True
 
+    def health(self) -> wire.Health:
+        """Whether it lives, and is ready: the body of every answer about it."""
+        return {"live": True, "ready": self.ready()}
+
 
 def routes(info: ServerInfo, *, root: str) -> list[Route]:
     """The health routes below `root`. The body is the same everywhere: clients look for either field in any of them."""
 
     async def live(_: Request) -> Response:
-        return responses.json({"live": True, "ready": info.ready()})
+        return responses.json(info.health())
 
     async def ready(_: Request) -> Response:
-        is_ready = info.ready()
-        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return responses.json({"live": True, "ready": is_ready}, status)
+        health = info.health()
+        return responses.json(health, HTTPStatus.OK if health["ready"] else HTTPStatus.SERVICE_UNAVAILABLE)
 
     return [Route(f"{root}/live", live, methods=["GET"]), Route(f"{root}/ready", ready, methods=["GET"])]

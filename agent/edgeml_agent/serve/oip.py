@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
-from edgeml_agent.serve import health, oip_codec, oip_repository, oip_tensors, responses
+from edgeml_agent.serve import health, oip_codec, oip_repository, oip_tensors, responses, wire
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
@@ -51,7 +51,8 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
     """The routes of this door."""
 
     async def server(_: Request) -> Response:
-        return responses.json({"name": "edgeml-agent", "version": info.version, "extensions": EXTENSIONS})
+        about: wire.ProtocolServer = {"name": "edgeml-agent", "version": info.version, "extensions": EXTENSIONS}
+        return responses.json(about)
 
     async def metadata(request: Request) -> Response:
         return responses.json(_described(models.find(*_asked(request)).manifest))
@@ -63,7 +64,8 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         served = models.find(*_asked(request))
         if served.unloaded:
             raise UsageError("model-unknown", f"the model {served.manifest.name!r} is unloaded", "load it first")
-        return responses.json({"name": served.manifest.name, "ready": True})
+        answer: wire.ProtocolReady = {"name": served.manifest.name, "ready": True}
+        return responses.json(answer)
 
     async def infer(request: Request) -> Response:
         name, version = _asked(request)
@@ -138,7 +140,7 @@ def _response(answer: InferResponse, accepted: str) -> Response:
     return responses.packed(response, accepted)
 
 
-def _described(manifest: Manifest) -> dict[str, object]:
+def _described(manifest: Manifest) -> wire.ProtocolModel:
     return {
         "name": manifest.name,
         "versions": [manifest.version],
@@ -148,13 +150,13 @@ def _described(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _signature(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
+def _signature(specs: Sequence[TensorSpec]) -> list[wire.Signed]:
     return [
         {"name": spec.name, "datatype": oip_tensors.DATATYPES[spec.dtype], "shape": list(spec.shape)} for spec in specs
     ]
 
 
-def _configured(manifest: Manifest) -> dict[str, object]:
+def _configured(manifest: Manifest) -> wire.ProtocolConfig:
     """The model's configuration, in Triton's terms."""
     return {
         "name": manifest.name,
@@ -167,7 +169,7 @@ def _configured(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _dimensions(specs: Sequence[TensorSpec]) -> list[dict[str, object]]:
+def _dimensions(specs: Sequence[TensorSpec]) -> list[wire.Dimensions]:
     return [
         {"name": spec.name, "data_type": f"TYPE_{oip_tensors.DATATYPES[spec.dtype]}", "dims": list(spec.shape)}
         for spec in specs

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from edgeml_agent.serve import oip_tensors
+from edgeml_agent.serve import oip_tensors, wire
 from edgeml_agent.serve.oip_tensors import Tensor
 from edgeml_core.errors import UsageError
 from edgeml_runtime.tensors import Array
@@ -43,7 +43,9 @@ class RequestParameters(msgspec.Struct, frozen=True):
     timeout: int = 0
 
 
-class _Message(msgspec.Struct, frozen=True):
+class InferMessage(msgspec.Struct, frozen=True):
+    """The JSON of a request."""
+
     inputs: list[Tensor]
     id: str | None = None
     outputs: list[RequestedOutput] = []
@@ -53,7 +55,7 @@ class _Message(msgspec.Struct, frozen=True):
 class InferRequest(NamedTuple):
     """A request whose parts fit each other; `binary` has the bytes of the inputs that came so, by name."""
 
-    message: _Message
+    message: InferMessage
     binary: Mapping[str, memoryview]
 
     @property
@@ -102,7 +104,7 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     """
     head, rest = memoryview(body)[:json_length], memoryview(body)[len(body) if json_length is None else json_length :]
     try:
-        message = msgspec.json.decode(head, type=_Message)
+        message = msgspec.json.decode(head, type=InferMessage)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "see GET /v2/models/NAME") from error
     if len({tensor.name for tensor in message.inputs}) != len(message.inputs):
@@ -127,22 +129,27 @@ def encode(
         UsageError: `input-invalid`, for an output that the model doesn't have, or that has no classes.
     """
     message = request.message
-    described: list[dict[str, object]] = []
+    described: list[wire.OutputTensor] = []
     tail = bytearray()
     for asked in message.outputs or [RequestedOutput(name) for name in outputs]:
         values = _asked(asked, outputs, labels)
-        about = {"name": asked.name, "datatype": oip_tensors.datatype(values), "shape": list(values.shape)}
+        made: wire.OutputTensor = {
+            "name": asked.name,
+            "datatype": oip_tensors.datatype(values),
+            "shape": list(values.shape),
+        }
         in_binary = asked.parameters.binary_data
         if message.parameters.binary_data_output if in_binary is None else in_binary:
             data = oip_tensors.to_binary(values)
             tail += data
-            described.append(about | {"parameters": {"binary_data_size": len(data)}})
+            made["parameters"] = {"binary_data_size": len(data)}
         else:
-            described.append(about | {"data": values.ravel().tolist()})
-    response: dict[str, object] = {"model_name": model_name, "model_version": model_version}
+            made["data"] = values.ravel().tolist()
+        described.append(made)
+    response: wire.Inferred = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if message.id is not None:
         response["id"] = message.id
-    head = msgspec.json.encode(response | {"outputs": described})
+    head = msgspec.json.encode(response)
     return InferResponse(head + tail, len(head) if tail else None)
 
 

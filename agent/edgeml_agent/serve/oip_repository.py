@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
-from edgeml_agent.serve import responses
+from edgeml_agent.serve import responses, wire
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.serve.models import Models, Served
 from edgeml_core.errors import UsageError
@@ -24,11 +24,15 @@ _NS: Final = 1e9
 _Asked = TypeVar("_Asked", bound=msgspec.Struct)
 
 
-class _Index(msgspec.Struct, frozen=True):
+class Index(msgspec.Struct, frozen=True):
+    """Which models are asked for; `ready` leaves out those that are unloaded."""
+
     ready: bool = False
 
 
-class _Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True):
+    """What is said beside a load or an unload."""
+
     parameters: dict[str, object] = {}
 
 
@@ -36,12 +40,12 @@ def routes(models: Models) -> list[Route]:
     """The routes of this part of the door."""
 
     async def index(request: Request) -> Response:
-        asked = await _read(request, _Index)
+        asked = await _read(request, Index)
         listed = sorted(models.active().items())
         return responses.json([_indexed(name, it) for name, it in listed if not (asked.ready and it.unloaded)])
 
     async def load(request: Request) -> Response:
-        asked = await _read(request, _Change)
+        asked = await _read(request, Change)
         if asked.parameters:
             hint = "a device serves what its fleet signed; deploy another version"
             raise UsageError("input-invalid", "a model can't be loaded with other files or another config", hint)
@@ -49,14 +53,15 @@ def routes(models: Models) -> list[Route]:
         return responses.json({})
 
     async def unload(request: Request) -> Response:
-        await _read(request, _Change)
+        await _read(request, Change)
         await models.unload(request.path_params["name"])
         return responses.json({})
 
     async def statistics(request: Request) -> Response:
         name, version = request.path_params.get("name"), request.path_params.get("version")
         chosen = models.active() if name is None else {name: models.find(name, version)}
-        return responses.json({"model_stats": [_statistics(models, name, it) for name, it in sorted(chosen.items())]})
+        found: wire.Statistics = {"model_stats": [_statistics(models, name, it) for name, it in sorted(chosen.items())]}
+        return responses.json(found)
 
     return [
         Route("/v2/repository/index", index, methods=["POST"]),
@@ -76,12 +81,14 @@ async def _read(request: Request, kind: type[_Asked]) -> _Asked:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "send {}") from error
 
 
-def _indexed(name: str, served: Served) -> dict[str, str]:
-    state, reason = ("UNAVAILABLE", "unloaded") if served.unloaded else ("READY", "")
-    return {"name": name, "version": served.manifest.version, "state": state, "reason": reason}
+def _indexed(name: str, served: Served) -> wire.Indexed:
+    version = served.manifest.version
+    if served.unloaded:
+        return {"name": name, "version": version, "state": "UNAVAILABLE", "reason": "unloaded"}
+    return {"name": name, "version": version, "state": "READY", "reason": ""}
 
 
-def _statistics(models: Models, name: str, served: Served) -> dict[str, object]:
+def _statistics(models: Models, name: str, served: Served) -> wire.ModelStatistics:
     good, bad = models.counts.tally(name)
     ran = served.worker.ran if served.worker else Tally()
     none = Tally()
@@ -106,5 +113,5 @@ def _statistics(models: Models, name: str, served: Served) -> dict[str, object]:
     }
 
 
-def _duration(tally: Tally) -> dict[str, int]:
+def _duration(tally: Tally) -> wire.Duration:
     return {"count": tally.count, "ns": int(tally.total_s * _NS)}

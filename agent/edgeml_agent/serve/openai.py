@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
-from edgeml_agent.serve import openai_requests, responses
+from edgeml_agent.serve import openai_requests, responses, wire
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.openai_answers import CHAT, COMPLETION, Events, Form, Written
@@ -94,12 +94,15 @@ def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:
 
 def _embedded(asked: EmbeddingsRequest, answers: Sequence[Answer]) -> bytes:
     made = [cast("EmbeddingAnswer", answer) for answer in answers]
-    vectors = [answer["embedding"] for answer in made]
-    given = [_base64(vector) for vector in vectors] if asked.encoding_format == "base64" else vectors
-    data = [{"object": "embedding", "index": index, "embedding": it} for index, it in enumerate(given)]
+    as_text = asked.encoding_format == "base64"
+    given = [_base64(answer["embedding"]) if as_text else answer["embedding"] for answer in made]
+    data: list[wire.EmbeddingOf] = [
+        {"object": "embedding", "index": index, "embedding": it} for index, it in enumerate(given)
+    ]
     tokens = sum(answer.get("tokens", 0) for answer in made)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return msgspec.json.encode({"object": "list", "data": data, "model": asked.model, "usage": usage})
+    usage: wire.Usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    whole: wire.Embeddings = {"object": "list", "data": data, "model": asked.model, "usage": usage}
+    return msgspec.json.encode(whole)
 
 
 def _base64(vector: list[float]) -> str:

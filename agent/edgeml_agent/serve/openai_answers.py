@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from edgeml_agent.serve import openai_errors, responses
+from edgeml_agent.serve import openai_errors, responses, wire
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime.tasks import Piece, TextAnswer
 
@@ -124,7 +124,7 @@ async def _all(first: Piece, others: AsyncGenerator[Piece]) -> AsyncGenerator[Pi
         yield piece
 
 
-def _usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
+def _usage(prompt_tokens: int, tokens: int) -> wire.Usage:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
 
 

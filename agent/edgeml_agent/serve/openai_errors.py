@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from edgeml_agent.serve import wire
 from edgeml_core.errors import EdgemlError, UsageError
 
 #: Below these paths errors have this form.
@@ -29,7 +30,7 @@ class FieldError(UsageError):
         self.field = field
 
 
-def body(failure: EdgemlError, status: int) -> dict[str, object]:
+def body(failure: EdgemlError, status: int) -> wire.OpenAIRefusal:
     """The body of a response that failed, or the last event of a stream that did."""
     kind = "server_error" if status >= _SERVER else "invalid_request_error"
     return {

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from edgeml_agent.serve import openai_errors
+from edgeml_agent.serve import openai_errors, wire
 from edgeml_core.errors import EdgemlError, OverloadedError
 
 #: The HTTP status of each code that can be a client's business; any other is 500.
@@ -66,6 +66,14 @@ def status_of(failure: EdgemlError) -> int:
     return STATUS.get(failure.code, 500)
 
 
+def refusal_form(path: str) -> type:
+    """The form of the errors at a path: its door's."""
+    if path in openai_errors.PATHS:
+        return wire.OpenAIRefusal
+    is_protocol = path == _PROTOCOL_ROOT or path.startswith(f"{_PROTOCOL_ROOT}/")
+    return wire.ProtocolRefusal if is_protocol else wire.Refusal
+
+
 def error(path: str, failure: EdgemlError, status: int | None = None) -> Response:
     """The response to a request for `path` that failed.
 
@@ -75,9 +83,10 @@ def error(path: str, failure: EdgemlError, status: int | None = None) -> Respons
         status: where it isn't the one of the code.
     """
     code = status or status_of(failure)
-    if path in openai_errors.PATHS:
+    form = refusal_form(path)
+    if form is wire.OpenAIRefusal:
         body: object = openai_errors.body(failure, code)
-    elif path == _PROTOCOL_ROOT or path.startswith(f"{_PROTOCOL_ROOT}/"):
+    elif form is wire.ProtocolRefusal:
         body = {"error": f"{failure.message}; {failure.hint}"}
     else:
         body = {"error": failure.to_dict()}

@@ -78,6 +78,11 @@ def _files() -> dict[str, str]:
 FILES: Final = _files()
 
 
+def media_type(name: str) -> str:
+    """What a file is."""
+    return TYPES[Path(name).suffix]
+
+
 @cache
 def _read(name: str) -> tuple[bytes, str]:
     """A file, and a tag that changes with it."""
@@ -90,4 +95,4 @@ def _file(name: str, held: str | None) -> Response:
     headers = HEADERS | {"ETag": tag}
     if held == tag:
         return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=TYPES[Path(name).suffix])
+    return Response(content, headers=headers, media_type=media_type(name))

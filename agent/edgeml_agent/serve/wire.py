@@ -1,0 +1,278 @@
+"""The shapes of answers as they go out over HTTP, door by door. The doors make them, the OpenAPI document tells them.
+
+What a task answers has its types in `edgeml_runtime.tasks`, what the page is shown in `page.shown`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class Health(TypedDict):
+    """Whether the server lives, and whether the models of the last run are live again."""
+
+    live: bool
+    ready: bool
+
+
+class ListedModel(TypedDict):
+    """One model; the first four fields are the ones that OpenAI's client requires."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    version: str
+    task: str
+    target: str
+    format: str
+    deployment: str
+
+
+class ListedModels(TypedDict):
+    """All models, by name."""
+
+    object: Literal["list"]
+    data: list[ListedModel]
+
+
+class Predicted(TypedDict):
+    """An answer to each item, in order, and which version gave it."""
+
+    model: str
+    version: str
+    outputs: list[Any]
+
+
+class Refused(TypedDict):
+    """An error of this project's own doors."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class Refusal(TypedDict):
+    """Why there is no answer."""
+
+    error: Refused
+
+
+class ProtocolServer(TypedDict):
+    """The Open Inference Protocol's view of the server."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class Signed(TypedDict):
+    """One input or output; -1 in `shape` is any length."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ProtocolModel(TypedDict):
+    """A model's metadata."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[Signed]
+    outputs: list[Signed]
+
+
+class Dimensions(TypedDict):
+    """One input or output in Triton's terms."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ProtocolConfig(TypedDict):
+    """A model's configuration in Triton's terms."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    version_policy: dict[str, dict[str, int]]
+    input: list[Dimensions]
+    output: list[Dimensions]
+
+
+class ProtocolReady(TypedDict):
+    """A model that answers."""
+
+    name: str
+    ready: Literal[True]
+
+
+class BinaryParameters(TypedDict):
+    """Where the bytes of a binary output are: so many behind the JSON, in the order of the outputs."""
+
+    binary_data_size: int
+
+
+class OutputTensor(TypedDict):
+    """One output: its `data` flat and row-major, or its bytes behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: NotRequired[list[Any]]
+    parameters: NotRequired[BinaryParameters]
+
+
+class Inferred(TypedDict):
+    """The outputs that were asked for, and which version gave them."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    outputs: list[OutputTensor]
+
+
+class Indexed(TypedDict):
+    """One model of the repository."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+class Duration(TypedDict):
+    """So many times, and so long together."""
+
+    count: int
+    ns: int
+
+
+class Durations(TypedDict):
+    """Where the time of a model's requests went. What isn't measured apart is 0."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class ModelStatistics(TypedDict):
+    """How requests to one model went since the agent started; `last_inference` in milliseconds since 1970."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: Durations
+    batch_stats: list[Any]
+    memory_usage: list[Any]
+
+
+class Statistics(TypedDict):
+    """The statistics of one model, or of all."""
+
+    model_stats: list[ModelStatistics]
+
+
+class ProtocolRefusal(TypedDict):
+    """Why there is no answer, as the Open Inference Protocol says it."""
+
+    error: str
+
+
+class Usage(TypedDict):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: NotRequired[int]
+
+
+class SaidMessage(TypedDict):
+    """What the model says in a chat."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    """The one answer to a chat."""
+
+    index: int
+    message: SaidMessage
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(TypedDict):
+    """An answer to a chat, in OpenAI's form."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionChoice(TypedDict):
+    """The one continuation of a prompt."""
+
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(TypedDict):
+    """A continuation of a prompt, in OpenAI's form."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class EmbeddingOf(TypedDict):
+    """One text's vector: numbers, or the base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(TypedDict):
+    """A vector for each text, in OpenAI's form."""
+
+    object: Literal["list"]
+    data: list[EmbeddingOf]
+    model: str
+    usage: Usage
+
+
+class OpenAIRefused(TypedDict):
+    """An error in OpenAI's form; `param` is the field at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIRefusal(TypedDict):
+    """Why there is no answer, as OpenAI's clients read it."""
+
+    error: OpenAIRefused
