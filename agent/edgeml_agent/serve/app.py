@@ -65,7 +65,10 @@ async def _failed(request: Request, failure: Exception) -> Response:
 async def _not_routed(request: Request, failure: Exception) -> Response:
     status = failure.status_code if isinstance(failure, HTTPException) else HTTPStatus.NOT_FOUND
     unknown = UsageError("route-unknown", f"nothing is served at {request.method} {request.url.path}")
-    return responses.error(request.url.path, unknown, status)
+    response = responses.error(request.url.path, unknown, status)
+    # Of a method that isn't served it tells which are (RFC 9110, section 15.5.6).
+    response.headers.update((isinstance(failure, HTTPException) and failure.headers) or {})
+    return response
 
 
 async def _broken(request: Request, _: Exception) -> Response:

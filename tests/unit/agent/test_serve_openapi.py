@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import httpx
+import pytest
 
 from edgeml_agent.serve.access import OPEN_PATHS, Rules
 from edgeml_agent.serve.app import build
@@ -66,6 +67,15 @@ def test_every_reference_leads_somewhere():
     assert names == DOCUMENT["components"]["schemas"].keys()
     ids = [it["operationId"] for methods in DOCUMENT["paths"].values() for it in methods.values()]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/models"), ("GET", "/v2/repository/index"), ("PUT", "/")])
+def test_a_method_that_is_not_served_is_told_which_are(method, path):
+    """RFC 9110, section 15.5.6."""
+    response = asked(method, path)
+    assert response.status_code == 405
+    served = {it.strip().lower() for it in response.headers["allow"].split(",")}
+    assert served - {"head"} == {*DOCUMENT["paths"][path]}
 
 
 def test_nothing_of_it_is_loaded_before_somebody_asks():
