@@ -191,6 +191,7 @@ def test_health_has_both_fields_on_every_door(tmp_path):
         (("POST", INFER, {"content": b"{"}), 400, None),
         (("POST", INFER, {"json": {"inputs": []}}), 400, None),
         (("POST", INFER, {"json": OIP_BODY, "headers": {"inference-header-content-length": "9"}}), 400, None),
+        (("POST", INFER, {"json": OIP_BODY, "headers": {"inference-header-content-length": "9" * 5000}}), 400, None),
         (("POST", INFER, {"content": b"x", "headers": {"content-type": "text/plain"}}), 415, None),
         (("POST", "/v2/models/tiny/versions/9.9/infer", {"json": OIP_BODY}), 404, None),
         (("GET", "/v2/models/other/ready", {}), 404, None),

@@ -43,6 +43,8 @@ EXTENSIONS: Final = (
 )
 PLATFORMS: Final[dict[Engine, str]] = {"onnxruntime": "onnx_onnxv1", "litert": "tflite_tflitev3"}
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
+#: More digits than any body's length has; Python reads no more than a few thousand.
+_LENGTH_MAX_CHARS: Final = 18
 #: tritonclient sends no type at all, or the last one.
 _TYPES_READ: Final = frozenset({"", "application/json", "application/octet-stream"})
 
@@ -106,8 +108,8 @@ def _json_length(request: Request) -> int | None:
     if kind not in _TYPES_READ:
         raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send application/json")
     length = request.headers.get(JSON_LENGTH_HEADER)
-    if length is not None and not (length.isascii() and length.isdecimal()):
-        raise UsageError("input-invalid", f"{JSON_LENGTH_HEADER} is not a number", "leave it out with JSON tensors")
+    if length is not None and not (length.isascii() and length.isdecimal() and len(length) <= _LENGTH_MAX_CHARS):
+        raise UsageError("input-invalid", f"{JSON_LENGTH_HEADER} is no length", "leave it out with JSON tensors")
     return None if length is None else int(length)
 
 
