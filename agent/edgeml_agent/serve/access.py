@@ -42,7 +42,7 @@ class Rules:
             hint = "use http://localhost or 127.0.0.1, or listen on another address with a token"
             return UsageError("origin-refused", "this server answers to names of this machine only", hint)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
+        if origin is not None and _netloc(origin) != headers.get("host", ""):
             return UsageError("origin-refused", "pages of other sites may not use this server")
         if self.token is not None and path not in OPEN_PATHS and not self._shown(headers):
             hint = "send the header 'Authorization: Bearer TOKEN' with the token of [serve] token_file"
@@ -81,6 +81,14 @@ def _names_local(host_header: str) -> bool:
         return is_local(urlsplit(f"//{host_header}").hostname or "")
     except ValueError:
         return False
+
+
+def _netloc(origin: str) -> str | None:
+    """The host and port of an origin; None when it has none that could be this server's."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _read_token(path: Path) -> str:

@@ -32,7 +32,8 @@ def test_other_host_names_are_refused_on_localhost(host):
 def test_a_page_of_another_site_is_refused():
     """A cross-site request names its own origin; the server's own page is let in."""
     assert refusal_code(Rules(), host="localhost:8080", origin="https://evil.example") == "origin-refused"
-    assert refusal_code(Rules(), host="localhost:8080", origin="null") == "origin-refused"
+    for origin in ("null", "http://[", "http://[::1", ""):
+        assert refusal_code(Rules(), host="localhost:8080", origin=origin) == "origin-refused"
     assert refusal_code(Rules(), host="localhost:8080", origin="http://localhost:8080") is None
 
 
