@@ -31,6 +31,8 @@ from edgeml_runtime.tasks import (
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import opened
 
+#: Below it no token but the likeliest is ever drawn, and float32 overflows.
+_COLDEST: Final = 1e-6
 _IDS: Final = "input_ids"
 _MASK: Final = "attention_mask"
 _POSITIONS: Final = "position_ids"
@@ -166,7 +168,7 @@ def _log_chance(logits: Array, token: int) -> float:
 
 
 def _next(logits: Array, asked: Continuation, drawn: np.random.Generator) -> int:
-    if asked.temperature == 0:
+    if asked.temperature < _COLDEST:
         return int(logits.argmax())
     chances = softmax(logits / np.float32(asked.temperature)).astype(np.float64)
     if asked.top_p < 1:
