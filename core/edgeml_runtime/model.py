@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeml_core.errors import RejectedError, TransportError, UsageError
+from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import (
     AudioInput,
     Manifest,
@@ -83,6 +83,19 @@ class Model:
             raise RejectedError("bundle-format", f"the model has no output {', '.join(missing)}")
         return outputs
 
+    def infer_given(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `infer`, for tensors of a client's own making: what the model can't be run on is the client's fault.
+
+        Raises:
+            UsageError: `input-invalid`, also when the runtime fails on them, as on an id that is no token's.
+            RejectedError: `bundle-format`, when the model lacks an output that its manifest lists.
+        """
+        try:
+            return self.infer(inputs)
+        except DeviceError as error:
+            hint = "send values such as the model was made for"
+            raise UsageError("input-invalid", f"the model can't be run on these tensors: {error}", hint) from error
+
     def parse(self, request: object) -> list[Item]:
         """The items in a decoded JSON request: see `edgeml_runtime.requests`.
 
@@ -128,9 +141,10 @@ class Model:
         """The outputs for what was made of the items of one run; `observed` is told.
 
         Raises:
-            UsageError, DeviceError, RejectedError: as for `infer`.
+            UsageError, DeviceError, RejectedError: as for `infer`, or `infer_given` where the items are whole tensors.
         """
-        outputs = self.infer(prepared.tensors)
+        infer = self.infer_given if isinstance(self.manifest.preprocess, TensorInput) else self.infer
+        outputs = infer(prepared.tensors)
         self.observed(Run(asked, prepared, outputs))
         return outputs
 

@@ -117,7 +117,7 @@ def _outputs(asked: InferRequest, model: Model) -> Mapping[str, Array]:
     """In the model's thread: the outputs as they are, for inputs as the model takes them, or for texts and files."""
     elements = asked.elements()
     if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
-        return model.infer(asked.arrays())
+        return model.infer_given(asked.arrays())
     items = [Tensors(asked.arrays())] if elements is None else _items(model, elements)
     return model.run(items, model.prepare(items))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import Classes, ImageInput, TensorInput, TensorOutput, TensorSpec, TokenClasses
 from edgeml_runtime import model as models
 from edgeml_runtime.model import Model
@@ -100,6 +100,16 @@ def test_infer_checks_the_signature(line):
     with pytest.raises(UsageError) as caught:
         line.infer({"x": np.zeros((1, 5), np.float32)})
     assert caught.value.code == "input-invalid"
+
+
+def test_tensors_that_a_model_cant_run_on_are_their_makers_fault(mood):
+    """An id that is no token's; what the model's own preprocessing made is no client's fault."""
+    given = {name: np.full((1, 2), 99, np.int64) for name in ("input_ids", "attention_mask")}
+    with pytest.raises(UsageError, match="out of data bounds"):
+        mood.infer_given(given)
+    with pytest.raises(DeviceError, match="out of data bounds"):
+        mood.infer(given)
+    assert mood.infer_given({name: array * 0 + 4 for name, array in given.items()})["logits"].shape == (1, 2)
 
 
 @pytest.mark.parametrize("items", [[], [Image(b"")], [Tensors({})], [Text("a" * 1_000_000)]])
