@@ -59,7 +59,7 @@ def decode(data: bytes) -> tuple[GoldenCase, ...]:
         raise RejectedError("bundle-format", f"the golden file is longer than {GOLDEN_MAX_BYTES} bytes")
     try:
         cases = msgspec.msgpack.decode(data, type=tuple[GoldenCase, ...])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("bundle-format", f"the golden file can't be read: {error}") from error
     if not 1 <= len(cases) <= CASES_MAX:
         raise RejectedError("bundle-format", f"the golden file has {len(cases)} cases; 1 to {CASES_MAX} are allowed")

@@ -21,13 +21,14 @@ WRONG = golden.TensorData(dtype="float32", shape=(2, 2), data=b"\0" * 12)
     [
         b"",
         b"\x91",
+        GOLDEN.replace(b"inputs", b"in\x90uts"),
         GOLDEN[:-1],
         golden.encode(()),
         golden.encode(golden.decode(GOLDEN) * 65),
         golden.encode((golden.GoldenCase(inputs={"x": WRONG}, outputs={}),)),
         golden.encode((golden.GoldenCase(inputs={"x": msgspec.structs.replace(WRONG, shape=(-1, -3))}, outputs={}),)),
     ],
-    ids=["empty", "cut", "short", "no-case", "many", "wrong-bytes", "negative-shape"],
+    ids=["empty", "cut", "not-utf-8", "short", "no-case", "many", "wrong-bytes", "negative-shape"],
 )
 def test_bad_files_are_refused(data):
     """A tensor whose bytes don't fit its shape never reaches a runtime."""
