@@ -21,6 +21,8 @@ BUNDLE_SUFFIX: Final = ".edgeml"
 _FIXED_TIME: Final = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE_MODE: Final = 0o100644 << 16
 _UNIX: Final = 3
+#: What zipfile raises, at any place, for an archive that is none, breaks off, is encrypted or contradicts itself.
+_DAMAGES: Final = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def describe(path: str, content: BinaryIO) -> FileEntry:
@@ -74,7 +76,7 @@ class BundleReader:
         try:
             self._archive = zipfile.ZipFile(source)
             self.manifest_bytes = self._read_manifest()
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        except _DAMAGES as error:
             raise RejectedError("bundle-format", f"not a bundle: {error}") from error
         self.manifest = manifests.decode(self.manifest_bytes)
         self._require_members()
@@ -97,7 +99,7 @@ class BundleReader:
                     if chunks.sha256(chunk) != digest:
                         raise RejectedError("digest-mismatch", f"{entry.path!r} in the bundle has other content")
                     yield chunk
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except _DAMAGES as error:
             raise RejectedError("digest-mismatch", f"{entry.path!r} in the bundle is damaged: {error}") from error
 
     def read(self, path: str) -> bytes:

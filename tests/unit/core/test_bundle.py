@@ -99,3 +99,13 @@ def test_a_file_that_is_not_there_is_named():
     """Asking for more than the manifest lists is refused."""
     with pytest.raises(RejectedError, match="no file 'x'"):
         BundleReader(io.BytesIO(a_bundle())).read("x")
+
+
+def test_a_manifest_longer_than_its_archive_is_refused():
+    """By what the archive's directory claims of it."""
+    data = bytearray(a_bundle())
+    at = data.index(b"PK\x01\x02") + 20  # the two lengths of the first member
+    data[at : at + 8] = struct.pack("<II", len(data), len(data))
+    with pytest.raises(RejectedError, match="not a bundle") as caught:
+        BundleReader(io.BytesIO(bytes(data)))
+    assert caught.value.code == "bundle-format"
