@@ -4,6 +4,7 @@
 #   make quick   unit and property tests: seconds
 #   make faults  everything that can go wrong in delivery, and what came of it in counts
 #   make soak    the same for long: make soak SECONDS=3600, with other random choices each time
+#   make fuzz    100,000 hostile inputs for the doors and the parsers, and what came of them in counts
 #   make check   ruff, mypy, import contracts
 #   make fix     format and mend what ruff can
 #   make docs    generate docs/ from the tables in the code
@@ -20,7 +21,7 @@ export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick faults soak check fix docs bench clean debian need
+.PHONY: all setup demo test quick faults soak fuzz check fix docs bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
@@ -58,6 +59,9 @@ faults: setup debian
 soak: setup debian
 	@export EDGEML_FAULTS_SECONDS=$(or $(SECONDS),600) EDGEML_FAULTS_SEED=$${EDGEML_FAULTS_SEED:-$$(date +%s)}; \
 	echo "EDGEML_FAULTS_SEED=$$EDGEML_FAULTS_SEED"; $(RUN)/python -m pytest tests/faults --timeout=0
+
+fuzz: setup debian
+	EDGEML_FUZZ_INPUTS=$(or $(INPUTS),100000) $(RUN)/python -m pytest tests/fuzz --timeout=0
 
 check: setup
 	$(RUN)/ruff check

@@ -1,0 +1,37 @@
+"""What all fuzz tests share: one server that takes all their inputs, and the counts printed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from fuzz import campaign, right
+from fuzz import site as sites
+from fuzz.site import Site
+from integration import brokers
+
+#: Of everything that is right, asked before the server's memory is looked at.
+WARM_ROUNDS: Final = 10
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The server, warm: each model and each door has done its work some times."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    with brokers.mosquitto(folder) as broker, sites.running(folder, broker.url) as made:
+        for it in right.ALL * WARM_ROUNDS:
+            status, _, body = made.ask(*it.asked())
+            assert status == 200, (it.path, body)
+        made.ask("GET", "/openapi.json")
+        campaign.SIZES["warm"] = made.size()
+        yield made
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts."""
+    if campaign.PARTS:
+        terminalreporter.section(f"fuzz run of {campaign.INPUTS} inputs, seed {campaign.SEED}")
+        for line in campaign.summary():
+            terminalreporter.line(line)

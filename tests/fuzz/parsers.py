@@ -1,0 +1,126 @@
+"""The parsers of bytes from elsewhere, each with a few right inputs. Each returns, or raises one of our own errors.
+
+Whatever else one raises is a defect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+
+import samples
+from edgeml_agent.serve import body, oip_codec, openai_requests
+from edgeml_agent.serve.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_core import bundle, chunks, desired, golden, manifest, messages, relayed
+from edgeml_core.calls import Call
+from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
+from edgeml_core.errors import EdgemlError
+from edgeml_core.messages import DeviceState, ModelState, Report
+from edgeml_core.relayed import Saying
+from edgeml_runtime import audio
+from fuzz import right
+
+INPUT_MAX_BYTES: Final = 16 * 1024
+PARSE_MAX_S: Final = 5
+MEMORY_MAX_MB: Final = 1024
+
+
+class Parser(NamedTuple):
+    """One parser, and what it should take."""
+
+    read: Callable[[bytes], object]
+    right: tuple[bytes, ...]
+
+    def parse(self, data: bytes) -> None:
+        """Parse, whatever it is."""
+        with contextlib.suppress(EdgemlError):
+            self.read(data)
+
+
+def _tensors(data: bytes) -> None:
+    """A body of the Open Inference Protocol; its first two bytes tell how long its JSON is, or that it is all JSON."""
+    length = int.from_bytes(data[:2], "little")
+    asked = oip_codec.decode(data[2:], length or None)
+    if asked.elements() is None:
+        arrays = asked.arrays()
+        outputs = {"scores": next(iter(arrays.values()), np.zeros(1)), **arrays}
+        oip_codec.encode(asked, outputs, model_name="m", model_version="1", labels=("a", "b"))
+
+
+def _bundle(data: bytes) -> None:
+    reader = bundle.BundleReader(io.BytesIO(data))
+    for entry in reader.manifest.files:
+        reader.read(entry.path)
+
+
+def _form(data: bytes) -> None:
+    """The first line is the type's header."""
+    header, _, content = data.partition(b"\n")
+    body.form_field(content, header.decode("latin-1"), "image")
+
+
+def _bodies() -> tuple[bytes, ...]:
+    made = []
+    for it in (one for one in right.INFERENCES if "inputs" in one.value):
+        head = json.dumps(it.value).encode()
+        made.append((len(head) if it.tail else 0).to_bytes(2, "little") + head + it.tail)
+    return tuple(made)
+
+
+def _asked_at(path: str) -> tuple[bytes, ...]:
+    return tuple(json.dumps(it.value).encode() for it in right.OPENAI if it.path == path)
+
+
+_CHATS: Final = _asked_at("/v1/chat/completions")
+_COMPLETIONS: Final = _asked_at("/v1/completions")
+_EMBEDDINGS: Final = _asked_at("/v1/embeddings")
+#: Short, so that most of what is changed is not a file's content.
+_FILES: Final = {"golden.msgpack": samples.GOLDEN, "model.onnx": b"graph", "model.weights": b"w"}
+_ENTRIES: Final = tuple(bundle.describe(path, io.BytesIO(content)) for path, content in sorted(_FILES.items()))
+_MANIFEST: Final = samples.a_manifest(files=_ENTRIES)
+_CHUNK: Final = b"some of a file's bytes, " * 9
+_DIGEST: Final = chunks.sha256(_CHUNK)
+_BASE: Final = _CHUNK.replace(b"some", b"many")
+_STATE: Final = DeviceState(online=True, session=3, models={"m": ModelState(version="1.0", state="active")})
+_REPORT: Final = Report(deployment="d-1", name="m", version="1.0", state="active", session=3)
+_CALL: Final = Call(id="0" * 32, session=3, kind="bench", manifest_sha256="0" * 64)
+_WANTED: Final = Wanted(target="rpi4", format="onnx", arch="aarch64", cpu_features=(), manifest_sha256="0" * 64)
+_DEPLOYMENT: Final = Deployment(
+    id="d-1", name="m", version="1.0", selector={"site": "farm-7"}, percent=50.0, bundles=(_WANTED,)
+)
+_FLEET: Final = FleetDocument(fleet="farm", devices={"board-1": Device(labels={})}, deployments=(_DEPLOYMENT,))
+
+
+PARSERS: Final = {
+    "oip": Parser(_tensors, _bodies()),
+    "chat": Parser(lambda data: openai_requests.parse(data, ChatRequest).item(), _CHATS),
+    "completion": Parser(lambda data: openai_requests.parse(data, CompletionRequest).item(), _COMPLETIONS),
+    "embeddings": Parser(lambda data: openai_requests.parse(data, EmbeddingsRequest).items(), _EMBEDDINGS),
+    "form": Parser(_form, (b"multipart/form-data; boundary=b\n" + right.FORM,)),
+    "wav": Parser(audio.read_wav, tuple(right.sound(width=it, channels=it) for it in (1, 2, 3, 4))),
+    "manifest": Parser(manifest.decode, (manifest.encode(_MANIFEST),)),
+    "golden": Parser(golden.decode, (samples.GOLDEN,)),
+    "bundle": Parser(_bundle, (samples.a_bundle(_MANIFEST, _FILES),)),
+    "fleet": Parser(desired.decode, (desired.encode(_FLEET),)),
+    "relayed": Parser(relayed.unpack, (relayed.pack([Saying(device="board-1", report=_REPORT)]),)),
+    "state": Parser(lambda data: messages.decode(data, DeviceState), (messages.encode(_STATE),)),
+    "call": Parser(lambda data: messages.decode(data, Call), (messages.encode(_CALL),)),
+    "chunk": Parser(lambda data: chunks.from_wire(data, _DIGEST), (chunks.to_wire(_CHUNK),)),
+    "difference": Parser(lambda data: chunks.from_wire(data, _DIGEST, _BASE), (chunks.to_wire_from(_BASE, _CHUNK),)),
+}
+
+
+def parse_any(data: bytes) -> None:
+    """Parse by the parser that the first byte chooses."""
+    if data:
+        [*PARSERS.values()][data[0] % len(PARSERS)].parse(data[1:])
+
+
+def chosen(number: int, data: bytes) -> bytes:
+    """An input for a parser, with the byte that chooses it."""
+    return bytes([number]) + data
