@@ -13,6 +13,7 @@ import binascii
 from typing import Annotated, Final, TypeVar
 
 import msgspec
+import numpy as np
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import (
@@ -34,6 +35,8 @@ TEXT_MAX_CHARS: Final = 100_000
 IMAGE_MAX_BYTES: Final = 32 * 1024 * 1024
 #: Eight minutes at 16 kHz; what models of sound read is seconds.
 SAMPLES_MAX: Final = 8 * 1024 * 1024
+#: Full scale is 1; this is that of 32-bit integers. What is far beyond has no mean and no variance in float32.
+SAMPLE_MAX: Final = 2.0**31
 NEW_TOKENS_MAX: Final = 1024
 TEMPERATURE_MAX: Final = 10.0
 MESSAGES_MAX: Final = 256
@@ -162,7 +165,7 @@ def require_bounds(item: Item) -> None:
     """Check the size of one item.
 
     Raises:
-        UsageError: `input-invalid`, when a text, a recording or an image file is too long.
+        UsageError: `input-invalid`, when a text, a recording or an image file is too long, or a recording too loud.
     """
     match item:
         case Text(text=text) | Prompt(prompt=text) | Passage(text=text):
@@ -177,6 +180,9 @@ def require_bounds(item: Item) -> None:
             _require_at_most(IMAGE_MAX_BYTES, len(data), "the image", "bytes")
         case Audio(samples=samples):
             _require_at_most(SAMPLES_MAX, samples.size, "the sound", "samples")
+            if not np.all(np.abs(samples) <= SAMPLE_MAX):  # nor is what isn't a number
+                hint = "send numbers between -1 and 1"
+                raise UsageError("input-invalid", "a sample of the sound is no loudness that could be", hint)
         case _:  # `from_nested` has bounded tensors
             return
 

@@ -156,6 +156,15 @@ def test_items_are_bounded(item):
         requests.require_bounds(item)
 
 
+@pytest.mark.parametrize("sample", [1e39, -3e38, float("inf"), float("nan")])
+def test_a_sound_of_no_real_loudness_is_refused(sample):
+    """Nothing could be said of it but scores that are no numbers."""
+    requests.require_bounds(Audio(np.float32([0, -1.5, 32767]), 16_000))
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match="loudness") as caught:
+        requests.require_bounds(Audio(np.array([0, sample]).astype(np.float32), 16_000))
+    assert caught.value.code == "input-invalid"
+
+
 def test_every_problem_with_tensors_is_named():
     """Missing, unknown, mistyped and misshapen inputs are reported together."""
     specs = TENSORS.inputs
