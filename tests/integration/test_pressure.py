@@ -129,23 +129,25 @@ def test_each_who_is_refused_is_told_a_later_time(tmp_path):
 
 
 def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
-    """On the event loop, without a way to the model's thread; not beside another, and not one whose length is open."""
+    """On the event loop, without a way to the model's thread; a long one isn't, nor one beside another."""
     go_on = threading.Event()
 
     async def use(models):
         here, small = threading.get_ident(), AT_ONCE_MAX_BYTES
-        quick = await models.run("tiny", _thread, size_bytes=small)
-        unknown = await models.run("tiny", _thread)
-        long = await models.run("tiny", _thread, size_bytes=small + 1)
+        ran = models.at_once("tiny", _thread, size_bytes=small)
+        others = [
+            models.at_once("tiny", _thread, size_bytes=small + 1),
+            models.at_once("tiny", _thread, size_bytes=small, version="9.9"),
+            models.at_once("other", _thread, size_bytes=small),
+        ]
         blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20)))
         await asyncio.sleep(0)
-        beside = asyncio.create_task(models.run("tiny", _thread, size_bytes=small))
-        await asyncio.sleep(0)
+        others.append(models.at_once("tiny", _thread, size_bytes=small))
         go_on.set()
         await blocking
-        return [ran == here for ran in (quick, unknown, long, await beside)], dict(_outcomes(models))
+        return ran == (here,), others, dict(_outcomes(models))
 
-    assert serving(tmp_path, use) == ([True, False, False, False], {"ok": 5})
+    assert serving(tmp_path, use) == (True, [None] * 4, {"ok": 2})
 
 
 def test_a_model_that_became_slow_is_no_longer_run_at_once(tmp_path):
@@ -153,19 +155,13 @@ def test_a_model_that_became_slow_is_no_longer_run_at_once(tmp_path):
 
     async def use(models):
         with pytest.raises(UsageError, match="no input"):
-            await models.run("tiny", lambda model: model.infer({"z": np.zeros(1)}), size_bytes=1)
-        at_once = [await models.run("tiny", _slow_thread, size_bytes=1) for _ in range(2)]
-        return [ran == threading.get_ident() for ran in at_once]
+            models.at_once("tiny", lambda model: model.infer({"z": np.zeros(1)}), size_bytes=1)
+        return [models.at_once("tiny", lambda _: time.sleep(0.05), size_bytes=1) for _ in range(2)]
 
-    assert serving(tmp_path, use) == [True, False]
+    assert serving(tmp_path, use) == [(None,), None]
 
 
 def _thread(_):
-    return threading.get_ident()
-
-
-def _slow_thread(_):
-    time.sleep(0.05)
     return threading.get_ident()
 
 

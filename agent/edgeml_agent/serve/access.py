@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeml_agent.serve import page, responses
+from edgeml_agent.serve.header import sent
 from edgeml_core.errors import EdgemlError, UsageError
 
 TOKEN_MIN_CHARS: Final = 16
@@ -36,21 +36,21 @@ class Rules:
     local_only: bool = True
     token: str | None = None
 
-    def refusal(self, path: str, headers: Headers) -> EdgemlError | None:
+    def refusal(self, scope: Scope) -> EdgemlError | None:
         """Why a request isn't let in; None when it is."""
-        if self.local_only and not _names_local(headers.get("host", "")):
+        host, origin = sent(scope, b"host") or "", sent(scope, b"origin")
+        if self.local_only and not _names_local(host):
             hint = "use http://localhost or 127.0.0.1, or listen on another address with a token"
             return UsageError("origin-refused", "this server answers to names of this machine only", hint)
-        origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != headers.get("host", ""):
+        if origin is not None and _netloc(origin) != host:
             return UsageError("origin-refused", "pages of other sites may not use this server")
-        if self.token is not None and path not in OPEN_PATHS and not self._shown(headers):
+        if self.token is not None and scope["path"] not in OPEN_PATHS and not self._shown(scope):
             hint = "send the header 'Authorization: Bearer TOKEN' with the token of [serve] token_file"
             return UsageError("unauthorized", "the request carries no valid token", hint)
         return None
 
-    def _shown(self, headers: Headers) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
+    def _shown(self, scope: Scope) -> bool:
+        scheme, _, token = (sent(scope, b"authorization") or "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), (self.token or "").encode())
 
 
@@ -113,6 +113,6 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or refuse it."""
         app = self._app
-        if refusal := self._allowed.refusal(scope["path"], Headers(scope=scope)):
+        if refusal := self._allowed.refusal(scope):
             app = responses.error(scope["path"], refusal)
         await app(scope, receive, send)

@@ -10,8 +10,9 @@ from email.parser import BytesHeaderParser
 from functools import partial
 from typing import Final, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from edgeml_agent.serve.header import sent
 from edgeml_core.errors import UsageError
 
 BODY_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -31,29 +32,38 @@ async def read(request: Request) -> bytes:
         UsageError: `body-too-large`, also when it is so once it is unpacked; `content-unsupported` when it is packed
             in another way than gzip or deflate; `input-invalid` when it breaks off.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = (sent(request.scope, b"content-encoding") or "identity").strip().lower()
     if encoding not in _WBITS:
         raise UsageError("content-unsupported", f"bodies packed as {encoding!r} are not read", "send gzip or deflate")
-    too_large = UsageError("body-too-large", f"the body is longer than {BODY_MAX_BYTES} bytes", "send fewer items")
-    declared = request.headers.get("content-length", "")
+    declared = sent(request.scope, b"content-length") or ""
     if declared.isdecimal() and int(declared) > BODY_MAX_BYTES:
-        raise too_large
-    body = bytearray()
-    try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > BODY_MAX_BYTES:
-                raise too_large
-    except ClientDisconnect as error:
-        raise UsageError("input-invalid", "the request broke off") from error
-    if encoding == "identity":
-        return bytes(body)
-    return await aside(BODY_MAX_BYTES, partial(_unpacked, bytes(body), _WBITS[encoding]))
+        raise _too_large()
+    body = await _whole(request)
+    return body if encoding == "identity" else await aside(BODY_MAX_BYTES, partial(_unpacked, body, _WBITS[encoding]))
+
+
+async def _whole(request: Request) -> bytes:
+    """All pieces of the body; most come in one."""
+    pieces, size_bytes, is_whole = [], 0, False
+    while not is_whole:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise UsageError("input-invalid", "the request broke off")
+        pieces.append(message.get("body", b""))
+        size_bytes += len(pieces[-1])
+        if size_bytes > BODY_MAX_BYTES:
+            raise _too_large()
+        is_whole = not message.get("more_body", False)
+    return b"".join(pieces)
 
 
 async def aside(size_bytes: int, work: Callable[[], T]) -> T:
     """What comes of `work`, done in a thread when it is about so many bytes that others would wait for it."""
     return work() if size_bytes < ASIDE_MIN_BYTES else await asyncio.to_thread(work)
+
+
+def _too_large() -> UsageError:
+    return UsageError("body-too-large", f"the body is longer than {BODY_MAX_BYTES} bytes", "send fewer items")
 
 
 def _unpacked(body: bytes, wbits: int) -> bytes:
@@ -64,7 +74,7 @@ def _unpacked(body: bytes, wbits: int) -> bytes:
     except zlib.error as error:
         raise UsageError("input-invalid", f"the body can't be unpacked: {error}") from error
     if unpacker.unconsumed_tail:
-        raise UsageError("body-too-large", f"the body is longer than {BODY_MAX_BYTES} bytes", "send fewer items")
+        raise _too_large()
     if not unpacker.eof:
         raise UsageError("input-invalid", "the packed body is incomplete")
     return found
@@ -72,7 +82,7 @@ def _unpacked(body: bytes, wbits: int) -> bytes:
 
 def content_type(request: Request) -> str:
     """The media type without parameters, in lower case; empty when none was sent."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return (sent(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
 
 
 def form_field(body: bytes, type_header: str, name: str) -> bytes:

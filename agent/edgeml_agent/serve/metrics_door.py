@@ -65,7 +65,7 @@ def _models(models: Models, info: ServerInfo) -> Iterator[Metric]:
         for name, m in live
         for outcome, count in (m.shadow.outcomes() if m.shadow else {}).items()
     )
-    yield Metric("edgeml_shadow_compared_items", "gauge", "Answers of a new version, compared with this one's.", compared)
+    yield Metric("edgeml_shadow_compared_items", "gauge", "Answers of a new version, compared.", compared)
     yield Metric("edgeml_generated_tokens_total", "counter", "Tokens written by language models.", tokens)
 
 

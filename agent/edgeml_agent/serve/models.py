@@ -110,7 +110,6 @@ class Models:
         *,
         version: str | None = None,
         deadline_s: float | None = None,
-        size_bytes: int | None = None,
     ) -> T:
         """What `call` makes of the model, in that model's thread. Cancel it, and what hasn't begun is forgotten.
 
@@ -118,7 +117,6 @@ class Models:
             call: reads its version from `model.manifest`: a swap may come between asking and running. A
                 `worker.Predict` may share a run with others.
             deadline_s: on the clock `time.monotonic`.
-            size_bytes: of the request, where its call is one run and what goes with it.
 
         Raises:
             UsageError: `model-unknown`.
@@ -128,11 +126,31 @@ class Models:
         with self._counted(name):
             worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
-            ask = partial(_ask, deadline_s=deadline_s, size_bytes=size_bytes)
+            ask = partial(_ask, deadline_s=deadline_s)
             shadow = self._served[name].shadow
             if shadow is not None and version is None and isinstance(call, Predict | Infer):
                 return await shadow.answer(ask, call, worker)
             return await ask(worker, call)
+
+    def at_once(
+        self, name: str, call: Callable[[Model], T], *, size_bytes: int, version: str | None = None
+    ) -> tuple[T] | None:
+        """The answer, without a way to the model's thread, where the model is quick and free and the request short.
+
+        Args:
+            size_bytes: of the request, whose call is one run and what goes with it.
+
+        Returns:
+            None when it is for `run`.
+        """
+        served = self._served.get(name)
+        if served is None or served.worker is None or served.shadow is not None:
+            return None
+        if version not in {None, served.manifest.version} or not served.worker.reserve(size_bytes):
+            return None
+        served.asked_s = time.monotonic()
+        with self._counted(name):
+            return (served.worker.run_at_once(call),)
 
     async def stream(self, name: str, generate: Generate[Piece]) -> AsyncGenerator[Piece]:
         """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
@@ -317,11 +335,9 @@ class Models:
             self.counts.add(name if name in self._served else "", code, time.perf_counter() - started)
 
 
-async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None, size_bytes: int | None) -> T:
+async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None) -> T:
     """The worker's answer, in time."""
-    answer = worker.submit(call, deadline_s, size_bytes=size_bytes)
-    if answer.done():
-        return answer.result()
+    answer = worker.submit(call, deadline_s)
     try:
         async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
             return await answer

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
 from edgeml_agent.serve import health, oip_codec, oip_repository, oip_tensors, responses, wire
+from edgeml_agent.serve.header import sent
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
@@ -77,11 +78,13 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
         call = Infer(run=partial(_outputs, asked), write=partial(_answer, asked))
-        answering = models.run(name, call, version=version, deadline_s=deadline_s, size_bytes=len(body))
-        answer = await unless_left(request, answering)
-        return await bodies.aside(
-            len(answer.body), partial(_response, answer, request.headers.get("accept-encoding", ""))
-        )
+        at_once = models.at_once(name, call, version=version, size_bytes=len(body))
+        if at_once is not None:
+            (answer,) = at_once
+        else:
+            answer = await unless_left(request, models.run(name, call, version=version, deadline_s=deadline_s))
+        accepted = sent(request.scope, b"accept-encoding") or ""
+        return await bodies.aside(len(answer.body), partial(_response, answer, accepted))
 
     per_model = (("", metadata), ("/config", config), ("/ready", ready))
     versions = ("", "/versions/{version}")
@@ -107,7 +110,7 @@ def _json_length(request: Request) -> int | None:
     kind = bodies.content_type(request)
     if kind not in _TYPES_READ:
         raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send application/json")
-    length = request.headers.get(JSON_LENGTH_HEADER)
+    length = sent(request.scope, JSON_LENGTH_HEADER.encode())
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) <= _LENGTH_MAX_CHARS):
         raise UsageError("input-invalid", f"{JSON_LENGTH_HEADER} is no length", "leave it out with JSON tensors")
     return None if length is None else int(length)

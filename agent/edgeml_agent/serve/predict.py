@@ -49,8 +49,9 @@ def routes(models: Models) -> list[Route]:
         parse = _parser(request)
         body = await bodies.read(request)
         asked = Predict(parse=lambda model: parse(model, body), write=_written)
-        answering = models.run(name, asked, size_bytes=len(body))
-        return responses.json_bytes(await unless_left(request, answering))
+        at_once = models.at_once(name, asked, size_bytes=len(body))
+        (answer,) = at_once or (await unless_left(request, models.run(name, asked)),)
+        return responses.json_bytes(answer)
 
     return [
         Route("/v1/models/{name}/predict", predict, methods=["POST"]),

@@ -143,14 +143,11 @@ class Worker:
         self._model: Model | None = model
         Thread(target=self._work, name=f"model-{self._name}", daemon=True).start()
 
-    def submit(
-        self, call: Callable[[Model], T], deadline_s: float | None = None, *, size_bytes: int | None = None
-    ) -> asyncio.Future[T]:
-        """Put `call` at the end of the queue, or run it here and now. Cancelling what is returned takes it back.
+    def submit(self, call: Callable[[Model], T], deadline_s: float | None = None) -> asyncio.Future[T]:
+        """Put `call` at the end of the queue. Cancelling what is returned takes it back.
 
         Args:
             deadline_s: on the clock `time.monotonic`; past it the call isn't begun.
-            size_bytes: of the request; None when it isn't known that it takes no more than a run and its writing.
 
         Raises:
             OverloadedError: the queue is full.
@@ -158,10 +155,6 @@ class Worker:
         if self.pending >= QUEUE_MAX:
             raise self._overloaded()
         job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
-        is_small = size_bytes is not None and size_bytes <= AT_ONCE_MAX_BYTES
-        if is_small and self._is_quick and not self.pending and self._cores.take_free(self._threads):
-            self._run_here(job)
-            return job.answer
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
         with self._changed:
@@ -169,27 +162,28 @@ class Worker:
             self._changed.notify()
         return job.answer
 
+    def reserve(self, size_bytes: int) -> bool:
+        """Take the cores for `run_at_once`, if a request of that length is for it; whether it is."""
+        is_short = size_bytes <= AT_ONCE_MAX_BYTES and self.service_s <= AT_ONCE_MAX_S and not self._writes
+        return is_short and not self.pending and self._cores.take_free(self._threads)
+
+    def run_at_once(self, call: Callable[[Model], T]) -> T:
+        """Run `call` here, on the event loop. As nothing is pending, the thread leaves the model alone."""
+        assert self._model is not None  # noqa: S101 - it is closed after the last submission
+        begun_s = time.perf_counter()
+        try:
+            return call(self._model)
+        finally:
+            self._cores.give_back(self._threads)
+            self._count(1, time.perf_counter() - begun_s)
+            self._noticed.waited(0.0)
+
     async def close(self) -> None:
         """Answer what is queued, then free the model."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         await self._closed.wait()
-
-    @property
-    def _is_quick(self) -> bool:
-        return self.service_s <= AT_ONCE_MAX_S and not self._writes
-
-    def _run_here(self, job: _Job) -> None:
-        """On the event loop, with cores already taken. As nothing is pending, the thread leaves the model alone."""
-        assert self._model is not None  # noqa: S101 - it is closed after the last submission
-        self.pending += 1
-        begun_s = time.perf_counter()
-        try:
-            result = _result(self._model, job)
-        finally:
-            self._cores.give_back(self._threads)
-        self._finish([job], [result], begun_s, time.perf_counter() - begun_s)
 
     def _overloaded(self) -> OverloadedError:
         """Each one that is refused is told a later time: they don't all come back at once."""
@@ -210,8 +204,7 @@ class Worker:
     def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], begun_s: float, took_s: float) -> None:
         """Hand the results of one run out; an exception is one, too."""
         self.pending -= len(jobs)
-        self.service_s += (took_s / len(jobs) - self.service_s) * (_NEWEST_SHARE if self.ran.count else 1)
-        self.ran.add(took_s)
+        self._count(len(jobs), took_s)
         for job, result in zip(jobs, results, strict=True):
             self._noticed.waited(begun_s - job.asked_s)
             if job.answer.done():
@@ -220,6 +213,10 @@ class Worker:
                 job.answer.set_exception(result)
             else:
                 job.answer.set_result(result)
+
+    def _count(self, jobs: int, took_s: float) -> None:
+        self.service_s += (took_s / jobs - self.service_s) * (_NEWEST_SHARE if self.ran.count else 1)
+        self.ran.add(took_s)
 
     # What follows runs in the model's thread.
 

@@ -1,7 +1,6 @@
 """Who is let in: names of this machine on localhost, a token elsewhere, never another site's page."""
 
 import pytest
-from starlette.datastructures import Headers
 
 from edgeml_agent.serve.access import OPEN_PATHS, Rules, is_local, rules
 from edgeml_core.errors import UsageError
@@ -12,8 +11,8 @@ PREDICT = "/v1/models/m/predict"
 
 def refusal_code(allowed, path=PREDICT, **headers):
     """The code of the refusal, None when let in; keyword names are header names with `_` for `-`."""
-    given = Headers({name.replace("_", "-"): value for name, value in headers.items()})
-    refusal = allowed.refusal(path, given)
+    given = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+    refusal = allowed.refusal({"path": path, "headers": given})
     return refusal and refusal.code
 
 
