@@ -59,6 +59,26 @@ CONFIGS: Final[dict[str, Callable[[], Any]]] = {
     "convnext": lambda: transformers.ConvNextConfig(
         num_stages=2, hidden_sizes=[16, 32], depths=[1, 1], patch_size=4, image_size=32
     ),
+    "yolos": lambda: transformers.YolosConfig(
+        **(_SMALL | {"num_hidden_layers": 2}), image_size=[64, 96], patch_size=16, num_detection_tokens=12
+    ),
+    "detr": lambda: transformers.DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=transformers.ResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", out_features=["stage2"]
+        ),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        num_queries=12,
+        init_std=0.2,
+    ),
     "wav2vec2": lambda: transformers.Wav2Vec2Config(
         **_SMALL,
         conv_dim=(16,) * 7,
@@ -84,6 +104,7 @@ _HEADS: Final[dict[str, Any]] = {
     "question-answering": transformers.AutoModelForQuestionAnswering,
     "feature-extraction": transformers.AutoModel,
     "image-classification": transformers.AutoModelForImageClassification,
+    "object-detection": transformers.AutoModelForObjectDetection,
     "audio-classification": transformers.AutoModelForAudioClassification,
     "text-generation": transformers.AutoModelForCausalLM,
 }
@@ -97,17 +118,25 @@ def pretrained(folder: Path, family: str, task: str, *, tokens: int = 160) -> st
     """
     transformers.set_seed(0)
     config = CONFIGS[family]()
-    if task.endswith("classification"):
+    if task.endswith(("classification", "detection")):
         config.id2label = LABELS
     _HEADS[task].from_config(config).save_pretrained(folder)
     match task:
         case "image-classification":
             transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+        case "object-detection":
+            detector_processor(family).save_pretrained(folder)
         case "audio-classification":
             extractor(family).save_pretrained(folder)
         case _:
             tokenizer(tokens).save_pretrained(folder)
     return str(folder)
+
+
+def detector_processor(family: str, **size: int) -> Any:
+    """The image processor of a family of detectors; of one size where none is given."""
+    kind = transformers.DetrImageProcessor if family == "detr" else transformers.YolosImageProcessor
+    return kind(size=size or {"height": 64, "width": 96})
 
 
 def extractor(family: str) -> Any:

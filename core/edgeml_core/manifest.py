@@ -33,6 +33,7 @@ Task = Literal[
     "feature-extraction",
     "text-generation",
     "image-classification",
+    "object-detection",
     "audio-classification",
     "tensors",
 ]
@@ -183,6 +184,20 @@ class Span(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_tokens: int
 
 
+class Boxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boxes"):
+    """Objects in a picture: a label from the outputs `logits` and a box from `boxes` for each that is surer than given.
+
+    The logits have one class more than `labels`, the last: no object. A box is its middle, width and height (`cxcywh`),
+    in shares of the picture's own.
+    """
+
+    logits: str
+    boxes: str
+    labels: tuple[str, ...]
+    threshold: float = 0.5
+    form: Literal["cxcywh"] = "cxcywh"
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
     """One vector a text, pooled from the token vectors of `output`."""
 
@@ -208,7 +223,7 @@ class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 Preprocess = TextInput | QuestionInput | PromptInput | ImageInput | AudioInput | TensorInput
-Postprocess = Classes | TokenClasses | Span | Embedding | Generation | TensorOutput
+Postprocess = Classes | TokenClasses | Span | Boxes | Embedding | Generation | TensorOutput
 
 
 class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -329,6 +344,19 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
     for before, after in pairs:
         if isinstance(manifest.preprocess, before) != isinstance(manifest.postprocess, after):
             yield f"only one of {before.__name__} and {after.__name__} is there"
+    if isinstance(manifest.postprocess, Boxes):
+        yield from _box_problems(manifest, manifest.postprocess)
+
+
+def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:
+    if not isinstance(manifest.preprocess, ImageInput):
+        yield "boxes are asked of a model that takes no picture"
+    if not 0 <= boxes.threshold <= 1:
+        yield f"postprocess.threshold {boxes.threshold} is not between 0 and 1"
+    wanted = {boxes.logits: len(boxes.labels) + 1, boxes.boxes: 4}
+    for spec in manifest.outputs:
+        if spec.name in wanted and spec.shape[-1:] not in ((-1,), (wanted[spec.name],)):
+            yield f"output {spec.name!r} has not {wanted[spec.name]} values for each box"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
@@ -357,6 +385,8 @@ def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:
     match postprocess:
         case Span(start=start, end=end):
             return start, end
+        case Boxes(logits=logits, boxes=boxes):
+            return logits, boxes
         case Generation(output=output, present=present):
             return output, *present
         case TensorOutput():

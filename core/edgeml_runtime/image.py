@@ -7,7 +7,7 @@ accepted, and no picture is decoded before its size in pixels is known to be bou
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,27 +28,40 @@ _RESAMPLE: Final = {
 }
 
 
+class Seen(NamedTuple):
+    """A picture's tensor, and the width and height in pixels that it had when it was upright and whole."""
+
+    tensor: Array
+    size: tuple[int, int]
+
+
 def to_tensor(data: bytes, image: ImageInput) -> Array:
-    """The model's input for one picture.
+    """The model's input for one picture: see `seen`."""
+    return seen(data, image).tensor
+
+
+def seen(data: bytes, image: ImageInput) -> Seen:
+    """The model's input for one picture, and the picture's size.
 
     Args:
         data: a file in one of `FORMATS`.
         image: the manifest's size, colours and scaling.
 
     Returns:
-        float32 of shape [1, channels, height, width], or [1, height, width, channels] for NHWC.
+        A tensor of float32 and shape [1, channels, height, width], or [1, height, width, channels] for NHWC.
 
     Raises:
         UsageError: `input-invalid`, when it is no such file, damaged or larger than `PIXELS_MAX`.
 
     Source: transformers 4.57 `ViTImageProcessor`, held equal within 1e-5 by a test.
     """
-    picture = _resized(_decoded(data, image), image)
+    decoded = _decoded(data, image)
+    picture = _resized(decoded, image)
     pixels = np.asarray(picture, dtype=np.float32).reshape(image.height, image.width, image.channels)
     mean, std = np.asarray(image.mean, np.float32), np.asarray(image.std, np.float32)
     scaled = (pixels * np.float32(image.rescale) - mean) / std
     ordered = scaled.transpose(2, 0, 1) if image.layout == "NCHW" else scaled
-    return np.ascontiguousarray(ordered[np.newaxis], dtype=np.float32)
+    return Seen(np.ascontiguousarray(ordered[np.newaxis], dtype=np.float32), decoded.size)
 
 
 def _decoded(data: bytes, image: ImageInput) -> Image.Image:

@@ -13,6 +13,7 @@ from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.requests import require_bounds
 from edgeml_runtime.tasks import (
+    About,
     Audio,
     Chat,
     Image,
@@ -20,12 +21,12 @@ from edgeml_runtime.tasks import (
     Item,
     LikelihoodAnswer,
     Passage,
+    Picture,
     Piece,
     Prompt,
     Question,
     Tensors,
     Text,
-    Tokens,
 )
 from edgeml_runtime.tensors import Array
 
@@ -33,14 +34,14 @@ _Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, Passage, Image, Audio, Te
 
 
 class Prepared(NamedTuple):
-    """The tensors of one run; `tokens` has one entry for each item in it, and its tokens where it was a text.
+    """The tensors of one run; `about` has one entry for each item in it: a text's tokens, a picture's size.
 
     `write` is there for a prompt, whose answer takes further runs, and `weigh` for a passage, whose answer needs its
     tokens: they ask for all runs, the first one included.
     """
 
     tensors: dict[str, Array]
-    tokens: Sequence[Tokens | None]
+    about: Sequence[About]
     write: Callable[[Infer], Iterator[Piece]] | None = None
     weigh: Callable[[Infer], LikelihoodAnswer] | None = None
 
@@ -120,7 +121,7 @@ def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
 
 
 def _images(image: ImageInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.image import to_tensor  # noqa: PLC0415 -- only image models load Pillow
+    from edgeml_runtime.image import seen  # noqa: PLC0415 -- only image models load Pillow
 
     if len(manifest.inputs) != 1:
         raise RejectedError("bundle-format", f"an image is one input, but the model has {len(manifest.inputs)}")
@@ -129,8 +130,13 @@ def _images(image: ImageInput, manifest: Manifest) -> Preparer:
     name = manifest.inputs[0].name
 
     def prepare(items: Sequence[Item]) -> Prepared:
-        pictures = [to_tensor(_require(item, Image).data, image) for item in items]
-        return Prepared({name: np.concatenate(pictures)}, [None] * len(items))
+        given = [_require(item, Image) for item in items]
+        pictures = [seen(one.data, image) for one in given]
+        about = [
+            Picture(width=picture.size[0], height=picture.size[1], threshold=one.threshold)
+            for one, picture in zip(given, pictures, strict=True)
+        ]
+        return Prepared({name: np.concatenate([picture.tensor for picture in pictures])}, about)
 
     return prepare
 

@@ -19,11 +19,11 @@ from edgeml_core.manifest import (
     TextInput,
     TokenClasses,
 )
-from edgeml_runtime import engines, requests, tasks, tensors
+from edgeml_runtime import engines, postprocess, requests, tasks, tensors
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer
 from edgeml_runtime.observed import Run
-from edgeml_runtime.tasks import Answer, Chat, Infer, Item, Piece, Prompt, Row, Tokens
+from edgeml_runtime.tasks import About, Answer, Chat, Infer, Item, Piece, Prompt, Row
 from edgeml_runtime.tensors import Array
 
 #: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
@@ -166,14 +166,14 @@ class Model:
 
     def _answers_of_run(self, asked: Sequence[Item], prepared: Prepared) -> Iterator[Answer]:
         spec = self.manifest.postprocess
-        task: Any = tasks.TASKS[type(spec)]
-        for row in self._rows(self.run(asked, prepared), prepared.tokens):
+        task: Any = postprocess.TASKS[type(spec)]
+        for row in self._rows(self.run(asked, prepared), prepared.about):
             yield task(row, spec)
 
-    def _rows(self, outputs: Mapping[str, Array], tokens: Sequence[Tokens | None]) -> list[Row]:
+    def _rows(self, outputs: Mapping[str, Array], about: Sequence[About]) -> list[Row]:
         if isinstance(self.manifest.preprocess, TensorInput) and isinstance(self.manifest.postprocess, TensorOutput):
             return [Row(outputs=outputs)]  # tensors in, tensors out: whole, with the request's own batch dimension
-        return tasks.rows(outputs, tokens, self.manifest.postprocess)
+        return tasks.rows(outputs, about, self.manifest.postprocess)
 
 
 def _until(stopped: Callable[[], bool], pieces: Iterator[Piece]) -> Iterator[Piece]:

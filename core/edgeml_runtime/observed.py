@@ -27,9 +27,9 @@ from edgeml_core.manifest import (
     TextInput,
     TokenClasses,
 )
-from edgeml_runtime import tasks
+from edgeml_runtime import spans, tasks
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.tasks import Audio, Item, Row, Tokens
+from edgeml_runtime.tasks import About, Audio, Item, Row, Tokens
 from edgeml_runtime.tensors import Array
 
 #: Of a tensor input's columns the first so many are observed one by one, the others by their mean.
@@ -91,7 +91,7 @@ def is_observed(manifest: Manifest) -> bool:
 
 def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_Given, Row]]:
     prepared, items, outputs = run.prepared, run.items, run.outputs
-    tokens: Sequence[Tokens | None] = prepared.tokens
+    about: Sequence[About] = prepared.about
     if isinstance(manifest.preprocess, TensorInput):
         (item,) = items
         lengths = {array.shape[:1] for array in (*prepared.tensors.values(), *outputs.values())}
@@ -100,11 +100,11 @@ def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_Given, Row]]:
             return
         length = min(*lengths.pop(), ROWS_MAX)
         outputs = {name: array[:length] for name, array in outputs.items()}
-        items, tokens = [item] * length, [None] * length
-    found = tasks.rows(outputs, tokens, manifest.postprocess)
+        items, about = [item] * length, [None] * length
+    found = tasks.rows(outputs, about, manifest.postprocess)
     for index, (item, row) in enumerate(zip(items, found, strict=True)):
         inputs = {name: array[index] for name, array in prepared.tensors.items()}
-        yield _Given(item, inputs, tokens[index]), row
+        yield _Given(item, inputs, row.tokens), row
 
 
 def _nothing(*_: object) -> Observation:
@@ -173,7 +173,7 @@ def _token_classes(row: Row, spec: TokenClasses) -> Observation:
 
 
 def _span(row: Row, spec: Span) -> Observation:
-    return {"score": tasks.span(row, spec)["score"]}
+    return {"score": spans.span(row, spec)["score"]}
 
 
 def _embedding(row: Row, spec: Embedding) -> Observation:

@@ -2,7 +2,8 @@
 
 One object or a list of them, of the kind that the manifest's preprocessing takes:
 `{"text": "..."}`, `{"question": "...", "context": "..."}`, `{"prompt": "..."}`,
-`{"messages": [{"role": "user", "content": "..."}]}`, `{"image": "<base64 of the file>"}`,
+`{"messages": [{"role": "user", "content": "..."}]}`, `{"image": "<base64 of the file>"}`, of a detector with a
+`"threshold"` of its own where that is wanted,
 `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`, `{"inputs": {"name": [[...]]}}`.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import (
     AudioInput,
+    Boxes,
     ImageInput,
     Manifest,
     PromptInput,
@@ -54,6 +56,12 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A picture: its file in base64."""
 
     image: str
+
+
+class DetectionRequest(ImageRequest, frozen=True, forbid_unknown_fields=True):
+    """A picture to find things in, and how sure the model must be of them; without it the model's own threshold holds."""
+
+    threshold: Share | None = None
 
 
 class TextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +118,7 @@ KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
     PromptRequest,
     ChatRequest,
     ImageRequest,
+    DetectionRequest,
     AudioRequest,
     TensorsRequest,
 )
@@ -204,7 +213,7 @@ def _item(value: object, manifest: Manifest) -> Item:
         case TextInput():
             return Text(_read(value, TextRequest, '{"text": "..."}').text)
         case ImageInput():
-            return Image(_decoded(_read(value, ImageRequest, '{"image": "<base64 of the file>"}').image))
+            return _image(value, detects=isinstance(manifest.postprocess, Boxes))
         case _:
             given = _read(value, TensorsRequest, '{"inputs": {"name": nested list}}').inputs
             specs = {spec.name: spec for spec in manifest.inputs}
@@ -212,6 +221,13 @@ def _item(value: object, manifest: Manifest) -> Item:
                 names = ", ".join(specs)
                 raise UsageError("input-invalid", f"there is no input {unknown[0]!r}", f"the model takes {names}")
             return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in given.items()})
+
+
+def _image(value: object, *, detects: bool) -> Image:
+    if detects:
+        sought = _read(value, DetectionRequest, '{"image": "<base64 of the file>", "threshold": 0.5}')
+        return Image(_decoded(sought.image), sought.threshold)
+    return Image(_decoded(_read(value, ImageRequest, '{"image": "<base64 of the file>"}').image))
 
 
 def _prompt(value: object) -> Item:

@@ -1,18 +1,19 @@
-"""What goes into a task and what comes out: items, answers, and the functions from a model's outputs to answers.
+"""What goes into a task and what comes out: items, answers, and functions from a model's outputs to answers.
 
-One function for each kind of postprocessing, in a table; no class for a model family.
+One function for each kind of postprocessing, no class for a model family. Those of more than a few lines have a file of
+their own; `postprocess` has the table of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses, outputs_named
+from edgeml_core.manifest import Classes, Embedding, Postprocess, TensorOutput, TokenClasses, outputs_named
 from edgeml_runtime.tensors import Array
 
 
@@ -23,9 +24,10 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """One picture: the bytes of its file."""
+    """One picture: the bytes of its file; and how sure of an object a detector has to be, where it isn't as usual."""
 
     data: bytes
+    threshold: float | None = None
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -96,7 +98,20 @@ class LabelScore(TypedDict):
     score: float
 
 
-class ClassesAnswer(TypedDict):
+class Truncated(TypedDict):
+    """A text was longer than its model reads: of its `tokens` the first ones were `read`, special ones included."""
+
+    tokens: int
+    read: int
+
+
+class Cut(TypedDict):
+    """What an answer says of its text only when that was cut."""
+
+    truncated: NotRequired[Truncated]
+
+
+class ClassesAnswer(Cut):
     """Every label, the surest first."""
 
     labels: list[LabelScore]
@@ -112,10 +127,33 @@ class TokenLabel(TypedDict):
     score: float
 
 
-class TokensAnswer(TypedDict):
+class TokensAnswer(Cut):
     """The tokens in order, without the special ones."""
 
     tokens: list[TokenLabel]
+
+
+class Box(TypedDict):
+    """Edges in pixels of the picture as it was sent, upright. A model may put them outside of it."""
+
+    xmin: int
+    ymin: int
+    xmax: int
+    ymax: int
+
+
+class Found(TypedDict):
+    """One object, and how sure the model is of it."""
+
+    label: str
+    score: float
+    box: Box
+
+
+class BoxesAnswer(TypedDict):
+    """The objects found, the surest first."""
+
+    boxes: list[Found]
 
 
 class SpanAnswer(TypedDict):
@@ -158,7 +196,7 @@ class LikelihoodAnswer(TypedDict):
     tokens: int
 
 
-class EmbeddingAnswer(TypedDict):
+class EmbeddingAnswer(Cut):
     """One vector; with pooling `none` of a token model, one for each token. `tokens` are those read of a text."""
 
     embedding: list[Any]
@@ -172,9 +210,17 @@ class TensorsAnswer(TypedDict):
 
 
 Answer: TypeAlias = (
-    ClassesAnswer | TokensAnswer | SpanAnswer | TextAnswer | LikelihoodAnswer | EmbeddingAnswer | TensorsAnswer
+    ClassesAnswer
+    | TokensAnswer
+    | BoxesAnswer
+    | SpanAnswer
+    | TextAnswer
+    | LikelihoodAnswer
+    | EmbeddingAnswer
+    | TensorsAnswer
 )
 
+_Cut = TypeVar("_Cut", ClassesAnswer, TokensAnswer, EmbeddingAnswer)
 
 #: One run of a model.
 Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -183,6 +229,7 @@ Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     """One text's tokens without padding; `spans` are character offsets into the text, end excluded.
 
+    `unread` is how many more the text had than the model reads.
     Of a question with its context, `context` is the latter, and `words` has for each of its tokens the span of the word
     around it, None for the others.
     """
@@ -192,21 +239,35 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     special: tuple[bool, ...]
     context: str = ""
     words: tuple[tuple[int, int] | None, ...] = ()
+    unread: int = 0
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture's own size in pixels, and the threshold that was asked for."""
+
+    width: int
+    height: int
+    threshold: float | None = None
+
+
+#: What postprocessing must know of an item.
+About: TypeAlias = Tokens | Picture | None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The outputs for one item, without the batch dimension, and its tokens where it was a text."""
+    """The outputs for one item, without the batch dimension; its tokens where it was a text, or its picture's size."""
 
     outputs: Mapping[str, Array]
     tokens: Tokens | None = None
+    picture: Picture | None = None
 
 
-def rows(outputs: Mapping[str, Array], tokens: Sequence[Tokens | None], spec: Postprocess) -> list[Row]:
+def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess) -> list[Row]:
     """The outputs of one run, item by item.
 
     Args:
         outputs: of the run, one row for each item.
-        tokens: one entry for each item of the run.
+        about: one entry for each item of the run.
         spec: names the outputs that matter; without a name all do.
 
     Raises:
@@ -214,15 +275,19 @@ def rows(outputs: Mapping[str, Array], tokens: Sequence[Tokens | None], spec: Po
     """
     wanted = {name: outputs[name] for name in outputs_named(spec) or outputs}
     for name, array in wanted.items():
-        if array.shape[:1] != (len(tokens),):
+        if array.shape[:1] != (len(about),):
             raise UsageError(
                 "input-invalid",
-                f"output {name!r} has shape {list(array.shape)} for {len(tokens)} item(s)",
+                f"output {name!r} has shape {list(array.shape)} for {len(about)} item(s)",
                 "send one item at a time, with a batch dimension of one",
             )
     return [
-        Row(outputs={name: array[index] for name, array in wanted.items()}, tokens=item)
-        for index, item in enumerate(tokens)
+        Row(
+            outputs={name: array[index] for name, array in wanted.items()},
+            tokens=item if isinstance(item, Tokens) else None,
+            picture=item if isinstance(item, Picture) else None,
+        )
+        for index, item in enumerate(about)
     ]
 
 
@@ -250,16 +315,19 @@ _ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
 
 def classes(row: Row, spec: Classes) -> ClassesAnswer:
     """The scores over the labels, the highest first."""
-    scores = _ACTIVATIONS[spec.activation](_labelled(row.outputs[spec.output], spec.labels, 1))
+    scores = _ACTIVATIONS[spec.activation](labelled(row.outputs[spec.output], len(spec.labels), dimensions=1))
     order = np.argsort(-scores, kind="stable")
-    return {"labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]}
+    answer: ClassesAnswer = {
+        "labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]
+    }
+    return _said(answer, row.tokens)
 
 
 def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
     """The surest label of each token that stands for text."""
     tokens = row.tokens or Tokens(texts=(), spans=(), special=())
-    scores = softmax(_labelled(row.outputs[spec.output], spec.labels, 2))
-    return {
+    scores = softmax(labelled(row.outputs[spec.output], len(spec.labels), dimensions=2))
+    answer: TokensAnswer = {
         "tokens": [
             {
                 "token": text,
@@ -274,38 +342,7 @@ def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
             if not special
         ]
     }
-
-
-#: So many of the likeliest spans of tokens are made into whole words; spans of the same words add up.
-SPANS_TAKEN: Final = 12
-
-
-def span(row: Row, spec: Span) -> SpanAnswer:
-    """The likeliest answer in the context, in whole words.
-
-    Source: transformers 4.57 `QuestionAnsweringPipeline`, held equal by a test.
-    """
-    tokens = row.tokens or Tokens(texts=(), spans=(), special=())
-    start, end = (_span_scores(row.outputs[name], tokens) for name in (spec.start, spec.end))
-    scores = np.tril(np.triu(np.outer(start, end)), spec.max_tokens - 1).ravel()
-    found: dict[str, SpanAnswer] = {}
-    for index in np.argsort(-scores, kind="stable")[:SPANS_TAKEN]:
-        first, last = (tokens.words[at] for at in divmod(int(index), len(start)))
-        if first and last:
-            text = tokens.context[first[0] : last[1]]
-            answer = found.setdefault(text.lower(), {"answer": text, "start": first[0], "end": last[1], "score": 0.0})
-            answer["score"] += float(scores[index])
-    nothing: SpanAnswer = {"answer": "", "start": 0, "end": 0, "score": 0.0}
-    return max(found.values(), key=lambda answer: answer["score"], default=nothing)
-
-
-def _span_scores(logits: Array, tokens: Tokens) -> Array:
-    """Each token's probability. The first token, for "no answer", takes its share, but never begins or ends one."""
-    allowed = np.array([word is not None for word in tokens.words], dtype=bool)
-    allowed[:1] |= tokens.special[:1]
-    scores = softmax(np.where(allowed, logits[: len(allowed)], np.float32(-10_000)))
-    scores[:1] *= ~np.array(tokens.special[:1], dtype=bool)
-    return scores
+    return _said(answer, tokens)
 
 
 def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
@@ -320,7 +357,7 @@ def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
     answer: EmbeddingAnswer = {"embedding": output.tolist()}
     if row.tokens:
         answer["tokens"] = len(row.tokens.texts)
-    return answer
+    return _said(answer, row.tokens)
 
 
 def _pooled(vectors: Array, pooling: str) -> Array:
@@ -350,18 +387,20 @@ def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- a
     return {"outputs": {name: array.tolist() for name, array in row.outputs.items()}}
 
 
-def _labelled(logits: Array, labels: tuple[str, ...], dimensions: int) -> Array:
-    if logits.ndim != dimensions or logits.shape[-1] != len(labels):
-        raise RejectedError(
-            "bundle-format", f"the model's scores have shape {list(logits.shape)} for {len(labels)} labels"
-        )
+def _said(answer: _Cut, tokens: Tokens | None) -> _Cut:
+    """The answer; where its text was cut, with that."""
+    if tokens and tokens.unread:
+        read = len(tokens.texts)
+        answer["truncated"] = {"tokens": read + tokens.unread, "read": read}
+    return answer
+
+
+def labelled(logits: Array, labels: int, *, dimensions: int) -> Array:
+    """Logits that have one number for each label.
+
+    Raises:
+        RejectedError: `bundle-format`, when they don't.
+    """
+    if logits.ndim != dimensions or logits.shape[-1] != labels:
+        raise RejectedError("bundle-format", f"the model's scores have shape {list(logits.shape)} for {labels} labels")
     return logits
-
-
-TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
-    Classes: classes,
-    TokenClasses: token_classes,
-    Span: span,
-    Embedding: embedding,
-    TensorOutput: tensors,
-}

@@ -112,6 +112,7 @@ def _tokens(encoding: Encoding) -> Tokens:
         texts=tuple(encoding.tokens),
         spans=tuple(encoding.offsets),
         special=tuple(bool(flag) for flag in encoding.special_tokens_mask),
+        unread=sum(rest.special_tokens_mask.count(0) for rest in encoding.overflowing),
     )
 
 

@@ -22,7 +22,7 @@ from edgeml import inference, pipeline
 from edgeml.check.answers import vector
 from edgeml.export.request import ExportRequest
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Format, Generation, Span
+from edgeml_core.manifest import Boxes, Format, Generation, Span
 from edgeml_runtime.golden import cosine
 
 BOTH: tuple[Format, ...] = ("onnx", "tflite")
@@ -62,6 +62,7 @@ CASES = [
     Case(family="deberta", task="feature-extraction", build=SHORT, formats=("tflite",)),
     Case(family="deberta-v2", task="text-classification", build=SHORT, formats=("tflite",)),
     *(Case(family=it, task="image-classification") for it in ("vit", "resnet", "mobilenet-v2", "convnext")),
+    *(Case(family=it, task="object-detection") for it in ("yolos", "detr")),
     *(Case(family=it, task="audio-classification") for it in ("wav2vec2", "ast")),
     *(Case(family=it, task="tensors", build=models.function) for it in ("lstm", "cnn-1d", "mlp")),
     Case(family="program", task="tensors", build=models.program),
@@ -95,7 +96,7 @@ def test_a_family_exports_and_answers(case: Case, tmp_path: Path):
         alone = [inference.run(exported.path, one)[0] for one in asked]
         together = inference.run(exported.path, asked)
         assert [answer.keys() for answer in together] == [answer.keys() for answer in alone]
-        if not isinstance(exported.manifest.postprocess, Span | Generation):
+        if not isinstance(exported.manifest.postprocess, Span | Generation | Boxes):
             for one, other in zip(alone, together, strict=True):
                 vectors = (vector(answer, exported.manifest) for answer in (one, other))
                 assert cosine(*vectors) >= COSINE_MIN
@@ -127,7 +128,7 @@ def requests(case: Case) -> list[dict[str, Any]]:
             return [{"question": "When?", "context": "On Monday."}, {"question": "What sounded?", "context": alarm}]
         case "text-generation":
             return [{"prompt": "The pump", "max_new_tokens": 5}, {"prompt": "Turn the machine", "temperature": 1}]
-        case "image-classification":
+        case "image-classification" | "object-detection":
             return [{"image": picture(shade)} for shade in (40, 200)]
         case "audio-classification":
             file = base64.b64encode(models.wav(models.tone(0.7))).decode()

@@ -141,6 +141,32 @@ def test_pictures_are_classified_as_the_pipeline_does(family: str, tmp_path: Pat
         require_scores(found, classify(Image.open(io.BytesIO(data)), top_k=3))
 
 
+@pytest.mark.parametrize("family", ["yolos", "detr"])
+def test_objects_are_found_as_the_pipeline_finds_them(family: str, tmp_path: Path):
+    """In pixels of the picture as it was sent, surer than the threshold of the model or of the request."""
+    bundle = exported(tmp_path, models.pretrained(tmp_path / "model", family, "object-detection"))
+    detect = theirs(tmp_path, "object-detection")
+    counts = set()
+    for data in photographs().values():
+        picture = Image.open(io.BytesIO(data))
+        for threshold in (None, 0.2, 0.9):
+            asked = {"image": base64.b64encode(data).decode()} | ({} if threshold is None else {"threshold": threshold})
+            (found,) = inference.run(bundle, asked)
+            expected = detect(picture, **({} if threshold is None else {"threshold": threshold}))
+            expected.sort(key=lambda it: -it["score"])
+            require_boxes(found["boxes"], expected)
+            counts.add(len(expected))
+    assert len(counts) > 1
+
+
+def require_boxes(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """The same objects, equally sure, in the same place; a share's last digit may cross the edge of a pixel."""
+    assert [it["label"] for it in found] == [it["label"] for it in expected]
+    assert [it["score"] for it in found] == pytest.approx([it["score"] for it in expected], **NEAR)
+    for one, other in zip(found, expected, strict=True):
+        assert one["box"] == pytest.approx(other["box"], abs=1)
+
+
 @pytest.mark.parametrize("family", ["wav2vec2", "ast"])
 def test_sounds_are_classified_as_the_pipeline_does(family: str, tmp_path: Path):
     """From a file or from samples, quiet or loud, short or longer than the model listens."""

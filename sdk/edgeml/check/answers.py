@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeml_core.manifest import Classes, Generation, Manifest, Span, TokenClasses
+from edgeml_core.manifest import Boxes, Classes, Generation, Manifest, Span, TokenClasses
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tasks import Answer, Item, Picture, Tokens
 from edgeml_runtime.tensors import Array
 
 
@@ -22,6 +22,8 @@ def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
     """As `ask`; but where an answer jumps from one span or word to another, the numbers that it was chosen by."""
     spec = model.manifest.postprocess
     match spec:
+        case Boxes(logits=logits, boxes=boxes):
+            return [_outputs(model, item, (logits, boxes)) for item in items]
         case Span(start=start, end=end):
             return [_outputs(model, item, (start, end)) for item in items]
         case Generation(output=output):
@@ -31,11 +33,16 @@ def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
 
 
 def _outputs(model: Model, item: Item, names: Sequence[str]) -> Answer:
-    """Of a run: a question's scores without padding, a prompt's for the token after it."""
+    """Of a run: a question's scores without padding, a prompt's for the token after it, a picture's all."""
     prepared = model.prepare([item])
     outputs = model.infer(prepared.tensors)
-    (tokens,) = prepared.tokens
-    taken = slice(len(tokens.texts)) if tokens else -1
+    match prepared.about:
+        case [Tokens() as tokens]:
+            taken: slice | int = slice(len(tokens.texts))
+        case [Picture()]:
+            taken = slice(None)
+        case _:
+            taken = -1
     return {"outputs": {name: outputs[name][0, taken].tolist() for name in names}}
 
 

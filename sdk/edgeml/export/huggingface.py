@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 
-from edgeml.export import audio_folder, causal
+from edgeml.export import audio_folder, causal, detector_folder
 from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source, TorchModel
 from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, ImageInput, Task, TensorSpec, TextInput
+from edgeml_core.manifest import AudioInput, ImageInput, Postprocess, Task, TensorSpec, TextInput
 from edgeml_runtime.tasks import Question
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import Encoder
@@ -34,6 +34,7 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
         ("start_logits", "end_logits"),
     ),
     "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", ("logits",)),
+    "object-detection": (transformers.AutoModelForObjectDetection, "ForObjectDetection", ("logits", "pred_boxes")),
     "audio-classification": (transformers.AutoModelForAudioClassification, "ForAudioClassification", ("logits",)),
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
@@ -44,6 +45,15 @@ _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Two sentences of unequal length: the shorter one's padding keeps the attention mask in the traced graph.
 _TRACED: Final = ("The pump in hall two has stopped.", "Please check the filter before the next shift begins.")
 _ASKED: Final = "What has stopped?"
+
+
+class _Inputs(NamedTuple):
+    """How requests become tensors, the files for that, one input of batch 1, and what the card is to say of it."""
+
+    preprocess: TextInput | ImageInput | AudioInput
+    assets: dict[str, Path]
+    example: dict[str, Array]
+    notes: tuple[str, ...] = ()
 
 
 def load(path: Path, task: Task | None, work: Path) -> Source:
@@ -61,7 +71,7 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     pretrained = _pretrained(automatic, path)
     if task == "text-generation":
         return causal.source(path, pretrained, work)
-    preprocess, assets, example = _inputs(path, task, pretrained, work)
+    preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
     module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
     by_length = isinstance(preprocess, TextInput) or (isinstance(preprocess, AudioInput) and preprocess.mel is None)
@@ -74,7 +84,7 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
             inputs=specs(example, lengths=by_length),
             outputs=specs(original.run(example), lengths=task in _BY_TOKEN),
             preprocess=preprocess,
-            postprocess=folders.postprocess(path, task, *outputs),
+            postprocess=_postprocess(path, task, outputs),
         ),
         example=example,
         original=original,
@@ -82,6 +92,7 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
         assets=assets,
         model=TorchModel(module=module, pretrained=pretrained),
         tools={name: metadata.version(name) for name in ("torch", "transformers")},
+        notes=notes,
     )
 
 
@@ -124,14 +135,15 @@ def _inputs(
     task: Task,
     pretrained: Any,  # noqa: ANN401 -- transformers has no types here
     work: Path,
-) -> tuple[TextInput | ImageInput | AudioInput, dict[str, Path], dict[str, Array]]:
-    if task == "image-classification":
-        image = folders.image_input(path)
+) -> _Inputs:
+    if task in ("image-classification", "object-detection"):
+        detects = task == "object-detection"
+        image, notes = detector_folder.image_input(path) if detects else (folders.image_input(path), ())
         shape = (1, image.channels, image.height, image.width)
-        return image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}
+        return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}, notes)
     if task == "audio-classification":
         audio = audio_folder.audio_input(path)
-        return audio, {}, {pretrained.main_input_name: audio_folder.example(audio)}
+        return _Inputs(audio, {}, {pretrained.main_input_name: audio_folder.example(audio)})
     tokenizer = work / folders.TOKENIZER
     asks = task == "question-answering"
     text = folders.question_input(path, tokenizer) if asks else folders.text_input(path, tokenizer)
@@ -144,4 +156,10 @@ def _inputs(
         tensors, _ = encoder.encode_questions([Question(_ASKED, text) for text in _TRACED])
     else:
         tensors, _ = encoder.encode(_TRACED)
-    return text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()}
+    return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})
+
+
+def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postprocess:
+    if task == "object-detection":
+        return detector_folder.boxes(path, *outputs)
+    return folders.postprocess(path, task, *outputs)

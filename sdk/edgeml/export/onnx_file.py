@@ -103,7 +103,7 @@ def _preprocess(folder: Path, task: Task, work: Path) -> tuple[Preprocess, dict[
             return folders.image_input(folder), {}
         case "audio-classification":
             return audio_folder.audio_input(folder), {}
-        case "text-generation":
+        case "text-generation" | "object-detection":
             raise UsageError("model-unsupported", f"task {task} is not for .onnx files", "name the model's folder")
         case _:
             tokenizer = work / folders.TOKENIZER

@@ -29,7 +29,8 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         return onnx.load(source.model)
     path = work / "exported.onnx"
     try:
-        if source.model.pretrained is not None:
+        # A detector's positions follow from its pictures' size, which is fixed: traced, they are constants.
+        if source.model.pretrained is not None and source.task != "object-detection":
             _pretrained(source, source.model.pretrained, path)
         else:
             _module(source, source.model, path)

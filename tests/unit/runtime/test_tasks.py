@@ -7,7 +7,7 @@ import pytest
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Classes, Embedding, Span, TensorOutput, TokenClasses
-from edgeml_runtime import tasks
+from edgeml_runtime import spans, tasks
 from edgeml_runtime.tasks import Row, Tokens
 
 CLASSES = Classes(output="y", labels=("a", "b", "c"), activation="softmax")
@@ -84,7 +84,7 @@ PAIR = Tokens(
 
 def answer(start, end, tokens=PAIR, max_tokens=3):
     outputs = {name: np.asarray(values, dtype=np.float32) for name, values in (("s", start), ("e", end))}
-    return tasks.span(Row(outputs=outputs, tokens=tokens), Span(start="s", end="e", max_tokens=max_tokens))
+    return spans.span(Row(outputs=outputs, tokens=tokens), Span(start="s", end="e", max_tokens=max_tokens))
 
 
 def test_a_span_is_in_whole_words():

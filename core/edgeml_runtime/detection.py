@@ -1,0 +1,45 @@
+"""From a detector's outputs to the objects in a picture: labels, scores and boxes in the picture's own pixels.
+
+Boxes that overlap are all given: the models of this kind are trained to find each object once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeml_core.errors import RejectedError
+from edgeml_core.manifest import Boxes
+from edgeml_runtime.tasks import BoxesAnswer, Found, Row, labelled, softmax
+from edgeml_runtime.tensors import Array
+
+
+def boxes(row: Row, spec: Boxes) -> BoxesAnswer:
+    """The objects that the model is surer of than the threshold, the surest first.
+
+    Source: transformers 4.57 `ObjectDetectionPipeline`, held equal by a test.
+    """
+    if row.picture is None:
+        raise RejectedError("bundle-format", "boxes are asked of a model that takes no picture")
+    scores = softmax(labelled(row.outputs[spec.logits], len(spec.labels) + 1, dimensions=2))[:, :-1]
+    edges = np.array([row.picture.width, row.picture.height] * 2, dtype=np.float32)
+    corners = _corners(row.outputs[spec.boxes]) * edges
+    if len(corners) != len(scores):
+        raise RejectedError("bundle-format", f"the model gives {len(corners)} boxes for {len(scores)} objects")
+    best, surest = scores.argmax(axis=1), scores.max(axis=1)
+    threshold = spec.threshold if row.picture.threshold is None else row.picture.threshold
+    order = np.argsort(-surest, kind="stable")
+    kept = order[surest[order] > threshold]
+    return {"boxes": [_found(spec.labels[best[at]], float(surest[at]), corners[at]) for at in kept]}
+
+
+def _corners(centred: Array) -> Array:
+    """Left, top, right and bottom of boxes given by their middle, width and height."""
+    if centred.ndim != 2 or centred.shape[1] != 4:
+        raise RejectedError("bundle-format", f"the model's boxes have shape {list(centred.shape)}")
+    middle, half = centred[:, :2], np.float32(0.5) * centred[:, 2:]
+    return np.concatenate([middle - half, middle + half], axis=1)
+
+
+def _found(label: str, score: float, corners: Array) -> Found:
+    xmin, ymin, xmax, ymax = (int(edge) for edge in np.nan_to_num(corners))
+    return {"label": label, "score": score, "box": {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}}
