@@ -39,6 +39,17 @@ IDS: Final = {word: number for number, word in enumerate(dict.fromkeys((*SPECIAL
 RATE_HZ: Final = 16_000
 PIXELS: Final = 16
 COLORS: Final = ("red", "green", "blue")
+#: How pictures become tensors: the brightest channel is 6.
+PICTURE: Final = manifests.ImageInput(
+    height=PIXELS,
+    width=PIXELS,
+    channels=3,
+    layout="NCHW",
+    resample="bilinear",
+    rescale=6 / 255,
+    mean=(0.0,),
+    std=(1.0,),
+)
 #: The side of the matrices that a slow writer multiplies for each word: some ten milliseconds.
 SLOW_SIDE: Final = 700
 
@@ -63,6 +74,7 @@ NAMES: Final = {
     "feature-extraction": "meaning",
     "text-generation": "writer",
     "image-classification": "colors",
+    "object-detection": "finder",
     "audio-classification": "noise",
 }
 
@@ -145,17 +157,46 @@ def colors(path: Path, identity: tuple[str, str, str]) -> Manifest:
     given = np.zeros((1, 3, PIXELS, PIXELS), np.float32)
     given[:, 1] = 1
     nodes = [helper.make_node("ReduceMean", ["pixels"], ["scores"], axes=[2, 3], keepdims=0)]
-    picture = manifests.ImageInput(
-        height=PIXELS,
-        width=PIXELS,
-        channels=3,
-        layout="NCHW",
-        resample="bilinear",
-        rescale=6 / 255,
-        mean=(0.0,),
-        std=(1.0,),
+    return of_floats(path, identity, ("pixels", given), nodes, (PICTURE, COLORS))
+
+
+def finder(path: Path, identity: tuple[str, str, str]) -> Manifest:
+    """Each half of a picture is an object of its strongest channel's color, unless it is dark."""
+    given = np.zeros((1, 3, PIXELS, PIXELS), np.float32)
+    given[:, 1, :, PIXELS // 2 :] = 5
+    halves = np.float32([[[0.25, 0.5, 0.5, 1], [0.75, 0.5, 0.5, 1]]])
+    constants = [
+        tiny.constant("row", np.int64([2])),
+        tiny.constant("behind", np.int64([0, 0, 0, 0, 0, 1])),
+        tiny.constant("dark", np.float32(2)),
+        tiny.constant("nil", np.float32(0)),
+        tiny.constant("halves", halves),
+    ]
+    nodes = [
+        helper.make_node("AveragePool", ["pixels"], ["pooled"], kernel_shape=[PIXELS, PIXELS // 2], strides=[1, 8]),
+        helper.make_node("Squeeze", ["pooled", "row"], ["columns"]),
+        helper.make_node("Transpose", ["columns"], ["colors"], perm=[0, 2, 1]),
+        helper.make_node("Pad", ["colors", "behind", "dark"], ["logits"]),
+        helper.make_node("Mul", ["logits", "nil"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "halves"], ["boxes"]),
+    ]
+    answered = {"logits": np.float32([[[0, 0, 0, 2], [0, 5, 0, 2]]]), "boxes": halves}
+    specs = tuple(manifests.TensorSpec(name=it, dtype="float32", shape=(-1, 2, 4)) for it in answered)
+    model = tiny.onnx_model(
+        nodes,
+        constants,
+        inputs=[tiny.float_value("pixels", [None, *given.shape[1:]])],
+        outputs=[tiny.float_value(spec.name, [None, 2, 4]) for spec in specs],
     )
-    return of_floats(path, identity, ("pixels", given), nodes, (picture, COLORS))
+    draft = tiny.drafted(
+        identity,
+        task="object-detection",
+        inputs=(manifests.TensorSpec(name="pixels", dtype="float32", shape=(-1, *given.shape[1:])),),
+        outputs=specs,
+        preprocess=PICTURE,
+        postprocess=manifests.Boxes(logits="logits", boxes="boxes", labels=COLORS),
+    )
+    return tiny.write(path, _carded(draft), {"model.onnx": model} | _golden({"pixels": given}, answered))
 
 
 def noise(path: Path, identity: tuple[str, str, str]) -> Manifest:
@@ -180,6 +221,7 @@ MAKERS: Final[Mapping[str, Callable[..., Manifest]]] = {
     "feature-extraction": meaning,
     "text-generation": writer,
     "image-classification": colors,
+    "object-detection": finder,
     "audio-classification": noise,
 }
 

@@ -16,7 +16,7 @@ import msgspec
 from edgeml_agent.link.request_line import RequestLine
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
-from edgeml_core.manifest import Classes, Generation, Manifest, Span, TensorOutput, TokenClasses
+from edgeml_core.manifest import Boxes, Classes, Generation, Manifest, Span, TensorOutput, TokenClasses
 
 LOOK_EVERY_S: Final = 1.0
 #: Home Assistant keeps no longer state, and warns of large attributes.
@@ -78,21 +78,23 @@ class Sensors:
 
 def _shown(manifest: Manifest) -> str:
     """The Jinja expression for what a sensor shows of an answer, as text; empty where an answer is no state."""
-    first = "value_json.outputs[0]"
     match manifest.postprocess:
         case Classes():
-            return f"{first}.labels[0].label"
+            part = "labels[0].label"
         case TokenClasses():
-            return f"{first}.tokens | rejectattr('label', 'eq', 'O') | map(attribute='token') | join(' ')"
+            part = "tokens | rejectattr('label', 'eq', 'O') | map(attribute='token') | join(' ')"
+        case Boxes():
+            part = "boxes | map(attribute='label') | join(', ') | default('nothing', true)"
         case Span():
-            return f"{first}.answer"
+            part = "answer"
         case Generation():
-            return f"{first}.text"
+            part = "text"
         case TensorOutput():
             tensor = manifest.outputs[0]
-            return f"{first}.outputs[{json.dumps(tensor.name)}]{'[0]' * len(tensor.shape)} | string"
+            part = f"outputs[{json.dumps(tensor.name)}]{'[0]' * len(tensor.shape)} | string"
         case _:
             return ""
+    return f"value_json.outputs[0].{part}"
 
 
 def _template(shown: str, otherwise: str) -> str:

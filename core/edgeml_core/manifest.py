@@ -351,6 +351,8 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
 def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:
     if not isinstance(manifest.preprocess, ImageInput):
         yield "boxes are asked of a model that takes no picture"
+    if not boxes.labels:
+        yield "postprocess has no label for what is found"
     if not 0 <= boxes.threshold <= 1:
         yield f"postprocess.threshold {boxes.threshold} is not between 0 and 1"
     wanted = {boxes.logits: len(boxes.labels) + 1, boxes.boxes: 4}

@@ -27,7 +27,7 @@ from edgeml_core.manifest import (
     TextInput,
     TokenClasses,
 )
-from edgeml_runtime import spans, tasks
+from edgeml_runtime import embeddings, spans, tasks
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.tasks import About, Audio, Item, Row, Tokens
 from edgeml_runtime.tensors import Array
@@ -181,7 +181,7 @@ def _embedding(row: Row, spec: Embedding) -> Observation:
 
     Source: Achlioptas, Database-friendly random projections (2003): random signs keep distances as well as any.
     """
-    vector = np.asarray(tasks.embedding(row, spec)["embedding"], dtype=np.float32)
+    vector = np.asarray(embeddings.embedding(row, spec)["embedding"], dtype=np.float32)
     vector = vector if vector.ndim == 1 else vector.mean(axis=0)
     along = (_directions(vector.size) @ vector).tolist()
     found = {f"direction {number}": value for number, value in enumerate(along, 1)}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from edgeml_core.manifest import Boxes, Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses
-from edgeml_runtime import detection, spans, tasks
+from edgeml_runtime import detection, embeddings, spans, tasks
 from edgeml_runtime.tasks import Answer, Row
 
 TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
@@ -14,6 +14,6 @@ TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
     TokenClasses: tasks.token_classes,
     Boxes: detection.boxes,
     Span: spans.span,
-    Embedding: tasks.embedding,
+    Embedding: embeddings.embedding,
     TensorOutput: tasks.tensors,
 }

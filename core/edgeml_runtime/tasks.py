@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import Classes, Embedding, Postprocess, TensorOutput, TokenClasses, outputs_named
+from edgeml_core.manifest import Classes, Postprocess, TensorOutput, TokenClasses, outputs_named
 from edgeml_runtime.tensors import Array
 
 
@@ -220,7 +220,7 @@ Answer: TypeAlias = (
     | TensorsAnswer
 )
 
-_Cut = TypeVar("_Cut", ClassesAnswer, TokensAnswer, EmbeddingAnswer)
+Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, EmbeddingAnswer)
 
 #: One run of a model.
 Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -320,7 +320,7 @@ def classes(row: Row, spec: Classes) -> ClassesAnswer:
     answer: ClassesAnswer = {
         "labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]
     }
-    return _said(answer, row.tokens)
+    return said(answer, row.tokens)
 
 
 def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
@@ -342,32 +342,7 @@ def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
             if not special
         ]
     }
-    return _said(answer, tokens)
-
-
-def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
-    """The vector pooled from the tokens that are not padding."""
-    output = row.outputs[spec.output]
-    if output.ndim == 2:
-        count = len(row.tokens.texts) if row.tokens else len(output)
-        output = _pooled(output[:count], spec.pooling)
-    if spec.normalize:
-        lengths = np.linalg.norm(output, axis=-1, keepdims=True)
-        output = output / np.maximum(lengths, np.float32(1e-12))
-    answer: EmbeddingAnswer = {"embedding": output.tolist()}
-    if row.tokens:
-        answer["tokens"] = len(row.tokens.texts)
-    return _said(answer, row.tokens)
-
-
-def _pooled(vectors: Array, pooling: str) -> Array:
-    match pooling:
-        case "mean":
-            return np.asarray(vectors.mean(axis=0, dtype=np.float32))
-        case "cls":
-            return np.asarray(vectors[0])
-        case _:
-            return vectors
+    return said(answer, tokens)
 
 
 def joined(pieces: Iterable[Piece]) -> TextAnswer:
@@ -387,7 +362,7 @@ def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- a
     return {"outputs": {name: array.tolist() for name, array in row.outputs.items()}}
 
 
-def _said(answer: _Cut, tokens: Tokens | None) -> _Cut:
+def said(answer: Cuttable, tokens: Tokens | None) -> Cuttable:
     """The answer; where its text was cut, with that."""
     if tokens and tokens.unread:
         read = len(tokens.texts)

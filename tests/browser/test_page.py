@@ -20,7 +20,7 @@ from edgeml_agent.serve.access import Rules
 TOKEN = "a-token-of-24-characters"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
-TASKS = ("mood", "names", "answers", "meaning", "writer", "colors", "noise", "line")
+TASKS = ("mood", "names", "answers", "meaning", "writer", "colors", "finder", "noise", "line")
 ANYTHING = re.compile(r"version \d|ended by itself|as long as allowed")
 
 
@@ -29,6 +29,22 @@ def green(width=64):
     held = io.BytesIO()
     Image.new("RGB", (width, width), (20, 200, 40)).save(held, "PNG")
     return {"name": "meadow.png", "mimeType": "image/png", "buffer": held.getvalue()}
+
+
+def dark():
+    """A picture's file, black."""
+    held = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(held, "PNG")
+    return green() | {"name": "night.png", "buffer": held.getvalue()}
+
+
+def meadow():
+    """A picture's file, of another shape than the model's: dark on the left, green on the right."""
+    held = io.BytesIO()
+    picture = Image.new("RGB", (120, 80))
+    picture.paste((20, 200, 40), (60, 0, 120, 80))
+    picture.save(held, "PNG")
+    return green() | {"buffer": held.getvalue()}
 
 
 def loud(rate_hz=44_100, channels=2):
@@ -43,7 +59,7 @@ def loud(rate_hz=44_100, channels=2):
     return {"name": "alarm.wav", "mimeType": "audio/wav", "buffer": held.getvalue()}
 
 
-FILES = {"colors": green, "noise": loud}
+FILES = {"colors": green, "finder": meadow, "noise": loud}
 
 
 def prepare(page: Page, model: str) -> None:
@@ -67,6 +83,7 @@ def ask(page: Page) -> None:
         ("meaning", "the cow\ncattle", "Similarity"),
         ("line", '{"x": [[1, 2, 3, 4]]}', "3 5 7 9"),
         ("colors", "", "green"),
+        ("finder", "", "green"),
         ("noise", "", "loud"),
         ("writer", "water boils", "water boils at a lower temperature in high mountains"),
     ],
@@ -82,6 +99,24 @@ def test_every_task_is_tried_by_mouse(opened, model, given, expected):
     ask(page)
     expect(page.locator("form.try")).to_contain_text(expected)
     expect(page.get_by_role("img", name=re.compile("Latencies"))).to_be_visible()
+
+
+def test_what_is_found_is_framed_and_listed(opened):
+    """The box lies over its part of the picture, and the list says the same in words; of a dark picture nothing."""
+    page = opened("finder")
+    prepare(page, "finder")
+    ask(page)
+    listed = page.get_by_role("list", name="Found, the surest first").get_by_role("listitem")
+    expect(listed).to_have_count(1)
+    expect(listed).to_have_text(re.compile(r"green 8\d\.\d % 60 . 80 pixels at 60, 0"))
+    picture, box = page.locator(".seen img").bounding_box(), page.locator(".seen .box").bounding_box()
+    assert box["x"] == pytest.approx(picture["x"] + picture["width"] / 2, abs=1)
+    assert box["width"] == pytest.approx(picture["width"] / 2, abs=1)
+    assert (box["y"], box["height"]) == pytest.approx((picture["y"], picture["height"]), abs=1)
+    page.set_input_files("input[type=file]", dark())
+    ask(page)
+    expect(page.locator(".answer")).to_contain_text("Nothing was found")
+    expect(page.locator(".seen .box")).to_have_count(0)
 
 
 def test_the_card_and_what_was_asked_are_shown(opened, site):
@@ -136,7 +171,7 @@ def test_what_is_copied_runs(opened, tmp_path, model):
     """The programs from the clipboard, run as they stand beside the file, print the answer that the page shows."""
     page = opened(model)
     prepare(page, model)
-    for name, given in (("meadow.png", green()), ("sound.wav", loud(rate_hz=16_000, channels=1))):
+    for name, given in (("meadow.png", meadow()), ("sound.wav", loud(rate_hz=16_000, channels=1))):
         (tmp_path / name).write_bytes(given["buffer"])
     for language in ("curl", "Python"):
         page.locator("label", has_text=language).click()
@@ -154,6 +189,7 @@ EXPECTED = {
     "meaning": '"embedding":[',
     "writer": '"finish_reason":"length"',
     "colors": '"labels":[{"label":"green"',
+    "finder": '"boxes":[{"label":"green"',
     "noise": '"labels":[{"label":"loud"',
     "line": '{"y":[[2.0,2.0,2.0,2.0]]}',
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import io
 import itertools
 import json
 import re
 import threading
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -16,7 +19,8 @@ import pytest
 from aiomqtt import Client, Message, ProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from tests import tiny_models
+from PIL import Image as Pictures
+from tests import task_models, tiny_models
 from tests.integration.test_serving import unpacked
 
 from edgeml_agent.homeassistant import Sensors
@@ -370,6 +374,33 @@ def test_home_assistant_finds_models_and_shows_answers(broker, tmp_path):
     assert shown(mood["availability_template"], state) == "online"
     assert len({it["unique_id"] for it in configs.values()}) == 2
     assert f"{PREFIX}/sensor/{DEVICE}/tiny/config" in retained
+
+
+def test_a_picture_is_looked_through_over_mqtt(broker, tmp_path):
+    """Its bytes are the request; the answer has boxes in its pixels, and Home Assistant shows what they are of."""
+    held = io.BytesIO()
+    picture = Pictures.new("RGB", (120, 80))
+    picture.paste((20, 200, 40), (60, 0, 120, 80))
+    picture.save(held, "PNG")
+    dark = {"image": base64.b64encode(held.getvalue()).decode(), "threshold": 0.999}
+
+    async def main():
+        topic = f"{PREFIX}/sensor/{DEVICE}/finder/config"
+        async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
+            finder = unpacked(tmp_path, partial(task_models.bundle, task="object-detection"))
+            await models.activate("finder", *finder)
+            for payload in (held.getvalue(), dark):
+                await asker.ask(TOPICS.infer(DEVICE, "finder"), payload)
+            usual = TOPICS.answer(DEVICE, "finder")
+            await asker.until(lambda: len(asker.said(usual)) == 2 and asker.said(topic))
+            return asker.said(topic)[0], asker.said(usual)
+
+    config, said = asyncio.run(main())
+    nothing, found = sorted(said, key=lambda it: len(it["outputs"][0]["boxes"]))
+    (box,) = found["outputs"][0]["boxes"]
+    assert (box["label"], box["box"]) == ("green", {"xmin": 60, "ymin": 0, "xmax": 120, "ymax": 80})
+    assert shown(config["value_template"], found) == "green"
+    assert shown(config["value_template"], nothing) == "nothing"
 
 
 def shown(template, message, state=""):

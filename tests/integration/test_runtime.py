@@ -27,7 +27,7 @@ from edgeml_core.manifest import (
     TextInput,
     TokenClasses,
 )
-from edgeml_runtime import golden, tasks
+from edgeml_runtime import embeddings, golden, tasks
 from edgeml_runtime.image import to_tensor
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Row, Text
@@ -186,7 +186,7 @@ def test_embeddings_are_those_of_torch():
     expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)).numpy()
     spec = Embedding(output="last_hidden_state", pooling="mean", normalize=True)
     rows = tasks.rows({"last_hidden_state": hidden.numpy()}, tokens, spec)
-    found = np.array([tasks.embedding(row, spec)["embedding"] for row in rows])
+    found = np.array([embeddings.embedding(row, spec)["embedding"] for row in rows])
     assert np.allclose(found, expected, atol=1e-6)
 
 

@@ -3,18 +3,21 @@
 import asyncio
 import base64
 import contextlib
+import io
 import itertools
 import signal
 import socket
 import statistics
 import threading
 import time
+from functools import partial
 
 import httpx
 import msgspec
 import numpy as np
 import pytest
-from tests import tiny_models
+from PIL import Image as Pictures
+from tests import task_models, tiny_models
 
 from edgeml_agent.serve.access import Rules
 from edgeml_agent.serve.app import build
@@ -244,6 +247,35 @@ def test_an_image_comes_as_bytes_in_a_form_or_in_json(tmp_path, how):
     }
     (response,) = answers(tmp_path, ("POST", PREDICT, keywords[how]))
     assert (response.status_code, response.json()["error"]["code"]) == (400, "input-invalid")
+
+
+def test_what_is_in_a_picture_is_told_in_its_pixels(tmp_path):
+    """By bytes or in JSON, where a request may have a threshold of its own; raw tensors are the protocol's."""
+    held = io.BytesIO()
+    picture = Pictures.new("RGB", (120, 80))
+    picture.paste((20, 200, 40), (60, 0, 120, 80))
+    picture.save(held, "PNG")
+    encoded = base64.b64encode(held.getvalue()).decode()
+    pixels = {"name": "pixels", "shape": [1, 3, 16, 16], "datatype": "FP32", "data": [5.0] * 768}
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("finder", *unpacked(tmp_path, partial(task_models.bundle, task="object-detection")))
+            predict = "/v1/models/finder/predict"
+            return [
+                await client.post(predict, content=held.getvalue(), headers={"content-type": "image/png"}),
+                await client.post(predict, json=[{"image": encoded}, {"image": encoded, "threshold": 0.05}]),
+                await client.post(predict, json={"image": encoded, "threshold": 2}),
+                await client.post("/v2/models/finder/infer", json={"inputs": [pixels]}),
+            ]
+
+    by_bytes, by_json, refused, raw = asyncio.run(main())
+    (found,) = by_bytes.json()["outputs"][0]["boxes"]
+    assert (found["label"], found["box"]) == ("green", {"xmin": 60, "ymin": 0, "xmax": 120, "ymax": 80})
+    usual, less_sure = (answer["boxes"] for answer in by_json.json()["outputs"])
+    assert (usual, len(less_sure), less_sure[0]) == ([found], 2, found)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input-invalid")
+    assert {it["name"]: it["shape"] for it in raw.json()["outputs"]} == {"logits": [1, 2, 4], "boxes": [1, 2, 4]}
 
 
 def test_off_localhost_the_token_is_wanted_on_every_door(tmp_path):

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.check import perplexity
+from edgeml.check import perplexity, precision
 from edgeml.check.answers import vector
 from edgeml.check.data import Label, Row
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.manifest import Classes, Embedding, Generation, Manifest, Span, TensorOutput, TokenClasses
+from edgeml_core.manifest import Boxes, Classes, Embedding, Generation, Manifest, Span, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Answer, Text
 from edgeml_runtime.tensors import Array
 
@@ -30,13 +30,15 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
 
     Classes: the best label is right. Token classes: each word's, by its first token. Embeddings: the nearest other row
     has the same label. Spans: the words are those of the label. Tensors: the index of the largest output is right.
-    Language models: perplexity, whose `drop` is the share by which it rises.
+    Language models: perplexity, whose `drop` is the share by which it rises. Boxes: mean average precision.
 
     Raises:
         UsageError: `data-invalid`, when rows have no label or one that the model doesn't have.
     """
     if isinstance(manifest.postprocess, Generation):
         return perplexity.measure(fp32, int8, z95=_Z95)
+    if isinstance(manifest.postprocess, Boxes):
+        return precision.measure(fp32, int8, rows, manifest.postprocess.labels)
     judged, judged_after = (list(_judged(answers, rows, manifest)) for answers in (fp32, int8))
     before, after = (np.array([right for _, right in pairs], dtype=bool) for pairs in (judged, judged_after))
     drop = float(before.mean() - after.mean())

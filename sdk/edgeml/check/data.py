@@ -1,7 +1,8 @@
 """Data files: JSON lines, some with a `label`.
 
 They are of `{"text": ...}`, `{"question": ..., "context": ...}`, `{"image": path}`, `{"audio": path}` or
-`{"inputs": {...}}`, as the model takes them. A language model takes `{"text": ...}`, whole texts without a label.
+`{"inputs": {...}}`, as the model takes them. A language model takes `{"text": ...}`, whole texts without a label; a
+picture for a detector has `"boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}]` instead of a label.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from edgeml.export.source import Signature
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.manifest import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import tensors
 from edgeml_runtime.audio import read_wav
 from edgeml_runtime.tasks import Audio, Image, Item, Passage, Question, Tensors, Text
@@ -24,7 +25,15 @@ from edgeml_runtime.tasks import Audio, Image, Item, Passage, Question, Tensors,
 ROWS_MAX: Final = 100_000
 PROBLEMS_SHOWN_MAX: Final = 10
 
-Label: TypeAlias = str | int | list[str]
+
+class Sought(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One object in a picture: left, top, right and bottom in its pixels."""
+
+    label: str
+    box: tuple[float, float, float, float]
+
+
+Label: TypeAlias = str | int | list[str] | tuple[Sought, ...]
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -34,7 +43,8 @@ class _Line(msgspec.Struct, frozen=True):
     image: str | None = None
     audio: str | None = None
     inputs: dict[str, Any] | None = None
-    label: Label | None = None
+    label: str | int | list[str] | None = None
+    boxes: tuple[Sought, ...] | None = None
 
 
 #: What a line must have, by what the model takes.
@@ -114,7 +124,8 @@ def _row(line: bytes, folder: Path, signature: Signature) -> Row:
     values = [getattr(found, name) for name in needed]
     if None in values:
         raise UsageError("data-invalid", f"it has no {' and no '.join(needed)}")
-    return Row(item=_item(values, found, folder, signature), label=found.label)
+    label = found.label if found.boxes is None else found.boxes
+    return Row(item=_item(values, found, folder, signature), label=label)
 
 
 def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -> Item:
@@ -126,7 +137,9 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
         case PromptInput():
             return Passage(*values)
         case ImageInput():
-            return Image((folder / values[0]).read_bytes())
+            # Of a detector all boxes are wanted, the least sure ones, too: precision is looked at over all thresholds.
+            threshold = 0.0 if isinstance(signature.postprocess, Boxes) else None
+            return Image((folder / values[0]).read_bytes(), threshold)
         case AudioInput():
             return read_wav((folder / values[0]).read_bytes())
         case _:

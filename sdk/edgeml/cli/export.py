@@ -51,7 +51,8 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     MODEL is a Hugging Face folder, file.onnx, file.pt2, or path/file.py:function that returns (torch.nn.Module, example
     inputs) or a fitted scikit-learn pipeline with example rows.
 
-    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate.
+    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate,
+    for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
 
     Where nothing passes for a target, a table says why and the exit code is 1; bundles for the others are written.
 

@@ -26,7 +26,7 @@ def run(out: Output, bundle: Path, source: str) -> None:
     """Answer requests with BUNDLE.
 
     By task: {"text": ...}, {"question": ..., "context": ...}, {"prompt": ..., "max_new_tokens": 20}, {"image": base64},
-    {"audio": base64 of a WAV file} or {"inputs": {name: nested list}}.
+    for a detector with "threshold": 0.5, {"audio": base64 of a WAV file} or {"inputs": {name: nested list}}.
     """
     from edgeml.inference import run as infer  # noqa: PLC0415 - kept out of --help
 

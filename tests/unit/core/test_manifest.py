@@ -26,6 +26,16 @@ def entry(**changes):
     return msgspec.structs.replace(a_manifest().files[1], **changes)
 
 
+def outputs(**lengths):
+    """Specs of outputs for any number of boxes, by the values for each."""
+    return tuple(
+        manifest.TensorSpec(name=name, dtype="float32", shape=(-1, -1, length)) for name, length in lengths.items()
+    )
+
+
+BOXES = manifest.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -62,6 +72,12 @@ def entry(**changes):
             "preprocess.max_samples is negative",
         ),
         ({"preprocess": manifest.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
+        ({"postprocess": BOXES}, "boxes are asked of a model that takes no picture"),
+        ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
+        ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),
+        ({"postprocess": msgspec.structs.replace(BOXES, threshold=1.5)}, "threshold 1.5 is not between"),
+        ({"postprocess": BOXES, "outputs": outputs(logits=2, boxes=4)}, "'logits' has not 3 values"),
+        ({"postprocess": BOXES, "outputs": outputs(logits=3, boxes=5)}, "'boxes' has not 4 values"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_problem(changes, problem, monkeypatch):

@@ -10,6 +10,7 @@ from breadth_models import wav
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import (
     AudioInput,
+    Boxes,
     ImageInput,
     PromptInput,
     QuestionInput,
@@ -27,6 +28,7 @@ IMAGE = a_manifest(
         height=2, width=2, channels=1, layout="NCHW", resample="bilinear", rescale=1.0, mean=(0.0,), std=(1.0,)
     )
 )
+DETECTOR = msgspec.structs.replace(IMAGE, postprocess=Boxes(logits="l", boxes="b", labels=("cow",)))
 QUESTION = a_manifest(preprocess=QuestionInput(tokenizer="model.onnx", max_length=8))
 PROMPT = a_manifest(preprocess=PromptInput(tokenizer="model.onnx", max_length=8))
 AUDIO = a_manifest(preprocess=AudioInput(sampling_rate_hz=16_000, min_samples=1, max_samples=9))
@@ -49,6 +51,13 @@ def test_one_object_is_a_list_of_one():
 def test_an_image_is_its_files_bytes():
     """An image travels in base64."""
     assert requests.parse({"image": base64.b64encode(b"\x00\xff").decode()}, IMAGE) == [Image(b"\x00\xff")]
+
+
+def test_a_detectors_request_may_have_a_threshold():
+    """Without one the model's own holds."""
+    image = base64.b64encode(b"cow").decode()
+    asked = [{"image": image}, {"image": image, "threshold": 0.3}]
+    assert requests.parse(asked, DETECTOR) == [Image(b"cow"), Image(b"cow", 0.3)]
 
 
 def test_a_question_has_a_context():
@@ -109,6 +118,9 @@ def test_tensors_take_the_models_types():
         (IMAGE, {"image": "*not base64*"}),
         (IMAGE, {"image": "é"}),
         (IMAGE, {"text": "a"}),
+        (IMAGE, {"image": "AAAA", "threshold": 0.5}),
+        (DETECTOR, {"image": "AAAA", "threshold": 1.5}),
+        (DETECTOR, {"image": "AAAA", "threshold": float("nan")}),
         (QUESTION, {"question": "who?"}),
         (PROMPT, {"prompt": "a", "max_new_tokens": 0}),
         (PROMPT, {"prompt": "a", "max_new_tokens": requests.NEW_TOKENS_MAX + 1}),

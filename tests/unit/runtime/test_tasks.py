@@ -7,7 +7,7 @@ import pytest
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Classes, Embedding, Span, TensorOutput, TokenClasses
-from edgeml_runtime import spans, tasks
+from edgeml_runtime import embeddings, spans, tasks
 from edgeml_runtime.tasks import Row, Tokens
 
 CLASSES = Classes(output="y", labels=("a", "b", "c"), activation="softmax")
@@ -120,15 +120,15 @@ def test_embeddings_pool_what_is_not_padding(pooling, normalize, expected):
     """Padding has no part in the vector."""
     vectors = [[0, 0], [2, 4], [4, 4], [6, 8], [1000, 1000]]
     spec = Embedding(output="y", pooling=pooling, normalize=normalize)
-    found = tasks.embedding(row(vectors, TOKENS), spec)["embedding"]
+    found = embeddings.embedding(row(vectors, TOKENS), spec)["embedding"]
     assert np.allclose(found, expected)
 
 
 def test_a_vector_that_is_pooled_already_stays():
     """A model that pools by itself gives one vector, which is only scaled; a zero vector stays zero."""
     spec = Embedding(output="y", pooling="none", normalize=True)
-    assert tasks.embedding(row([3.0, 4.0], TOKENS), spec)["embedding"] == pytest.approx([0.6, 0.8])
-    assert tasks.embedding(row([0.0, 0.0], TOKENS), spec)["embedding"] == [0.0, 0.0]
+    assert embeddings.embedding(row([3.0, 4.0], TOKENS), spec)["embedding"] == pytest.approx([0.6, 0.8])
+    assert embeddings.embedding(row([0.0, 0.0], TOKENS), spec)["embedding"] == [0.0, 0.0]
 
 
 def test_rows_split_a_run():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgeml.export.source import Signature
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import (
     AudioInput,
+    Boxes,
     ImageInput,
     Preprocess,
     PromptInput,
@@ -54,6 +56,21 @@ def test_texts_images_and_tensors_are_read(tmp_path: Path):
     tensors = data.read(file_of(tmp_path, {"inputs": {"x": [[1, 2]]}}), signature(TensorInput()))
     assert isinstance(tensors.items[0], Tensors)
     np.testing.assert_array_equal(tensors.items[0].inputs["x"], np.array([[1, 2]], dtype=np.float32))
+
+
+def test_a_detectors_pictures_have_boxes(tmp_path: Path):
+    """All of its boxes will be wanted, down to a threshold of 0; a picture may have none."""
+    (tmp_path / "one.png").write_bytes(b"picture")
+    boxes = [{"label": "cow", "box": [1, 2, 30.5, 40]}]
+    detector = replace(signature(IMAGE), postprocess=Boxes(logits="l", boxes="b", labels=("cow",)))
+    lines = file_of(tmp_path, {"image": "one.png", "boxes": boxes}, {"image": "one.png", "boxes": []})
+    asked = Image(b"picture", 0.0)
+    assert data.read(lines, detector).rows == (
+        data.Row(item=asked, label=(data.Sought(label="cow", box=(1, 2, 30.5, 40)),)),
+        data.Row(item=asked, label=()),
+    )
+    with pytest.raises(UsageError, match="line 1"):
+        data.read(file_of(tmp_path, {"image": "one.png", "boxes": [{"label": "cow", "box": [1, 2]}]}), detector)
 
 
 def test_questions_passages_and_sounds_are_read(tmp_path: Path):

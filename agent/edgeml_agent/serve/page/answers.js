@@ -8,14 +8,17 @@ const RAW_MAX_CHARS = 20_000;
 const NUMBERS_MAX = 24;
 const STRIP_CELLS = 96;
 
-/** @param json is the request that was answered, where it was JSON. */
-export function drawn(outputs, json) {
-  const items = Array.isArray(json) ? json : [json];
+/** @param call is the request that was answered: {json} or {file}. */
+export function drawn(outputs, { json, file }) {
+  const items = Array.isArray(json) ? json : [json ?? { file }];
   const parts = outputs[0].embedding ? vectors(outputs, items) : outputs.map((output, at) => one(output, items[at] ?? {}));
   return h("div", { class: "answer" }, parts, raw(outputs));
 }
 
-function one(output, item) {
+const one = (output, item) => [answered(output, item), truncated(output)];
+
+function answered(output, item) {
+  if (output.boxes) return boxes(output.boxes, item.file);
   if (output.labels) return labels(output.labels);
   if (output.tokens?.map) return marked(item.text ?? "", output.tokens);
   if ("answer" in output) return span(item.context ?? "", output);
@@ -40,6 +43,36 @@ function labels(found) {
     rest > 0 ? h("p", { class: "note" }, `and ${count(rest, "less likely label")}`) : null,
   ];
 }
+
+/** What was found in the picture: numbered boxes over it, and the same numbers as a list. */
+function boxes(found, file) {
+  const picture = h("img", { alt: "" });
+  const frame = h("div", { class: "seen" }, picture);
+  picture.onload = () => {
+    URL.revokeObjectURL(picture.src);
+    frame.append(...found.map(({ box }, at) => placed(box, at + 1, picture)));
+  };
+  if (file instanceof Blob) picture.src = URL.createObjectURL(file);
+  if (!found.length) return [frame, h("p", { class: "headline" }, "Nothing was found")];
+  const line = ({ label, score, box }) =>
+    h("li", {}, h("strong", {}, label), ` ${percent(score)} `, h("small", {}, `${box.xmax - box.xmin} × ${box.ymax - box.ymin} pixels at ${box.xmin}, ${box.ymin}`));
+  return [frame, h("ol", { class: "found", "aria-label": "Found, the surest first" }, found.map(line))];
+}
+
+/** One box, in shares of the picture, so that it stays in place at every size. */
+function placed({ xmin, ymin, xmax, ymax }, number, { naturalWidth, naturalHeight }) {
+  const share = (pixels, whole) => Math.max(0, Math.min(1, pixels / whole));
+  const [left, right] = [share(xmin, naturalWidth), share(xmax, naturalWidth)];
+  const [top, bottom] = [share(ymin, naturalHeight), share(ymax, naturalHeight)];
+  const made = h("div", { class: "box", "aria-hidden": "true" }, h("span", {}, number));
+  for (const [side, value] of Object.entries({ left, top, width: right - left, height: bottom - top }))
+    made.style.setProperty(side, `${(100 * value).toFixed(3)}%`);
+  return made;
+}
+
+/** What is said of a text of which the model read the beginning only. */
+const truncated = ({ truncated }) =>
+  truncated ? h("p", { class: "note" }, `The model read the first ${truncated.read} of ${count(truncated.tokens, "token")}; what is behind them has no part in this answer.`) : null;
 
 /** The text with its tokens marked; neighbours of one label in one mark. */
 function marked(text, tokens) {
@@ -74,7 +107,8 @@ function vectors(outputs, items) {
   const strips = found.map((vector, at) =>
     h("div", { class: "strip" }, h("p", {}, items[at]?.text ?? ""), strip(vector), h("small", {}, `${vector.length} numbers`)),
   );
-  return found.length > 1 ? [similarity(found, items), ...strips] : strips;
+  const shown = found.length > 1 ? [similarity(found, items), ...strips] : strips;
+  return [shown, outputs.map(truncated)];
 }
 
 function similarity(found, items) {

@@ -85,10 +85,11 @@ function tried(model, below) {
   }
 
   async function one(signal) {
-    const { json, file } = await asked.call();
+    const call = await asked.call();
+    const { json, file } = call;
     const sent = file ? { method: "POST", headers: { "content-type": file.type }, body: file, signal } : post(json, { signal });
     const { version, outputs } = await askJson(predict, sent);
-    answer.replaceChildren(drawn(outputs, json));
+    answer.replaceChildren(drawn(outputs, call));
     return `version ${version}`;
   }
 
