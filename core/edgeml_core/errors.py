@@ -26,7 +26,7 @@ CODES: Final[dict[str, str]] = {
     "device-exists": "that device id is enrolled already",
     "config-invalid": "agent.toml has problems; the message lists all of them",
     "input-invalid": "an inference input doesn't fit the model's signature",
-    "prompt-too-long": "a prompt leaves a language model no room for an answer",
+    "prompt-too-long": "a text is longer than the model reads, or leaves it no room for an answer",
     "device-unknown": "no device of that id has ever told its state to this broker",
     "interrupted": "stopped by the operator",
     # GateFailed: the model doesn't meet what was asked

@@ -92,7 +92,7 @@ class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class QuestionInput(TextInput, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="question"):
-    """A question and the context that holds its answer, as one pair; of a pair too long the context is cut."""
+    """A question and the context that holds its answer, as one pair; too long a context is read part by part."""
 
 
 class ChatTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

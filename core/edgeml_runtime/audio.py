@@ -56,6 +56,12 @@ def _samples(frames: bytes, width: int) -> Array:
     return (np.frombuffer(frames, dtype).astype(np.float32) - silence) / np.float32(scale)
 
 
+def samples_max(spec: AudioInput) -> int:
+    """How much of a recording the model listens to."""
+    most = min(spec.max_samples, max(spec.pad_to, default=spec.max_samples))
+    return most if spec.mel is None else min(most, (spec.mel.frames - 1) * HOP_SAMPLES + FRAME_SAMPLES)
+
+
 def to_tensor(audio: Audio, spec: AudioInput) -> Array:
     """The model's input for one recording.
 
@@ -73,7 +79,7 @@ def to_tensor(audio: Audio, spec: AudioInput) -> Array:
     if audio.samples.size < spec.min_samples:
         message = f"the sound has {audio.samples.size} samples, the model takes {spec.min_samples} at least"
         raise UsageError("input-invalid", message, "record a longer one")
-    samples = audio.samples[: min(spec.max_samples, max(spec.pad_to, default=spec.max_samples))]
+    samples = audio.samples[: samples_max(spec)]
     if spec.mel is not None:
         return _mel(samples, spec.mel, spec.sampling_rate_hz)[np.newaxis]
     if spec.normalize:

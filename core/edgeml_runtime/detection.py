@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import Boxes
-from edgeml_runtime.tasks import BoxesAnswer, Found, Row, labelled, softmax
+from edgeml_runtime.tasks import BoxesAnswer, Found, Picture, Row, labelled, softmax
 from edgeml_runtime.tensors import Array
 
 
@@ -18,15 +18,16 @@ def boxes(row: Row, spec: Boxes) -> BoxesAnswer:
 
     Source: transformers 4.57 `ObjectDetectionPipeline`, held equal by a test.
     """
-    if row.picture is None:
+    picture = row.about
+    if not isinstance(picture, Picture):
         raise RejectedError("bundle-format", "boxes are asked of a model that takes no picture")
     scores = softmax(labelled(row.outputs[spec.logits], len(spec.labels) + 1, dimensions=2))[:, :-1]
-    edges = np.array([row.picture.width, row.picture.height] * 2, dtype=np.float32)
+    edges = np.array([picture.width, picture.height] * 2, dtype=np.float32)
     corners = _corners(row.outputs[spec.boxes]) * edges
     if len(corners) != len(scores):
         raise RejectedError("bundle-format", f"the model gives {len(corners)} boxes for {len(scores)} objects")
     best, surest = scores.argmax(axis=1), scores.max(axis=1)
-    threshold = spec.threshold if row.picture.threshold is None else row.picture.threshold
+    threshold = spec.threshold if picture.threshold is None else picture.threshold
     order = np.argsort(-surest, kind="stable")
     kept = order[surest[order] > threshold]
     return {"boxes": [_found(spec.labels[best[at]], float(surest[at]), corners[at]) for at in kept]}

@@ -21,7 +21,7 @@ def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
     answer: EmbeddingAnswer = {"embedding": output.tolist()}
     if row.tokens:
         answer["tokens"] = len(row.tokens.texts)
-    return said(answer, row.tokens)
+    return said(answer, row)
 
 
 def _pooled(vectors: Array, pooling: str) -> Array:

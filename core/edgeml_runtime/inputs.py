@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, TextInput
+from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, Span, TextInput
+from edgeml_runtime import spans, tasks
 from edgeml_runtime.requests import require_bounds
 from edgeml_runtime.tasks import (
     About,
+    Answer,
     Audio,
     Chat,
     Image,
@@ -25,25 +28,32 @@ from edgeml_runtime.tasks import (
     Piece,
     Prompt,
     Question,
+    Row,
+    Sound,
     Tensors,
     Text,
 )
 from edgeml_runtime.tensors import Array
 
+if TYPE_CHECKING:
+    from edgeml_runtime.text import Window
+
 _Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, Passage, Image, Audio, Tensors)
 
 
 class Prepared(NamedTuple):
-    """The tensors of one run; `about` has one entry for each item in it: a text's tokens, a picture's size.
+    """The tensors of one run; `about` has one entry for each item in it.
 
     `write` is there for a prompt, whose answer takes further runs, and `weigh` for a passage, whose answer needs its
-    tokens: they ask for all runs, the first one included.
+    tokens: they ask for all runs, the first one included. `further` is there where a context takes further runs: it is
+    given the first one's outputs, and gives all items' answers.
     """
 
     tensors: dict[str, Array]
     about: Sequence[About]
     write: Callable[[Infer], Iterator[Piece]] | None = None
     weigh: Callable[[Infer], LikelihoodAnswer] | None = None
+    further: Callable[[Mapping[str, Array], Infer], Iterator[Answer]] | None = None
 
 
 Preparer: TypeAlias = Callable[[Sequence[Item]], Prepared]
@@ -86,7 +96,29 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
     from edgeml_runtime.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
 
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
-    return lambda items: Prepared(*encoder.encode_questions([_require(item, Question) for item in items]))
+    spec = manifest.postprocess
+    if not isinstance(spec, Span):
+        raise RejectedError("bundle-format", "a question is asked, but no answer is looked for")
+
+    def prepare(items: Sequence[Item]) -> Prepared:
+        asked = [encoder.windows(_require(item, Question)) for item in items]
+        first = [windows[0] for windows in asked]
+        prepared = Prepared(encoder.joined(first), [window.tokens for window in first])
+        if len(first) == sum(map(len, asked)):
+            return prepared
+
+        def rows(infer: Infer, windows: Sequence[Window]) -> Iterator[Row]:
+            # One at a time: full windows gain nothing in company, and take memory by the row.
+            for window in windows:
+                yield from tasks.rows(infer(encoder.joined([window])), [window.tokens], spec)
+
+        def further(outputs: Mapping[str, Array], infer: Infer) -> Iterator[Answer]:
+            for row, windows in zip(tasks.rows(outputs, prepared.about, spec), asked, strict=True):
+                yield spans.best(chain([row], rows(infer, windows[1:])), spec)
+
+        return prepared._replace(further=further)
+
+    return prepare
 
 
 def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
@@ -107,15 +139,20 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
 
 
 def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.audio import to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
+    from edgeml_runtime.audio import samples_max, to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
 
     if len(manifest.inputs) != 1:
         raise RejectedError("bundle-format", f"a sound is one input, but the model has {len(manifest.inputs)}")
-    name = manifest.inputs[0].name
+    name, most = manifest.inputs[0].name, samples_max(audio)
 
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
-        return Prepared({name: to_tensor(_require(item, Audio), audio)}, [None])
+        sound = _require(item, Audio)
+        tensors = {name: to_tensor(sound, audio)}
+        seconds, read = (
+            count / sound.sampling_rate_hz for count in (sound.samples.size, min(sound.samples.size, most))
+        )
+        return Prepared(tensors, [Sound(seconds=seconds, read=read)])
 
     return prepare
 

@@ -6,6 +6,7 @@ Queues, threads and deadlines are the server's business. One thread at a time ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,10 +112,12 @@ class Model:
         whole run, so there an item's answer may differ in the last digits with the company it was asked in.
 
         Args:
-            stopped: whether nobody waits for it any more; looked at between the tokens of a text.
+            stopped: whether nobody waits for it any more; looked at between the tokens of a text that is written, and
+                the windows of one that is read.
 
         Raises:
-            UsageError: `input-invalid`, when an item is not of the model's kind or too large, or they are too many.
+            UsageError: `input-invalid`, when an item is not of the model's kind or too large, or they are too many;
+                `prompt-too-long`.
             DeviceError: `runtime-failed`.
             TransportError: `client-left`, when it was stopped.
         """
@@ -157,17 +160,28 @@ class Model:
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:
-                yield from self._answers_of_run(together, prepared)
+                yield from self._answers_of_run(together, prepared, stopped)
+
+    def _infer_unless(self, stopped: Callable[[], bool], inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if stopped():
+            raise TransportError("client-left", "whoever asked has gone before all of the context was read")
+        return self.infer(inputs)
 
     def _written(self, write: Callable[[Infer], Iterator[Piece]]) -> Iterator[Piece]:
         for piece in write(self.infer):
             self.wrote()
             yield piece
 
-    def _answers_of_run(self, asked: Sequence[Item], prepared: Prepared) -> Iterator[Answer]:
+    def _answers_of_run(
+        self, asked: Sequence[Item], prepared: Prepared, stopped: Callable[[], bool]
+    ) -> Iterator[Answer]:
+        outputs = self.run(asked, prepared)
+        if prepared.further:
+            yield from prepared.further(outputs, partial(self._infer_unless, stopped))
+            return
         spec = self.manifest.postprocess
         task: Any = postprocess.TASKS[type(spec)]
-        for row in self._rows(self.run(asked, prepared), prepared.about):
+        for row in self._rows(outputs, prepared.about):
             yield task(row, spec)
 
     def _rows(self, outputs: Mapping[str, Array], about: Sequence[About]) -> list[Row]:

@@ -98,15 +98,25 @@ class LabelScore(TypedDict):
     score: float
 
 
-class Truncated(TypedDict):
+class TruncatedText(TypedDict):
     """A text was longer than its model reads: of its `tokens` the first ones were `read`, special ones included."""
 
     tokens: int
     read: int
 
 
+class TruncatedSound(TypedDict):
+    """A sound was longer than its model listens: of its `seconds` the first ones were `read`."""
+
+    seconds: float
+    read: float
+
+
+Truncated: TypeAlias = TruncatedText | TruncatedSound
+
+
 class Cut(TypedDict):
-    """What an answer says of its text only when that was cut."""
+    """What an answer says of its text or sound only when that was cut."""
 
     truncated: NotRequired[Truncated]
 
@@ -250,16 +260,38 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
 
 
+class Sound(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a sound is in seconds, and how much of it the model listens to."""
+
+    seconds: float
+    read: float
+
+
 #: What postprocessing must know of an item.
-About: TypeAlias = Tokens | Picture | None
+About: TypeAlias = Tokens | Picture | Sound | None
+
+
+def truncated(about: About) -> Truncated | None:
+    """How much of an item the model didn't read; None when it read all."""
+    match about:
+        case Tokens(texts=texts, unread=unread) if unread:
+            return {"tokens": len(texts) + unread, "read": len(texts)}
+        case Sound(seconds=seconds, read=read) if read < seconds:
+            return {"seconds": seconds, "read": read}
+        case _:
+            return None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The outputs for one item, without the batch dimension; its tokens where it was a text, or its picture's size."""
+    """The outputs for one item, without the batch dimension, and what must be known of the item."""
 
     outputs: Mapping[str, Array]
-    tokens: Tokens | None = None
-    picture: Picture | None = None
+    about: About = None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The item's, where it was a text."""
+        return self.about if isinstance(self.about, Tokens) else None
 
 
 def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess) -> list[Row]:
@@ -282,11 +314,7 @@ def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess
                 "send one item at a time, with a batch dimension of one",
             )
     return [
-        Row(
-            outputs={name: array[index] for name, array in wanted.items()},
-            tokens=item if isinstance(item, Tokens) else None,
-            picture=item if isinstance(item, Picture) else None,
-        )
+        Row(outputs={name: array[index] for name, array in wanted.items()}, about=item)
         for index, item in enumerate(about)
     ]
 
@@ -320,7 +348,7 @@ def classes(row: Row, spec: Classes) -> ClassesAnswer:
     answer: ClassesAnswer = {
         "labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]
     }
-    return said(answer, row.tokens)
+    return said(answer, row)
 
 
 def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
@@ -342,7 +370,7 @@ def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
             if not special
         ]
     }
-    return said(answer, tokens)
+    return said(answer, row)
 
 
 def joined(pieces: Iterable[Piece]) -> TextAnswer:
@@ -362,11 +390,10 @@ def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- a
     return {"outputs": {name: array.tolist() for name, array in row.outputs.items()}}
 
 
-def said(answer: Cuttable, tokens: Tokens | None) -> Cuttable:
-    """The answer; where its text was cut, with that."""
-    if tokens and tokens.unread:
-        read = len(tokens.texts)
-        answer["truncated"] = {"tokens": read + tokens.unread, "read": read}
+def said(answer: Cuttable, row: Row) -> Cuttable:
+    """The answer; where its text or sound was cut, with that."""
+    if cut := truncated(row.about):
+        answer["truncated"] = cut
     return answer
 
 

@@ -1,14 +1,14 @@
 """The adapter to `tokenizers`: texts to the tensors that a text model asks for, cut and padded as transformers does.
 
-Too long a text is cut at `max_length`, as transformers' classification and embedding pipelines cut it; of a question
-and its context, the context is.
+Too long a text is cut at `max_length`, as transformers' classification and embedding pipelines cut it, and its tokens
+say how many are missing. A question's context is not cut but read in windows that overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,19 @@ from edgeml_runtime.tensors import Array
 
 #: What a text model may ask for, by input name, and the Encoding's attribute that holds it.
 _FIELDS: Final = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+#: How many tokens two neighbouring windows of a context share at most.
+#: Source: transformers 4.57 `QuestionAnsweringPipeline`, its default.
+OVERLAP_MAX: Final = 128
+#: Windows of one context. In windows of 384 tokens they hold twice what prose of the longest context allowed takes.
+WINDOWS_MAX: Final = 256
+
+
+class Window(NamedTuple):
+    """A question with a part of its context, as one run of the model takes it."""
+
+    encoding: Encoding
+    tokens: Tokens
 
 
 class Encoder:
@@ -43,9 +56,9 @@ class Encoder:
         self._inputs = tuple(inputs)
         self._pad = {"input_ids": text.pad_id, "attention_mask": 0, "token_type_ids": 0}
         self._tokenizer = opened(path)
-        longest = min(text.max_length, max(text.pad_to, default=text.max_length))
-        strategy = "only_second" if isinstance(text, QuestionInput) else "longest_first"
-        self._tokenizer.enable_truncation(longest, strategy=strategy)
+        self._longest = min(text.max_length, max(text.pad_to, default=text.max_length))
+        if not isinstance(text, QuestionInput):
+            self._tokenizer.enable_truncation(self._longest)
 
     def encode(self, texts: Sequence[str]) -> tuple[dict[str, Array], list[Tokens]]:
         """The model's inputs for a batch of texts, each of shape [texts, length], and every text's own tokens.
@@ -57,23 +70,55 @@ class Encoder:
             encodings = self._tokenizer.encode_batch(list(texts))
         except TypeError as error:
             raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
-        return self._tensors(encodings), [_tokens(encoding) for encoding in encodings]
+        return self._tensors(encodings), [_cut_tokens(encoding) for encoding in encodings]
 
-    def encode_questions(self, questions: Sequence[Question]) -> tuple[dict[str, Array], list[Tokens]]:
-        """As `encode`, for questions with their contexts.
+    def windows(self, asked: Question) -> list[Window]:
+        """A question with each part of its context: one window where the model's length holds both.
 
         Raises:
-            UsageError: `input-invalid`, when a text is not Unicode, or a question leaves no room for its context.
+            UsageError: `input-invalid`, when a text is not Unicode or the context is empty; `prompt-too-long`, when a
+                question leaves too little room for its context.
         """
+        encodings = self._pairs(asked)
+        windows = [Window(it, _pair_tokens(it, asked.context)) for it in encodings]
+        if not all(any(window.tokens.words) for window in windows):
+            raise UsageError("input-invalid", "the context is empty", "send the text that holds the answer")
+        return windows
+
+    def joined(self, windows: Sequence[Window]) -> dict[str, Array]:
+        """The model's inputs for windows in one run."""
+        return self._tensors([window.encoding for window in windows])
+
+    def _pairs(self, asked: Question) -> list[Encoding]:
+        whole = self._pair(asked)
+        context = whole.sequence_ids.count(1)
+        room = self._longest - (len(whole.ids) - context)
+        if context <= room or not context:
+            return [whole]
+        overlap = self._overlap(room, context)
+        self._tokenizer.enable_truncation(self._longest, stride=overlap, strategy="only_second")
         try:
-            encodings = self._tokenizer.encode_batch([(it.question, it.context) for it in questions])
-        except Exception as error:  # tokenizers raises bare Exception for a question that is too long
-            hint = "send valid Unicode, and a question of a sentence or two"
-            raise UsageError("input-invalid", f"a question can't be read: {error}", hint) from error
-        tokens = [_pair_tokens(encoding, it.context) for encoding, it in zip(encodings, questions, strict=True)]
-        if not all(any(one.words) for one in tokens):
-            raise UsageError("input-invalid", "a context is empty, or there is no room for it", "send a longer context")
-        return self._tensors(encodings), tokens
+            first = self._pair(asked)
+        finally:
+            self._tokenizer.no_truncation()
+        return [first, *first.overflowing]
+
+    def _pair(self, asked: Question) -> Encoding:
+        try:
+            return self._tokenizer.encode(asked.question, asked.context)
+        except TypeError as error:
+            raise UsageError("input-invalid", f"a question can't be read: {error}", "send valid Unicode") from error
+
+    def _overlap(self, room: int, context: int) -> int:
+        """How many tokens neighbouring windows share; half of a window where a long question leaves little room."""
+        for overlap in (min(self._longest // 2, OVERLAP_MAX), max(room, 0) // 2):
+            if overlap < room and (context - room) <= (WINDOWS_MAX - 1) * (room - overlap):
+                return overlap
+        raise UsageError(
+            "prompt-too-long",
+            f"the context has {context} tokens, and the question leaves {max(room, 0)} of {self._longest} at a time",
+            f"send a shorter question or context: {WINDOWS_MAX} parts of it are looked through at most",
+        )
 
     def _tensors(self, encodings: Sequence[Encoding]) -> dict[str, Array]:
         longest = max(len(encoding.ids) for encoding in encodings)
@@ -112,8 +157,12 @@ def _tokens(encoding: Encoding) -> Tokens:
         texts=tuple(encoding.tokens),
         spans=tuple(encoding.offsets),
         special=tuple(bool(flag) for flag in encoding.special_tokens_mask),
-        unread=sum(rest.special_tokens_mask.count(0) for rest in encoding.overflowing),
     )
+
+
+def _cut_tokens(encoding: Encoding) -> Tokens:
+    unread = sum(rest.special_tokens_mask.count(0) for rest in encoding.overflowing)
+    return msgspec.structs.replace(_tokens(encoding), unread=unread)
 
 
 def _pair_tokens(encoding: Encoding, context: str) -> Tokens:

@@ -47,9 +47,9 @@ def meadow():
     return green() | {"buffer": held.getvalue()}
 
 
-def loud(rate_hz=44_100, channels=2):
+def loud(rate_hz=44_100, channels=2, seconds=1):
     """A sound's file, at another rate than the model's and in stereo: the page converts it."""
-    samples = 0.6 * np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz)
+    samples = 0.6 * np.sin(2 * np.pi * 440 * np.arange(seconds * rate_hz) / rate_hz)
     held = io.BytesIO()
     with wave.open(held, "wb") as file:
         file.setnchannels(channels)
@@ -117,6 +117,22 @@ def test_what_is_found_is_framed_and_listed(opened):
     ask(page)
     expect(page.locator(".answer")).to_contain_text("Nothing was found")
     expect(page.locator(".seen .box")).to_have_count(0)
+
+
+def test_a_text_or_sound_that_is_cut_is_said_to_be(opened):
+    """In tokens or seconds, below the answer."""
+    page = opened("mood")
+    page.get_by_role("textbox").fill("quiet " * 70)
+    ask(page)
+    expect(page.locator(".answer")).to_contain_text("takes the first 64 of 72 tokens")
+    page.get_by_role("textbox").fill("quiet")
+    ask(page)
+    expect(page.locator(".answer .note")).to_have_count(0)
+    page.get_by_role("link", name=re.compile("^noise")).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("noise")
+    page.set_input_files("input[type=file]", loud(rate_hz=16_000, channels=1, seconds=12))
+    ask(page)
+    expect(page.locator(".answer")).to_contain_text("takes the first 10.0 of 12.0 seconds")
 
 
 def test_the_card_and_what_was_asked_are_shown(opened, site):

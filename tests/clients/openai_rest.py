@@ -159,6 +159,8 @@ def errors(url):
     for stream in (False, True):
         with raised(openai.BadRequestError, "reads 255", code="context_length_exceeded"):
             asking.chat.completions.create(messages=long, stream=stream, **GREEDY)
+    with raised(openai.BadRequestError, "reads 16 tokens", code="context_length_exceeded"):
+        asking.embeddings.create(model="meaning", input="good " * 40)
     with raised(openai.BadRequestError, "can't come first"):
         asking.chat.completions.create(messages=[{"role": "tool", "content": "1", "tool_call_id": "1"}], **GREEDY)
 

@@ -10,6 +10,7 @@ import transformers
 import breadth_models as models
 import tiny_chat
 from edgeml import inference, pipeline
+from edgeml.check.sentences import SENTENCES
 from edgeml.export.request import Exported, ExportRequest
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
@@ -18,26 +19,31 @@ CONTEXT = (
     "The ventilator alarm sounded twice during the night shift. Please check the filter before the next shift begins, "
     "since the pump in hall two has stopped and nobody came."
 )
+#: Several windows long, and of other words at its end than at its beginning.
+LONG = " ".join(SENTENCES[:12])
 QUESTIONS = ("What sounded?", "When did the alarm sound?", "Which pump has stopped?", "Who came?", "Why?")
 PROMPTS = ("The pump", "Turn the machine off before", "Water boils at", "Which of the two")
 
 
-def exported(folder: Path, family: str, task: str, *formats: Format) -> list[Exported]:
+def exported(folder: Path, family: str, task: str, *formats: Format, tokens: int = 160) -> list[Exported]:
     """A tiny model in fp32, so that no rounding decides between two answers."""
-    model = models.pretrained(folder / "model", family, task)
+    model = models.pretrained(folder / "model", family, task, tokens=tokens)
     request = ExportRequest(model=model, targets=("x86-vnni",), formats=formats, quantize="none", output=folder / "out")
     return pipeline.export(request)
 
 
 @pytest.mark.parametrize(("family", "file_format"), [("bert", "tflite"), ("bert", "onnx"), ("roberta", "onnx")])
 def test_questions_are_answered_as_the_pipeline_does(family: str, file_format: Format, tmp_path: Path):
-    """The same span, text and score."""
-    (bundle,) = exported(tmp_path, family, "question-answering", file_format)
+    """The same span, text and score, in a context that is read at once and in longer ones, read in windows."""
+    (bundle,) = exported(tmp_path, family, "question-answering", file_format, tokens=64)
     ask = transformers.pipeline("question-answering", model=str(tmp_path / "model"), device="cpu")
-    for question in QUESTIONS:
-        expected = ask(question=question, context=CONTEXT)
-        (found,) = inference.run(bundle.path, {"question": question, "context": CONTEXT})
+    asked = [{"question": question, "context": CONTEXT} for question in QUESTIONS]
+    asked += [{"question": QUESTIONS[0], "context": context} for context in (CONTEXT[:58], LONG, f"{LONG} {CONTEXT}")]
+    answers = inference.run(bundle.path, asked)
+    for question, found in zip(asked, answers, strict=True):
+        expected = ask(**question)
         assert found == expected | {"score": pytest.approx(expected["score"], rel=1e-3)}
+    assert any(found["start"] > len(CONTEXT) for found in answers)
 
 
 def test_a_prompt_is_gone_on_with_as_transformers_does(tmp_path: Path):

@@ -141,6 +141,20 @@ def test_embeddings_are_the_same_in_base64_and_as_numbers(tmp_path):
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
 
 
+def test_a_text_that_is_too_long_to_embed_is_refused_with_the_counts(tmp_path):
+    """As OpenAI does; a vector of its beginning would pass for one of the whole."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("meaning", *embedding(tmp_path))
+            return await client.post("/v1/embeddings", json={"model": "meaning", "input": ["good", "bad " * 30]})
+
+    response = asyncio.run(main())
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert "reads 16 tokens at most; input 1 has 32" in error["message"]
+
+
 #: Door, what is changed in a good request, the field that is named, and what is said.
 REFUSED = (
     ("chat/completions", {"n": 2}, "n", "n other than 1"),

@@ -50,6 +50,12 @@ def require_scores(found: dict[str, Any], expected: list[dict[str, Any]]) -> Non
     assert [it["score"] for it in found["labels"]] == pytest.approx(scores, **NEAR)
 
 
+def require_counts(found: dict[str, Any], tokenizer: Any, text: str) -> None:
+    """Of a text that was cut, how many tokens it has and how many were read; of others nothing."""
+    count, most = len(tokenizer(text, truncation=False)["input_ids"]), tokenizer.model_max_length
+    assert found.get("truncated") == ({"tokens": count, "read": most} if count > most else None)
+
+
 @pytest.mark.parametrize(
     ("kind", "labels"), [(None, 3), ("multi_label_classification", 3), ("regression", 2), (None, 1)]
 )
@@ -65,6 +71,7 @@ def test_texts_are_classified_as_the_pipeline_does(kind: str | None, labels: int
     answers = inference.run(bundle, [{"text": text} for text in TEXTS])
     for text, found in zip(TEXTS, answers, strict=True):
         require_scores(found, classify(text, top_k=None, truncation=True))
+        require_counts(found, classify.tokenizer, text)
 
 
 def test_tokens_are_labelled_as_the_pipeline_does(tmp_path: Path):
@@ -73,7 +80,9 @@ def test_tokens_are_labelled_as_the_pipeline_does(tmp_path: Path):
     label = theirs(tmp_path, "token-classification")
     for text in TEXTS:
         expected = label(text)
-        found = inference.run(bundle, {"text": text})[0]["tokens"]
+        (answer,) = inference.run(bundle, {"text": text})
+        require_counts(answer, label.tokenizer, text)
+        found = answer["tokens"]
         assert [(it["token"], it["start"], it["end"], it["label"]) for it in found] == [
             (it["word"], it["start"], it["end"], it["entity"]) for it in expected
         ]
@@ -96,6 +105,7 @@ def test_embeddings_are_pooled_from_what_the_pipeline_gives(mode: str, normalize
         (vectors,) = np.asarray(extract(text, tokenize_kwargs={"truncation": True}))
         expected = vectors[0] if mode == "cls_token" else vectors.mean(axis=0)
         expected = expected / np.linalg.norm(expected) if normalize else expected
+        require_counts(found, extract.tokenizer, text)
         assert found["embedding"] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-4)
 
 
@@ -178,4 +188,6 @@ def test_sounds_are_classified_as_the_pipeline_does(family: str, tmp_path: Path)
         expected = classify({"raw": samples, "sampling_rate": models.SAMPLING_RATE_HZ})
         asked = {"samples": samples.tolist(), "sampling_rate": models.SAMPLING_RATE_HZ}
         for request in ({"audio": base64.b64encode(file).decode()}, asked):
-            require_scores(inference.run(bundle, request)[0], expected)
+            (found,) = inference.run(bundle, request)
+            require_scores(found, expected)
+            assert ("truncated" in found) == (family == "ast" and seconds > 0.98)

@@ -208,7 +208,7 @@ def logits_of(model, text):
     tensors, (tokens,) = encoder(max_length=512).encode([text])
     with torch.no_grad():
         logits = model(**{name: torch.from_numpy(array) for name, array in tensors.items()}).logits
-    return Row(outputs={"logits": logits[0].numpy()}, tokens=tokens)
+    return Row(outputs={"logits": logits[0].numpy()}, about=tokens)
 
 
 def test_labels_are_those_of_the_pipeline(bert_tokenizer):

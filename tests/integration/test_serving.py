@@ -114,6 +114,31 @@ def test_text_goes_in_and_labels_come_out(tmp_path):
     assert [answer["labels"][0]["label"] for answer in outputs] == ["positive", "negative"]
 
 
+def test_a_text_that_is_cut_says_so_at_every_door(tmp_path):
+    """Its label is that of its beginning, with how much of it that is; a text that is read whole says nothing."""
+    texts = ["good film", "bad " * 14 + "good " * 30]
+    given = {"name": "text", "shape": [2], "datatype": "BYTES", "data": texts}
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("mood", *unpacked(tmp_path, tiny_models.tiny_text_bundle))
+            return [
+                await client.post("/v1/models/mood/predict", json=[{"text": text} for text in texts]),
+                await client.post("/v2/models/mood/infer", json={"inputs": [given]}),
+                await client.post(
+                    "/v2/models/mood/infer", json={"inputs": [given | {"shape": [1], "data": texts[:1]}]}
+                ),
+            ]
+
+    by_task, cut, whole = asyncio.run(main())
+    short, long = by_task.json()["outputs"]
+    assert "truncated" not in short
+    assert long["labels"][0]["label"] == "negative"
+    assert long["truncated"] == {"tokens": 46, "read": 16}
+    assert cut.json()["parameters"] == {"truncated": 1}
+    assert "parameters" not in whole.json()
+
+
 def test_the_listing_serves_openai_clients_too(tmp_path):
     """The fields that OpenAI's client requires, and what a device adds."""
     (listing,) = answers(tmp_path, ("GET", "/v1/models", {}))

@@ -29,7 +29,7 @@ from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Classes, Engine, Manifest, TensorInput, TensorSpec, TokenClasses
 from edgeml_runtime import requests
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Item, Tensors
+from edgeml_runtime.tasks import Item, Tensors, truncated
 from edgeml_runtime.tensors import Array
 
 #: Triton's extensions of the protocol that are served.
@@ -77,7 +77,8 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         body = await bodies.read(request)
         asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
-        call = Infer(run=partial(_outputs, asked), write=partial(_answer, asked))
+        inference = _Inference(asked)
+        call = Infer(run=inference.run, write=inference.write)
         at_once = models.at_once(name, call, version=version, size_bytes=len(body))
         if at_once is not None:
             (answer,) = at_once
@@ -116,19 +117,34 @@ def _json_length(request: Request) -> int | None:
     return None if length is None else int(length)
 
 
-def _outputs(asked: InferRequest, model: Model) -> Mapping[str, Array]:
-    """In the model's thread: the outputs as they are, for inputs as the model takes them, or for texts and files."""
-    elements = asked.elements()
-    if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
-        return model.infer_given(asked.arrays())
-    items = [Tensors(asked.arrays())] if elements is None else _items(model, elements)
-    return model.run(items, model.prepare(items))
+class _Inference:
+    """One request at a model, in the model's thread: what it is run on, and what is answered."""
 
+    def __init__(self, asked: InferRequest) -> None:
+        self._asked = asked
+        self._cut = 0
 
-def _answer(asked: InferRequest, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
-    manifest = model.manifest
-    labels = manifest.postprocess.labels if isinstance(manifest.postprocess, Classes | TokenClasses) else ()
-    return oip_codec.encode(asked, outputs, model_name=manifest.name, model_version=manifest.version, labels=labels)
+    def run(self, model: Model) -> Mapping[str, Array]:
+        """The outputs as they are, for inputs as the model takes them, or for texts and files."""
+        elements = self._asked.elements()
+        if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
+            return model.infer_given(self._asked.arrays())
+        items = [Tensors(self._asked.arrays())] if elements is None else _items(model, elements)
+        prepared = model.prepare(items)
+        self._cut = sum(truncated(about) is not None for about in prepared.about)
+        return model.run(items, prepared)
+
+    def write(self, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
+        """The response; it says how many texts or sounds were longer than the model takes."""
+        manifest = model.manifest
+        return oip_codec.encode(
+            self._asked,
+            outputs,
+            model_name=manifest.name,
+            model_version=manifest.version,
+            labels=manifest.postprocess.labels if isinstance(manifest.postprocess, Classes | TokenClasses) else (),
+            parameters={"truncated": self._cut} if self._cut else {},
+        )
 
 
 def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:

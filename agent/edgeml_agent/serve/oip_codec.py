@@ -9,6 +9,7 @@ extension_binary_data.md, extension_classification.md and extension_parameters.m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -119,11 +120,13 @@ def encode(
     model_name: str,
     model_version: str,
     labels: Sequence[str] = (),
+    parameters: Mapping[str, object] = MappingProxyType({}),
 ) -> InferResponse:
     """The response with the outputs that the request asks for, all when it names none.
 
     Args:
         labels: of the classes, for outputs that are asked for as classes.
+        parameters: what else the response says.
 
     Raises:
         UsageError: `input-invalid`, for an output that the model doesn't have, or that has no classes.
@@ -149,6 +152,8 @@ def encode(
     response: wire.Inferred = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if message.id is not None:
         response["id"] = message.id
+    if parameters:
+        response["parameters"] = dict(parameters)
     head = msgspec.json.encode(response)
     return InferResponse(head + tail, len(head) if tail else None)
 

@@ -24,9 +24,10 @@ from edgeml_agent.serve.openai_answers import CHAT, COMPLETION, Events, Form, Wr
 from edgeml_agent.serve.openai_errors import FieldError
 from edgeml_agent.serve.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_agent.serve.worker import Predict
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Embedding, TextInput
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, joined
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, TruncatedText, joined
 
 _FLOAT: Final = np.dtype("<f4")
 _Asked = TypeVar("_Asked", bound=msgspec.Struct)
@@ -94,6 +95,13 @@ def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:
 
 def _embedded(asked: EmbeddingsRequest, answers: Sequence[Answer]) -> bytes:
     made = [cast("EmbeddingAnswer", answer) for answer in answers]
+    for index, answer in enumerate(made):
+        if cut := cast("TruncatedText | None", answer.get("truncated")):
+            raise UsageError(
+                "prompt-too-long",
+                f"the model reads {cut['read']} tokens at most; input {index} has {cut['tokens']}",
+                "send a shorter text; /v1/models/NAME/predict embeds its beginning and says so",
+            )
     as_text = asked.encoding_format == "base64"
     given = [_base64(answer["embedding"]) if as_text else answer["embedding"] for answer in made]
     data: list[wire.EmbeddingOf] = [

@@ -128,11 +128,12 @@ class OutputTensor(TypedDict):
 
 
 class Inferred(TypedDict):
-    """The outputs that were asked for, and which version gave them."""
+    """The outputs that were asked for, and which version gave them; `parameters` say what was not read of texts."""
 
     model_name: str
     model_version: str
     id: NotRequired[str]
+    parameters: NotRequired[dict[str, object]]
     outputs: list[OutputTensor]
 
 

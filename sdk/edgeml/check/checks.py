@@ -22,7 +22,7 @@ from edgeml.export.source import Source
 from edgeml_core.card import Accuracy, Card, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
-from edgeml_core.manifest import TextInput
+from edgeml_core.manifest import QuestionInput, TextInput
 from edgeml_runtime import golden
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
@@ -169,7 +169,8 @@ class Checks:
         text, own = candidate.model.signature.preprocess, self.source.signature.preprocess
         if not (isinstance(text, TextInput) and isinstance(own, TextInput)) or text.max_length == own.max_length:
             return ()
-        return (f"texts are cut at {text.max_length} tokens; the original takes {own.max_length}",)
+        what = "contexts are read in parts of" if isinstance(text, QuestionInput) else "texts are cut at"
+        return (f"{what} {text.max_length} tokens; the original takes {own.max_length}",)
 
 
 def _elements(tensors: Mapping[str, Array]) -> int:

@@ -153,7 +153,7 @@ def _inputs(
     wanted = tuple(TensorSpec(name=name, dtype="int64", shape=(-1, -1)) for name in names)
     encoder = Encoder(tokenizer, text, wanted)
     if asks:
-        tensors, _ = encoder.encode_questions([Question(_ASKED, text) for text in _TRACED])
+        tensors = encoder.joined([encoder.windows(Question(_ASKED, text))[0] for text in _TRACED])
     else:
         tensors, _ = encoder.encode(_TRACED)
     return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})

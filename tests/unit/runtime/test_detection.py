@@ -19,7 +19,7 @@ BOXES = [[0.5, 0.5, 1, 1], [0.25, 0.5, 0.5, 0.25], [0.9, 0.5, 0.4, 1], [0.5, 0.5
 def row(logits=LOGITS, centred=BOXES, threshold=None, picture=(200, 100)):
     width, height = picture
     outputs = {"l": np.asarray(logits, np.float32), "b": np.asarray(centred, np.float32)}
-    return Row(outputs=outputs, picture=Picture(width=width, height=height, threshold=threshold))
+    return Row(outputs=outputs, about=Picture(width=width, height=height, threshold=threshold))
 
 
 def test_objects_come_surest_first_in_the_pictures_pixels():

@@ -3,17 +3,19 @@
 import io
 import subprocess
 import sys
+from functools import partial
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from edgeml_core.errors import DeviceError, RejectedError, UsageError
+import task_models
+from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import Classes, ImageInput, TensorInput, TensorOutput, TensorSpec, TokenClasses
 from edgeml_runtime import model as models
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Image, Tensors, Text
+from edgeml_runtime.tasks import Image, Question, Tensors, Text
 from tiny_models import tiny_onnx_bundle, tiny_text_bundle
 
 ONE_PIXEL = ImageInput(
@@ -92,6 +94,33 @@ def test_pictures_share_a_run(unpack):
     prepared = model.prepare([Image(out.getvalue()), Image(out.getvalue())])
     assert prepared.tensors["x"].shape == (2, 1, 1, 1)
     assert np.all(prepared.tensors["x"] == 7)
+
+
+@pytest.fixture
+def answers(unpack):
+    """The tiny model that finds the alarm."""
+    bundle = unpack(partial(task_models.bundle, task="question-answering"))
+    return Model.open(bundle.folder, bundle.manifest)
+
+
+LONG = Question("what sounded twice ?", "the nurse said that . " * 60 + "its alarm sounded . " + "water boils . " * 40)
+
+
+def test_what_is_asked_of_a_long_context_is_found_far_behind(answers):
+    """Beside a question whose context is read at once, in their order."""
+    short = Question("what sounded twice ?", "its alarm")
+    first, second, third = answers.predict([short, LONG, short])
+    assert (first["answer"], first["start"]) == ("its alarm", 0)
+    assert (second["answer"], second["start"]) == ("its alarm", LONG.context.index("its alarm"))
+    assert third == first
+
+
+def test_a_long_context_is_left_when_whoever_asked_has_gone(answers):
+    """Between two of its windows."""
+    left = iter([False, False, True])
+    with pytest.raises(TransportError) as caught:
+        answers.predict([LONG], lambda: next(left))
+    assert caught.value.code == "client-left"
 
 
 def test_infer_checks_the_signature(line):

@@ -19,7 +19,7 @@ TOKENS = Tokens(
 
 
 def row(values, tokens=None):
-    return Row(outputs={"y": np.asarray(values, dtype=np.float32)}, tokens=tokens)
+    return Row(outputs={"y": np.asarray(values, dtype=np.float32)}, about=tokens)
 
 
 def scores(values, activation):
@@ -84,7 +84,7 @@ PAIR = Tokens(
 
 def answer(start, end, tokens=PAIR, max_tokens=3):
     outputs = {name: np.asarray(values, dtype=np.float32) for name, values in (("s", start), ("e", end))}
-    return spans.span(Row(outputs=outputs, tokens=tokens), Span(start="s", end="e", max_tokens=max_tokens))
+    return spans.span(Row(outputs=outputs, about=tokens), Span(start="s", end="e", max_tokens=max_tokens))
 
 
 def test_a_span_is_in_whole_words():

@@ -1,10 +1,13 @@
 """Texts to tensors with a tiny real tokenizer; equality with transformers is an integration test."""
 
+import itertools
+
 import pytest
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.manifest import TensorSpec, TextInput
-from edgeml_runtime.text import Encoder
+from edgeml_core.manifest import QuestionInput, TensorSpec, TextInput
+from edgeml_runtime.tasks import Question
+from edgeml_runtime.text import WINDOWS_MAX, Encoder
 from tiny_models import tiny_tokenizer
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1))
@@ -53,6 +56,77 @@ def test_too_long_a_text_is_cut_inside_its_special_tokens(encoder):
     tensors, (tokens,) = encoder(max_length=4).encode(["good bad film film"])
     assert tensors["input_ids"].tolist() == [[2, 4, 5, 3]]
     assert tokens.texts == ("[CLS]", "good", "bad", "[SEP]")
+
+
+def test_what_is_cut_is_counted(encoder):
+    """Without the special tokens that frame each part; a text that fits lacks nothing."""
+    _, (cut, whole) = encoder(max_length=4).encode(["good bad film film film", "good bad"])
+    assert (cut.unread, whole.unread) == (3, 0)
+
+
+@pytest.fixture
+def asking(tmp_path):
+    """A function that makes an Encoder of questions."""
+    (tmp_path / "tokenizer.json").write_bytes(tiny_tokenizer())
+
+    def make(max_length=10, **settings):
+        question = QuestionInput(tokenizer="tokenizer.json", max_length=max_length, **settings)
+        return Encoder(tmp_path / "tokenizer.json", question, (IDS, MASK))
+
+    return make
+
+
+def read_of(windows, context):
+    """The parts of a context that windows hold."""
+    return [
+        context[min(it for it, _ in found) : max(it for _, it in found)]
+        for found in ([word for word in window.tokens.words if word] for window in windows)
+    ]
+
+
+def test_a_context_that_fits_is_read_at_once(encoder, asking):
+    """With the question before it."""
+    (window,) = asking().windows(Question("good film", "bad film"))
+    assert window.tokens.words == (None, None, None, None, (0, 3), (4, 8), None)
+    assert asking().joined([window])["attention_mask"].tolist() == [[1] * 7]
+
+
+def test_a_long_context_is_read_in_windows_that_overlap(asking):
+    """By half of the model's length, or of what the question leaves; each character is read, and in its place."""
+    context = " ".join(f"w{number}" for number in range(20))
+    for question, shared in (("good", 5), ("good film good", 2)):
+        windows = asking().windows(Question(question, context))
+        parts = read_of(windows, context)
+        assert parts[0].startswith("w0 ")
+        assert parts[-1].endswith(" w19")
+        for before, after in itertools.pairwise(parts):
+            assert before.split()[-shared:] == after.split()[:shared]
+        assert {len(window.encoding.ids) for window in windows[:-1]} == {10}
+
+
+def test_fixed_lengths_hold_windows(asking):
+    """Of the largest one."""
+    encoder = asking(max_length=100, pad_to=(4, 8))
+    windows = encoder.windows(Question("good", "film " * 9))
+    assert len(windows) > 1
+    assert encoder.joined(windows[:1])["input_ids"].shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "code"),
+    [
+        ("good " * 10, "film", "prompt-too-long"),
+        ("good", "film " * 5 * WINDOWS_MAX, "prompt-too-long"),
+        ("good", "", "input-invalid"),
+        ("\ud800", "film", "input-invalid"),
+        ("good", "\ud800", "input-invalid"),
+    ],
+)
+def test_what_cannot_be_looked_through_is_refused(asking, question, context, code):
+    """A question without room beside it, a context of too many windows or none, half a surrogate pair."""
+    with pytest.raises(UsageError) as caught:
+        asking().windows(Question(question, context))
+    assert caught.value.code == code
 
 
 def test_tokens_know_their_place(encoder):

@@ -70,9 +70,13 @@ function placed({ xmin, ymin, xmax, ymax }, number, { naturalWidth, naturalHeigh
   return made;
 }
 
-/** What is said of a text of which the model read the beginning only. */
-const truncated = ({ truncated }) =>
-  truncated ? h("p", { class: "note" }, `The model read the first ${truncated.read} of ${count(truncated.tokens, "token")}; what is behind them has no part in this answer.`) : null;
+/** What is said of a text or a sound of which the model read the beginning only. */
+function truncated({ truncated }) {
+  if (!truncated) return null;
+  const { tokens, seconds, read } = truncated;
+  const all = tokens ? count(tokens, "token") : `${seconds.toFixed(1)} seconds`;
+  return h("p", { class: "note" }, `The model takes the first ${tokens ? read : read.toFixed(1)} of ${all}; what is behind them has no part in this answer.`);
+}
 
 /** The text with its tokens marked; neighbours of one label in one mark. */
 function marked(text, tokens) {
