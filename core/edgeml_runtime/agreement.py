@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgeml_core.manifest import (
+    Boxes,
     Classes,
     Embedding,
     Generation,
@@ -20,6 +21,7 @@ from edgeml_core.manifest import (
     TensorOutput,
     TokenClasses,
 )
+from edgeml_runtime import detection
 from edgeml_runtime.golden import cosine
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
@@ -61,6 +63,18 @@ def _token_classes(one: Any, other: Any) -> bool:  # noqa: ANN401
     return len({*here} & {*there}) >= TOKENS_SHARE_MIN * max(len(here), len(there))
 
 
+def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
+    """The same labels, each in about the same places."""
+    here, there = ([it["label"] for it in side["boxes"]] for side in (one, other))
+    if sorted(here) != sorted(there):
+        return False
+    return all(all(detection.matched(_places(one, label), _places(other, label))) for label in set(here))
+
+
+def _places(answer: Any, label: str) -> list[Array]:  # noqa: ANN401
+    return [detection.edges(it) for it in answer["boxes"] if it["label"] == label]
+
+
 def _span(one: Any, other: Any) -> bool:  # noqa: ANN401
     return bool(one["answer"] == other["answer"])
 
@@ -82,6 +96,7 @@ def _tensors(one: Any, other: Any) -> bool:  # noqa: ANN401
 _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    Boxes: _boxes,
     Span: _span,
     Embedding: _embedding,
     Generation: _written,

@@ -1,9 +1,13 @@
 """From a detector's outputs to the objects in a picture: labels, scores and boxes in the picture's own pixels.
 
-Boxes that overlap are all given: the models of this kind are trained to find each object once.
+Boxes that overlap are all given: the models of this kind are trained to find each object once. Here, too, is when two
+boxes are of one object.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +15,9 @@ from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import Boxes
 from edgeml_runtime.tasks import BoxesAnswer, Found, Picture, Row, labelled, softmax
 from edgeml_runtime.tensors import Array
+
+#: Two boxes are of one object when what both cover is so much of what either does (intersection over union).
+IOU_MIN: Final = 0.5
 
 
 def boxes(row: Row, spec: Boxes) -> BoxesAnswer:
@@ -44,3 +51,28 @@ def _corners(centred: Array) -> Array:
 def _found(label: str, score: float, corners: Array) -> Found:
     xmin, ymin, xmax, ymax = (int(edge) for edge in np.nan_to_num(corners))
     return {"label": label, "score": score, "box": {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}}
+
+
+def edges(found: Found) -> Array:
+    """Left, top, right and bottom of what was found."""
+    box = found["box"]
+    return np.array([box["xmin"], box["ymin"], box["xmax"], box["ymax"]], dtype=np.float64)
+
+
+def matched(found: Sequence[Array], wanted: Sequence[Array]) -> list[bool]:
+    """Whether each box found, the surest first, is that of an object that no surer one has found."""
+    left = list(wanted)
+    right = []
+    for box in found:
+        shares = [_overlap(box, other) for other in left]
+        right.append(bool(shares) and max(shares) >= IOU_MIN)
+        if right[-1]:
+            del left[int(np.argmax(shares))]
+    return right
+
+
+def _overlap(one: Array, other: Array) -> float:
+    """The share of two boxes' union that both have."""
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    both = float(np.prod(np.maximum(sides, 0)))
+    return both / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - both) if both else 0.0

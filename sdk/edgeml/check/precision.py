@@ -1,6 +1,6 @@
 """A detector's mean average precision on labelled pictures, paired with fp32, with an interval for the drop.
 
-A box counts where it shares half of its union with one that was drawn (IoU 0.5). Average precision of a label is the
+A box counts where it shares half of its union with one that was drawn. Average precision of a label is the
 mean precision at 101 recalls, as in COCO's evaluation, over the 100 surest boxes of each picture.
 
 Source: Lin et al., Microsoft COCO (2014), and its evaluation's recalls and order of matching.
@@ -17,13 +17,13 @@ import numpy as np
 from edgeml.check.data import Row, Sought
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import UsageError
+from edgeml_runtime import detection
 from edgeml_runtime.tasks import Answer, Found
 from edgeml_runtime.tensors import Array
 
 METRIC: Final = "mean average precision at IoU 0.5"
 #: Fewer pictures have no spread to make an interval of.
 ROWS_MIN: Final = 2
-IOU_MIN: Final = 0.5
 #: The surest boxes of a picture that are looked at.
 BOXES_MAX: Final = 100
 #: Pictures are drawn again so many times; the interval's ends then settle within a hundredth of its width.
@@ -131,33 +131,9 @@ def _judged(answers: Sequence[Answer], wanted: Sequence[Sequence[tuple[str, Arra
         found: list[Found] = [it for it in given["boxes"][:BOXES_MAX] if it["label"] == label]
         scores += [it["score"] for it in found]
         pictures += [picture] * len(found)
-        right += _matched([_box(it) for it in found], [box for it, box in sought if it == label])
+        right += detection.matched([detection.edges(it) for it in found], [box for it, box in sought if it == label])
     order = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
     return _Class(pictures=np.array(pictures, dtype=np.int64)[order], right=np.array(right, dtype=bool)[order])
-
-
-def _box(found: Found) -> Array:
-    box = found["box"]
-    return np.array([box["xmin"], box["ymin"], box["xmax"], box["ymax"]], dtype=np.float64)
-
-
-def _matched(found: Sequence[Array], wanted: Sequence[Array]) -> list[bool]:
-    """Whether each box found, the surest first, is that of an object that no surer one has found."""
-    left = list(wanted)
-    right = []
-    for box in found:
-        shares = [_overlap(box, other) for other in left]
-        right.append(bool(shares) and max(shares) >= IOU_MIN)
-        if right[-1]:
-            del left[int(np.argmax(shares))]
-    return right
-
-
-def _overlap(one: Array, other: Array) -> float:
-    """The share of two boxes' union that both have."""
-    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    both = float(np.prod(np.maximum(sides, 0)))
-    return both / float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - both) if both else 0.0
 
 
 def _average(model: _Class, counts: Array, weights: Array) -> float:

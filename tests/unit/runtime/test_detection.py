@@ -7,6 +7,7 @@ import pytest
 
 from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import Boxes
+from edgeml_runtime.agreement import agree
 from edgeml_runtime.detection import boxes
 from edgeml_runtime.tasks import Picture, Row
 
@@ -53,3 +54,28 @@ def test_outputs_of_another_shape_are_the_senders_fault(given):
     with pytest.raises(RejectedError) as caught:
         boxes(given, SPEC)
     assert caught.value.code == "bundle-format"
+
+
+def found(*objects):
+    """An answer, of labels and boxes."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    return {
+        "boxes": [{"label": label, "score": 0.9, "box": dict(zip(sides, box, strict=True))} for label, box in objects]
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (found(("cat", (50, 50, 60, 60)), ("cow", (0, 0, 10, 12)), ("cow", (20, 0, 30, 10))), True),
+        (found(("cow", (0, 0, 10, 10)), ("cow", (20, 0, 30, 10))), False),
+        (found(("cat", (50, 50, 60, 60)), ("cow", (0, 0, 10, 10)), ("cow", (0, 0, 10, 10))), False),
+        (found(("cow", (50, 50, 60, 60)), ("cow", (0, 0, 10, 10)), ("cow", (20, 0, 30, 10))), False),
+    ],
+)
+def test_two_versions_agree_on_the_same_labels_in_about_the_same_places(other, same):
+    """Moved a little, in another order; but one fewer, one elsewhere, or one of another label is another answer."""
+    one = found(("cow", (0, 0, 10, 10)), ("cow", (20, 0, 30, 10)), ("cat", (50, 50, 60, 60)))
+    assert agree([one], [other], SPEC) is same
+    assert agree([other], [one], SPEC) is same
+    assert agree([boxes(row(threshold=1.0), SPEC)], [found()], SPEC)
