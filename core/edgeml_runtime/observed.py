@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 
 from edgeml_core.manifest import (
     AudioInput,
+    Boxes,
     Classes,
     Embedding,
     ImageInput,
@@ -27,9 +29,9 @@ from edgeml_core.manifest import (
     TextInput,
     TokenClasses,
 )
-from edgeml_runtime import embeddings, spans, tasks
+from edgeml_runtime import detection, embeddings, spans, tasks
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.tasks import About, Audio, Item, Row, Tokens
+from edgeml_runtime.tasks import About, Audio, Item, Picture, Row, Tokens
 from edgeml_runtime.tensors import Array
 
 #: Of a tensor input's columns the first so many are observed one by one, the others by their mean.
@@ -45,6 +47,7 @@ _QUIETEST_RMS: Final = 1e-5
 #: By quantity: what is nearer than that means the same, if only since another CPU adds up in another order.
 RESOLUTIONS: Final[dict[str, float]] = {
     "tokens": 0.5,
+    "objects": 0.5,
     "score": 0.02,
     "margin": 0.02,
     "loudness dB": 1.0,
@@ -172,6 +175,14 @@ def _token_classes(row: Row, spec: TokenClasses) -> Observation:
     return {"score": sum(scores) / len(scores)} if scores else {}
 
 
+def _boxes(row: Row, spec: Boxes) -> Observation:
+    """How many objects, by the model's own threshold whatever a request's is, and the surest of them."""
+    about = msgspec.structs.replace(row.about, threshold=None) if isinstance(row.about, Picture) else row.about
+    found = detection.boxes(Row(outputs=row.outputs, about=about), spec)["boxes"]
+    count = {"objects": float(len(found))}
+    return {**count, "label": found[0]["label"], "score": found[0]["score"]} if found else count
+
+
 def _span(row: Row, spec: Span) -> Observation:
     return {"score": spans.span(row, spec)["score"]}
 
@@ -217,6 +228,7 @@ _INPUTS: Final[dict[type, Callable[[_Given, Any], Observation]]] = {
 _OUTPUTS: Final[dict[type, Callable[[Row, Any], Observation]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    Boxes: _boxes,
     Span: _span,
     Embedding: _embedding,
     TensorOutput: _output_tensors,

@@ -92,6 +92,28 @@ def test_a_picture_is_bright_and_has_contrast(seen):
     assert (found["label"], found["score"], found["margin"]) == ("red", pytest.approx(red), pytest.approx(red - other))
 
 
+def test_a_picture_with_objects_has_so_many(seen):
+    """By the model's own threshold, whatever was asked; of several the surest is seen, of none no label."""
+    pictures = []
+    for shades in (((255, 0, 0), (0, 0, 0)), ((0, 200, 0), (255, 0, 0)), ((0, 0, 0), (0, 0, 0))):
+        picture = Pictures.new("RGB", (16, 16), shades[0])
+        picture.paste(shades[1], (8, 0, 16, 16))
+        held = io.BytesIO()
+        picture.save(held, "PNG")
+        pictures.append(Image(held.getvalue(), 0.0))
+    one, two, none = seen(task("object-detection"), *pictures)
+    assert [(it["objects"], it.get("label")) for it in (one, two, none)] == [(1, "red"), (2, "red"), (0, None)]
+    assert one["score"] == two["score"] == pytest.approx(np.exp(6) / (np.exp(6) + 2 + np.exp(2)))
+    assert none.keys() == {"objects", "brightness", "contrast"}
+
+
+def test_a_context_that_is_read_in_parts_is_seen_by_its_first(seen):
+    """One observation for each question, full of tokens."""
+    long = Question("what sounded", "its alarm sounded " * 100)
+    found = seen(task("question-answering"), long, Question("what sounded", "its alarm sounded"))
+    assert [it["tokens"] for it in found] == [64, 8]
+
+
 def test_a_sound_is_loud_and_lasts(seen):
     """A tenth of full scale is -20 dB; silence has a floor."""
     sounds = [Audio(np.full(8000, level, np.float32), 16_000) for level in (0.1, 0.0)]
