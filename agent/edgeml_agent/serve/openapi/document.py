@@ -155,4 +155,4 @@ def _responses(it: Operation, schemas: _Schemas, *, needs_token: bool) -> dict[s
 
 
 def _content(bodies: Mapping[str, Body], schemas: _Schemas) -> dict[str, object]:
-    return {media_type: {"schema": schemas.of(body)} for media_type, body in bodies.items()}
+    return {kind: {} if body is None else {"schema": schemas.of(body)} for kind, body in bodies.items()}

@@ -19,8 +19,8 @@ from edgeml_runtime import requests
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 Schema: TypeAlias = Mapping[str, Any]
-#: A body: a type of the code, or a schema where no type says it.
-Body: TypeAlias = type | Schema
+#: A body: a type of the code, a schema where no type says it, or None where OpenAPI 3.1 has no schema for it.
+Body: TypeAlias = type | Schema | None
 
 TEXT: Final[Schema] = {"type": "string"}
 FILE: Final[Schema] = {"type": "string", "format": "binary"}
@@ -103,7 +103,7 @@ def _openai() -> Iterator[Operation]:
             path=path,
             summary=summary,
             takes={JSON: asked},
-            gives={JSON: answer, "text/event-stream": TEXT},
+            gives={JSON: answer, "text/event-stream": None},
             fails=(*_RUNNING, "prompt-too-long"),
         )
     yield Operation(
