@@ -13,8 +13,9 @@ from typing import Final
 
 SEED: Final = int(os.environ.get("EDGEML_FUZZ_SEED", "1"))
 INPUTS: Final = int(os.environ.get("EDGEML_FUZZ_INPUTS", "3000"))
-#: Of a hundred inputs. Those of the parsers cost microseconds, those of a whole server milliseconds.
-SHARES: Final = {"openapi": 8, "http": 20, "sockets": 5, "mqtt": 7, "parsers": 60}
+#: Percent of the inputs, and some more, since schemathesis makes as many as it finds fit. Those of the parsers cost
+#: microseconds, those of a whole server milliseconds.
+SHARES: Final = {"openapi": 8, "http": 20, "sockets": 5, "mqtt": 7, "parsers": 63}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
+from edgeml_agent.serve.body import ASIDE_MIN_BYTES
 from fuzz import right
 from fuzz.request import AUTHORIZATION, Request
 from fuzz.right import Right
@@ -64,6 +65,8 @@ HEADERS: Final = st.tuples(
     st.sampled_from(("gzip;q=0", "gzip, deflate", "*", "null", "http://[", "127.0.0.1", "bytes=0-", "Bearer \xe9", ""))
     | st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=9).map(str.strip),
 )
+#: Makes a body so long that it is read in a thread; JSON is as it was.
+LONG: Final = b" " * ASIDE_MIN_BYTES
 LENGTHS: Final = ("0", "1", "9" * 5000, "9" * 18, "9" * 19, "0x10", "1_0", "-1", "", "\xb2", "+5")
 
 
@@ -162,6 +165,8 @@ def requests(draw: st.DrawFn) -> Request:
             pieces = tuple(sorted(draw(st.lists(st.integers(0, len(body)), min_size=1, max_size=4))))
         case 5:
             headers |= dict([draw(HEADERS)])
+        case 6:
+            body += LONG
         case _:
             pass
     return Request(it.method, it.path, body, headers, pieces)
