@@ -59,7 +59,7 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DetectionRequest(ImageRequest, frozen=True, forbid_unknown_fields=True):
-    """A picture to find things in, and how sure the model must be of them; without it the model's own threshold holds."""
+    """A picture to find things in, and how sure the model must be of them; else its own threshold holds."""
 
     threshold: Share | None = None
 

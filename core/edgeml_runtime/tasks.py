@@ -98,21 +98,12 @@ class LabelScore(TypedDict):
     score: float
 
 
-class TruncatedText(TypedDict):
-    """A text was longer than its model reads: of its `tokens` the first ones were `read`, special ones included."""
+class Truncated(TypedDict):
+    """A text or a sound was longer than its model takes: of its `tokens` or `seconds` the first ones were `read`."""
 
-    tokens: int
-    read: int
-
-
-class TruncatedSound(TypedDict):
-    """A sound was longer than its model listens: of its `seconds` the first ones were `read`."""
-
-    seconds: float
+    tokens: NotRequired[int]
+    seconds: NotRequired[float]
     read: float
-
-
-Truncated: TypeAlias = TruncatedText | TruncatedSound
 
 
 class Cut(TypedDict):

@@ -27,7 +27,7 @@ from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Embedding, TextInput
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, TruncatedText, joined
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, joined
 
 _FLOAT: Final = np.dtype("<f4")
 _Asked = TypeVar("_Asked", bound=msgspec.Struct)
@@ -96,10 +96,10 @@ def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:
 def _embedded(asked: EmbeddingsRequest, answers: Sequence[Answer]) -> bytes:
     made = [cast("EmbeddingAnswer", answer) for answer in answers]
     for index, answer in enumerate(made):
-        if cut := cast("TruncatedText | None", answer.get("truncated")):
+        if cut := answer.get("truncated"):
             raise UsageError(
                 "prompt-too-long",
-                f"the model reads {cut['read']} tokens at most; input {index} has {cut['tokens']}",
+                f"the model reads {cut['read']} tokens at most; input {index} has {cut.get('tokens')}",
                 "send a shorter text; /v1/models/NAME/predict embeds its beginning and says so",
             )
     as_text = asked.encoding_format == "base64"

@@ -98,6 +98,7 @@ _ANSWERS: Final = (
     tasks.SpanAnswer,
     tasks.TextAnswer,
     tasks.EmbeddingAnswer,
+    tasks.BoxesAnswer,
     tasks.TensorsAnswer,
 )
 
