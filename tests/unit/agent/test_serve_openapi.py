@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from edgeml_agent.serve.app import build
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.openapi.document import encoded
+from edgeml_runtime import tasks
 
 TOKEN = "a-token-of-24-characters"
 INFO = ServerInfo(device="device-7", version="1.2.3")
@@ -76,6 +78,14 @@ def test_a_method_that_is_not_served_is_told_which_are(method, path):
     assert response.status_code == 405
     served = {it.strip().lower() for it in response.headers["allow"].split(",")}
     assert served - {"head"} == {*DOCUMENT["paths"][path]}
+
+
+def test_it_knows_every_answer_of_a_task():
+    """But likelihoods, which no request asks for."""
+    shown = DOCUMENT["components"]["schemas"]["Predicted"]["properties"]["outputs"]["items"]["anyOf"]
+    names = {it["$ref"].rpartition("/")[2] for it in shown}
+    assert names == {it.__name__ for it in get_args(tasks.Answer)} - {"LikelihoodAnswer"}
+    assert "BoxesAnswer" in names
 
 
 def test_nothing_of_it_is_loaded_before_somebody_asks():

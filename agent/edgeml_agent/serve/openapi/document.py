@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -92,15 +92,7 @@ def _anything(kind: type) -> dict[str, Any]:
 
 _REFUSALS: Final = (wire.Refusal, wire.ProtocolRefusal, wire.OpenAIRefusal)
 #: What a task answers over HTTP; likelihoods are for checks only.
-_ANSWERS: Final = (
-    tasks.ClassesAnswer,
-    tasks.TokensAnswer,
-    tasks.SpanAnswer,
-    tasks.TextAnswer,
-    tasks.EmbeddingAnswer,
-    tasks.BoxesAnswer,
-    tasks.TensorsAnswer,
-)
+_ANSWERS: Final = tuple(it for it in get_args(tasks.Answer) if it is not tasks.LikelihoodAnswer)
 
 
 def _kinds(body: object) -> Iterator[type]:
