@@ -15,7 +15,7 @@ SEED: Final = int(os.environ.get("EDGEML_FUZZ_SEED", "1"))
 INPUTS: Final = int(os.environ.get("EDGEML_FUZZ_INPUTS", "3000"))
 #: Percent of the inputs, and some more, since schemathesis makes as many as it finds fit. Those of the parsers cost
 #: microseconds, those of a whole server milliseconds.
-SHARES: Final = {"openapi": 8, "http": 20, "sockets": 5, "mqtt": 7, "parsers": 63}
+SHARES: Final = {"openapi": 6, "http": 20, "sockets": 5, "mqtt": 7, "parsers": 65}
 
 
 @dataclass(frozen=True, kw_only=True)

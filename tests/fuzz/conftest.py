@@ -24,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for it in right.ALL * WARM_ROUNDS:
             status, _, body = made.ask(*it.asked())
             assert status == 200, (it.path, body)
-        made.ask("GET", "/openapi.json")
+        assert made.ask("GET", "/openapi.json")[0] == 200
         campaign.SIZES["warm"] = made.size()
         yield made
 

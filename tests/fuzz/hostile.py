@@ -136,7 +136,7 @@ def _files(draw: st.DrawFn) -> Request:
     kind = draw(st.sampled_from((kind,) * 20 + KINDS))
     whole = right.FORM if is_form else draw(st.sampled_from(right.PICTURES))
     body = draw(st.just(whole) | changed(whole) | changed(whole))
-    model = draw(st.sampled_from(("colors",) * 5 + ("noise", "line")))
+    model = draw(st.sampled_from(("colors",) * 5 + ("finder",) * 2 + ("noise", "line")))
     return Request("POST", f"/v1/models/{model}/predict", body, {"Content-Type": kind})
 
 

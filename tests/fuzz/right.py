@@ -64,6 +64,7 @@ ITEMS: Final[dict[str, dict[str, Any]]] = {
     "writer": {"prompt": "water boils", **_CONTINUED},
     "nurse": {"messages": _SAID, **_CONTINUED},
     "colors": {"image": base64.b64encode(PICTURE).decode()},
+    "finder": {"image": base64.b64encode(PICTURE).decode()},
     "noise": {"samples": [0.5, -0.5, 0.25, 0] * 100, "sampling_rate": 16_000},
     "line": {"inputs": {"x": [[1, 2, 3, 4]]}},
 }
