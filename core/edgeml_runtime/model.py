@@ -45,6 +45,9 @@ class Model:
         #: Whether several items share a run.
         self.takes_batches: Final = takes_batches and not alone
         self._run_items = BATCH_MAX if self.takes_batches else 1
+        has_rows = takes_batches and all(spec.shape[:1] == (-1,) for spec in manifest.outputs)
+        #: Whether requests for raw outputs share a run, the rows of one below those of the other.
+        self.stacks: Final = has_rows and not isinstance(manifest.preprocess, PromptInput)
         #: Called for each token written, in the thread that uses the model.
         self.wrote: Callable[[], object] = lambda: None
         #: Called after each run of items, in the thread that uses the model; what it raises, whoever asked gets.
@@ -141,17 +144,37 @@ class Model:
         self.session.close()
 
     def run(self, asked: Sequence[Item], prepared: Prepared) -> dict[str, Array]:
-        """The outputs for what was made of the items of one run; `observed` is told.
+        """The outputs for what was made of the items of one run, none where a client made it; `observed` is told.
 
         Raises:
-            UsageError, DeviceError, RejectedError: as for `infer`, or `infer_given` where the items are whole tensors.
+            UsageError, DeviceError, RejectedError: as for `infer`, or `infer_given` where the tensors are the client's.
         """
-        infer = self.infer_given if isinstance(self.manifest.preprocess, TensorInput) else self.infer
-        outputs = infer(prepared.tensors)
-        self.observed(Run(asked, prepared, outputs))
+        is_given = not asked or isinstance(self.manifest.preprocess, TensorInput)
+        outputs = self.infer_given(prepared.tensors) if is_given else self.infer(prepared.tensors)
+        self._observe(asked, prepared, outputs)
         return outputs
 
+    def run_together(self, made: Sequence[tuple[Sequence[Item], Prepared]]) -> list[dict[str, Array]]:
+        """As `run` for each, in one run where that goes."""
+        together = tensors.stacked([prepared.tensors for _, prepared in made], BATCH_MAX) if self.stacks else None
+        if together is None:
+            return [self.run(*one) for one in made]
+        inputs, rows = together
+        parts = tensors.parted(self.infer_given(inputs), rows)
+        if parts is None:
+            return [self.run(*one) for one in made]
+        for (asked, prepared), outputs in zip(made, parts, strict=True):
+            self._observe(asked, prepared, outputs)
+        return parts
+
+    def _observe(self, asked: Sequence[Item], prepared: Prepared, outputs: Mapping[str, Array]) -> None:
+        if asked:
+            self.observed(Run(asked, prepared, outputs))
+
     def _answers(self, asked: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
+        if self.stacks and isinstance(self.manifest.preprocess, TensorInput) and len(asked) > 1:
+            yield from self._answers_stacked(asked)
+            return
         for start in range(0, len(asked), self._run_items):
             together = asked[start : start + self._run_items]
             prepared = self.prepare(together)
@@ -161,6 +184,14 @@ class Model:
                 yield prepared.weigh(self.infer)
             else:
                 yield from self._answers_of_run(together, prepared, stopped)
+
+    def _answers_stacked(self, asked: Sequence[Item]) -> Iterator[Answer]:
+        spec = self.manifest.postprocess
+        task: Any = postprocess.TASKS[type(spec)]
+        for start in range(0, len(asked), BATCH_MAX):
+            made = [((item,), self.prepare((item,))) for item in asked[start : start + BATCH_MAX]]
+            for outputs in self.run_together(made):
+                yield from (task(row, spec) for row in self._rows(outputs, [None]))
 
     def _infer_unless(self, stopped: Callable[[], bool], inputs: Mapping[str, Array]) -> dict[str, Array]:
         if stopped():

@@ -93,6 +93,32 @@ def _problems(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Itera
             yield f"input {spec.name!r} has shape {list(array.shape)}, not {list(spec.shape)}"
 
 
+def stacked(sets: Sequence[Mapping[str, Array]], rows_max: int) -> tuple[dict[str, Array], list[int]] | None:
+    """Several sets of inputs, the rows of one below those of the other, and how many rows each has.
+
+    Args:
+        rows_max: of all together.
+
+    Returns:
+        None when they are too many, or of names, types or shapes that don't go together.
+    """
+    kinds = [{name: (it.dtype, it.shape[1:]) for name, it in one.items()} for one in sets]
+    counts = [{it.shape[0] if it.ndim else 0 for it in one.values()} for one in sets]
+    rows = [next(iter(count)) for count in counts if len(count) == 1]
+    if len(rows) < len(sets) or min(rows) < 1 or sum(rows) > rows_max or any(kind != kinds[0] for kind in kinds):
+        return None
+    return {name: np.concatenate([one[name] for one in sets]) for name in sets[0]}, rows
+
+
+def parted(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]] | None:
+    """The outputs for each of the sets in `stacked`; None when an output doesn't have a row for each row."""
+    if any(it.shape[:1] != (sum(rows),) for it in outputs.values()):
+        return None
+    ends = np.cumsum(rows)[:-1]
+    parts = {name: np.split(it, ends) for name, it in outputs.items()}
+    return [{name: part[index] for name, part in parts.items()} for index in range(len(rows))]
+
+
 def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether `shape` is as `wanted`, where -1 is any length."""
     return len(shape) == len(wanted) and all(want in (-1, have) for have, want in zip(shape, wanted, strict=True))

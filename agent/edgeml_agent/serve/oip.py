@@ -28,6 +28,7 @@ from edgeml_agent.serve.worker import Infer
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Classes, Engine, Manifest, TensorInput, TensorSpec, TokenClasses
 from edgeml_runtime import requests
+from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Item, Tensors, truncated
 from edgeml_runtime.tensors import Array
@@ -78,7 +79,7 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
         inference = _Inference(asked)
-        call = Infer(run=inference.run, write=inference.write)
+        call = Infer(prepare=inference.prepare, write=inference.write)
         at_once = models.at_once(name, call, version=version, size_bytes=len(body))
         if at_once is not None:
             (answer,) = at_once
@@ -124,15 +125,15 @@ class _Inference:
         self._asked = asked
         self._cut = 0
 
-    def run(self, model: Model) -> Mapping[str, Array]:
-        """The outputs as they are, for inputs as the model takes them, or for texts and files."""
+    def prepare(self, model: Model) -> tuple[Sequence[Item], Prepared]:
+        """The inputs as the model takes them, or texts and files and what is made of them."""
         elements = self._asked.elements()
         if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
-            return model.infer_given(self._asked.arrays())
+            return (), Prepared(self._asked.arrays(), ())
         items = [Tensors(self._asked.arrays())] if elements is None else _items(model, elements)
         prepared = model.prepare(items)
         self._cut = sum(truncated(about) is not None for about in prepared.about)
-        return model.run(items, prepared)
+        return items, prepared
 
     def write(self, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
         """The response; it says how many texts or sounds were longer than the model takes."""

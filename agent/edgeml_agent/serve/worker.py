@@ -24,6 +24,7 @@ from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.tune.calibration import Calibration
 from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_core.manifest import PromptInput
+from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.tensors import Array
@@ -63,16 +64,16 @@ class Infer(Generic[T]):
     """A call for a model's raw outputs.
 
     Attributes:
-        run: the outputs by name.
-        write: what becomes of them.
+        prepare: the items in a request and what is made of them; no items, where the client made it.
+        write: what becomes of the outputs.
     """
 
-    run: Callable[[Model], Mapping[str, Array]]
+    prepare: Callable[[Model], tuple[Sequence[Item], Prepared]]
     write: Callable[[Model, Mapping[str, Array]], T]
 
     def __call__(self, model: Model) -> T:
         """The answer."""
-        return self.write(model, self.run(model))
+        return self.write(model, model.run(*self.prepare(model)))
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,13 @@ class Worker:
             while not self._queue and not self._closing:
                 self._changed.wait()
             jobs = [self._queue.popleft()] if self._queue else []
-            while self._queue and len(jobs) < self._share and _can_share(jobs[-1]) and _can_share(self._queue[0]):
+            while self._queue and len(jobs) < self._share and _can_share(jobs[0], self._queue[0]):
                 jobs.append(self._queue.popleft())
             return jobs
 
 
-def _can_share(job: _Job) -> bool:
-    return isinstance(job.call, Predict)
+def _can_share(one: _Job, other: _Job) -> bool:
+    return isinstance(one.call, Predict | Infer) and type(one.call) is type(other.call)
 
 
 def _is_late(job: _Job) -> bool:
@@ -257,11 +258,10 @@ def _is_late(job: _Job) -> bool:
 
 def _results(model: Model, jobs: Sequence[_Job]) -> list[Any]:
     """What came of each job: its result, or the exception."""
-    calls = [job.call for job in jobs if isinstance(job.call, Predict) and not _is_late(job)]
-    if len(calls) < max(2, len(jobs)):
+    if len(jobs) < 2 or any(map(_is_late, jobs)):
         return [_result(model, job) for job in jobs]
     try:
-        return list(_shared(model, calls))
+        return list(_together(model, [job.call for job in jobs]))
     except Exception:  # noqa: BLE001 - whose fault it is shows when each runs alone
         return [_result(model, job) for job in jobs]
 
@@ -277,7 +277,12 @@ def _result(model: Model, job: _Job) -> Any:  # noqa: ANN401 - whatever the call
         return error
 
 
-def _shared(model: Model, calls: Sequence[Predict[Any]]) -> Iterator[Any]:
+def _together(model: Model, calls: Sequence[Any]) -> Iterator[Any]:
+    """The results of calls of one kind, from a run that they share."""
+    if isinstance(calls[0], Infer):
+        outputs = model.run_together([call.prepare(model) for call in calls])
+        yield from (call.write(model, one) for call, one in zip(calls, outputs, strict=True))
+        return
     asked = [call.parse(model) for call in calls]
     answers = iter(model.predict([item for items in asked for item in items]))
     for call, items in zip(calls, asked, strict=True):

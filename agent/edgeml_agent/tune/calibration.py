@@ -50,7 +50,8 @@ def calibrated(model: Model, cases: Sequence[Inputs], *, repeats: int = REPEATS)
         repeats: of each; the median counts.
     """
     alone_s, alone = timed(model, cases[0], repeats)
-    if alone_s > TRIED_MAX_S or not model.takes_batches or any(it.shape[:1] != (1,) for it in cases[0].values()):
+    can_share = model.takes_batches or model.stacks
+    if alone_s > TRIED_MAX_S or not can_share or any(it.shape[:1] != (1,) for it in cases[0].values()):
         return Calibration(alone_s, 1)
     rows = [cases[0], *(case for case in cases[1:] if _shapes(case) == _shapes(cases[0]))]
     company = (rows * SHARED_MAX)[:SHARED_MAX]

@@ -41,6 +41,8 @@ GAIN_MIN: Final = 0.05
 #: Prepared weights may cost so much time, and must save so much memory.
 LOSS_MAX: Final = 0.03
 SAVED_MIN_BYTES: Final = 1024**2
+#: Less time than this is nothing that anybody feels: it earns no thread, and pays for memory.
+FELT_MS: Final = 0.05
 #: What must stay free on the disk.
 RESERVE_BYTES: Final = 256 * 1024**2
 
@@ -101,7 +103,7 @@ class Sweep:
         for other in others:
             if self._has_time():
                 best_ms, other_ms = self._duel(best, other)
-                best = other if other_ms < best_ms * (1 - GAIN_MIN) else best
+                best = other if other_ms < best_ms * (1 - GAIN_MIN) - FELT_MS else best
         return best
 
     def _prepared(self, best: Way, made: Path) -> tuple[Way | None, int]:
@@ -115,7 +117,7 @@ class Sweep:
         other = best._replace(path=target)
         saved_bytes = self._footprint(best) - self._footprint(other)
         best_ms, other_ms = self._duel(best, other)
-        pays = saved_bytes >= SAVED_MIN_BYTES and other_ms <= best_ms * (1 + LOSS_MAX)
+        pays = saved_bytes >= SAVED_MIN_BYTES and other_ms <= best_ms * (1 + LOSS_MAX) + FELT_MS
         return (other, saved_bytes) if pays else (None, 0)
 
     def _duel(self, one: Way, other: Way) -> tuple[float, float]:
