@@ -2,6 +2,9 @@
 
     race      an echo model and MiniLM int8: the agent beside MLServer, KServe's Python server and LitServe
     costs     memory, time until it is ready, CPU when it is asked a little, `/health` when it is asked much
+    swaps     fifty swaps under load: failed or wrong answers, memory afterwards
+    overload  four times its capacity for a minute: latency, refusals, what comes of obeying them, memory
+    leaving   clients that leave: how soon their work is given up
 
 It needs wrk (`apt-get install wrk`) and makes an environment for each of the others below `.venv-rivals`, once;
 `--models FOLDER` keeps the exported MiniLM. At the end what was found stands beside what was aimed at.
@@ -18,7 +21,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-PARTS: Final = ("race", "costs")
+PARTS: Final = ("race", "costs", "swaps", "overload", "leaving")
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def tiny_onnx_bundle(
     scale: float = 2.0,
     weights_bytes: int = 0,
     seed: int = 0,
+    rounds: int = 0,
     fault: Fault = "none",
 ) -> Manifest:
     """Write a bundle of `y = x * scale + 1`, x and y float32 [-1, 4], and return its manifest.
@@ -57,9 +58,10 @@ def tiny_onnx_bundle(
         scale: makes models that answer differently.
         weights_bytes: length of a file of incompressible weights beside the model, for deliveries of some length.
         seed: of those weights: bundles with the same seed share their chunks.
+        rounds: of a loop that changes nothing, for models that are slow on any machine: a round takes about 2 us.
         fault: what is wrong with the bundle.
     """
-    files = {"model.onnx": _linear_model(scale, weights_bytes, fault)}
+    files = {"model.onnx": _linear_model(scale, weights_bytes, _loop(rounds) if rounds else _FAULTS.get(fault, list)())}
     if weights_bytes:
         files[WEIGHTS_NAME] = np.random.default_rng(seed).bytes(weights_bytes)
     given = np.arange(2 * COLUMNS, dtype=np.float32).reshape(2, COLUMNS)
@@ -163,10 +165,10 @@ def write(path: Path, draft: Manifest, files: Mapping[str, bytes]) -> Manifest:
     return manifests.decode(manifests.encode(manifest))
 
 
-def _linear_model(scale: float, weights_bytes: int, fault: Fault) -> bytes:
+def _linear_model(scale: float, weights_bytes: int, more: Sequence[onnx.NodeProto]) -> bytes:
     constants = [constant("scale", np.float32(scale)), constant("one", np.float32(1))]
     nodes = [helper.make_node("Mul", ["x", "scale"], ["scaled"]), helper.make_node("Add", ["scaled", "one"], ["line"])]
-    nodes += _FAULTS.get(fault, list)()
+    nodes += more
     last = nodes[-1].output[0]
     if weights_bytes:
         constants += [
@@ -203,11 +205,15 @@ def _crash() -> list[onnx.NodeProto]:
 
 
 def _hang() -> list[onnx.NodeProto]:
-    """A loop of 2**63 - 1 rounds."""
+    return _loop(2**63 - 1)
+
+
+def _loop(rounds: int) -> list[onnx.NodeProto]:
+    """So many times zero is added to the answer."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
-            helper.make_node("Add", ["state", "state"], ["state_next"]),
+            helper.make_node("Add", ["state", "zeros"], ["state_next"]),
         ],
         "round",
         [
@@ -218,7 +224,8 @@ def _hang() -> list[onnx.NodeProto]:
         [helper.make_tensor_value_info("go_on", TensorProto.BOOL, []), float_value("state_next", [None, COLUMNS])],
     )
     return [
-        helper.make_node("Constant", [], ["rounds"], value=constant("", np.int64(2**63 - 1))),
+        helper.make_node("Constant", [], ["rounds"], value=constant("", np.int64(rounds))),
+        helper.make_node("Sub", ["x", "x"], ["zeros"]),
         helper.make_node("Constant", [], ["true"], value=constant("", np.bool_(True))),
         helper.make_node("Loop", ["rounds", "true", "line"], ["faulty"], body=body),
     ]

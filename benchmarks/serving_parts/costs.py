@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from serving_parts import agents, load, table
-from serving_parts.programs import Server
+from integration import lone_agents
+from integration.server_processes import Server
+from serving_parts import load, table
 from serving_parts.served import Served, echo, minilm
 from serving_parts.table import Row
 
@@ -34,7 +35,7 @@ def run(folder: Path, models: Path) -> Iterator[Row]:
     yield from _starts(folder / "empty")
     for served in (echo(folder), minilm(folder, models)):
         place = folder / f"costs-{served.name}"
-        with agents.running(place, [served]) as server:
+        with lone_agents.running(place, [served.bundle]) as server:
             served.protocol.check(load.answer(server.port, served.protocol.request))
             yield Row(f"{served.name}: PSS", f"{server.pss_bytes() / MB:.1f} MB")
             yield _cpu(server, served)
@@ -46,7 +47,7 @@ def _starts(place: Path) -> Iterator[Row]:
     """Without a model, as a device is that was just enrolled."""
     ready_s, pss_mb = [], []
     for _ in range(STARTS):
-        with agents.running(place) as server:
+        with lone_agents.running(place) as server:
             time.sleep(1)  # what is imported late is there
             ready_s.append(server.ready_s)
             pss_mb.append(server.pss_bytes() / MB)

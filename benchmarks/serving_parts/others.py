@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from integration import brokers
-from serving_parts import programs
-from serving_parts.programs import Server
+from integration import brokers, server_processes
+from integration.server_processes import Server
 from serving_parts.served import Door, Served
 
 ENVIRONMENTS: Final = Path(__file__).parents[2] / ".venv-rivals"
@@ -100,7 +99,7 @@ def running(rival: Rival, folder: Path, served: Served) -> Iterator[Server]:
     port, programs_ = brokers.free_port(), ENVIRONMENTS / rival.name.lower() / "bin"
     command = rival.command(programs_, port, folder, served)
     ready = rival.ready.format(served.name)
-    with programs.running(command, port, ready, folder / "log", _environment(served)) as server:
+    with server_processes.running(command, port, ready, folder / "log", _environment(served)) as server:
         yield server
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from serving_parts import agents, alone, load, others, table
+from integration import lone_agents
+from integration.server_processes import Server
+from serving_parts import alone, load, others, table
 from serving_parts.alone import Alone
 from serving_parts.load import Load
-from serving_parts.programs import Server
 from serving_parts.served import Door, Served, echo, minilm
 from serving_parts.table import Row
 
@@ -75,7 +76,7 @@ def _race(place: Path, served: Served, rivals: Sequence[others.Rival]) -> Iterat
 
 
 def _entrants(stack: ExitStack, place: Path, served: Served, rivals: Sequence[others.Rival]) -> Iterator[Entrant]:
-    agent = stack.enter_context(agents.running(place / "agent", [served]))
+    agent = stack.enter_context(lone_agents.running(place / "agent", [served.bundle], tunes=True))
     yield Entrant(name=AGENT, server=agent, door=served.protocol)
     yield Entrant(name=f"{AGENT}, task door", server=agent, door=served.task)
     for rival in rivals:

@@ -1,0 +1,46 @@
+"""HTTP over a kept connection, with next to no cost: many clients in one process that don't slow the server down.
+
+Knows bodies with a Content-Length only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+
+class Answer(NamedTuple):
+    """One response; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+
+class Connection:
+    """One request after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        """Ask, and wait for the answer."""
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        self._writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        content = await self._reader.readexactly(int(headers["content-length"]))
+        return Answer(int(first.split()[1]), headers, content)
+
+
+@contextlib.asynccontextmanager
+async def connection(port: int) -> AsyncIterator[Connection]:
+    """A connection to this machine, for the time of a block."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
