@@ -15,6 +15,8 @@ SECONDS = 4
 ROUNDS = 5000
 LATENCY_MOST = 3
 RSS_MOST = 1.1
+#: Of those who came back as they were told. Some are refused again where the machine has become slower meanwhile.
+OBEYED_LEAST = 0.9
 ROW = [1.0, 2.0, 3.0, 4.0]
 BODY = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": ROW}]}
 
@@ -25,7 +27,7 @@ def is_right(content):
 
 
 def test_four_times_its_capacity_is_refused_in_order(tmp_path):
-    """Answers in bounded time or 429, nothing else; whoever comes back is answered in the end; memory stays."""
+    """Answers in bounded time or 429, nothing else; whoever comes back as told is answered; memory stays."""
     bundle = tmp_path / "slow.edgeml"
     tiny_onnx_bundle(bundle, name="slow", rounds=ROUNDS)
 
@@ -44,4 +46,5 @@ def test_four_times_its_capacity_is_refused_in_order(tmp_path):
     assert outcome.failures == []
     assert len(outcome.told_s) > len(outcome.accepted_s) / 10
     assert statistics.quantiles(outcome.accepted_s, n=100)[-1] <= LATENCY_MOST * alone_s * QUEUE_MAX
+    assert statistics.mean(returns == 1 for returns in outcome.returned) >= OBEYED_LEAST
     assert grown <= RSS_MOST

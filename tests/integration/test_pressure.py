@@ -105,8 +105,8 @@ def test_what_is_past_its_deadline_is_not_begun(tmp_path):
     assert ran == []
 
 
-def test_each_who_is_refused_is_told_a_later_time(tmp_path):
-    """They come back one after the other, each when there is room by the measured speed."""
+def test_those_who_are_refused_are_told_when_there_is_room(tmp_path):
+    """By the measured speed, and no more of them at once than half of the queue takes."""
     go_on = threading.Event()
 
     async def use(models):
@@ -123,9 +123,9 @@ def test_each_who_is_refused_is_told_a_later_time(tmp_path):
         return told
 
     told = serving(tmp_path, use)
-    assert told == sorted(told)
-    assert 9 <= told[0] <= 11
-    assert 14 <= told[-1] <= 17
+    # Sixteen of 0.3 s are done before the first come back, and these before the others do.
+    assert set(told[:16]) == {5}
+    assert set(told[16:]) <= {13, 14}
 
 
 def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):

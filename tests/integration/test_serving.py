@@ -358,8 +358,8 @@ def test_a_full_queue_answers_when_to_come_back(tmp_path):
 
     refused, healthy, accepted, after = asyncio.run(main())
     assert [response.status_code for response in refused] == [429, 429]
-    # One running mean after one job of 0.2 s, 32 of them waiting.
-    assert all(6 <= int(response.headers["retry-after"]) <= 10 for response in refused)
+    # One running mean after one job of 0.2 s, 32 of them waiting: half of the queue is free when 16 are done.
+    assert all(4 <= int(response.headers["retry-after"]) <= 5 for response in refused)
     assert refused[0].json()["error"]["code"] == "overloaded"
     assert isinstance(refused[1].json()["error"], str)
     assert healthy.status_code == 200

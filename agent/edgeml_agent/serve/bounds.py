@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgeml_agent.serve import page
+from edgeml_agent.serve import line, page
 from edgeml_agent.serve.access import OPEN_PATHS
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_core.errors import OverloadedError, UsageError
@@ -38,6 +38,7 @@ class Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request; `receive` raises when a bound is passed."""
         held_bytes, is_whole = 0, False
+        line.CLIENT.set(scope.get("client"))  # its connection: uvicorn has a context for each request
 
         async def bounded() -> Message:
             nonlocal held_bytes, is_whole

@@ -9,7 +9,6 @@ Which model that is, and who asks, isn't known here.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from edgeml_agent import memory
 from edgeml_agent.serve.cores import Cores
+from edgeml_agent.serve.line import CLIENT, Line
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.tune.calibration import Calibration
 from edgeml_core.errors import OverloadedError, TransportError
@@ -34,8 +34,9 @@ QUEUE_MAX: Final = 32
 #: A run and a request shorter than this are done at once: to the thread and back takes a quarter of a millisecond.
 AT_ONCE_MAX_S: Final = 0.000_25
 AT_ONCE_MAX_BYTES: Final = 8 * 1024
-RETRY_AFTER_MIN_S: Final = 1
-RETRY_AFTER_MAX_S: Final = 60
+#: Places that those may take at once who were told to come back; and those that are never kept for them.
+_KEPT_MAX: Final = QUEUE_MAX // 2
+_UNKEPT: Final = QUEUE_MAX // 4
 #: How much the newest request counts in the running mean of the service time.
 _NEWEST_SHARE: Final = 0.2
 
@@ -139,7 +140,7 @@ class Worker:
         self._changed = Condition()
         self._closing = False
         self._closed = asyncio.Event()
-        self._promised_s = 0.0
+        self._line = Line(_KEPT_MAX)
         model.wrote = partial(self._loop.call_soon_threadsafe, noticed.wrote)
         self._model: Model | None = model
         Thread(target=self._work, name=f"model-{self._name}", daemon=True).start()
@@ -153,8 +154,8 @@ class Worker:
         Raises:
             OverloadedError: the queue is full.
         """
-        if self.pending >= QUEUE_MAX:
-            raise self._overloaded()
+        if self.pending >= _UNKEPT or self._line:
+            self._require_place()
         job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
@@ -186,13 +187,16 @@ class Worker:
             self._changed.notify()
         await self._closed.wait()
 
-    def _overloaded(self) -> OverloadedError:
-        """Each one that is refused is told a later time: they don't all come back at once."""
-        now_s = time.monotonic()
-        self._promised_s = max(self._promised_s, now_s + self.pending * self.service_s) + self.service_s
-        wait_s = min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_MIN_S, math.ceil(self._promised_s - now_s)))
-        what = f"the queue of {self._name!r} is full"
-        return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
+    def _require_place(self) -> None:
+        """Raise OverloadedError when the queue is full, or its places are kept for others who come back."""
+        now_s, client = time.monotonic(), CLIENT.get()
+        is_back = self._line.is_back(client, now_s)
+        kept = 0 if is_back or self.pending < _UNKEPT else self._line.expected(now_s + QUEUE_MAX * self.service_s)
+        if self.pending + kept >= QUEUE_MAX:
+            room_s = (self.pending - _KEPT_MAX) * self.service_s
+            wait_s = self._line.join(client, now_s, room_s=room_s, service_s=self.service_s)
+            what = f"the queue of {self._name!r} is full"
+            raise OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
     def _take_back(self, job: _Job, answer: asyncio.Future[Any]) -> None:
         """Forget a job whose answer nobody waits for, if it hasn't begun."""
