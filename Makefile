@@ -77,7 +77,8 @@ docs: setup $(CLIENTS)/.ready
 	$(RUN)/python docs/generate.py
 	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
 
-bench: setup
+bench: DEBIAN += wrk:wrk zstd:zstd bsdiff:bsdiff
+bench: setup debian
 	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
 
 # Debian packages that the tests need, each behind a program that tells whether it is there. As root they are installed;
@@ -93,4 +94,4 @@ need:
 	else echo "missing: sudo apt-get install $(PACKAGES)"; exit 2; fi
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) build dist out
+	rm -rf $(VENV) $(CLIENTS) .venv-rivals build dist out

@@ -31,11 +31,13 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        models, rows = options.models or Path(folder) / "models", []
+        models, rows, other_cores = options.models or Path(folder) / "models", [], []
+        table = importlib.import_module("serving_parts.table")
         for part in options.parts:
             module = importlib.import_module(f"serving_parts.{part}")
+            other_cores += table.look()
             rows += module.run(Path(folder), models)
-        importlib.import_module("serving_parts.table").show(rows)
+        table.show(rows, other_cores)
 
 
 if __name__ == "__main__":

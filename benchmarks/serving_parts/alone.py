@@ -1,7 +1,4 @@
-"""The session alone, in a process of its own: `alone.py FOLDER` says the median of its runs when it is asked to.
-
-What other programs do on the machine is looked at beside it, when no server is asked.
-"""
+"""The session alone, in a process of its own: `alone.py FOLDER` says the median of its runs when it is asked to."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from edgeml_core import manifest as manifests
-from edgeml_runtime import engines, quiet
+from edgeml_runtime import engines
 
 INPUTS: Final = "inputs.npz"
 MEASURE_S: Final = 0.5
@@ -30,14 +27,9 @@ class Alone:
 
     process: subprocess.Popen[str]
     medians_ms: list[float] = field(default_factory=list)
-    other_cores: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Look how busy the machine is, then time the session."""
-        before = quiet.counts()
-        time.sleep(MEASURE_S)
-        cores, _ = quiet.others(before, quiet.counts())
-        self.other_cores += [] if cores is None else [cores]
+        """Time the session."""
         self.process.stdin.write("run\n")
         self.medians_ms.append(float(self.process.stdout.readline()))
 

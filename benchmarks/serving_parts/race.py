@@ -67,11 +67,14 @@ def _race(place: Path, served: Served, rivals: Sequence[others.Rival]) -> Iterat
     with ExitStack() as stack:
         entrants = list(_entrants(stack, place, served, rivals))
         session = stack.enter_context(alone.started(served.folder, served.inputs))
+        other_cores: list[float] = []
         for _ in range(ROUNDS):
+            other_cores += table.look()
             session.measure()
             for entrant in entrants:
                 entrant.turn(place)
-    _print(served, session, entrants)
+    print(f"\n{served.name}: session.run {session.p50_ms:.3f} ms; {table.busy(other_cores)}")
+    _print(entrants)
     yield from _rows(served, session, entrants)
 
 
@@ -84,8 +87,7 @@ def _entrants(stack: ExitStack, place: Path, served: Served, rivals: Sequence[ot
         yield Entrant(name=f"{rival.name} {rival.version}", server=server, door=rival.door(served), aim=rival.aim)
 
 
-def _print(served: Served, session: Alone, entrants: Sequence[Entrant]) -> None:
-    print(f"\n{served.name}: session.run {session.p50_ms:.3f} ms; {table.busy(session.other_cores)}")
+def _print(entrants: Sequence[Entrant]) -> None:
     print(f"  {'':24}  p50 ms, 1 connection   requests/s, {IN_FLIGHT} connections   their CPU us   PSS MiB   ready s")
     for it in entrants:
         one = _spread([load.p50_ms for load in it.one], 2)
@@ -104,6 +106,8 @@ def _rows(served: Served, session: Alone, entrants: Sequence[Entrant]) -> Iterat
     for it in entrants[:2]:
         added_ms = statistics.median(load.p50_ms for load in it.one) - session.p50_ms
         yield table.most(f"{served.name}: p50 added by {it.name}", added_ms, ADDED_MOST_MS, " ms")
+    bound = statistics.median(load.per_s for load in ours.many) * session.p50_ms / 1000
+    yield Row(f"{served.name}: throughput against session.run, one after the other", f"{bound:.3g} x")
     for it in entrants:
         if it.aim is not None:
             # Round by round: what else the machine did then fell on both.

@@ -6,11 +6,14 @@ import os
 import platform
 import re
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from edgeml_runtime.quiet import OTHER_CORES_MAX
+from edgeml_runtime import quiet
+
+LOOK_S: Final = 0.5
 
 
 class Row(NamedTuple):
@@ -32,20 +35,30 @@ def most(what: str, found: float, aim: float, unit: str = "") -> Row:
     return Row(what, f"{found:.3g}{unit}", f"<= {aim:g}{unit}", found <= aim)
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[Row], other_cores: Sequence[float]) -> None:
     """Print them, with the machine's name."""
     width = max(len(row.what) for row in rows)
-    print(f"\n{_cpu()}, {os.cpu_count()} cores, shared by servers and clients")
+    print(f"\n{_cpu()}, {os.cpu_count()} cores, shared by servers and clients; {busy(other_cores)}")
     for row in rows:
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]
         print(f"  {row.what:{width}}  {row.figure:>10}  {row.aim:>10}  {verdict}".rstrip())
+
+
+def look() -> list[float]:
+    """How many cores are busy while nothing is measured: a list of one, or none where the system doesn't say."""
+    before = quiet.counts()
+    time.sleep(LOOK_S)
+    cores, _ = quiet.others(before, quiet.counts())
+    return [] if cores is None else [cores]
 
 
 def busy(cores: Sequence[float]) -> str:
     """How many cores other programs kept busy, looked at while no server was asked."""
     if not cores:
         return "this system doesn't say how busy it was"
-    doubt = " (a busy machine: compare within this run only)" if statistics.median(cores) > OTHER_CORES_MAX else ""
+    doubt = (
+        " (a busy machine: compare within this run only)" if statistics.median(cores) > quiet.OTHER_CORES_MAX else ""
+    )
     return f"others kept {statistics.median(cores):.2f} cores busy, {max(cores):.2f} at most{doubt}"
 
 
