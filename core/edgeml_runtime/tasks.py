@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict, TypeV
 import msgspec
 import numpy as np
 
-from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import Classes, Postprocess, TensorOutput, TokenClasses, outputs_named
 from edgeml_runtime.tensors import Array
 
@@ -295,6 +295,7 @@ def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess
 
     Raises:
         UsageError: `input-invalid`, when an output doesn't have one row for each item.
+        DeviceError: `runtime-failed`, when what is to be made an answer of is no number.
     """
     wanted = {name: outputs[name] for name in outputs_named(spec) or outputs}
     for name, array in wanted.items():
@@ -303,6 +304,10 @@ def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess
                 "input-invalid",
                 f"output {name!r} has shape {list(array.shape)} for {len(about)} item(s)",
                 "send one item at a time, with a batch dimension of one",
+            )
+        if array.dtype.kind == "f" and not isinstance(spec, TensorOutput) and np.isnan(array).any():
+            raise DeviceError(
+                "runtime-failed", f"the model's output {name!r} holds what is no number", "try other input"
             )
     return [
         Row(outputs={name: array[index] for name, array in wanted.items()}, about=item)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgeml_agent.serve import body as bodies
-from edgeml_agent.serve import responses
+from edgeml_agent.serve import responses, wire
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models, Served
 from edgeml_agent.serve.worker import Predict
@@ -60,7 +60,7 @@ def routes(models: Models) -> list[Route]:
     ]
 
 
-def _described(name: str, live: Served) -> dict[str, object]:
+def _described(name: str, live: Served) -> wire.ListedModel:
     """One model; the first four fields are the ones that OpenAI's client requires."""
     manifest = live.manifest
     return {
@@ -103,4 +103,5 @@ def _image(_: Model, content: bytes) -> Sequence[Item]:
 
 def _written(model: Model, outputs: Sequence[Answer]) -> bytes:
     manifest = model.manifest
-    return msgspec.json.encode({"model": manifest.name, "version": manifest.version, "outputs": outputs})
+    said: wire.Predicted = {"model": manifest.name, "version": manifest.version, "outputs": list(outputs)}
+    return msgspec.json.encode(said)

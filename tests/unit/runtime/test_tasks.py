@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import Classes, Embedding, Span, TensorOutput, TokenClasses
 from edgeml_runtime import embeddings, spans, tasks
 from edgeml_runtime.tasks import Row, Tokens
@@ -144,6 +144,16 @@ def test_all_outputs_are_an_answer_without_labels():
     """With no output named, each item's answer has its row of every output."""
     (first, _) = tasks.rows({"y": np.arange(6).reshape(2, 3), "z": np.arange(2)}, [None, None], TensorOutput())
     assert tasks.tensors(first, TensorOutput()) == {"outputs": {"y": [0, 1, 2], "z": 0}}
+
+
+def test_what_is_no_number_is_no_answer():
+    """Neither a label nor a null score, but this machine's failure; raw outputs are given as they are."""
+    outputs = {"y": np.array([[1.0, math.nan, 3.0]], np.float32)}
+    with pytest.raises(DeviceError) as caught:
+        tasks.rows(outputs, [None], CLASSES)
+    assert caught.value.code == "runtime-failed"
+    assert len(tasks.rows(outputs, [None], TensorOutput())) == 1
+    assert len(tasks.rows({"y": np.array([[-math.inf, 0.0, 1.0]], np.float32)}, [None], CLASSES)) == 1
 
 
 def test_rows_must_match_items():
