@@ -73,9 +73,15 @@ def require(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
     Raises:
         UsageError: `input-invalid`, naming every input that is missing, unknown or of another type or shape.
     """
+    if len(inputs) == len(specs) and all(_is_as(spec, inputs.get(spec.name)) for spec in specs):
+        return
     if problems := list(_problems(specs, inputs)):
         hint = "the model takes " + ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
         raise UsageError("input-invalid", "; ".join(problems), hint)
+
+
+def _is_as(spec: TensorSpec, array: Array | None) -> bool:
+    return array is not None and array.dtype == spec.dtype and fits(array.shape, spec.shape)
 
 
 def _problems(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Iterator[str]:

@@ -150,6 +150,61 @@ def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
     assert serving(tmp_path, use) == (True, [None] * 4, {"ok": 2})
 
 
+def test_short_requests_behind_a_long_one_are_run_on_the_event_loop_after_it(tmp_path):
+    """Else all that come while there is a queue would go the slow way, and the queue would never end."""
+    go_on = threading.Event()
+
+    async def use(models):
+        blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20)))
+        await asyncio.sleep(0)
+        open_ended = asyncio.create_task(models.run("tiny", _thread))
+        short = [asyncio.create_task(models.run("tiny", _thread, size_bytes=1)) for _ in range(4)]
+        await asyncio.sleep(0)
+        short[3].cancel()
+        go_on.set()
+        await blocking
+        ran = await asyncio.gather(open_ended, *short[:3])
+        return [it == threading.get_ident() for it in ran], models.find("tiny").queue_depth
+
+    assert serving(tmp_path, use) == ([False, True, True, True], 0)
+
+
+def test_short_requests_do_not_wait_for_long_ones_that_come_after_them(tmp_path):
+    """They go to the thread then, in their order."""
+    go_on, order = threading.Event(), []
+
+    async def use(models):
+        blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20)))
+        await asyncio.sleep(0)
+        short = asyncio.create_task(models.run("tiny", lambda _: order.append("short"), size_bytes=1))
+        await asyncio.sleep(0)
+        long = asyncio.create_task(models.run("tiny", lambda _: order.append("long")))
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(blocking, short, long)
+        return order
+
+    assert serving(tmp_path, use) == ["short", "long"]
+
+
+def test_what_waits_to_be_run_at_once_is_answered_before_the_model_is_closed(tmp_path):
+    """By the thread, which has to end anyway."""
+    go_on = threading.Event()
+
+    async def use(models):
+        blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20)))
+        await asyncio.sleep(0)
+        short = asyncio.create_task(models.run("tiny", lambda model: model.manifest.version, size_bytes=1))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(models.deactivate("tiny"))
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(blocking, closing)
+        return await short
+
+    assert serving(tmp_path, use) == "1.0"
+
+
 def test_a_model_that_became_slow_is_no_longer_run_at_once(tmp_path):
     """What a hot board makes of it keeps nobody else waiting; an error there is its request's own."""
 

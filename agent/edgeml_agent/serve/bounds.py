@@ -18,6 +18,8 @@ from edgeml_core.errors import OverloadedError, UsageError
 
 #: Between two pieces of a body.
 PIECE_MAX_S: Final = 10.0
+#: In a request's scope: the whole body came with its head, so nobody waits for it. `connections` knows.
+BODY_IS_HERE: Final = "edgeml.body_is_here"
 #: Bodies of all requests under way together.
 BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
 RETRY_AFTER_S: Final = 1
@@ -42,7 +44,7 @@ class Bounded:
 
         async def bounded() -> Message:
             nonlocal held_bytes, is_whole
-            message = await receive() if is_whole else await _in_time(receive)
+            message = await receive() if is_whole or scope.get(BODY_IS_HERE) else await _in_time(receive)
             size_bytes = len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             held_bytes += size_bytes

@@ -16,6 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from edgeml_agent.serve import bounds
+
 #: Open connections; past it requests are answered 503.
 CONNECTIONS_MAX: Final = 256
 #: From the connection, or the first byte of a later request, to the end of the request's head.
@@ -76,6 +78,7 @@ class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # u
         super().data_received(data)
         has_head = self.cycle is not None and not self.cycle.response_complete
         if has_head:
+            self.cycle.scope[bounds.BODY_IS_HERE] = not self.cycle.more_body
             self._forget()
         elif self._closing is None:
             self._closing = self.loop.call_later(HEAD_MAX_S, self.transport.close)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from edgeml_agent import log
+from edgeml_agent import log, memory
 from edgeml_agent.ports import Rule
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.drift import Watches
@@ -110,6 +109,7 @@ class Models:
         *,
         version: str | None = None,
         deadline_s: float | None = None,
+        size_bytes: int | None = None,
     ) -> T:
         """What `call` makes of the model, in that model's thread. Cancel it, and what hasn't begun is forgotten.
 
@@ -117,6 +117,7 @@ class Models:
             call: reads its version from `model.manifest`: a swap may come between asking and running. A
                 `worker.Predict` may share a run with others.
             deadline_s: on the clock `time.monotonic`.
+            size_bytes: of the request, where its call is one run and what goes with it.
 
         Raises:
             UsageError: `model-unknown`.
@@ -126,7 +127,7 @@ class Models:
         with self._counted(name):
             worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
-            ask = partial(_ask, deadline_s=deadline_s)
+            ask = partial(_ask, deadline_s=deadline_s, size_bytes=size_bytes)
             shadow = self._served[name].shadow
             if shadow is not None and version is None and isinstance(call, Predict | Infer):
                 return await shadow.answer(ask, call, worker)
@@ -317,27 +318,37 @@ class Models:
         noticed = Noticed(partial(self.counts.waited, name), partial(self.counts.wrote, name))
         return Worker(model, self._cores, calibration=calibration, noticed=noticed)
 
-    @contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
-        """Count a request by its outcome, and its time."""
-        started, code = time.perf_counter(), "internal"
-        try:
-            yield
+    def _counted(self, name: str) -> _Counted:
+        # A name that isn't served is no label: clients could make up any number of them.
+        return _Counted(self.counts, lambda: name if name in self._served else "")
+
+
+class _Counted:
+    """Counts a request by its outcome, and its time. A class of its own: it is made with every request."""
+
+    __slots__ = ("_begun_s", "_counts", "_name")
+
+    def __init__(self, counts: RequestCounts, name: Callable[[], str]) -> None:
+        self._counts = counts
+        self._name = name
+        self._begun_s = time.perf_counter()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is None:
             code = "ok"
-        except EdgemlError as error:
+        elif isinstance(error, EdgemlError):
             code = error.code
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = CANCELLED
-            raise
-        finally:
-            # A name that isn't served is no label: clients could make up any number of them.
-            self.counts.add(name if name in self._served else "", code, time.perf_counter() - started)
+        else:
+            code = CANCELLED if issubclass(kind, asyncio.CancelledError | GeneratorExit) else "internal"
+        self._counts.add(self._name(), code, time.perf_counter() - self._begun_s)
 
 
-async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None) -> T:
+async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None, size_bytes: int | None) -> T:
     """The worker's answer, in time."""
-    answer = worker.submit(call, deadline_s)
+    answer = worker.submit(call, deadline_s, size_bytes=size_bytes)
     try:
         async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
             return await answer
@@ -346,7 +357,14 @@ async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float 
 
 
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:
-    """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs.
+    """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs."""
+    opened = _opened(folder, manifest)
+    memory.release()
+    return opened
+
+
+def _opened(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:
+    """The model, warm, and how it runs.
 
     It runs as it was tuned here. Where it can't, it runs as it was exported, and is tuned anew.
     """

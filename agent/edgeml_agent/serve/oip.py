@@ -84,7 +84,8 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         if at_once is not None:
             (answer,) = at_once
         else:
-            answer = await unless_left(request, models.run(name, call, version=version, deadline_s=deadline_s))
+            answering = models.run(name, call, version=version, deadline_s=deadline_s, size_bytes=len(body))
+            answer = await unless_left(request, answering)
         accepted = sent(request.scope, b"accept-encoding") or ""
         return await bodies.aside(len(answer.body), partial(_response, answer, accepted))
 

@@ -50,8 +50,9 @@ def routes(models: Models) -> list[Route]:
         body = await bodies.read(request)
         asked = Predict(parse=lambda model: parse(model, body), write=_written)
         at_once = models.at_once(name, asked, size_bytes=len(body))
-        (answer,) = at_once or (await unless_left(request, models.run(name, asked)),)
-        return responses.json_bytes(answer)
+        if at_once is not None:
+            return responses.json_bytes(at_once[0])
+        return responses.json_bytes(await unless_left(request, models.run(name, asked, size_bytes=len(body))))
 
     return [
         Route("/v1/models/{name}/predict", predict, methods=["POST"]),

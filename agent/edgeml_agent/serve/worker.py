@@ -127,6 +127,8 @@ class Worker:
         #: Requests accepted and not yet answered, and the running mean of the time that one takes.
         self.pending = 0
         self.service_s = calibration.run_s
+        #: The same without what the thread waits for, for the lock of Python's interpreter above all.
+        self._alone_s = calibration.run_s
         #: Runs, and the time spent in them.
         self.ran = Tally()
         self._name = model.manifest.name
@@ -136,7 +138,11 @@ class Worker:
         self._writes = isinstance(model.manifest.preprocess, PromptInput)
         self._noticed = noticed
         self._loop = asyncio.get_running_loop()
+        #: What waits for the thread, and how much the thread has to do with what it has taken. What is short waits for
+        #: the thread to be done with the model, and is then run here: under load, too, the way to the thread is saved.
         self._queue: deque[_Job] = deque()
+        self._given = 0
+        self._short: deque[_Job] = deque()
         self._changed = Condition()
         self._closing = False
         self._closed = asyncio.Event()
@@ -145,11 +151,14 @@ class Worker:
         self._model: Model | None = model
         Thread(target=self._work, name=f"model-{self._name}", daemon=True).start()
 
-    def submit(self, call: Callable[[Model], T], deadline_s: float | None = None) -> asyncio.Future[T]:
+    def submit(
+        self, call: Callable[[Model], T], deadline_s: float | None = None, *, size_bytes: int | None = None
+    ) -> asyncio.Future[T]:
         """Put `call` at the end of the queue. Cancelling what is returned takes it back.
 
         Args:
             deadline_s: on the clock `time.monotonic`; past it the call isn't begun.
+            size_bytes: of the request, where its call is one run and what goes with it.
 
         Raises:
             OverloadedError: the queue is full.
@@ -159,15 +168,16 @@ class Worker:
         job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
-        with self._changed:
-            self._queue.append(job)
-            self._changed.notify()
+        if self._given and size_bytes is not None and self._is_quick(size_bytes):
+            self._short.append(job)
+        else:
+            self._give_short()
+            self._give(job)
         return job.answer
 
     def reserve(self, size_bytes: int) -> bool:
         """Take the cores for `run_at_once`, if a request of that length is for it; whether it is."""
-        is_short = size_bytes <= AT_ONCE_MAX_BYTES and self.service_s <= AT_ONCE_MAX_S and not self._writes
-        return is_short and not self.pending and self._cores.take_free(self._threads)
+        return not self.pending and self._is_quick(size_bytes) and self._cores.take_free(self._threads)
 
     def run_at_once(self, call: Callable[[Model], T]) -> T:
         """Run `call` here, on the event loop. As nothing is pending, the thread leaves the model alone."""
@@ -177,15 +187,48 @@ class Worker:
             return call(self._model)
         finally:
             self._cores.give_back(self._threads)
-            self._count(1, time.perf_counter() - begun_s)
+            took_s = time.perf_counter() - begun_s
+            self._count(1, took_s, took_s)
             self._noticed.waited(0.0)
 
     async def close(self) -> None:
         """Answer what is queued, then free the model."""
+        self._give_short()
         with self._changed:
             self._closing = True
             self._changed.notify()
         await self._closed.wait()
+
+    def _is_quick(self, size_bytes: int = 0) -> bool:
+        return size_bytes <= AT_ONCE_MAX_BYTES and self._alone_s <= AT_ONCE_MAX_S and not self._writes
+
+    def _give(self, job: _Job) -> None:
+        """To the thread."""
+        self._given += 1
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+
+    def _give_short(self) -> None:
+        """What is short doesn't wait for more than was asked before it."""
+        while self._short:
+            self._give(self._short.popleft())
+
+    def _run_short(self) -> None:
+        """Run what is short, now that the thread is done with the model; what can't be run here goes to the thread."""
+        while self._short and not self._given:
+            job = self._short.popleft()
+            if self._is_quick() and self._cores.take_free(self._threads):
+                self.pending -= 1
+                _settle(job, self._result_here(job))
+            else:
+                self._give(job)
+
+    def _result_here(self, job: _Job) -> Any:  # noqa: ANN401 - whatever the call makes
+        try:
+            return self.run_at_once(job.call)
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+            return error
 
     def _require_place(self) -> None:
         """Raise OverloadedError when the queue is full, or its places are kept for others who come back."""
@@ -200,27 +243,34 @@ class Worker:
 
     def _take_back(self, job: _Job, answer: asyncio.Future[Any]) -> None:
         """Forget a job whose answer nobody waits for, if it hasn't begun."""
-        if answer.cancelled():
-            with self._changed:
-                if job in self._queue:
-                    self._queue.remove(job)
-                    self.pending -= 1
+        if not answer.cancelled():
+            return
+        with self._changed:
+            if job in self._queue:
+                self._queue.remove(job)
+                self._given -= 1
+                self.pending -= 1
+        if job in self._short:
+            self._short.remove(job)
+            self.pending -= 1
+        self._run_short()
 
-    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], begun_s: float, took_s: float) -> None:
+    def _finish(
+        self, jobs: Sequence[_Job], results: Sequence[Any], begun_s: float, *, took_s: float, busy_s: float
+    ) -> None:
         """Hand the results of one run out; an exception is one, too."""
         self.pending -= len(jobs)
-        self._count(len(jobs), took_s)
+        self._given -= len(jobs)
+        self._count(len(jobs), took_s, busy_s)
         for job, result in zip(jobs, results, strict=True):
             self._noticed.waited(begun_s - job.asked_s)
-            if job.answer.done():
-                continue
-            if isinstance(result, BaseException):
-                job.answer.set_exception(result)
-            else:
-                job.answer.set_result(result)
+            _settle(job, result)
+        self._run_short()
 
-    def _count(self, jobs: int, took_s: float) -> None:
-        self.service_s += (took_s / jobs - self.service_s) * (_NEWEST_SHARE if self.ran.count else 1)
+    def _count(self, jobs: int, took_s: float, busy_s: float) -> None:
+        share = _NEWEST_SHARE if self.ran.count else 1
+        self.service_s += (took_s / jobs - self.service_s) * share
+        self._alone_s += (busy_s / jobs - self._alone_s) * share
         self.ran.add(took_s)
 
     # What follows runs in the model's thread.
@@ -230,10 +280,10 @@ class Worker:
         assert model is not None  # noqa: S101 - it is given up at the end of this
         while jobs := self._taken():
             with self._cores.borrowed(self._threads):
-                begun_s = time.perf_counter()
+                begun_s, busy_s = time.perf_counter(), time.thread_time()
                 results = _results(model, jobs)
-            took_s = time.perf_counter() - begun_s
-            self._loop.call_soon_threadsafe(self._finish, jobs, results, begun_s, took_s)
+            times = {"took_s": time.perf_counter() - begun_s, "busy_s": time.thread_time() - busy_s}
+            self._loop.call_soon_threadsafe(partial(self._finish, jobs, results, begun_s, **times))
         try:
             model.close()
         finally:
@@ -250,6 +300,16 @@ class Worker:
             while self._queue and len(jobs) < self._share and _can_share(jobs[0], self._queue[0]):
                 jobs.append(self._queue.popleft())
             return jobs
+
+
+def _settle(job: _Job, result: Any) -> None:  # noqa: ANN401 - whatever the call makes
+    """Hand a result to who waits for it; an exception is one, too."""
+    if job.answer.done():
+        return
+    if isinstance(result, BaseException):
+        job.answer.set_exception(result)
+    else:
+        job.answer.set_result(result)
 
 
 def _can_share(one: _Job, other: _Job) -> bool:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from edgeml_agent.serve.access import OPEN_PATHS, Rules
-from edgeml_agent.serve.app import build
+from edgeml_agent.serve.app import build, routes
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.openapi.document import encoded
@@ -37,9 +37,9 @@ def test_it_has_every_route_of_the_application_and_no_other():
     """By path and method; HEAD goes where GET does."""
 
     async def main():
-        return build(Models(), INFO, Rules())
+        return routes(Models(), INFO, Rules())
 
-    served = {(it.path, method.lower()) for it in asyncio.run(main()).routes for method in it.methods - {"HEAD"}}
+    served = {(it.path, method.lower()) for it in asyncio.run(main()) for method in it.methods - {"HEAD"}}
     assert {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods} == served
 
 
