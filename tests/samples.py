@@ -4,7 +4,7 @@ import io
 
 import msgspec
 
-from edgeml_core import bundle, golden, manifest
+from edgeml_core import bundle, golden, manifest, processing
 from edgeml_core.card import Card, Parity
 
 GOLDEN = golden.encode(
@@ -33,8 +33,8 @@ def a_manifest(**changes):
         files=tuple(bundle.describe(path, io.BytesIO(content)) for path, content in sorted(FILES.items())),
         inputs=(tensor,),
         outputs=(msgspec.structs.replace(tensor, name="y"),),
-        preprocess=manifest.TensorInput(),
-        postprocess=manifest.TensorOutput(),
+        preprocess=processing.TensorInput(),
+        postprocess=processing.TensorOutput(),
         golden=manifest.Golden(path="golden.msgpack", cases=1, min_cosine=0.99, max_abs=0.1),
         needs=manifest.Needs(ram_bytes=1_000_000, disk_bytes=1_000_000),
         card=Card(

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import tiny_models as tiny
-from edgeml_core import golden
+from edgeml_core import golden, processing
 from edgeml_core import manifest as manifests
 from edgeml_core.card import Accuracy
 from edgeml_core.manifest import Manifest
@@ -40,7 +40,7 @@ RATE_HZ: Final = 16_000
 PIXELS: Final = 16
 COLORS: Final = ("red", "green", "blue")
 #: How pictures become tensors: the brightest channel is 6.
-PICTURE: Final = manifests.ImageInput(
+PICTURE: Final = processing.ImageInput(
     height=PIXELS,
     width=PIXELS,
     channels=3,
@@ -87,7 +87,7 @@ def mood(path: Path, identity: tuple[str, str, str]) -> Manifest:
         identity,
         "text-classification",
         {"logits": ("ReduceSum", votes)},
-        manifests.Classes(output="logits", labels=("negative", "positive"), activation="softmax"),
+        processing.Classes(output="logits", labels=("negative", "positive"), activation="softmax"),
     )
 
 
@@ -99,7 +99,7 @@ def names(path: Path, identity: tuple[str, str, str]) -> Manifest:
         identity,
         "token-classification",
         {"logits": ("Identity", labels)},
-        manifests.TokenClasses(output="logits", labels=("O", "PERSON", "PLACE")),
+        processing.TokenClasses(output="logits", labels=("O", "PERSON", "PLACE")),
     )
 
 
@@ -111,8 +111,8 @@ def answers(path: Path, identity: tuple[str, str, str]) -> Manifest:
         identity,
         "question-answering",
         {"starts": ("Squeeze", starts), "ends": ("Squeeze", ends)},
-        manifests.Span(start="starts", end="ends", max_tokens=15),
-        preprocess=manifests.QuestionInput(tokenizer="tokenizer.json", max_length=64),
+        processing.Span(start="starts", end="ends", max_tokens=15),
+        preprocess=processing.QuestionInput(tokenizer="tokenizer.json", max_length=64),
     )
 
 
@@ -127,12 +127,12 @@ def meaning(path: Path, identity: tuple[str, str, str]) -> Manifest:
         identity,
         "feature-extraction",
         {"vectors": ("Identity", vectors)},
-        manifests.Embedding(output="vectors", pooling="mean", normalize=True),
+        processing.Embedding(output="vectors", pooling="mean", normalize=True),
     )
 
 
 def writer(
-    path: Path, identity: tuple[str, str, str], *, slowly: bool = False, chat: manifests.ChatTemplate | None = None
+    path: Path, identity: tuple[str, str, str], *, slowly: bool = False, chat: processing.ChatTemplate | None = None
 ) -> Manifest:
     """Goes on with the sentence that it knows, over and over."""
     followers = np.zeros((len(IDS), len(IDS)), np.float32)
@@ -140,14 +140,14 @@ def writer(
     for word, following in zip(said, [*said[1:], said[0]], strict=True):
         if not followers[IDS[word]].any():
             followers[IDS[word], IDS[following]] = 9
-    post = manifests.Generation(output="logits", stop_ids=(IDS["[SEP]"],), past=(), present=())
+    post = processing.Generation(output="logits", stop_ids=(IDS["[SEP]"],), past=(), present=())
     return of_texts(
         path,
         identity,
         "text-generation",
         {"logits": ("Identity", followers)},
         post,
-        preprocess=manifests.PromptInput(tokenizer="tokenizer.json", max_length=512, chat=chat),
+        preprocess=processing.PromptInput(tokenizer="tokenizer.json", max_length=512, chat=chat),
         slow_side=SLOW_SIDE if slowly else 0,
     )
 
@@ -194,7 +194,7 @@ def finder(path: Path, identity: tuple[str, str, str]) -> Manifest:
         inputs=(manifests.TensorSpec(name="pixels", dtype="float32", shape=(-1, *given.shape[1:])),),
         outputs=specs,
         preprocess=PICTURE,
-        postprocess=manifests.Boxes(logits="logits", boxes="boxes", labels=COLORS),
+        postprocess=processing.Boxes(logits="logits", boxes="boxes", labels=COLORS),
     )
     return tiny.write(path, _carded(draft), {"model.onnx": model} | _golden({"pixels": given}, answered))
 
@@ -209,7 +209,7 @@ def noise(path: Path, identity: tuple[str, str, str]) -> Manifest:
         helper.make_node("Mul", ["size", "gain"], ["scaled"]),
         helper.make_node("Add", ["scaled", "middle"], ["scores"]),
     ]
-    sound = manifests.AudioInput(sampling_rate_hz=RATE_HZ, min_samples=400, max_samples=10 * RATE_HZ)
+    sound = processing.AudioInput(sampling_rate_hz=RATE_HZ, min_samples=400, max_samples=10 * RATE_HZ)
     given = np.full((1, 400), 0.5, np.float32)
     return of_floats(path, identity, ("samples", given), nodes, (sound, ("quiet", "loud")))
 
@@ -250,13 +250,13 @@ def of_texts(
     identity: tuple[str, str, str],
     task: manifests.Task,
     heads: Mapping[str, tuple[str, NDArray[np.float32]]],
-    postprocess: manifests.Postprocess,
+    postprocess: processing.Postprocess,
     *,
-    preprocess: manifests.Preprocess | None = None,
+    preprocess: processing.Preprocess | None = None,
     slow_side: int = 0,
 ) -> Manifest:
     """A bundle that looks words up: each output by its operation on the rows of a table."""
-    preprocess = preprocess or manifests.TextInput(tokenizer="tokenizer.json", max_length=64)
+    preprocess = preprocess or processing.TextInput(tokenizer="tokenizer.json", max_length=64)
     ids = np.array([[IDS["[CLS]"], IDS["pump"], IDS["[SEP]"]]], np.int64)
     constants = [tiny.constant("words", np.int64([1])), tiny.constant("columns", np.int64([2]))]
     nodes: list[Any] = []
@@ -294,11 +294,11 @@ def of_floats(
     identity: tuple[str, str, str],
     given: tuple[str, NDArray[np.float32]],
     nodes: list[Any],
-    kinds: tuple[manifests.Preprocess, tuple[str, ...]],
+    kinds: tuple[processing.Preprocess, tuple[str, ...]],
 ) -> Manifest:
     """A bundle that computes `scores` over labels from one tensor of floats."""
     (name, array), (preprocess, labels) = given, kinds
-    is_picture = isinstance(preprocess, manifests.ImageInput)
+    is_picture = isinstance(preprocess, processing.ImageInput)
     shape = (-1, *array.shape[1:]) if is_picture else (-1, -1)
     scores = array.mean(axis=(2, 3)) if is_picture else np.float32([[-16, 16]])
     model = tiny.onnx_model(
@@ -313,7 +313,7 @@ def of_floats(
         inputs=(manifests.TensorSpec(name=name, dtype="float32", shape=shape),),
         outputs=(_spec("scores", scores.shape),),
         preprocess=preprocess,
-        postprocess=manifests.Classes(output="scores", labels=labels, activation="softmax"),
+        postprocess=processing.Classes(output="scores", labels=labels, activation="softmax"),
     )
     return tiny.write(path, _carded(draft), {"model.onnx": model} | _golden({name: array}, {"scores": scores}))
 

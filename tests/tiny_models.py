@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgeml_core import bundle, golden
+from edgeml_core import bundle, golden, processing
 from edgeml_core import manifest as manifests
 from edgeml_core.card import Card, Parity
 from edgeml_core.manifest import Manifest
@@ -75,8 +75,8 @@ def tiny_onnx_bundle(
             task="tensors",
             inputs=(manifests.TensorSpec(name="x", **spec),),
             outputs=(manifests.TensorSpec(name="y", **spec),),
-            preprocess=manifests.TensorInput(),
-            postprocess=manifests.TensorOutput(),
+            preprocess=processing.TensorInput(),
+            postprocess=processing.TensorOutput(),
         ),
         files | {golden.GOLDEN_NAME: golden.encode((case,))},
     )
@@ -100,8 +100,8 @@ def tiny_text_bundle(path: Path, *, name: str = "mood", version: str = "1.0", ta
             task="text-classification",
             inputs=tuple(manifests.TensorSpec(name=key, dtype="int64", shape=(-1, -1)) for key in given),
             outputs=(manifests.TensorSpec(name="logits", dtype="float32", shape=(-1, len(LABELS))),),
-            preprocess=manifests.TextInput(tokenizer="tokenizer.json", max_length=16),
-            postprocess=manifests.Classes(output="logits", labels=LABELS, activation="softmax"),
+            preprocess=processing.TextInput(tokenizer="tokenizer.json", max_length=16),
+            postprocess=processing.Classes(output="logits", labels=LABELS, activation="softmax"),
         ),
         {
             "model.onnx": _counting_model(),
@@ -126,8 +126,8 @@ def drafted(
     task: manifests.Task,
     inputs: tuple[manifests.TensorSpec, ...],
     outputs: tuple[manifests.TensorSpec, ...],
-    preprocess: manifests.Preprocess,
-    postprocess: manifests.Postprocess,
+    preprocess: processing.Preprocess,
+    postprocess: processing.Postprocess,
 ) -> Manifest:
     name, version, target = identity
     return Manifest(

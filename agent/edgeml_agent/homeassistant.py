@@ -16,7 +16,8 @@ import msgspec
 from edgeml_agent.link.request_line import RequestLine
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
-from edgeml_core.manifest import Boxes, Classes, Generation, Manifest, Span, TensorOutput, TokenClasses
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import Boxes, Classes, Generation, Span, TensorOutput, TokenClasses
 
 LOOK_EVERY_S: Final = 1.0
 #: Home Assistant keeps no longer state, and warns of large attributes.

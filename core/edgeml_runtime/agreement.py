@@ -11,16 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml_core.manifest import (
-    Boxes,
-    Classes,
-    Embedding,
-    Generation,
-    Postprocess,
-    Span,
-    TensorOutput,
-    TokenClasses,
-)
+from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
 from edgeml_runtime import detection
 from edgeml_runtime.golden import cosine
 from edgeml_runtime.tasks import Answer

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, MelSpectrum
+from edgeml_core.processing import AudioInput, MelSpectrum
 from edgeml_runtime.tasks import Audio
 from edgeml_runtime.tensors import Array
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ChatTemplate
+from edgeml_core.processing import ChatTemplate
 from edgeml_runtime.tasks import Message
 
 _OUTSIDE: Final = ""

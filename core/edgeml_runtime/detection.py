@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from edgeml_core.errors import RejectedError
-from edgeml_core.manifest import Boxes
+from edgeml_core.processing import Boxes
 from edgeml_runtime.tasks import BoxesAnswer, Found, Picture, Row, labelled, softmax
 from edgeml_runtime.tensors import Array
 

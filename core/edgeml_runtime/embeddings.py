@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeml_core.manifest import Embedding
+from edgeml_core.processing import Embedding
 from edgeml_runtime.tasks import EmbeddingAnswer, Row, said
 from edgeml_runtime.tensors import Array
 

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import Generation, Manifest, PromptInput, TensorSpec
+from edgeml_core.manifest import Manifest, TensorSpec
+from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime import chat
 from edgeml_runtime.spelling import Spelling
 from edgeml_runtime.tasks import (

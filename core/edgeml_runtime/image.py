@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput
+from edgeml_core.processing import ImageInput
 from edgeml_runtime.tensors import Array
 
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "WEBP")

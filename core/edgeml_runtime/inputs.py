@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import AudioInput, ImageInput, Manifest, PromptInput, QuestionInput, Span, TextInput
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TextInput
 from edgeml_runtime import spans, tasks
 from edgeml_runtime.requests import require_bounds
 from edgeml_runtime.tasks import (

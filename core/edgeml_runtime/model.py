@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
-from edgeml_core.manifest import (
-    AudioInput,
-    Manifest,
-    PromptInput,
-    TensorInput,
-    TensorOutput,
-    TextInput,
-    TokenClasses,
-)
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import AudioInput, PromptInput, TensorInput, TensorOutput, TextInput, TokenClasses
 from edgeml_runtime import engines, postprocess, requests, tasks, tensors
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer

@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
-from edgeml_core.manifest import (
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import (
     AudioInput,
     Boxes,
     Classes,
     Embedding,
     ImageInput,
-    Manifest,
     QuestionInput,
     Span,
     TensorInput,

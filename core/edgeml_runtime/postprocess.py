@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from edgeml_core.manifest import Boxes, Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import Boxes, Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses
 from edgeml_runtime import detection, embeddings, spans, tasks
 from edgeml_runtime.tasks import Answer, Row
 

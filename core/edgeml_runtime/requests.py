@@ -17,16 +17,8 @@ import msgspec
 import numpy as np
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import (
-    AudioInput,
-    Boxes,
-    ImageInput,
-    Manifest,
-    PromptInput,
-    QuestionInput,
-    TensorSpec,
-    TextInput,
-)
+from edgeml_core.manifest import Manifest, TensorSpec
+from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import audio, tensors
 from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Passage, Prompt, Question, Tensors, Text
 

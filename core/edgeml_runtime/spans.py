@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from edgeml_core.manifest import Span
+from edgeml_core.processing import Span
 from edgeml_runtime.tasks import Row, SpanAnswer, Tokens, softmax
 from edgeml_runtime.tensors import Array
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.manifest import Classes, Postprocess, TensorOutput, TokenClasses, outputs_named
+from edgeml_core.processing import Classes, Postprocess, TensorOutput, TokenClasses, outputs_named
 from edgeml_runtime.tensors import Array
 
 

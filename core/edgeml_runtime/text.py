@@ -15,7 +15,8 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.manifest import QuestionInput, TensorSpec, TextInput
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime.tasks import Question, Tokens
 from edgeml_runtime.tensors import Array
 

@@ -16,7 +16,8 @@ from edgeml_agent.serve.access import Rules
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.bundle import BundleReader
-from edgeml_core.manifest import ChatTemplate, Manifest
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import ChatTemplate
 
 TIMEOUT_S = 30
 #: A name as a device has it on its network: browsers give less to pages from there than to those of this machine.

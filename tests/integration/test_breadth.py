@@ -22,7 +22,8 @@ from edgeml import inference, pipeline
 from edgeml.check.answers import vector
 from edgeml.export.request import ExportRequest
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Boxes, Format, Generation, Span
+from edgeml_core.manifest import Format
+from edgeml_core.processing import Boxes, Generation, Span
 from edgeml_runtime.golden import cosine
 
 BOTH: tuple[Format, ...] = ("onnx", "tflite")

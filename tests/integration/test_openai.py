@@ -14,7 +14,7 @@ from tests.integration.test_serving import TOKEN, server, unpacked
 
 from edgeml_agent.serve.access import Rules
 from edgeml_agent.serve.worker import QUEUE_MAX
-from edgeml_core.manifest import Embedding
+from edgeml_core.processing import Embedding
 from edgeml_runtime.model import Model
 from edgeml_runtime.unpacked import unpacked as opened
 

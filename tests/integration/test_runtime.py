@@ -17,16 +17,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from edgeml_core.errors import DeviceError, UsageError
-from edgeml_core.manifest import (
-    Classes,
-    Embedding,
-    Golden,
-    ImageInput,
-    RuntimeNeeds,
-    TensorSpec,
-    TextInput,
-    TokenClasses,
-)
+from edgeml_core.manifest import Golden, RuntimeNeeds, TensorSpec
+from edgeml_core.processing import Classes, Embedding, ImageInput, TextInput, TokenClasses
 from edgeml_runtime import embeddings, golden, tasks
 from edgeml_runtime.image import to_tensor
 from edgeml_runtime.model import Model

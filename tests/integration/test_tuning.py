@@ -19,7 +19,7 @@ from edgeml_agent import memory
 from edgeml_agent.prove.prober import ChildProber
 from edgeml_agent.serve.models import Models
 from edgeml_agent.tune import calibration, sweep, tuned
-from edgeml_core import golden
+from edgeml_core import golden, processing
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError
 from edgeml_runtime import engines, ort, tensors
@@ -80,8 +80,8 @@ def _draft():
         task="tensors",
         inputs=(manifests.TensorSpec(name="x", **spec),),
         outputs=(manifests.TensorSpec(name="y", **spec),),
-        preprocess=manifests.TensorInput(),
-        postprocess=manifests.TensorOutput(),
+        preprocess=processing.TensorInput(),
+        postprocess=processing.TensorOutput(),
     )
     return msgspec.structs.replace(draft, needs=manifests.Needs(ram_bytes=8 * MIB, disk_bytes=8 * MIB))
 

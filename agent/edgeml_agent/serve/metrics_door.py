@@ -19,7 +19,7 @@ from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.metrics import Metric
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import QUEUE_MAX
-from edgeml_core.manifest import PromptInput
+from edgeml_core.processing import PromptInput
 
 #: What somebody else counts, as it is now.
 Further = Callable[[], Iterator[Metric]]

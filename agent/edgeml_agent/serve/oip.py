@@ -26,7 +26,8 @@ from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.oip_codec import InferRequest, InferResponse
 from edgeml_agent.serve.worker import Infer
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Classes, Engine, Manifest, TensorInput, TensorSpec, TokenClasses
+from edgeml_core.manifest import Engine, Manifest, TensorSpec
+from edgeml_core.processing import Classes, TensorInput, TokenClasses
 from edgeml_runtime import requests
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import Model

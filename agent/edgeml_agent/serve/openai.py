@@ -25,7 +25,7 @@ from edgeml_agent.serve.openai_errors import FieldError
 from edgeml_agent.serve.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Embedding, TextInput
+from edgeml_core.processing import Embedding, TextInput
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Piece, Prompt, Text, joined
 

@@ -23,7 +23,7 @@ from edgeml_agent.serve.line import CLIENT, Line
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.tune.calibration import Calibration
 from edgeml_core.errors import OverloadedError, TransportError
-from edgeml_core.manifest import PromptInput
+from edgeml_core.processing import PromptInput
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item

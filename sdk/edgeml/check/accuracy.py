@@ -13,7 +13,8 @@ from edgeml.check.answers import vector
 from edgeml.check.data import Label, Row
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.manifest import Boxes, Classes, Embedding, Generation, Manifest, Span, TensorOutput, TokenClasses
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Answer, Text
 from edgeml_runtime.tensors import Array
 

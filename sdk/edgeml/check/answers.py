@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeml_core.manifest import Boxes, Classes, Generation, Manifest, Span, TokenClasses
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import Boxes, Classes, Generation, Span, TokenClasses
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item, Picture, Tokens
 from edgeml_runtime.tensors import Array

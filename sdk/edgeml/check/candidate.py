@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from edgeml.export.source import Built, Signature, Source
-from edgeml_core.manifest import AudioInput, Manifest, Preprocess, TextInput
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import AudioInput, Preprocess, TextInput
 from edgeml_core.profile import Profile
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model

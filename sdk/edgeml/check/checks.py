@@ -22,7 +22,7 @@ from edgeml.export.source import Source
 from edgeml_core.card import Accuracy, Card, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
-from edgeml_core.manifest import QuestionInput, TextInput
+from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime import golden
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model

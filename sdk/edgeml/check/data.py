@@ -17,7 +17,7 @@ import msgspec
 
 from edgeml.export.source import Signature
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import tensors
 from edgeml_runtime.audio import read_wav
 from edgeml_runtime.tasks import Audio, Image, Item, Passage, Question, Tensors, Text

@@ -16,7 +16,7 @@ from PIL import Image as Pictures
 from edgeml.check.data import Rows
 from edgeml.check.sentences import SENTENCES
 from edgeml.export.source import Source
-from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 
 #: Of each data file; parity settles with far fewer.

@@ -6,7 +6,7 @@ from typing import Final
 
 from edgeml.export.source import Built
 from edgeml_core.errors import GateFailed
-from edgeml_core.manifest import TextInput
+from edgeml_core.processing import TextInput
 from edgeml_core.profile import Profile
 
 #: Bytes of RAM for each byte of weights: the weights, the runtime's repacked copy of a part, and activations.

@@ -10,7 +10,8 @@ import numpy as np
 from edgeml.check.answers import vector
 from edgeml_core.card import Parity
 from edgeml_core.errors import GateFailed
-from edgeml_core.manifest import Embedding, Manifest
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import Embedding
 from edgeml_runtime.golden import cosine
 from edgeml_runtime.tasks import Answer
 

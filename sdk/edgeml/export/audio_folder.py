@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeml.export import folder as folders
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, MelSpectrum
+from edgeml_core.processing import AudioInput, MelSpectrum
 from edgeml_runtime.audio import FRAME_SAMPLES, HOP_SAMPLES
 from edgeml_runtime.tensors import Array
 

@@ -17,7 +17,8 @@ from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source, TorchModel
 from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ChatTemplate, Generation, PromptInput, TensorSpec
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import ChatTemplate, Generation, PromptInput
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import opened
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from edgeml.export import folder as folders
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ChatTemplate
+from edgeml_core.processing import ChatTemplate
 from edgeml_runtime import chat
 from edgeml_runtime.tasks import Message
 

@@ -12,7 +12,7 @@ import msgspec
 
 from edgeml.export import folder as folders
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Boxes, ImageInput
+from edgeml_core.processing import Boxes, ImageInput
 
 #: Types of models that score each box over all labels and "no object", and find every object once.
 TYPES: Final = ("detr", "table-transformer", "yolos")

@@ -13,7 +13,8 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import (
+from edgeml_core.manifest import Task
+from edgeml_core.processing import (
     Activation,
     Classes,
     Embedding,
@@ -21,7 +22,6 @@ from edgeml_core.manifest import (
     Postprocess,
     QuestionInput,
     Span,
-    Task,
     TensorOutput,
     TextInput,
     TokenClasses,

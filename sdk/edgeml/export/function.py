@@ -17,16 +17,8 @@ import torch
 from edgeml.export.source import Signature, Source, TorchModel
 from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import (
-    Classes,
-    ImageInput,
-    Postprocess,
-    Preprocess,
-    Task,
-    TensorInput,
-    TensorOutput,
-    TensorSpec,
-)
+from edgeml_core.manifest import Task, TensorSpec
+from edgeml_core.processing import Classes, ImageInput, Postprocess, Preprocess, TensorInput, TensorOutput
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
 

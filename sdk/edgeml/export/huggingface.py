@@ -19,7 +19,8 @@ from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source, TorchModel
 from edgeml.export.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, ImageInput, Postprocess, Task, TensorSpec, TextInput
+from edgeml_core.manifest import Task, TensorSpec
+from edgeml_core.processing import AudioInput, ImageInput, Postprocess, TextInput
 from edgeml_runtime.tasks import Question
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import Encoder

@@ -18,7 +18,8 @@ from edgeml.export import audio_folder
 from edgeml.export import folder as folders
 from edgeml.export.source import Signature, Source
 from edgeml_core.errors import EdgemlError, UsageError
-from edgeml_core.manifest import DTYPES, Postprocess, Preprocess, Task, TensorInput, TensorOutput, TensorSpec
+from edgeml_core.manifest import DTYPES, Task, TensorSpec
+from edgeml_core.processing import Postprocess, Preprocess, TensorInput, TensorOutput
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.ort import OrtSession
 from edgeml_runtime.tensors import Array

@@ -20,7 +20,8 @@ from sklearn.exceptions import NotFittedError
 
 from edgeml.export.source import Signature, Source
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Classes, Postprocess, Task, TensorInput, TensorOutput, TensorSpec
+from edgeml_core.manifest import Task, TensorSpec
+from edgeml_core.processing import Classes, Postprocess, TensorInput, TensorOutput
 from edgeml_runtime.tensors import Array
 
 INPUT: Final = "input"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeml_core.manifest import Format, Postprocess, Preprocess, Task, TensorSpec
+from edgeml_core.manifest import Format, Task, TensorSpec
+from edgeml_core.processing import Postprocess, Preprocess
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array

@@ -19,7 +19,8 @@ import torch
 from edgeml.export import refusal, tflite_forms
 from edgeml.export.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, ImageInput, PromptInput, TensorSpec, TextInput
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, TextInput
 from edgeml_runtime.tensors import Array
 
 MODEL: Final = "model.tflite"

@@ -10,7 +10,7 @@ from edgeml_agent.serve import drift as watching
 from edgeml_agent.serve.drift import BURST_RUNS, RUNS_PER_S, WINDOW_ITEMS, Watch, Watches
 from edgeml_agent.serve.metrics import render
 from edgeml_core.drift import Baseline, Categories, Histogram
-from edgeml_core.manifest import Classes
+from edgeml_core.processing import Classes
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.observed import Run
 from edgeml_runtime.tasks import Tensors

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from edgeml_core import manifest
+from edgeml_core import manifest, processing
 from edgeml_core.errors import RejectedError
 from samples import a_manifest
 
@@ -33,7 +33,7 @@ def outputs(**lengths):
     )
 
 
-BOXES = manifest.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
+BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,18 @@ BOXES = manifest.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
         ({"needs": manifest.Needs(ram_bytes=-1, disk_bytes=0)}, "ram_bytes is negative"),
         ({"golden": manifest.Golden(path="golden.msgpack", cases=0, min_cosine=0.9, max_abs=0.1)}, "golden.cases"),
         ({"outputs": ()}, "outputs are missing"),
-        ({"postprocess": manifest.Embedding(output="z", pooling="mean", normalize=True)}, "output 'z'"),
-        ({"postprocess": manifest.Span(start="z", end="z", max_tokens=5)}, "only one of QuestionInput and Span"),
-        ({"preprocess": manifest.PromptInput(tokenizer="absent", max_length=5)}, "which is not among the files"),
+        ({"postprocess": processing.Embedding(output="z", pooling="mean", normalize=True)}, "output 'z'"),
+        ({"postprocess": processing.Span(start="z", end="z", max_tokens=5)}, "only one of QuestionInput and Span"),
+        ({"preprocess": processing.PromptInput(tokenizer="absent", max_length=5)}, "which is not among the files"),
         (
-            {"postprocess": manifest.Generation(output="z", stop_ids=(), past=("p",), present=())},
+            {"postprocess": processing.Generation(output="z", stop_ids=(), past=("p",), present=())},
             "past inputs and present outputs that don't belong together",
         ),
         (
-            {"preprocess": manifest.AudioInput(sampling_rate_hz=0, min_samples=9, max_samples=8)},
+            {"preprocess": processing.AudioInput(sampling_rate_hz=0, min_samples=9, max_samples=8)},
             "preprocess.max_samples is negative",
         ),
-        ({"preprocess": manifest.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
+        ({"preprocess": processing.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
         ({"postprocess": BOXES}, "boxes are asked of a model that takes no picture"),
         ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
         ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),

@@ -8,7 +8,7 @@ import pytest
 
 import breadth_models as models
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import AudioInput, MelSpectrum
+from edgeml_core.processing import AudioInput, MelSpectrum
 from edgeml_runtime import audio
 from edgeml_runtime.tasks import Audio
 

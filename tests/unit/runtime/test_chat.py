@@ -3,7 +3,7 @@
 import pytest
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ChatTemplate
+from edgeml_core.processing import ChatTemplate
 from edgeml_runtime.chat import rendered
 from edgeml_runtime.tasks import Message
 

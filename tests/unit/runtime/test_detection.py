@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeml_core.errors import RejectedError
-from edgeml_core.manifest import Boxes
+from edgeml_core.processing import Boxes
 from edgeml_runtime.agreement import agree
 from edgeml_runtime.detection import boxes
 from edgeml_runtime.tasks import Picture, Row

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import ImageInput
+from edgeml_core.processing import ImageInput
 from edgeml_runtime.image import to_tensor
 
 

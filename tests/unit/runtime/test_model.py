@@ -12,7 +12,8 @@ from PIL import Image as Pictures
 
 import task_models
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
-from edgeml_core.manifest import Classes, ImageInput, TensorInput, TensorOutput, TensorSpec, TokenClasses
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import Classes, ImageInput, TensorInput, TensorOutput, TokenClasses
 from edgeml_runtime import model as models
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Image, Question, Tensors, Text

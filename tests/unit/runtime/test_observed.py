@@ -9,7 +9,8 @@ from PIL import Image as Pictures
 
 import task_models
 import tiny_models
-from edgeml_core.manifest import Embedding, Span, TensorSpec
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import Embedding, Span
 from edgeml_runtime import observed
 from edgeml_runtime.model import Model
 from edgeml_runtime.observed import ROWS_MAX, Run, observations

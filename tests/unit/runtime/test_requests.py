@@ -8,16 +8,8 @@ import pytest
 
 from breadth_models import wav
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import (
-    AudioInput,
-    Boxes,
-    ImageInput,
-    PromptInput,
-    QuestionInput,
-    TensorInput,
-    TensorSpec,
-    TextInput,
-)
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TensorInput, TextInput
 from edgeml_runtime import requests, tensors
 from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
 from samples import a_manifest

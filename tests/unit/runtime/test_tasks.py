@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.manifest import Classes, Embedding, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import Classes, Embedding, Span, TensorOutput, TokenClasses
 from edgeml_runtime import embeddings, spans, tasks
 from edgeml_runtime.tasks import Row, Tokens
 

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.manifest import QuestionInput, TensorSpec, TextInput
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime.tasks import Question
 from edgeml_runtime.text import WINDOWS_MAX, Encoder
 from tiny_models import tiny_tokenizer

@@ -10,7 +10,7 @@ import samples
 from edgeml.check import accuracy
 from edgeml.check.data import Row
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.manifest import Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Text
 
 

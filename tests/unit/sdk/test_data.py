@@ -13,7 +13,8 @@ from breadth_models import tone, wav
 from edgeml.check import data
 from edgeml.export.source import Signature
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import (
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import (
     AudioInput,
     Boxes,
     ImageInput,
@@ -22,7 +23,6 @@ from edgeml_core.manifest import (
     QuestionInput,
     TensorInput,
     TensorOutput,
-    TensorSpec,
     TextInput,
 )
 from edgeml_runtime.tasks import Audio, Image, Passage, Question, Tensors, Text

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from edgeml.export import audio_folder
 from edgeml.export import folder as folders
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Classes, Embedding, TokenClasses
+from edgeml_core.processing import Classes, Embedding, TokenClasses
 
 
 def write(folder: Path, **files: object) -> Path:

@@ -10,7 +10,8 @@ from edgeml import targets
 from edgeml.check import memory
 from edgeml.export.source import Built, Signature
 from edgeml_core.errors import GateFailed
-from edgeml_core.manifest import Format, TensorInput, TensorOutput
+from edgeml_core.manifest import Format
+from edgeml_core.processing import TensorInput, TensorOutput
 
 SIGNATURE = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
 MB = 1_000_000

@@ -16,7 +16,7 @@ from edgeml.quantize.onnx_mixed import GROUPS_MAX, grouped, worst
 from edgeml.quantize.onnx_nbits import packed
 from edgeml.quantize.onnx_pass import has, run
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import TensorInput, TensorOutput
+from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import RECIPES
 from edgeml_runtime.golden import cosine
 from edgeml_runtime.ort import OrtSession

@@ -8,7 +8,7 @@ import pytest
 import samples
 from edgeml.check import parity
 from edgeml_core.errors import GateFailed
-from edgeml_core.manifest import Classes, Embedding
+from edgeml_core.processing import Classes, Embedding
 
 EMBEDDING = msgspec.structs.replace(
     samples.a_manifest(), postprocess=Embedding(output="y", pooling="mean", normalize=True)

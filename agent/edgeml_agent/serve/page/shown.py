@@ -10,7 +10,8 @@ from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.metrics import CANCELLED
 from edgeml_agent.serve.models import Models, Served
 from edgeml_core import card
-from edgeml_core.manifest import AudioInput, Manifest, PromptInput
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import AudioInput, PromptInput
 
 #: `resting`: it gave its memory up and is loaded when it is asked. `unloaded`: until an operator says otherwise.
 State = Literal["live", "resting", "unloaded"]
