@@ -13,7 +13,8 @@ import numpy as np
 
 from edgeml_core.errors import RejectedError
 from edgeml_core.processing import Boxes
-from edgeml_runtime.tasks import BoxesAnswer, Found, Picture, Row, labelled, softmax
+from edgeml_runtime.labels import labelled, softmax
+from edgeml_runtime.tasks import BoxesAnswer, Found, Picture, Row
 from edgeml_runtime.tensors import Array
 
 #: Two boxes are of one object when what both cover is so much of what either does (intersection over union).

@@ -17,6 +17,7 @@ from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest, TensorSpec
 from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime import chat
+from edgeml_runtime.labels import softmax
 from edgeml_runtime.spelling import Spelling
 from edgeml_runtime.tasks import (
     Chat,
@@ -27,7 +28,6 @@ from edgeml_runtime.tasks import (
     Passage,
     Piece,
     Prompt,
-    softmax,
 )
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.text import opened

@@ -29,7 +29,7 @@ from edgeml_core.processing import (
     TextInput,
     TokenClasses,
 )
-from edgeml_runtime import detection, embeddings, spans, tasks
+from edgeml_runtime import detection, embeddings, labels, spans, tasks
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.tasks import About, Audio, Item, Picture, Row, Tokens
 from edgeml_runtime.tensors import Array
@@ -171,7 +171,7 @@ def _two_highest(scores: Array) -> tuple[int, int]:
 
 
 def _token_classes(row: Row, spec: TokenClasses) -> Observation:
-    scores = [entry["score"] for entry in tasks.token_classes(row, spec)["tokens"]]
+    scores = [entry["score"] for entry in labels.token_classes(row, spec)["tokens"]]
     return {"score": sum(scores) / len(scores)} if scores else {}
 
 
@@ -215,7 +215,7 @@ def _mean(array: Array) -> float:
     return float(array.mean(dtype=np.float32)) if array.size else math.nan
 
 
-_SCORES: Final[dict[str, Callable[[Array], Array]]] = {"softmax": tasks.softmax, "sigmoid": tasks.sigmoid}
+_SCORES: Final[dict[str, Callable[[Array], Array]]] = {"softmax": labels.softmax, "sigmoid": labels.sigmoid}
 
 _INPUTS: Final[dict[type, Callable[[_Given, Any], Observation]]] = {
     TextInput: _text,

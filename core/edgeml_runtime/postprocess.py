@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from edgeml_core.processing import Boxes, Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses
-from edgeml_runtime import detection, embeddings, spans, tasks
+from edgeml_runtime import detection, embeddings, labels, spans, tasks
 from edgeml_runtime.tasks import Answer, Row
 
 TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
-    Classes: tasks.classes,
-    TokenClasses: tasks.token_classes,
+    Classes: labels.classes,
+    TokenClasses: labels.token_classes,
     Boxes: detection.boxes,
     Span: spans.span,
     Embedding: embeddings.embedding,

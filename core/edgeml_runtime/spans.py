@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 
 from edgeml_core.processing import Span
-from edgeml_runtime.tasks import Row, SpanAnswer, Tokens, softmax
+from edgeml_runtime.labels import softmax
+from edgeml_runtime.tasks import Row, SpanAnswer, Tokens
 from edgeml_runtime.tensors import Array
 
 #: So many of the likeliest spans of tokens are made into whole words; spans of the same words add up.

@@ -7,13 +7,13 @@ their own; `postprocess` has the table of all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
 
-from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.processing import Classes, Postprocess, TensorOutput, TokenClasses, outputs_named
+from edgeml_core.errors import DeviceError, UsageError
+from edgeml_core.processing import Postprocess, TensorOutput, outputs_named
 from edgeml_runtime.tensors import Array
 
 
@@ -315,60 +315,6 @@ def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess
     ]
 
 
-def softmax(logits: Array) -> Array:
-    """Probabilities over the last axis, in float32."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def sigmoid(logits: Array) -> Array:
-    """Each logit's own probability, in float32; computed so that nothing overflows."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float32))))
-
-
-def _identity(logits: Array) -> Array:
-    return logits
-
-
-_ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
-    "softmax": softmax,
-    "sigmoid": sigmoid,
-    "none": _identity,
-}
-
-
-def classes(row: Row, spec: Classes) -> ClassesAnswer:
-    """The scores over the labels, the highest first."""
-    scores = _ACTIVATIONS[spec.activation](labelled(row.outputs[spec.output], len(spec.labels), dimensions=1))
-    order = np.argsort(-scores, kind="stable")
-    answer: ClassesAnswer = {
-        "labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]
-    }
-    return said(answer, row)
-
-
-def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
-    """The surest label of each token that stands for text."""
-    tokens = row.tokens or Tokens(texts=(), spans=(), special=())
-    scores = softmax(labelled(row.outputs[spec.output], len(spec.labels), dimensions=2))
-    answer: TokensAnswer = {
-        "tokens": [
-            {
-                "token": text,
-                "start": start,
-                "end": end,
-                "label": spec.labels[int(score.argmax())],
-                "score": float(score.max()),
-            }
-            for text, (start, end), special, score in zip(
-                tokens.texts, tokens.spans, tokens.special, scores, strict=False
-            )
-            if not special
-        ]
-    }
-    return said(answer, row)
-
-
 def joined(pieces: Iterable[Piece]) -> TextAnswer:
     """The whole of an answer that was made piece by piece."""
     made = list(pieces)
@@ -391,14 +337,3 @@ def said(answer: Cuttable, row: Row) -> Cuttable:
     if cut := truncated(row.about):
         answer["truncated"] = cut
     return answer
-
-
-def labelled(logits: Array, labels: int, *, dimensions: int) -> Array:
-    """Logits that have one number for each label.
-
-    Raises:
-        RejectedError: `bundle-format`, when they don't.
-    """
-    if logits.ndim != dimensions or logits.shape[-1] != labels:
-        raise RejectedError("bundle-format", f"the model's scores have shape {list(logits.shape)} for {labels} labels")
-    return logits

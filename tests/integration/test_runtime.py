@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_image
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.manifest import Golden, RuntimeNeeds, TensorSpec
 from edgeml_core.processing import Classes, Embedding, ImageInput, TextInput, TokenClasses
-from edgeml_runtime import embeddings, golden, tasks
+from edgeml_runtime import embeddings, golden, labels, tasks
 from edgeml_runtime.image import to_tensor
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Row, Text
@@ -209,7 +209,7 @@ def test_labels_are_those_of_the_pipeline(bert_tokenizer):
     pipeline = transformers.pipeline("text-classification", model=model, tokenizer=bert_tokenizer, top_k=None)
     spec = Classes(output="logits", labels=LABELS, activation="softmax")
     for text in sentences()[:20]:
-        found = tasks.classes(logits_of(model, text), spec)["labels"]
+        found = labels.classes(logits_of(model, text), spec)["labels"]
         (expected,) = pipeline([text])
         assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
         assert [e["score"] for e in found] == pytest.approx([e["score"] for e in expected], abs=1e-6)
@@ -223,7 +223,7 @@ def test_token_labels_are_those_of_the_pipeline(bert_tokenizer):
     )
     spec = TokenClasses(output="logits", labels=LABELS)
     for text in sentences()[:20]:
-        found = tasks.token_classes(logits_of(model, text), spec)["tokens"]
+        found = labels.token_classes(logits_of(model, text), spec)["tokens"]
         expected = [(e["word"], e["start"], e["end"], e["entity"]) for e in pipeline(text)]
         assert [(e["token"], e["start"], e["end"], e["label"]) for e in found] == expected
         assert [e["score"] for e in found] == pytest.approx([float(e["score"]) for e in pipeline(text)], abs=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.processing import Classes, Embedding, Span, TensorOutput, TokenClasses
-from edgeml_runtime import embeddings, spans, tasks
+from edgeml_runtime import embeddings, labels, spans, tasks
 from edgeml_runtime.tasks import Row, Tokens
 
 CLASSES = Classes(output="y", labels=("a", "b", "c"), activation="softmax")
@@ -24,15 +24,15 @@ def row(values, tokens=None):
 
 def scores(values, activation):
     spec = Classes(output="y", labels=("a", "b", "c"), activation=activation)
-    return {entry["label"]: entry["score"] for entry in tasks.classes(row(values), spec)["labels"]}
+    return {entry["label"]: entry["score"] for entry in labels.classes(row(values), spec)["labels"]}
 
 
 def test_classes_come_surest_first():
     """The labels are in order of their scores, which add up to one."""
-    labels = tasks.classes(row([1.0, 3.0, 2.0]), CLASSES)["labels"]
-    assert [entry["label"] for entry in labels] == ["b", "c", "a"]
-    assert sum(entry["score"] for entry in labels) == pytest.approx(1.0)
-    assert labels[0]["score"] == pytest.approx(math.exp(3) / (math.exp(1) + math.exp(2) + math.exp(3)))
+    found = labels.classes(row([1.0, 3.0, 2.0]), CLASSES)["labels"]
+    assert [entry["label"] for entry in found] == ["b", "c", "a"]
+    assert sum(entry["score"] for entry in found) == pytest.approx(1.0)
+    assert found[0]["score"] == pytest.approx(math.exp(3) / (math.exp(1) + math.exp(2) + math.exp(3)))
 
 
 def test_sigmoid_scores_stand_alone():
@@ -58,14 +58,14 @@ def test_great_logits_dont_overflow(activation):
 def test_scores_must_fit_the_labels(values):
     """A model that gives another number of scores than there are labels is a malformed bundle."""
     with pytest.raises(RejectedError, match="3 labels"):
-        tasks.classes(row(values), CLASSES)
+        labels.classes(row(values), CLASSES)
 
 
 def test_tokens_without_the_special_ones():
     """Each token that stands for text has its surest label and its place; padding behind is left out."""
     spec = TokenClasses(output="y", labels=("O", "PLACE"))
     logits = [[9.0, 0.0], [0.0, 2.0], [1.0, 3.0], [9.0, 0.0], [9.0, 0.0]]
-    found = tasks.token_classes(row(logits, TOKENS), spec)["tokens"]
+    found = labels.token_classes(row(logits, TOKENS), spec)["tokens"]
     assert [(t["token"], t["start"], t["end"], t["label"]) for t in found] == [
         ("new", 0, 3, "PLACE"),
         ("york", 4, 8, "PLACE"),
