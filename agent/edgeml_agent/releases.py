@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from edgeml_agent import durable
+from edgeml_agent.tune import tuned
 from edgeml_core import chunks
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError, RejectedError
@@ -179,7 +180,11 @@ class Releases:
         if whole.is_dir():
             return Partial(whole, release)
         partial = self._partial(release.digest)
-        self._require_room(release, partial)
+        try:
+            self._require_room(release, partial)
+        except DeviceError:
+            self._forget_tuned()
+            self._require_room(release, partial)
         with _translated():
             for entry in release.manifest.files:
                 path = partial / entry.path
@@ -230,6 +235,11 @@ class Releases:
 
     def _partial(self, digest: str) -> Path:
         return self._folder / f"{digest[:NAME_CHARS]}{PARTIAL_SUFFIX}"
+
+    def _forget_tuned(self) -> None:
+        """What the device made of releases for itself goes before an update fails: it can be made again."""
+        for whole in self._folder.iterdir():
+            tuned.discard(whole)
 
     def _require_room(self, release: Release, partial: Path) -> None:
         manifest = release.manifest

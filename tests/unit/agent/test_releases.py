@@ -5,6 +5,7 @@ import io
 import pytest
 
 from edgeml_agent.releases import PARTIAL_SUFFIX, Partial, Release, Releases
+from edgeml_agent.tune import tuned
 from edgeml_core import bundle, chunks
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError, RejectedError
@@ -149,6 +150,20 @@ def test_no_room_is_said_before_the_first_byte(tmp_path):
     assert caught.value.code == "disk-full"
     assert not list(releases.folder(old.digest).parent.glob(f"*{PARTIAL_SUFFIX}"))
     assert isinstance(releases.begin(new, keep=[]), Partial)
+
+
+def test_what_was_tuned_makes_room_for_an_update(tmp_path):
+    """It is made again; an update that finds no room is not."""
+    releases = Releases(tmp_path, max_bytes=800_000)
+    needs = manifests.Needs(ram_bytes=0, disk_bytes=0)
+    old = a_release(needs=needs)
+    new = a_release(FILES | {"model.weights": bytes(300_000)}, version="2.0", needs=needs)
+    made = whole(releases, old) / tuned.FOLDER_NAME
+    made.mkdir()
+    (made / "model.prepared").write_bytes(bytes(range(256)) * 2000)
+    assert isinstance(releases.begin(new, keep=[old.digest]), Partial)
+    assert not made.exists()
+    assert releases.read(old.digest) == old
 
 
 def test_a_release_larger_than_the_disk_is_refused(releases):
