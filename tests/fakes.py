@@ -242,6 +242,8 @@ class MemoryProber:
         self.refusal: DeviceError | None = None
         self.probed: list[str] = []
         self.tuned: list[str] = []
+        self.tunes_go = asyncio.Event()
+        self.tunes_go.set()
         self.answers_go = asyncio.Event()
         self.answers_go.set()
 
@@ -263,7 +265,7 @@ class MemoryProber:
 
     async def tune(self, folder: Path, manifest: Manifest) -> Tuned:
         """Find the same for every release, unless its version is in `failures`."""
-        await asyncio.sleep(0)
+        await self.tunes_go.wait()
         if manifest.version in self.failures:
             raise self.failures[manifest.version]
         self.tuned.append(manifest.version)

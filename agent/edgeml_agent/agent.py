@@ -247,15 +247,16 @@ class Agent:
         folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
         if digest in self._tuned or await asyncio.to_thread(tuned.read, folder, release.manifest) is not None:
             return
-        self._tuned.add(digest)
         try:
             found = await self._ports.prober.tune(folder, release.manifest)
             async with self._swapping:
                 if self.serving.get(name) == digest:
-                    await self._ports.server.reload(name)
+                    await finished(self._ports.server.reload(name))
         except EdgemlError as error:
+            self._tuned.add(digest)
             log.failure("not tuned", error, model=name)
         else:
+            self._tuned.add(digest)
             self._telling.tuned(self._ports.store.record(name), found)
 
     def _open(self, release: Release) -> tuple[Partial, list[str], Bases]:

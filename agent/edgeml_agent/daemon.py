@@ -74,6 +74,7 @@ class Daemon:
         self._telling = telling
         self._clock = clock
         self._tunes = tunes
+        self._tuning: asyncio.Task[None] | None = None
         self._lock_path = folder / locks.UPDATE
         self._one_at_a_time = asyncio.Lock()
         self._updates: dict[str, tuple[str, asyncio.Task[None]]] = {}
@@ -211,6 +212,8 @@ class Daemon:
             await asyncio.wait([before])
         delays = islice(backoff.delays(RETRY_FIRST_S, RETRY_MAX_S), ATTEMPTS_MAX - 1)
         while True:
+            if self._tuning is not None:
+                self._tuning.cancel()
             try:
                 async with self._one_at_a_time:
                     with await self._undisturbed():
@@ -238,12 +241,13 @@ class Daemon:
         return lock
 
     async def _tune(self) -> None:
-        """See how what serves runs best here, when no update is under way."""
+        """See how what serves runs best here, when no update is under way; one that comes doesn't wait for it."""
         while self._tunes:
             await self._clock.sleep(TUNE_LOOK_EVERY_S)
             for name in list(self._agent.serving):
-                async with self._one_at_a_time:
-                    await self._agent.tune(name)
+                if not self._one_at_a_time.locked():
+                    self._tuning = asyncio.create_task(self._agent.tune(name))
+                    await _ended(self._tuning)
 
     async def _follow_store(self) -> None:
         """Serve what another process, such as `edgeml-agent rollback`, has put into the store."""
@@ -258,6 +262,16 @@ class Daemon:
                     await self._agent.serve(name)
             except DeviceError as error:
                 log.failure("store not followed", error)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a task that others may cancel; it ends with whoever waits."""
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+    if not task.cancelled() and isinstance(error := task.exception(), Exception):
+        log.defect("not tuned", error)
 
 
 def _aim(wish: Deployment) -> str:

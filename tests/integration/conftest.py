@@ -14,6 +14,12 @@ from edgeml.proof import root
 from edgeml.proof.prepare import prepare
 
 
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents leave releases as they were exported: a sweep beside each of them would slow all others."""
+    monkeypatch.setenv("EDGEML_SERVE_TUNE", "false")
+
+
 @pytest.fixture(scope="session")
 def emulation_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the Pis' root was made, as `edgeml target prepare rpi4` makes it."""

@@ -64,7 +64,7 @@ CASES = [
     Case(family="deberta-v2", task="text-classification", build=SHORT, formats=("tflite",)),
     *(Case(family=it, task="image-classification") for it in ("vit", "resnet", "mobilenet-v2", "convnext")),
     Case(family="yolos", task="object-detection", formats=("tflite",)),  # test_detection.py has it in ONNX
-    Case(family="detr", task="object-detection"),
+    Case(family="detr", task="object-detection", formats=ONNX),
     *(Case(family=it, task="audio-classification") for it in ("wav2vec2", "ast")),
     *(Case(family=it, task="tensors", build=models.function) for it in ("lstm", "cnn-1d", "mlp")),
     Case(family="program", task="tensors", build=models.program),

@@ -148,7 +148,6 @@ def test_a_device_serves_the_new_version_once_it_has_agreed_and_not_before(tmp_p
     """The whole way, over a real broker: 1.1 agrees and takes 1.0's place, 1.2 doesn't and is rolled back."""
     monkeypatch.setenv("EDGEML_SERVE_SHADOW", "true")
     monkeypatch.setenv("EDGEML_SHADOW_REQUESTS", "10")
-    monkeypatch.setenv("EDGEML_SERVE_TUNE", "false")
     with site(tmp_path) as place:
         place.publish("1.0", scale=2.0)
         place.deploy("1.0")

@@ -168,8 +168,9 @@ def test_what_does_not_answer_rightly_is_not_kept(tmp_path):
     assert tuned.read(tmp_path / "tiny", manifest) is None
 
 
-def test_a_device_tunes_what_it_was_given_and_says_so(tmp_path):
+def test_a_device_tunes_what_it_was_given_and_says_so(tmp_path, monkeypatch):
     """In the background after an update; over MQTT, and on the device itself."""
+    monkeypatch.setenv("EDGEML_SERVE_TUNE", "true")
     with site(tmp_path) as place:
         place.publish("1.0", scale=2.0)
         place.deploy("1.0")

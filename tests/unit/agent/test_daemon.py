@@ -443,6 +443,20 @@ def test_what_serves_is_tuned_once_and_loaded_anew(bench):
     assert (bench.prober.tuned, bench.server.reloaded) == (["1.0"], [NAME])
 
 
+def test_an_update_does_not_wait_for_what_is_being_tuned(bench):
+    """It is left, and the new version is tuned in its turn."""
+    bench.tunes = True
+    bench.prober.tunes_go.clear()
+    wish(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    wish(bench, "1.1")
+    live(bench, until=serves(bench, "1.1"))
+    assert bench.prober.tuned == []
+    bench.prober.tunes_go.set()
+    live(bench, until=lambda: bench.prober.tuned)
+    assert bench.prober.tuned == ["1.1"]
+
+
 def test_what_cannot_be_tuned_goes_on_as_it_is(bench):
     """It isn't tried again in the same run; the next version is."""
     bench.tunes = True
