@@ -242,6 +242,7 @@ class MemoryProber:
         self.refusal: DeviceError | None = None
         self.probed: list[str] = []
         self.tuned: list[str] = []
+        self.untunable: set[str] = set()
         self.tunes_go = asyncio.Event()
         self.tunes_go.set()
         self.answers_go = asyncio.Event()
@@ -264,11 +265,11 @@ class MemoryProber:
         return Probed(min_cosine=1.0, max_abs=0.0, first_ms=1.0, median_ms=1.0, peak_rss_bytes=1)
 
     async def tune(self, folder: Path, manifest: Manifest) -> Tuned:
-        """Find the same for every release, unless its version is in `failures`."""
+        """Find the same for every release, unless its version is in `untunable`."""
         await self.tunes_go.wait()
-        if manifest.version in self.failures:
-            raise self.failures[manifest.version]
         self.tuned.append(manifest.version)
+        if manifest.version in self.untunable:
+            raise DeviceError("probe-crashed", "was ended by SIGKILL")
         return TUNED
 
     async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
