@@ -218,7 +218,7 @@ class Worker:
         """Run what is short, now that the thread is done with the model; what can't be run here goes to the thread."""
         while self._short and not self._given:
             job = self._short.popleft()
-            if self._is_quick() and self._cores.take_free(self._threads):
+            if self._is_quick() and not _is_late(job) and self._cores.take_free(self._threads):
                 self.pending -= 1
                 _settle(job, self._result_here(job))
             else:
