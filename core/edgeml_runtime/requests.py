@@ -169,6 +169,8 @@ def require_bounds(item: Item) -> None:
         UsageError: `input-invalid`, when a text, a recording or an image file is too long, or a recording too loud.
     """
     match item:
+        case Tensors():  # `from_nested` has bounded them
+            return
         case Text(text=text) | Prompt(prompt=text) | Passage(text=text):
             _require_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
         case Question(question=question, context=context):
@@ -184,8 +186,6 @@ def require_bounds(item: Item) -> None:
             if not np.all(np.abs(samples) <= SAMPLE_MAX):  # nor is what isn't a number
                 hint = "send numbers between -1 and 1"
                 raise UsageError("input-invalid", "a sample of the sound is no loudness that could be", hint)
-        case _:  # `from_nested` has bounded tensors
-            return
 
 
 def _require_at_most(most: int, count: int, what: str, unit: str) -> None:

@@ -13,7 +13,7 @@ import time
 import httpx
 import pytest
 
-from edgeml_agent.serve import bounds, connections
+from edgeml_agent.serve import bounds, prompt
 from edgeml_agent.serve.server import inherited, listen
 from edgeml_agent.supervisor import Supervisor
 from edgeml_core.errors import UsageError
@@ -146,7 +146,7 @@ def test_without_a_supervisor_nothing_is_told():
 
 def test_a_connection_that_does_not_come_to_the_point_is_closed(tmp_path, monkeypatch):
     """Nothing said, half a head, half of a later head: closed in time; who asks is answered meanwhile."""
-    monkeypatch.setattr(connections, "HEAD_MAX_S", 0.3)
+    monkeypatch.setattr(prompt, "HEAD_MAX_S", 0.3)
 
     async def main():
         async with server() as (models, client):

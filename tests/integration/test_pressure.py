@@ -133,21 +133,22 @@ def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
     go_on = threading.Event()
 
     async def use(models):
-        here, small = threading.get_ident(), AT_ONCE_MAX_BYTES
-        ran = models.at_once("tiny", _thread, size_bytes=small)
+        small = AT_ONCE_MAX_BYTES
+        with models.turn("tiny", size_bytes=small) as model:
+            ran = model.manifest.version
         others = [
-            models.at_once("tiny", _thread, size_bytes=small + 1),
-            models.at_once("tiny", _thread, size_bytes=small, version="9.9"),
-            models.at_once("other", _thread, size_bytes=small),
+            models.turn("tiny", size_bytes=small + 1),
+            models.turn("tiny", "9.9", size_bytes=small),
+            models.turn("other", size_bytes=small),
         ]
         blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20)))
         await asyncio.sleep(0)
-        others.append(models.at_once("tiny", _thread, size_bytes=small))
+        others.append(models.turn("tiny", size_bytes=small))
         go_on.set()
         await blocking
-        return ran == (here,), others, dict(_outcomes(models))
+        return ran, others, dict(_outcomes(models))
 
-    assert serving(tmp_path, use) == (True, [None] * 4, {"ok": 2})
+    assert serving(tmp_path, use) == ("1.0", [None] * 4, {"ok": 2})
 
 
 def test_short_requests_behind_a_long_one_are_run_on_the_event_loop_after_it(tmp_path):
@@ -209,11 +210,19 @@ def test_a_model_that_became_slow_is_no_longer_run_at_once(tmp_path):
     """What a hot board makes of it keeps nobody else waiting; an error there is its request's own."""
 
     async def use(models):
-        with pytest.raises(UsageError, match="no input"):
-            models.at_once("tiny", lambda model: model.infer({"z": np.zeros(1)}), size_bytes=1)
-        return [models.at_once("tiny", lambda _: time.sleep(0.05), size_bytes=1) for _ in range(2)]
+        with pytest.raises(UsageError, match="no input"), models.turn("tiny", size_bytes=1) as model:
+            model.infer({"z": np.zeros(1)})
+        with models.turn("tiny", size_bytes=1):
+            _compute(0.05)
+        return models.turn("tiny", size_bytes=1), dict(_outcomes(models))
 
-    assert serving(tmp_path, use) == [(None,), None]
+    assert serving(tmp_path, use) == (None, {"input-invalid": 1, "ok": 1})
+
+
+def _compute(seconds):
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
 
 
 def _thread(_):

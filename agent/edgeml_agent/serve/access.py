@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeml_agent.serve import page, responses
-from edgeml_agent.serve.header import sent
+from edgeml_agent.serve.asgi import Application, headers
 from edgeml_core.errors import EdgemlError, UsageError
 
 TOKEN_MIN_CHARS: Final = 16
@@ -38,7 +39,8 @@ class Rules:
 
     def refusal(self, scope: Scope) -> EdgemlError | None:
         """Why a request isn't let in; None when it is."""
-        host, origin = sent(scope, b"host") or "", sent(scope, b"origin")
+        sent = headers(scope)
+        host, origin = sent.get(b"host", ""), sent.get(b"origin")
         if self.local_only and not _names_local(host):
             hint = "use http://localhost or 127.0.0.1, or listen on another address with a token"
             return UsageError("origin-refused", "this server answers to names of this machine only", hint)
@@ -50,7 +52,7 @@ class Rules:
         return None
 
     def _shown(self, scope: Scope) -> bool:
-        scheme, _, token = (sent(scope, b"authorization") or "").partition(" ")
+        scheme, _, token = headers(scope).get(b"authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), (self.token or "").encode())
 
 
@@ -106,13 +108,17 @@ def _read_token(path: Path) -> str:
 class Access:
     """ASGI middleware that lets a request pass by `Rules`, before a byte of its body is read."""
 
-    def __init__(self, app: ASGIApp, allowed: Rules) -> None:
+    def __init__(self, app: Application, allowed: Rules) -> None:
         self._app = app
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or refuse it."""
-        app = self._app
+        app: ASGIApp = self._app
         if refusal := self._allowed.refusal(scope):
             app = responses.error(scope["path"], refusal)
         await app(scope, receive, send)
+
+    def at_once(self, scope: Scope, body: bytes) -> Response | None:
+        """See `Application`."""
+        return None if self._allowed.refusal(scope) else self._app.at_once(scope, body)

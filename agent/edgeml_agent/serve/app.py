@@ -10,10 +10,10 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from edgeml_agent.serve import health, metrics_door, oip, openai, openapi, page, predict, responses
 from edgeml_agent.serve.access import Access, Rules
+from edgeml_agent.serve.asgi import Application
 from edgeml_agent.serve.bounds import Bounded, UntilReady
 from edgeml_agent.serve.doors import Doors
 from edgeml_agent.serve.health import ServerInfo
@@ -23,7 +23,7 @@ from edgeml_agent.serve.models import Models
 __all__ = ["ServerInfo", "build", "routes"]
 
 
-def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lambda: iter(())) -> ASGIApp:
+def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lambda: iter(())) -> Application:
     """The application: who may enter, when, with how much; then the doors.
 
     Args:

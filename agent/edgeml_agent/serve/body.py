@@ -11,8 +11,9 @@ from functools import partial
 from typing import Final, TypeVar
 
 from starlette.requests import Request
+from starlette.types import Scope
 
-from edgeml_agent.serve.header import sent
+from edgeml_agent.serve.asgi import headers
 from edgeml_core.errors import UsageError
 
 BODY_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -32,10 +33,10 @@ async def read(request: Request) -> bytes:
         UsageError: `body-too-large`, also when it is so once it is unpacked; `content-unsupported` when it is packed
             in another way than gzip or deflate; `input-invalid` when it breaks off.
     """
-    encoding = (sent(request.scope, b"content-encoding") or "identity").strip().lower()
+    encoding = headers(request.scope).get(b"content-encoding", "identity").strip().lower()
     if encoding not in _WBITS:
         raise UsageError("content-unsupported", f"bodies packed as {encoding!r} are not read", "send gzip or deflate")
-    declared = sent(request.scope, b"content-length") or ""
+    declared = headers(request.scope).get(b"content-length", "")
     if declared.isdecimal() and int(declared) > BODY_MAX_BYTES:
         raise _too_large()
     body = await _whole(request)
@@ -80,9 +81,9 @@ def _unpacked(body: bytes, wbits: int) -> bytes:
     return found
 
 
-def content_type(request: Request) -> str:
+def content_type(scope: Scope) -> str:
     """The media type without parameters, in lower case; empty when none was sent."""
-    return (sent(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
+    return headers(scope).get(b"content-type", "").partition(";")[0].strip().lower()
 
 
 def form_field(body: bytes, type_header: str, name: str) -> bytes:

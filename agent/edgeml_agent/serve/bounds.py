@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from edgeml_agent.serve import line, page
 from edgeml_agent.serve.access import OPEN_PATHS
+from edgeml_agent.serve.asgi import Application
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_core.errors import OverloadedError, UsageError
 
@@ -33,7 +35,7 @@ AT_ONCE: Final = OPEN_PATHS | {page.MODELS}
 class Bounded:
     """ASGI middleware that bounds what bodies take: memory by all requests together, time by each."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Application) -> None:
         self._app = app
         self._held_bytes = 0
 
@@ -59,11 +61,15 @@ class Bounded:
         finally:
             self._held_bytes -= held_bytes
 
+    def at_once(self, scope: Scope, body: bytes) -> Response | None:
+        """See `Application`; what is answered at once is held for no time."""
+        return self._app.at_once(scope, body)
+
 
 class UntilReady:
     """ASGI middleware: while the models of the last run are being loaded, requests wait instead of finding none."""
 
-    def __init__(self, app: ASGIApp, info: ServerInfo) -> None:
+    def __init__(self, app: Application, info: ServerInfo) -> None:
         self._app = app
         self._info = info
 
@@ -75,6 +81,10 @@ class UntilReady:
                     while not self._info.ready():  # noqa: ASYNC110 - once in a run, for as long as models load
                         await asyncio.sleep(_LOOK_EVERY_S)
         await self._app(scope, receive, send)
+
+    def at_once(self, scope: Scope, body: bytes) -> Response | None:
+        """See `Application`."""
+        return self._app.at_once(scope, body) if self._info.ready() else None
 
 
 async def _in_time(receive: Receive) -> Message:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -50,6 +49,17 @@ class Tally:
         self.total_s += duration_s
 
 
+@dataclass
+class _OfModel:
+    """What is counted of one model."""
+
+    by_code: dict[str, _Histogram] = field(default_factory=lambda: defaultdict(_Histogram))
+    waits: _Histogram = field(default_factory=_Histogram)
+    last: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=LAST_MAX))
+    last_s: float = 0.0
+    tokens: int = 0
+
+
 class RequestCounts:
     """Requests by model and outcome, and how long they took from the door to the answer, waiting included.
 
@@ -57,71 +67,76 @@ class RequestCounts:
     """
 
     def __init__(self) -> None:
-        self._totals: dict[tuple[str, str], Tally] = defaultdict(Tally)
-        self._latencies: dict[str, _Histogram] = defaultdict(_Histogram)
-        self._last_s: dict[str, float] = {}
-        self._last: dict[str, deque[tuple[float, bool]]] = defaultdict(partial(deque, maxlen=LAST_MAX))
-        self._waits: dict[str, _Histogram] = defaultdict(_Histogram)
-        self._tokens: dict[str, int] = defaultdict(int)
+        self._of: dict[str, _OfModel] = defaultdict(_OfModel)
 
     def add(self, model: str, code: str, duration_s: float) -> None:
         """Count one request."""
-        self._totals[model, code].add(duration_s)
-        self._latencies[model].add(duration_s)
-        self._last_s[model] = time.time()
+        of = self._of[model]
+        of.by_code[code].add(duration_s)
+        of.last_s = time.time()
         if code != CANCELLED:
-            self._last[model].append((duration_s, code == "ok"))
+            of.last.append((duration_s, code == "ok"))
 
     def waited(self, model: str, duration_s: float) -> None:
         """A request's turn came after so long in the model's queue."""
-        self._waits[model].add(duration_s)
+        self._of[model].waits.add(duration_s)
 
     def wrote(self, model: str) -> None:
         """A language model wrote a token."""
-        self._tokens[model] += 1
+        self._of[model].tokens += 1
 
     def tokens(self, model: str) -> int:
         """How many tokens the model wrote."""
-        return self._tokens.get(model, 0)
+        return self._of[model].tokens if model in self._of else 0
 
     def tally(self, model: str) -> tuple[Tally, Tally]:
         """The requests to one model that were answered, and the others."""
         good, bad = Tally(), Tally()
-        for (name, code), tally in self._totals.items():
-            if name == model:
-                (good if code == "ok" else bad).add(tally.total_s, tally.count)
+        for code, histogram in self._by_code(model).items():
+            (good if code == "ok" else bad).add(histogram.sum_s, sum(histogram.counts))
         return good, bad
 
     def last_s(self, model: str) -> float:
         """When the last request to a model ended, in seconds since 1970; 0 before the first."""
-        return self._last_s.get(model, 0.0)
+        return self._of[model].last_s if model in self._of else 0.0
 
     def last(self, model: str) -> Sequence[tuple[float, bool]]:
         """The last requests to a model but those given up, the newest at the end: how long, and whether answered."""
-        return tuple(self._last.get(model, ()))
+        return tuple(self._of[model].last) if model in self._of else ()
 
     def codes(self, model: str) -> dict[str, int]:
         """How many requests to a model ended with each outcome."""
-        return {code: tally.count for (name, code), tally in self._totals.items() if name == model}
+        return {code: sum(histogram.counts) for code, histogram in self._by_code(model).items()}
 
     def totals(self) -> Iterator[Sample]:
         """The counter's samples."""
-        for (model, code), tally in sorted(self._totals.items(), key=lambda item: item[0]):
-            yield "", {"model": model, "code": code}, tally.count
+        for model in sorted(self._of):
+            for code, count in sorted(self.codes(model).items()):
+                yield "", {"model": model, "code": code}, count
 
     def latencies(self) -> Iterator[Sample]:
         """The samples of the histogram of what requests took."""
-        return _histograms(self._latencies)
+        return _histograms({model: _joined(of.by_code.values()) for model, of in self._of.items()})
 
     def waits(self) -> Iterator[Sample]:
         """The samples of the histogram of what they waited of it."""
-        return _histograms(self._waits)
+        return _histograms({model: of.waits for model, of in self._of.items()})
+
+    def _by_code(self, model: str) -> Mapping[str, _Histogram]:
+        return self._of[model].by_code if model in self._of else {}
+
+
+def _joined(histograms: Collection[_Histogram]) -> _Histogram:
+    counts = [sum(counts) for counts in zip(*(it.counts for it in histograms), strict=True)]
+    return _Histogram(counts, sum(it.sum_s for it in histograms))
 
 
 def _histograms(by_model: Mapping[str, _Histogram]) -> Iterator[Sample]:
-    """Cumulative buckets, sum and count."""
+    """Cumulative buckets, sum and count, of those that observed anything."""
     for model, histogram in sorted(by_model.items()):
         total = 0
+        if not any(histogram.counts):
+            continue
         for bound, count in zip((*LATENCY_BUCKETS_S, "+Inf"), histogram.counts, strict=True):
             total += count
             yield "_bucket", {"model": model, "le": str(bound)}, total

@@ -20,13 +20,14 @@ from edgeml_agent import log, memory
 from edgeml_agent.ports import Rule
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.drift import Watches
-from edgeml_agent.serve.metrics import CANCELLED, RequestCounts
+from edgeml_agent.serve.metrics import RequestCounts
 from edgeml_agent.serve.shadow import Shadow
+from edgeml_agent.serve.turn import Counted, Turn
 from edgeml_agent.serve.worker import UNNOTICED, Infer, Noticed, Predict, Stoppable, Worker
 from edgeml_agent.tune import tuned
 from edgeml_agent.tune.calibration import Calibration, calibrated
 from edgeml_core import golden
-from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, TransportError, UsageError
+from edgeml_core.errors import DeviceError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared
 from edgeml_runtime import golden as golden_check
@@ -124,7 +125,7 @@ class Models:
             OverloadedError: the model's queue is full, or there is no memory for it now.
             TransportError: `deadline-exceeded`.
         """
-        with self._counted(name):
+        with Counted(self.counts, self._served, name):
             worker = await self._worker(name, version)
             # No await between finding and queueing: a swap can't close the model in between.
             ask = partial(_ask, deadline_s=deadline_s, size_bytes=size_bytes)
@@ -133,25 +134,22 @@ class Models:
                 return await shadow.answer(ask, call, worker)
             return await ask(worker, call)
 
-    def at_once(
-        self, name: str, call: Callable[[Model], T], *, size_bytes: int, version: str | None = None
-    ) -> tuple[T] | None:
-        """The answer, without a way to the model's thread, where the model is quick and free and the request short.
+    def turn(self, name: str, version: str | None = None, *, size_bytes: int) -> Turn | None:
+        """A turn at the model here, without the way to its thread, where it is quick and free and the request short.
 
         Args:
             size_bytes: of the request, whose call is one run and what goes with it.
 
         Returns:
-            None when it is for `run`.
+            None when the request is for `run`.
         """
         served = self._served.get(name)
         if served is None or served.worker is None or served.shadow is not None:
             return None
-        if version not in {None, served.manifest.version} or not served.worker.reserve(size_bytes):
+        if version not in (None, served.manifest.version) or (model := served.worker.begin(size_bytes)) is None:
             return None
         served.asked_s = time.monotonic()
-        with self._counted(name):
-            return (served.worker.run_at_once(call),)
+        return Turn(self.counts, name, served.worker, model)
 
     async def stream(self, name: str, generate: Generate[Piece]) -> AsyncGenerator[Piece]:
         """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
@@ -165,7 +163,7 @@ class Models:
         def emit(piece: Piece) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        with self._counted(name):
+        with Counted(self.counts, self._served, name):
             worker = await self._worker(name, None)
             answer = worker.submit(Stoppable(lambda model, stopped: generate(model, emit, stopped)))
             answer.add_done_callback(lambda _: pieces.put_nowait(None))
@@ -317,33 +315,6 @@ class Models:
         model.observed = self.watches.over(name, manifest)
         noticed = Noticed(partial(self.counts.waited, name), partial(self.counts.wrote, name))
         return Worker(model, self._cores, calibration=calibration, noticed=noticed)
-
-    def _counted(self, name: str) -> _Counted:
-        # A name that isn't served is no label: clients could make up any number of them.
-        return _Counted(self.counts, lambda: name if name in self._served else "")
-
-
-class _Counted:
-    """Counts a request by its outcome, and its time. A class of its own: it is made with every request."""
-
-    __slots__ = ("_begun_s", "_counts", "_name")
-
-    def __init__(self, counts: RequestCounts, name: Callable[[], str]) -> None:
-        self._counts = counts
-        self._name = name
-        self._begun_s = time.perf_counter()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is None:
-            code = "ok"
-        elif isinstance(error, EdgemlError):
-            code = error.code
-        else:
-            code = CANCELLED if issubclass(kind, asyncio.CancelledError | GeneratorExit) else "internal"
-        self._counts.add(self._name(), code, time.perf_counter() - self._begun_s)
 
 
 async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None, size_bytes: int | None) -> T:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Final, TypeVar
@@ -98,7 +99,14 @@ class MqttDoor:
         if is_full:
             raise self._overloaded(asked.model)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
-        payload = await self._models.run(asked.model, predict, deadline_s=_deadline_s(asked, envelope))
+        deadline_s = _deadline_s(asked, envelope)
+        size_bytes = len(asked.payload or b"")
+        turn = self._models.turn(asked.model, size_bytes=size_bytes) if time.monotonic() < deadline_s else None
+        if turn is None:
+            payload = await self._models.run(asked.model, predict, deadline_s=deadline_s, size_bytes=size_bytes)
+        else:
+            with turn as model:
+                payload = predict(model)
         if len(payload) > ANSWER_MAX_BYTES:
             message = f"the answer has {len(payload)} bytes, more than {ANSWER_MAX_BYTES}"
             raise UsageError("answer-too-large", message, "ask for less at a time, or over HTTP")

@@ -16,10 +16,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from edgeml_agent.serve import body as bodies
 from edgeml_agent.serve import health, oip_codec, oip_repository, oip_tensors, responses, wire
-from edgeml_agent.serve.header import sent
+from edgeml_agent.serve.asgi import headers
 from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models
@@ -46,6 +47,7 @@ EXTENSIONS: Final = (
 )
 PLATFORMS: Final[dict[Engine, str]] = {"onnxruntime": "onnx_onnxv1", "litert": "tflite_tflitev3"}
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
+_JSON_LENGTH: Final = JSON_LENGTH_HEADER.encode()
 #: More digits than any body's length has; Python reads no more than a few thousand.
 _LENGTH_MAX_CHARS: Final = 18
 #: tritonclient sends no type at all, or the last one.
@@ -72,24 +74,7 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
         answer: wire.ProtocolReady = {"name": served.manifest.name, "ready": True}
         return responses.json(answer)
 
-    async def infer(request: Request) -> Response:
-        name, version = _asked(request)
-        models.find(name, version)  # before a long body is read for nothing
-        json_length = _json_length(request)
-        body = await bodies.read(request)
-        asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
-        deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
-        inference = _Inference(asked)
-        call = Infer(prepare=inference.prepare, write=inference.write)
-        at_once = models.at_once(name, call, version=version, size_bytes=len(body))
-        if at_once is not None:
-            (answer,) = at_once
-        else:
-            answering = models.run(name, call, version=version, deadline_s=deadline_s, size_bytes=len(body))
-            answer = await unless_left(request, answering)
-        accepted = sent(request.scope, b"accept-encoding") or ""
-        return await bodies.aside(len(answer.body), partial(_response, answer, accepted))
-
+    infer = Inferences(models)
     per_model = (("", metadata), ("/config", config), ("/ready", ready))
     versions = ("", "/versions/{version}")
     # What is asked most is looked up first.
@@ -106,15 +91,50 @@ def routes(models: Models, info: ServerInfo) -> list[Route]:
     ]
 
 
+class Inferences:
+    """The endpoint of inference."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def at_once(self, scope: Scope, body: bytes) -> Response | None:
+        """See `doors.PromptEndpoint`."""
+        path = scope["path_params"]
+        turn = self._models.turn(path["name"], path.get("version"), size_bytes=len(body))
+        if turn is None:
+            return None
+        with turn as model:
+            asked = oip_codec.decode(body, _json_length(scope))
+            return _response(_call(asked)(model), scope)
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer to a request for inference."""
+        scope, (name, version) = request.scope, _asked(request)
+        self._models.find(name, version)  # before a long body is read for nothing
+        json_length = _json_length(scope)
+        body = await bodies.read(request)
+        if response := self.at_once(scope, body):
+            return response
+        try:
+            asked = await bodies.aside(len(body), partial(oip_codec.decode, body, json_length))
+        except UsageError as error:
+            self._models.counts.add(name, error.code, 0.0)
+            raise
+        deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
+        answering = self._models.run(name, _call(asked), version=version, deadline_s=deadline_s, size_bytes=len(body))
+        answer = await unless_left(request, answering)
+        return await bodies.aside(len(answer.body), partial(_response, answer, scope))
+
+
 def _asked(request: Request) -> tuple[str, str | None]:
     return request.path_params["name"], request.path_params.get("version")
 
 
-def _json_length(request: Request) -> int | None:
-    kind = bodies.content_type(request)
+def _json_length(scope: Scope) -> int | None:
+    kind = bodies.content_type(scope)
     if kind not in _TYPES_READ:
         raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send application/json")
-    length = sent(request.scope, JSON_LENGTH_HEADER.encode())
+    length = headers(scope).get(_JSON_LENGTH)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) <= _LENGTH_MAX_CHARS):
         raise UsageError("input-invalid", f"{JSON_LENGTH_HEADER} is no length", "leave it out with JSON tensors")
     return None if length is None else int(length)
@@ -134,7 +154,7 @@ class _Inference:
             return (), Prepared(self._asked.arrays(), ())
         items = [Tensors(self._asked.arrays())] if elements is None else _items(model, elements)
         prepared = model.prepare(items)
-        self._cut = sum(truncated(about) is not None for about in prepared.about)
+        self._cut = sum([truncated(about) is not None for about in prepared.about if about is not None])
         return items, prepared
 
     def write(self, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
@@ -156,12 +176,17 @@ def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:
     return [requests.from_bytes(element, model.manifest) for element in elements]
 
 
-def _response(answer: InferResponse, accepted: str) -> Response:
+def _call(asked: InferRequest) -> Infer[InferResponse]:
+    inference = _Inference(asked)
+    return Infer(prepare=inference.prepare, write=inference.write)
+
+
+def _response(answer: InferResponse, scope: Scope) -> Response:
     response = responses.json_bytes(answer.body)
     if answer.json_length is not None:
         response.headers["content-type"] = "application/octet-stream"
         response.headers[JSON_LENGTH_HEADER] = str(answer.json_length)
-    return responses.packed(response, accepted)
+    return responses.packed(response, scope)
 
 
 def _described(manifest: Manifest) -> wire.ProtocolModel:

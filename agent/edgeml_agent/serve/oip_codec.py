@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edgeml_agent.serve import oip_tensors, wire
-from edgeml_agent.serve.oip_tensors import Tensor
+from edgeml_agent.serve.oip_tensors import BYTES, Tensor
 from edgeml_core.errors import UsageError
 from edgeml_runtime.tensors import Array
 
@@ -53,6 +53,9 @@ class InferMessage(msgspec.Struct, frozen=True):
     parameters: RequestParameters = RequestParameters()
 
 
+_DECODER: Final = msgspec.json.Decoder(InferMessage)
+
+
 class InferRequest(NamedTuple):
     """A request whose parts fit each other; `binary` has the bytes of the inputs that came so, by name."""
 
@@ -80,7 +83,7 @@ class InferRequest(NamedTuple):
             UsageError: `input-invalid`.
         """
         inputs = self.message.inputs
-        if not any(tensor.is_bytes for tensor in inputs):
+        if BYTES not in [tensor.datatype for tensor in inputs]:
             return None
         if len(inputs) != 1:
             raise UsageError("input-invalid", "BYTES come as the only input", "send one input of BYTES, or tensors")
@@ -103,12 +106,13 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     Raises:
         UsageError: `input-invalid`.
     """
-    head, rest = memoryview(body)[:json_length], memoryview(body)[len(body) if json_length is None else json_length :]
+    whole = memoryview(body)
+    head, rest = (whole, whole[:0]) if json_length is None else (whole[:json_length], whole[json_length:])
     try:
-        message = msgspec.json.decode(head, type=InferMessage)
+        message = _DECODER.decode(head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "see GET /v2/models/NAME") from error
-    if len({tensor.name for tensor in message.inputs}) != len(message.inputs):
+    if len(message.inputs) > 1 and len({tensor.name for tensor in message.inputs}) != len(message.inputs):
         raise UsageError("input-invalid", "two inputs have the same name", "give each input once")
     return InferRequest(message, dict(_pieces(message.inputs, rest)))
 

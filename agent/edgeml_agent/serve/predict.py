@@ -12,9 +12,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from edgeml_agent.serve import body as bodies
 from edgeml_agent.serve import responses, wire
+from edgeml_agent.serve.asgi import headers
 from edgeml_agent.serve.leaving import unless_left
 from edgeml_agent.serve.models import Models, Served
 from edgeml_agent.serve.worker import Predict
@@ -43,22 +45,37 @@ def routes(models: Models) -> list[Route]:
         name = request.path_params["name"]
         return responses.json(_described(name, models.find(name)))
 
-    async def predict(request: Request) -> Response:
-        name = request.path_params["name"]
-        models.find(name)  # before a long body is read for nothing
-        parse = _parser(request)
-        body = await bodies.read(request)
-        asked = Predict(parse=lambda model: parse(model, body), write=_written)
-        at_once = models.at_once(name, asked, size_bytes=len(body))
-        if at_once is not None:
-            return responses.json_bytes(at_once[0])
-        return responses.json_bytes(await unless_left(request, models.run(name, asked, size_bytes=len(body))))
-
     return [
-        Route("/v1/models/{name}/predict", predict, methods=["POST"]),
+        Route("/v1/models/{name}/predict", Predictions(models), methods=["POST"]),
         Route("/v1/models", listing, methods=["GET"]),
         Route("/v1/models/{name}", described, methods=["GET"]),
     ]
+
+
+class Predictions:
+    """The endpoint of predictions."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def at_once(self, scope: Scope, body: bytes) -> Response | None:
+        """See `doors.PromptEndpoint`."""
+        turn = self._models.turn(scope["path_params"]["name"], size_bytes=len(body))
+        if turn is None:
+            return None
+        with turn as model:
+            return responses.json_bytes(_call(scope, body)(model))
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer to a task's request."""
+        scope, name = request.scope, request.path_params["name"]
+        self._models.find(name)  # before a long body is read for nothing
+        _parser(scope)
+        body = await bodies.read(request)
+        if response := self.at_once(scope, body):
+            return response
+        answering = self._models.run(name, _call(scope, body), size_bytes=len(body))
+        return responses.json_bytes(await unless_left(request, answering))
 
 
 def _described(name: str, live: Served) -> wire.ListedModel:
@@ -77,15 +94,20 @@ def _described(name: str, live: Served) -> wire.ListedModel:
     }
 
 
-def _parser(request: Request) -> Parse:
+def _call(scope: Scope, body: bytes) -> Predict[bytes]:
+    parse = _parser(scope)
+    return Predict(parse=lambda model: parse(model, body), write=_written)
+
+
+def _parser(scope: Scope) -> Parse:
     """How to read the body, by its type; chosen on the event loop, run in the model's thread."""
-    kind = bodies.content_type(request)
+    kind = bodies.content_type(scope)
     if kind in JSON_TYPES:
         return _json
     if kind.startswith("image/"):
         return _image
     if kind == "multipart/form-data":
-        header = request.headers["content-type"]
+        header = headers(scope).get(b"content-type", "")
         return lambda model, body: _image(model, bodies.form_field(body, header, IMAGE_FIELD))
     raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send JSON or an image")
 

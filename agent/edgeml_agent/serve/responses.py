@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Scope
 
 from edgeml_agent.serve import openai_errors, wire
+from edgeml_agent.serve.asgi import headers
 from edgeml_core.errors import EdgemlError, OverloadedError
 
 #: The HTTP status of each code that can be a client's business; any other is 500.
@@ -37,9 +38,10 @@ _WBITS: Final = {"gzip": 31, "deflate": 15}
 class Json(Response):
     """JSON that is encoded already; its headers are written without the general case's detours."""
 
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:  # noqa: ARG002 - starlette's signature
-        """See starlette. The type has no charset: kserve's client reads errors of exactly this type."""
-        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+    def __init__(self, body: bytes, status: int) -> None:
+        self.body, self.status_code, self.background = body, status, None
+        # The type has no charset: kserve's client reads errors of exactly this type.
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
 
 
 def json(value: object, status: int = 200) -> Response:
@@ -52,14 +54,11 @@ def json_bytes(body: bytes, status: int = 200) -> Response:
     return Json(body, status)
 
 
-def packed(response: Response, accepted: str) -> Response:
-    """The response, compressed where it is long and the client reads that; not in streams.
-
-    Args:
-        accepted: the request's Accept-Encoding.
-    """
+def packed(response: Response, scope: Scope) -> Response:
+    """The response, compressed where it is long and the client of that request reads that; not in streams."""
     if len(response.body) < PACKED_MIN_BYTES:
         return response
+    accepted = headers(scope).get(b"accept-encoding", "")
     known = (part.partition(";") for part in accepted.lower().split(","))
     encodings = {name.strip() for name, _, weight in known if weight.replace(" ", "") not in {"q=0", "q=0.0"}}
     body = bytes(response.body)

@@ -13,8 +13,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-from starlette.types import ASGIApp
-
+from edgeml_agent.serve.asgi import Application
 from edgeml_core.errors import UsageError
 
 #: systemd passes sockets from this one on.
@@ -56,7 +55,7 @@ def listen(host: str, port: int) -> socket.socket:
     return _prompt(listener)
 
 
-async def serve(app: ASGIApp, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+async def serve(app: Application, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
     """Answer on `listener` until cancelled; then requests under way are finished and the socket is closed."""
     from edgeml_agent.serve.connections import Server  # noqa: PLC0415 - see there
 

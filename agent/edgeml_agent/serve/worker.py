@@ -175,21 +175,20 @@ class Worker:
             self._give(job)
         return job.answer
 
-    def reserve(self, size_bytes: int) -> bool:
-        """Take the cores for `run_at_once`, if a request of that length is for it; whether it is."""
-        return not self.pending and self._is_quick(size_bytes) and self._cores.take_free(self._threads)
+    def begin(self, size_bytes: int) -> Model | None:
+        """The model and the cores, if a request of that length may be run here, on the event loop, until `end`.
 
-    def run_at_once(self, call: Callable[[Model], T]) -> T:
-        """Run `call` here, on the event loop. As nothing is pending, the thread leaves the model alone."""
-        assert self._model is not None  # noqa: S101 - it is closed after the last submission
-        begun_s = time.perf_counter()
-        try:
-            return call(self._model)
-        finally:
-            self._cores.give_back(self._threads)
-            took_s = time.perf_counter() - begun_s
-            self._count(1, took_s, took_s)
-            self._noticed.waited(0.0)
+        As nothing is pending, the thread leaves the model alone. No await in between.
+        """
+        if self.pending or not self._is_quick(size_bytes) or not self._cores.take_free(self._threads):
+            return None
+        return self._model
+
+    def end(self, took_s: float) -> None:
+        """Return what `begin` gave, after so long."""
+        self._cores.give_back(self._threads)
+        self._count(1, took_s, took_s)
+        self._noticed.waited(0.0)
 
     async def close(self) -> None:
         """Answer what is queued, then free the model."""
@@ -225,10 +224,14 @@ class Worker:
                 self._give(job)
 
     def _result_here(self, job: _Job) -> Any:  # noqa: ANN401 - whatever the call makes
+        assert self._model is not None  # noqa: S101 - it is closed after the last submission
+        begun_s = time.perf_counter()
         try:
-            return self.run_at_once(job.call)
+            return job.call(self._model)
         except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
             return error
+        finally:
+            self.end(time.perf_counter() - begun_s)
 
     def _require_place(self) -> None:
         """Raise OverloadedError when the queue is full, or its places are kept for others who come back."""
