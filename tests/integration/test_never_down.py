@@ -13,7 +13,8 @@ import time
 import httpx
 import pytest
 
-from edgeml_agent.serve import bounds, prompt
+from edgeml_agent.serve import bounds, patience
+from edgeml_agent.serve.access import Rules
 from edgeml_agent.serve.server import inherited, listen
 from edgeml_agent.supervisor import Supervisor
 from edgeml_core.errors import UsageError
@@ -146,7 +147,7 @@ def test_without_a_supervisor_nothing_is_told():
 
 def test_a_connection_that_does_not_come_to_the_point_is_closed(tmp_path, monkeypatch):
     """Nothing said, half a head, half of a later head: closed in time; who asks is answered meanwhile."""
-    monkeypatch.setattr(prompt, "HEAD_MAX_S", 0.3)
+    monkeypatch.setattr(patience, "HEAD_MAX_S", 0.3)
 
     async def main():
         async with server() as (models, client):
@@ -163,6 +164,23 @@ def test_a_connection_that_does_not_come_to_the_point_is_closed(tmp_path, monkey
     said, healthy = asyncio.run(main())
     assert said == [b"", b"", b""]
     assert healthy.status_code == 200
+
+
+def test_a_head_without_an_end_fills_no_memory(tmp_path):
+    """The connection is closed, before who sends it had to show a token."""
+
+    async def main():
+        async with server(Rules(local_only=False, token="a-token-of-24-characters")) as (_, client):
+            _, writer = await _connected(client)
+            writer.write(b"GET /health HTTP/1.1\r\n")
+            sent = [0]
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(_go_on(writer, b"X-Line: %b\r\n" % (b"a" * 1000), sent), TIMEOUT_S)
+            return sent[0], (await client.get("/health")).status_code
+
+    sent, status = asyncio.run(main())
+    assert sent < 10_000_000
+    assert status == 200
 
 
 def test_a_body_that_does_not_come_is_given_up(tmp_path, monkeypatch):
@@ -206,6 +224,13 @@ def test_bodies_of_all_requests_together_are_bounded(tmp_path, monkeypatch):
     assert int(refused.headers["retry-after"]) >= 1
     assert first.startswith(b"HTTP/1.1 400")
     assert after.status_code == 400
+
+
+async def _go_on(writer, line, sent):
+    while True:
+        writer.write(line)
+        sent[0] += len(line)
+        await writer.drain()
 
 
 async def _connected(client):

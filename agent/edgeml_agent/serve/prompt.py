@@ -1,33 +1,30 @@
-"""HTTP on one connection: bounded in patience, and prompt where the application is.
+"""Short requests answered where they are read: a task of its own costs more than the answer of a small model.
 
-A short request is offered to the application's short way: a task of its own costs more than the answer
-of a small model. What isn't answered so goes uvicorn's way. Imported only by a running server, as `connections`.
+A request that the application doesn't answer at once goes uvicorn's way. Imported only by a running server, as
+`connections`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sized
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 from starlette.types import Scope
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
-from uvicorn.protocols.http.flow_control import FlowControl
 
-from edgeml_agent.serve import bounds
 from edgeml_agent.serve.asgi import Application
+from edgeml_agent.serve.patience import ImpatientProtocol
 from edgeml_agent.serve.worker import AT_ONCE_MAX_BYTES
 
 #: Open connections; past it requests are answered 503.
 CONNECTIONS_MAX: Final = 256
-#: From the connection, or the first byte of a later request, to the end of the request's head.
-HEAD_MAX_S: Final = 10.0
 KEEP_ALIVE_S: Final = 75
 #: So long the rest of a short request may take; many clients send the body behind the head.
 HELD_MAX_S: Final = 0.05
+#: A head that is remembered.
+KNOWN_MAX_BYTES: Final = 4 * 1024
 #: A target that needs no decoding.
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
 _HEAD_END: Final = b"\r\n\r\n"
@@ -42,68 +39,36 @@ class _Known(NamedTuple):
     scope: Scope
 
 
-class _Flow(FlowControl):
-    """Reads no further while requests wait for those before them: uvicorn would, and keep any number."""
+class PromptProtocol(ImpatientProtocol):
+    """HTTP on a connection whose short POSTs are held back until they end, and then offered to `Application.at_once`.
 
-    def __init__(self, transport: Any, waiting: Sized) -> None:  # noqa: ANN401 - asyncio's transports have no useful base
-        super().__init__(transport)
-        self._waiting = waiting
-
-    def resume_reading(self) -> None:
-        """See uvicorn; called once more when the last that waits has its turn."""
-        if not self._waiting:
-            super().resume_reading()
-
-
-class PromptProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # uvicorn chooses the class when imported
-    """uvicorn's HTTP on a connection that is closed when it doesn't come to the end of a request's head in time.
-
-    A short POST is held back until it ends: the callbacks of its parts are httptools', which h11 doesn't call. Most
-    clients send the same head with every request: what was found in it is good for the next one, too.
+    Most clients send the same head with every request: what was found in it is good for the next one, too.
     """
 
-    _closing: asyncio.TimerHandle | None = None
     #: The body of the request that is held back, None while none is; and when it is so no longer.
     _held: bytearray | None = None
     _letting_go: asyncio.TimerHandle | None = None
-    #: There while nothing but that request came since the connection had nothing under way.
-    _known: _Known | None = None
     #: The body of the last request, if it was answered at once.
     _answered: bytes | None = None
-    #: Whether a request has begun and not ended, and how many began with the data that came last.
-    _is_within = False
-    _begun = 0
+    #: There while nothing but that request came since the connection had nothing under way; and when it came last.
+    _known: _Known | None = None
     _heard_s = 0.0
-
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's transports have no useful base
-        """See `asyncio.Protocol`."""
-        super().connection_made(transport)
-        self.flow = _Flow(transport, getattr(self, "pipeline", ()))  # h11 reads one request at a time
-        self._closing = self.loop.call_later(HEAD_MAX_S, transport.close)
+    #: Whether a request has begun and not ended.
+    _is_within = False
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         if self._known is not None and self._is_known(data, self._known):
             return
-        self._known, self._answered, was_within, self._begun = None, None, self._is_within, 0
+        self._known, self._answered, was_within = None, None, self._is_within
         super().data_received(data)
-        if self._held is not None:
-            self._forget()
-            if self._letting_go is None:
-                self._letting_go = self.loop.call_later(HELD_MAX_S, self._let_go)
-        elif self._answered is not None:
-            self._forget()
-            if not was_within and self._begun == 1:
-                self._learn(data, self._answered)
-        elif self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.scope[bounds.BODY_IS_HERE] = not self.cycle.more_body
-            self._forget()
-        elif self._closing is None:
-            self._closing = self.loop.call_later(HEAD_MAX_S, self.transport.close)
+        if self._held is not None and self._letting_go is None:
+            self._letting_go = self.loop.call_later(HELD_MAX_S, self._let_go)
+        if self._answered is not None and self._begun == 1 and not was_within:
+            self._learn(data, self._answered)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        self._forget()
         self._take_held()
         super().connection_lost(exc)
 
@@ -118,13 +83,12 @@ class PromptProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # uvic
     def on_message_begin(self) -> None:
         """See httptools."""
         self._answered, self._is_within = None, True
-        self._begun += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         if self._may_be_prompt():
-            self._held = bytearray()
+            self._is_in_head, self._held = False, bytearray()
         else:
             super().on_headers_complete()
 
@@ -150,10 +114,13 @@ class PromptProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # uvic
             self._let_go()
         super().on_message_complete()
 
+    def _is_heard(self) -> bool:
+        return self._held is not None or self._answered is not None or super()._is_heard()
+
     def _learn(self, data: bytes, body: bytes) -> None:
         """Know the request in `data`, which is nothing but its head and its body as they are."""
         head = data.removesuffix(body)
-        if head.find(_HEAD_END) == len(head) - len(_HEAD_END):
+        if head.find(_HEAD_END) == len(head) - len(_HEAD_END) and len(head) <= KNOWN_MAX_BYTES:
             self._known = _Known(head, len(data), self.scope)
 
     def _is_known(self, data: bytes, known: _Known) -> bool:
@@ -208,8 +175,3 @@ class PromptProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type] # uvic
             self._letting_go.cancel()
             self._letting_go = None
         return bytes(held or b"")
-
-    def _forget(self) -> None:
-        if self._closing is not None:
-            self._closing.cancel()
-            self._closing = None
