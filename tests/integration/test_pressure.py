@@ -12,7 +12,7 @@ from tests.integration.test_serving import TASK_BODY, server, unpacked
 
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import AT_ONCE_MAX_BYTES, QUEUE_MAX, Predict
+from edgeml_agent.serve.worker import AT_ONCE_MAX_BYTES, BRIEF_MAX_S, QUEUE_MAX, QUICK_MAX_S, Predict
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
 
 #: The target is 0.1 s on a quiet machine, which a benchmark holds; here others may run.
@@ -149,6 +149,27 @@ def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
         return ran, others, dict(_outcomes(models))
 
     assert serving(tmp_path, use) == ("1.0", [None] * 4, {"ok": 2})
+
+
+def test_a_brief_model_keeps_the_event_loop_once_in_each_of_its_turns(tmp_path):
+    """So that who asks for anything else waits for one run at most; a model that takes longer never keeps it."""
+
+    async def use(models):
+        def had_a_turn(run_s):
+            models.find("tiny").worker._alone_s = run_s
+            turn = models.turn("tiny", size_bytes=1)
+            if turn is None:
+                return False
+            with turn as model:
+                return model.manifest.name == "tiny"
+
+        in_one = [had_a_turn(BRIEF_MAX_S / 2), had_a_turn(BRIEF_MAX_S / 2), had_a_turn(QUICK_MAX_S / 2)]
+        await asyncio.sleep(0)
+        later = had_a_turn(BRIEF_MAX_S / 2)
+        await asyncio.sleep(0)
+        return in_one, later, had_a_turn(BRIEF_MAX_S * 1.1)
+
+    assert serving(tmp_path, use) == ([True, False, True], True, False)
 
 
 def test_short_requests_behind_a_long_one_are_run_on_the_event_loop_after_it(tmp_path):

@@ -43,7 +43,8 @@ class _Noted:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """However busy this machine is, the tiny model counts as quick."""
-    monkeypatch.setattr(Worker, "_is_quick", lambda _, size_bytes=0: size_bytes <= AT_ONCE_MAX_BYTES)
+    monkeypatch.setattr(Worker, "is_quick", True)
+    monkeypatch.setattr(Worker, "_is_short", lambda _, size_bytes=0, longest_s=0.0: size_bytes <= AT_ONCE_MAX_BYTES)
 
 
 def talked(folder, talk, rules=None):

@@ -23,7 +23,7 @@ from edgeml_agent.serve.drift import Watches
 from edgeml_agent.serve.metrics import RequestCounts
 from edgeml_agent.serve.shadow import Shadow
 from edgeml_agent.serve.turn import Counted, Turn
-from edgeml_agent.serve.worker import UNNOTICED, Infer, Noticed, Predict, Stoppable, Worker
+from edgeml_agent.serve.worker import BRIEF_MAX_S, QUICK_MAX_S, UNNOTICED, Infer, Noticed, Predict, Stoppable, Worker
 from edgeml_agent.tune import tuned
 from edgeml_agent.tune.calibration import Calibration, calibrated
 from edgeml_core import golden
@@ -86,6 +86,8 @@ class Models:
         # One load at a time: two at once would need the memory of both.
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
+        #: Whether a brief model was run in this turn of the event loop.
+        self._had_brief = False
 
     def active(self) -> Mapping[str, Served]:
         """The served models by name; a view, always current."""
@@ -135,7 +137,9 @@ class Models:
             return await ask(worker, call)
 
     def turn(self, name: str, version: str | None = None, *, size_bytes: int) -> Turn | None:
-        """A turn at the model here, without the way to its thread, where it is quick and free and the request short.
+        """A turn at the model here, without the way to its thread, where it is free and the request short.
+
+        That is for quick models; for one that is brief once in each turn of the event loop, which others wait for.
 
         Args:
             size_bytes: of the request, whose call is one run and what goes with it.
@@ -146,10 +150,19 @@ class Models:
         served = self._served.get(name)
         if served is None or served.worker is None or served.shadow is not None:
             return None
-        if version not in (None, served.manifest.version) or (model := served.worker.begin(size_bytes)) is None:
+        if version not in (None, served.manifest.version):
             return None
+        model = served.worker.begin(size_bytes, QUICK_MAX_S if self._had_brief else BRIEF_MAX_S)
+        if model is None:
+            return None
+        if not served.worker.is_quick:
+            self._had_brief = True
+            asyncio.get_running_loop().call_soon(self._let_brief)
         served.asked_s = time.monotonic()
         return Turn(self.counts, name, served.worker, model)
+
+    def _let_brief(self) -> None:
+        self._had_brief = False
 
     async def stream(self, name: str, generate: Generate[Piece]) -> AsyncGenerator[Piece]:
         """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.

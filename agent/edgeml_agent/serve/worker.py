@@ -32,7 +32,9 @@ from edgeml_runtime.tensors import Array
 #: Requests of one model, the running one included. Past it a client is told when to come back.
 QUEUE_MAX: Final = 32
 #: A run and a request shorter than this are done at once: to the thread and back takes a quarter of a millisecond.
-AT_ONCE_MAX_S: Final = 0.000_25
+QUICK_MAX_S: Final = 0.000_25
+#: So long a run may keep the event loop once in each of its turns, when nothing is pending.
+BRIEF_MAX_S: Final = 0.005
 AT_ONCE_MAX_BYTES: Final = 8 * 1024
 #: Places that those may take at once who were told to come back; and those that are never kept for them.
 _KEPT_MAX: Final = QUEUE_MAX // 2
@@ -168,19 +170,27 @@ class Worker:
         job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
-        if self._given and size_bytes is not None and self._is_quick(size_bytes):
+        if self._given and size_bytes is not None and self._is_short(size_bytes):
             self._short.append(job)
         else:
             self._give_short()
             self._give(job)
         return job.answer
 
-    def begin(self, size_bytes: int) -> Model | None:
+    @property
+    def is_quick(self) -> bool:
+        """Whether a run is shorter than the way to the thread and back."""
+        return self._alone_s <= QUICK_MAX_S
+
+    def begin(self, size_bytes: int, longest_s: float = QUICK_MAX_S) -> Model | None:
         """The model and the cores, if a request of that length may be run here, on the event loop, until `end`.
 
         As nothing is pending, the thread leaves the model alone. No await in between.
+
+        Args:
+            longest_s: how long it may take by what is known.
         """
-        if self.pending or not self._is_quick(size_bytes) or not self._cores.take_free(self._threads):
+        if self.pending or not self._is_short(size_bytes, longest_s) or not self._cores.take_free(self._threads):
             return None
         return self._model
 
@@ -198,8 +208,8 @@ class Worker:
             self._changed.notify()
         await self._closed.wait()
 
-    def _is_quick(self, size_bytes: int = 0) -> bool:
-        return size_bytes <= AT_ONCE_MAX_BYTES and self._alone_s <= AT_ONCE_MAX_S and not self._writes
+    def _is_short(self, size_bytes: int = 0, longest_s: float = QUICK_MAX_S) -> bool:
+        return size_bytes <= AT_ONCE_MAX_BYTES and self._alone_s <= longest_s and not self._writes
 
     def _give(self, job: _Job) -> None:
         """To the thread."""
@@ -217,7 +227,7 @@ class Worker:
         """Run what is short, now that the thread is done with the model; what can't be run here goes to the thread."""
         while self._short and not self._given:
             job = self._short.popleft()
-            if self._is_quick() and not _is_late(job) and self._cores.take_free(self._threads):
+            if self._is_short() and not _is_late(job) and self._cores.take_free(self._threads):
                 self.pending -= 1
                 _settle(job, self._result_here(job))
             else:
