@@ -137,7 +137,7 @@ def encode(
     """
     message = request.message
     described: list[wire.OutputTensor] = []
-    tail = bytearray()
+    tail: list[bytes] = []
     for asked in message.outputs or [RequestedOutput(name) for name in outputs]:
         values = _asked(asked, outputs, labels)
         made: wire.OutputTensor = {
@@ -148,10 +148,10 @@ def encode(
         in_binary = asked.parameters.binary_data
         if message.parameters.binary_data_output if in_binary is None else in_binary:
             data = oip_tensors.to_binary(values)
-            tail += data
+            tail.append(data)
             made["parameters"] = {"binary_data_size": len(data)}
         else:
-            made["data"] = values.ravel().tolist()
+            made["data"] = oip_tensors.to_json(values)
         described.append(made)
     response: wire.Inferred = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if message.id is not None:
@@ -159,7 +159,7 @@ def encode(
     if parameters:
         response["parameters"] = dict(parameters)
     head = msgspec.json.encode(response)
-    return InferResponse(head + tail, len(head) if tail else None)
+    return InferResponse(b"".join((head, *tail)), len(head) if tail else None)
 
 
 def _pieces(tensors: Sequence[Tensor], rest: memoryview) -> Iterator[tuple[str, memoryview]]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import orjson
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import DType, TensorSpec
@@ -89,6 +90,13 @@ def elements(tensor: Tensor, binary: memoryview | None) -> list[bytes]:
     if len(found) != math.prod(tensor.shape):
         raise _misfit(tensor, f"has {len(found)} elements, not {tensor.shape}")
     return found
+
+
+def to_json(values: Array) -> Any:  # noqa: ANN401 - msgspec writes what is JSON already as it is
+    """An output's elements for a message, flat; float32 with the digits that it needs, half of those of float64."""
+    if values.dtype.kind == "O":
+        return values.ravel().tolist()
+    return msgspec.Raw(orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def to_binary(values: Array) -> bytes:

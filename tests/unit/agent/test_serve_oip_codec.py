@@ -234,3 +234,11 @@ def test_what_json_lacks_becomes_null():
     outputs = {"y": np.array([np.nan, np.inf, 1.0], np.float32)}
     answer = encoded(asking(), outputs)
     assert json.loads(answer)["outputs"][0]["data"] == [None, None, 1.0]
+
+
+def test_numbers_have_the_digits_that_their_type_needs():
+    """A client that reads them as that type has the very same; in whichever order they lie in memory."""
+    values = np.random.default_rng(7).standard_normal((30, 40)).astype(np.float32).T
+    said = json.loads(encoded(asking(), {"y": values}))["outputs"][0]["data"]
+    assert np.array_equal(np.array(said, np.float32).reshape(values.shape), values)
+    assert b'"data":[0.1,-2.5e-8]' in encoded(asking(), {"y": np.array([0.1, -2.5e-8], np.float32)})
