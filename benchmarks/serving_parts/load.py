@@ -11,15 +11,18 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 JSON_TYPE: Final = {"Content-Type": "application/json"}
 ANSWER_MAX_S: Final = 60
 _SCRIPT: Final = """
-wrk.method, wrk.body = "POST", [==[{body}]==]
-wrk.headers["Content-Type"] = "application/json"
+local file = assert(io.open([==[{body}]==], "rb"))
+wrk.method, wrk.body = "POST", file:read("*a")
+file:close()
+{headers}
 function done(summary, latency)
   local errors, said = summary.errors, '{{"requests": %d, "duration_us": %d, "bad": %d, "p50_us": %d, "p99_us": %d}}'
   local bad = errors.status + errors.connect + errors.read + errors.write + errors.timeout
@@ -34,7 +37,8 @@ class Request:
     """What is asked, again and again."""
 
     path: str
-    body: str
+    body: str | bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON_TYPE)
 
 
 class Load(NamedTuple):
@@ -54,8 +58,10 @@ def require_wrk() -> None:
 
 def started(port: int, request: Request, folder: Path, *, connections: int, seconds: float) -> subprocess.Popen[str]:
     """wrk, running."""
-    script = folder / "wrk.lua"
-    script.write_text(_SCRIPT.format(body=request.body))
+    script, body = folder / "wrk.lua", folder / "wrk.body"
+    body.write_bytes(request.body.encode() if isinstance(request.body, str) else request.body)
+    headers = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(it)}" for name, it in request.headers.items())
+    script.write_text(_SCRIPT.format(body=body, headers=headers))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", str(script)]
     url = f"http://127.0.0.1:{port}{request.path}"
     return subprocess.Popen([*command, url], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -99,7 +105,7 @@ def answer_on(link: http.client.HTTPConnection, request: Request) -> bytes:
     Raises:
         RuntimeError: it wasn't 200.
     """
-    link.request("POST", request.path, request.body, JSON_TYPE)
+    link.request("POST", request.path, request.body, dict(request.headers))
     response = link.getresponse()
     content = response.read()
     if response.status != http.client.OK:

@@ -103,6 +103,15 @@ def running(rival: Rival, folder: Path, served: Served) -> Iterator[Server]:
         yield server
 
 
+@contextmanager
+def bare(folder: Path, served: Served) -> Iterator[Server]:
+    """A socket with the session behind it, in our own environment."""
+    port = brokers.free_port()
+    command = [sys.executable, PROGRAMS / "bare_server.py", str(port)]
+    with server_processes.running(command, port, "/", folder / "bare.log", _environment(served)) as server:
+        yield server
+
+
 def _environment(served: Served) -> Mapping[str, str]:
     ours = {"SERVED_MODEL": served.for_rivals(), "PYTHONPATH": str(PROGRAMS), "PYTHONDONTWRITEBYTECODE": "1"}
     return os.environ | ours

@@ -37,11 +37,13 @@ TEXT: Final = (
     "a cow stands in the field and looks at the gate while the rain falls on the old roof of the barn,"
     " and a dog that nobody called runs"
 )
+#: Where the bytes begin in a binary request.
+JSON_LENGTH: Final = "Inference-Header-Content-Length"
 DATATYPES: Final = {"float32": "FP32", "int64": "INT64"}
 #: Dynamic quantization and other kernels: an answer may differ by so much from the one computed here.
 TOLERANCE: Final = 1e-3
 
-Read = Callable[[Any], Any]
+Read = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Door:
 
     def check(self, content: bytes) -> None:
         """Raise RuntimeError unless the answer is right."""
-        found = np.array(self.read(json.loads(content)), np.float64)
+        found = np.array(self.read(content), np.float64)
         if found.size != self.expected.size or not np.allclose(found.ravel(), self.expected.ravel(), atol=TOLERANCE):
             raise RuntimeError(f"a wrong answer at {self.request.path}: {content[:200]!r}")
 
@@ -68,7 +70,9 @@ class Served:
     folder: Path
     manifest: Manifest
     inputs: Mapping[str, Array]
+    asked: object
     protocol: Door
+    binary: Door
     task: Door
     litserve: Door
 
@@ -119,7 +123,7 @@ def _served(
     *,
     inputs: Callable[[Model], Mapping[str, Array]],
     task: object,
-    read_task: Read,
+    read_task: Callable[[Any], Any],
 ) -> Served:
     with unpacked(bundle) as opened:
         kept, manifest = folder / name, opened.manifest
@@ -130,26 +134,53 @@ def _served(
     outputs, answer = model.infer(given), msgspec.json.encode({"outputs": model.predict(model.parse(task))})
     model.close()
     (output,) = manifest.outputs
+    message = {"inputs": [_tensor(*it) for it in given.items()]}
     return Served(
         name=name,
         bundle=bundle,
         folder=kept,
         manifest=manifest,
         inputs=given,
+        asked=task,
         protocol=Door(
-            Request(f"/v2/models/{name}/infer", json.dumps({"inputs": [_tensor(*it) for it in given.items()]})),
-            lambda said: said["outputs"][0]["data"],
+            Request(f"/v2/models/{name}/infer", json.dumps(message)),
+            lambda said: json.loads(said)["outputs"][0]["data"],
             outputs[output.name],
         ),
+        binary=Door(_in_binary(f"/v2/models/{name}/infer", given), _floats, outputs[output.name]),
         task=Door(
-            Request(f"/v1/models/{name}/predict", json.dumps(task)), read_task, np.array(read_task(json.loads(answer)))
+            Request(f"/v1/models/{name}/predict", json.dumps(task)),
+            lambda said: read_task(json.loads(said)),
+            np.array(read_task(json.loads(answer))),
         ),
         litserve=Door(
             Request("/predict", json.dumps({"inputs": {key: array.tolist() for key, array in given.items()}})),
-            lambda said: said["outputs"][output.name],
+            lambda said: json.loads(said)["outputs"][output.name],
             outputs[output.name],
         ),
     )
+
+
+def _in_binary(path: str, given: Mapping[str, Array]) -> Request:
+    """Tensors as bytes both ways, which is what tritonclient does unless it is told otherwise."""
+    inputs = [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": DATATYPES[str(array.dtype)],
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in given.items()
+    ]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    body = head + b"".join(array.tobytes() for array in given.values())
+    return Request(path, body, {JSON_LENGTH: str(len(head))})
+
+
+def _floats(content: bytes) -> Array:
+    """The numbers behind an answer's JSON."""
+    _, end = json.JSONDecoder().raw_decode(content.decode("latin-1"))
+    return np.frombuffer(content[end:], "<f4")
 
 
 def _tensor(name: str, array: Array) -> dict[str, object]:
