@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from edgeml_core import several
 from edgeml_core.errors import RejectedError
 from edgeml_origin.demand import Demand, Due
+from edgeml_origin.waiting import within
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Origin:
         while True:
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self.demand.wait_s(clock()))
+                await within(self._wanted.wait(), self.demand.wait_s(clock()))
             for key, payload in _together(await self._answers(self.demand.take(clock()))):
                 await publish(key, payload)
                 if self._max_bytes_per_s:

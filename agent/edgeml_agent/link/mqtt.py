@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from aiomqtt import Client, Message, MqttError, ProtocolVersion, Will
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
@@ -20,7 +20,9 @@ from paho.mqtt.properties import Properties
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
 from edgeml_core.packets import PACKET_MAX_BYTES, Bound
+from edgeml_origin.waiting import within
 
+T = TypeVar("T")
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
 #: On a slow road answers come after a window of chunks; whether the broker is still there, the keepalive watches.
@@ -65,6 +67,16 @@ class MisbehavingError(MqttError):
     """What answers as the broker does what none may."""
 
 
+class _Client(Client):
+    """aiomqtt's client, but what waits for the broker's answers can be cancelled: see `within`."""
+
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - aiomqtt's signature
+        try:
+            return await within(fut, self.timeout if timeout is None else timeout)
+        except TimeoutError as error:
+            raise MqttError("the broker gave no answer in time") from error
+
+
 class Broker:
     """The broker, as one session of it is used; remembers which version of MQTT it speaks.
 
@@ -104,7 +116,7 @@ class Broker:
         self, will: Will | None, tls: ssl.SSLContext | None, version: ProtocolVersion, timeout_s: float
     ) -> Client:
         url, is_v5 = self._settings.url, version is ProtocolVersion.V5
-        return Client(
+        return _Client(
             url.host,
             url.port,
             username=url.username,

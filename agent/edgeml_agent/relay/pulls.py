@@ -16,6 +16,7 @@ from edgeml_agent.ports import Arrival, ChunkSource
 from edgeml_agent.relay.cache import Cache
 from edgeml_core import wirekeys
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
+from edgeml_origin.waiting import within
 
 #: Keys on their way at one time: of all devices, and of one device that is the first to want them.
 PULLS_MAX: Final = 512
@@ -176,7 +177,7 @@ class OwnChunks:
     async def receive(self, timeout_s: float) -> Arrival | None:
         """See `ChunkSource.receive`."""
         try:
-            return await asyncio.wait_for(self._arrivals.get(), timeout_s)
+            return await within(self._arrivals.get(), timeout_s)
         except TimeoutError:
             return None
 

@@ -26,6 +26,7 @@ from edgeml_core.errors import RejectedError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_core.relayed import Saying
 from edgeml_origin.origin import Origin
+from edgeml_origin.waiting import within
 from edgeml_origin.waves import Listed
 
 #: How long what devices say waits for more, so that one message takes all; an operator who watches sees it that late.
@@ -153,7 +154,7 @@ class Relay:
         """Pass up what devices say, the newest of each subject, many in a message; all states now and then."""
         while True:
             try:
-                await asyncio.wait_for(self._said.wait(), SAY_AGAIN_S)
+                await within(self._said.wait(), SAY_AGAIN_S)
             except TimeoutError:
                 self._sayings = self._states | self._sayings
             await asyncio.sleep(SAYING_GATHER_S)

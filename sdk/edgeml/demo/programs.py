@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from edgeml_core.errors import DeviceError
+from edgeml_origin.waiting import within
 
 STOP_TIMEOUT_S: Final = 15.0
 _EXCERPT_CHARS: Final = 600
@@ -88,7 +89,7 @@ async def _started(
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+                await within(process.wait(), STOP_TIMEOUT_S)
             except TimeoutError:
                 process.kill()
                 await process.wait()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from aiomqtt import Client, MqttError, ProtocolVersion
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
@@ -21,7 +21,9 @@ from paho.mqtt.properties import Properties
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import UsageError
 from edgeml_core.packets import PACKET_MAX_BYTES, Bound
+from edgeml_origin.waiting import within
 
+T = TypeVar("T")
 KEEPALIVE_S: Final = 30
 TIMEOUT_S: Final = 10.0
 #: For the answer to a CONNECT of version 5: some brokers of 3.1.1 give none.
@@ -32,6 +34,16 @@ SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 INCOMING_MAX: Final = 10_000
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
+
+
+class _Client(Client):
+    """aiomqtt's client, but what waits for the broker's answers can be cancelled: see `within`."""
+
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - aiomqtt's signature
+        try:
+            return await within(fut, self.timeout if timeout is None else timeout)
+        except TimeoutError as error:
+            raise MqttError("the broker gave no answer in time") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,7 @@ def _client(broker: Broker, session: str, protocol: ProtocolVersion, *, lasting:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho has no annotation here
     properties.SessionExpiryInterval = SESSION_EXPIRY_S if lasting else 0
     properties.MaximumPacketSize = PACKET_MAX_BYTES
-    client = Client(
+    client = _Client(
         broker.url.host,
         broker.url.port,
         username=broker.url.username,
