@@ -169,7 +169,8 @@ class _Connection:
 
     async def _to_device(self, reader: asyncio.StreamReader) -> None:
         while True:
-            for frame in self._mitm.meddle(await read_frame(reader, is_v5=self._is_v5)):
+            came = await read_frame(reader, is_v5=self._is_v5)
+            for frame in self._mitm.meddle(came):  # looked up now: what came first after a change is meddled with, too
                 await self._pass_on(self._writer, frame.raw)
                 self._sent_bytes += len(frame.raw)
                 if 0 < self._mitm.line.cut_after_bytes < self._sent_bytes:
