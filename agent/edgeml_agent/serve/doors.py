@@ -28,17 +28,10 @@ _BROKEN: Final = EdgemlError("internal", "the server failed", "its log has the d
 
 
 class Endpoint(Protocol):
-    """What answers the requests of a route."""
+    """What answers the requests of a route; one that can answer some of them at once has `Application.at_once`, too."""
 
     async def __call__(self, request: Request) -> Response:
         """The answer."""
-
-
-class PromptEndpoint(Endpoint, Protocol):
-    """An endpoint that can answer some requests at once; see `asgi.Application`."""
-
-    def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """The answer; None when the request is for `__call__`. The body isn't packed."""
 
 
 class Doors:

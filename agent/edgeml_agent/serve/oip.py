@@ -98,7 +98,7 @@ class Inferences:
         self._models = models
 
     def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """See `doors.PromptEndpoint`."""
+        """See `asgi.Application`; the body isn't packed."""
         path = scope["path_params"]
         turn = self._models.turn(path["name"], path.get("version"), size_bytes=len(body))
         if turn is None:

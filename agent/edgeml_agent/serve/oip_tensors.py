@@ -50,11 +50,6 @@ class Tensor(msgspec.Struct, frozen=True):
     data: list[Any] | None = None
     parameters: dict[str, object] = {}
 
-    @property
-    def is_bytes(self) -> bool:
-        """Whether its elements are texts or files."""
-        return self.datatype == BYTES
-
 
 def array(tensor: Tensor, binary: memoryview | None) -> Array:
     """The array that a tensor describes.

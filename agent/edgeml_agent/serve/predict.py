@@ -59,7 +59,7 @@ class Predictions:
         self._models = models
 
     def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """See `doors.PromptEndpoint`."""
+        """See `asgi.Application`; the body isn't packed."""
         turn = self._models.turn(scope["path_params"]["name"], size_bytes=len(body))
         if turn is None:
             return None
