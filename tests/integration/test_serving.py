@@ -26,7 +26,7 @@ from edgeml_agent.serve.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.oip import EXTENSIONS
 from edgeml_agent.serve.server import listen, serve
-from edgeml_agent.serve.worker import QUEUE_MAX
+from edgeml_agent.serve.worker import QUEUE_MAX, Worker
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import DeviceError, EdgemlError, UsageError
 
@@ -565,3 +565,18 @@ def test_an_unknown_model_makes_no_metric_of_its_name(tmp_path):
         return list(models.counts.totals())
 
     assert asyncio.run(main()) == [("", {"model": "", "code": "model-unknown"}, 5)]
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_request_that_can_not_be_read_is_counted_by_whichever_way_it_went(tmp_path, monkeypatch, is_quick):
+    """Where it was read first, or by the model's thread."""
+    monkeypatch.setattr(Worker, "_is_short", lambda _, size_bytes=0, longest_s=0.0: is_quick)
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            for path in (INFER, PREDICT):
+                assert (await client.post(path, content=b"{")).status_code == 400
+            return models.counts.codes("tiny")
+
+    assert asyncio.run(main()) == {"input-invalid": 2}
