@@ -36,8 +36,8 @@ from contenders import build
 from contenders.race import QUIET_ROUNDS, Result, quiet_rounds, race, ratio
 
 from edgeml.check.latency import cpu_name
-from edgeml.check.sentences import SENTENCES
-from edgeml_runtime.golden import cosine
+from edgeml.check.sample_texts import SENTENCES
+from edgeml_runtime.verify.golden import cosine
 
 THREADS = 2
 TOKENS = 128

@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from serving_parts.load import ask
 
 from edgeml_core.messages import Topics
-from integration.delivery_site import DEVICE, FLEET, MODEL, Site, site
+from support.delivery_site import DEVICE, FLEET, MODEL, Site, site
 
 BODY = json.dumps({"inputs": {"x": [[1.0, 2.0, 3.0, 4.0]]}})
 PATH = f"/v1/models/{MODEL}/predict"

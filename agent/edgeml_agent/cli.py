@@ -22,9 +22,9 @@ from edgeml_core import __version__
 from edgeml_core.errors import DeviceError, EdgemlError, UsageError
 
 if TYPE_CHECKING:
-    from edgeml_agent.status import ModelStatus
+    from edgeml_agent.commands.status import ModelStatus
     from edgeml_core.messages import Tuned
-    from edgeml_runtime.checkup import Check
+    from edgeml_runtime.hardware.diagnostics import Check
 
 EXIT_INTERRUPTED: Final = 130
 DEFAULT_CONFIG: Final = Path("agent.toml")
@@ -102,13 +102,13 @@ def _command(
 
 
 def _run(given: Arguments) -> None:
-    from edgeml_agent import run  # noqa: PLC0415 - the server and MQTT are kept out of the other commands
+    from edgeml_agent import main  # noqa: PLC0415 - the server and MQTT are kept out of the other commands
 
-    run.run(_settings(given))
+    main.run(_settings(given))
 
 
 def _install(given: Arguments) -> None:
-    from edgeml_agent.stick import install  # noqa: PLC0415 - kept out of the other commands
+    from edgeml_agent.offline import install  # noqa: PLC0415 - kept out of the other commands
 
     installed = install.install(_settings(given), given.source)
     models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed]
@@ -117,7 +117,7 @@ def _install(given: Arguments) -> None:
 
 
 def _status(given: Arguments) -> None:
-    from edgeml_agent import status  # noqa: PLC0415 - kept out of --help
+    from edgeml_agent.commands import status  # noqa: PLC0415 - kept out of --help
 
     found = status.device(_settings(given))
     running = "runs" if found.running else "doesn't run"
@@ -127,7 +127,7 @@ def _status(given: Arguments) -> None:
 
 
 def _models(given: Arguments) -> None:
-    from edgeml_agent import status  # noqa: PLC0415 - kept out of --help
+    from edgeml_agent.commands import status  # noqa: PLC0415 - kept out of --help
 
     models = status.device(_settings(given)).models
     lines = [_model_line(model) for model in models] or ["no models"]
@@ -148,7 +148,7 @@ def _tuned(found: Tuned) -> str:
 
 
 def _rollback(given: Arguments) -> None:
-    from edgeml_agent.store import Store  # noqa: PLC0415 - kept out of --help
+    from edgeml_agent.store.database import Store  # noqa: PLC0415 - kept out of --help
 
     store = Store(_settings(given).store.dir)
     record = store.roll_back(given.name, "", "rolled back on this device")
@@ -158,7 +158,7 @@ def _rollback(given: Arguments) -> None:
 
 
 def _top(given: Arguments) -> None:
-    from edgeml_agent import top  # noqa: PLC0415 - the server's parts are kept out of the other commands
+    from edgeml_agent.commands import top  # noqa: PLC0415 - the server's parts are kept out of the other commands
 
     redraws = sys.stdout.isatty() and not (given.once or given.json)
     with contextlib.suppress(KeyboardInterrupt):  # how one leaves it
@@ -170,7 +170,7 @@ def _top(given: Arguments) -> None:
 
 
 def _doctor(given: Arguments) -> None:
-    from edgeml_agent import doctor  # noqa: PLC0415 - kept out of --help
+    from edgeml_agent.commands import doctor  # noqa: PLC0415 - kept out of --help
 
     has_config = given.config != DEFAULT_CONFIG or given.config.exists()
     checks = doctor.run(_settings(given) if has_config else None)

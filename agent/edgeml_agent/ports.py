@@ -1,6 +1,7 @@
-"""What the agent's shell asks of the world. Each port has one adapter and one working double in `tests/fakes.py`.
+"""What the agent's shell asks of the world. Each port has one adapter, and one double in `tests/support/fakes.py`.
 
-The shell (`edgeml_agent.agent`) and the fetcher know these Protocols; only the command line wires adapters to them.
+The shell (`edgeml_agent.update.agent`) and the fetcher know these Protocols; only `edgeml_agent.main` wires adapters
+to them.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Trust(Protocol):
         ...
 
 
-class Voice(Protocol):
+class StatusSink(Protocol):
     """What the device says goes out this way. `session` and `online` are filled in here."""
 
     def show(self, state: DeviceState) -> None:
@@ -123,7 +124,7 @@ class CallLine(Protocol):
         ...
 
 
-class Link(Voice, CallLine, Protocol):
+class Link(StatusSink, CallLine, Protocol):
     """The connection to the fleet. It may be away at any time."""
 
     async def run(self) -> None:
@@ -135,14 +136,14 @@ class Link(Voice, CallLine, Protocol):
         ...
 
 
-class Passenger(Protocol):
+class TopicHandler(Protocol):
     """Who hears, on the device's connection, what isn't for the device itself."""
 
     def connected(self) -> None:
         """The connection is new."""
         ...
 
-    def hear(self, topic: str, payload: bytes) -> None:
+    def on_message(self, topic: str, payload: bytes) -> None:
         """Take a message in; nothing about it is trusted."""
         ...
 
@@ -193,7 +194,7 @@ class Prober(Protocol):
         ...
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class ShadowPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a new version may serve, after both have had the same requests.
 
     `requests` are compared; after `max_s` seconds what was compared until then decides, since a device that nobody asks
@@ -218,7 +219,7 @@ class ModelServer(Protocol):
         """
         ...
 
-    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: Rule) -> Compared | None:
+    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared | None:
         """Give the bundle in `folder` the same requests as the version of `name` that serves, until the rule decides.
 
         Returns:

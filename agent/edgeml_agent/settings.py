@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from edgeml_agent import hours
-from edgeml_agent.hours import Hours
-from edgeml_agent.ports import Rule
+from edgeml_agent import schedule
+from edgeml_agent.ports import ShadowPolicy
+from edgeml_agent.schedule import Hours
 from edgeml_core import broker, names
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import EdgemlError, UsageError
@@ -114,14 +114,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker: BrokerSettings
     store: StoreSettings
     serve: ServeSettings
-    shadow: Rule
+    shadow: ShadowPolicy
     update: UpdateSettings
     trust: TrustSettings
     relay: RelaySettings | None
     homeassistant: HomeAssistantSettings
 
 
-_RULE: Final = Rule()
+_RULE: Final = ShadowPolicy()
 _Sections = dict[str, dict[str, object]]
 _Parser = Callable[[object, Path], object]
 
@@ -212,7 +212,7 @@ def _settings(values: dict[str, dict[str, Any]]) -> Settings:
         broker=BrokerSettings(**values["broker"]),
         store=StoreSettings(**values["store"]),
         serve=ServeSettings(**values["serve"]),
-        shadow=Rule(**values["shadow"]),
+        shadow=ShadowPolicy(**values["shadow"]),
         update=UpdateSettings(**values["update"]),
         trust=TrustSettings(**values["trust"]),
         relay=_relay(values["relay"]),
@@ -286,7 +286,7 @@ def _topic(given: object, _: Path) -> str:
 
 
 def _hours(given: object, _: Path) -> Hours:
-    return hours.parse(_text(given))
+    return schedule.parse(_text(given))
 
 
 def _address(given: object, _: Path) -> HttpAddress:

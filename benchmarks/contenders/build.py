@@ -16,15 +16,16 @@ from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
 from contenders.race import Contender
-from edgeml import pack, targets
-from edgeml.export import fp32, work
-from edgeml.export.load import load
-from edgeml.export.request import ExportRequest
-from edgeml.pipeline import export
+from edgeml import targets, workspace
+from edgeml.exporters import fp32
+from edgeml.exporters.load import load
+from edgeml.pipeline import pack
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
 from edgeml.quantize import apply
 from edgeml_core import manifest as manifests
 from edgeml_core.manifest import ENGINES, Format
-from edgeml_runtime.unpacked import unpacked
+from edgeml_runtime.unpack import unpacked
 
 OPENVINO_INSTALL = "pip install openvino nncf"
 #: Neither NNCF nor openvino-telemetry reports what it does when it believes itself in a test run.
@@ -54,13 +55,13 @@ def quantized(
     """The target's first recipe for a model whose weights mean nothing: exported and quantized, but not checked."""
     profile = targets.this_machine()
     request = ExportRequest(model=str(model), targets=[profile.name], output=folder)
-    with work.folder(folder) as temporary:
-        with work.quiet(temporary):
+    with workspace.folder(folder) as temporary:
+        with workspace.quiet(temporary):
             source = load(request, temporary)
         whole = fp32.write(source, file_format, _new(temporary / "fp32"))
         recipe = profile.engines[ENGINES[file_format]].recipes[source.kind][0]
         kept = _new(folder / f"edgeml-{file_format}")
-        with work.quiet(temporary):
+        with workspace.quiet(temporary):
             built = apply.apply(recipe, whole, kept, _layout(calibration, file_format))
     draft = pack.draft(built, source, profile, pack.Release(name="model", version="1"))
     (kept / manifests.MANIFEST_NAME).write_bytes(manifests.encode(draft))
@@ -70,7 +71,7 @@ def quantized(
 def optimum(model: Path, task: str, folder: Path) -> tuple[Contender, Contender]:
     """optimum-onnx's own export in fp32, and its avx512_vnni dynamic int8 preset, as its documentation has them."""
     whole, small = folder / "optimum-fp32", folder / "optimum-int8"
-    with work.quiet(folder):
+    with workspace.quiet(folder):
         main_export(str(model), whole, task=task, library_name="transformers", do_validation=False)
         preset = AutoQuantizationConfig.avx512_vnni(is_static=False)
         ORTQuantizer.from_pretrained(whole).quantize(save_dir=small, quantization_config=preset)
@@ -86,7 +87,7 @@ def openvino(onnx: Path, inputs: Path, folder: Path) -> list[Contender]:
         return []
     models = folder / "openvino"
     command = [sys.executable, Path(__file__).with_name("nncf_int8.py"), onnx, inputs, models]
-    with work.quiet(folder):
+    with workspace.quiet(folder):
         subprocess.run(command, check=True, env=os.environ | NO_REPORTS | {"HOME": str(folder)})
     written = sorted(models.glob("*.xml"), key=lambda it: it.stem)
     return [Contender(name=f"OpenVINO {it.stem}", kind="openvino", path=it) for it in written]

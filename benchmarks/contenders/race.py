@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeml_runtime.quiet import OTHER_CORES_MAX
+from edgeml_runtime.bench.host_load import OTHER_CORES_MAX
 
 RUNNER = Path(__file__).with_name("runner.py")
 BURST_S = 0.15

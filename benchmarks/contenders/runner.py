@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from edgeml_core.manifest import Manifest
-from edgeml_runtime import engines, quiet  # its import switches onnxruntime's telemetry off
+from edgeml_runtime import engines
+from edgeml_runtime.bench import host_load  # its import switches onnxruntime's telemetry off
 
 Inputs = Mapping[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]
@@ -49,12 +50,12 @@ def main(kind: str, path: str, threads: int, inputs: str) -> None:
 def _burst(run: Callable[[], object], count: int) -> dict[str, object]:
     for _ in range(math.ceil(count * WARMUP_SHARE)):
         run()
-    before, times_ms = quiet.counts(), []
+    before, times_ms = host_load.counts(), []
     for _ in range(count):
         begun = time.perf_counter()
         run()
         times_ms.append((time.perf_counter() - begun) * 1000)
-    return {"times_ms": times_ms, "other_cores": quiet.others(before, quiet.counts())[0]}
+    return {"times_ms": times_ms, "other_cores": host_load.others(before, host_load.counts())[0]}
 
 
 def _rows(path: Path) -> list[dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from edgeml_agent import log, run, settings
+from edgeml_agent import log, main, settings
 from edgeml_agent.serve.models import Models
 from edgeml_core.manifest import Manifest
 
@@ -22,5 +22,5 @@ class Unserved(Models):
 
 if __name__ == "__main__":
     log.set_up()
-    run.Models = Unserved
-    run.run(settings.load(Path(sys.argv[1]), {}))
+    main.Models = Unserved
+    main.run(settings.load(Path(sys.argv[1]), {}))

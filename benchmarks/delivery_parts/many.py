@@ -10,8 +10,8 @@ import statistics
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from integration import brokers
-from integration.light_agents import LightAgent, Publications, connected, fetch_all, host, published
+from support import brokers
+from support.light_agents import LightAgent, Publications, connected, fetch_all, host, published
 
 WEIGHTS_BYTES: Final = 96 * 1024**2
 DEVICES: Final = 8

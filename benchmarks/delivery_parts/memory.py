@@ -16,8 +16,8 @@ from edgeml.fleet.deploy import deploy
 from edgeml_core import bundle, chunks
 from edgeml_core.bundle import BundleReader
 from edgeml_core.manifest import Needs
-from integration.delivery_site import MODEL, Program, Site, site, until
-from tiny_models import WEIGHTS_NAME, tiny_onnx_bundle
+from support.delivery_site import MODEL, Program, Site, site, until
+from support.tiny_models import WEIGHTS_NAME, tiny_onnx_bundle
 
 WEIGHTS_BYTES: Final = 400 * 1000**2
 #: Every so many chunks of the update differ, in every so many bytes.

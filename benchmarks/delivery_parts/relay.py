@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from delivery_parts import models as trained
-from integration.relayed_site import relayed_site, update_all, update_one
+from support.relayed_site import relayed_site, update_all, update_one
 
 DEVICES: Final = 50
 MOST: Final = 1.05

@@ -17,8 +17,8 @@ from delivery_parts import rivals
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml_core.bundle import BundleReader
-from integration.counted_line import Counter, counting
-from integration.delivery_site import Site, site, until
+from support.counting_proxy import Counter, counting
+from support.delivery_site import Site, site, until
 
 UPDATES = {"2": ("one more epoch", 0.08), "3": ("fitted anew", 0.15)}
 

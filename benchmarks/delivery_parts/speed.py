@@ -16,10 +16,10 @@ import urllib.request
 from pathlib import Path
 from typing import Final
 
-from edgeml_agent.releases import Release
-from integration import brokers
-from integration.light_agents import MODEL, LightAgent, connected, fetch_all, host, published
-from integration.slow_lines import slow_line
+from edgeml_agent.store.releases import Release
+from support import brokers
+from support.light_agents import MODEL, LightAgent, connected, fetch_all, host, published
+from support.slow_links import slow_line
 
 LOOPBACK_BYTES: Final = 128 * 1024**2
 LOOPBACK_LEAST_MB_PER_S: Final = 40

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from integration import lone_agents
-from integration.server_processes import Server
 from serving_parts import load, table
 from serving_parts.served import Served, echo, minilm
 from serving_parts.table import Row
+from support import lone_agents
+from support.server_processes import Server
 
 STARTS: Final = 5
 IN_FLIGHT: Final = 16

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import tiny_chat
-from edgeml import pipeline, targets
-from edgeml.export.request import ExportRequest
-from integration import lone_agents
+from edgeml import targets
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
 from serving_parts import table
 from serving_parts.table import Row
-from tiny_models import tiny_onnx_bundle
+from support import lone_agents, tiny_chat
+from support.tiny_models import tiny_onnx_bundle
 
 SLOW: Final = "slow"
 CHAT: Final = "chat"
@@ -104,7 +104,7 @@ def _chat(models: Path) -> Path:
     if not list(models.glob(f"{CHAT}-*.edgeml")):
         target = targets.this_machine().name
         model = tiny_chat.pretrained(models / CHAT)
-        pipeline.export(
+        export.export(
             ExportRequest(model=model, targets=(target,), formats=("onnx",), quantize="none", name=CHAT, output=models)
         )
     return next(models.glob(f"{CHAT}-*.edgeml"))

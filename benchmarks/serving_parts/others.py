@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from integration import brokers, server_processes
-from integration.server_processes import Server
 from serving_parts.served import Door, Served
+from support import brokers, server_processes
+from support.server_processes import Server
 
 ENVIRONMENTS: Final = Path(__file__).parents[2] / ".venv-rivals"
 PROGRAMS: Final = Path(__file__).with_name("rivals")

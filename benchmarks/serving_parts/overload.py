@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent.serve.worker import QUEUE_MAX
-from integration import lone_agents, overload
-from integration.overload import Asked
-from integration.server_processes import Server, memory_bytes
 from serving_parts import table
 from serving_parts.table import Row
-from tiny_models import tiny_onnx_bundle
+from support import lone_agents, overload
+from support.overload import Asked
+from support.server_processes import Server, memory_bytes
+from support.tiny_models import tiny_onnx_bundle
 
 MODEL: Final = "slow"
 #: About 20 ms a run.

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from integration import lone_agents
-from integration.server_processes import Server
 from serving_parts import alone, load, others, table
 from serving_parts.alone import Alone
 from serving_parts.load import Load
 from serving_parts.served import Door, Served, echo, minilm
 from serving_parts.table import Row
+from support import lone_agents
+from support.server_processes import Server
 
 ROUNDS: Final = 7
 TURN_S: Final = 2

@@ -24,9 +24,9 @@ from edgeml_core import manifest as manifests
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.model import Model
 from edgeml_runtime.tensors import Array
-from edgeml_runtime.unpacked import unpacked
+from edgeml_runtime.unpack import unpacked
 from serving_parts.load import Request
-from tiny_models import tiny_onnx_bundle
+from support.tiny_models import tiny_onnx_bundle
 
 ECHO: Final = "echo"
 MINILM: Final = "minilm"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from integration import swaps
-from integration.server_processes import memory_bytes
 from serving_parts import table
 from serving_parts.table import Row
+from support import swaps
+from support.server_processes import memory_bytes
 
 SWAPS: Final = 50
 SETTLING_SWAPS: Final = 3

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from edgeml_runtime import quiet
+from edgeml_runtime.bench import host_load
 
 LOOK_S: Final = 0.5
 
@@ -46,9 +46,9 @@ def show(rows: Sequence[Row], other_cores: Sequence[float]) -> None:
 
 def look() -> list[float]:
     """How many cores are busy while nothing is measured: a list of one, or none where the system doesn't say."""
-    before = quiet.counts()
+    before = host_load.counts()
     time.sleep(LOOK_S)
-    cores, _ = quiet.others(before, quiet.counts())
+    cores, _ = host_load.others(before, host_load.counts())
     return [] if cores is None else [cores]
 
 
@@ -57,7 +57,9 @@ def busy(cores: Sequence[float]) -> str:
     if not cores:
         return "this system doesn't say how busy it was"
     doubt = (
-        " (a busy machine: compare within this run only)" if statistics.median(cores) > quiet.OTHER_CORES_MAX else ""
+        " (a busy machine: compare within this run only)"
+        if statistics.median(cores) > host_load.OTHER_CORES_MAX
+        else ""
     )
     return f"others kept {statistics.median(cores):.2f} cores busy, {max(cores):.2f} at most{doubt}"
 

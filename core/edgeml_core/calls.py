@@ -2,7 +2,7 @@
 
 A call names a bundle by its manifest's digest and carries nothing that is run: the device looks among the verified
 bundles that it holds. Strictly decoded, and all that it can cost is bounded. The same replies come from a program that
-is started here or over ssh (`edgeml_runtime.trial`).
+is started here or over ssh (`edgeml_runtime.bench.child`).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.metric != PERPLEXITY
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """For people: before and after, and the change with its interval."""
         low, high = self.ci95
         digits, change = (4, "drop") if self.is_share else (2, "rise")
@@ -132,7 +132,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def baseline_said(self) -> str:
         """For people: what a device's drift is judged by."""
-        return self.baseline.said if self.baseline else NO_BASELINE
+        return self.baseline.summary if self.baseline else NO_BASELINE
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,7 +152,7 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     note: str
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """For people."""
         joules = self.joules_per_inference
         return f"not measured: {self.note}" if joules is None else f"{joules:.4f} J per inference ({self.note})"

@@ -13,7 +13,7 @@ from typing import Final
 
 import zstandard
 
-from edgeml_core import difference, wirekeys
+from edgeml_core import delta, wire_keys
 from edgeml_core.errors import RejectedError
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -65,7 +65,7 @@ def to_wire_from(base: bytes, chunk: bytes) -> bytes:
     whole = to_wire(chunk)
     if len(base) != len(chunk):
         return whole
-    positions, amounts = map(_packed, difference.streams(base, chunk))
+    positions, amounts = map(_packed, delta.streams(base, chunk))
     payload = _DIFFERENCE + len(positions).to_bytes(_LENGTH_BYTES) + positions + amounts
     return min(payload, whole, key=len)
 
@@ -94,7 +94,7 @@ def from_store(payload: bytes, chunk_id: str) -> bytes:
         RejectedError: `digest-mismatch`.
     """
     chunk = _decode(payload, b"")
-    if chunk is None or wirekeys.chunk_id(sha256(chunk)) != chunk_id:
+    if chunk is None or wire_keys.chunk_id(sha256(chunk)) != chunk_id:
         raise RejectedError("digest-mismatch", f"what is kept as chunk {chunk_id[:12]} has other content")
     return chunk
 
@@ -106,7 +106,7 @@ def _packed(stream: bytes) -> bytes:
 def _applied(base: bytes, body: bytes) -> bytes | None:
     end = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES])
     positions, amounts = (_unpacked(it, _STREAM_MAX_BYTES) for it in (body[_LENGTH_BYTES:end], body[end:]))
-    return difference.applied(base, positions, amounts)
+    return delta.applied(base, positions, amounts)
 
 
 def _unpacked(frame: bytes, max_bytes: int) -> bytes:

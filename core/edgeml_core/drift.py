@@ -94,7 +94,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"{len(self.quantities)} quantities; at most {QUANTITIES_MAX} are watched")
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """For people."""
         return f"{', '.join(self.quantities)} over {self.rows} {self.rows_from} rows"
 
@@ -114,7 +114,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     psi: dict[str, float] = {}
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """For people."""
         worst = sorted(self.psi.items(), key=lambda it: (-it[1], it[0]))
         return ": ".join(filter(None, (self.grade, ", ".join(f"{name} {psi:.2f}" for name, psi in worst))))

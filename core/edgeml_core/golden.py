@@ -1,6 +1,6 @@
 """Golden cases: real inputs and what the bundle's model answered to them where it was made.
 
-Bytes and shapes only; running them and comparing is `edgeml_runtime.golden`'s work.
+Bytes and shapes only; running them and comparing is `edgeml_runtime.verify.golden`'s work.
 """
 
 from __future__ import annotations

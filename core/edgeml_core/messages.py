@@ -56,7 +56,7 @@ class Topics:
         return f"{self.root}/device/{device}/call"
 
     def relay(self, device: str) -> str:
-        """Where the relay `device` says what the devices of its site have said (`edgeml_core.relayed`)."""
+        """Where the relay `device` says what the devices of its site have said (`edgeml_core.relay_batch`)."""
         return f"{self.root}/relay/{device}"
 
     def reply(self, device: str) -> str:

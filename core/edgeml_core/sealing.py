@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgeml_core import chunks, wirekeys
+from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
 
 KEY_BYTES: Final = 32
@@ -42,7 +42,7 @@ class Seal:
 
     def chunk_id(self, digest: str) -> str:
         """What a chunk is called in wire keys among those who have the key."""
-        return wirekeys.chunk_id(hmac.new(self._names, digest.encode(), hashlib.sha256).hexdigest())
+        return wire_keys.chunk_id(hmac.new(self._names, digest.encode(), hashlib.sha256).hexdigest())
 
     def close(self, payload: bytes, key: str) -> bytes:
         """A wire payload as it is published under a wire key."""
@@ -70,7 +70,7 @@ class Seal:
 
 def _bound_to(key: str) -> bytes:
     # Whole or difference may answer either wish; which chunk it makes, its digest tells.
-    return wirekeys.ids(key)[0].encode()
+    return wire_keys.ids(key)[0].encode()
 
 
 def to_disk(sealed: bytes) -> bytes:

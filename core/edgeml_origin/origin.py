@@ -11,10 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from edgeml_core import several
+from edgeml_core import multi_chunk
 from edgeml_core.errors import RejectedError
-from edgeml_origin.demand import Demand, Due
-from edgeml_origin.waiting import within
+from edgeml_io.aio import within
+from edgeml_origin.scheduler import Demand, Due
 
 _log = logging.getLogger(__name__)
 
@@ -94,11 +94,11 @@ def _together(answers: Sequence[tuple[Due, bytes]]) -> Iterator[tuple[str, bytes
     """The publications for answers: one for several small ones that the same devices want."""
     small: dict[frozenset[str], list[tuple[str, bytes]]] = {}
     for due, payload in answers:
-        if len(payload) > several.SMALL_MAX_BYTES:
+        if len(payload) > multi_chunk.SMALL_MAX_BYTES:
             yield due.key, payload
         else:
             small.setdefault(due.wanters, []).append((due.key, payload))
     for group in small.values():
-        for start in range(0, len(group), several.ENTRIES_MAX):
-            part = group[start : start + several.ENTRIES_MAX]
-            yield part[0] if len(part) == 1 else (part[0][0], several.join(part))
+        for start in range(0, len(group), multi_chunk.ENTRIES_MAX):
+            part = group[start : start + multi_chunk.ENTRIES_MAX]
+            yield part[0] if len(part) == 1 else (part[0][0], multi_chunk.join(part))

@@ -13,33 +13,34 @@ import numpy as np
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TextInput
-from edgeml_runtime import spans, tasks
+from edgeml_runtime import tasks
+from edgeml_runtime.postprocess import question_answering
 from edgeml_runtime.requests import require_bounds
 from edgeml_runtime.tasks import (
-    About,
     Answer,
     Audio,
     Chat,
     Image,
     Infer,
     Item,
+    ItemInfo,
     LikelihoodAnswer,
-    Passage,
     Picture,
-    Piece,
     Prompt,
     Question,
     Row,
+    ScoredText,
     Sound,
     Tensors,
     Text,
+    TokenDelta,
 )
 from edgeml_runtime.tensors import Array
 
 if TYPE_CHECKING:
-    from edgeml_runtime.text import Window
+    from edgeml_runtime.encode.text import Window
 
-_Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, Passage, Image, Audio, Tensors)
+_Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, ScoredText, Image, Audio, Tensors)
 
 
 class Prepared(NamedTuple):
@@ -51,8 +52,8 @@ class Prepared(NamedTuple):
     """
 
     tensors: dict[str, Array]
-    about: Sequence[About]
-    write: Callable[[Infer], Iterator[Piece]] | None = None
+    about: Sequence[ItemInfo]
+    write: Callable[[Infer], Iterator[TokenDelta]] | None = None
     weigh: Callable[[Infer], LikelihoodAnswer] | None = None
     further: Callable[[Mapping[str, Array], Infer], Iterator[Answer]] | None = None
 
@@ -87,14 +88,14 @@ def preparer(folder: Path, manifest: Manifest) -> Preparer:
 
 
 def _texts(folder: Path, text: TextInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
+    from edgeml_runtime.encode.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
 
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
-    return lambda items: Prepared(*encoder.encode([_require(item, Text).text for item in items]))
+    return lambda items: Prepared(*encoder.encode([_expect(item, Text).text for item in items]))
 
 
 def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
+    from edgeml_runtime.encode.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
 
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
     spec = manifest.postprocess
@@ -102,7 +103,7 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
         raise RejectedError("bundle-format", "a question is asked, but no answer is looked for")
 
     def prepare(items: Sequence[Item]) -> Prepared:
-        asked = [encoder.windows(_require(item, Question)) for item in items]
+        asked = [encoder.windows(_expect(item, Question)) for item in items]
         first = [windows[0] for windows in asked]
         prepared = Prepared(encoder.joined(first), [window.tokens for window in first])
         if len(first) == sum(map(len, asked)):
@@ -115,7 +116,7 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
 
         def further(outputs: Mapping[str, Array], infer: Infer) -> Iterator[Answer]:
             for row, windows in zip(tasks.rows(outputs, prepared.about, spec), asked, strict=True):
-                yield spans.best(chain([row], rows(infer, windows[1:])), spec)
+                yield question_answering.best(chain([row], rows(infer, windows[1:])), spec)
 
         return prepared._replace(further=further)
 
@@ -123,16 +124,16 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
 
 
 def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.generate import Writer, likelihood  # noqa: PLC0415 -- only text models load the tokenizers library
+    from edgeml_runtime.generate.loop import Writer, likelihood  # noqa: PLC0415 -- only text models load the tokenizers library
 
     writer = Writer(folder, prompt, manifest)
 
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
-        if isinstance(item, Passage):
-            tensors = writer.whole(_require(item, Passage))
+        if isinstance(item, ScoredText):
+            tensors = writer.whole(_expect(item, ScoredText))
             return Prepared(tensors, [None], weigh=partial(likelihood, tensors, output=writer.output))
-        asked = _require(item, Chat) if isinstance(item, Chat) else _require(item, Prompt)
+        asked = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
         tensors = writer.first(asked)
         return Prepared(tensors, [None], write=partial(writer.pieces, asked, tensors))
 
@@ -140,7 +141,7 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
 
 
 def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.audio import samples_max, to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
+    from edgeml_runtime.encode.audio import samples_max, to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
 
     if len(manifest.inputs) != 1:
         raise RejectedError("bundle-format", f"a sound is one input, but the model has {len(manifest.inputs)}")
@@ -148,7 +149,7 @@ def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
 
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
-        sound = _require(item, Audio)
+        sound = _expect(item, Audio)
         tensors = {name: to_tensor(sound, audio)}
         seconds, read = (
             count / sound.sampling_rate_hz for count in (sound.samples.size, min(sound.samples.size, most))
@@ -159,7 +160,7 @@ def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
 
 
 def _images(image: ImageInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.image import seen  # noqa: PLC0415 -- only image models load Pillow
+    from edgeml_runtime.encode.image import seen  # noqa: PLC0415 -- only image models load Pillow
 
     if len(manifest.inputs) != 1:
         raise RejectedError("bundle-format", f"an image is one input, but the model has {len(manifest.inputs)}")
@@ -168,7 +169,7 @@ def _images(image: ImageInput, manifest: Manifest) -> Preparer:
     name = manifest.inputs[0].name
 
     def prepare(items: Sequence[Item]) -> Prepared:
-        given = [_require(item, Image) for item in items]
+        given = [_expect(item, Image) for item in items]
         pictures = [seen(one.data, image) for one in given]
         about = [
             Picture(width=picture.size[0], height=picture.size[1], threshold=one.threshold)
@@ -181,10 +182,10 @@ def _images(image: ImageInput, manifest: Manifest) -> Preparer:
 
 def _tensors(items: Sequence[Item]) -> Prepared:
     (item,) = items
-    return Prepared(_require(item, Tensors).inputs, [None])
+    return Prepared(_expect(item, Tensors).inputs, [None])
 
 
-def _require(item: Item, kind: type[_Kind]) -> _Kind:
+def _expect(item: Item, kind: type[_Kind]) -> _Kind:
     if not isinstance(item, kind):
         wanted, given = kind.__name__.lower(), type(item).__name__.lower()
         raise UsageError("input-invalid", f"the model takes {wanted}, not {given}", f"send {wanted}")

@@ -13,11 +13,12 @@ from typing import Any, Final
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import AudioInput, PromptInput, TensorInput, TensorOutput, TextInput, TokenClasses
-from edgeml_runtime import engines, postprocess, requests, tasks, tensors
+from edgeml_runtime import engines, requests, tasks, tensors
+from edgeml_runtime.drift_features import Run
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer
-from edgeml_runtime.observed import Run
-from edgeml_runtime.tasks import About, Answer, Chat, Infer, Item, Piece, Prompt, Row
+from edgeml_runtime.postprocess import table
+from edgeml_runtime.tasks import Answer, Chat, Infer, Item, ItemInfo, Prompt, Row, TokenDelta
 from edgeml_runtime.tensors import Array
 
 #: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
@@ -74,7 +75,7 @@ class Model:
             DeviceError: `runtime-failed`.
             RejectedError: `bundle-format`, when the model lacks an output that its manifest lists.
         """
-        tensors.require(self.manifest.inputs, inputs)
+        tensors.check_inputs(self.manifest.inputs, inputs)
         outputs = self.session.run(inputs)
         if missing := [spec.name for spec in self.manifest.outputs if spec.name not in outputs]:
             raise RejectedError("bundle-format", f"the model has no output {', '.join(missing)}")
@@ -120,7 +121,7 @@ class Model:
         requests.require_count(len(asked))
         return list(self._answers(asked, stopped))
 
-    def generate(self, asked: Prompt | Chat) -> Iterator[Piece]:
+    def generate(self, asked: Prompt | Chat) -> Iterator[TokenDelta]:
         """The answer token by token, each made when it is taken.
 
         Raises:
@@ -180,7 +181,7 @@ class Model:
 
     def _answers_stacked(self, asked: Sequence[Item]) -> Iterator[Answer]:
         spec = self.manifest.postprocess
-        task: Any = postprocess.TASKS[type(spec)]
+        task: Any = table.TASKS[type(spec)]
         for start in range(0, len(asked), BATCH_MAX):
             made = [((item,), self.prepare((item,))) for item in asked[start : start + BATCH_MAX]]
             for outputs in self.run_together(made):
@@ -191,7 +192,7 @@ class Model:
             raise TransportError("client-left", "whoever asked has gone before all of the context was read")
         return self.infer(inputs)
 
-    def _written(self, write: Callable[[Infer], Iterator[Piece]]) -> Iterator[Piece]:
+    def _written(self, write: Callable[[Infer], Iterator[TokenDelta]]) -> Iterator[TokenDelta]:
         for piece in write(self.infer):
             self.wrote()
             yield piece
@@ -204,17 +205,17 @@ class Model:
             yield from prepared.further(outputs, partial(self._infer_unless, stopped))
             return
         spec = self.manifest.postprocess
-        task: Any = postprocess.TASKS[type(spec)]
+        task: Any = table.TASKS[type(spec)]
         for row in self._rows(outputs, prepared.about):
             yield task(row, spec)
 
-    def _rows(self, outputs: Mapping[str, Array], about: Sequence[About]) -> list[Row]:
+    def _rows(self, outputs: Mapping[str, Array], about: Sequence[ItemInfo]) -> list[Row]:
         if isinstance(self.manifest.preprocess, TensorInput) and isinstance(self.manifest.postprocess, TensorOutput):
             return [Row(outputs=outputs)]  # tensors in, tensors out: whole, with the request's own batch dimension
         return tasks.rows(outputs, about, self.manifest.postprocess)
 
 
-def _until(stopped: Callable[[], bool], pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _until(stopped: Callable[[], bool], pieces: Iterator[TokenDelta]) -> Iterator[TokenDelta]:
     for piece in pieces:
         yield piece
         if stopped():

@@ -19,8 +19,9 @@ import numpy as np
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest, TensorSpec
 from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
-from edgeml_runtime import audio, tensors
-from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Passage, Prompt, Question, Tensors, Text
+from edgeml_runtime import tensors
+from edgeml_runtime.encode import audio
+from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Prompt, Question, ScoredText, Tensors, Text
 
 #: Items in one request: at 10 ms each, the last answer of a full one comes within 3 s.
 ITEMS_MAX: Final = 256
@@ -171,7 +172,7 @@ def require_bounds(item: Item) -> None:
     match item:
         case Tensors():  # `from_nested` has bounded them
             return
-        case Text(text=text) | Prompt(prompt=text) | Passage(text=text):
+        case Text(text=text) | Prompt(prompt=text) | ScoredText(text=text):
             _require_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
         case Question(question=question, context=context):
             _require_at_most(

@@ -69,7 +69,7 @@ class Chat(Continuation, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
 
 
-class Passage(msgspec.Struct, frozen=True):
+class ScoredText(msgspec.Struct, frozen=True):
     """A whole text, for a language model to say how likely it is. No request makes one: checks do."""
 
     text: str
@@ -88,7 +88,7 @@ class Tensors(msgspec.Struct, frozen=True):
     inputs: dict[str, Array]
 
 
-Item = Text | Question | Prompt | Chat | Passage | Image | Audio | Tensors
+Item = Text | Question | Prompt | Chat | ScoredText | Image | Audio | Tensors
 
 
 class LabelScore(TypedDict):
@@ -178,7 +178,7 @@ class TextAnswer(TypedDict):
     finish: Finish
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
+class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     """What one more token adds to an answer, perhaps nothing; `finish` is there in the last one only.
 
     `tokens` are those made so far, `prompt_tokens` those of the question.
@@ -259,10 +259,10 @@ class Sound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: What postprocessing must know of an item.
-About: TypeAlias = Tokens | Picture | Sound | None
+ItemInfo: TypeAlias = Tokens | Picture | Sound | None
 
 
-def truncated(about: About) -> Truncated | None:
+def truncated(about: ItemInfo) -> Truncated | None:
     """How much of an item the model didn't read; None when it read all."""
     match about:
         case Tokens(texts=texts, unread=unread) if unread:
@@ -277,7 +277,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """The outputs for one item, without the batch dimension, and what must be known of the item."""
 
     outputs: Mapping[str, Array]
-    about: About = None
+    about: ItemInfo = None
 
     @property
     def tokens(self) -> Tokens | None:
@@ -285,7 +285,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.about if isinstance(self.about, Tokens) else None
 
 
-def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess) -> list[Row]:
+def rows(outputs: Mapping[str, Array], about: Sequence[ItemInfo], spec: Postprocess) -> list[Row]:
     """The outputs of one run, item by item.
 
     Args:
@@ -315,7 +315,7 @@ def rows(outputs: Mapping[str, Array], about: Sequence[About], spec: Postprocess
     ]
 
 
-def joined(pieces: Iterable[Piece]) -> TextAnswer:
+def joined(pieces: Iterable[TokenDelta]) -> TextAnswer:
     """The whole of an answer that was made piece by piece."""
     made = list(pieces)
     last = made[-1]
@@ -332,7 +332,7 @@ def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- a
     return {"outputs": {name: array.tolist() for name, array in row.outputs.items()}}
 
 
-def said(answer: Cuttable, row: Row) -> Cuttable:
+def with_truncation(answer: Cuttable, row: Row) -> Cuttable:
     """The answer; where its text or sound was cut, with that."""
     if cut := truncated(row.about):
         answer["truncated"] = cut

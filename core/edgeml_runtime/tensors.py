@@ -55,7 +55,7 @@ def from_nested(spec: TensorSpec, value: object) -> Array:
     """The array in a nested JSON list.
 
     Args:
-        spec: gives the data type; the shape is checked by `require`.
+        spec: gives the data type; the shape is checked by `check_inputs`.
         value: numbers or booleans, nested evenly.
 
     Raises:
@@ -73,7 +73,7 @@ def from_nested(spec: TensorSpec, value: object) -> Array:
     return array
 
 
-def require(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
     """Check `inputs` against the model's signature.
 
     Raises:

@@ -1,6 +1,6 @@
 """A bundle benched: run on one of its golden inputs, in a process of its own, here, by ssh or on a device of a fleet.
 
-The same program everywhere (`edgeml_runtime.trial`). Never emulated: an emulator's time is not speed.
+The same program everywhere (`edgeml_runtime.bench.child`). Never emulated: an emulator's time is not speed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeml.proof import DEVICE, EMULATED, LOCAL, child, ssh
-from edgeml.proof.child import Place
-from edgeml.proof.ssh import Errand
+from edgeml.verify import DEVICE, EMULATED, LOCAL, ssh
+from edgeml.verify import child as verify_child
+from edgeml.verify.child import ExecutionSite
+from edgeml.verify.ssh import RemoteTask
 from edgeml_core import calls
 from edgeml_core.calls import Reply, Timing, Trial
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Engine
-from edgeml_runtime import trial
-from edgeml_runtime.trial import Job
-from edgeml_runtime.unpacked import unpacked
+from edgeml_runtime.bench import child as bench_child
+from edgeml_runtime.bench.child import Job
+from edgeml_runtime.unpack import unpacked
 
 if TYPE_CHECKING:
-    from edgeml.fleet.call import Line
+    from edgeml.fleet.call import DeviceConnection
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     trial: Trial
 
 
-def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, line: Line | None = None) -> Bench:
+def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, line: DeviceConnection | None = None) -> Bench:
     """Bench a bundle.
 
     Args:
@@ -60,9 +61,9 @@ def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, line: Line | None 
     """
     _require_real(on)
     with unpacked(bundle) as opened:
-        job = trial.of_bundle(opened.folder, opened.manifest, timing)
+        job = bench_child.of_bundle(opened.folder, opened.manifest, timing)
         if on.startswith(DEVICE):
-            from edgeml.proof import device  # noqa: PLC0415 - MQTT is an extra of its own
+            from edgeml.verify import device  # noqa: PLC0415 - MQTT is an extra of its own
 
             reply = device.ask(on, line, kind="bench", manifest_sha256=opened.manifest_sha256, timing=timing)
         else:
@@ -86,9 +87,9 @@ def here(job: Job) -> Reply:
     Raises:
         DeviceError: `probe-crashed`.
     """
-    command = child.python("edgeml_runtime.trial")
-    place = Place(name="this machine", how="measured", command=command, timeout_s=calls.TIMEOUT_S)
-    return child.ask(place, msgspec.msgpack.encode(job), Reply)
+    command = verify_child.python("edgeml_runtime.bench.child")
+    place = ExecutionSite(name="this machine", how="measured", command=command, timeout_s=calls.TIMEOUT_S)
+    return verify_child.ask(place, msgspec.msgpack.encode(job), Reply)
 
 
 def figures(reply: Reply, on: str = LOCAL) -> Trial:
@@ -120,7 +121,7 @@ def _by_ssh(folder: Path, job: Job, on: str) -> Reply:
     timed = job.timed
     there = msgspec.structs.replace(timed, path=f"{ssh.FOLDER}/{timed.manifest.model}")
     request = msgspec.msgpack.encode(msgspec.structs.replace(job, timed=there))
-    errand = Errand(folder=folder, manifest=timed.manifest, program="edgeml_runtime.trial", request=request)
+    errand = RemoteTask(folder=folder, manifest=timed.manifest, program="edgeml_runtime.bench.child", request=request)
     return ssh.ask(on, errand, Reply)
 
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from edgeml import targets
 from edgeml_core.errors import UsageError
-from edgeml_runtime import checkup
-from edgeml_runtime.checkup import Check
+from edgeml_runtime.hardware import diagnostics
+from edgeml_runtime.hardware.diagnostics import Check
 
 #: What each part of the host's work needs, by distribution; the install that mends it.
 PARTS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
@@ -23,7 +23,7 @@ PARTS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 
 def run(folder: Path) -> tuple[Check, ...]:
     """Look at everything; `folder` is where bundles would be written. No check can fail the others."""
-    return (*checkup.machine(), checkup.disk(folder), *map(part, PARTS), *_target())
+    return (*diagnostics.machine(), diagnostics.disk(folder), *map(part, PARTS), *_target())
 
 
 def part(name: str) -> Check:

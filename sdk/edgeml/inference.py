@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer
-from edgeml_runtime.unpacked import unpacked
+from edgeml_runtime.unpack import unpacked
 
 
 def run(bundle: Path, request: object) -> list[Answer]:

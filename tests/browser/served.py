@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests import task_models
+from tests.support import task_models
 
-from edgeml_agent.serve import app, server
-from edgeml_agent.serve.access import Rules
-from edgeml_agent.serve.health import ServerInfo
+from edgeml_agent.http_api import app, server
+from edgeml_agent.http_api.auth import Rules
+from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.bundle import BundleReader
 from edgeml_core.manifest import Manifest

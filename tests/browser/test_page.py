@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
-from tests import task_models
 from tests.browser import served
+from tests.support import task_models
 
-from edgeml_agent.serve.access import Rules
+from edgeml_agent.http_api.auth import Rules
 
 TOKEN = "a-token-of-24-characters"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}

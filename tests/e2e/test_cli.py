@@ -12,7 +12,7 @@ import click
 import pytest
 
 from edgeml.cli.main import edgeml
-from samples import a_bundle
+from support.samples import a_bundle
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ import zstandard
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml.repository.layout import opened, utc_now
-from edgeml_core import several
+from edgeml_core import multi_chunk
 from edgeml_core.trust import FLEET, RELEASES
 from faults.mitm import Frame, Meddle, honest
 from faults.stage import TOPICS, Stage, newest
@@ -149,7 +149,7 @@ def _forged_entries(_: Stage) -> Meddle:
             return [frame]
         key = frame.topic.removeprefix(CHUNK)
         others = [(f"{number:032x}", b"\x00") for number in range(2000)]
-        return [frame.but(payload=several.join([(key, b"\x00first"), *others, (key, b"\x00last")]))]
+        return [frame.but(payload=multi_chunk.join([(key, b"\x00first"), *others, (key, b"\x00last")]))]
 
     return meddle
 

@@ -50,7 +50,7 @@ Impostor = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 @dataclass
-class Line:
+class LinkFaults:
     """How bad the line is, both ways."""
 
     delay_s: float = 0.0
@@ -77,7 +77,7 @@ class Mitm:
     def __init__(self, broker_port: int) -> None:
         self.broker_port = broker_port
         self.port = 0
-        self.line = Line()
+        self.line = LinkFaults()
         self.meddle: Meddle = honest
         self.impostor: Impostor | None = None
         self.connections = 0

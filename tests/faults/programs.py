@@ -16,7 +16,14 @@ from typing import Final
 
 _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["aiomqtt", "edgeml.cli.publish", "edgeml.fleet.serve", "edgeml_agent.run", "edgeml_runtime.ort", "uvicorn"]
+    [
+        "aiomqtt",
+        "edgeml.cli.publish",
+        "edgeml.fleet.serve",
+        "edgeml_agent.main",
+        "edgeml_runtime.engines.ort",
+        "uvicorn",
+    ]
 )
 STOP_TIMEOUT_S: Final = 30.0
 

@@ -19,7 +19,7 @@ from edgeml_core.messages import Report, Topics
 from edgeml_core.trust import REPOSITORIES
 from faults.mitm import Mitm, honest, published
 from faults.world import FLEET, World, until, world
-from integration.delivery_site import Observer
+from support.delivery_site import Observer
 
 #: Topics of this world.
 TOPICS: Final = Topics(FLEET)

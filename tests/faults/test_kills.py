@@ -18,7 +18,7 @@ from edgeml import repository
 from faults import campaign
 from faults.programs import Forked
 from faults.world import Device, World, until, world
-from integration import brokers
+from support import brokers
 
 KILLS: Final = 50 if campaign.IS_SHORT else 200
 DEVICES: Final = 3

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from faults import campaign
-from faults.mitm import Line
+from faults.mitm import LinkFaults
 from faults.world import until, world
 
 WEIGHTS_BYTES: Final = 20 * 64 * 1024
@@ -20,9 +20,9 @@ def test_a_connection_that_died_without_a_word(tmp_path: Path) -> None:
         assert made.road is not None
         version = made.release(weights_bytes=WEIGHTS_BYTES)
         since = len(made.device.log.read_text())
-        made.road.line = Line(is_dead=True)
+        made.road.line = LinkFaults(is_dead=True)
         made.deploy(version)
         until(lambda: "disconnected" in made.device.log.read_text()[since:], "the agent notices", NOTICED_S)
-        made.road.line = Line()
+        made.road.line = LinkFaults()
         made.converges(version)
         campaign.count("bad roads that an update came over")

@@ -15,7 +15,7 @@ import pytest
 
 from edgeml_agent.link.link import RECONNECT_MAX_S
 from faults import campaign
-from faults.mitm import Frame, Line, Meddle, Mitm
+from faults.mitm import Frame, LinkFaults, Meddle, Mitm
 from faults.stage import TOPICS
 from faults.world import TIMEOUT_S, World, until, world
 
@@ -77,10 +77,10 @@ def resending(chance: np.random.Generator) -> Meddle:
     return meddle
 
 
-ROADS: Final[dict[str, Line]] = {
-    "slow": Line(delay_s=0.15),
-    "one byte at a time": Line(piece_bytes=1),
-    "cut after every megabyte": Line(cut_after_bytes=1_000_000),
+ROADS: Final[dict[str, LinkFaults]] = {
+    "slow": LinkFaults(delay_s=0.15),
+    "one byte at a time": LinkFaults(piece_bytes=1),
+    "cut after every megabyte": LinkFaults(cut_after_bytes=1_000_000),
 }
 TRAFFIC: Final[dict[str, Callable[[np.random.Generator], Meddle]]] = {
     "lossy": lossy,
@@ -104,7 +104,7 @@ def road(made: World) -> Iterator[Mitm]:
     assert made.road is not None
     honest = made.road.meddle
     yield made.road
-    made.road.line, made.road.meddle = Line(), honest
+    made.road.line, made.road.meddle = LinkFaults(), honest
 
 
 @pytest.mark.parametrize("name", ROADS)

@@ -17,12 +17,12 @@ import pytest
 import zstandard
 
 from edgeml.fleet.registry import DATABASE_FILE, Registry
-from edgeml_core import messages, relayed
+from edgeml_core import messages, relay_batch
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from edgeml_core.relayed import Saying
+from edgeml_core.relay_batch import RelayedMessage
 from faults import campaign
 from faults.world import FLEET, World, until, world
-from integration.delivery_site import Observer
+from support.delivery_site import Observer
 
 TOPICS: Final = Topics(FLEET)
 FLOOD_MESSAGES: Final = 300
@@ -98,8 +98,8 @@ def malformed_messages(scene: Scene) -> None:
 
 def ids_that_lead_elsewhere(scene: Scene) -> None:
     """In a relay's payload, and in topics: of nobody who is enrolled."""
-    sayings = [Saying(device=name, state=FORGED) for name in BAD_IDS]
-    scene.say(TOPICS.relay(scene.made.device.name), relayed.pack(sayings))
+    sayings = [RelayedMessage(device=name, state=FORGED) for name in BAD_IDS]
+    scene.say(TOPICS.relay(scene.made.device.name), relay_batch.pack(sayings))
     for name in ("stranger", "%2e%2e", " ", "a b", "BOARD-1"):
         scene.say(TOPICS.state(name), messages.encode(FORGED))
         scene.say(f"{TOPICS.root}/device/{name}/state/more", messages.encode(FORGED))
@@ -108,8 +108,11 @@ def ids_that_lead_elsewhere(scene: Scene) -> None:
 def a_relay_that_speaks_for_others(scene: Scene) -> None:
     """A device without a label `site` relays for nobody, not even for itself."""
     report = Report(deployment="forged", name="tiny", version="9.0", state="active", session=1)
-    sayings = [Saying(device=scene.made.device.name, state=FORGED), Saying(device="board-1", report=report)]
-    scene.say(TOPICS.relay(scene.made.device.name), relayed.pack(sayings))
+    sayings = [
+        RelayedMessage(device=scene.made.device.name, state=FORGED),
+        RelayedMessage(device="board-1", report=report),
+    ]
+    scene.say(TOPICS.relay(scene.made.device.name), relay_batch.pack(sayings))
 
 
 def bombs_for_the_host(scene: Scene) -> None:

@@ -18,13 +18,13 @@ from typing import Final
 import numpy as np
 import pytest
 
-from edgeml_agent.releases import Partial
+from edgeml_agent.store.releases import Partial
 from edgeml_core import chunks
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
-from fakes import Bench, Killed
 from faults import campaign
-from samples import a_manifest
+from support.fakes import Bench, Killed
+from support.samples import a_manifest
 
 NAME: Final = "sample"
 WAYS: Final = ("power cut", "torn write", "no space", "input/output error")
@@ -108,7 +108,7 @@ def fails_at(folder: Path, way: str, step: int, chance: np.random.Generator) -> 
         asyncio.run(bench.agent.attempt(bench.trust.deployments[-1]))
     bench.store.close()
     bench.start()
-    asyncio.run(bench.daemon.come_up())
+    asyncio.run(bench.daemon.start_serving())
     serves = set(bench.server.live.values())
     campaign.holds("devices without a serving model", serves & {"1.0", "2.0"}, f"{way} at step {step}: {serves}")
     right(bench)

@@ -28,8 +28,8 @@ from faults import campaign
 from faults.disk import mounted
 from faults.mitm import Mitm, mitm
 from faults.programs import Forked
-from integration import brokers
-from tiny_models import tiny_onnx_bundle
+from support import brokers
+from support.tiny_models import tiny_onnx_bundle
 
 FLEET: Final = "farm"
 MODEL: Final = "tiny"

@@ -10,7 +10,7 @@ import pytest
 from fuzz import campaign, right
 from fuzz import site as sites
 from fuzz.site import Site
-from integration import brokers
+from support import brokers
 
 #: Of everything that is right, asked before the server's memory is looked at.
 WARM_ROUNDS: Final = 10

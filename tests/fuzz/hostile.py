@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from edgeml_agent.serve.body import ASIDE_MIN_BYTES
+from edgeml_agent.http_api.body import ASIDE_MIN_BYTES
 from fuzz import right
 from fuzz.request import AUTHORIZATION, Request
 from fuzz.right import Right

@@ -13,17 +13,19 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-import samples
-from edgeml_agent.serve import body, oip_codec, openai_requests
-from edgeml_agent.serve.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest
-from edgeml_core import bundle, chunks, desired, golden, manifest, messages, relayed
+from edgeml_agent.http_api import body
+from edgeml_agent.http_api.oip import codec
+from edgeml_agent.http_api.openai import requests
+from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_core import bundle, chunks, desired, golden, manifest, messages, relay_batch
 from edgeml_core.calls import Call
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
 from edgeml_core.errors import EdgemlError
 from edgeml_core.messages import DeviceState, ModelState, Report
-from edgeml_core.relayed import Saying
-from edgeml_runtime import audio
+from edgeml_core.relay_batch import RelayedMessage
+from edgeml_runtime.encode import audio
 from fuzz import right
+from support import samples
 
 INPUT_MAX_BYTES: Final = 16 * 1024
 PARSE_MAX_S: Final = 5
@@ -45,11 +47,11 @@ class Parser(NamedTuple):
 def _tensors(data: bytes) -> None:
     """A body of the Open Inference Protocol; its first two bytes tell how long its JSON is, or that it is all JSON."""
     length = int.from_bytes(data[:2], "little")
-    asked = oip_codec.decode(data[2:], length or None)
+    asked = codec.decode(data[2:], length or None)
     if asked.elements() is None:
         arrays = asked.arrays()
         outputs = {"scores": next(iter(arrays.values()), np.zeros(1)), **arrays}
-        oip_codec.encode(asked, outputs, model_name="m", model_version="1", labels=("a", "b"))
+        codec.encode(asked, outputs, model_name="m", model_version="1", labels=("a", "b"))
 
 
 def _bundle(data: bytes) -> None:
@@ -98,16 +100,16 @@ _FLEET: Final = FleetDocument(fleet="farm", devices={"board-1": Device(labels={}
 
 PARSERS: Final = {
     "oip": Parser(_tensors, _bodies()),
-    "chat": Parser(lambda data: openai_requests.parse(data, ChatRequest).item(), _CHATS),
-    "completion": Parser(lambda data: openai_requests.parse(data, CompletionRequest).item(), _COMPLETIONS),
-    "embeddings": Parser(lambda data: openai_requests.parse(data, EmbeddingsRequest).items(), _EMBEDDINGS),
+    "chat": Parser(lambda data: requests.parse(data, ChatRequest).item(), _CHATS),
+    "completion": Parser(lambda data: requests.parse(data, CompletionRequest).item(), _COMPLETIONS),
+    "embeddings": Parser(lambda data: requests.parse(data, EmbeddingsRequest).items(), _EMBEDDINGS),
     "form": Parser(_form, (b"multipart/form-data; boundary=b\n" + right.FORM,)),
     "wav": Parser(audio.read_wav, tuple(right.sound(width=it, channels=it) for it in (1, 2, 3, 4))),
     "manifest": Parser(manifest.decode, (manifest.encode(_MANIFEST),)),
     "golden": Parser(golden.decode, (samples.GOLDEN,)),
     "bundle": Parser(_bundle, (samples.a_bundle(_MANIFEST, _FILES),)),
     "fleet": Parser(desired.decode, (desired.encode(_FLEET),)),
-    "relayed": Parser(relayed.unpack, (relayed.pack([Saying(device="board-1", report=_REPORT)]),)),
+    "relayed": Parser(relay_batch.unpack, (relay_batch.pack([RelayedMessage(device="board-1", report=_REPORT)]),)),
     "state": Parser(lambda data: messages.decode(data, DeviceState), (messages.encode(_STATE),)),
     "call": Parser(lambda data: messages.decode(data, Call), (messages.encode(_CALL),)),
     "chunk": Parser(lambda data: chunks.from_wire(data, _DIGEST), (chunks.to_wire(_CHUNK),)),

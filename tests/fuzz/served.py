@@ -10,16 +10,16 @@ import itertools
 import sys
 from pathlib import Path
 
-from tests import task_models
 from tests.browser.served import CHAT
 from tests.integration.test_serving import unpacked
+from tests.support import task_models
 
+from edgeml_agent.http_api import app, server
+from edgeml_agent.http_api.auth import Rules
+from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.link.link import MqttLink
-from edgeml_agent.serve import app, server
-from edgeml_agent.serve.access import Rules
-from edgeml_agent.serve.health import ServerInfo
+from edgeml_agent.mqtt_api.inference import MqttDoor
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.mqtt_door import MqttDoor
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from fuzz.request import TOKEN

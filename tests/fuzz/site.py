@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import task_models
 from fuzz import campaign, served
 from fuzz.campaign import Size
 from fuzz.request import AUTHORIZATION, Request
+from support import task_models
 
 #: No answer may take longer, on a machine that does other things, too.
 ANSWER_MAX_S: Final = 5.0

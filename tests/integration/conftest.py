@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import tiny_chat
-from edgeml import pipeline, targets
-from edgeml.export.request import Exported, ExportRequest
-from edgeml.proof import root
-from edgeml.proof.prepare import prepare
+from edgeml import targets
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml.verify.emulation import sysroot
+from edgeml.verify.emulation.prepare import prepare
+from support import tiny_chat
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def emulation_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the Pis' root was made, as `edgeml target prepare rpi4` makes it."""
     place = tmp_path_factory.mktemp("emulation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(root.PLACE_VARIABLE, str(place))
+        patch.setenv(sysroot.PLACE_VARIABLE, str(place))
         assert prepare(targets.load("rpi4")) is not None
     return place
 
@@ -38,7 +39,7 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     request = ExportRequest(
         model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
     )
-    (exported,) = pipeline.export(request)
+    (exported,) = export.export(request)
     return folder / "chat", exported
 
 
@@ -46,5 +47,5 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
 def arm64(emulation_place: Path) -> Iterator[Path]:
     """The root itself; while a module's tests run, the environment tells where it lies, as an operator would."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(root.PLACE_VARIABLE, str(emulation_place))
-        yield root.folder(targets.load("rpi4").cpu.arch)
+        patch.setenv(sysroot.PLACE_VARIABLE, str(emulation_place))
+        yield sysroot.folder(targets.load("rpi4").cpu.arch)

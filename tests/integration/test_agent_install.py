@@ -11,10 +11,10 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
+from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.settings import load
-from edgeml_agent.stick.stick import FolderFiles
 from edgeml_agent.trust.trust import Trust
-from tiny_models import tiny_onnx_bundle
+from support.tiny_models import tiny_onnx_bundle
 
 TIMEOUT_S = 60
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from aiomqtt import Client, ProtocolVersion
 
-from edgeml_agent import backoff
 from edgeml_agent.link.chunk_topics import STARVED_S
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
@@ -20,7 +19,8 @@ from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, messages
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from integration import brokers
+from edgeml_io import backoff
+from support import brokers
 
 TIMEOUT_S = 20.0
 TOPICS = Topics("farm")

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import transformers
 
-import breadth_models as models
-import tiny_chat
-from edgeml import inference, pipeline
-from edgeml.check.sentences import SENTENCES
-from edgeml.export.request import Exported, ExportRequest
+from edgeml import inference
+from edgeml.check.sample_texts import SENTENCES
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
+from support import breadth_models as models
+from support import tiny_chat
 
 CONTEXT = (
     "The ventilator alarm sounded twice during the night shift. Please check the filter before the next shift begins, "
@@ -29,7 +30,7 @@ def exported(folder: Path, family: str, task: str, *formats: Format, tokens: int
     """A tiny model in fp32, so that no rounding decides between two answers."""
     model = models.pretrained(folder / "model", family, task, tokens=tokens)
     request = ExportRequest(model=model, targets=("x86-vnni",), formats=formats, quantize="none", output=folder / "out")
-    return pipeline.export(request)
+    return export.export(request)
 
 
 @pytest.mark.parametrize(("family", "file_format"), [("bert", "tflite"), ("bert", "onnx"), ("roberta", "onnx")])
@@ -112,7 +113,7 @@ def test_a_template_that_is_no_plain_data_leaves_a_model_for_prompts(tmp_path: P
     request = ExportRequest(
         model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=tmp_path / "out"
     )
-    (bundle,) = pipeline.export(request)
+    (bundle,) = export.export(request)
     assert "it asks what day it is; the model takes prompts only" in "".join(bundle.warnings)
     with pytest.raises(UsageError, match="no chat template"):
         inference.run(bundle.path, {"messages": [{"role": "user", "content": "Hello"}]})

@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import breadth_models as models
-from edgeml import inference, pipeline
-from edgeml.check.answers import vector
-from edgeml.export.request import ExportRequest
+from edgeml import inference
+from edgeml.check.predictions import vector
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
 from edgeml_core.processing import Boxes, Generation, Span
-from edgeml_runtime.golden import cosine
+from edgeml_runtime.verify.golden import cosine
+from support import breadth_models as models
 
 BOTH: tuple[Format, ...] = ("onnx", "tflite")
 ONNX: tuple[Format, ...] = ("onnx",)
@@ -90,7 +91,7 @@ def test_a_family_exports_and_answers(case: Case, tmp_path: Path):
         request = ExportRequest(
             model=model, name="it", targets=("x86-vnni",), formats=(file_format,), output=tmp_path / "out"
         )
-        (exported,) = pipeline.export(request)
+        (exported,) = export.export(request)
         assert exported.manifest.task == case.task
         assert exported.manifest.card.parity.cosine >= COSINE_MIN
         assert exported.manifest.card.parity.against in ("PyTorch", "ONNX fp32", "scikit-learn")
@@ -105,7 +106,7 @@ def test_a_family_exports_and_answers(case: Case, tmp_path: Path):
     for file_format, operator in case.refused.items():
         request = ExportRequest(model=model, targets=("x86-vnni",), formats=(file_format,), output=tmp_path / "none")
         with pytest.raises(UsageError, match=operator) as caught:
-            pipeline.export(request)
+            export.export(request)
         assert caught.value.code == "model-unsupported"
         assert "\n" not in caught.value.message
         assert not (tmp_path / "none").exists()

@@ -21,14 +21,14 @@ from cryptography.x509.oid import NameOID
 from edgeml import repository
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
-from edgeml_agent import doctor
-from edgeml_agent.link import mqtt, rights
+from edgeml_agent.commands import doctor
+from edgeml_agent.link import acl_check, mqtt
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
-from integration import brokers
-from integration.delivery_site import Program, until
-from tiny_models import tiny_onnx_bundle
+from support import brokers
+from support.delivery_site import Program, until
+from support.tiny_models import tiny_onnx_bundle
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
@@ -118,7 +118,7 @@ def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
 )
 def test_a_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     """Though every SUBSCRIBE is granted and every PUBLISH looks well."""
-    monkeypatch.setattr(rights, "ECHO_WAIT_S", 0.5)
+    monkeypatch.setattr(acl_check, "ECHO_WAIT_S", 0.5)
     acl = [line for line in (SHIPPED / "acl").read_text().splitlines() if not right or not line.endswith(right)]
     (tmp_path / "acl").write_text("\n".join(acl))
     (tmp_path / "passwords").touch(mode=0o600)

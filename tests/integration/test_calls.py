@@ -12,8 +12,8 @@ import pytest
 
 from edgeml_core import messages
 from edgeml_core.calls import Call, Reply
-from integration.delivery_site import DEVICE, FLEET, TIMEOUT_S, Site, site, until
-from tiny_models import tiny_onnx_bundle
+from support.delivery_site import DEVICE, FLEET, TIMEOUT_S, Site, site, until
+from support.tiny_models import tiny_onnx_bundle
 
 ANSWER = 21.0
 

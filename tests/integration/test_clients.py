@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests import tiny_models
 from tests.integration.test_openai import embedding
 from tests.integration.test_serving import server, unpacked
+from tests.support import tiny_models
 
-from edgeml_runtime.unpacked import unpacked as opened
+from edgeml_runtime.unpack import unpacked as opened
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-clients/bin/python"

@@ -18,10 +18,10 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
-from edgeml_agent.fetch import pace
-from edgeml_core import chunks, wirekeys
+from edgeml_agent.fetch import flow_control
+from edgeml_core import chunks, wire_keys
 from edgeml_core.trust import REPOSITORIES
-from integration.delivery_site import DEVICE, FLEET, MODEL, Site, site, until
+from support.delivery_site import DEVICE, FLEET, MODEL, Site, site, until
 
 OLD: Final = 21.0
 NEW: Final = 31.0
@@ -103,7 +103,7 @@ def test_killed_in_mid_fetch_the_agent_resumes_with_what_it_holds(served: Site) 
     assert not wanted_again & held
     manifest_chunks = -(-LONG_BYTES // chunks.CHUNK_BYTES) + 2
     again = len(served.observer.wants(before)) - manifest_chunks
-    assert again <= pace.MOST_CHUNKS, "more than one window was wanted twice"
+    assert again <= flow_control.MOST_CHUNKS, "more than one window was wanted twice"
 
 
 def test_without_a_broker_the_agent_serves_what_served_last(served: Site) -> None:
@@ -142,7 +142,7 @@ def flipped(made: Site, key: str) -> bytes:
 
 def stored(made: Site, key: str) -> bytes:
     """A whole chunk, whether its difference was wanted or not."""
-    chunk_id, *_ = wirekeys.ids(key)
+    chunk_id, *_ = wire_keys.ids(key)
     return (made.repo / "chunks" / chunk_id[:2] / chunk_id).read_bytes()
 
 

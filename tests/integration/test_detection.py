@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import breadth_models as models
-from edgeml import inference, pipeline
-from edgeml.check import precision
-from edgeml.export.request import ExportRequest
+from edgeml import inference
+from edgeml.check import mean_average_precision
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
 from integration.test_pipelines import exported, photographs
+from support import breadth_models as models
 
 #: Of a model with random weights about half of the boxes are surer.
 THRESHOLD = 0.6
@@ -47,13 +48,13 @@ def test_a_detector_is_quantized_and_judged_by_its_precision(pictures: tuple[Pat
         calibrate=rows,
         max_drop=1.0,
     )
-    (bundle,) = pipeline.export(request)
+    (bundle,) = export.export(request)
     card = bundle.manifest.card
     assert card.recipe != "none"
     assert card.parity.rows == 2 * len(photographs())
     assert card.parity.cosine > 0.98
     assert card.accuracy is not None
-    assert (card.accuracy.metric, card.accuracy.fp32) == (precision.METRIC, pytest.approx(1.0, abs=1e-3))
+    assert (card.accuracy.metric, card.accuracy.fp32) == (mean_average_precision.METRIC, pytest.approx(1.0, abs=1e-3))
     assert 0 < card.accuracy.int8 <= 1
     assert card.accuracy.ci95[0] <= card.accuracy.drop <= card.accuracy.ci95[1]
     assert {it.label for it in card.accuracy.classes} <= set(models.LABELS.values())

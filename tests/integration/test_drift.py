@@ -18,20 +18,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import tiny_models
-from edgeml import pipeline, repository
+from edgeml import repository
 from edgeml.check.baseline import observed
-from edgeml.export.request import Exported, ExportRequest
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
-from edgeml_agent.serve.drift import Watch
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml_agent.serve.drift import DriftMonitor
 from edgeml_core.drift import Drift
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Image as Picture
 from edgeml_runtime.tasks import Text
-from edgeml_runtime.unpacked import unpacked
-from integration.delivery_site import DEVICE, Program, site, until
-from task_models import mood
+from edgeml_runtime.unpack import unpacked
+from support import tiny_models
+from support.delivery_site import DEVICE, Program, site, until
+from support.task_models import mood
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
 SECRET = "xylophone-4711"
@@ -65,7 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, list[byt
         evaluate=folder / "half.jsonl",
         output=folder / "out",
     )
-    (exported,) = pipeline.export(request)
+    (exported,) = export.export(request)
     return exported, [(folder / json.loads(row)["image"]).read_bytes() for row in rows[1::2]]
 
 
@@ -74,7 +75,7 @@ def watched(exported: Exported, pictures: list[bytes]) -> dict[str, str]:
     seconds = itertools.count()
     with unpacked(exported.path) as bundle:
         model = Model.open(bundle.folder, bundle.manifest)
-        watch = Watch(bundle.manifest, bundle.manifest.card.baseline, lambda: float(next(seconds)))
+        watch = DriftMonitor(bundle.manifest, bundle.manifest.card.baseline, lambda: float(next(seconds)))
         model.observed = watch
         for picture in pictures:
             model.predict([Picture(picture)])
@@ -142,7 +143,7 @@ def test_the_fleet_hears_of_drift_and_of_no_content(tmp_path: Path):
             for text in texts(seed=2)[:LIKE]:
                 assert client.post("/v1/models/mood/predict", json={"text": text}).is_success
             until(told, "a grade")
-            assert told().said == "ok"
+            assert told().summary == "ok"
             for text in texts(seed=3):
                 data = [f"{text} {SECRET} {text} bad bad"]
                 tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": data}

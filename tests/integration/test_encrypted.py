@@ -12,8 +12,8 @@ import pytest
 from edgeml import repository
 from edgeml_core import chunks, sealing
 from edgeml_core.errors import RejectedError
-from integration.delivery_site import MODEL, Site, site, until
-from tiny_models import tiny_onnx_bundle
+from support.delivery_site import MODEL, Site, site, until
+from support.tiny_models import tiny_onnx_bundle
 
 GROUP: Final = "clinic"
 WEIGHTS_BYTES: Final = 1024 * 1024

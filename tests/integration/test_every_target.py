@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeml import pipeline, targets
-from edgeml.export.request import Exported, ExportRequest
+from edgeml import targets
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
 
 pytestmark = pytest.mark.usefixtures("arm64")
 
@@ -46,7 +47,7 @@ def test_a_vision_model_for_every_board_in_both_formats(tmp_path: Path):
     """Static int8, calibrated; five boards, ten bundles, four emulated CPUs."""
     data = made("digits", tmp_path / "digits")
     boards = [profile.name for profile in targets.all()]
-    exported = pipeline.export(
+    exported = export.export(
         ExportRequest(
             model=f"{EXAMPLES / 'digits.py'}:digits",
             task="image-classification",
@@ -65,7 +66,7 @@ def test_a_vision_model_for_every_board_in_both_formats(tmp_path: Path):
 def test_a_text_classifier_for_a_gateway_and_a_pi(tmp_path: Path):
     """Dynamic int8: the gateway's weights leave room for its narrower sums, the Pi's are full."""
     data = made("triage", tmp_path / "triage")
-    exported = pipeline.export(
+    exported = export.export(
         ExportRequest(
             model=str(data / "model"),
             targets=("x86-gateway", "rpi4"),

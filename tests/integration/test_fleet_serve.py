@@ -11,24 +11,23 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-import samples
 from edgeml import repository
 from edgeml.fleet import serve, status
 from edgeml.fleet.deploy import deploy
 from edgeml.fleet.link import Broker
 from edgeml_core import broker as broker_urls
-from edgeml_core import chunks, desired, messages, several, trust, wirekeys
+from edgeml_core import chunks, desired, messages, multi_chunk, trust, wire_keys
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from integration import brokers
+from support import brokers, samples
 
 pytestmark = pytest.mark.anyio
 
 TOPICS = Topics("farm")
 TIMEOUT_S = 20.0
 DIGESTS = samples.a_manifest().files[-1].chunks
-LISTED = tuple(map(wirekeys.chunk_id, DIGESTS))
-UNLISTED = wirekeys.chunk_id(chunks.sha256(b"in no manifest"))
+LISTED = tuple(map(wire_keys.chunk_id, DIGESTS))
+UNLISTED = wire_keys.chunk_id(chunks.sha256(b"in no manifest"))
 
 
 class Journal:
@@ -156,10 +155,10 @@ async def test_a_wanted_chunk_arrives_and_an_unlisted_one_does_not(repo: Path, u
         await client.ask(TOPICS.chunk("+"))
         await client.publish(TOPICS.want("pi-1"), messages.encode(Want(keys=(UNLISTED, *LISTED))), qos=1)
         ((topic, payload),) = (await received(client, 1)).items()
-        found = several.split(payload)
+        found = multi_chunk.split(payload)
         assert topic in map(TOPICS.chunk, LISTED)
-        assert found.keys() == set(map(several.name, LISTED))
-        whole = b"".join(chunks.from_wire(found[several.name(wirekeys.chunk_id(it))], it) for it in DIGESTS)
+        assert found.keys() == set(map(multi_chunk.name, LISTED))
+        whole = b"".join(chunks.from_wire(found[multi_chunk.name(wire_keys.chunk_id(it))], it) for it in DIGESTS)
         assert whole == samples.FILES["model.weights"]
         assert await quiet(client, 1.0) == {}
 
@@ -253,9 +252,9 @@ async def test_what_others_change_is_mended(repo: Path, url: str):
     async with serving(repo, url) as journal, a_client(url) as client:
         for topic, payload in ((fleet, b"{}"), (releases, b""), (foreign, b"{}")):
             await client.publish(topic, payload, qos=1, retain=True)
-        await journal.until("mended")
+        await journal.until("repaired")
         await asyncio.sleep(2 * serve.WATCH_EVERY_S)
-        assert journal.names.count("mended") <= 3, "our own words are no foreign ones"
+        assert journal.names.count("repaired") <= 3, "our own words are no foreign ones"
         await client.ask(fleet, releases, foreign)
         found = await quiet(client, 0.5)
     files = {fleet: repo / trust.FLEET / timestamp, releases: repo / trust.RELEASES / root}

@@ -8,7 +8,7 @@ import pytest
 
 from edgeml import repository
 from edgeml.repository import NewKeys
-from integration.delivery_site import DEVICE, Site, site, until
+from support.delivery_site import DEVICE, Site, site, until
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeml import pipeline
-from edgeml.export.request import Exported, ExportRequest
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml_core import chunks
 from edgeml_core.bundle import BundleReader
 
@@ -72,7 +72,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, di
             formats=("onnx", "tflite"),
             output=folder / "out",
         )
-        made[function] = {it.manifest.file_format: files(it.path) for it in pipeline.export(request, Quiet())}
+        made[function] = {it.manifest.file_format: files(it.path) for it in export.export(request, Quiet())}
     return made
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from integration import brokers
-from integration.light_agents import LightAgent, Publications, connected, fetch_all, host, published
+from support import brokers
+from support.light_agents import LightAgent, Publications, connected, fetch_all, host, published
 
 DEVICES = [f"board-{number}" for number in range(8)]
 WEIGHTS_BYTES = 12 * 1024**2

@@ -5,11 +5,11 @@ import re
 
 import httpx
 
-from edgeml_agent.scrape import parse
-from edgeml_runtime.unpacked import unpacked as opened
-from integration import brokers
-from integration.delivery_site import MODEL, TIMEOUT_S, site, until
+from edgeml_agent.commands.scrape import parse
+from edgeml_runtime.unpack import unpacked as opened
 from integration.test_serving import server
+from support import brokers
+from support.delivery_site import MODEL, TIMEOUT_S, site, until
 
 #: The base units that Prometheus asks for, counts of things, and what is said of something by its labels.
 NAME = re.compile(r"(edgeml|process)_[a-z]+(_[a-z]+)*")

@@ -20,20 +20,20 @@ from aiomqtt import Client, Message, ProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from PIL import Image as Pictures
-from tests import task_models, tiny_models
 from tests.integration.test_serving import unpacked
+from tests.support import task_models, tiny_models
 
-from edgeml_agent.homeassistant import Sensors
+from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES
 from edgeml_agent.link.link import MqttLink
-from edgeml_agent.link.request_line import REQUEST_MAX_BYTES
+from edgeml_agent.mqtt_api.home_assistant import Sensors
+from edgeml_agent.mqtt_api.inference import IN_FLIGHT_MAX, MqttDoor
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.mqtt_door import IN_FLIGHT_MAX, MqttDoor
 from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
-from integration import brokers
-from integration.delivery_site import site, until
+from support import brokers
+from support.delivery_site import site, until
 
 TIMEOUT_S = 30.0
 DEVICE = "board-1"

@@ -9,14 +9,14 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from tests import tiny_chat, tiny_models
 from tests.integration.test_serving import TOKEN, server, unpacked
+from tests.support import tiny_chat, tiny_models
 
-from edgeml_agent.serve.access import Rules
+from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_core.processing import Embedding
 from edgeml_runtime.model import Model
-from edgeml_runtime.unpacked import unpacked as opened
+from edgeml_runtime.unpack import unpacked as opened
 
 QUESTION = [{"role": "user", "content": "Who checks the filter?"}]
 ANSWER = tiny_chat.FACTS["Who checks the filter?"]

@@ -5,9 +5,9 @@ import json
 import statistics
 
 from edgeml_agent.serve.worker import QUEUE_MAX
-from integration import lone_agents, overload
-from integration.server_processes import memory_bytes
-from tiny_models import tiny_onnx_bundle
+from support import lone_agents, overload
+from support.server_processes import memory_bytes
+from support.tiny_models import tiny_onnx_bundle
 
 TIMES = 4
 SECONDS = 4

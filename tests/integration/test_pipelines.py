@@ -14,9 +14,10 @@ import sklearn.datasets
 import transformers
 from PIL import Image
 
-import breadth_models as models
-from edgeml import inference, pipeline
-from edgeml.export.request import ExportRequest
+from edgeml import inference
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
+from support import breadth_models as models
 
 TEXTS = (
     "The ventilator alarm sounded twice during the night shift.",
@@ -34,7 +35,7 @@ def exported(folder: Path, model: str) -> Path:
     request = ExportRequest(
         model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
     )
-    (bundle,) = pipeline.export(request)
+    (bundle,) = export.export(request)
     return bundle.path
 
 

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from tests import tiny_models
 from tests.integration.test_serving import TASK_BODY, server, unpacked
+from tests.support import tiny_models
 
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models

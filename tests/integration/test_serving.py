@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image as Pictures
-from tests import task_models, tiny_models
+from tests.support import task_models, tiny_models
 
-from edgeml_agent.serve.access import Rules
-from edgeml_agent.serve.app import build
-from edgeml_agent.serve.body import BODY_MAX_BYTES
-from edgeml_agent.serve.health import ServerInfo
+from edgeml_agent.http_api.app import build
+from edgeml_agent.http_api.auth import Rules
+from edgeml_agent.http_api.body import BODY_MAX_BYTES
+from edgeml_agent.http_api.health import ServerInfo
+from edgeml_agent.http_api.oip.routes import EXTENSIONS
+from edgeml_agent.http_api.server import listen, serve
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.oip import EXTENSIONS
-from edgeml_agent.serve.server import listen, serve
 from edgeml_agent.serve.worker import QUEUE_MAX, Worker
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import DeviceError, EdgemlError, UsageError

@@ -5,16 +5,16 @@ import contextlib
 import time
 
 import pytest
-from tests import tiny_models
-from tests.integration.delivery_site import site, until
 from tests.integration.test_serving import INFER, OIP_BODY, PREDICT, TASK_BODY, server, unpacked
+from tests.support import tiny_models
+from tests.support.delivery_site import site, until
 
-from edgeml_agent.ports import Rule
+from edgeml_agent.ports import ShadowPolicy
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import DeviceError
 
-QUICK = Rule(requests=20, max_s=20.0)
+QUICK = ShadowPolicy(requests=20, max_s=20.0)
 
 
 def compared(folder, rule, *, scale=2.0, make=None, body=TASK_BODY, path=PREDICT):
@@ -59,7 +59,7 @@ def test_a_version_that_answers_otherwise_is_found_out_early(tmp_path, path, bod
 
 def test_a_canary_answers_its_share(tmp_path):
     """A quarter of the requests hears the new version; all are compared."""
-    found, seen, _ = compared(tmp_path, Rule(requests=40, max_s=20.0, canary=0.25))
+    found, seen, _ = compared(tmp_path, ShadowPolicy(requests=40, max_s=20.0, canary=0.25))
     versions = [said["version"] for _, said in seen]
     first = versions.index("2.0")  # the new version may still have been loading when the first was asked
     assert found.compared == 40
@@ -75,7 +75,7 @@ def test_who_asks_a_canary_that_fails_hears_the_old_version(tmp_path):
             (tmp_path / "old").mkdir()
             (tmp_path / "new").mkdir()
             await models.activate("tiny", *unpacked(tmp_path / "old"))
-            rule = Rule(requests=10, max_s=20.0, canary=1.0)
+            rule = ShadowPolicy(requests=10, max_s=20.0, canary=1.0)
             comparing = asyncio.create_task(models.compare("tiny", *unpacked(tmp_path / "new", **bad), rule))
             await _until(lambda: models.find("tiny").shadow)
             _break(models.find("tiny").shadow)
@@ -113,13 +113,13 @@ def test_a_device_that_nobody_asks_does_not_wait_forever(tmp_path):
         models = Models()
         await models.activate("tiny", *unpacked(tmp_path))
         begun_s = time.monotonic()
-        asking = asyncio.create_task(models.compare("tiny", *unpacked(tmp_path), Rule(max_s=0.5)))
+        asking = asyncio.create_task(models.compare("tiny", *unpacked(tmp_path), ShadowPolicy(max_s=0.5)))
         await _until(lambda: models.find("tiny").shadow)
         wrong = Predict(parse=lambda model: model.parse({"inputs": {"z": [1]}}), write=lambda *_: None)
         with contextlib.suppress(Exception):
             await models.run("tiny", wrong)
         found = await asking
-        nothing = await models.compare("other", *unpacked(tmp_path), Rule(max_s=0.5))
+        nothing = await models.compare("other", *unpacked(tmp_path), ShadowPolicy(max_s=0.5))
         await models.close()
         return found.compared, time.monotonic() - begun_s, nothing
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from integration import swaps
-from integration.server_processes import memory_bytes
+from support import swaps
+from support.server_processes import memory_bytes
 
 SWAPS = 50
 #: Both take the first of it, while threads and buffers come into being.

@@ -9,11 +9,11 @@ import time
 import httpx
 import pytest
 
-from edgeml_agent.serve import tls
+from edgeml_agent.http_api import tls
 from edgeml_core.errors import UsageError
-from integration import brokers
-from integration.delivery_site import DEVICE, MODEL, TIMEOUT_S, site, until
 from integration.test_broker_config import certify
+from support import brokers
+from support.delivery_site import DEVICE, MODEL, TIMEOUT_S, site, until
 
 TOKEN = "a-token-of-24-characters"
 

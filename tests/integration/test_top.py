@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 
-from edgeml_agent.serve.access import Rules
+from edgeml_agent.http_api.auth import Rules
 from integration.test_serving import PREDICT, TASK_BODY, TOKEN, server, unpacked
 
 

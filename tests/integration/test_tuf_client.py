@@ -1,6 +1,6 @@
 """The agent's verifier against hostile repositories over HTTP, case by case of the TUF specification, 5.3 to 5.7.
 
-Driven through `tests/tuf_client.py`, the interface of the public conformance suite.
+Driven through `tests/support/tuf_client.py`, the interface of the public conformance suite.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
-import tuf_client
+from support import tuf_client
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 FUTURE = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)

@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 from onnx import helper
 from onnxruntime.quantization import quantize_dynamic
-from tests import tiny_models
-from tests.integration.delivery_site import MODEL, site, until
 from tests.integration.test_serving import server
+from tests.support import tiny_models
+from tests.support.delivery_site import MODEL, site, until
 
-from edgeml_agent import memory
-from edgeml_agent.prove.prober import ChildProber
+from edgeml_agent.probe import autotune
+from edgeml_agent.probe.prober import ChildProber
 from edgeml_agent.serve.models import Models
-from edgeml_agent.tune import calibration, sweep, tuned
+from edgeml_agent.store import tuning
+from edgeml_agent.system import memory
 from edgeml_core import golden, processing
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError
-from edgeml_runtime import engines, ort, tensors
-from edgeml_runtime import golden as golden_check
+from edgeml_runtime import engines, tensors
+from edgeml_runtime.bench import batching
+from edgeml_runtime.engines import ort
+from edgeml_runtime.verify import golden as golden_check
 
 WIDTH = 1024
 LAYERS = 4
@@ -112,7 +115,7 @@ def test_a_sweep_finds_what_pays_and_the_server_runs_so(layered):
     assert found.saved_bytes > WEIGHTS_BYTES / 2
     assert freed_bytes > WEIGHTS_BYTES / 2
     assert found.measured_ram_bytes < found.predicted_ram_bytes
-    assert found.tuned_ms < found.exported_ms * (1 + sweep.LOSS_MAX) * 1.5 + sweep.FELT_MS
+    assert found.tuned_ms < found.exported_ms * (1 + autotune.LOSS_MAX) * 1.5 + autotune.FELT_MS
     assert found.share == 1  # its activations are scaled over all rows: in company answers would change
     assert len(answers) > 1
     for answer in answers:
@@ -127,24 +130,24 @@ async def _ask(models, row, answers, enough):
 def test_what_was_found_elsewhere_is_worth_nothing(layered, monkeypatch):
     """Another runtime, other cores, another sweep: as if nothing had been found."""
     folder, manifest = layered
-    found = tuned.read(folder, manifest)
+    found = tuning.read(folder, manifest)
     assert found is not None
     with monkeypatch.context() as other:
         other.setattr(engines, "installed", lambda: {"onnxruntime": "9.9.9"})
-        assert tuned.read(folder, manifest) is None
+        assert tuning.read(folder, manifest) is None
     with monkeypatch.context() as other:
-        other.setattr(tuned.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
-        assert tuned.read(folder, manifest) is None
-    assert tuned.read(folder, manifest) == found
+        other.setattr(tuning.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+        assert tuning.read(folder, manifest) is None
+    assert tuning.read(folder, manifest) == found
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100_000])
 def test_prepared_weights_that_the_disk_lost_are_given_up(layered, damage):
     """The release runs as it was exported, and may be tuned anew."""
     folder, manifest = layered
-    if tuned.read(folder, manifest) is None:
+    if tuning.read(folder, manifest) is None:
         asyncio.run(ChildProber().tune(folder, manifest))
-    weights = folder / tuned.FOLDER_NAME / "model.prepared"
+    weights = folder / tuning.FOLDER_NAME / "model.prepared"
     weights.write_bytes(damage + weights.read_bytes()[len(damage) :] if damage else b"")
 
     async def main():
@@ -155,7 +158,7 @@ def test_prepared_weights_that_the_disk_lost_are_given_up(layered, damage):
         return answer["y"]
 
     assert not asyncio.run(main()).any()
-    assert tuned.read(folder, manifest) is None
+    assert tuning.read(folder, manifest) is None
 
 
 def test_what_does_not_answer_rightly_is_not_kept(tmp_path):
@@ -165,7 +168,7 @@ def test_what_does_not_answer_rightly_is_not_kept(tmp_path):
     with pytest.raises(DeviceError) as caught:
         asyncio.run(ChildProber().tune(tmp_path / "tiny", manifest))
     assert caught.value.code == "golden-mismatch"
-    assert tuned.read(tmp_path / "tiny", manifest) is None
+    assert tuning.read(tmp_path / "tiny", manifest) is None
 
 
 def test_a_device_tunes_what_it_was_given_and_says_so(tmp_path, monkeypatch):
@@ -192,7 +195,7 @@ def test_raw_tensors_share_runs_where_it_pays(floats):
             await models.activate("layered", folder, manifest)
             alone = [(await _asked(client, row)) for row in rows]
             share = models.find("layered").worker._share
-            models.find("layered").worker._share = calibration.SHARED_MAX  # on a busy machine it may not seem to pay
+            models.find("layered").worker._share = batching.SHARED_MAX  # on a busy machine it may not seem to pay
             go_on = threading.Event()
             blocking = asyncio.create_task(models.run("layered", lambda _: go_on.wait(20)))
             asking = [asyncio.create_task(_asked(client, row)) for row in rows]
@@ -206,7 +209,7 @@ def test_raw_tensors_share_runs_where_it_pays(floats):
             return share, alone, together, [*two, *six], models.find("layered").worker.ran.count - before
 
     share, alone, together, as_tasks, runs = asyncio.run(main())
-    assert share in {1, calibration.SHARED_MAX}
+    assert share in {1, batching.SHARED_MAX}
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(as_tasks, alone, rtol=1e-3, atol=1e-3)
     assert runs <= 5

@@ -6,11 +6,11 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeml_core import chunks, desired, difference, manifest, messages, names
+from edgeml_core import chunks, delta, desired, manifest, messages, names
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.sealing import Seal
-from samples import FILES, a_bundle
+from support.samples import FILES, a_bundle
 
 BUNDLE = a_bundle()
 DIGEST = BundleReader(io.BytesIO(BUNDLE)).manifest_sha256
@@ -43,7 +43,7 @@ def test_chunks_survive_the_wire(data):
 def test_differences_lead_from_any_base_to_any_chunk(base, data):
     """Of one length, sparse or dense; sent as what is shorter."""
     chunk = data.draw(st.binary(min_size=len(base), max_size=len(base)))
-    assert difference.applied(base, *difference.streams(base, chunk)) == chunk
+    assert delta.applied(base, *delta.streams(base, chunk)) == chunk
     assert chunks.from_wire(chunks.to_wire_from(base, chunk), chunks.sha256(chunk), base) == chunk
 
 

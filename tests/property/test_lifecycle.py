@@ -8,12 +8,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeml_agent.releases import Partial
+from edgeml_agent.store.releases import Partial
 from edgeml_core import chunks, lifecycle
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.lifecycle import Event, State
-from fakes import Bench, Killed
-from samples import a_manifest
+from support.fakes import Bench, Killed
+from support.samples import a_manifest
 
 NAME = "sample"
 #: How a version turns out: only the good ones may ever answer.
@@ -59,7 +59,7 @@ def start(bench):
     """What a new process does first."""
     bench.store.close()
     bench.start()
-    asyncio.run(bench.daemon.come_up())
+    asyncio.run(bench.daemon.start_serving())
 
 
 def go(bench, version, kind, death):

@@ -7,11 +7,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from edgeml_agent.serve import openai_requests
-from edgeml_agent.serve.openai_requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.http_api.openai import requests
+from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_core.errors import UsageError
+from edgeml_runtime.generate.detokenizer import Spelling
 from edgeml_runtime.inputs import require_bounds
-from edgeml_runtime.spelling import Spelling
 
 TOKENIZER = Tokenizer(models.BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
 TOKENIZER.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -54,7 +54,7 @@ def test_a_request_is_items_or_refused(messages, fields):
     body = json.dumps({"model": "m", "prompt": "p", "messages": messages, "input": "i"} | fields).encode()
     for kind in (ChatRequest, CompletionRequest, EmbeddingsRequest):
         try:
-            asked = openai_requests.parse(body, kind)
+            asked = requests.parse(body, kind)
             items = asked.items() if kind is EmbeddingsRequest else [asked.item()]
         except UsageError:
             continue
@@ -66,4 +66,4 @@ def test_a_request_is_items_or_refused(messages, fields):
 def test_a_body_of_any_bytes_is_refused(body):
     """None is a request, since a request names a model."""
     with pytest.raises(UsageError):
-        openai_requests.parse(body, ChatRequest)
+        requests.parse(body, ChatRequest)

@@ -15,14 +15,14 @@ from typing import Final
 
 import msgspec
 
-from edgeml_agent import backoff
-from edgeml_agent.fetch.asking import Asking
+from edgeml_agent.fetch.chunk_requests import ChunkRequests
+from edgeml_agent.fetch.flow_control import Pace
 from edgeml_agent.fetch.order import Order
-from edgeml_agent.fetch.pace import Pace
 from edgeml_agent.ports import Arrival, ChunkSource
-from edgeml_agent.releases import Partial
-from edgeml_core import wirekeys
+from edgeml_agent.store.releases import Partial
+from edgeml_core import wire_keys
 from edgeml_core.errors import RejectedError, TransportError
+from edgeml_io import backoff
 
 #: Silences in a row; each is twice as long as the one before.
 SILENCES_MAX: Final = 3
@@ -60,7 +60,7 @@ class Fetch:
         source: ChunkSource,
         *,
         missing: list[str],
-        asking: Asking,
+        asking: ChunkRequests,
         notice: Callable[[Progress], None],
     ) -> None:
         self._partial = partial
@@ -87,7 +87,7 @@ class Fetch:
                 `digest-mismatch`, after `BAD_COPIES_MAX` bad copies of one chunk: they say nothing against the release.
             DeviceError: the disk fails.
         """
-        await self._source.follow(wirekeys.chunk_id(self._partial.release.digest))
+        await self._source.follow(wire_keys.chunk_id(self._partial.release.digest))
         try:
             while self._needed:
                 await self._fill_window()

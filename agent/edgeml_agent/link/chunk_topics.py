@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from edgeml_agent.ports import Arrival
-from edgeml_core import several
+from edgeml_core import multi_chunk
 from edgeml_core.messages import Topics
 
 ARRIVALS_MAX: Final = 256
@@ -104,11 +104,11 @@ class ChunkTopics:
 
     def _answers(self, key: str, payload: bytes) -> Iterator[Arrival]:
         """The answers in a publication: one, or several small ones."""
-        if not (entries := several.split(payload)):
+        if not (entries := multi_chunk.split(payload)):
             yield Arrival(key, payload)
             return
         for wanted in self.wanted:
-            if answer := entries.get(several.name(wanted)):
+            if answer := entries.get(multi_chunk.name(wanted)):
                 yield Arrival(wanted, answer)
 
     def _leave(self, topics: set[str]) -> None:

@@ -20,19 +20,20 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiomqtt import Client, MqttError, Will
 
-from edgeml_agent import backoff, log
+from edgeml_agent import log
 from edgeml_agent.link import mqtt
-from edgeml_agent.link.cap import Cap
+from edgeml_agent.link.acl_check import Rights
 from edgeml_agent.link.chunk_topics import ChunkTopics
-from edgeml_agent.link.request_line import RequestLine
-from edgeml_agent.link.rights import Rights
+from edgeml_agent.link.inference_requests import RequestLine
+from edgeml_agent.link.rate_limit import Cap
 from edgeml_agent.link.signed_files import SignedFiles
-from edgeml_agent.ports import Arrival, Passenger
+from edgeml_agent.ports import Arrival, TopicHandler
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import messages, trust
 from edgeml_core.calls import Reply
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
+from edgeml_io import backoff
 
 RECONNECT_FIRST_S: Final = 1.0
 RECONNECT_MAX_S: Final = 120.0
@@ -97,7 +98,7 @@ class MqttLink:
         self._state = DeviceState(online=True, session=0)
         self._state_is_new = False
         self._called: asyncio.Queue[bytes] = asyncio.Queue(CALLS_QUEUED_MAX)
-        self._passenger: Passenger | None = None
+        self._handler: TopicHandler | None = None
         self._carried: set[str] = set()
         self._heard: set[str] = set()
         self._reports: deque[Report | Reply | _Passed] = deque(maxlen=OUTBOX_MAX_REPORTS)
@@ -124,13 +125,13 @@ class MqttLink:
             await asyncio.sleep(SETTLE_S)
 
     def show(self, state: DeviceState) -> None:
-        """See `Voice.show`."""
+        """See `StatusSink.show`."""
         self._state_is_new |= state != self._state
         self._state = state
         self._to_send.set()
 
     def report(self, report: Report) -> None:
-        """See `Voice.report`; the oldest of too many go."""
+        """See `StatusSink.report`; the oldest of too many go."""
         self._reports.append(report)
         self._to_send.set()
 
@@ -143,9 +144,9 @@ class MqttLink:
         self._reports.append(reply)
         self._to_send.set()
 
-    def carry(self, passenger: Passenger) -> None:
-        """Let a passenger hear what comes on the topics it listens to."""
-        self._passenger = passenger
+    def set_handler(self, handler: TopicHandler) -> None:
+        """Hand messages on the topics of `handler` to it."""
+        self._handler = handler
 
     def open_requests(self) -> RequestLine:
         """Hear requests to this device's models, from the next connection on."""
@@ -244,8 +245,8 @@ class MqttLink:
             self._online.set()
             self._to_send.set()
             self._files.changed.set()
-            if self._passenger is not None:
-                self._passenger.connected()
+            if self._handler is not None:
+                self._handler.connected()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._receive_all(client))
@@ -276,7 +277,7 @@ class MqttLink:
             topic, payload = str(message.topic), message.payload
             if not isinstance(payload, bytes):
                 continue
-            if self._rights.hear(topic, payload) or self._requests.take(message):
+            if self._rights.on_message(topic, payload) or self._requests.take(message):
                 continue
             if self._chunks.take(topic, payload):
                 self._cap.spend(len(payload), time.monotonic())
@@ -284,8 +285,8 @@ class MqttLink:
                     self._to_send.set()
             elif topic == self._topics.call(self._device.id):
                 self._take_call(payload, retained=message.retain)
-            elif self._passenger is not None and topic in self._carried:
-                self._passenger.hear(topic, payload)
+            elif self._handler is not None and topic in self._carried:
+                self._handler.on_message(topic, payload)
             else:
                 self._files.take(topic, payload)
                 if topic == self._announced_last and self._chunks.is_starved(time.monotonic()):

@@ -18,16 +18,16 @@ from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Trust, TrustSource
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
 from edgeml_agent.relay.files import Remembered, SiteFiles, SiteTrust, site_of
-from edgeml_agent.relay.pulls import OwnChunks, Pulls
+from edgeml_agent.relay.pull_through import OwnChunks, Pulls
 from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import DeviceSettings, RelaySettings
-from edgeml_core import desired, manifest, messages, relayed, wirekeys
+from edgeml_core import desired, manifest, messages, relay_batch, wire_keys
 from edgeml_core.errors import RejectedError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from edgeml_core.relayed import Saying
+from edgeml_core.relay_batch import RelayedMessage
+from edgeml_io.aio import within
+from edgeml_origin.cohorts import AnnouncedRelease
 from edgeml_origin.origin import Origin
-from edgeml_origin.waiting import within
-from edgeml_origin.waves import Listed
 
 #: How long what devices say waits for more, so that one message takes all; an operator who watches sees it that late.
 SAYING_GATHER_S: Final = 2.0
@@ -54,13 +54,13 @@ class Relay:
         self.chunks = OwnChunks(device, link, cache)
         self._pulls = self.chunks.pulls = Pulls(link, cache, self._give)
         self._devices: frozenset[str] = frozenset()
-        self._releases: tuple[Listed, ...] = ()
+        self._releases: tuple[AnnouncedRelease, ...] = ()
         self._listed: set[str] = set()
         self._pulled: set[str] = set()
-        self._states: dict[tuple[str, str], Saying] = {}
-        self._sayings: dict[tuple[str, str], Saying] = {}
+        self._states: dict[tuple[str, str], RelayedMessage] = {}
+        self._sayings: dict[tuple[str, str], RelayedMessage] = {}
         self._said = asyncio.Event()
-        link.carry(self)
+        link.set_handler(self)
 
     def trust(self, source: TrustSource, judge: Callable[[TrustSource], Trust]) -> Trust:
         """The trust of the relay's own device, which shows the site what it has judged right."""
@@ -86,9 +86,9 @@ class Relay:
             log.event("relay serves nobody", reason="its device has no label site")
         self._devices = desired.devices_at(files.document, site) - {self._device}
         self._releases = tuple(
-            Listed(
-                release=wirekeys.chunk_id(digest),
-                ids=frozenset(wirekeys.chunk_id(it) for entry in manifest.decode(data).files for it in entry.chunks),
+            AnnouncedRelease(
+                release=wire_keys.chunk_id(digest),
+                ids=frozenset(wire_keys.chunk_id(it) for entry in manifest.decode(data).files for it in entry.chunks),
                 devices=self._devices,
             )
             for digest, data in files.manifests.items()
@@ -102,16 +102,16 @@ class Relay:
         self._site.show(targets | self._link.signed())
 
     def connected(self) -> None:
-        """See `Passenger.connected`: nobody may have heard what was said last."""
+        """See `TopicHandler.connected`: nobody may have heard what was said last."""
         self._sayings = self._states | self._sayings
         self._said.set()
 
-    def hear(self, topic: str, payload: bytes) -> None:
-        """See `Passenger.hear`: calls from the fleet to the site's devices."""
+    def on_message(self, topic: str, payload: bytes) -> None:
+        """See `TopicHandler.on_message`: calls from the fleet to the site's devices."""
         self._site.pass_down(topic, payload)
 
     def hear_site(self, topic: str, payload: bytes) -> None:
-        """See `Ear.hear_site`."""
+        """See `SiteListener.hear_site`."""
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
         if device not in self._devices or not payload:
             return
@@ -120,9 +120,9 @@ class Relay:
                 case ["want"]:
                     self._pulls.want(device, messages.decode(payload, Want).keys)
                 case ["device", "state"]:
-                    self._say(Saying(device=device, state=messages.decode(payload, DeviceState)))
+                    self._say(RelayedMessage(device=device, state=messages.decode(payload, DeviceState)))
                 case ["device", "report"]:
-                    self._say(Saying(device=device, report=messages.decode(payload, Report)))
+                    self._say(RelayedMessage(device=device, report=messages.decode(payload, Report)))
                 case ["device", "reply"]:
                     self._link.send(topic, payload)
         except RejectedError as error:
@@ -133,17 +133,17 @@ class Relay:
         if device == self._device:
             self.chunks.give(keys)
             return
-        ids = {chunk_id for key in keys for chunk_id in wirekeys.ids(key)}
+        ids = {chunk_id for key in keys for chunk_id in wire_keys.ids(key)}
         if not ids <= self._listed | self._pulled:
             self._pulled |= ids - self._listed
             self._allow()
         self._origin.want(device, keys)
 
     def _allow(self) -> None:
-        pulled = Listed(release=_PULLED, ids=frozenset(self._pulled))
+        pulled = AnnouncedRelease(release=_PULLED, ids=frozenset(self._pulled))
         self._origin.demand.allow(releases=[pulled, *self._releases], devices=self._devices)
 
-    def _say(self, saying: Saying) -> None:
+    def _say(self, saying: RelayedMessage) -> None:
         self._sayings.pop(saying.subject, None)
         self._sayings[saying.subject] = saying
         if saying.state is not None:
@@ -162,8 +162,8 @@ class Relay:
             if not self._link.is_online:
                 continue
             sayings, self._sayings = list(self._sayings.values()), {}
-            for start in range(0, len(sayings), relayed.SAYINGS_MAX):
-                payload = relayed.pack(sayings[start : start + relayed.SAYINGS_MAX])
+            for start in range(0, len(sayings), relay_batch.SAYINGS_MAX):
+                payload = relay_batch.pack(sayings[start : start + relay_batch.SAYINGS_MAX])
                 self._link.send(self._topics.relay(self._device), payload)
 
 

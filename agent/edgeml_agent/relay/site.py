@@ -9,19 +9,20 @@ from typing import Final, Protocol
 
 from aiomqtt import Client, MqttError
 
-from edgeml_agent import backoff, log
+from edgeml_agent import log
 from edgeml_agent.link import mqtt
 from edgeml_agent.link.link import RECONNECT_FIRST_S, RECONNECT_MAX_S, STABLE_S
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core import trust
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io import backoff
 from edgeml_origin.origin import Origin
 
 _RETAINED_LAST: Final = "timestamp.json"
 
 
-class Ear(Protocol):
+class SiteListener(Protocol):
     """Who hears what is said at the site."""
 
     def hear_site(self, topic: str, payload: bytes) -> None:
@@ -50,7 +51,7 @@ class Site:
         if not self._passing.full():
             self._passing.put_nowait((topic, payload))
 
-    async def run(self, origin: Origin, ear: Ear) -> None:
+    async def run(self, origin: Origin, ear: SiteListener) -> None:
         """Stay connected until cancelled."""
         delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
         while True:
@@ -65,7 +66,7 @@ class Site:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))
 
-    async def _connection(self, client: Client, origin: Origin, ear: Ear) -> None:
+    async def _connection(self, client: Client, origin: Origin, ear: SiteListener) -> None:
         async def publish(key: str, payload: bytes) -> None:
             await client.publish(self._topics.chunk(key), payload, qos=0, timeout=math.inf)
 
@@ -82,7 +83,7 @@ class Site:
             tasks.create_task(self._pass_all(client))
             tasks.create_task(origin.run(publish, point))
 
-    async def _listen(self, client: Client, ear: Ear) -> None:
+    async def _listen(self, client: Client, ear: SiteListener) -> None:
         async for message in client.messages:
             if isinstance(message.payload, bytes):
                 ear.hear_site(str(message.topic), message.payload)

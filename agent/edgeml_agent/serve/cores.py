@@ -48,7 +48,7 @@ class Cores:
                 self._free -= wanted
                 turn.release()
 
-    def give_way(self, held: int) -> None:
+    def yield_cores(self, held: int) -> None:
         """Between two runs of one borrower of `held` cores: those who wait have them first, then it has them back."""
         if self._waiting:
             self.give_back(held)

@@ -1,8 +1,8 @@
 """Drift of the models that are served: what they see and answer, counted into the bins of their cards' baselines.
 
 Of each model and version the last few hundred items count, as two windows of counts; nothing of an item is kept. What
-is counted is `edgeml_runtime.observed`'s business, how it is judged `edgeml_core.drift`'s. Without a baseline nothing
-is done. Models' threads count, the event loop reads.
+is counted is up to `edgeml_runtime.drift_features`, how it is judged up to `edgeml_core.drift`. Without a baseline
+nothing is done. Models' threads count, the event loop reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgeml_agent.serve.metrics import Metric
 from edgeml_core import drift
 from edgeml_core.drift import Baseline, Drift, Shift
 from edgeml_core.manifest import Manifest
-from edgeml_runtime.observed import Run, observations
+from edgeml_runtime.drift_features import Run, observations
 
 #: Items of a full window. The last full one and the one that is filling count, so 500 to 1000 items.
 WINDOW_ITEMS: Final = 500
@@ -40,7 +40,7 @@ class _Window:
         return cls({name: [0] * len(it.counts) for name, it in baseline.quantities.items()})
 
 
-class Watch:
+class DriftMonitor:
     """What one version of a model saw and answered lately.
 
     Args:
@@ -95,7 +95,7 @@ class Watch:
 class Watches:
     """The watches by model; a new version begins anew."""
 
-    _watches: dict[str, Watch] = field(default_factory=dict)
+    _watches: dict[str, DriftMonitor] = field(default_factory=dict)
 
     def over(self, name: str, manifest: Manifest) -> Observer:
         """Who is to be told of the runs of a model: the same when it is only loaded again."""
@@ -105,7 +105,7 @@ class Watches:
         if not baseline:
             self._watches.pop(name, None)
             return _unwatched
-        self._watches[name] = Watch(manifest, baseline)
+        self._watches[name] = DriftMonitor(manifest, baseline)
         return self._watches[name]
 
     def drifts(self) -> dict[tuple[str, str], Drift]:

@@ -16,28 +16,29 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from edgeml_agent import log, memory
-from edgeml_agent.ports import Rule
+from edgeml_agent import log
+from edgeml_agent.ports import ShadowPolicy
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.drift import Watches
+from edgeml_agent.serve.inline import Counted, InlineRun
 from edgeml_agent.serve.metrics import RequestCounts
 from edgeml_agent.serve.shadow import Shadow
-from edgeml_agent.serve.turn import Counted, Turn
-from edgeml_agent.serve.worker import BRIEF_MAX_S, QUICK_MAX_S, UNNOTICED, Infer, Noticed, Predict, Stoppable, Worker
-from edgeml_agent.tune import tuned
-from edgeml_agent.tune.calibration import Calibration, calibrated
+from edgeml_agent.serve.worker import BRIEF_MAX_S, NO_HOOKS, QUICK_MAX_S, Infer, Predict, Stoppable, Worker, WorkerHooks
+from edgeml_agent.store import tuning
+from edgeml_agent.system import memory
 from edgeml_core import golden
 from edgeml_core.errors import DeviceError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared
-from edgeml_runtime import golden as golden_check
 from edgeml_runtime import tensors
+from edgeml_runtime.bench.batching import RunCost, measure_run_cost
 from edgeml_runtime.model import Model
+from edgeml_runtime.verify import golden as golden_check
 
 T = TypeVar("T")
-Piece = TypeVar("Piece")
+_Part = TypeVar("_Part")
 #: Makes pieces in the model's thread: hands each to the first function, and ends early when the second says so.
-Generate = Callable[[Model, Callable[[Piece], None], Callable[[], bool]], None]
+Generate = Callable[[Model, Callable[[_Part], None], Callable[[], bool]], None]
 #: What a model that others keep busy lets its clients wait.
 _ROOM_AFTER_S: Final = 1
 
@@ -136,7 +137,7 @@ class Models:
                 return await shadow.answer(ask, call, worker)
             return await ask(worker, call)
 
-    def turn(self, name: str, version: str | None = None, *, size_bytes: int) -> Turn | None:
+    def turn(self, name: str, version: str | None = None, *, size_bytes: int) -> InlineRun | None:
         """A turn at the model here, without the way to its thread, where it is free and the request short.
 
         That is for quick models; for one that is brief once in each turn of the event loop, which others wait for.
@@ -159,21 +160,21 @@ class Models:
             self._had_brief = True
             asyncio.get_running_loop().call_soon(self._let_brief)
         served.asked_s = time.monotonic()
-        return Turn(self.counts, name, served.worker, model)
+        return InlineRun(self.counts, name, served.worker, model)
 
     def _let_brief(self) -> None:
         self._had_brief = False
 
-    async def stream(self, name: str, generate: Generate[Piece]) -> AsyncGenerator[Piece]:
+    async def stream(self, name: str, generate: Generate[_Part]) -> AsyncGenerator[_Part]:
         """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
 
         Raises:
             UsageError: `model-unknown`. OverloadedError: as for `run`.
         """
         loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        pieces: asyncio.Queue[_Part | None] = asyncio.Queue()
 
-        def emit(piece: Piece) -> None:
+        def emit(piece: _Part) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         with Counted(self.counts, self._served, name):
@@ -204,7 +205,7 @@ class Models:
             if old is not None:
                 await self._rest(old)
 
-    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: Rule) -> Compared | None:
+    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared | None:
         """Give the bundle in `folder` the same requests as the version of `name` that serves, until the rule decides.
 
         Returns:
@@ -220,7 +221,7 @@ class Models:
             await self._make_room(manifest, but=name)
             # What it does is counted nowhere: nobody is answered by it, or as a canary only.
             model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)
-            worker = Worker(model, self._cores, calibration=calibration, noticed=UNNOTICED)
+            worker = Worker(model, self._cores, calibration=calibration, noticed=NO_HOOKS)
         served.shadow = Shadow(worker, served.manifest, rule)
         try:
             return await served.shadow.verdict()
@@ -326,7 +327,7 @@ class Models:
     async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:
         model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)
         model.observed = self.watches.over(name, manifest)
-        noticed = Noticed(partial(self.counts.waited, name), partial(self.counts.wrote, name))
+        noticed = WorkerHooks(partial(self.counts.waited, name), partial(self.counts.wrote, name))
         return Worker(model, self._cores, calibration=calibration, noticed=noticed)
 
 
@@ -340,30 +341,30 @@ async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float 
         raise TransportError("deadline-exceeded", "the request's deadline passed") from error
 
 
-def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:
+def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:
     """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs."""
     opened = _opened(folder, manifest)
     memory.release()
     return opened
 
 
-def _opened(folder: Path, manifest: Manifest) -> tuple[Model, Calibration]:
+def _opened(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:
     """The model, warm, and how it runs.
 
     It runs as it was tuned here. Where it can't, it runs as it was exported, and is tuned anew.
     """
     cases = golden.decode((folder / manifest.golden.path).read_bytes())
     inputs = [{name: tensors.from_data(data) for name, data in case.inputs.items()} for case in cases]
-    if found := tuned.read(folder, manifest):
-        path = tuned.prepared(folder, manifest) if found.prepared else None
+    if found := tuning.read(folder, manifest):
+        path = tuning.prepared(folder, manifest) if found.prepared else None
         try:
             model = Model.open(folder, manifest, threads=found.threads, path=path)
             golden_check.check(model.session, manifest, cases[:1])
         except DeviceError as error:
             log.failure("not run as tuned", error, model=manifest.name)
-            tuned.discard(folder)
+            tuning.discard(folder)
         else:
-            return model, calibrated(model, inputs)._replace(share=found.share)
+            return model, measure_run_cost(model, inputs)._replace(share=found.share)
     model = Model.open(folder, manifest)
     model.infer(inputs[0])
-    return model, calibrated(model, inputs)
+    return model, measure_run_cost(model, inputs)

@@ -2,7 +2,7 @@
 
 Who asks is answered by the version that serves. A share of the requests the new one may answer (a canary), and the old
 one does where it fails; either way the other is asked, too, and the two are compared. Under load that is now and then:
-comparing must not take the machine from those who ask. What agreement is, `edgeml_runtime.agreement` knows.
+comparing must not take the machine from those who ask. What agreement is, `edgeml_runtime.verify.agreement` knows.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from edgeml_agent import log
-from edgeml_agent.ports import Rule
+from edgeml_agent.ports import ShadowPolicy
 from edgeml_agent.serve.worker import Infer, Predict, Worker
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared
-from edgeml_runtime import agreement
+from edgeml_runtime.verify import agreement
 
 #: While requests wait, one is compared so often.
 LOADED_EVERY_S: Final = 0.5
@@ -39,7 +39,7 @@ class Shadow:
         active: the manifest of the version that serves: its kind of answers is compared.
     """
 
-    def __init__(self, worker: Worker, active: Manifest, rule: Rule) -> None:
+    def __init__(self, worker: Worker, active: Manifest, rule: ShadowPolicy) -> None:
         self._worker = worker
         self._active = active
         self._rule = rule

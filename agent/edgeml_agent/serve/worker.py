@@ -17,13 +17,13 @@ from functools import partial
 from threading import Condition, Thread
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from edgeml_agent import memory
+from edgeml_agent.serve.admission import CLIENT, AdmissionQueue
 from edgeml_agent.serve.cores import Cores
-from edgeml_agent.serve.line import CLIENT, Line
 from edgeml_agent.serve.metrics import Tally
-from edgeml_agent.tune.calibration import Calibration
+from edgeml_agent.system import memory
 from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_core.processing import PromptInput
+from edgeml_runtime.bench.batching import RunCost
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
@@ -90,7 +90,7 @@ class Stoppable(Generic[T]):
         return self.call(model, stopped)
 
 
-class Noticed(NamedTuple):
+class WorkerHooks(NamedTuple):
     """Who is told what goes on, on the event loop."""
 
     waited: Callable[[float], None]
@@ -98,7 +98,7 @@ class Noticed(NamedTuple):
 
 
 #: Nobody is told.
-UNNOTICED: Final = Noticed(lambda _: None, lambda: None)
+NO_HOOKS: Final = WorkerHooks(lambda _: None, lambda: None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +108,12 @@ class _Job:
     call: Callable[[Model], Any]
     deadline_s: float | None
     answer: asyncio.Future[Any]
-    give_way: Callable[[], None]
+    yield_cores: Callable[[], None]
     asked_s: float = field(default_factory=time.perf_counter)
 
     def stopped(self) -> bool:
         """Whether nobody waits for the answer any more; asked between two runs, when others may compute first."""
-        self.give_way()
+        self.yield_cores()
         return self.answer.cancelled()
 
 
@@ -125,7 +125,7 @@ class Worker:
         noticed: told of each request how long it waited for its run, and of each token that the model writes.
     """
 
-    def __init__(self, model: Model, cores: Cores, *, calibration: Calibration, noticed: Noticed) -> None:
+    def __init__(self, model: Model, cores: Cores, *, calibration: RunCost, noticed: WorkerHooks) -> None:
         #: Requests accepted and not yet answered, and the running mean of the time that one takes.
         self.pending = 0
         self.service_s = calibration.run_s
@@ -148,7 +148,7 @@ class Worker:
         self._changed = Condition()
         self._closing = False
         self._closed = asyncio.Event()
-        self._line = Line(_KEPT_MAX)
+        self._line = AdmissionQueue(_KEPT_MAX)
         model.wrote = partial(self._loop.call_soon_threadsafe, noticed.wrote)
         self._model: Model | None = model
         Thread(target=self._work, name=f"model-{self._name}", daemon=True).start()
@@ -167,7 +167,7 @@ class Worker:
         """
         if self.pending >= _UNKEPT or self._line:
             self._require_place()
-        job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.give_way, self._threads))
+        job = _Job(call, deadline_s, self._loop.create_future(), partial(self._cores.yield_cores, self._threads))
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
         if self._given and size_bytes is not None and self._is_short(size_bytes):

@@ -13,10 +13,10 @@ from typing import Final
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
-from edgeml_agent import locks
 from edgeml_agent.ports import TrustSource
-from edgeml_agent.trust.judged import CURRENT, Judged
-from edgeml_agent.trust.timefloor import FOLDER_NAME, TimeFloor
+from edgeml_agent.store import locks
+from edgeml_agent.trust.time_floor import FOLDER_NAME, TimeFloor
+from edgeml_agent.trust.tuf_client import CURRENT, TufClient
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import RejectedError, TransportError, UsageError
@@ -68,7 +68,7 @@ class Trust:
         self._anchors = anchors
         self._lock_path = state / locks.TRUST
         self._judged = {
-            repo: Judged(
+            repo: TufClient(
                 repo,
                 state / FOLDER_NAME / repo,
                 urls=(f"{repo}/{trust.METADATA_DIR}", f"{repo}/{trust.TARGETS_DIR}"),

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.check import perplexity, precision
-from edgeml.check.answers import vector
+from edgeml.check import mean_average_precision, perplexity
 from edgeml.check.data import Label, Row
+from edgeml.check.predictions import vector
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Manifest
@@ -39,7 +39,7 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     if isinstance(manifest.postprocess, Generation):
         return perplexity.measure(fp32, int8, z95=_Z95)
     if isinstance(manifest.postprocess, Boxes):
-        return precision.measure(fp32, int8, rows, manifest.postprocess.labels)
+        return mean_average_precision.measure(fp32, int8, rows, manifest.postprocess.labels)
     judged, judged_after = (list(_judged(answers, rows, manifest)) for answers in (fp32, int8))
     before, after = (np.array([right for _, right in pairs], dtype=bool) for pairs in (judged, judged_after))
     drop = float(before.mean() - after.mean())
@@ -80,7 +80,7 @@ def interval(*, lost: int, won: int, pairs: int) -> tuple[float, float]:
     return round(difference / total - spread, _DECIMALS), round(difference / total + spread, _DECIMALS)
 
 
-def require(accuracy: Accuracy, max_drop: float) -> None:
+def check_drop(accuracy: Accuracy, max_drop: float) -> None:
     """Check that int8 loses no more than is accepted.
 
     Raises:

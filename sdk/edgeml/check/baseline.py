@@ -13,8 +13,8 @@ from typing import Any
 from edgeml_core import drift
 from edgeml_core.drift import Baseline
 from edgeml_core.drift import Source as RowsFrom
+from edgeml_runtime.drift_features import RESOLUTIONS, Run, observations
 from edgeml_runtime.model import Model
-from edgeml_runtime.observed import RESOLUTIONS, Run, observations
 
 
 class Seen:

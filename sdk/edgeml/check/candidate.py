@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml.export.source import Built, Signature, Source
+from edgeml.exporters.source import Built, Signature, Source
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import AudioInput, Preprocess, TextInput
 from edgeml_core.profile import Profile

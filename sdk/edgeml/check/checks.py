@@ -12,23 +12,23 @@ from typing import Final
 from msgspec import UNSET
 
 from edgeml.check import accuracy, memory, parity
-from edgeml.check.answers import ask, scores
 from edgeml.check.baseline import observed
 from edgeml.check.candidate import Candidate, opened, original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
-from edgeml.export.once import Once
-from edgeml.export.source import Source
+from edgeml.check.predictions import ask, scores
+from edgeml.exporters.source import Source
+from edgeml.memo import Memo
 from edgeml_core.card import Accuracy, Card, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
 from edgeml_core.processing import QuestionInput, TextInput
-from edgeml_runtime import golden
+from edgeml_runtime.drift_features import is_observed
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
-from edgeml_runtime.observed import is_observed
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
+from edgeml_runtime.verify import golden
 
 NO_LABELS: Final = "not measured: no --evaluate was given"
 #: The first inputs, and the largest one: a text model's short and long variant are both proven so.
@@ -68,7 +68,7 @@ class Checks:
     evaluation: Rows
     calibration: Rows
     max_drop: float
-    once: Once = field(default_factory=Once)
+    once: Memo = field(default_factory=Memo)
 
     def run(self, candidate: Candidate) -> Findings:
         """Look at a candidate; `edgeml.check.gate` judges what is found.
@@ -145,7 +145,7 @@ class Checks:
 
     def _card(self, candidate: Candidate, found: Answered) -> Card:
         doubt = accuracy.doubt(found.accuracy, self.max_drop) if found.accuracy else None
-        calibrated = candidate.model.recipe.startswith("static")
+        is_calibrated = candidate.model.recipe.startswith("static")
         return Card(
             recipe=candidate.model.recipe,
             size_bytes=candidate.model.size_bytes,
@@ -153,8 +153,8 @@ class Checks:
             parity=found.parity,
             accuracy=found.accuracy,
             accuracy_note="" if found.accuracy else NO_LABELS,
-            calibration_rows=len(self.calibration.rows) if calibrated else 0,
-            calibration_sha256=self.calibration.sha256 if calibrated else "",
+            calibration_rows=len(self.calibration.rows) if is_calibrated else 0,
+            calibration_sha256=self.calibration.sha256 if is_calibrated else "",
             warnings=(
                 *self.source.notes,
                 *candidate.model.notes,

@@ -15,25 +15,25 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from edgeml.export.source import Signature
+from edgeml.exporters.source import Signature
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import tensors
-from edgeml_runtime.audio import read_wav
-from edgeml_runtime.tasks import Audio, Image, Item, Passage, Question, Tensors, Text
+from edgeml_runtime.encode.audio import read_wav
+from edgeml_runtime.tasks import Audio, Image, Item, Question, ScoredText, Tensors, Text
 
 ROWS_MAX: Final = 100_000
 PROBLEMS_SHOWN_MAX: Final = 10
 
 
-class Sought(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LabelledBox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One object in a picture: left, top, right and bottom in its pixels."""
 
     label: str
     box: tuple[float, float, float, float]
 
 
-Label: TypeAlias = str | int | list[str] | tuple[Sought, ...]
+Label: TypeAlias = str | int | list[str] | tuple[LabelledBox, ...]
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class _Line(msgspec.Struct, frozen=True):
     audio: str | None = None
     inputs: dict[str, Any] | None = None
     label: str | int | list[str] | None = None
-    boxes: tuple[Sought, ...] | None = None
+    boxes: tuple[LabelledBox, ...] | None = None
 
 
 #: What a line must have, by what the model takes.
@@ -135,7 +135,7 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
         case TextInput():
             return Text(*values)
         case PromptInput():
-            return Passage(*values)
+            return ScoredText(*values)
         case ImageInput():
             # Of a detector all boxes are wanted, the least sure ones, too: precision is looked at over all thresholds.
             threshold = 0.0 if isinstance(signature.postprocess, Boxes) else None

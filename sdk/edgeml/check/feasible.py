@@ -60,7 +60,7 @@ def parameters(folder: Path) -> int | None:
     return int(shape.vocab_size * width + layers * (2 * width**2 * (1 + grouped) + gated * width * inner))
 
 
-def require(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:
+def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:
     """Refuse a model that can't fit the target however it is quantized.
 
     Args:

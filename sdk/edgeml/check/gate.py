@@ -53,7 +53,7 @@ class Limits:
                 "take a smaller model, or allow more with --max-size",
             )
         needed = memory.estimate_bytes(candidate.model, candidate.fp32)
-        memory.require(needed, candidate.profile, self.max_ram_bytes)
+        memory.check_memory(needed, candidate.profile, self.max_ram_bytes)
 
     def require_same(self, findings: Findings) -> None:
         """Check parity and accuracy.
@@ -61,9 +61,9 @@ class Limits:
         Raises:
             GateFailed: `gate-failed`.
         """
-        parity.require(findings.card.parity)
+        parity.check_parity(findings.card.parity)
         if findings.card.accuracy:
-            accuracy.require(findings.card.accuracy, self.max_drop)
+            accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
     def require_fast(self, recipe: str, kind: ModelKind, times: Times) -> None:
         """Check that int8 pays on this machine, and takes no longer than was asked.

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image as Pictures
 
 from edgeml.check.data import Rows
-from edgeml.check.sentences import SENTENCES
-from edgeml.export.source import Source
+from edgeml.check.sample_texts import SENTENCES
+from edgeml.exporters.source import Source
 from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 

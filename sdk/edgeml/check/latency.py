@@ -17,8 +17,8 @@ import msgspec
 from edgeml_core.card import Latency
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
+from edgeml_runtime.bench.child import Timed
 from edgeml_runtime.tensors import Array, to_data
-from edgeml_runtime.trial import Timed
 
 TIMEOUT_S: Final = 600
 _CPUINFO: Final = Path("/proc/cpuinfo")
@@ -54,7 +54,7 @@ def measure(job: Job) -> Times:
     Raises:
         DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
     """
-    command = [sys.executable, "-m", "edgeml.check.stopwatch"]
+    command = [sys.executable, "-m", "edgeml.check.latency_child"]
     try:
         ran = subprocess.run(
             command, input=msgspec.msgpack.encode(job), capture_output=True, timeout=TIMEOUT_S, check=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgeml.export.source import Built
+from edgeml.exporters.source import Built
 from edgeml_core.errors import GateFailed
 from edgeml_core.processing import TextInput
 from edgeml_core.profile import Profile
@@ -33,7 +33,7 @@ def _fixed_lengths(model: Built) -> int:
     return len(preprocess.pad_to) if isinstance(preprocess, TextInput) else 1
 
 
-def require(needed_bytes: int, profile: Profile, max_bytes: int | None = None) -> None:
+def check_memory(needed_bytes: int, profile: Profile, max_bytes: int | None = None) -> None:
     """Check that a model fits into what the target gives it, and into what was asked.
 
     Raises:

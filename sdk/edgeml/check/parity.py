@@ -7,13 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from edgeml.check.answers import vector
+from edgeml.check.predictions import vector
 from edgeml_core.card import Parity
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import Embedding
-from edgeml_runtime.golden import cosine
 from edgeml_runtime.tasks import Answer
+from edgeml_runtime.verify.golden import cosine
 
 #: Below it, a model is not a worse version of the original but another one.
 COSINE_MIN: Final = 0.95
@@ -40,7 +40,7 @@ def compare(found: Sequence[Answer], original: Sequence[Answer], manifest: Manif
     )
 
 
-def require(parity: Parity) -> None:
+def check_parity(parity: Parity) -> None:
     """Check that the model is the original still.
 
     Raises:

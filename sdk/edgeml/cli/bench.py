@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeml.cli import places
+from edgeml.cli import device_options
 from edgeml.cli.output import Output, command, size, table
 from edgeml_core.calls import SECONDS, SECONDS_MAX, Timing
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="This machine; one with edgeml[agent], reached by ssh; or a device of a fleet that holds the bundle. "
     "Never emulated: such time is not speed.",
 )
-@places.reaching
+@device_options.reaching
 @click.option("--threads", type=click.IntRange(min=1), help="Instead of the bundle's own number.")
 @click.option(
     "--case", type=click.IntRange(min=1), default=1, show_default=True, help="The golden case whose input is run."
@@ -73,7 +73,7 @@ def bench(
 
     out.note(f"timing {bundle.name} for {seconds:g} s on {on}")
     timing = Timing(case=case, threads=threads, seconds=seconds)
-    found = benching.measure(bundle, on, timing=timing, line=places.line(on, **reach))
+    found = benching.measure(bundle, on, timing=timing, line=device_options.line(on, **reach))
     out.result(benching.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
     for doubt in found.trial.host.doubts:
         out.note(f"the host was not quiet: {doubt}")
@@ -87,7 +87,7 @@ def _rows(found: Bench) -> Iterator[tuple[str, str]]:
     yield "throughput", f"{trial.throughput_per_s:.1f} inferences/s, one after another"
     yield "load, first answer", f"{trial.load_ms:.0f} ms, {trial.first_inference_ms:.1f} ms"
     yield "peak memory", size(trial.peak_rss_bytes)
-    yield "energy", trial.energy.said
+    yield "energy", trial.energy.summary
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.input_shapes.items())
     yield "input", f"golden case {found.case}: {shapes}"
     yield "measured on", f"{found.on}: {found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"

@@ -30,7 +30,7 @@ def every(found: Inspected) -> Iterator[str]:
                 it.cpu,
                 it.how,
                 "" if it.min_cosine is None else f"{it.min_cosine:.6f}",
-                it.accuracy.said if it.accuracy else "not measured",
+                it.accuracy.summary if it.accuracy else "not measured",
                 it.note or "golden outputs reproduced",
             )
             for it in found.proofs

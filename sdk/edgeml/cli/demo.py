@@ -11,7 +11,7 @@ import msgspec
 from edgeml.cli.output import Output, command, size, table
 
 if TYPE_CHECKING:
-    from edgeml.demo.way import Demonstrated
+    from edgeml.demo.scenario import Demonstrated
     from edgeml_core.messages import Report
 
 _LABEL_MAX_CHARS = 50
@@ -24,9 +24,9 @@ def demo(out: Output) -> None:
 
     Takes about a minute, asks nothing, uses free loopback ports, and removes all that it made.
     """
-    from edgeml.demo import way  # noqa: PLC0415 - kept out of --help
+    from edgeml.demo import scenario  # noqa: PLC0415 - kept out of --help
 
-    found = way.run(lambda line: out.event("step", line, step=line))
+    found = scenario.run(lambda line: out.event("step", line, step=line))
     value = {
         "bundle": {
             "name": found.bundle.manifest.stem,
@@ -34,13 +34,13 @@ def demo(out: Output) -> None:
             "card": msgspec.to_builtins(found.bundle.manifest.card),
             "measurements": msgspec.to_builtins(found.bundle.measurements),
         },
-        "sentences": list(way.SENTENCES),
+        "sentences": list(scenario.SENTENCES),
         "similarity": found.similarity,
         "delivery": [msgspec.to_builtins(report) for report in (found.first, found.second)],
         "swap": {"answers": dict(found.swap.versions), "failed": found.swap.failed},
         "seconds": found.seconds,
     }
-    out.result(value, "\n\n".join((_similarity(way.SENTENCES, found.similarity), _card(found), _wire(found))))
+    out.result(value, "\n\n".join((_similarity(scenario.SENTENCES, found.similarity), _card(found), _wire(found))))
 
 
 def _similarity(sentences: Sequence[str], similarity: list[list[float]]) -> str:

@@ -10,7 +10,7 @@ import click
 
 from edgeml.cli import gate_table
 from edgeml.cli.output import Output, Share, Size, command, size, table
-from edgeml.export.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
+from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
 
@@ -62,17 +62,17 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     formats = [it for it in options.pop("formats") if it != "auto"]
     request = ExportRequest(targets=options.pop("target"), formats=formats, **options)
     out.note("loading torch and the converters")
-    from edgeml.pipeline import export as export_model  # noqa: PLC0415 - imports torch
+    from edgeml.pipeline.export import export as export_model  # noqa: PLC0415 - imports torch
 
     try:
-        _show(out, export_model(request, Told(out)))
+        _show(out, export_model(request, CliProgress(out)))
     except GateFailed as error:
         if passed := gate_table.tell(out, error):
             _show(out, passed)
         raise
 
 
-class Told:
+class CliProgress:
     """The export's progress, told to the terminal or as JSON lines."""
 
     def __init__(self, out: Output) -> None:

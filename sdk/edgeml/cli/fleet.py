@@ -114,7 +114,7 @@ def devices(out: Output, repo: Path, database: Path | None) -> None:
 def _device_row(device: DeviceStatus) -> tuple[str, ...]:
     seen = f"{datetime.fromtimestamp(device.seen_s, UTC):%Y-%m-%d %H:%M:%S}" if device.seen_s else "never"
     models = ", ".join(f"{name} {model.version} ({model.state})" for name, model in device.models.items())
-    drifts = {name: model.drift.said for name, model in device.models.items() if model.drift is not None}
+    drifts = {name: model.drift.summary for name, model in device.models.items() if model.drift is not None}
     drift = ", ".join(said if len(device.models) == 1 else f"{name} {said}" for name, said in drifts.items())
     return device.id, "yes" if device.online else "no", seen, _pairs(device.labels), models, drift
 
@@ -129,7 +129,7 @@ def _status_text(found: FleetStatus) -> str:
         f"{failure.device}: error[{failure.code}]: {failure.message}"
         for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
-    drifts = [f"{it.device}: {it.name} {it.version} drifts: {it.drift.said}" for it in found.drifted]
+    drifts = [f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}" for it in found.drifted]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")
     return "\n".join((summary, table(headers, rows), *failures, *drifts))

@@ -13,8 +13,8 @@ from edgeml_core.card import Timed
 from edgeml_core.errors import GateFailed
 
 if TYPE_CHECKING:
-    from edgeml.check.attempt import NothingPassed
-    from edgeml.export.request import Exported
+    from edgeml.pipeline.attempt import NothingPassed
+    from edgeml.pipeline.request import Exported
 
 
 def tell(out: Output, error: GateFailed) -> tuple[Exported, ...]:
@@ -23,7 +23,7 @@ def tell(out: Output, error: GateFailed) -> tuple[Exported, ...]:
     Returns:
         The bundles that passed all the same.
     """
-    from edgeml.check.attempt import NothingPassed, SomeFailed  # noqa: PLC0415 - kept out of --help
+    from edgeml.pipeline.attempt import NothingPassed, SomeFailed  # noqa: PLC0415 - kept out of --help
 
     if isinstance(error, SomeFailed):
         for each in error.failed:

@@ -29,7 +29,7 @@ _NOT_MEASURED = "not measured: the .measured.json file is not beside the bundle"
 def inspect(out: Output, bundle: Path, html: Path | None) -> None:
     """Show BUNDLE's manifest and result card; the page of --html needs no network and no script."""
     from edgeml import bundles  # noqa: PLC0415 - kept out of --help
-    from edgeml.page import page  # noqa: PLC0415 - kept out of --help
+    from edgeml.report import page  # noqa: PLC0415 - kept out of --help
 
     found = bundles.inspect(bundle)
     if html:
@@ -72,7 +72,7 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("parity", f"cosine {parity.cosine:.4f} to {parity.against} over {parity.rows} rows"),
     ]
     if accuracy:
-        rows.append((accuracy.metric, accuracy.said))
+        rows.append((accuracy.metric, accuracy.summary))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
     rows.append(("drift baseline", card.baseline_said))
@@ -90,6 +90,6 @@ def _measured_rows(measured: Measurements | None) -> Iterator[tuple[str, str]]:
     yield "load, first answer", f"{measured.load_ms:.0f} ms, {measured.first_inference_ms:.1f} ms"
     yield "peak memory", size(measured.peak_rss_bytes)
     yield "throughput", f"{measured.throughput_per_s:.1f} inferences/s, one after another"
-    yield "energy", measured.energy.said
+    yield "energy", measured.energy.summary
     yield "measured on", f"{measured.cpu}, {measured.threads} thread(s)"
     yield "host", "; ".join(measured.doubts) or "quiet"

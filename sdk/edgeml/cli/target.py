@@ -65,7 +65,7 @@ def prepare(out: Output, name: str, *, force: bool) -> None:
     architecture share them. Debian comes from where this machine's apt gets it, or from $EDGEML_DEBIAN_MIRROR.
     """
     from edgeml import targets  # noqa: PLC0415 - kept out of --help
-    from edgeml.proof.prepare import prepare as make  # noqa: PLC0415 - kept out of --help
+    from edgeml.verify.emulation.prepare import prepare as make  # noqa: PLC0415 - kept out of --help
 
     profile = targets.load(name)
     place = make(profile, force=force, tell=out.note)

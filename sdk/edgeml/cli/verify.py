@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeml.cli import places
+from edgeml.cli import device_options
 from edgeml.cli.output import Output, command
 
 
@@ -21,7 +21,7 @@ from edgeml.cli.output import Output, command
     help="This machine; the target's CPU emulated; a machine with edgeml[agent], reached by ssh: "
     "ssh://[USER@]HOST[:PORT][/PATH/OF/PYTHON]; or a device of a fleet that holds the bundle.",
 )
-@places.reaching
+@device_options.reaching
 @command(
     extra="agent",
     examples=(
@@ -36,9 +36,9 @@ def verify(out: Output, bundle: Path, on: str, **reach: Any) -> None:  # noqa: A
 
     On a device nothing is sent: it runs the same bundle, which it holds already, beside what it serves.
     """
-    from edgeml import proof  # noqa: PLC0415 - kept out of --help
+    from edgeml import verify  # noqa: PLC0415 - kept out of --help
 
-    found = proof.verify(bundle, on, line=places.line(on, **reach))
+    found = verify.verify(bundle, on, line=device_options.line(on, **reach))
     cpu = f"an emulated {found.cpu}" if found.how == "emulated" else found.cpu
     text = f"reproduced on {cpu}: cosine {found.min_cosine:.6f}, largest difference {found.max_abs:.2e}"
     value = {"on": on, "cpu": found.cpu, "how": found.how, "cosine": found.min_cosine, "max_abs": found.max_abs}

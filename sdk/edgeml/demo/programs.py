@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from edgeml_core.errors import DeviceError
-from edgeml_origin.waiting import within
+from edgeml_io.aio import within
 
 STOP_TIMEOUT_S: Final = 15.0
 _EXCERPT_CHARS: Final = 600

@@ -20,7 +20,7 @@ from edgeml_core.messages import Topics
 
 _AT_LEAST_ONCE: Final = 1
 _CLEARED: Final = b""
-#: Topics with foreign content that are remembered until they are mended; of more, a later look hears again.
+#: Topics with foreign content that are remembered until they are repaired; of more, a later look hears again.
 FOREIGN_MAX_TOPICS: Final = 4096
 
 
@@ -54,7 +54,7 @@ class Announcer:
         await self._clear(signed, [file for file in signed.superseded() if file not in told])
         self._told[signed.name] = frozenset(files)
 
-    def hear(self, topic: str, payload: bytes) -> None:
+    def on_message(self, topic: str, payload: bytes) -> None:
         """Note what someone published on a topic of ours; mostly it is the echo of our own words."""
         _, digest = self._retained.get(topic, (None, chunks.sha256(_CLEARED)))
         if chunks.sha256(payload) == digest:
@@ -62,7 +62,7 @@ class Announcer:
         elif len(self._foreign) < FOREIGN_MAX_TOPICS:
             self._foreign.add(topic)
 
-    async def mend(self) -> int:
+    async def repair(self) -> int:
         """Put right what others have changed; on how many topics."""
         foreign, self._foreign = self._foreign, set()
         for topic in foreign:

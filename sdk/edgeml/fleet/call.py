@@ -28,14 +28,14 @@ GRACE_S: Final = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class DeviceConnection:
     """The way to the devices of a fleet."""
 
     broker: Broker
     fleet: str
 
 
-def ask(line: Line, device: str, *, kind: Kind, manifest_sha256: str, timing: Timing) -> Reply:
+def ask(line: DeviceConnection, device: str, *, kind: Kind, manifest_sha256: str, timing: Timing) -> Reply:
     """What a device replies; an error may stand in the reply.
 
     Args:
@@ -57,7 +57,7 @@ def ask(line: Line, device: str, *, kind: Kind, manifest_sha256: str, timing: Ti
         raise TransportError("broker-unreachable", f"{line.broker.url}: {error}", hint) from error
 
 
-async def _ask(line: Line, device: str, call: Call) -> Reply:
+async def _ask(line: DeviceConnection, device: str, call: Call) -> Reply:
     """Send the call to the device's connection as it is now."""
     topics = Topics(line.fleet)
     async with link.connected(line.broker, f"edgeml-call-{secrets.token_hex(8)}", lasting=False) as client:

@@ -20,8 +20,8 @@ from paho.mqtt.properties import Properties
 
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import UsageError
-from edgeml_core.packets import PACKET_MAX_BYTES, Bound
-from edgeml_origin.waiting import within
+from edgeml_io.aio import within
+from edgeml_io.packet_limit import PACKET_MAX_BYTES, Bound
 
 T = TypeVar("T")
 KEEPALIVE_S: Final = 30

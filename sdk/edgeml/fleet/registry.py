@@ -39,7 +39,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     seen_s: float
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceMessage(msgspec.Struct, frozen=True, kw_only=True):
     """One message of a device, and when it came."""
 
     device: str
@@ -74,7 +74,7 @@ class Registry:
                 self._database.execute("INSERT INTO host VALUES (?)", (name,))
         return str(name)
 
-    def record(self, said: Iterable[Said]) -> None:
+    def record(self, said: Iterable[DeviceMessage]) -> None:
         """Keep what devices said, in one transaction.
 
         A will that comes late, of an older session than the last birth, is ignored. A birth always holds, even with an

@@ -18,12 +18,12 @@ from aiomqtt import Client, Message, MqttError
 
 from edgeml.fleet import announcer, link
 from edgeml.fleet.announcer import Announcer
-from edgeml.fleet.answers import Answers
+from edgeml.fleet.chunk_payloads import Answers
 from edgeml.fleet.link import Broker
-from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
-from edgeml.fleet.view import View, look
-from edgeml.repository import Repository, freshness, layout, opened
-from edgeml_core import messages, relayed
+from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
+from edgeml.fleet.snapshot import View, look
+from edgeml.repository import Repository, layout, opened, renewal
+from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_origin.origin import Origin
@@ -69,7 +69,7 @@ async def serve(
         TransportError: `broker-unreachable`, when the first connection fails.
     """
     repository = opened(repo)
-    await asyncio.to_thread(freshness.unlock, repository)
+    await asyncio.to_thread(renewal.unlock, repository)
     view = await asyncio.to_thread(look, repository)
     registry = Registry(database or repo / DATABASE_FILE)
     host = Host(repository, registry, view, events, max_bytes_per_s=max_bytes_per_s)
@@ -119,7 +119,7 @@ class Host:
         self._topics = Topics(repository.fleet_name)
         self._answers = Answers(repository.chunks)
         self._origin = Origin(self._answers, max_bytes_per_s)
-        self._said: asyncio.Queue[Said] = asyncio.Queue(RECORD_QUEUE_MAX)
+        self._said: asyncio.Queue[DeviceMessage] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._dropped_s: dict[str, float] = {}
         self._use(view)
@@ -156,8 +156,8 @@ class Host:
         """Sign anew before devices would find the metadata expired."""
         while True:
             try:
-                if await asyncio.to_thread(freshness.is_due, self._repository, layout.utc_now()):
-                    await asyncio.to_thread(freshness.renew, self._repository, layout.utc_now())
+                if await asyncio.to_thread(renewal.is_due, self._repository, layout.utc_now()):
+                    await asyncio.to_thread(renewal.renew, self._repository, layout.utc_now())
                     self._events.event("refreshed", "signed freshness anew")
             except EdgemlError as error:
                 self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
@@ -196,7 +196,7 @@ class Host:
         payload, topic = message.payload, str(message.topic)
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
         if kind == "trust" and isinstance(payload, bytes):
-            announced.hear(topic, payload)
+            announced.on_message(topic, payload)
             return
         if device not in self._view.devices or not isinstance(payload, bytes) or not payload:
             return
@@ -224,7 +224,7 @@ class Host:
     def _hear_relay(self, relay: str, payload: bytes) -> None:
         """Take in what a relay says of devices; it counts for those that stand, by their signed labels, at its site."""
         sites = self._view.sites
-        for saying in relayed.unpack(payload):
+        for saying in relay_batch.unpack(payload):
             message = saying.state or saying.report
             if message is not None and sites[relay] and sites.get(saying.device) == sites[relay]:
                 self._note(saying.device, message)
@@ -239,7 +239,7 @@ class Host:
 
     def _note(self, device: str, message: DeviceState | Report) -> None:
         try:
-            self._said.put_nowait(Said(device=device, message=message, seen_s=time.time()))
+            self._said.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
         except asyncio.QueueFull:
             _log.warning("devices say more than can be recorded; a message of %s is lost", device)
 
@@ -254,8 +254,8 @@ class Host:
                         await announced.announce(signed)
                     seen = stamps
                     self._tell_announced()
-                elif mended := await announced.mend():
-                    self._tell_mended(mended)
+                elif repaired := await announced.repair():
+                    self._notify_repaired(repaired)
             except (EdgemlError, OSError) as error:
                 # The operator may be restoring it: what is announced stays until it is whole again.
                 _log.warning("the repository can't be read, trying again: %s", error)
@@ -271,9 +271,9 @@ class Host:
         text = f"announced {releases} release(s) to {devices} device(s)"
         self._events.event("announced", text, releases=releases, devices=devices)
 
-    def _tell_mended(self, files: int) -> None:
-        text = f"mended {files} signed file(s) that others had changed on the broker: check who may write there"
-        self._events.event("mended", text, files=files)
+    def _notify_repaired(self, files: int) -> None:
+        text = f"repaired {files} signed file(s) that others had changed on the broker: check who may write there"
+        self._events.event("repaired", text, files=files)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

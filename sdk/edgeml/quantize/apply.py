@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeml.export.source import Built
+from edgeml.exporters.source import Built
 from edgeml_core.profile import Recipe
 from edgeml_runtime.tensors import Array
 
@@ -28,9 +28,9 @@ def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapp
         if asset.name not in own:
             shutil.copyfile(asset, folder / asset.name)
     if model.file_format == "onnx":
-        from edgeml.quantize import onnx_recipes  # noqa: PLC0415 -- imports onnx and onnxruntime's quantizer
+        from edgeml.quantize.onnx import recipes  # noqa: PLC0415 -- imports onnx and onnxruntime's quantizer
 
-        return onnx_recipes.apply(recipe, model, folder, calibration)
+        return recipes.apply(recipe, model, folder, calibration)
     from edgeml.quantize import tflite  # noqa: PLC0415 -- imports ai-edge-quantizer
 
     return tflite.apply(recipe, model, folder, calibration)

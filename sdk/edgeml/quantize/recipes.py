@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from edgeml.export.request import Quantize
+from edgeml.pipeline.request import Quantize
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ENGINES, Format
 from edgeml_core.profile import RECIPES, EngineSetup, ModelKind, Profile, Recipe

@@ -13,7 +13,7 @@ from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer import recipe as recipes
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
-from edgeml.export.source import Built
+from edgeml.exporters.source import Built
 from edgeml_core.errors import UsageError
 from edgeml_core.profile import Recipe
 from edgeml_runtime.tensors import Array

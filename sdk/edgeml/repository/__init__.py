@@ -4,10 +4,10 @@ No network here: `edgeml.fleet` serves what lies in it.
 """
 
 from edgeml.repository.devices import Enrolled, enroll
-from edgeml.repository.freshness import Refreshed, refresh
 from edgeml.repository.layout import Repository, init, opened
 from edgeml.repository.offline import SiteCopy, export_site
 from edgeml.repository.releases import Published, Release, publish, releases
+from edgeml.repository.renewal import Refreshed, refresh
 from edgeml.repository.rotation import KeyGroup, NewKeys, rotate
 
 __all__ = [

@@ -12,12 +12,13 @@ from typing import Final
 
 import msgspec
 
-from edgeml.repository import durable, layout
 from edgeml.repository import groups as group_keys
+from edgeml.repository import layout
 from edgeml.repository.layout import Repository
 from edgeml_core import broker, names
 from edgeml_core.desired import Device, FleetDocument
 from edgeml_core.errors import UsageError
+from edgeml_io import files
 
 AGENT_CONFIG: Final = "agent.toml"
 TRUST_FOLDER: Final = "trust"
@@ -85,11 +86,11 @@ def _write_folder(out_dir: Path, config: str, repository: Repository, keys: Mapp
     try:
         (out_dir / TRUST_FOLDER).mkdir(parents=True, exist_ok=True)
         for signed in repository.both:
-            durable.write(out_dir / TRUST_FOLDER / f"{signed.name}.root.json", signed.newest_root())
+            files.write(out_dir / TRUST_FOLDER / f"{signed.name}.root.json", signed.newest_root())
         (out_dir / group_keys.FOLDER).mkdir(mode=_GROUPS_MODE, exist_ok=True)
         for group, key in keys.items():
-            durable.write(out_dir / group_keys.FOLDER / f"{group}{group_keys.SUFFIX}", key.encode(), mode=_CONFIG_MODE)
-        durable.write(out_dir / AGENT_CONFIG, config.encode(), mode=_CONFIG_MODE)
+            files.write(out_dir / group_keys.FOLDER / f"{group}{group_keys.SUFFIX}", key.encode(), mode=_CONFIG_MODE)
+        files.write(out_dir / AGENT_CONFIG, config.encode(), mode=_CONFIG_MODE)
     except OSError as error:
         raise UsageError("usage", f"{out_dir} can't be written", "name a folder that you may write to") from error
 

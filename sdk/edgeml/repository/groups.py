@@ -11,10 +11,10 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from edgeml.repository import durable
 from edgeml_core import names, sealing
 from edgeml_core.errors import UsageError
 from edgeml_core.sealing import Seal
+from edgeml_io import files
 
 FOLDER: Final = "groups"
 SUFFIX: Final = ".key"
@@ -38,7 +38,7 @@ class Groups:
         try:
             if not path.exists():
                 self._folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-                durable.write(path, secrets.token_hex(sealing.KEY_BYTES).encode(), mode=_KEY_MODE)
+                files.write(path, secrets.token_hex(sealing.KEY_BYTES).encode(), mode=_KEY_MODE)
             return path.read_text()
         except OSError as error:
             hint = "check the owner of the repository's keys folder"

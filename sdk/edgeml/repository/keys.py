@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Key, Signer
 
-from edgeml.repository import durable, passphrase
+from edgeml.repository import passphrase
 from edgeml_core.errors import UsageError
+from edgeml_io import files
 
 RELEASE_KEY: Final = "release"
 FLEET_KEY: Final = "fleet"
@@ -60,7 +61,7 @@ class Keys:
     def refer(self, group: str, uri: str, public: Key) -> None:
         """Note where a key lies that isn't a file here."""
         path = self.folder / f"{group}-{public.keyid[:_ID_CHARS]}.uri"
-        durable.write(path, f"{uri}\n".encode(), mode=_PRIVATE_FILE_MODE)
+        files.write(path, f"{uri}\n".encode(), mode=_PRIVATE_FILE_MODE)
 
     def count(self, group: str) -> int:
         """How many keys of a group are here."""
@@ -96,7 +97,7 @@ class Keys:
     def _made(self, path: Path, private: Ed25519PrivateKey, secret: str) -> Key:
         encryption = BestAvailableEncryption(secret.encode()) if secret else NoEncryption()
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-        durable.write(path, pem, mode=_PRIVATE_FILE_MODE)
+        files.write(path, pem, mode=_PRIVATE_FILE_MODE)
         self._signers[path] = CryptoSigner(private)
         return self._signers[path].public_key
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from edgeml.repository import durable, passphrase
+from edgeml.repository import passphrase
 from edgeml.repository.groups import Groups
 from edgeml.repository.keys import Keys
 from edgeml.repository.signed import SignedRepository
@@ -27,6 +27,7 @@ from edgeml.repository.store import ChunkStore
 from edgeml_core import desired, names, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import EdgemlError, UsageError
+from edgeml_io import files
 
 CONFIG_FILE: Final = "repo.toml"
 LOCK_FILE: Final = "lock"
@@ -106,7 +107,7 @@ def init(
         shutil.rmtree(beside, ignore_errors=True)
         _fill(beside, fleet, passphrase.given() if secret is None else secret, now or utc_now())
         beside.replace(path.absolute())
-        durable.sync_folder(path.absolute().parent)
+        files.sync(path.absolute().parent)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise UsageError("usage", f"{path} can't be made", "name a folder that you may write to") from error
@@ -121,7 +122,7 @@ def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     document = FleetDocument(fleet=fleet, devices={}, deployments=())
     repository.releases.create({}, keys, now)
     repository.fleet.create({desired.FLEET_DOCUMENT: desired.encode(document)}, keys, now)
-    durable.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())
+    files.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())
 
 
 def opened(path: Path) -> Repository:

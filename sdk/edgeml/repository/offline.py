@@ -15,13 +15,14 @@ from typing import Final
 
 import msgspec
 
-from edgeml.repository import durable, layout
+from edgeml.repository import layout
+from edgeml.repository.chunk_ids import Outgoing, Sealed
 from edgeml.repository.layout import CHUNKS_FOLDER, Repository
-from edgeml.repository.outgoing import Outgoing, Sealed
 from edgeml.repository.releases import releases
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
 from edgeml_core import desired, sealing, trust
 from edgeml_core.errors import UsageError
+from edgeml_io import files
 
 #: A stick travels, and lies about until somebody uses it: as long may an old one pass for new.
 OFFLINE_LIFETIME: Final = timedelta(days=180)
@@ -132,7 +133,7 @@ def _long_lived(signed: SignedRepository, now: datetime) -> Iterator[datetime]:
 def _place(path: Path, data: bytes) -> Path:
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(path, data)
+        files.write(path, data)
     return path
 
 

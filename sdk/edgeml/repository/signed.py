@@ -19,10 +19,10 @@ from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
-from edgeml.repository import durable
 from edgeml.repository.keys import FLEET_KEY, RELEASE_KEY, Keys
 from edgeml_core import trust
 from edgeml_core.errors import UsageError
+from edgeml_io import files
 
 #: Which group of keys signs which role. A stolen fleet key can neither release a model nor change whom devices trust.
 SIGNED_BY: Final[dict[str, dict[str, str]]] = {
@@ -206,7 +206,7 @@ class SignedRepository:
         for order, (path, data) in enumerate(contents.items(), start=last + 1):
             target = TargetFile.from_data(path, data, [_HASH])
             target.unrecognized_fields["custom"] = {_ORDER: order}
-            durable.write(self.folder / trust.TARGETS_DIR / _target_file(target), data)
+            files.write(self.folder / trust.TARGETS_DIR / _target_file(target), data)
             targets.targets[path] = target
 
     def _write(
@@ -283,7 +283,7 @@ class SignedRepository:
         return metadata
 
     def _write_metadata(self, name: str, metadata: Metadata[Any]) -> None:
-        durable.write(self._metadata(name), metadata.to_bytes(JSONSerializer(compact=True)))
+        files.write(self._metadata(name), metadata.to_bytes(JSONSerializer(compact=True)))
 
     def _metadata(self, name: str) -> Path:
         return self.folder / trust.METADATA_DIR / name

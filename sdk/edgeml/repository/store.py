@@ -1,4 +1,4 @@
-"""The repository's chunks: one file each, named by the chunk's id (`edgeml_core.wirekeys`), `ab/ab12...`.
+"""The repository's chunks: one file each, named by the chunk's id (`edgeml_core.wire_keys`), `ab/ab12...`.
 
 Kept as they go over the wire (`edgeml_core.chunks.to_wire`): compressed once, when published, so that the origin only
 copies bytes; smaller on disk; and the system's page cache is all the cache that is needed.
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgeml.repository import durable
-from edgeml_core import chunks, wirekeys
+from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
+from edgeml_io import files
 
 
 class ChunkStore:
@@ -28,17 +28,17 @@ class ChunkStore:
         """
         written_bytes, folders = 0, set()
         for chunk in contents:
-            key = wirekeys.chunk_id(chunks.sha256(chunk))
+            key = wire_keys.chunk_id(chunks.sha256(chunk))
             if self._holds(key):
                 continue
             path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             payload = chunks.to_wire(chunk)
-            durable.write_unlinked(path, payload)
+            files.write_unsynced(path, payload)
             folders.add(path.parent)
             written_bytes += len(payload)
         for folder in folders | {self._folder}:
-            durable.sync_folder(folder)
+            files.sync(folder)
         return written_bytes
 
     def wire(self, chunk_id: str) -> bytes:

@@ -9,8 +9,8 @@ from edgeml_core import messages
 from edgeml_core.calls import Call, Reproduced
 from edgeml_core.errors import DeviceError
 from edgeml_core.lifecycle import State
-from fakes import Bench
-from samples import a_manifest
+from support.fakes import Bench
+from support.samples import a_manifest
 
 ID = "0" * 31 + "1"
 FILES = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": b"weights" * 100}

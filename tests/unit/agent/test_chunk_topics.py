@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edgeml_agent.link.chunk_topics import ARRIVALS_MAX, ChunkTopics
-from edgeml_core import several
+from edgeml_core import multi_chunk
 from edgeml_core.messages import Topics
 
 TOPICS = Topics("farm")
@@ -60,14 +60,14 @@ def test_a_topic_that_is_wanted_again_is_not_left(topics):
 def test_several_answers_come_on_the_topic_of_the_first(topics):
     """Those that are wanted, each as if it had come alone."""
     topics.want([A, B])
-    topics.take(TOPICS.chunk(A), several.join([(A, b"first"), (B, b"second"), (C, b"not wanted")]))
+    topics.take(TOPICS.chunk(A), multi_chunk.join([(A, b"first"), (B, b"second"), (C, b"not wanted")]))
     assert sorted(arrived(topics)) == [(A, b"first"), (B, b"second")]
 
 
 def test_a_broken_message_of_several_is_judged_like_any_payload(topics):
     """It arrives as what it claims to be, and its digest will refuse it."""
     topics.want([A])
-    broken = several.join([(A, b"first")])[:-1]
+    broken = multi_chunk.join([(A, b"first")])[:-1]
     topics.take(TOPICS.chunk(A), broken)
     assert arrived(topics) == [(A, broken)]
 

@@ -7,17 +7,17 @@ from functools import partial
 import msgspec
 import pytest
 
-from edgeml_agent import daemon as daemons
-from edgeml_agent import locks
 from edgeml_agent.fetch.window import BAD_COPIES_MAX
-from edgeml_agent.hours import AtOnce, DeviceCalendar
-from edgeml_agent.ports import Rule
+from edgeml_agent.ports import ShadowPolicy
+from edgeml_agent.schedule import AtOnce, DeviceCalendar
+from edgeml_agent.store import locks
+from edgeml_agent.update import daemon as daemons
 from edgeml_core import chunks
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
-from fakes import TUNED, Bench
-from samples import a_manifest
+from support.fakes import TUNED, Bench
+from support.samples import a_manifest
 
 NAME = "sample"
 
@@ -402,7 +402,7 @@ def crash(bench, times):
     bench.store.begin_run()
     for _ in range(times):
         bench.start()
-        asyncio.run(bench.daemon.come_up())
+        asyncio.run(bench.daemon.start_serving())
 
 
 def test_an_active_version_that_fails_to_load_gives_way(bench):
@@ -412,7 +412,7 @@ def test_an_active_version_that_fails_to_load_gives_way(bench):
         live(bench, until=serves(bench, version))
     bench.server.failures.add("2.0")
     bench.start()
-    asyncio.run(bench.daemon.come_up())
+    asyncio.run(bench.daemon.start_serving())
     assert bench.server.live == {NAME: "1.0"}
     assert codes(bench) == ["runtime-failed"]
 
@@ -476,7 +476,7 @@ def test_what_cannot_be_tuned_goes_on_as_it_is(bench):
 
 def test_a_new_version_is_compared_before_it_takes_the_old_one_s_place(bench):
     """Where that is wished, and something serves: the first version has nothing to be compared with."""
-    bench.rule = Rule(requests=7)
+    bench.rule = ShadowPolicy(requests=7)
     wish(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     wish(bench, "1.1")
@@ -489,7 +489,7 @@ def test_a_new_version_is_compared_before_it_takes_the_old_one_s_place(bench):
 
 def test_a_version_that_disagrees_is_rolled_back_and_not_tried_again(bench):
     """What served goes on; the report has the code."""
-    bench.rule = Rule()
+    bench.rule = ShadowPolicy()
     bench.server.disagreeing.add("1.1")
     wish(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))

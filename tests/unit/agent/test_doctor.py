@@ -3,10 +3,10 @@
 import socket
 import threading
 
-from edgeml_agent import doctor
+from edgeml_agent.commands import doctor
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as urls
-from integration import brokers
+from support import brokers
 
 DEVICE = DeviceSettings(id="device-7", fleet="edge", labels={})
 

@@ -6,15 +6,15 @@ import io
 import numpy as np
 import pytest
 
-from edgeml_agent.fetch import pace
-from edgeml_agent.fetch.asking import DIFFERENCE_TRIES, LATER_TRIES, Asking
+from edgeml_agent.fetch import flow_control
+from edgeml_agent.fetch.chunk_requests import DIFFERENCE_TRIES, LATER_TRIES, ChunkRequests
 from edgeml_agent.fetch.window import BAD_COPIES_MAX, SILENCES_MAX, Fetch
-from edgeml_agent.releases import Bases, Release, Releases
-from edgeml_core import bundle, chunks, wirekeys
+from edgeml_agent.store.releases import Bases, Release, Releases
+from edgeml_core import bundle, chunks, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import TransportError
-from fakes import MemoryOrigin
-from samples import a_manifest
+from support.fakes import MemoryOrigin
+from support.samples import a_manifest
 
 HALF = chunks.CHUNK_BYTES // 2
 #: Each chunk is half noise, half zeros.
@@ -54,7 +54,7 @@ def origin():
 def fetch(partial, origin, bases=None):
     """Fetch what is missing; all notices, the last one being the result."""
     notices = []
-    asking = Asking(bases or Bases(partial.release.manifest))
+    asking = ChunkRequests(bases or Bases(partial.release.manifest))
     run = Fetch(partial, origin, missing=partial.missing(), asking=asking, notice=notices.append)
     return [*notices, asyncio.run(run.run())]
 
@@ -63,7 +63,7 @@ def test_every_chunk_is_wanted_once(partial, origin):
     """On a good road, never more than a window at a time, and all topics are left at the end."""
     progress = fetch(partial, origin)[-1]
     assert origin.wanted == DIGESTS
-    assert pace.FIRST_CHUNKS < origin.in_flight_most <= pace.MOST_CHUNKS
+    assert flow_control.FIRST_CHUNKS < origin.in_flight_most <= flow_control.MOST_CHUNKS
     assert sorted(origin.dropped) == sorted(DIGESTS)
     assert progress.done_bytes == progress.total_bytes == sum(map(len, FILES.values()))
     assert 0 < progress.wire_bytes < progress.total_bytes
@@ -89,8 +89,8 @@ def test_lost_chunks_are_wanted_again(partial, origin):
 
 def test_a_chunk_that_others_overtake_is_wanted_again_without_a_silence(partial, origin, monkeypatch):
     """One loss in a stream of chunks doesn't wait for the end."""
-    monkeypatch.setattr(pace, "OVERTAKEN_S", 0.0)
-    monkeypatch.setattr(pace, "MOST_CHUNKS", 8)
+    monkeypatch.setattr(flow_control, "OVERTAKEN_S", 0.0)
+    monkeypatch.setattr(flow_control, "MOST_CHUNKS", 8)
     origin.lost = {DIGESTS[0]: 1}
     origin.receive = without_silence(origin.receive)
     fetch(partial, origin)
@@ -136,9 +136,9 @@ def test_a_source_that_keeps_damaging_a_chunk_is_given_up(partial, origin):
 
 def test_what_nobody_wanted_is_ignored(partial, origin):
     """A publication for another device, or of a rogue."""
-    asyncio.run(origin.want([wirekeys.chunk_id(DIGESTS[0])]))
+    asyncio.run(origin.want([wire_keys.chunk_id(DIGESTS[0])]))
     origin.add(b"unwanted")
-    asyncio.run(origin.want([wirekeys.chunk_id(chunks.sha256(b"unwanted"))]))
+    asyncio.run(origin.want([wire_keys.chunk_id(chunks.sha256(b"unwanted"))]))
     fetch(partial, origin)
     partial.verify()
 
@@ -173,7 +173,7 @@ def knows_old_chunks(origin):
 
 def whole_keys(keys):
     """Those that ask for whole chunks."""
-    return [key for key in keys if not wirekeys.has_base(key)]
+    return [key for key in keys if not wire_keys.has_base(key)]
 
 
 def test_where_the_version_before_has_a_chunk_the_difference_is_wanted(releases, partial, origin, held, bases):
@@ -181,7 +181,7 @@ def test_where_the_version_before_has_a_chunk_the_difference_is_wanted(releases,
     knows_old_chunks(origin)
     missing = releases.reuse(partial, partial.missing(), [held.digest])
     progress = fetch(partial, origin, bases)[-1]
-    assert [wirekeys.ids(key)[0] for key in origin.keys] == [wirekeys.chunk_id(digest) for digest in missing]
+    assert [wire_keys.ids(key)[0] for key in origin.keys] == [wire_keys.chunk_id(digest) for digest in missing]
     assert whole_keys(origin.keys) == []
     assert progress.wire_bytes < 200 * len(missing)
     partial.verify()
@@ -192,7 +192,7 @@ def test_a_bad_difference_makes_the_whole_chunk_wanted(partial, origin, bases):
     knows_old_chunks(origin)
     origin.bad = {DIGESTS[3]: BAD_COPIES_MAX}
     fetch(partial, origin, bases)
-    assert whole_keys(origin.keys) == [wirekeys.chunk_id(DIGESTS[3])] * BAD_COPIES_MAX
+    assert whole_keys(origin.keys) == [wire_keys.chunk_id(DIGESTS[3])] * BAD_COPIES_MAX
     partial.verify()
 
 
@@ -208,7 +208,7 @@ def test_a_difference_that_is_lost_is_wanted_again(partial, origin, bases):
 def test_a_difference_that_never_comes_makes_the_whole_chunk_wanted(origin, bases):
     """After so many tries."""
     knows_old_chunks(origin)
-    asking = Asking(bases)
+    asking = ChunkRequests(bases)
 
     async def comes(digest):
         await origin.want([asking.key(digest)])
@@ -229,7 +229,7 @@ def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chun
     releases.reuse(partial, partial.missing(), [held.digest])
     fetch(partial, origin, bases)
     differences = len(origin.keys) - len(whole_keys(origin.keys))
-    assert 0 < differences <= DIFFERENCE_TRIES * pace.FIRST_CHUNKS
+    assert 0 < differences <= DIFFERENCE_TRIES * flow_control.FIRST_CHUNKS
     partial.verify()
 
 
@@ -245,8 +245,8 @@ def test_a_damaged_chunk_of_the_version_before_does_no_harm(releases, partial, o
 
 def test_who_comes_late_begins_where_the_others_are(partial, origin):
     """After the chunk that was sent last, then round to the beginning; the wave is followed as long as that lasts."""
-    origin.position = wirekeys.chunk_id(DIGESTS[20])
+    origin.position = wire_keys.chunk_id(DIGESTS[20])
     fetch(partial, origin)
     assert origin.wanted == DIGESTS[21:] + DIGESTS[:21]
-    assert origin.followed == [wirekeys.chunk_id(partial.release.digest), ""]
+    assert origin.followed == [wire_keys.chunk_id(partial.release.digest), ""]
     partial.verify()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from edgeml_agent import locks
+from edgeml_agent.store import locks
 from edgeml_core.errors import DeviceError
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeml_agent.prove import prober
-from edgeml_agent.prove.prober import ChildProber
+from edgeml_agent.probe import prober
+from edgeml_agent.probe.prober import ChildProber
 from edgeml_core.errors import DeviceError, RejectedError
-from tiny_models import tiny_onnx_bundle
+from support.tiny_models import tiny_onnx_bundle
 
 
 def unpacked(tmp_path, **changes):
@@ -77,7 +77,7 @@ def probing(folder):
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (process / "cmdline").read_bytes().split(b"\0")
-            found += [process] if b"edgeml_agent.prove.probe" in command and str(folder).encode() in command else []
+            found += [process] if b"edgeml_agent.probe.child" in command and str(folder).encode() in command else []
     return found
 
 

@@ -4,12 +4,12 @@ import io
 
 import pytest
 
-from edgeml_agent.releases import PARTIAL_SUFFIX, Partial, Release, Releases
-from edgeml_agent.tune import tuned
+from edgeml_agent.store import tuning
+from edgeml_agent.store.releases import PARTIAL_SUFFIX, Partial, Release, Releases
 from edgeml_core import bundle, chunks
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError, RejectedError
-from samples import a_manifest
+from support.samples import a_manifest
 
 FILES = {
     "golden.msgpack": b"golden",
@@ -158,7 +158,7 @@ def test_what_was_tuned_makes_room_for_an_update(tmp_path):
     needs = manifests.Needs(ram_bytes=0, disk_bytes=0)
     old = a_release(needs=needs)
     new = a_release(FILES | {"model.weights": bytes(300_000)}, version="2.0", needs=needs)
-    made = whole(releases, old) / tuned.FOLDER_NAME
+    made = whole(releases, old) / tuning.FOLDER_NAME
     made.mkdir()
     (made / "model.prepared").write_bytes(bytes(range(256)) * 2000)
     assert isinstance(releases.begin(new, keep=[old.digest]), Partial)

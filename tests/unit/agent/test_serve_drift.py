@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from edgeml_agent.serve import drift as watching
-from edgeml_agent.serve.drift import BURST_RUNS, RUNS_PER_S, WINDOW_ITEMS, Watch, Watches
+from edgeml_agent.serve.drift import BURST_RUNS, RUNS_PER_S, WINDOW_ITEMS, DriftMonitor, Watches
 from edgeml_agent.serve.metrics import render
 from edgeml_core.drift import Baseline, Categories, Histogram
 from edgeml_core.processing import Classes
+from edgeml_runtime.drift_features import Run
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.observed import Run
 from edgeml_runtime.tasks import Tensors
-from samples import a_manifest
+from support.samples import a_manifest
 
 BASELINE = Baseline(
     rows=400,
@@ -43,7 +43,7 @@ def clock():
 
 @pytest.fixture
 def watch(clock):
-    return Watch(LABELLED, BASELINE, lambda: clock.seconds)
+    return DriftMonitor(LABELLED, BASELINE, lambda: clock.seconds)
 
 
 def run(value, label):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeml_agent import hours, settings
+from edgeml_agent import schedule, settings
 from edgeml_core.errors import UsageError
 
 LEAST = '[device]\nid = "board-1"\n[broker]\nurl = "mqtt://broker.example"\n'
@@ -72,7 +72,7 @@ def test_models_are_asked_over_mqtt_only_where_it_is_said(tmp_path):
 def test_hours_are_read(tmp_path):
     """When to serve what is new, and when to fetch; none is always."""
     found = loaded(tmp_path, LEAST + '[update]\nwindow = "22:00-05:30"\n').update
-    assert found == settings.UpdateSettings(window=hours.Hours(22 * 60, 5 * 60 + 30), fetch_window=None)
+    assert found == settings.UpdateSettings(window=schedule.Hours(22 * 60, 5 * 60 + 30), fetch_window=None)
 
 
 @pytest.mark.parametrize("line", ['labels = "site"', "labels = 3", 'labels = {Site = "farm"}', "id = 3", "fleet = ''"])

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from edgeml_agent.store import ModelRecord, Store
+from edgeml_agent.store.database import ModelRecord, Store
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.lifecycle import State
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgeml_agent import top
-from edgeml_agent.scrape import Look, Model, parse
+from edgeml_agent.commands import top
+from edgeml_agent.commands.scrape import Look, Model, parse
 from edgeml_agent.serve.metrics import Metric, RequestCounts, render
 
 MODEL = Model(id="mood", version="1.1", task="text-classification")

@@ -8,12 +8,12 @@ import pytest
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml.repository import layout
-from edgeml_agent.stick.stick import FolderFiles
-from edgeml_agent.trust.timefloor import TimeFloor
+from edgeml_agent.offline.sources import FolderFiles
+from edgeml_agent.trust.time_floor import TimeFloor
 from edgeml_agent.trust.trust import HeldFiles, Trust
 from edgeml_core import chunks
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
-from samples import a_bundle, a_manifest
+from support.samples import a_bundle, a_manifest
 
 STEM = "sample-1.0-rpi4-onnx"
 

@@ -9,7 +9,7 @@ import pytest
 from edgeml_core import manifest
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError
-from samples import FILES, a_bundle, a_manifest
+from support.samples import FILES, a_bundle, a_manifest
 
 
 def test_a_bundle_is_read_as_it_was_written():

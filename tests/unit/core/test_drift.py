@@ -9,7 +9,7 @@ from edgeml_core import drift, manifest, messages
 from edgeml_core.drift import Baseline, Categories, Drift, Histogram, Shift
 from edgeml_core.errors import RejectedError
 from edgeml_core.messages import DeviceState, ModelState
-from samples import a_manifest
+from support.samples import a_manifest
 
 TENTHS = [number / 10 for number in range(100)]
 BASELINE = Baseline(
@@ -112,8 +112,8 @@ def test_a_drift_says_its_worst():
     shifts = {"score": Shift(0.181, "moderate"), "label": Shift(3.2, "major"), "tokens": Shift(0.02, "ok")}
     found = drift.drift(shifts, 700)
     assert found == Drift(grade="major", observed=700, psi={"score": 0.18, "label": 3.2})
-    assert found.said == "major: label 3.20, score 0.18"
-    assert drift.drift({"tokens": Shift(0.02, "ok")}, 700).said == "ok"
+    assert found.summary == "major: label 3.20, score 0.18"
+    assert drift.drift({"tokens": Shift(0.02, "ok")}, 700).summary == "ok"
 
 
 def test_a_card_without_a_baseline_is_as_it_was():

@@ -5,7 +5,7 @@ import pytest
 
 from edgeml_core import golden
 from edgeml_core.errors import RejectedError
-from samples import GOLDEN
+from support.samples import GOLDEN
 
 
 def test_cases_survive_their_encoding():

@@ -5,7 +5,7 @@ import pytest
 
 from edgeml_core import manifest, processing
 from edgeml_core.errors import RejectedError
-from samples import a_manifest
+from support.samples import a_manifest
 
 
 def test_a_manifest_survives_its_encoding():

@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from edgeml_core import chunks, sealing, wirekeys
+from edgeml_core import chunks, sealing, wire_keys
 from edgeml_core.errors import RejectedError
 from edgeml_core.sealing import Seal
 
 OURS, THEIRS = Seal(b"a" * sealing.KEY_BYTES), Seal(b"b" * sealing.KEY_BYTES)
 DIGEST = chunks.sha256(b"content")
-KEY = wirekeys.join(OURS.chunk_id(DIGEST), OURS.chunk_id(chunks.sha256(b"base")))
+KEY = wire_keys.join(OURS.chunk_id(DIGEST), OURS.chunk_id(chunks.sha256(b"base")))
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,9 @@ def test_what_is_sealed_is_opened_by_the_group(payload):
 
 def test_ids_say_nothing_to_others():
     """They are wire keys, but no group's are another's or the manifest's."""
-    ids = {OURS.chunk_id(DIGEST), THEIRS.chunk_id(DIGEST), wirekeys.chunk_id(DIGEST)}
+    ids = {OURS.chunk_id(DIGEST), THEIRS.chunk_id(DIGEST), wire_keys.chunk_id(DIGEST)}
     assert len(ids) == 3
-    assert all(wirekeys.ids(it) == (it,) for it in ids)
+    assert all(wire_keys.ids(it) == (it,) for it in ids)
 
 
 def test_lengths_are_blurred_and_the_same_is_never_the_same():

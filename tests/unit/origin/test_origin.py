@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from edgeml_core import several
+from edgeml_core import multi_chunk
 from edgeml_core.errors import RejectedError
+from edgeml_origin.cohorts import AnnouncedRelease
 from edgeml_origin.origin import Origin
-from edgeml_origin.waves import Listed
 
 DEVICES = frozenset({"pi-1", "pi-2"})
 SMALL = {f"{number:032x}": b"%d" % number * 100 for number in range(5)}
@@ -40,7 +40,7 @@ def answered(wants: list[tuple[str, list[str]]], *, max_bytes_per_s: float | Non
 
     async def run() -> None:
         origin = Origin(MemoryStore(), max_bytes_per_s)
-        listed = Listed(release="r" * 32, ids=frozenset({*STORED, LOST}), devices=DEVICES)
+        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST}), devices=DEVICES)
         origin.demand.allow(releases=[listed], devices=DEVICES)
         for device, keys in wants:
             origin.want(device, keys)
@@ -65,7 +65,7 @@ def test_small_answers_for_the_same_devices_go_together():
     assert dict(published[:-1]) == LARGE
     topic, joined = published[-1]
     assert topic == next(iter(SMALL))
-    assert several.split(joined) == {several.name(key): payload for key, payload in SMALL.items()}
+    assert multi_chunk.split(joined) == {multi_chunk.name(key): payload for key, payload in SMALL.items()}
 
 
 def test_small_answers_for_different_devices_go_alone():

@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from edgeml_runtime.unpacked import unpacked
-from tiny_models import tiny_onnx_bundle
+from edgeml_runtime.unpack import unpacked
+from support.tiny_models import tiny_onnx_bundle
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import wave
 import numpy as np
 import pytest
 
-import breadth_models as models
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import AudioInput, MelSpectrum
-from edgeml_runtime import audio
+from edgeml_runtime.encode import audio
 from edgeml_runtime.tasks import Audio
+from support import breadth_models as models
 
 RATE_HZ = models.SAMPLING_RATE_HZ
 SAMPLES = AudioInput(sampling_rate_hz=RATE_HZ, min_samples=400, max_samples=32_000, normalize=True)

@@ -4,7 +4,7 @@ import pytest
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import ChatTemplate
-from edgeml_runtime.chat import rendered
+from edgeml_runtime.generate.chat import rendered
 from edgeml_runtime.tasks import Message
 
 BETWEEN = {

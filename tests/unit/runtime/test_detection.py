@@ -7,9 +7,9 @@ import pytest
 
 from edgeml_core.errors import RejectedError
 from edgeml_core.processing import Boxes
-from edgeml_runtime.agreement import agree
-from edgeml_runtime.detection import boxes
+from edgeml_runtime.postprocess.detection import boxes
 from edgeml_runtime.tasks import Picture, Row
+from edgeml_runtime.verify.agreement import agree
 
 SPEC = Boxes(logits="l", boxes="b", labels=("cow", "cat"))
 #: Nothing, a likely cat, a likelier cow, and one that is as likely nothing.

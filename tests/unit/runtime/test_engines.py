@@ -10,7 +10,7 @@ import pytest
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.manifest import RuntimeNeeds
 from edgeml_runtime import engines
-from tiny_models import tiny_onnx_bundle
+from support.tiny_models import tiny_onnx_bundle
 
 INSTALLED = metadata.version("onnxruntime")
 
@@ -27,14 +27,14 @@ def test_installed_reads_both_versions():
 @pytest.mark.parametrize("floor", ["0", "1.9", "1.20.0", INSTALLED, f"{INSTALLED}.0"])
 def test_require_accepts_what_is_as_new(floor):
     """Versions compare by number, not by text, and trailing zeros mean nothing."""
-    engines.require(needs(min_version=floor))
+    engines.check_runtime(needs(min_version=floor))
 
 
 @pytest.mark.parametrize("changes", [{"min_version": "99.0"}, {"bad_versions": ("1.0", f"{INSTALLED}.0")}])
 def test_require_refuses_old_and_bad(changes):
     """A floor above, or a bad version equal to, what is installed is a missing runtime."""
     with pytest.raises(DeviceError) as caught:
-        engines.require(needs(**changes))
+        engines.check_runtime(needs(**changes))
     assert caught.value.code == "runtime-missing"
     assert "pip install" in caught.value.hint
 
@@ -43,7 +43,7 @@ def test_require_refuses_the_absent(monkeypatch):
     """An engine whose distributions are all absent is a missing runtime."""
     monkeypatch.setitem(engines.DISTRIBUTIONS, "litert", ("no-such-distribution",))
     with pytest.raises(DeviceError, match="litert is not installed"):
-        engines.require(needs(engine="litert"))
+        engines.check_runtime(needs(engine="litert"))
 
 
 def test_the_legacy_package_stands_in(monkeypatch):
@@ -55,7 +55,7 @@ def test_the_legacy_package_stands_in(monkeypatch):
 def test_require_refuses_malformed_versions():
     """A manifest whose floor is no version number is the sender's fault."""
     with pytest.raises(RejectedError) as caught:
-        engines.require(needs(min_version="newest"))
+        engines.check_runtime(needs(min_version="newest"))
     assert caught.value.code == "bundle-format"
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from edgeml_runtime.model import Model
-from task_models import NAMES, writer
+from support.task_models import NAMES, writer
 
 
 @pytest.mark.parametrize("temperature", [1e-310, 1e-250, 1e-46, 1e-39, 1e-6, 1e-3])

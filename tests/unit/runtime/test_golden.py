@@ -7,8 +7,9 @@ import pytest
 from edgeml_core import golden as files
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.golden import GoldenCase
-from edgeml_runtime import engines, golden
+from edgeml_runtime import engines
 from edgeml_runtime.tensors import from_data, to_data
+from edgeml_runtime.verify import golden
 
 
 @pytest.fixture

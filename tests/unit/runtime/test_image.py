@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import ImageInput
-from edgeml_runtime.image import to_tensor
+from edgeml_runtime.encode.image import to_tensor
 
 
 def settings(**changes):

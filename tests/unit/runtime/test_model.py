@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-import task_models
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import Classes, ImageInput, TensorInput, TensorOutput, TokenClasses
 from edgeml_runtime import model as models
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Image, Question, Tensors, Text
-from tiny_models import tiny_onnx_bundle, tiny_text_bundle
+from support import task_models
+from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
 
 ONE_PIXEL = ImageInput(
     height=1, width=1, channels=1, layout="NHWC", resample="nearest", rescale=1.0, mean=(0.0,), std=(1.0,)
@@ -189,9 +189,9 @@ def test_only_what_a_model_needs_is_loaded(tmp_path):
     """A tensor model in onnxruntime loads no tokenizer, picture or LiteRT library: small boards lack the room."""
     tiny_onnx_bundle(tmp_path / "a.edgeml")
     code = (
-        "import sys, pathlib; from edgeml_runtime import engines, model, unpacked; engines.installed()\n"
+        "import sys, pathlib; from edgeml_runtime import engines, model, unpack; engines.installed()\n"
         "assert 'onnxruntime' not in sys.modules\n"
-        "with unpacked.unpacked(pathlib.Path(sys.argv[1])) as bundle:\n"
+        "with unpack.unpacked(pathlib.Path(sys.argv[1])) as bundle:\n"
         "    model.Model.open(bundle.folder, bundle.manifest)\n"
         "print(sorted({'onnxruntime', 'tokenizers', 'PIL', 'ai_edge_litert', 'torch', 'onnx'} & set(sys.modules)))"
     )

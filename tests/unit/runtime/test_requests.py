@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from breadth_models import wav
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TensorInput, TextInput
 from edgeml_runtime import requests, tensors
 from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
-from samples import a_manifest
+from support.breadth_models import wav
+from support.samples import a_manifest
 
 TEXT = a_manifest(preprocess=TextInput(tokenizer="model.onnx", max_length=8))
 IMAGE = a_manifest(
@@ -179,7 +179,7 @@ def test_every_problem_with_tensors_is_named():
         "b": np.zeros(1, np.uint8),
     }
     with pytest.raises(UsageError) as caught:
-        tensors.require(specs, given)
+        tensors.check_inputs(specs, given)
     assert caught.value.message == (
         "there is no input 'y'; input 'x' has shape [2, 3], not [-1, 2]; input 'n' is int32, not int64; "
         "input 'on' is missing"

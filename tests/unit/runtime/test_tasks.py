@@ -7,7 +7,8 @@ import pytest
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.processing import Classes, Embedding, Span, TensorOutput, TokenClasses
-from edgeml_runtime import embeddings, labels, spans, tasks
+from edgeml_runtime import tasks
+from edgeml_runtime.postprocess import classification, embeddings, question_answering
 from edgeml_runtime.tasks import Row, Tokens
 
 CLASSES = Classes(output="y", labels=("a", "b", "c"), activation="softmax")
@@ -24,12 +25,12 @@ def row(values, tokens=None):
 
 def scores(values, activation):
     spec = Classes(output="y", labels=("a", "b", "c"), activation=activation)
-    return {entry["label"]: entry["score"] for entry in labels.classes(row(values), spec)["labels"]}
+    return {entry["label"]: entry["score"] for entry in classification.classes(row(values), spec)["labels"]}
 
 
 def test_classes_come_surest_first():
     """The labels are in order of their scores, which add up to one."""
-    found = labels.classes(row([1.0, 3.0, 2.0]), CLASSES)["labels"]
+    found = classification.classes(row([1.0, 3.0, 2.0]), CLASSES)["labels"]
     assert [entry["label"] for entry in found] == ["b", "c", "a"]
     assert sum(entry["score"] for entry in found) == pytest.approx(1.0)
     assert found[0]["score"] == pytest.approx(math.exp(3) / (math.exp(1) + math.exp(2) + math.exp(3)))
@@ -58,14 +59,14 @@ def test_great_logits_dont_overflow(activation):
 def test_scores_must_fit_the_labels(values):
     """A model that gives another number of scores than there are labels is a malformed bundle."""
     with pytest.raises(RejectedError, match="3 labels"):
-        labels.classes(row(values), CLASSES)
+        classification.classes(row(values), CLASSES)
 
 
 def test_tokens_without_the_special_ones():
     """Each token that stands for text has its surest label and its place; padding behind is left out."""
     spec = TokenClasses(output="y", labels=("O", "PLACE"))
     logits = [[9.0, 0.0], [0.0, 2.0], [1.0, 3.0], [9.0, 0.0], [9.0, 0.0]]
-    found = labels.token_classes(row(logits, TOKENS), spec)["tokens"]
+    found = classification.token_classes(row(logits, TOKENS), spec)["tokens"]
     assert [(t["token"], t["start"], t["end"], t["label"]) for t in found] == [
         ("new", 0, 3, "PLACE"),
         ("york", 4, 8, "PLACE"),
@@ -84,7 +85,7 @@ PAIR = Tokens(
 
 def answer(start, end, tokens=PAIR, max_tokens=3):
     outputs = {name: np.asarray(values, dtype=np.float32) for name, values in (("s", start), ("e", end))}
-    return spans.span(Row(outputs=outputs, about=tokens), Span(start="s", end="e", max_tokens=max_tokens))
+    return question_answering.span(Row(outputs=outputs, about=tokens), Span(start="s", end="e", max_tokens=max_tokens))
 
 
 def test_a_span_is_in_whole_words():

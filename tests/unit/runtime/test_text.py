@@ -7,9 +7,9 @@ import pytest
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import QuestionInput, TextInput
+from edgeml_runtime.encode.text import WINDOWS_MAX, Encoder
 from edgeml_runtime.tasks import Question
-from edgeml_runtime.text import WINDOWS_MAX, Encoder
-from tiny_models import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1))
 MASK = TensorSpec(name="attention_mask", dtype="int32", shape=(-1, -1))

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-import samples
 from edgeml.check import accuracy
 from edgeml.check.data import Row
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.processing import Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
 from edgeml_runtime.tasks import Text
+from support import samples
 
 
 def manifest_with(postprocess: Postprocess):
@@ -66,8 +66,8 @@ def test_a_drop_beyond_what_is_accepted_fails_the_gate():
     given = rows("a", "a")
     found = accuracy.measure([says("a")] * 2, [says("a"), says("b")], given, CLASSES)
     with pytest.raises(GateFailed, match=r"drops by 50\.00%, from 100\.00% to 50\.00%"):
-        accuracy.require(found, 0.01)
-    accuracy.require(found, 0.5)
+        accuracy.check_drop(found, 0.01)
+    accuracy.check_drop(found, 0.5)
 
 
 def test_few_rows_are_doubted():
@@ -139,10 +139,10 @@ def test_perplexity_is_over_all_tokens_and_its_rise_a_share():
     assert (found.metric, found.rows, found.is_share) == ("perplexity", 2, False)
     assert (found.fp32, found.int8, found.drop) == (pytest.approx(8), pytest.approx(10), pytest.approx(0.25))
     assert found.ci95 == pytest.approx((0.25, 0.25))
-    assert found.said == "8.00 -> 10.00, rise +25.00% (95 %: +25.00% to +25.00%), 2 rows"
+    assert found.summary == "8.00 -> 10.00, rise +25.00% (95 %: +25.00% to +25.00%), 2 rows"
     with pytest.raises(GateFailed, match=r"perplexity rises by 25\.00%, from 8\.00 to 10\.00"):
-        accuracy.require(found, 0.2)
-    accuracy.require(found, 0.26)
+        accuracy.check_drop(found, 0.2)
+    accuracy.check_drop(found, 0.26)
 
 
 def test_the_interval_of_a_rise_is_that_of_a_ratio():

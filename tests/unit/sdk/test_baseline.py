@@ -2,14 +2,14 @@
 
 import pytest
 
-import task_models
 from edgeml.check.checks import Checks
 from edgeml.check.data import Row, Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX
 from edgeml_core.drift import ROWS_MIN
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Passage, Text
-from edgeml_runtime.unpacked import unpacked
+from edgeml_runtime.tasks import ScoredText, Text
+from edgeml_runtime.unpack import unpacked
+from support import task_models
 
 FEW, SOME, MANY = ROWS_MIN - 1, ROWS_MIN, 2 * ROWS_TAKEN_MAX
 
@@ -37,7 +37,7 @@ def test_the_rows_are_those_that_it_was_judged_on(tmp_path, evaluated, calibrate
 
 def test_language_models_have_none(tmp_path):
     """Whole texts are no prompts; nor are they asked for nothing."""
-    _, baseline = judged(tmp_path, "text-generation", Passage("check the valve"), MANY, MANY)
+    _, baseline = judged(tmp_path, "text-generation", ScoredText("check the valve"), MANY, MANY)
     assert baseline is None
 
 

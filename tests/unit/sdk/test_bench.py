@@ -13,9 +13,9 @@ from edgeml.cli.bench import bench
 from edgeml_core.calls import Timing
 from edgeml_core.card import Energy
 from edgeml_core.errors import UsageError
-from edgeml_runtime import energy, quiet
-from edgeml_runtime.quiet import Counts
-from tiny_models import tiny_onnx_bundle
+from edgeml_runtime.bench import energy, host_load
+from edgeml_runtime.bench.host_load import Counts
+from support.tiny_models import tiny_onnx_bundle
 
 STEADY_MS = [1.0, 1.01, 1.02, 1.01] * 10
 
@@ -83,7 +83,7 @@ def test_a_run_has_an_end(bundle, asked):
 
 def test_a_quiet_host_raises_no_doubt():
     """Own work doesn't count as that of others."""
-    found = quiet.judge(counts(), counts(total_s=20, busy_s=10.01, own_s=10), STEADY_MS)
+    found = host_load.judge(counts(), counts(total_s=20, busy_s=10.01, own_s=10), STEADY_MS)
     assert found.quiet
 
 
@@ -98,22 +98,22 @@ def test_a_quiet_host_raises_no_doubt():
 )
 def test_each_disturbance_is_named(after, times_ms, doubt):
     """Other processes, the hypervisor, a drift, a spread."""
-    assert any(doubt in said for said in quiet.judge(counts(), after, times_ms).doubts)
+    assert any(doubt in said for said in host_load.judge(counts(), after, times_ms).doubts)
 
 
 def test_a_busy_neighbour_is_seen():
     """By the kernel's own counts, while this process sleeps."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
-        before = quiet.counts()
+        before = host_load.counts()
         time.sleep(0.6)
-        found = quiet.judge(before, quiet.counts(), STEADY_MS)
+        found = host_load.judge(before, host_load.counts(), STEADY_MS)
         neighbour.kill()
-    assert found.other_cores > quiet.OTHER_CORES_MAX
+    assert found.other_cores > host_load.OTHER_CORES_MAX
 
 
 def test_a_system_without_counts_is_not_called_busy(tmp_path):
     """What isn't known is None."""
-    found = quiet.judge(quiet.counts(tmp_path / "stat"), None, STEADY_MS)
+    found = host_load.judge(host_load.counts(tmp_path / "stat"), None, STEADY_MS)
     assert (found.other_cores, found.steal, found.quiet) == (None, None, True)
 
 

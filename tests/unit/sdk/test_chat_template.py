@@ -2,13 +2,13 @@
 
 import pytest
 
-from breadth_models import tokenizer
-from edgeml.export import chat_template
-from edgeml.export.chat_template import Inexpressible
+from edgeml.exporters.huggingface import chat_template
+from edgeml.exporters.huggingface.chat_template import Inexpressible
 from edgeml_core.errors import UsageError
-from edgeml_runtime.chat import rendered
+from edgeml_runtime.encode.text import opened
+from edgeml_runtime.generate.chat import rendered
 from edgeml_runtime.tasks import Message
-from edgeml_runtime.text import opened
+from support.breadth_models import tokenizer
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from breadth_models import tone, wav
 from edgeml.check import data
-from edgeml.export.source import Signature
+from edgeml.exporters.source import Signature
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
@@ -25,7 +24,8 @@ from edgeml_core.processing import (
     TensorOutput,
     TextInput,
 )
-from edgeml_runtime.tasks import Audio, Image, Passage, Question, Tensors, Text
+from edgeml_runtime.tasks import Audio, Image, Question, ScoredText, Tensors, Text
+from support.breadth_models import tone, wav
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(-1, 2))
 IMAGE = ImageInput(
@@ -66,7 +66,7 @@ def test_a_detectors_pictures_have_boxes(tmp_path: Path):
     lines = file_of(tmp_path, {"image": "one.png", "boxes": boxes}, {"image": "one.png", "boxes": []})
     asked = Image(b"picture", 0.0)
     assert data.read(lines, detector).rows == (
-        data.Row(item=asked, label=(data.Sought(label="cow", box=(1, 2, 30.5, 40)),)),
+        data.Row(item=asked, label=(data.LabelledBox(label="cow", box=(1, 2, 30.5, 40)),)),
         data.Row(item=asked, label=()),
     )
     with pytest.raises(UsageError, match="line 1"):
@@ -79,7 +79,7 @@ def test_questions_passages_and_sounds_are_read(tmp_path: Path):
     asked = data.read(file_of(tmp_path, {"question": "Who?", "context": "I.", "label": "I"}), signature(question))
     assert asked.rows == (data.Row(item=Question("Who?", "I."), label="I"),)
     passages = data.read(file_of(tmp_path, {"text": "Once"}), signature(PromptInput(tokenizer="t", max_length=8)))
-    assert passages.items == [Passage("Once")]
+    assert passages.items == [ScoredText("Once")]
     digests = set()
     for seconds in (0.1, 0.2):
         (tmp_path / "one.wav").write_bytes(wav(tone(seconds)))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import samples
 from edgeml import repository
 from edgeml.fleet import deploy as deploying
 from edgeml_core import manifest
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import UsageError
+from support import samples
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import samples
 from edgeml.cli.main import run
+from support import samples
 
 
 @pytest.fixture

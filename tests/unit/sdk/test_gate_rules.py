@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgeml import choice, targets
+from edgeml import targets
 from edgeml.check import feasible
-from edgeml.check.attempt import Attempt, NothingPassed
 from edgeml.check.gate import Limits, is_faster, is_slow
 from edgeml.check.latency import Times
-from edgeml.export.request import ExportRequest
-from edgeml.proof import target_cpu
+from edgeml.pipeline import format_choice, target_cpu
+from edgeml.pipeline.attempt import Attempt, NothingPassed
+from edgeml.pipeline.request import ExportRequest
 from edgeml_core.card import PERPLEXITY, Accuracy, Latency
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Format
@@ -74,9 +74,9 @@ def test_another_cpu_is_judged_by_what_it_loses_more(whole: float, here: float, 
     figures = measured(whole, 1000), measured(here, 64), measured(there, 64)
     if fails:
         with pytest.raises(GateFailed, match="on Haswell, emulated"):
-            target_cpu.require(*figures, cpu="Haswell", max_drop=0.01)
+            target_cpu.check_accuracy(*figures, cpu="Haswell", max_drop=0.01)
     else:
-        target_cpu.require(*figures, cpu="Haswell", max_drop=0.01)
+        target_cpu.check_accuracy(*figures, cpu="Haswell", max_drop=0.01)
 
 
 def config(folder: Path, **sizes: object) -> Path:
@@ -100,10 +100,10 @@ def test_parameters_follow_from_the_configuration(tmp_path: Path, sizes: dict[st
 def test_what_is_infeasible_depends_on_what_is_asked(tmp_path: Path):
     """600 million weights fit a Pi 4 as int8, not in fp32, not within 30 MB, and not on a Zero."""
     model = str(config(tmp_path, hidden_size=2048, num_hidden_layers=12, vocab_size=0))
-    feasible.require(model, targets.load("rpi4"), quantized=True)
+    feasible.check_feasible(model, targets.load("rpi4"), quantized=True)
     for name, quantized, most in (("rpi4", False, None), ("rpi4", True, 30_000_000), ("rpi-zero2w", True, None)):
         with pytest.raises(GateFailed, match=r"0\.60 billion weights"):
-            feasible.require(model, targets.load(name), quantized=quantized, max_ram_bytes=most)
+            feasible.check_feasible(model, targets.load(name), quantized=quantized, max_ram_bytes=most)
 
 
 def never(one: Attempt, other: Attempt) -> bool:
@@ -127,7 +127,7 @@ def test_where_times_tell_the_faster_format_ships(*, by_far: bool, shipped: str)
         asked.append((one.file_format, other.file_format))
         return by_far
 
-    chosen = choice.choose(("onnx", "tflite"), HERE, lambda it: [attempt(it, 10.0)], is_faster=is_faster)
+    chosen = format_choice.choose(("onnx", "tflite"), HERE, lambda it: [attempt(it, 10.0)], is_faster=is_faster)
     assert chosen.winner is not None
     assert chosen.winner.file_format == shipped
     assert asked == [("tflite", "onnx")]
@@ -138,11 +138,11 @@ def test_where_times_tell_the_faster_format_ships(*, by_far: bool, shipped: str)
 
 def test_where_times_tell_nothing_the_profile_decides():
     """The second format is not even built, unless the first fails."""
-    chosen = choice.choose(("onnx", "tflite"), ELSEWHERE, lambda it: [attempt(it, 1.0)], is_faster=never)
+    chosen = format_choice.choose(("onnx", "tflite"), ELSEWHERE, lambda it: [attempt(it, 1.0)], is_faster=never)
     assert [it.file_format for it in chosen.attempts] == ["onnx"]
     assert "not timed against each other" in chosen.notes[0]
     failed = GateFailed("gate-failed", "lost")
-    chosen = choice.choose(
+    chosen = format_choice.choose(
         ("onnx", "tflite"),
         ELSEWHERE,
         lambda it: [attempt(it, 1.0, failed if it == "onnx" else None)],
@@ -160,17 +160,17 @@ def test_a_format_without_a_way_for_the_model_is_left():
             raise UsageError("model-unsupported", "no Einsum")
         return [attempt(file_format, 1.0)]
 
-    chosen = choice.choose(("tflite", "onnx"), HERE, unsupported, is_faster=never)
+    chosen = format_choice.choose(("tflite", "onnx"), HERE, unsupported, is_faster=never)
     assert chosen.winner is not None
     assert "tflite was left: no Einsum" in chosen.notes
     with pytest.raises(UsageError, match="no Einsum"):
-        choice.choose(("tflite",), HERE, unsupported, is_faster=never)
+        format_choice.choose(("tflite",), HERE, unsupported, is_faster=never)
 
 
 def test_a_recipe_of_one_engine_leaves_one_format():
     """Asked for a recipe that only onnxruntime has, nothing is built for LiteRT."""
     request = ExportRequest(model="m", targets=("rpi4",), output=Path("out"), recipe="dynamic-s8")
-    assert list(choice.wanted(request, [ELSEWHERE])) == [(ELSEWHERE, ("onnx",))]
+    assert list(format_choice.wanted(request, [ELSEWHERE])) == [(ELSEWHERE, ("onnx",))]
 
 
 def test_nothing_passed_says_each_reason_once():
@@ -187,4 +187,4 @@ def test_a_perplexity_elsewhere_is_judged_by_its_rise():
     """2 % more than here is no row of 64, and still too much."""
     here, there = (msgspec.structs.replace(measured(drop, 64), metric=PERPLEXITY) for drop in (0.0, 0.02))
     with pytest.raises(GateFailed, match=r"perplexity is worse by about 2\.00%"):
-        target_cpu.require(here, here, there, cpu="Haswell", max_drop=0.01)
+        target_cpu.check_accuracy(here, here, there, cpu="Haswell", max_drop=0.01)

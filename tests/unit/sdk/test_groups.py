@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-import samples
 from edgeml import repository
-from edgeml.fleet.answers import Answers
+from edgeml.fleet.chunk_payloads import Answers
 from edgeml.fleet.deploy import deploy
-from edgeml.fleet.view import look
-from edgeml.repository.outgoing import Outgoing
-from edgeml_agent.stick.stick import FolderChunks
+from edgeml.fleet.snapshot import look
+from edgeml.repository.chunk_ids import Outgoing
+from edgeml_agent.offline.sources import FolderChunks
 from edgeml_agent.trust.groups import GroupKeys
-from edgeml_core import chunks, wirekeys
+from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.sealing import Seal
+from support import samples
 
 GROUP = "clinic"
 
@@ -94,7 +94,7 @@ def test_chunks_of_a_group_are_listed_by_sealed_ids_only(repo: Path):
     publish(repo, "1.0")
     (listed,) = look(repository.opened(repo)).releases
     assert seal(repo).chunk_id(digest("1.0")) in listed.ids
-    assert wirekeys.chunk_id(digest("1.0")) not in listed.ids
+    assert wire_keys.chunk_id(digest("1.0")) not in listed.ids
 
 
 def test_answers_are_sealed_whole_or_as_differences(repo: Path):
@@ -103,10 +103,10 @@ def test_answers_are_sealed_whole_or_as_differences(repo: Path):
     publish(repo, "2.0")
     ours = seal(repo)
     new, old = ours.chunk_id(digest("2.0")), ours.chunk_id(digest("1.0"))
-    for key in (new, wirekeys.join(new, old)):
+    for key in (new, wire_keys.join(new, old)):
         payload = ours.open(answers(repo).wire(key), key)
         assert chunks.from_wire(payload, digest("2.0"), weights("1.0")) == weights("2.0")
-    assert len(answers(repo).wire(wirekeys.join(new, old))) < len(answers(repo).wire(new))
+    assert len(answers(repo).wire(wire_keys.join(new, old))) < len(answers(repo).wire(new))
 
 
 @pytest.mark.parametrize("group", [None, "other"])
@@ -114,11 +114,11 @@ def test_no_difference_tells_others_of_a_groups_chunks(repo: Path, group: str | 
     """What is for all, or for another group, is never sent as a difference to them."""
     publish(repo, "1.0")
     publish(repo, "2.0", group=group)
-    name = seal(repo, group).chunk_id if group else wirekeys.chunk_id
+    name = seal(repo, group).chunk_id if group else wire_keys.chunk_id
     opened = repository.opened(repo)
     published = repository.releases(opened)
     assert name(digest("1.0")) not in Outgoing(published, opened.groups).ids(published[1])
-    mixed = wirekeys.join(name(digest("2.0")), seal(repo).chunk_id(digest("1.0")))
+    mixed = wire_keys.join(name(digest("2.0")), seal(repo).chunk_id(digest("1.0")))
     payload = answers(repo).wire(mixed)
     payload = seal(repo, group).open(payload, mixed) if group else payload
     assert chunks.from_wire(payload, digest("2.0")) == weights("2.0")

@@ -19,7 +19,7 @@ from edgeml_core.card import (
     Tried,
     Verified,
 )
-from samples import a_bundle, a_manifest
+from support.samples import a_bundle, a_manifest
 
 ACCURACY = Accuracy(
     metric="accuracy",

@@ -8,7 +8,7 @@ import pytest
 
 from edgeml import targets
 from edgeml.check import memory
-from edgeml.export.source import Built, Signature
+from edgeml.exporters.source import Built, Signature
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format
 from edgeml_core.processing import TensorInput, TensorOutput
@@ -45,8 +45,8 @@ def test_a_model_too_large_for_the_board_fails_the_gate(tmp_path: Path):
     model = built(tmp_path, "dynamic-s8", 400 * MB)
     needed = memory.estimate_bytes(model, model)
     with pytest.raises(GateFailed, match="rpi-zero2w") as caught:
-        memory.require(needed, targets.load("rpi-zero2w"))
+        memory.check_memory(needed, targets.load("rpi-zero2w"))
     assert caught.value.code == "gate-failed"
-    memory.require(needed, targets.load("rpi4"))
+    memory.check_memory(needed, targets.load("rpi4"))
     with pytest.raises(GateFailed, match="--max-ram"):
-        memory.require(needed, targets.load("rpi4"), 30 * MB)
+        memory.check_memory(needed, targets.load("rpi4"), 30 * MB)

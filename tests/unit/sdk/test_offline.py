@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata
 
-import samples
 from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from edgeml.repository import offline
-from edgeml_core import chunks, wirekeys
+from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import UsageError
+from support import samples
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -58,9 +58,9 @@ def test_a_copy_has_what_the_site_wants(repo: Path, tmp_path: Path):
     """Its chunks, whole and checked; none of another site; no key, and nothing that a device doesn't read."""
     copy = repository.export_site(repo, "barn", tmp_path / "stick", now=NOW)
     assert (copy.devices, len(copy.releases)) == (("b-1", "b-2"), 1)
-    weights = [wirekeys.chunk_id(chunks.sha256(chunk)) for chunk in chunks.split(b"1.0" * 40_000)]
+    weights = [wire_keys.chunk_id(chunks.sha256(chunk)) for chunk in chunks.split(b"1.0" * 40_000)]
     assert set(weights) < held(tmp_path / "stick")
-    other = [wirekeys.chunk_id(chunks.sha256(chunk)) for chunk in chunks.split(b"2.0" * 40_000)]
+    other = [wire_keys.chunk_id(chunks.sha256(chunk)) for chunk in chunks.split(b"2.0" * 40_000)]
     assert not held(tmp_path / "stick") & set(other)
     assert {path.name for path in (tmp_path / "stick").iterdir()} == {"releases", "fleet", "chunks"}
     for path in (tmp_path / "stick" / "chunks").glob("*/*"):

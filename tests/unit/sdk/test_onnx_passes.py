@@ -9,17 +9,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeml.export import onnx_layout
-from edgeml.export.source import Signature
-from edgeml.quantize import onnx_recipes
-from edgeml.quantize.onnx_mixed import GROUPS_MAX, grouped, worst
-from edgeml.quantize.onnx_nbits import packed
-from edgeml.quantize.onnx_pass import has, run
+from edgeml.exporters import onnx_layout
+from edgeml.exporters.source import Signature
+from edgeml.quantize.onnx import recipes
+from edgeml.quantize.onnx.graph_pass import has, run
+from edgeml.quantize.onnx.mixed import GROUPS_MAX, grouped, worst
+from edgeml.quantize.onnx.nbits import packed
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import RECIPES
-from edgeml_runtime.golden import cosine
-from edgeml_runtime.ort import OrtSession
+from edgeml_runtime.engines.ort import OrtSession
+from edgeml_runtime.verify.golden import cosine
 
 ROWS, COLUMNS, OUT = 512, 64, 32
 SIGNATURE = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
@@ -67,7 +67,7 @@ def answer(model: onnx.ModelProto, folder: Path, inputs: dict[str, np.ndarray]) 
 def test_every_recipe_keeps_the_model_close_to_fp32(tmp_path: Path, recipe: str):
     """Each through its own passes, run in onnxruntime; 4 bits can't be as close as 8."""
     expected = answer(deeper(), tmp_path / "fp32", IDS)
-    found = answer(run(onnx_recipes.passes(recipe, [IDS]), deeper()), tmp_path / "int8", IDS)
+    found = answer(run(recipes.passes(recipe, [IDS]), deeper()), tmp_path / "int8", IDS)
     assert cosine(found.ravel(), expected.ravel()) > (0.98 if recipe.endswith("4bit") else 0.999)
 
 
@@ -85,7 +85,7 @@ def test_block_weights_are_packed_as_the_operator_reads_them(tmp_path: Path, bit
 
 def test_block_weights_never_run_at_accuracy_level_0():
     """There the 8-bit operator was 9 to 25 times slower than fp32."""
-    model = run(onnx_recipes.passes("weight-only-8bit", []), deeper())
+    model = run(recipes.passes("weight-only-8bit", []), deeper())
     levels = [it.i for node in model.graph.node for it in node.attribute if it.name == "accuracy_level"]
     assert levels == [4, 4]
 
@@ -101,7 +101,7 @@ def test_the_node_that_suffers_most_stays_in_float():
     quiet = numpy_helper.to_array(second).copy()
     quiet[0] = 0
     second.CopyFrom(numpy_helper.from_array(quiet, "second"))
-    mixed = run(onnx_recipes.passes("dynamic-s8-mixed", [IDS]), model)
+    mixed = run(recipes.passes("dynamic-s8-mixed", [IDS]), model)
     assert [node.name for node in mixed.graph.node if node.op_type == "MatMul"] == ["product_2"]
 
 
@@ -136,7 +136,7 @@ def test_weights_have_a_scale_for_each_output_however_they_lie(tmp_path: Path, t
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     x = np.random.default_rng(4).standard_normal((8, COLUMNS), dtype=np.float32)
-    found = answer(run(onnx_recipes.passes("weight-only", []), model), tmp_path, {"x": x})
+    found = answer(run(recipes.passes("weight-only", []), model), tmp_path, {"x": x})
     expected = x @ matrix
     assert (np.abs(found - expected).max(axis=0) / np.abs(expected).max(axis=0)).max() < 0.02
 
@@ -144,13 +144,13 @@ def test_weights_have_a_scale_for_each_output_however_they_lie(tmp_path: Path, t
 def test_a_small_row_is_stored_as_exactly_as_a_large_one(tmp_path: Path):
     """With one scale for the whole table the first rows, a hundredth of the last in size, would be all but lost."""
     expected = answer(embedder(), tmp_path / "fp32", IDS)[0]
-    found = answer(run(onnx_recipes.passes("weight-only", []), embedder()), tmp_path / "int8", IDS)[0]
+    found = answer(run(recipes.passes("weight-only", []), embedder()), tmp_path / "int8", IDS)[0]
     assert min(cosine(one, other) for one, other in zip(found, expected, strict=True)) > 0.999
 
 
 def test_an_embedding_table_is_stored_by_row():
     """Int8 rows and one scale each; no float table is left."""
-    model = run(onnx_recipes.passes("weight-only", []), embedder())
+    model = run(recipes.passes("weight-only", []), embedder())
     stored = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
     assert stored["embedding_rows_table_values"] == (TensorProto.INT8, (ROWS, COLUMNS))
     assert stored["embedding_rows_table_scales"] == (TensorProto.FLOAT, (ROWS, 1))
@@ -163,13 +163,13 @@ def test_a_table_that_is_multiplied_too_stays_as_it_is():
     model.graph.node.append(helper.make_node("Transpose", ["table"], ["turned"], "turn"))
     model.graph.node.append(helper.make_node("MatMul", ["rows", "turned"], ["logits"], "tied"))
     model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
-    model = run([onnx_recipes.RowEmbeddings()], model)
+    model = run([recipes.RowEmbeddings()], model)
     assert "table" in {tensor.name for tensor in model.graph.initializer}
 
 
 def test_a_reduced_range_stays_within_seven_bits():
     """The weights that a CPU without VNNI adds up in 16 bits must not reach 8 bits."""
-    model = run(onnx_recipes.passes("dynamic-s8-reduced", []), embedder())
+    model = run(recipes.passes("dynamic-s8-reduced", []), embedder())
     weights = next(numpy_helper.to_array(it) for it in model.graph.initializer if it.name.startswith("matrix_quant"))
     assert weights.dtype == np.int8
     assert 48 < np.abs(weights.astype(int)).max() <= 64
@@ -178,12 +178,12 @@ def test_a_reduced_range_stays_within_seven_bits():
 def test_static_needs_real_data():
     """Without calibration inputs the pass refuses; it never makes any up."""
     with pytest.raises(UsageError, match="no calibration data"):
-        run(onnx_recipes.passes("static-s8", []), embedder())
+        run(recipes.passes("static-s8", []), embedder())
 
 
 def test_static_quantizes_activations():
     """With data, activations are quantized by the ranges seen."""
-    assert has(run(onnx_recipes.passes("static-s8", [IDS]), embedder()), "QuantizeLinear")
+    assert has(run(recipes.passes("static-s8", [IDS]), embedder()), "QuantizeLinear")
 
 
 def test_a_model_with_nothing_to_quantize_is_refused():
@@ -197,7 +197,7 @@ def test_a_model_with_nothing_to_quantize_is_refused():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     for recipe in ("dynamic-s8", "weight-only"):
         with pytest.raises(UsageError) as caught:
-            run(onnx_recipes.passes(recipe, []), model)
+            run(recipes.passes(recipe, []), model)
         assert caught.value.code == "model-unsupported"
 
 
@@ -229,7 +229,7 @@ def test_nothing_of_the_exporter_s_machine_stays_in_the_file(tmp_path: Path):
 
 def test_weights_of_16_bits_are_half_as_large_and_as_good(tmp_path: Path):
     """The tables too; the answers differ in the fourth digit."""
-    model = run(onnx_recipes.passes("weight-only-fp16", []), embedder())
+    model = run(recipes.passes("weight-only-fp16", []), embedder())
     assert {it.data_type for it in model.graph.initializer} == {TensorProto.FLOAT16}
     expected = answer(embedder(), tmp_path / "fp32", IDS)
     assert answer(model, tmp_path / "half", IDS) == pytest.approx(expected, rel=1e-2, abs=1e-2)
@@ -241,4 +241,4 @@ def test_what_16_bits_can_not_hold_is_refused():
     matrix = numpy_helper.to_array(model.graph.initializer[1]) * np.float32(1e5)
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(matrix, "matrix"))
     with pytest.raises(UsageError, match="16 bits can't hold"):
-        run(onnx_recipes.passes("weight-only-fp16", []), model)
+        run(recipes.passes("weight-only-fp16", []), model)

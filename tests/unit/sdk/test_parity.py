@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-import samples
 from edgeml.check import parity
 from edgeml_core.errors import GateFailed
 from edgeml_core.processing import Classes, Embedding
+from support import samples
 
 EMBEDDING = msgspec.structs.replace(
     samples.a_manifest(), postprocess=Embedding(output="y", pooling="mean", normalize=True)
@@ -39,5 +39,5 @@ def test_another_model_fails_the_gate():
     for vector in ([0.6, 0.8], [float("nan"), 0.0]):
         found = parity.compare([{"embedding": vector}], original, EMBEDDING, against="PyTorch")
         with pytest.raises(GateFailed, match=r"below 0\.95"):
-            parity.require(found)
-    parity.require(parity.compare(original, original, EMBEDDING, against="PyTorch"))
+            parity.check_parity(found)
+    parity.check_parity(parity.compare(original, original, EMBEDDING, against="PyTorch"))

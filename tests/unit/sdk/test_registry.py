@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import samples
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
-from edgeml.fleet.registry import DATABASE_FILE, Registry, Said
+from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, ModelState, Report
+from support import samples
 
 
 @pytest.fixture
@@ -27,13 +27,15 @@ def registry(tmp_path: Path):
 
 def state(
     device: str, *, online: bool = True, session: int = 1, models: dict | None = None, seen_s: float = 1.0
-) -> Said:
-    return Said(device=device, message=DeviceState(online=online, session=session, models=models or {}), seen_s=seen_s)
+) -> DeviceMessage:
+    return DeviceMessage(
+        device=device, message=DeviceState(online=online, session=session, models=models or {}), seen_s=seen_s
+    )
 
 
-def report(device: str, deployment: str, what: str, *, code: str = "", seen_s: float = 2.0) -> Said:
+def report(device: str, deployment: str, what: str, *, code: str = "", seen_s: float = 2.0) -> DeviceMessage:
     message = Report(deployment=deployment, name="sample", version="1.0", state=what, session=1, code=code)
-    return Said(device=device, message=message, seen_s=seen_s)
+    return DeviceMessage(device=device, message=message, seen_s=seen_s)
 
 
 def test_the_last_state_holds(registry: Registry):
@@ -124,7 +126,7 @@ def test_a_device_that_refuses_what_is_signed_is_named(fleet: Path):
     """As long as it does."""
     refuses = DeviceState(online=True, session=1, code="rollback-attempt", message="older metadata was offered")
     registry = Registry(fleet / DATABASE_FILE)
-    registry.record([Said(device="pi-2", message=refuses, seen_s=1.0)])
+    registry.record([DeviceMessage(device="pi-2", message=refuses, seen_s=1.0)])
     assert [(it.device, it.code) for it in status.status(fleet).refusals] == [("pi-2", "rollback-attempt")]
     assert {it.id: it.code for it in status.devices(fleet)} == {"pi-1": "", "pi-2": "rollback-attempt", "pi-3": ""}
     registry.record([state("pi-2", seen_s=2.0)])

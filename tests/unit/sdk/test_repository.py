@@ -15,11 +15,12 @@ import pytest
 from tuf.api.exceptions import DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.ngclient import FetcherInterface, Updater
 
-import samples
 from edgeml import repository
-from edgeml.repository import durable, freshness, layout, passphrase
-from edgeml_core import card, chunks, desired, trust, wirekeys
+from edgeml.repository import layout, passphrase, renewal
+from edgeml_core import card, chunks, desired, trust, wire_keys
 from edgeml_core.errors import RejectedError, UsageError
+from edgeml_io import files
+from support import samples
 
 LATENCY = card.Latency(p50_ms=2.0, p90_ms=3.0, p99_ms=4.0, runs=10, warmup=1)
 
@@ -95,7 +96,7 @@ def test_what_is_published_reaches_a_client(repo: Path, tmp_path: Path):
     assert manifest is not None
     assert chunks.sha256(manifest) == published.manifest_sha256
     store = repository.opened(repo).chunks
-    stored = [chunks.from_wire(store.wire(wirekeys.chunk_id(digest)), digest) for digest in of.files[-1].chunks]
+    stored = [chunks.from_wire(store.wire(wire_keys.chunk_id(digest)), digest) for digest in of.files[-1].chunks]
     assert b"".join(stored) == samples.FILES["model.weights"]
     assert published.added
     assert published.stored_bytes > 0
@@ -218,7 +219,7 @@ def test_a_crash_before_the_last_rename_leaves_the_old_state(repo: Path, tmp_pat
     client = Client(repo, trust.RELEASES, tmp_path / "device")
     bundle, target = a_bundle_file(tmp_path), trust.manifest_target(samples.a_manifest().stem)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write", dying_after(survivors))
+        patch.setattr(files, "write", dying_after(survivors))
         with pytest.raises(UsageError, match="cut off") as caught:
             repository.publish(repo, [bundle])
     assert caught.value.code == "repo-invalid"
@@ -228,14 +229,14 @@ def test_a_crash_before_the_last_rename_leaves_the_old_state(repo: Path, tmp_pat
 
 
 def dying_after(count: int):
-    """`durable.write` that fails after `count` files, as a full disk or a power cut would."""
+    """`files.write` that fails after `count` files, as a full disk or a power cut would."""
     written = []
 
     def write(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         if len(written) == count:
             raise OSError("cut off")
         written.append(path)
-        durable.write_unlinked(path, data, mode=mode)
+        files.write_unsynced(path, data, mode=mode)
 
     return write
 
@@ -247,11 +248,11 @@ def test_refresh_makes_an_expired_repository_fresh(repo: Path, tmp_path: Path):
     client = Client(old, trust.FLEET, tmp_path / "device")
     with pytest.raises(ExpiredMetadataError):
         client.refreshed()
-    assert freshness.is_due(repository.opened(old), datetime.now(UTC))
+    assert renewal.is_due(repository.opened(old), datetime.now(UTC))
     refreshed = repository.refresh(old)
     client.refreshed()
     assert [it.repository for it in refreshed] == [trust.RELEASES, trust.FLEET]
-    assert not freshness.is_due(repository.opened(old), datetime.now(UTC))
+    assert not renewal.is_due(repository.opened(old), datetime.now(UTC))
 
 
 def test_an_operator_may_say_how_long_signatures_last(repo: Path):
@@ -263,8 +264,8 @@ def test_an_operator_may_say_how_long_signatures_last(repo: Path):
     days = {role: round((expires - now) / timedelta(days=1)) for role, expires in releases.expires.items()}
     assert days == {"root": 3650, "targets": 365, "snapshot": 4, "timestamp": 2}
     opened = repository.opened(repo)
-    assert not freshness.is_due(opened, now + timedelta(hours=23))
-    assert freshness.is_due(opened, now + timedelta(hours=25))
+    assert not renewal.is_due(opened, now + timedelta(hours=23))
+    assert renewal.is_due(opened, now + timedelta(hours=25))
 
 
 @pytest.mark.parametrize("days", ["timestamp = 0", "timestamp = true", "snapshots = 3", "timestamp = '3'"])
@@ -345,7 +346,7 @@ def test_a_damaged_target_is_noticed(repo: Path, tmp_path: Path):
 def test_a_damaged_chunk_is_never_handed_out(repo: Path, tmp_path: Path):
     """A chunk file with a flipped byte, or none at all, is a digest-mismatch."""
     repository.publish(repo, [a_bundle_file(tmp_path)])
-    key = wirekeys.chunk_id(samples.a_manifest().files[-1].chunks[0])
+    key = wire_keys.chunk_id(samples.a_manifest().files[-1].chunks[0])
     path = repo / "chunks" / key[:2] / key
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     for _ in range(2):
@@ -360,7 +361,7 @@ def test_publishing_again_mends_a_chunk(repo: Path, tmp_path: Path, damage):
     """A chunk that is damaged or lost is replaced; the others are not written again."""
     bundle = a_bundle_file(tmp_path)
     repository.publish(repo, [bundle])
-    key = wirekeys.chunk_id(samples.a_manifest().files[-1].chunks[0])
+    key = wire_keys.chunk_id(samples.a_manifest().files[-1].chunks[0])
     path = repo / "chunks" / key[:2] / key
     whole = path.read_bytes()
     damage(path)
@@ -438,10 +439,10 @@ def metadata_of(repo: Path) -> dict[str, bytes]:
 def test_a_write_leaves_no_debris(tmp_path: Path):
     """A write that fails leaves neither the temporary file nor a changed one."""
     target = tmp_path / "file"
-    durable.write(target, b"old")
+    files.write(target, b"old")
     target_folder_mode = tmp_path.stat().st_mode
     with pytest.raises(TypeError):
-        durable.write(target, "not bytes")  # type: ignore[arg-type]
+        files.write(target, "not bytes")  # type: ignore[arg-type]
     assert snapshot_of(tmp_path) == {str(target): b"old"}
     assert tmp_path.stat().st_mode == target_folder_mode
 

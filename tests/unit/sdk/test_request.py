@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import samples
-from edgeml.export.request import Exported, ExportRequest
+from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml_core.card import Accuracy, Card, Energy, Latency, Measurements, Parity, Verified
 from edgeml_core.errors import UsageError
+from support import samples
 
 OUT = Path("out")
 

@@ -11,16 +11,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-import samples
 from edgeml import repository
 from edgeml.fleet import serve
 from edgeml.fleet.link import Broker
 from edgeml.repository import NewKeys, passphrase, rotation
-from edgeml_agent.stick.stick import FolderFiles
+from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.trust.trust import Trust
 from edgeml_core import broker as broker_urls
 from edgeml_core import trust
 from edgeml_core.errors import RejectedError, UsageError
+from support import samples
 
 GROUPS = ("release", "fleet")
 

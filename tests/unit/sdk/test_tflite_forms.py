@@ -11,9 +11,9 @@ import torch
 import transformers
 from ai_edge_litert.interpreter import Interpreter
 
-from edgeml.export import tflite_forms
-from edgeml.export.source import TorchModel
-from edgeml.export.torch_session import Named
+from edgeml.exporters import tflite_forms
+from edgeml.exporters.source import TorchModel
+from edgeml.exporters.torch_session import Named
 
 SIZES = {
     "hidden_size": 32,

@@ -1,0 +1,1 @@
+"""What `edgeml-agent` shows: status, top, doctor."""

@@ -1,0 +1,102 @@
+"""What of this machine would keep the agent from working, and the remedy: `edgeml-agent doctor`.
+
+The checks that a host needs too are `edgeml_runtime.hardware.diagnostics`'s. Looks and reports; changes nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from aiomqtt import MqttError
+
+from edgeml_agent.link import mqtt
+from edgeml_agent.link.acl_check import Rights
+from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
+from edgeml_core.errors import EdgemlError, TransportError
+from edgeml_core.messages import Topics
+from edgeml_runtime.hardware import diagnostics
+from edgeml_runtime.hardware.diagnostics import Check, python_problem
+
+#: Boards throttle from 80 to 85 degrees Celsius.
+HOT_CELSIUS: Final = 80.0
+#: What the agent must never load: training libraries and the host's command line.
+HOST_LIBRARIES: Final = ("torch", "transformers", "onnx", "optimum", "click")
+
+
+def run(settings: Settings | None) -> tuple[Check, ...]:
+    """Look at everything; without settings, at all that needs none. No check can fail the others."""
+    return tuple(_checks(settings))
+
+
+def _checks(settings: Settings | None) -> Iterator[Check]:
+    yield from diagnostics.machine()
+    yield diagnostics.disk(settings.store.dir if settings else Path())
+    yield purity()
+    yield heat(Path("/sys/class/thermal"))
+    if settings:
+        yield broker(settings.broker, settings.device, requests=settings.serve.mqtt)
+
+
+def purity() -> Check:
+    """Whether the agent's own code stays free of training libraries."""
+    code = (
+        "import sys, edgeml_agent.update.agent, edgeml_agent.http_api.app;"
+        f"loaded = sys.modules.keys() & {set(HOST_LIBRARIES)!r};"
+        "sys.exit('it loads ' + ', '.join(sorted(loaded)) if loaded else 0)"
+    )
+    problem = python_problem(code)
+    if problem is None:
+        return Check("imports", "ok", "the agent loads no training library")
+    return Check("imports", "failed", f"importing the agent {problem}", "reinstall edgeml in a fresh environment")
+
+
+def heat(zones: Path) -> Check:
+    """The hottest sensor below `zones`, where there is one."""
+    celsius = max((value for path in zones.glob("thermal_zone*/temp") if (value := _celsius(path))), default=None)
+    if celsius is None:
+        return Check("temperature", "ok", "can't be read here")
+    if celsius >= HOT_CELSIUS:
+        return Check("temperature", "warning", f"{celsius:.0f} C", "cool the board: it slows down when it is this hot")
+    return Check("temperature", "ok", f"{celsius:.0f} C")
+
+
+def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool = False) -> Check:
+    """Whether the MQTT broker answers, lets this device in, and lets it say and hear what it must.
+
+    Args:
+        requests: whether the device's models are asked over MQTT.
+    """
+    try:
+        asyncio.run(_visit(settings, device, requests=requests))
+    except TransportError as error:
+        return Check("broker", "failed", f"{settings.url}: {error.message}", error.hint)
+    except (MqttError, EdgemlError, OSError) as error:
+        remedy = "check [broker] url and its credentials and, with mqtts, ca, cert and key; is the broker running?"
+        return Check("broker", "failed", f"{settings.url}: {error}", remedy)
+    return Check("broker", "ok", f"{settings.url} lets this device in")
+
+
+async def _visit(settings: BrokerSettings, device: DeviceSettings, *, requests: bool) -> None:
+    async with mqtt.Broker(settings, f"{device.id}-doctor").connected(will=None) as client:
+        rights = Rights(Topics(device.fleet), device.id, requests=requests)
+
+        async def receive() -> None:
+            async for message in client.messages:
+                rights.on_message(str(message.topic), bytes(message.payload or b""))
+
+        hearing = asyncio.create_task(receive())
+        try:
+            await rights.check(client)
+        finally:
+            hearing.cancel()
+
+
+def _celsius(path: Path) -> float | None:
+    """A sensor's reading, which Linux gives in thousandths; None for one that can't be read."""
+    try:
+        return int(path.read_text()) / 1000
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,96 @@
+"""What the store says of this device and its models, as `edgeml-agent status` and `models` show it. Needs no broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from edgeml_agent.settings import Settings
+from edgeml_agent.store import locks, tuning
+from edgeml_agent.store.database import ModelRecord, Store
+from edgeml_agent.store.releases import Releases
+from edgeml_core.lifecycle import State
+from edgeml_core.messages import Tuned
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `version` is the one that answers, empty when none does; `wanted_version` is of the newest update.
+
+    `tuned` is how it runs here, where that was found out.
+    """
+
+    name: str
+    version: str
+    target: str
+    format: str
+    size_bytes: int
+    manifest_sha256: str
+    previous_sha256: str
+    state: State
+    deployment: str
+    wanted_version: str
+    code: str
+    message: str
+    tuned: Tuned | None
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The device. `session` counts its connections."""
+
+    device: str
+    fleet: str
+    broker: str
+    labels: Mapping[str, str]
+    running: bool
+    session: int
+    models: tuple[ModelStatus, ...]
+
+
+def device(settings: Settings) -> DeviceStatus:
+    """The device and its models.
+
+    Raises:
+        DeviceError: `store-failed`.
+    """
+    store = Store(settings.store.dir)
+    try:
+        releases = Releases(settings.store.dir, settings.store.max_bytes)
+        return DeviceStatus(
+            device=settings.device.id,
+            fleet=settings.device.fleet,
+            broker=str(settings.broker.url),
+            labels=settings.device.labels,
+            running=_is_running(settings),
+            session=store.session(),
+            models=tuple(_model(record, releases) for record in store.records().values()),
+        )
+    finally:
+        store.close()
+
+
+def _is_running(settings: Settings) -> bool:
+    lock = locks.take(settings.store.dir / locks.AGENT)
+    if lock is not None:
+        lock.close()
+    return lock is None
+
+
+def _model(record: ModelRecord, releases: Releases) -> ModelStatus:
+    manifest = releases.read(record.active).manifest if record.active else None
+    found = tuning.read(releases.folder(record.active), manifest) if manifest else None
+    return ModelStatus(
+        name=record.name,
+        version=manifest.version if manifest else "",
+        target=manifest.target if manifest else "",
+        format=manifest.file_format if manifest else "",
+        size_bytes=manifest.size_bytes if manifest else 0,
+        manifest_sha256=record.active,
+        previous_sha256=record.previous,
+        state=record.state,
+        deployment=record.deployment,
+        wanted_version=record.version,
+        code=record.code,
+        message=record.message,
+        tuned=found,
+    )

@@ -1,0 +1,1 @@
+"""Inference over HTTP: one gateway, and a package or module for each API behind it."""

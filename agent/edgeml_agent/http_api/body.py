@@ -1,0 +1,117 @@
+"""Request bodies: read with a bound, the image of a form taken out. What they mean isn't known here."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from email.message import Message
+from email.parser import BytesHeaderParser
+from functools import partial
+from typing import Final, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from edgeml_agent.http_api.asgi import headers
+from edgeml_core.errors import UsageError
+
+BODY_MAX_BYTES: Final = 16 * 1024 * 1024
+#: Reading so much JSON takes a millisecond or two.
+ASIDE_MIN_BYTES: Final = 256 * 1024
+FORM_PARTS_MAX: Final = 16
+T = TypeVar("T")
+#: zlib's numbers for the formats; "deflate" is zlib's (RFC 9110).
+_WBITS: Final = {"identity": 0, "gzip": 31, "deflate": 15}
+_LINE_END: Final = b"\r\n"
+
+
+async def read(request: Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        UsageError: `body-too-large`, also when it is so once it is unpacked; `content-unsupported` when it is packed
+            in another way than gzip or deflate; `input-invalid` when it breaks off.
+    """
+    encoding = headers(request.scope).get(b"content-encoding", "identity").strip().lower()
+    if encoding not in _WBITS:
+        raise UsageError("content-unsupported", f"bodies packed as {encoding!r} are not read", "send gzip or deflate")
+    declared = headers(request.scope).get(b"content-length", "")
+    if declared.isdecimal() and int(declared) > BODY_MAX_BYTES:
+        raise _too_large()
+    body = await _whole(request)
+    return body if encoding == "identity" else await aside(BODY_MAX_BYTES, partial(_unpacked, body, _WBITS[encoding]))
+
+
+async def _whole(request: Request) -> bytes:
+    """All pieces of the body; most come in one."""
+    pieces, size_bytes, is_whole = [], 0, False
+    while not is_whole:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise UsageError("input-invalid", "the request broke off")
+        pieces.append(message.get("body", b""))
+        size_bytes += len(pieces[-1])
+        if size_bytes > BODY_MAX_BYTES:
+            raise _too_large()
+        is_whole = not message.get("more_body", False)
+    return b"".join(pieces)
+
+
+async def aside(size_bytes: int, work: Callable[[], T]) -> T:
+    """What comes of `work`, done in a thread when it is about so many bytes that others would wait for it."""
+    return work() if size_bytes < ASIDE_MIN_BYTES else await asyncio.to_thread(work)
+
+
+def _too_large() -> UsageError:
+    return UsageError("body-too-large", f"the body is longer than {BODY_MAX_BYTES} bytes", "send fewer items")
+
+
+def _unpacked(body: bytes, wbits: int) -> bytes:
+    """A packed body; never more of it is unpacked than may be read."""
+    unpacker = zlib.decompressobj(wbits)
+    try:
+        found = unpacker.decompress(body, BODY_MAX_BYTES)
+    except zlib.error as error:
+        raise UsageError("input-invalid", f"the body can't be unpacked: {error}") from error
+    if unpacker.unconsumed_tail:
+        raise _too_large()
+    if not unpacker.eof:
+        raise UsageError("input-invalid", "the packed body is incomplete")
+    return found
+
+
+def content_type(scope: Scope) -> str:
+    """The media type without parameters, in lower case; empty when none was sent."""
+    return headers(scope).get(b"content-type", "").partition(";")[0].strip().lower()
+
+
+def form_field(body: bytes, type_header: str, name: str) -> bytes:
+    """The content of one part of a `multipart/form-data` body.
+
+    Source: RFC 7578 and RFC 2046, section 5.1.1.
+
+    Raises:
+        UsageError: `input-invalid`, when the form is malformed or doesn't have the part exactly once.
+    """
+    header = Message()
+    header["Content-Type"] = type_header
+    boundary = header.get_boundary()
+    if not boundary:
+        raise UsageError("input-invalid", "the form has no boundary", "let the HTTP client write Content-Type itself")
+    delimiter = _LINE_END + b"--" + boundary.encode("ascii", "replace")
+    parts = (_LINE_END + body).split(delimiter, FORM_PARTS_MAX + 1)[1:]
+    if not parts or not parts[-1].startswith(b"--"):
+        raise UsageError("input-invalid", f"the form is incomplete or has more than {FORM_PARTS_MAX} parts")
+    found = [content for part in parts[:-1] for content in _named(part, name)]
+    if len(found) != 1:
+        raise UsageError("input-invalid", f"the form needs one file {name!r}", f"for example curl -F {name}=@FILE")
+    return found[0]
+
+
+def _named(part: bytes, name: str) -> list[bytes]:
+    """The part's content, if it has that name."""
+    head, separator, content = part.partition(_LINE_END + _LINE_END)
+    headers = BytesHeaderParser().parsebytes(head.lstrip(_LINE_END))
+    named = headers.get_param("name", header="content-disposition") == name
+    return [content] if separator and named else []

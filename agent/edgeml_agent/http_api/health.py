@@ -1,0 +1,43 @@
+"""Whether the server lives and is ready: `/health`, `/health/live`, `/health/ready`, and the same below `/v2`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgeml_agent.http_api import responses, schemas
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """What the server tells of the agent around it.
+
+    Attributes:
+        ready: whether the models of the last run are live again; a device that was given none is ready.
+    """
+
+    device: str
+    version: str
+    ready: Callable[[], bool] = lambda: True
+
+    def health(self) -> schemas.Health:
+        """Whether it lives, and is ready: the body of every answer about it."""
+        return {"live": True, "ready": self.ready()}
+
+
+def routes(info: ServerInfo, *, root: str) -> list[Route]:
+    """The health routes below `root`. The body is the same everywhere: clients look for either field in any of them."""
+
+    async def live(_: Request) -> Response:
+        return responses.json(info.health())
+
+    async def ready(_: Request) -> Response:
+        health = info.health()
+        return responses.json(health, HTTPStatus.OK if health["ready"] else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    return [Route(f"{root}/live", live, methods=["GET"]), Route(f"{root}/ready", ready, methods=["GET"])]

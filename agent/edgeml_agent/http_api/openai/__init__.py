@@ -1,0 +1,1 @@
+"""OpenAI's API for chats, completions and embeddings."""

@@ -1,0 +1,133 @@
+"""Answers in OpenAI's form: whole, or as server-sent events while they are written."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api.openai import errors
+from edgeml_core.errors import EdgemlError
+from edgeml_runtime.tasks import TextAnswer, TokenDelta
+
+_DONE: Final = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What differs between a chat and a completion.
+
+    Attributes:
+        said: a whole text in a choice.
+        added: a piece of it in one.
+        opening: what a stream's first choice holds, before any text.
+    """
+
+    prefix: str
+    whole: str
+    piece: str
+    said: Callable[[str], dict[str, object]]
+    added: Callable[[str], dict[str, object]]
+    opening: Mapping[str, object] | None = None
+
+
+CHAT: Final = Form(
+    prefix="chatcmpl-",
+    whole="chat.completion",
+    piece="chat.completion.chunk",
+    said=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+    added=lambda text: {"delta": {"content": text} if text else {}},
+    opening={"delta": {"role": "assistant", "content": ""}},
+)
+COMPLETION: Final = Form(
+    prefix="cmpl-",
+    whole="text_completion",
+    piece="text_completion",
+    said=lambda text: {"text": text},
+    added=lambda text: {"text": text},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One answer to one request, in all its parts.
+
+    Attributes:
+        with_usage: whether a stream ends with the numbers of tokens.
+    """
+
+    model: str
+    form: Form
+    with_usage: bool = False
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, answer: TextAnswer) -> dict[str, object]:
+        """The answer at once."""
+        choice = self._choice(self.form.said(answer["text"]), answer["finish"])
+        usage = _usage(answer["prompt_tokens"], answer["tokens"])
+        return {**self._head(self.form.whole), "choices": [choice], "usage": usage}
+
+    async def events(self, first: TokenDelta, pieces: AsyncGenerator[TokenDelta]) -> AsyncGenerator[bytes]:
+        """The answer as it is written, one event for each piece; an error is the last one."""
+        if self.form.opening:
+            yield self._event(self.form.opening)
+        last = first
+        async with aclosing(pieces):
+            try:
+                async for last in _all(first, pieces):
+                    if last.text:
+                        yield self._event(self.form.added(last.text))
+            except EdgemlError as error:
+                yield _event(errors.body(error, responses.status_of(error)))
+                return
+        yield self._event(self.form.added(""), last.finish)
+        if self.with_usage:
+            usage = _usage(last.prompt_tokens, last.tokens)
+            yield _event({**self._head(self.form.piece), "choices": [], "usage": usage})
+        yield _DONE
+
+    def _head(self, kind: str) -> dict[str, object]:
+        return {"id": self.form.prefix + self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _choice(self, content: Mapping[str, object], finish: str | None) -> dict[str, object]:
+        return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+
+    def _event(self, content: Mapping[str, object], finish: str | None = None) -> bytes:
+        usage = {"usage": None} if self.with_usage else {}
+        return _event({**self._head(self.form.piece), "choices": [self._choice(content, finish)], **usage})
+
+
+class Events(StreamingResponse):
+    """A response whose source is told at once when nobody reads it any more."""
+
+    def __init__(self, source: AsyncGenerator[bytes]) -> None:
+        super().__init__(source, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._source = source
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events, and close their source whatever comes."""
+        async with aclosing(self._source):
+            await super().stream_response(send)
+
+
+async def _all(first: TokenDelta, others: AsyncGenerator[TokenDelta]) -> AsyncGenerator[TokenDelta]:
+    yield first
+    async for piece in others:
+        yield piece
+
+
+def _usage(prompt_tokens: int, tokens: int) -> schemas.Usage:
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"

@@ -1,0 +1,43 @@
+"""Errors as OpenAI's clients read them, and which part of a request is at fault.
+
+Source: openai-python 3.54, `_exceptions.py`: the status chooses the exception, which shows message, type, param, code.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edgeml_agent.http_api import schemas
+from edgeml_core.errors import EdgemlError, UsageError
+
+#: Below these paths errors have this form.
+PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+#: OpenAI's own codes, where clients may look for them.
+_CODES: Final = {
+    "model-unknown": "model_not_found",
+    "prompt-too-long": "context_length_exceeded",
+    "unauthorized": "invalid_api_key",
+    "overloaded": "rate_limit_exceeded",
+}
+_SERVER: Final = 500
+
+
+class FieldError(UsageError):
+    """One field of a request is wrong."""
+
+    def __init__(self, field: str | None, message: str, hint: str = "send what the model can do") -> None:
+        super().__init__("input-invalid", message, hint)
+        self.field = field
+
+
+def body(failure: EdgemlError, status: int) -> schemas.OpenAIRefusal:
+    """The body of a response that failed, or the last event of a stream that did."""
+    kind = "server_error" if status >= _SERVER else "invalid_request_error"
+    return {
+        "error": {
+            "message": f"{failure.message}; {failure.hint}",
+            "type": "rate_limit_error" if failure.code == "overloaded" else kind,
+            "param": failure.field if isinstance(failure, FieldError) else None,
+            "code": _CODES.get(failure.code, failure.code),
+        }
+    }

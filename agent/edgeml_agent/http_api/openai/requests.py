@@ -1,0 +1,188 @@
+"""What OpenAI's clients send, parsed into the runtime's items. What would change the answer and isn't done is refused.
+
+Fields that change nothing here (`user`, `metadata`, ...) are not looked at.
+
+Source: https://platform.openai.com/docs/api-reference, and what openai-python 3.54 sends.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+
+import msgspec
+
+from edgeml_agent.http_api.openai.errors import FieldError
+from edgeml_runtime import requests
+from edgeml_runtime.requests import Share, Stop, Stops, Temperature
+from edgeml_runtime.tasks import Chat, Message, Prompt, Text
+
+#: OpenAI's, for a prompt; a chat goes on until the model ends it or its context is full.
+PROMPT_TOKENS_USUAL: Final = 16
+TEMPERATURE_USUAL: Final = 1.0
+_UNBOUNDED_TOKENS: Final = 2**31
+_SEED_BITS: Final = 63
+#: What is not done here, with the values that don't ask for it.
+_UNDONE: Final[dict[str, tuple[object, ...]]] = {
+    "audio": (),
+    "best_of": (1,),
+    "dimensions": (),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("auto", "none"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("auto", "none"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+}
+_FIELD: Final = re.compile(r"`\$\.(\w+)|required field `(\w+)`")
+
+_Tokens = Annotated[int, msgspec.Meta(ge=1)]
+_Request = TypeVar("_Request", bound=msgspec.Struct)
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class _Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """What both ways of having a text written have in common."""
+
+    usual_tokens: ClassVar[int]
+
+    model: str
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    seed: int | None = None
+    stop: Stop | Stops | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def _continued(self) -> dict[str, Any]:
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        return {
+            "max_new_tokens": self.max_completion_tokens or self.max_tokens or self.usual_tokens,
+            "temperature": TEMPERATURE_USUAL if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "seed": secrets.randbits(_SEED_BITS) if self.seed is None else self.seed % 2**_SEED_BITS,
+            "stop": stop,
+        }
+
+
+class CompletionRequest(_Generation, frozen=True, kw_only=True):
+    """A body of `/v1/completions`."""
+
+    usual_tokens = PROMPT_TOKENS_USUAL
+
+    prompt: str | tuple[object, ...]
+
+    def item(self) -> Prompt:
+        """The prompt.
+
+        Raises:
+            FieldError: it isn't one text.
+        """
+        (prompt, *more) = (self.prompt,) if isinstance(self.prompt, str) else self.prompt or ("",)
+        if more or not isinstance(prompt, str):
+            raise FieldError("prompt", "the prompt isn't one text", "send one text for each request, no token ids")
+        return Prompt(prompt=prompt, **self._continued())
+
+
+class _Part(msgspec.Struct, frozen=True):
+    type: str
+    text: str = ""
+
+
+class _Said(msgspec.Struct, frozen=True):
+    role: str
+    content: str | tuple[_Part, ...] | None = None
+
+    def message(self) -> Message:
+        # OpenAI's newer name of the same role.
+        role = "system" if self.role == "developer" else self.role
+        if self.content is None:
+            raise FieldError("messages", f"a message of the role {self.role!r} has no content", "send texts only")
+        if isinstance(self.content, str):
+            return Message(role, self.content)
+        if others := sorted({part.type for part in self.content} - {"text"}):
+            raise FieldError("messages", f"a message holds {', '.join(others)}", "send texts only")
+        return Message(role, "".join(part.text for part in self.content))
+
+
+class ChatRequest(_Generation, frozen=True, kw_only=True):
+    """A body of `/v1/chat/completions`."""
+
+    usual_tokens = _UNBOUNDED_TOKENS
+
+    messages: Annotated[tuple[_Said, ...], msgspec.Meta(min_length=1, max_length=requests.MESSAGES_MAX)]
+
+    def item(self) -> Chat:
+        """The conversation.
+
+        Raises:
+            FieldError: a message is no text.
+        """
+        return Chat(messages=tuple(said.message() for said in self.messages), **self._continued())
+
+
+class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A body of `/v1/embeddings`."""
+
+    model: str
+    input: str | Annotated[tuple[object, ...], msgspec.Meta(min_length=1, max_length=requests.ITEMS_MAX)]
+    encoding_format: Literal["float", "base64"] | None = None
+
+    def items(self) -> list[Text]:
+        """The texts.
+
+        Raises:
+            FieldError: they aren't texts.
+        """
+        given = (self.input,) if isinstance(self.input, str) else self.input
+        texts = [text for text in given if isinstance(text, str)]
+        if len(texts) < len(given):
+            hint = "send texts: token ids are those of another model's tokenizer"
+            raise FieldError("input", "the input holds something else than texts", hint)
+        return [Text(text) for text in texts]
+
+
+def parse(body: bytes, kind: type[_Request]) -> _Request:
+    """The request in a body.
+
+    Raises:
+        FieldError: it can't be read, or asks for what isn't done here.
+    """
+    try:
+        values = msgspec.json.decode(body, type=dict[str, Any])
+        _require_doable(values)
+        return msgspec.convert(values, kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        found = _FIELD.search(str(error))
+        field = None if found is None else found[1] or found[2]
+        raise FieldError(field, f"the request can't be read: {error}", "see OpenAI's API reference") from error
+
+
+def _require_doable(values: Mapping[str, object]) -> None:
+    for field, harmless in _UNDONE.items():
+        value = values.get(field)
+        # 0 is False, but not when it is a number of tokens to report on.
+        asks = not any(value == it and isinstance(value, bool) is isinstance(it, bool) for it in harmless)
+        if value is not None and asks:
+            but = "".join(f" other than {msgspec.json.encode(it).decode()}" for it in harmless[:1])
+            raise FieldError(field, f"{field}{but} is not done here", f"leave {field} out")

@@ -1,0 +1,120 @@
+"""OpenAI's door: `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`; `/v1/models` is `predict`'s.
+
+What is asked is parsed in `openai_requests`, what is answered is given its form in `openai_answers`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar, cast
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgeml_agent.http_api import body as bodies
+from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api.disconnect import unless_left
+from edgeml_agent.http_api.openai import requests
+from edgeml_agent.http_api.openai.answers import CHAT, COMPLETION, Events, Form, Written
+from edgeml_agent.http_api.openai.errors import FieldError
+from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.serve.models import Models
+from edgeml_agent.serve.worker import Predict
+from edgeml_core.errors import UsageError
+from edgeml_core.processing import Embedding, TextInput
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, joined
+
+_FLOAT: Final = np.dtype("<f4")
+_Asked = TypeVar("_Asked", bound=msgspec.Struct)
+
+
+def routes(models: Models) -> list[Route]:
+    """The routes of this door."""
+
+    async def chat(request: Request) -> Response:
+        return await _write(request, models, await _read(request, ChatRequest), CHAT)
+
+    async def completion(request: Request) -> Response:
+        return await _write(request, models, await _read(request, CompletionRequest), COMPLETION)
+
+    async def embeddings(request: Request) -> Response:
+        asked = await _read(request, EmbeddingsRequest)
+        texts = asked.items()
+        call = Predict(parse=lambda model: _embeddable(texts, model), write=lambda _, made: _embedded(asked, made))
+        return responses.json_bytes(await unless_left(request, models.run(asked.model, call)))
+
+    return [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+    ]
+
+
+async def _read(request: Request, kind: type[_Asked]) -> _Asked:
+    body = await bodies.read(request)
+    return await bodies.aside(len(body), partial(requests.parse, body, kind))
+
+
+async def _write(request: Request, models: Models, asked: ChatRequest | CompletionRequest, form: Form) -> Response:
+    """The model's text; a stream begins with its first token, so that what fails before has its own status."""
+    pieces = models.stream(asked.model, partial(_generate, asked.item()))
+    written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
+    if asked.stream:
+        return Events(written.events(await unless_left(request, _first(pieces)), pieces))
+    return responses.json(written.whole(joined(await unless_left(request, _all(pieces)))))
+
+
+def _generate(
+    asked: Prompt | Chat, model: Model, emit: Callable[[TokenDelta], None], stopped: Callable[[], bool]
+) -> None:
+    """In the model's thread."""
+    for piece in model.generate(asked):
+        emit(piece)
+        if stopped():
+            return
+
+
+async def _first(pieces: AsyncGenerator[TokenDelta]) -> TokenDelta:
+    return await anext(pieces)
+
+
+async def _all(pieces: AsyncGenerator[TokenDelta]) -> list[TokenDelta]:
+    return [piece async for piece in pieces]
+
+
+def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:
+    manifest = model.manifest
+    one_vector = isinstance(manifest.postprocess, Embedding) and manifest.postprocess.pooling != "none"
+    if not (one_vector and isinstance(manifest.preprocess, TextInput)):
+        raise FieldError("model", f"the model {manifest.name!r} makes no embeddings of texts", "name one that does")
+    return texts
+
+
+def _embedded(asked: EmbeddingsRequest, answers: Sequence[Answer]) -> bytes:
+    made = [cast("EmbeddingAnswer", answer) for answer in answers]
+    for index, answer in enumerate(made):
+        if cut := answer.get("truncated"):
+            raise UsageError(
+                "prompt-too-long",
+                f"the model reads {cut['read']} tokens at most; input {index} has {cut.get('tokens')}",
+                "send a shorter text; /v1/models/NAME/predict embeds its beginning and says so",
+            )
+    as_text = asked.encoding_format == "base64"
+    given = [_base64(answer["embedding"]) if as_text else answer["embedding"] for answer in made]
+    data: list[schemas.EmbeddingOf] = [
+        {"object": "embedding", "index": index, "embedding": it} for index, it in enumerate(given)
+    ]
+    tokens = sum(answer.get("tokens", 0) for answer in made)
+    usage: schemas.Usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    whole: schemas.Embeddings = {"object": "list", "data": data, "model": asked.model, "usage": usage}
+    return msgspec.json.encode(whole)
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(np.asarray(vector, dtype=_FLOAT).tobytes()).decode()

@@ -1,0 +1,151 @@
+"""The OpenAPI 3.1 document, made of `operations` and of the types named there.
+
+Source: https://spec.openapis.org/oas/v3.1.0; schemas are JSON Schema 2020-12, which msgspec writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final, get_args
+
+import msgspec
+
+from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api.auth import OPEN_PATHS
+from edgeml_agent.http_api.openapi.operations import DOORS, JSON, TEXT, Body, Operation, Schema
+from edgeml_core.errors import CODES
+from edgeml_runtime import tasks
+
+VERSION: Final = "3.1.0"
+_REF: Final = "#/components/schemas/{name}"
+_PARAMETER: Final = re.compile(r"\{(\w+)\}")
+_PARAMETERS: Final[Mapping[str, Schema]] = {
+    "name": {"description": "the model", "schema": {"type": "string", "minLength": 1}},
+    "version": {"description": "of the model", "schema": {"type": "string", "minLength": 1}},
+}
+#: Every request may meet these; the token's is only there where one is asked for.
+_COMMON: Final = ("origin-refused",)
+_TOO_MANY: Final = "too many connections are open"
+_NOT_READY: Final = "the models of the last run are still being loaded"
+_UNCHANGED: Final = "it is as it was when the tag was given that If-None-Match names"
+_ABOUT: Final = (
+    "The models that this device serves, by four doors. Bodies may come packed as gzip or deflate (Content-Encoding). "
+    "A request waits while the models of the last run are being loaded. Errors have the form of their door."
+)
+
+
+def encoded(version: str, *, needs_token: bool) -> bytes:
+    """The document as JSON.
+
+    Args:
+        version: the agent's.
+        needs_token: whether the server asks for a token.
+    """
+    schemas = _Schemas()
+    paths: dict[str, dict[str, object]] = {}
+    for door, operations in DOORS.items():
+        for it in operations:
+            written = _operation(it, door, schemas, needs_token=needs_token and it.path not in OPEN_PATHS)
+            paths.setdefault(it.path, {})[it.method] = written
+    components: dict[str, object] = {"schemas": schemas.components}
+    if needs_token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return msgspec.json.encode(
+        {
+            "openapi": VERSION,
+            "info": {"title": "edgeml-agent", "version": version, "description": _ABOUT},
+            "tags": [{"name": door} for door in DOORS],
+            "paths": paths,
+            "components": components,
+        }
+    )
+
+
+class _Schemas:
+    """The schemas of all types in the document, each written once."""
+
+    def __init__(self) -> None:
+        bodies = [body for door in DOORS.values() for it in door for body in (*it.takes.values(), *it.gives.values())]
+        self._kinds = [*dict.fromkeys(kind for body in (*bodies, *_REFUSALS, *_ANSWERS) for kind in _kinds(body))]
+        written, self.components = msgspec.json.schema_components(self._kinds, schema_hook=_anything, ref_template=_REF)
+        self._written = dict(zip(self._kinds, written, strict=True))
+        answers = {"type": "array", "items": {"anyOf": [self.of(kind) for kind in _ANSWERS]}}
+        self.components[schemas.Predicted.__name__]["properties"]["outputs"] = answers
+
+    def of(self, body: Any) -> Any:  # noqa: ANN401 - a schema's parts are of any type
+        """The schema of a body, whose types have become references."""
+        if isinstance(body, type):
+            return self._written[body]
+        if isinstance(body, Mapping):
+            return {key: self.of(value) for key, value in body.items()}
+        return [self.of(it) for it in body] if isinstance(body, list) else body
+
+
+def _anything(kind: type) -> dict[str, Any]:
+    """The schema of a field that a door looks at itself."""
+    if kind is object:
+        return {"description": "looked at in the light of the rest"}  # msgspec takes no empty schema
+    raise NotImplementedError
+
+
+_REFUSALS: Final = (schemas.Refusal, schemas.ProtocolRefusal, schemas.OpenAIRefusal)
+#: What a task answers over HTTP; likelihoods are for checks only.
+_ANSWERS: Final = tuple(it for it in get_args(tasks.Answer) if it is not tasks.LikelihoodAnswer)
+
+
+def _kinds(body: object) -> Iterator[type]:
+    """The types that a body is made of."""
+    if isinstance(body, type):
+        yield body
+    elif isinstance(body, Mapping | list):
+        for it in body.values() if isinstance(body, Mapping) else body:
+            yield from _kinds(it)
+
+
+def _operation(it: Operation, door: str, schemas: _Schemas, *, needs_token: bool) -> dict[str, object]:
+    words = re.findall(r"\w+", it.path) or ["page"]
+    made: dict[str, object] = {
+        "operationId": "_".join((it.method, *words)),
+        "tags": [door],
+        "summary": it.summary,
+        "parameters": [*_parameters(it)],
+        "responses": _responses(it, schemas, needs_token=needs_token),
+    }
+    if it.takes:
+        made["requestBody"] = {"required": it.needs_body, "content": _content(it.takes, schemas)}
+    if needs_token:
+        made["security"] = [{"token": []}]
+    return made
+
+
+def _parameters(it: Operation) -> Iterator[dict[str, object]]:
+    for name in _PARAMETER.findall(it.path):
+        yield {"name": name, "in": "path", "required": True, **_PARAMETERS[name]}
+    for name, described in it.headers.items():
+        yield {"name": name, "in": "header", "required": False, **described}
+
+
+def _responses(it: Operation, schemas: _Schemas, *, needs_token: bool) -> dict[str, Any]:
+    made: dict[str, Any] = {"200": {"description": "the answer", "content": _content(it.gives, schemas)}}
+    by_status: dict[int, list[str]] = {}
+    for code in (*it.fails, *_COMMON, *(["unauthorized"] if needs_token else [])):
+        by_status.setdefault(responses.STATUS[code], []).append(CODES[code])
+    refusal = _content({JSON: responses.refusal_form(it.path)}, schemas)
+    for status, meanings in sorted(by_status.items()):
+        made[str(status)] = {"description": "; ".join(meanings), "content": refusal}
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            seconds = {"description": "seconds until there is room", "schema": {"type": "integer"}}
+            made[str(status)] |= {"headers": {"Retry-After": seconds}}
+    made["503"] = {"description": _TOO_MANY, "content": {"text/plain": {"schema": TEXT}}}
+    if it.tells_readiness:
+        own = _content(it.gives, schemas)
+        made["503"] = {"description": f"{_NOT_READY}, or {_TOO_MANY}", "content": {**own, **made["503"]["content"]}}
+    if it.has_tag:
+        made["304"] = {"description": _UNCHANGED}
+    return made
+
+
+def _content(bodies: Mapping[str, Body], schemas: _Schemas) -> dict[str, object]:
+    return {kind: {} if body is None else {"schema": schemas.of(body)} for kind, body in bodies.items()}

@@ -1,0 +1,75 @@
+"""The listening socket, made here or inherited, and the HTTP server on it, inside the agent's event loop.
+
+Who inherits its socket refuses nobody while it restarts: connections wait in the socket, which whoever started the
+agent keeps. Signals stay the agent's: cancel `serve` to end it. No routes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+from edgeml_agent.http_api.asgi import Application
+from edgeml_core.errors import UsageError
+
+#: systemd passes sockets from this one on.
+_FIRST_FD: Final = 3
+
+
+def inherited(environment: Mapping[str, str]) -> socket.socket | None:
+    """The socket that this process was started with; None when there is none.
+
+    Source: sd_listen_fds(3). The variables are meant for the process that LISTEN_PID names only.
+
+    Raises:
+        UsageError: `config-invalid`, when it is not one listening TCP socket.
+    """
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    hint = "give the unit one ListenStream, such as 127.0.0.1:8080"
+    if environment.get("LISTEN_FDS") != "1":
+        raise UsageError("config-invalid", "the agent was started with other than one socket", hint)
+    listener = socket.socket(fileno=_FIRST_FD)
+    is_tcp = listener.type is socket.SOCK_STREAM and listener.family in {socket.AF_INET, socket.AF_INET6}
+    if not is_tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise UsageError("config-invalid", "the agent was started with a socket that doesn't listen for TCP", hint)
+    return _prompt(listener)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that accepts from now on; port 0 takes a free one: `listen(...).getsockname()[1]` is it.
+
+    Raises:
+        UsageError: `config-invalid`, when the address isn't this machine's or is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        hint = "set [serve] http in agent.toml to a free address, such as 127.0.0.1:8081"
+        raise UsageError("config-invalid", f"can't listen on {host}:{port}: {error.strerror}", hint) from error
+    return _prompt(listener)
+
+
+async def serve(app: Application, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+    """Answer on `listener` until cancelled; then requests under way are finished and the socket is closed."""
+    from edgeml_agent.http_api.connections import Server  # noqa: PLC0415 - see there
+
+    server = Server(app, tls)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(running)
+    finally:
+        server.should_exit = True
+        await running
+        listener.close()
+
+
+def _prompt(listener: socket.socket) -> socket.socket:
+    # Connections inherit it. asyncio sets it on sockets made with IPPROTO_TCP only; without it an answer waits 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -1,0 +1,1 @@
+"""Inference over MQTT, and its announcement to Home Assistant."""

@@ -1,0 +1,139 @@
+"""Releases that come without a network: a repository's folder on a stick, or a bundle in a file.
+
+Both are sources of the same kind as the link, and what they give is judged in the same way. A stick is a road: chunks
+that are missing or damaged on it say nothing against the release.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from edgeml_agent.ports import Arrival, TrustSource
+from edgeml_core import chunks, sealing, trust, wire_keys
+from edgeml_core.bundle import BundleReader
+from edgeml_core.errors import RejectedError, TransportError
+
+CHUNKS_DIR: Final = "chunks"
+_RAW: Final = b"\x00"
+
+
+class FolderFiles:
+    """A repository's folder as a `TrustSource`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """See `TrustSource.read`."""
+        try:
+            return (self._folder / repo / file).read_bytes()
+        except OSError:
+            return None
+
+
+class FolderTargets(FolderFiles):
+    """A repository's folder beside newer metadata that this device trusts already, as a `TrustSource`."""
+
+    def __init__(self, folder: Path, held: TrustSource) -> None:
+        super().__init__(folder)
+        self._held = held
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """See `TrustSource.read`."""
+        if file.startswith(f"{trust.TARGETS_DIR}/"):
+            return super().read(repo, file)
+        return self._held.read(repo, file)
+
+
+class FolderChunks:
+    """A repository's folder as a `ChunkSource`."""
+
+    position = ""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / CHUNKS_DIR
+        self._asked: deque[Arrival] = deque()
+
+    async def follow(self, release: str) -> None:
+        """See `ChunkSource.follow`; here nobody goes ahead."""
+
+    async def want(self, keys: Collection[str]) -> None:
+        """See `ChunkSource.want`.
+
+        Raises:
+            TransportError: `chunk-timeout`, when a chunk is missing or damaged.
+        """
+        for key in keys:
+            # For a difference, too, the whole chunk: nothing here is slow.
+            chunk_id, *_ = wire_keys.ids(key)
+            try:
+                payload = _undamaged((self._folder / chunk_id[:2] / chunk_id).read_bytes(), chunk_id)
+            except (OSError, RejectedError) as error:
+                message = f"chunk {chunk_id[:12]} is missing or damaged in {self._folder}"
+                raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error
+            self._asked.append(Arrival(key, payload))
+
+    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
+        """See `ChunkSource.receive`."""
+        return self._asked.popleft() if self._asked else None
+
+    async def drop(self, keys: Collection[str]) -> None:
+        """See `ChunkSource.drop`."""
+
+
+def _undamaged(kept: bytes, chunk_id: str) -> bytes:
+    if sealing.is_sealed(kept):
+        return sealing.from_disk(kept)
+    chunks.from_store(kept, chunk_id)
+    return kept
+
+
+class BundleFiles:
+    """A bundle's manifest, beside the metadata that this device trusts already, as a `TrustSource`."""
+
+    def __init__(self, bundle: BundleReader, held: TrustSource) -> None:
+        self._bundle = bundle
+        self._held = held
+
+    def read(self, repo: str, file: str) -> bytes | None:
+        """See `TrustSource.read`."""
+        if file.startswith(f"{trust.TARGETS_DIR}/"):
+            return self._bundle.manifest_bytes
+        return self._held.read(repo, file)
+
+
+class BundleChunks:
+    """A bundle as a `ChunkSource`: its chunks in the bundle's order, those that are wanted."""
+
+    position = ""
+
+    def __init__(self, bundle: BundleReader) -> None:
+        #: The keys by which chunks are wanted, by their ids. For a difference, too, the whole chunk comes.
+        self._wanted: dict[str, str] = {}
+        self._chunks = (
+            (wire_keys.chunk_id(digest), chunk)
+            for entry in bundle.manifest.files
+            for digest, chunk in zip(entry.chunks, bundle.chunks(entry), strict=True)
+        )
+
+    async def follow(self, release: str) -> None:
+        """See `ChunkSource.follow`; here nobody goes ahead."""
+
+    async def want(self, keys: Collection[str]) -> None:
+        """See `ChunkSource.want`."""
+        self._wanted |= {wire_keys.ids(key)[0]: key for key in keys}
+
+    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
+        """See `ChunkSource.receive`. Chunks are wanted in the order of the files, so none is passed by too early."""
+        for chunk_id, chunk in self._chunks:
+            if key := self._wanted.get(chunk_id):
+                return Arrival(key, _RAW + chunk)
+        return None
+
+    async def drop(self, keys: Collection[str]) -> None:
+        """See `ChunkSource.drop`."""
+        for key in keys:
+            self._wanted.pop(wire_keys.ids(key)[0], None)

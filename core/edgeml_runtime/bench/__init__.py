@@ -1,0 +1,1 @@
+"""How fast a bundle runs, and how busy the host was meanwhile."""

@@ -1,0 +1,239 @@
+"""What is observed of a run for drift: a few numbers and a label for each item, the same on host and device.
+
+One function for each kind of pre- and postprocessing, in tables; kinds without one have nothing to observe. Nobody can
+tell from these numbers what was asked, and here they are only made: who counts them keeps no more than counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import (
+    AudioInput,
+    Boxes,
+    Classes,
+    Embedding,
+    ImageInput,
+    QuestionInput,
+    Span,
+    TensorInput,
+    TensorOutput,
+    TextInput,
+    TokenClasses,
+)
+from edgeml_runtime import tasks
+from edgeml_runtime.inputs import Prepared
+from edgeml_runtime.postprocess import classification, detection, embeddings, question_answering
+from edgeml_runtime.tasks import Audio, Item, ItemInfo, Picture, Row, Tokens
+from edgeml_runtime.tensors import Array
+
+#: Of a tensor input's columns the first so many are observed one by one, the others by their mean.
+FEATURES_MAX: Final = 8
+#: Of the model's output tensors, the first.
+OUTPUTS_MAX: Final = 4
+#: An embedding is observed along so many fixed directions.
+DIRECTIONS: Final = 4
+#: Rows of one run that are observed.
+ROWS_MAX: Final = 16
+#: Silence has no logarithm.
+_QUIETEST_RMS: Final = 1e-5
+#: By quantity: what is nearer than that means the same, if only since another CPU adds up in another order.
+RESOLUTIONS: Final[dict[str, float]] = {
+    "tokens": 0.5,
+    "objects": 0.5,
+    "score": 0.02,
+    "margin": 0.02,
+    "loudness dB": 1.0,
+    "duration s": 0.05,
+}
+
+#: Quantities by name: a number, or the name of a label.
+Observation: TypeAlias = Mapping[str, float | str]
+
+
+class Run(NamedTuple):
+    """One run of a model: the items asked, what they became, and all that came out."""
+
+    items: Sequence[Item]
+    prepared: Prepared
+    outputs: Mapping[str, Array]
+
+
+class _Given(NamedTuple):
+    """One item of a run: itself, and its row of the inputs."""
+
+    item: Item
+    inputs: Mapping[str, Array]
+    tokens: Tokens | None
+
+
+def observations(run: Run, manifest: Manifest) -> Iterator[Observation]:
+    """What is observed of the run's items, of `ROWS_MAX` at most; numbers that aren't finite are left out.
+
+    Raises:
+        EdgemlError: the outputs don't fit the items.
+    """
+    before = _INPUTS.get(type(manifest.preprocess), _nothing)
+    after = _OUTPUTS.get(type(manifest.postprocess), _nothing)
+    for given, row in _rows(run, manifest):
+        found = {**after(row, manifest.postprocess), **before(given, manifest.preprocess)}
+        yield {name: value for name, value in found.items() if isinstance(value, str) or math.isfinite(value)}
+
+
+def is_observed(manifest: Manifest) -> bool:
+    """Whether there is anything to observe of a model: of those that write texts there isn't."""
+    return type(manifest.preprocess) in _INPUTS
+
+
+def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_Given, Row]]:
+    prepared, items, outputs = run.prepared, run.items, run.outputs
+    about: Sequence[ItemInfo] = prepared.about
+    if isinstance(manifest.preprocess, TensorInput):
+        (item,) = items
+        lengths = {array.shape[:1] for array in (*prepared.tensors.values(), *outputs.values())}
+        if len(lengths) > 1 or () in lengths:  # no batch dimension: the tensors are one row as they are
+            yield _Given(item, prepared.tensors, None), Row(outputs=outputs)
+            return
+        length = min(*lengths.pop(), ROWS_MAX)
+        outputs = {name: array[:length] for name, array in outputs.items()}
+        items, about = [item] * length, [None] * length
+    found = tasks.rows(outputs, about, manifest.postprocess)
+    for index, (item, row) in enumerate(zip(items, found, strict=True)):
+        inputs = {name: array[index] for name, array in prepared.tensors.items()}
+        yield _Given(item, inputs, row.tokens), row
+
+
+def _nothing(*_: object) -> Observation:
+    return {}
+
+
+def _text(given: _Given, _: object) -> Observation:
+    return {"tokens": float(len(given.tokens.texts))} if given.tokens else {}
+
+
+def _picture(given: _Given, _: object) -> Observation:
+    (pixels,) = given.inputs.values()
+    return {"brightness": _mean(pixels), "contrast": float(pixels.std())}
+
+
+def _sound(given: _Given, _: object) -> Observation:
+    if not isinstance(given.item, Audio) or not given.item.samples.size:
+        return {}
+    samples = given.item.samples
+    rms = math.sqrt(float(np.dot(samples, samples)) / samples.size)
+    return {
+        "loudness dB": 20 * math.log10(max(rms, _QUIETEST_RMS)),
+        "duration s": samples.size / given.item.sampling_rate_hz,
+    }
+
+
+def _tensors(given: _Given, _: object) -> Observation:
+    return {name: value for part, array in given.inputs.items() for name, value in _features(f"input {part}", array)}
+
+
+def _features(name: str, array: Array) -> Iterator[tuple[str, float]]:
+    """Columns one by one; what has more dimensions by its mean and spread."""
+    if array.ndim == 0:
+        yield name, float(array)
+    elif array.ndim == 1:
+        for index, value in enumerate(array[:FEATURES_MAX].tolist()):
+            yield f"{name}[{index}]", float(value)
+        if array.size > FEATURES_MAX:
+            yield f"{name}[{FEATURES_MAX}:]", _mean(array[FEATURES_MAX:])
+    elif array.size:
+        yield f"{name} mean", _mean(array)
+        yield f"{name} spread", float(array.std(dtype=np.float32))
+
+
+def _classes(row: Row, spec: Classes) -> Observation:
+    logits = row.outputs[spec.output]
+    scores = _SCORES.get(spec.activation, np.asarray)(logits).ravel()
+    first, second = _two_highest(scores)
+    found: dict[str, float | str] = {"label": spec.labels[first], "score": float(scores[first])}
+    if len(scores) > 2:  # of two, the score says it all
+        found["margin"] = float(scores[first] - scores[second])
+    return found
+
+
+def _two_highest(scores: Array) -> tuple[int, int]:
+    """The places of the highest score and the one after it."""
+    first = int(scores.argmax())
+    others = scores.copy()
+    others[first] = -np.inf
+    return first, int(others.argmax())
+
+
+def _token_classes(row: Row, spec: TokenClasses) -> Observation:
+    scores = [entry["score"] for entry in classification.token_classes(row, spec)["tokens"]]
+    return {"score": sum(scores) / len(scores)} if scores else {}
+
+
+def _boxes(row: Row, spec: Boxes) -> Observation:
+    """How many objects, by the model's own threshold whatever a request's is, and the surest of them."""
+    about = msgspec.structs.replace(row.about, threshold=None) if isinstance(row.about, Picture) else row.about
+    found = detection.boxes(Row(outputs=row.outputs, about=about), spec)["boxes"]
+    count = {"objects": float(len(found))}
+    return {**count, "label": found[0]["label"], "score": found[0]["score"]} if found else count
+
+
+def _span(row: Row, spec: Span) -> Observation:
+    return {"score": question_answering.span(row, spec)["score"]}
+
+
+def _embedding(row: Row, spec: Embedding) -> Observation:
+    """Along a few fixed directions, which move when the whole does, and its length where that says something.
+
+    Source: Achlioptas, Database-friendly random projections (2003): random signs keep distances as well as any.
+    """
+    vector = np.asarray(embeddings.embedding(row, spec)["embedding"], dtype=np.float32)
+    vector = vector if vector.ndim == 1 else vector.mean(axis=0)
+    along = (_directions(vector.size) @ vector).tolist()
+    found = {f"direction {number}": value for number, value in enumerate(along, 1)}
+    return found if spec.normalize else {**found, "length": float(np.linalg.norm(vector))}
+
+
+@lru_cache(maxsize=8)
+def _directions(size: int) -> Array:
+    """Signs from a hash, over the root of their number: the same on every machine."""
+    data = hashlib.shake_256(b"edgeml drift").digest(DIRECTIONS * -(-size // 8))
+    bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(DIRECTIONS, -1)[:, :size]
+    return (bits.astype(np.float32) * 2 - 1) / np.float32(math.sqrt(size))
+
+
+def _output_tensors(row: Row, _: object) -> Observation:
+    return {f"output {name}": _mean(row.outputs[name]) for name in sorted(row.outputs)[:OUTPUTS_MAX]}
+
+
+def _mean(array: Array) -> float:
+    return float(array.mean(dtype=np.float32)) if array.size else math.nan
+
+
+_SCORES: Final[dict[str, Callable[[Array], Array]]] = {
+    "softmax": classification.softmax,
+    "sigmoid": classification.sigmoid,
+}
+
+_INPUTS: Final[dict[type, Callable[[_Given, Any], Observation]]] = {
+    TextInput: _text,
+    QuestionInput: _text,
+    ImageInput: _picture,
+    AudioInput: _sound,
+    TensorInput: _tensors,
+}
+
+_OUTPUTS: Final[dict[type, Callable[[Row, Any], Observation]]] = {
+    Classes: _classes,
+    TokenClasses: _token_classes,
+    Boxes: _boxes,
+    Span: _span,
+    Embedding: _embedding,
+    TensorOutput: _output_tensors,
+}

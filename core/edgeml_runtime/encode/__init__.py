@@ -1,0 +1,1 @@
+"""Texts, pictures and sounds become tensors. One module for each kind of input."""

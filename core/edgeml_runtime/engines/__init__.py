@@ -1,0 +1,141 @@
+"""The port to the runtimes: which are installed, whether one suffices, and a model loaded in it.
+
+Each runtime has one adapter module, imported only when a model needs it; nothing here imports a runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_core.manifest import Engine, Manifest, RuntimeNeeds
+
+if TYPE_CHECKING:
+    from edgeml_runtime.tensors import Array
+
+#: The distributions that carry each engine, the preferred one first. tflite-runtime is LiteRT under its old name; its
+#: versions count on TensorFlow's scale, so the golden check, not the number, decides whether it will do.
+DISTRIBUTIONS: Final[dict[Engine, tuple[str, ...]]] = {
+    "onnxruntime": ("onnxruntime",),
+    "litert": ("ai-edge-litert", "tflite-runtime"),
+}
+#: The extra that installs each engine on a device.
+EXTRAS: Final[dict[Engine, str]] = {"onnxruntime": "agent", "litert": "tflite"}
+_RELEASE: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})*")
+
+
+class Session(Protocol):
+    """A model loaded in its runtime. One thread at a time may call `run`."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name.
+
+        Raises:
+            DeviceError: `runtime-failed`, when the runtime refuses or fails.
+            UsageError: `input-invalid`, when the model has no variant for these shapes.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; `run` must not be called after it."""
+        ...
+
+
+def installed() -> dict[Engine, str]:
+    """The versions of the runtimes installed here, read from package metadata; nothing is imported."""
+    found: dict[Engine, str] = {}
+    for engine, distributions in DISTRIBUTIONS.items():
+        for distribution in reversed(distributions):
+            try:
+                found[engine] = metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def check_runtime(needs: RuntimeNeeds) -> None:
+    """Check that the runtime a bundle needs is installed here.
+
+    Raises:
+        DeviceError: `runtime-missing`, when it is absent, too old or a version known to be bad.
+        RejectedError: `bundle-format`, when the bundle's own version numbers can't be read.
+    """
+    remedy = f"pip install --upgrade 'edgeml[{EXTRAS[needs.engine]}]' on this machine"
+    version = installed().get(needs.engine)
+    if version is None:
+        raise DeviceError("runtime-missing", f"{needs.engine} is not installed", remedy)
+    if _is_older(version, needs.min_version):
+        raise DeviceError(
+            "runtime-missing", f"{needs.engine} {version} is older than the {needs.min_version} needed", remedy
+        )
+    if any(not _is_older(version, bad) and not _is_older(bad, version) for bad in needs.bad_versions):
+        raise DeviceError("runtime-missing", f"{needs.engine} {version} is known to fail for this bundle", remedy)
+
+
+def load(path: Path, manifest: Manifest, *, threads: int | None = None) -> Session:
+    """The model file at `path`, loaded in the runtime that its manifest names.
+
+    Args:
+        path: the file; external weights lie beside it.
+        manifest: gives the runtime, its options and threads.
+        threads: instead of the manifest's; neither exceeds the cores that this process may use.
+
+    Raises:
+        DeviceError: `runtime-missing` (see `check_runtime`); `runtime-failed`, when the runtime can't load the file.
+        RejectedError: `bundle-format`, when the manifest asks for an option that is not allowed.
+    """
+    check_runtime(manifest.runtime)
+    count = thread_count(manifest, threads)
+    match manifest.runtime.engine:
+        case "onnxruntime":
+            from edgeml_runtime.engines.ort import OrtSession  # noqa: PLC0415 -- only who needs this runtime loads it
+
+            return OrtSession(path, manifest.runtime.options, threads=count)
+        case "litert":
+            from edgeml_runtime.engines.litert import LiteRtSession  # noqa: PLC0415 -- only who needs this runtime loads it
+
+            return LiteRtSession(path, manifest.runtime.options, threads=count)
+
+
+def prepare(path: Path, target: Path, manifest: Manifest) -> bool:
+    """Write the model with its weights as this CPU wants them: then they are mapped, not made at each load.
+
+    Args:
+        path: the model file. target: where the new one goes, its weights beside it.
+
+    Returns:
+        Whether the runtime can do that.
+
+    Raises:
+        DeviceError: `runtime-failed`.
+    """
+    if manifest.runtime.engine != "onnxruntime":
+        return False
+    from edgeml_runtime.engines import ort  # noqa: PLC0415 -- only who needs this runtime loads it
+
+    ort.prepare(path, target, manifest.runtime.options)
+    return True
+
+
+def thread_count(manifest: Manifest, asked: int | None) -> int:
+    """The threads that a model runs with: those asked for, else its manifest's, on the cores of this process."""
+    return max(1, min(asked or manifest.runtime.threads, len(os.sched_getaffinity(0))))
+
+
+def _is_older(version: str, than: str) -> bool:
+    pairs = zip_longest(_release(version), _release(than), fillvalue=0)
+    return next((have < want for have, want in pairs if have != want), False)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers a version begins with: pre-releases and local builds count as their release."""
+    found = _RELEASE.match(version)
+    if found is None:
+        raise RejectedError("bundle-format", f"runtime version {version!r} is not a version number")
+    return tuple(int(part) for part in found[0].split("."))

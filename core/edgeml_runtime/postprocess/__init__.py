@@ -1,0 +1,1 @@
+"""A model's outputs become answers: a table by task, and one module for each kind of answer."""

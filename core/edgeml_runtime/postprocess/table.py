@@ -1,0 +1,20 @@
+"""The function for each kind of postprocessing, from one item's outputs to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from edgeml_core.processing import Boxes, Classes, Embedding, Postprocess, Span, TensorOutput, TokenClasses
+from edgeml_runtime import tasks
+from edgeml_runtime.postprocess import classification, detection, embeddings, question_answering
+from edgeml_runtime.tasks import Answer, Row
+
+TASKS: Final[dict[type[Postprocess], Callable[[Row, Any], Answer]]] = {
+    Classes: classification.classes,
+    TokenClasses: classification.token_classes,
+    Boxes: detection.boxes,
+    Span: question_answering.span,
+    Embedding: embeddings.embedding,
+    TensorOutput: tasks.tensors,
+}

@@ -1,0 +1,1 @@
+"""Golden outputs recorded and reproduced, here or in a child process."""

@@ -1,0 +1,71 @@
+"""The process that times a model: `python -m edgeml.check.latency_child`, a Job on stdin, Times on stdout.
+
+It loads what a device loads and nothing else, so that its peak memory is a device's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from edgeml.check.latency import Job, Times
+from edgeml_runtime.bench import child
+from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
+from edgeml_runtime.engines import Session
+from edgeml_runtime.tensors import Array
+
+RUNS_MAX: Final = 300
+#: For both models together, once each has had its fewest runs.
+BUDGET_S: Final = 1.5
+
+
+def main() -> None:
+    """Read a job, time it, write the times."""
+    job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
+    sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
+
+
+def measure(job: Job) -> Times:
+    """The times of both models; int8 is loaded first, while the process is still as small as a device's.
+
+    Raises:
+        DeviceError: a runtime is missing or failed.
+    """
+    begun = time.perf_counter()
+    int8 = job.int8.load(job.threads)
+    load_ms = child.ms_since(begun)
+    given, given_fp32 = job.int8.arrays(), job.fp32.arrays()
+    first_ms = child.run_ms(int8, given)
+    peak = child.peak_rss_bytes()
+    fp32 = job.fp32.load(job.threads)
+    int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32))
+    return Times(
+        int8=child.latency(int8_ms),
+        fp32=child.latency(fp32_ms),
+        load_ms=load_ms,
+        first_inference_ms=first_ms,
+        peak_rss_bytes=peak,
+    )
+
+
+def _interleaved(
+    one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]]
+) -> tuple[list[float], list[float]]:
+    """Times of both in turns, so that whatever else the machine does falls on both."""
+    for session, inputs in (one, other) * WARMUP_RUNS:
+        session.run(inputs)
+    first: list[float] = []
+    second: list[float] = []
+    begun = time.perf_counter()
+    while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < BUDGET_S):
+        first.append(child.run_ms(*one))
+        second.append(child.run_ms(*other))
+    return first, second
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""A detector's mean average precision on labelled pictures, paired with fp32, with an interval for the drop.
+
+A box counts where it shares half of its union with one that was drawn. Average precision of a label is the
+mean precision at 101 recalls, as in COCO's evaluation, over the 100 surest boxes of each picture.
+
+Source: Lin et al., Microsoft COCO (2014), and its evaluation's recalls and order of matching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from edgeml.check.data import LabelledBox, Row
+from edgeml_core.card import Accuracy, ClassAccuracy
+from edgeml_core.errors import UsageError
+from edgeml_runtime.postprocess import detection
+from edgeml_runtime.tasks import Answer, Found
+from edgeml_runtime.tensors import Array
+
+METRIC: Final = "mean average precision at IoU 0.5"
+#: Fewer pictures have no spread to make an interval of.
+ROWS_MIN: Final = 2
+#: The surest boxes of a picture that are looked at.
+BOXES_MAX: Final = 100
+#: Pictures are drawn again so many times; the interval's ends then settle within a hundredth of its width.
+DRAWS: Final = 1000
+_RECALLS: Final = np.linspace(0, 1, 101)
+_DECIMALS: Final = 6
+_HINT: Final = (
+    'give each picture its "boxes": [{"label": "...", "box": [xmin, ymin, xmax, ymax]}], [] where it has none'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Class:
+    """What one model said of one label, the surest box first: which picture it is in, and whether it was right."""
+
+    pictures: Array
+    right: Array
+
+
+def measure(
+    fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row], labels: Sequence[str], *, seed: int = 0
+) -> Accuracy:
+    """The mean average precision of fp32 and int8 over the labels that the pictures have.
+
+    The interval is from drawing the pictures again with replacement, the same for both models.
+
+    Args:
+        fp32: answers with all boxes, down to a threshold of 0.
+        labels: the model's.
+
+    Raises:
+        UsageError: `data-invalid`, when there are too few pictures, none has an object, or one has no boxes given or a
+            label that the model doesn't have.
+    """
+    wanted = [list(_wanted(row, labels)) for row in rows]
+    named = sorted({label for sought in wanted for label, _ in sought})
+    if len(rows) < ROWS_MIN or not named:
+        raise UsageError("data-invalid", f"it takes {ROWS_MIN} pictures or more, and an object in one of them", _HINT)
+    counts = {label: np.array([sum(it == label for it, _ in sought) for sought in wanted]) for label in named}
+    judged = [{label: _judged(answers, wanted, label) for label in named} for answers in (fp32, int8)]
+
+    def precisions(weights: Array) -> Array:
+        """Of both models for each label; NaN for a label that no picture has."""
+        return np.array([[_average(model[it], counts[it], weights) for it in named] for model in judged])
+
+    before, after = precisions(np.ones(len(rows)))
+    low, high = _interval(precisions, len(rows), np.random.default_rng(seed))
+    return Accuracy(
+        metric=METRIC,
+        rows=len(rows),
+        fp32=round(float(before.mean()), _DECIMALS),
+        int8=round(float(after.mean()), _DECIMALS),
+        drop=round(float(before.mean() - after.mean()), _DECIMALS),
+        ci95=(round(low, _DECIMALS), round(high, _DECIMALS)),
+        classes=tuple(
+            ClassAccuracy(
+                label=label,
+                rows=int(counts[label].sum()),
+                fp32=round(float(one), _DECIMALS),
+                int8=round(float(other), _DECIMALS),
+            )
+            for label, one, other in sorted(
+                zip(named, before, after, strict=True), key=lambda it: (it[2] - it[1], it[0])
+            )
+        ),
+    )
+
+
+def _interval(precisions: Callable[[Array], Array], pictures: int, drawn: np.random.Generator) -> tuple[float, float]:
+    drops = []
+    for _ in range(DRAWS):
+        weights = np.bincount(drawn.integers(pictures, size=pictures), minlength=pictures)
+        before, after = precisions(weights)
+        if not np.isnan(before).all():
+            drops.append(np.nanmean(before) - np.nanmean(after))
+    low, high = np.quantile(drops, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _wanted(row: Row, labels: Sequence[str]) -> Iterator[tuple[str, Array]]:
+    """The label and box of each object in a picture."""
+    if not isinstance(row.label, tuple):
+        raise UsageError("data-invalid", "a picture has no boxes", _HINT)
+    for sought in row.label:
+        if sought.label not in labels:
+            raise UsageError("data-invalid", f"label {sought.label!r} is not one of the model's", _known(labels))
+        yield sought.label, _corners(sought)
+
+
+def _known(labels: Sequence[str]) -> str:
+    return f"they are {', '.join(labels[:20])}"
+
+
+def _corners(sought: LabelledBox) -> Array:
+    left, top, right, bottom = sought.box
+    if not (left < right and top < bottom):
+        raise UsageError("data-invalid", f"box {list(sought.box)} has no area", "give xmin, ymin, xmax, ymax in pixels")
+    return np.array(sought.box, dtype=np.float64)
+
+
+def _judged(answers: Sequence[Answer], wanted: Sequence[Sequence[tuple[str, Array]]], label: str) -> _Class:
+    scores, pictures, right = [], [], []
+    for picture, (answer, sought) in enumerate(zip(answers, wanted, strict=True)):
+        given: Mapping[str, Any] = answer
+        found: list[Found] = [it for it in given["boxes"][:BOXES_MAX] if it["label"] == label]
+        scores += [it["score"] for it in found]
+        pictures += [picture] * len(found)
+        right += detection.matched([detection.edges(it) for it in found], [box for it, box in sought if it == label])
+    order = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
+    return _Class(pictures=np.array(pictures, dtype=np.int64)[order], right=np.array(right, dtype=bool)[order])
+
+
+def _average(model: _Class, counts: Array, weights: Array) -> float:
+    """A label's average precision, each picture counting `weights` times; NaN where none has it."""
+    objects = float((counts * weights).sum())
+    if not objects:
+        return float("nan")
+    each = weights[model.pictures]
+    right, all_found = np.cumsum(each * model.right), np.cumsum(each)
+    precision = np.maximum.accumulate((right / np.maximum(all_found, 1))[::-1])[::-1]
+    at = np.searchsorted(right / objects, _RECALLS, side="left")
+    return float(np.append(precision, 0.0)[np.minimum(at, len(precision))].mean())

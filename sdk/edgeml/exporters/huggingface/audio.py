@@ -1,0 +1,79 @@
+"""What a model folder's own JSON files say of sound: sampling rate, frames, scaling. No weights, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from edgeml.exporters.huggingface import folder as folders
+from edgeml_core.errors import UsageError
+from edgeml_core.processing import AudioInput, MelSpectrum
+from edgeml_runtime.encode.audio import FRAME_SAMPLES, HOP_SAMPLES
+from edgeml_runtime.tensors import Array
+
+#: Seconds of sound: attention over its frames grows with the square of them.
+SECONDS_MAX: Final = 30
+
+
+class _Extractor(msgspec.Struct, frozen=True):
+    feature_extractor_type: str = ""
+    sampling_rate: int = 16_000
+    do_normalize: bool = True
+    num_mel_bins: int = 128
+    max_length: int = 1024
+    mean: float = -4.2677393
+    std: float = 4.5689974
+
+
+def audio_input(folder: Path) -> AudioInput:
+    """How recordings become tensors, from preprocessor_config.json.
+
+    Raises:
+        UsageError: `model-unreadable` when it is missing; `model-unsupported` for another extractor than these two.
+    """
+    found = folders.read(folder / "preprocessor_config.json", _Extractor)
+    if found is None:
+        hint = "save the feature extractor too"
+        raise UsageError("model-unreadable", f"{folder} has no preprocessor_config.json", hint)
+    match found.feature_extractor_type:
+        case "Wav2Vec2FeatureExtractor":
+            return AudioInput(
+                sampling_rate_hz=found.sampling_rate,
+                min_samples=_fewest_samples(folders.config(folder)),
+                max_samples=SECONDS_MAX * found.sampling_rate,
+                normalize=found.do_normalize,
+            )
+        case "ASTFeatureExtractor":
+            return AudioInput(
+                sampling_rate_hz=found.sampling_rate,
+                min_samples=FRAME_SAMPLES,
+                max_samples=FRAME_SAMPLES + (found.max_length - 1) * HOP_SAMPLES,
+                mel=MelSpectrum(
+                    bins=found.num_mel_bins,
+                    frames=found.max_length,
+                    mean=found.mean if found.do_normalize else 0.0,
+                    std=found.std if found.do_normalize else 0.5,
+                ),
+            )
+        case other:
+            known = "export a model with a Wav2Vec2FeatureExtractor or an ASTFeatureExtractor"
+            raise UsageError(
+                "model-unsupported", f"the feature extractor {other or 'without a name'} is unknown", known
+            )
+
+
+def _fewest_samples(config: folders.Config) -> int:
+    """What the model's convolutions make one frame of."""
+    count = 1
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        count = (count - 1) * stride + kernel
+    return count
+
+
+def example(audio: AudioInput) -> Array:
+    """An input to trace with: a second of silence, or the frames of all."""
+    shape = (1, audio.sampling_rate_hz) if audio.mel is None else (1, audio.mel.frames, audio.mel.bins)
+    return np.zeros(shape, dtype=np.float32)

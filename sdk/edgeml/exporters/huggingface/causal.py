@@ -1,0 +1,138 @@
+"""Causal language models: loaded with the keys and values of earlier tokens as inputs and outputs by name."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import transformers
+from optimum.exporters.onnx import model_configs  # noqa: F401 -- its architectures are known once it is imported
+from optimum.exporters.tasks import TasksManager
+
+from edgeml.exporters.huggingface import chat_template
+from edgeml.exporters.huggingface import folder as folders
+from edgeml.exporters.source import Signature, Source, TorchModel
+from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import ChatTemplate, Generation, PromptInput
+from edgeml_runtime.encode.text import opened
+from edgeml_runtime.tensors import Array
+
+_TRACED = "The pump in hall two has stopped."
+
+
+def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -- transformers has no types here
+    """The language model in a folder, already loaded.
+
+    Raises:
+        UsageError: `model-unreadable`, without a usable tokenizer; `model-unsupported`, for an unknown architecture.
+    """
+    tokenizer = work / folders.TOKENIZER
+    text = folders.text_input(path, tokenizer)
+    example = _example(pretrained, opened(tokenizer).encode(_TRACED).ids)
+    past = tuple(name for name in example if name.startswith("past_key_values."))
+    present = tuple(name.replace("past_key_values", "present") for name in past)
+    module = Named(WithPast(pretrained, past), tuple(example), outputs=("logits", *present), by_keyword=True)
+    original = TorchSession(module)
+    chat, notes = _chat(path, tokenizer)
+    return Source(
+        name=path.resolve().name,
+        task="text-generation",
+        kind=kind(pretrained),
+        sha256=digest(pretrained, path / "config.json", tokenizer),
+        signature=Signature(
+            inputs=_free(specs(example)),
+            outputs=_free(specs(original.run(example))),
+            preprocess=PromptInput(tokenizer=text.tokenizer, max_length=text.max_length, chat=chat),
+            postprocess=Generation(output="logits", stop_ids=_stops(pretrained), past=past, present=present),
+        ),
+        example=example,
+        original=original,
+        original_name="PyTorch",
+        assets={folders.TOKENIZER: tokenizer},
+        model=TorchModel(module=module, pretrained=pretrained),
+        tools={name: metadata.version(name) for name in ("torch", "transformers")},
+        notes=notes,
+    )
+
+
+def _stops(pretrained: Any) -> tuple[int, ...]:  # noqa: ANN401 -- transformers has no types here
+    """The tokens at which the model's own generation ends; a chat model's configuration of that names several."""
+    ids = pretrained.generation_config.eos_token_id
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
+
+
+def _chat(path: Path, tokenizer: Path) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+    """The chat template, or what the card is to say of its lack."""
+    try:
+        return chat_template.read(path, opened(tokenizer)), ()
+    except chat_template.Inexpressible as error:
+        return None, (f"the chat template can't be told as plain data: {error}; the model takes prompts only",)
+
+
+def onnx_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and optimum have no types here
+    """How optimum exports the model with its past.
+
+    Raises:
+        UsageError: `model-unsupported`, when it doesn't know the architecture.
+    """
+    try:
+        constructor = TasksManager.get_exporter_config_constructor(
+            "onnx", pretrained, task="text-generation-with-past", library_name="transformers"
+        )
+        return constructor(pretrained.config, use_past=True, use_past_in_inputs=True)
+    except (ValueError, KeyError) as error:
+        hint = "export a GPT-2 or Llama type of model"
+        raise UsageError("model-unsupported", f"there is no way to ONNX for this model: {error}", hint) from error
+
+
+class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
+    """A language model whose keys and values come and go as tensors by name.
+
+    Args:
+        pretrained: transformers' model.
+        past: the names of its past, keys and values in turn, layer by layer.
+    """
+
+    def __init__(self, pretrained: torch.nn.Module, past: tuple[str, ...]) -> None:
+        super().__init__()
+        self.pretrained, self._past = pretrained, past
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The logits and the present keys and values."""
+        before = [inputs.pop(name) for name in self._past]
+        pairs = tuple(zip(before[::2], before[1::2], strict=True))
+        cache = transformers.DynamicCache.from_legacy_cache(pairs)
+        given = self.pretrained(**inputs, past_key_values=cache, use_cache=True)
+        flat = [tensor for layer in given.past_key_values.to_legacy_cache() for tensor in layer]
+        names = (name.replace("past_key_values", "present") for name in self._past)
+        return {"logits": given.logits, **dict(zip(names, flat, strict=True))}
+
+
+def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401 -- transformers has no types here
+    """A prompt with nothing before it, in the order that optimum names the inputs."""
+    tokens = torch.tensor([ids])
+    with torch.inference_mode():
+        layers = pretrained(input_ids=tokens, use_cache=True).past_key_values.to_legacy_cache()
+    empty = {
+        f"past_key_values.{number}.{part}": tensor[:, :, :0].numpy()
+        for number, layer in enumerate(layers)
+        for part, tensor in zip(("key", "value"), layer, strict=True)
+    }
+    positions = torch.arange(len(ids))[None]
+    counted = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": positions}
+    wanted = onnx_config(pretrained).inputs
+    return {name: value.numpy() for name, value in counted.items() if name in wanted} | empty
+
+
+def _free(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Specs with any length: the third dimension of the cache, the second of all else."""
+    return tuple(
+        msgspec.structs.replace(it, shape=(*it.shape[:axis], -1, *it.shape[axis + 1 :]))
+        for it in tensors
+        for axis in (2 if len(it.shape) == 4 else 1,)
+    )

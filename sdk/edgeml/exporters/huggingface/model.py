@@ -1,0 +1,166 @@
+"""The adapter to transformers: a model folder loaded, safetensors only, never any code from it.
+
+Which file says what is `folder`'s business; converting is `to_onnx`'s and `to_tflite`'s.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
+
+from edgeml.exporters.huggingface import audio, causal, detection
+from edgeml.exporters.huggingface import folder as folders
+from edgeml.exporters.source import Signature, Source, TorchModel
+from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import Task, TensorSpec
+from edgeml_core.processing import AudioInput, ImageInput, Postprocess, TextInput
+from edgeml_runtime.encode.text import Encoder
+from edgeml_runtime.tasks import Question
+from edgeml_runtime.tensors import Array
+
+#: The transformers class that loads a task's model, the ending of its architectures' names, the outputs that are used.
+_TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
+    "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", ("logits",)),
+    "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", ("logits",)),
+    "question-answering": (
+        transformers.AutoModelForQuestionAnswering,
+        "ForQuestionAnswering",
+        ("start_logits", "end_logits"),
+    ),
+    "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", ("logits",)),
+    "object-detection": (transformers.AutoModelForObjectDetection, "ForObjectDetection", ("logits", "pred_boxes")),
+    "audio-classification": (transformers.AutoModelForAudioClassification, "ForAudioClassification", ("logits",)),
+    "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
+    "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
+}
+#: Of these tasks an output has one row for each token.
+_BY_TOKEN: Final[tuple[Task, ...]] = ("feature-extraction", "token-classification", "question-answering")
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+#: Two sentences of unequal length: the shorter one's padding keeps the attention mask in the traced graph.
+_TRACED: Final = ("The pump in hall two has stopped.", "Please check the filter before the next shift begins.")
+_ASKED: Final = "What has stopped?"
+
+
+class _Inputs(NamedTuple):
+    """How requests become tensors, the files for that, one input of batch 1, and what the card is to say of it."""
+
+    preprocess: TextInput | ImageInput | AudioInput
+    assets: dict[str, Path]
+    example: dict[str, Array]
+    notes: tuple[str, ...] = ()
+
+
+def load(path: Path, task: Task | None, work: Path) -> Source:
+    """The model in a folder.
+
+    Raises:
+        UsageError: `model-unsafe` for weights as a pickle, `model-unreadable` or `model-unsupported`.
+    """
+    config = folders.config(path)
+    _require_safe(path, config)
+    task = task or _detected(config)
+    if task not in _TASKS:
+        raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
+    automatic, _, outputs = _TASKS[task]
+    pretrained = _pretrained(automatic, path)
+    if task == "text-generation":
+        return causal.source(path, pretrained, work)
+    preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
+    module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
+    original = TorchSession(module)
+    by_length = isinstance(preprocess, TextInput) or (isinstance(preprocess, AudioInput) and preprocess.mel is None)
+    return Source(
+        name=path.resolve().name,
+        task=task,
+        kind=kind(pretrained),
+        sha256=digest(pretrained, path / "config.json", *assets.values()),
+        signature=Signature(
+            inputs=specs(example, lengths=by_length),
+            outputs=specs(original.run(example), lengths=task in _BY_TOKEN),
+            preprocess=preprocess,
+            postprocess=_postprocess(path, task, outputs),
+        ),
+        example=example,
+        original=original,
+        original_name="PyTorch",
+        assets=assets,
+        model=TorchModel(module=module, pretrained=pretrained),
+        tools={name: metadata.version(name) for name in ("torch", "transformers")},
+        notes=notes,
+    )
+
+
+def _require_safe(path: Path, config: folders.Config) -> None:
+    if config.auto_map:
+        raise UsageError("model-unsafe", "the model comes with code of its own", "export it as file.py:function")
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        hint = "save it again with model.save_pretrained(FOLDER, safe_serialization=True)"
+        raise UsageError("model-unsafe", f"the weights come as a pickle: {', '.join(pickles)}", hint)
+    raise UsageError("model-unreadable", f"{path} has no .safetensors file", "save the weights as safetensors")
+
+
+def _detected(config: folders.Config) -> Task:
+    for architecture in config.architectures:
+        if architecture in AUDIO_CLASSIFIERS.values():  # many are called ForSequenceClassification
+            return "audio-classification"
+        for task, (_, ending, _) in _TASKS.items():
+            if architecture.endswith(ending):
+                return task
+    named = ", ".join(config.architectures) or "none"
+    raise UsageError("model-unsupported", f"no task is known for the architecture {named}", "name one with --task")
+
+
+def _pretrained(automatic: Any, path: Path) -> Any:  # noqa: ANN401 -- transformers has no types here
+    try:
+        model = automatic.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        hint = "check that config.json and the weights belong together"
+        raise UsageError("model-unreadable", f"transformers can't load {path}: {error}", hint) from error
+    return model.eval()
+
+
+def _inputs(
+    path: Path,
+    task: Task,
+    pretrained: Any,  # noqa: ANN401 -- transformers has no types here
+    work: Path,
+) -> _Inputs:
+    if task in ("image-classification", "object-detection"):
+        detects = task == "object-detection"
+        image, notes = detection.image_input(path) if detects else (folders.image_input(path), ())
+        shape = (1, image.channels, image.height, image.width)
+        return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}, notes)
+    if task == "audio-classification":
+        sound = audio.audio_input(path)
+        return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
+    tokenizer = work / folders.TOKENIZER
+    asks = task == "question-answering"
+    text = folders.question_input(path, tokenizer) if asks else folders.text_input(path, tokenizer)
+    names = ["input_ids", "attention_mask"]
+    if getattr(pretrained.config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    wanted = tuple(TensorSpec(name=name, dtype="int64", shape=(-1, -1)) for name in names)
+    encoder = Encoder(tokenizer, text, wanted)
+    if asks:
+        tensors = encoder.joined([encoder.windows(Question(_ASKED, text))[0] for text in _TRACED])
+    else:
+        tensors, _ = encoder.encode(_TRACED)
+    return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})
+
+
+def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postprocess:
+    if task == "object-detection":
+        return detection.boxes(path, *outputs)
+    return folders.postprocess(path, task, *outputs)

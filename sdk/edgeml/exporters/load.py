@@ -1,0 +1,59 @@
+"""What MODEL names, loaded: a Hugging Face folder, an `.onnx` or `.pt2` file or a Python function. Dispatch only.
+
+There is no hub access: a model is what lies on this disk.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from edgeml.exporters.source import Source
+from edgeml.pipeline.request import ExportRequest
+from edgeml_core import names
+from edgeml_core.errors import UsageError
+
+_FUNCTION: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
+_UNFIT: Final = re.compile(r"[^a-z0-9_]+")
+_ACCEPTED: Final = "name a Hugging Face folder, a file.onnx, a file.pt2 or path/file.py:function"
+
+
+def load(request: ExportRequest, work: Path) -> Source:
+    """The model that the request names.
+
+    Args:
+        request: its `model` and `task` are read.
+        work: where files made on the way may lie.
+
+    Raises:
+        UsageError: `model-unreadable`, `model-unsafe` or `model-unsupported`.
+    """
+    if function := _FUNCTION.fullmatch(request.model):
+        from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
+
+        return functions.load(Path(function["file"]), function["function"], request.task, work)
+    path = Path(request.model)
+    if path.is_dir():
+        from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers
+
+        return model.load(path, request.task, work)
+    if path.suffix == ".onnx" and path.is_file():
+        from edgeml.exporters import onnx_file  # noqa: PLC0415 -- imports onnx
+
+        return onnx_file.load(path, request.task, work)
+    if path.suffix == ".pt2" and path.is_file():
+        from edgeml.exporters import exported_program  # noqa: PLC0415 -- imports torch
+
+        return exported_program.load(path, request.task)
+    raise UsageError("model-unreadable", f"{request.model!r} is no model that edgeml can read", _ACCEPTED)
+
+
+def release_name(request: ExportRequest, source: Source) -> str:
+    """The name asked for, else one made of the model's.
+
+    Raises:
+        UsageError: `usage`, when the model's name has no letter or digit to make one of.
+    """
+    made = _UNFIT.sub("-", source.name.lower())[: names.NAME_MAX_CHARS].strip("-_")
+    return names.require_name(request.name or made, "model name (give one with --name)")

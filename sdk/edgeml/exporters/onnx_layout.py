@@ -1,0 +1,61 @@
+"""The final form of an ONNX model: `model.onnx` and `model.weights`, the same bytes for the same model.
+
+Every large tensor lies at an aligned offset in the order of the graph. Offsets follow from shapes alone, so two
+versions of one architecture have equal offsets: a runtime can map the weights, and a new version differs from the old
+one only in the chunks whose weights changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgeml.exporters.source import Built, Signature
+
+MODEL: Final = "model.onnx"
+WEIGHTS: Final = "model.weights"
+#: A page: what a runtime can map on every supported system.
+ALIGNMENT_BYTES: Final = 4096
+#: Smaller tensors stay in the graph: shape inference reads them, and padding would cost more than they weigh.
+EXTERNAL_MIN_BYTES: Final = 1024
+
+
+def write(model: onnx.ModelProto, folder: Path, *, recipe: str, signature: Signature) -> Built:
+    """Write a model to `folder`; `model` is changed and must not be used after."""
+    with (folder / WEIGHTS).open("wb") as weights:
+        for tensor in model.graph.initializer:
+            _place(tensor, weights)
+    _strip(model)
+    (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+    return Built(file_format="onnx", recipe=recipe, folder=folder, model=MODEL, weights=(WEIGHTS,), signature=signature)
+
+
+def _place(tensor: TensorProto, weights: BinaryIO) -> None:
+    data = numpy_helper.to_array(tensor).tobytes()
+    name, dims, data_type = tensor.name, tuple(tensor.dims), tensor.data_type
+    tensor.Clear()
+    tensor.name, tensor.data_type = name, data_type
+    tensor.dims.extend(dims)
+    if len(data) < EXTERNAL_MIN_BYTES:
+        tensor.raw_data = data
+        return
+    offset = -(-weights.tell() // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    weights.write(b"\0" * (offset - weights.tell()) + data)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(len(data)))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what exporters leave in the file about the machine that they ran on."""
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]

@@ -1,0 +1,87 @@
+"""The adapter to optimum and torch's exporter: a source becomes an fp32 ONNX model with any batch size and length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import torch
+from optimum.exporters.onnx import export
+from optimum.exporters.tasks import TasksManager
+
+from edgeml.exporters import conversion_error
+from edgeml.exporters.huggingface import causal
+from edgeml.exporters.source import Source, TorchModel
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import TensorSpec
+
+#: Has LayerNormalization as one operator, and all that the quantizers ask for.
+OPSET: Final = 17
+
+
+def convert(source: Source, work: Path) -> onnx.ModelProto:
+    """The fp32 model.
+
+    Raises:
+        UsageError: `model-unsupported`, when the exporter has no way for the architecture or an operator.
+    """
+    if isinstance(source.model, Path):
+        return onnx.load(source.model)
+    path = work / "exported.onnx"
+    try:
+        # A detector's positions follow from its pictures' size, which is fixed: traced, they are constants.
+        if source.model.pretrained is not None and source.task != "object-detection":
+            _pretrained(source, source.model.pretrained, path)
+        else:
+            _module(source, source.model, path)
+        return onnx.load(path)
+    except UsageError:
+        raise
+    except Exception as error:  # the exporters raise whatever their passes raise
+        raise conversion_error.unsupported("onnx", error) from error
+
+
+def _pretrained(source: Source, model: Any, path: Path) -> None:  # noqa: ANN401 -- transformers has no types here
+    if source.task == "text-generation":
+        export(model, causal.onnx_config(model), path, opset=OPSET)
+        return
+    constructor = TasksManager.get_exporter_config_constructor(
+        "onnx", model, task=source.task, library_name="transformers"
+    )
+    export(model, constructor(model.config), path, opset=OPSET)
+
+
+def _module(source: Source, model: TorchModel, path: Path) -> None:
+    names = [spec.name for spec in source.signature.inputs]
+    outputs = [spec.name for spec in source.signature.outputs]
+    example = tuple(torch.from_numpy(source.example[name]) for name in names)
+    torch.onnx.export(
+        # Not in evaluation mode, the wrapper would take the model inside back into training when the exporter is done.
+        _Positional(model.module, tuple(names)).eval(),
+        example,
+        path,
+        input_names=names,
+        output_names=outputs,
+        dynamic_axes={
+            spec.name: {axis: f"{spec.name}_{axis}" if axis else "batch_size" for axis in _free(spec)}
+            for spec in (*source.signature.inputs, *source.signature.outputs)
+        },
+        opset_version=OPSET,
+        dynamo=False,
+    )
+
+
+def _free(spec: TensorSpec) -> list[int]:
+    return [axis for axis, length in enumerate(spec.shape) if length == -1]
+
+
+class _Positional(torch.nn.Module):  # type: ignore[misc] # torch is not followed
+    """The exporter passes inputs in order and takes outputs as a tuple."""
+
+    def __init__(self, named: torch.nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.named, self._names = named, names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.named(**dict(zip(self._names, inputs, strict=True))).values())

@@ -1,0 +1,60 @@
+"""What the signed repository says now, as the service needs it: releases with their chunks and who is to have them.
+
+The repository is verified as it is read. Announcing it is `announcer`'s business.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import msgspec
+
+from edgeml.repository import Repository, releases
+from edgeml.repository.chunk_ids import Outgoing, Sealed
+from edgeml_core import desired, wire_keys
+from edgeml_core.desired import FleetDocument
+from edgeml_origin.cohorts import AnnouncedRelease
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """All releases in the order of their publication, the devices that are enrolled, and the sites where they stand."""
+
+    releases: tuple[AnnouncedRelease, ...]
+    devices: frozenset[str]
+    sealed: Mapping[str, Sealed]
+    sites: dict[str, str]
+
+
+def look(repository: Repository) -> View:
+    """Read and verify the repository.
+
+    Raises:
+        UsageError: `repo-invalid`.
+    """
+    document = repository.document()
+    expected = _expected(document)
+    published = releases(repository)
+    outgoing = Outgoing(published, repository.groups)
+    listed = tuple(
+        AnnouncedRelease(
+            release=wire_keys.chunk_id(it.manifest_sha256),
+            ids=outgoing.ids(it),
+            devices=frozenset(expected[it.manifest_sha256]),
+        )
+        for it in published
+    )
+    sites = {name: device.labels.get(desired.SITE_LABEL, "") for name, device in document.devices.items()}
+    return View(releases=listed, devices=frozenset(document.devices), sealed=outgoing.sealed, sites=sites)
+
+
+def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:
+    """The devices that may come to want each release; which of several bundles suits a device, it says itself."""
+    expected: defaultdict[str, set[str]] = defaultdict(set)
+    for name, device in document.devices.items():
+        target = device.labels.get("target", "")
+        for deployment in desired.wanted_by(document, name).values():
+            for bundle in deployment.bundles:
+                if target in ("", bundle.target):
+                    expected[bundle.manifest_sha256].add(name)
+    return expected

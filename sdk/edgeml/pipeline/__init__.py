@@ -1,0 +1,1 @@
+"""One export from MODEL to bundles: `export` has the steps, the others one step each."""

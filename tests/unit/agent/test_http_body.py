@@ -1,0 +1,122 @@
+"""Request bodies: bounds, and the image in a form."""
+
+import asyncio
+import gzip
+import zlib
+
+import pytest
+from starlette.requests import Request
+
+from edgeml_agent.http_api import body
+from edgeml_core.errors import UsageError
+
+HEADER = "multipart/form-data; boundary=xYz"
+#: Bytes that a careless parser would change or split at.
+IMAGE = b"\x89PNG\r\n\x1a\n--xY\n\r\r\n\r\n\x00\xff--"
+
+
+def a_form(*parts, end=b"--\r\n"):
+    """A form's body from (name, content) pairs."""
+    pieces = [
+        b'\r\nContent-Disposition: form-data; name="%s"; filename="a b.png"\r\nContent-Type: image/png\r\n\r\n%s\r\n'
+        % (name, content)
+        for name, content in parts
+    ]
+    return b"--xYz" + b"--xYz".join(pieces) + b"--xYz" + end
+
+
+def a_request(*pieces, **headers):
+    """A request whose body arrives in `pieces`."""
+    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive():
+        return messages.pop(0)
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+
+
+def read(request):
+    """The body of `request`."""
+    return asyncio.run(body.read(request))
+
+
+def test_a_body_in_pieces_is_put_together():
+    """The pieces come out in their order."""
+    assert read(a_request(b"ab", b"", b"c")) == b"abc"
+
+
+def test_a_body_declared_too_long_is_refused_unread():
+    """The declared length is enough to refuse it."""
+    with pytest.raises(UsageError) as caught:
+        read(a_request(content_length=str(body.BODY_MAX_BYTES + 1)))
+    assert caught.value.code == "body-too-large"
+
+
+def test_a_body_that_grows_too_long_is_refused(monkeypatch):
+    """A length that isn't declared, or is false, doesn't help."""
+    monkeypatch.setattr(body, "BODY_MAX_BYTES", 8)
+    assert read(a_request(b"1234", b"5678", content_length="1")) == b"12345678"
+    with pytest.raises(UsageError) as caught:
+        read(a_request(b"1234", b"56789", content_length="1"))
+    assert caught.value.code == "body-too-large"
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_packed_body_is_unpacked(encoding, pack):
+    """Both formats that clients use; a piece of one is refused."""
+    packed = pack(b"x" * 1000)
+    assert read(a_request(packed[:9], packed[9:], content_encoding=encoding)) == b"x" * 1000
+    for damaged in (packed[:-1], b"x", b""):
+        with pytest.raises(UsageError) as caught:
+            read(a_request(damaged, content_encoding=encoding))
+        assert caught.value.code == "input-invalid"
+
+
+def test_a_packed_body_that_grows_too_long_is_refused():
+    """Sixteen kilobytes that would become seventeen megabytes: nobody has to hold them."""
+    bomb = gzip.compress(b"\0" * (body.BODY_MAX_BYTES + 1))
+    assert len(bomb) < 20_000
+    with pytest.raises(UsageError) as caught:
+        read(a_request(bomb, content_encoding="gzip"))
+    assert caught.value.code == "body-too-large"
+
+
+def test_a_body_packed_in_another_way_is_refused():
+    """It isn't taken for JSON by mistake."""
+    with pytest.raises(UsageError) as caught:
+        read(a_request(b"x", content_encoding="br"))
+    assert caught.value.code == "content-unsupported"
+
+
+def test_a_file_comes_out_of_a_form_unchanged():
+    """Every byte survives, line ends and pieces of the boundary too."""
+    assert body.form_field(a_form((b"note", b"hi"), (b"image", IMAGE)), HEADER, "image") == IMAGE
+    assert body.form_field(a_form((b"image", b"")), HEADER, "image") == b""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"",
+        b"--xYz",
+        a_form((b"image", IMAGE), end=b""),
+        a_form((b"other", IMAGE)),
+        a_form((b"image", IMAGE), (b"image", IMAGE)),
+        a_form(*[(b"n", b"")] * body.FORM_PARTS_MAX, (b"image", IMAGE)),
+        b"--xYz\r\nno headers--xYz--",
+    ],
+)
+def test_a_form_without_exactly_one_image_is_refused(form):
+    """Broken off, missing, twice, or one of too many parts."""
+    with pytest.raises(UsageError) as caught:
+        body.form_field(form, HEADER, "image")
+    assert caught.value.code == "input-invalid"
+
+
+@pytest.mark.parametrize("header", ["multipart/form-data", "multipart/form-data; boundary=", 'x; boundary="'])
+def test_a_form_without_a_boundary_is_refused(header):
+    """The header that a client wrote by hand."""
+    with pytest.raises(UsageError):
+        body.form_field(a_form((b"image", IMAGE)), header, "image")

@@ -1,0 +1,84 @@
+"""Hours of the day: when they begin and end, over midnight and over a change to summer time."""
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from edgeml_agent.schedule import AtOnce, DeviceCalendar, Hours, parse
+from edgeml_core.desired import Deployment
+
+NIGHT = parse("22:00-05:00")
+NOON = parse("11:30-13:00")
+
+
+def a_wish(activate_after=None):
+    """A deployment."""
+    return Deployment(
+        id="d", name="m", version="1", selector={}, percent=100.0, bundles=(), activate_after=activate_after
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch):
+    """A machine whose local time isn't UTC."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def at(text):
+    """A local time, in seconds since 1970."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("hours", "now", "opens", "closes"),
+    [
+        (NOON, "2030-01-10 11:29", "2030-01-10 11:30", "2030-01-10 13:00"),
+        (NOON, "2030-01-10 11:30", "2030-01-10 11:30", "2030-01-10 13:00"),
+        (NOON, "2030-01-10 12:59", "2030-01-10 12:59", "2030-01-10 13:00"),
+        (NOON, "2030-01-10 13:00", "2030-01-11 11:30", "2030-01-11 13:00"),
+        (NIGHT, "2030-01-10 23:59", "2030-01-10 23:59", "2030-01-11 05:00"),
+        (NIGHT, "2030-01-10 00:00", "2030-01-10 00:00", "2030-01-10 05:00"),
+        (NIGHT, "2030-01-10 05:00", "2030-01-10 22:00", "2030-01-11 05:00"),
+        (NIGHT, "2030-12-31 21:59", "2030-12-31 22:00", "2031-01-01 05:00"),
+        # At 2 the clocks go on to 3: the night has six hours.
+        (NIGHT, "2030-03-30 22:00", "2030-03-30 22:00", "2030-03-31 05:00"),
+    ],
+)
+def test_hours_begin_and_end_by_local_time(hours, now, opens, closes):
+    """Now, when they last; else the next time, today or tomorrow."""
+    assert (hours.opens_at(at(now)), hours.closes_at(at(now))) == (at(opens), at(closes))
+
+
+def test_the_night_of_summer_time_is_short():
+    """Six hours pass between 22:00 and 5:00."""
+    assert NIGHT.closes_at(at("2030-03-30 22:00")) - at("2030-03-30 22:00") == 6 * 3600
+
+
+@pytest.mark.parametrize("text", ["", "22-05", "22:00", "24:00-05:00", "22:60-05:00", "05:00-05:00", "22:00-05:00 "])
+def test_other_texts_are_refused(text):
+    """With an example of what is meant."""
+    with pytest.raises(ValueError, match="22:00-05:00"):
+        parse(text)
+
+
+def test_a_release_serves_when_both_its_deployment_and_the_device_let_it():
+    """The later of the two; with neither, at once."""
+    now = at("2030-01-10 12:00")
+    wish = a_wish(activate_after=datetime(2030, 1, 12, 11, 0, tzinfo=UTC))
+    assert DeviceCalendar(fetch=None, activate=NIGHT).activate_at(wish, now) == at("2030-01-12 22:00")
+    assert DeviceCalendar(fetch=None, activate=None).activate_at(wish, now) == at("2030-01-12 12:00")
+    assert DeviceCalendar(fetch=None, activate=None).activate_at(a_wish(), now) == now
+    assert AtOnce().activate_at(wish, now) == now
+
+
+def test_fetching_has_hours_of_its_own():
+    """Always, where none are set."""
+    now = at("2030-01-10 12:00")
+    always, nightly = DeviceCalendar(fetch=None, activate=NIGHT), DeviceCalendar(fetch=Hours(60, 120), activate=None)
+    assert (always.fetch_at(now), always.fetch_until(now)) == (now, None)
+    assert (nightly.fetch_at(now), nightly.fetch_until(now)) == (at("2030-01-11 01:00"), at("2030-01-11 02:00"))

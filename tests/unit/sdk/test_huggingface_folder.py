@@ -1,0 +1,143 @@
+"""What a model folder's JSON files say of pre- and postprocessing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from edgeml.exporters.huggingface import audio
+from edgeml.exporters.huggingface import folder as folders
+from edgeml_core.errors import UsageError
+from edgeml_core.processing import Classes, Embedding, TokenClasses
+
+
+def write(folder: Path, **files: object) -> Path:
+    """Files by name, `__` for a slash."""
+    for name, value in files.items():
+        path = folder / f"{name.replace('__', '/')}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(value))
+    return folder
+
+
+def test_a_sentence_transformers_folder_decides_the_pooling(tmp_path: Path):
+    """CLS pooling and a Normalize module, as the folder's own files say."""
+    modules = [{"type": "st.models.Transformer", "path": ""}, {"type": "st.models.Pooling", "path": "1_Pooling"}]
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    write(
+        tmp_path, config={}, modules=[*modules, {"type": "x.Normalize", "path": "2"}], **{"1_Pooling__config": pooling}
+    )
+    found = folders.postprocess(tmp_path, "feature-extraction", "last_hidden_state")
+    assert found == Embedding(output="last_hidden_state", pooling="cls", normalize=True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"1_Pooling__config": {"pooling_mode_max_tokens": True}},
+        {"modules": [{"type": "x.Dense", "path": "2_Dense"}]},
+    ],
+)
+def test_a_pooling_that_devices_don_t_have_is_refused(tmp_path: Path, files: dict[str, object]):
+    """Max pooling or a dense layer after it: another vector than the model's would come out."""
+    write(tmp_path, config={}, **files)
+    with pytest.raises(UsageError) as caught:
+        folders.postprocess(tmp_path, "feature-extraction", "y")
+    assert caught.value.code == "model-unsupported"
+
+
+def test_labels_come_in_the_order_of_their_numbers(tmp_path: Path):
+    """JSON keys are strings: 10 comes after 9, not after 1."""
+    write(tmp_path, config={"id2label": {str(index): f"label {index}" for index in reversed(range(12))}})
+    found = folders.postprocess(tmp_path, "text-classification", "logits")
+    assert isinstance(found, Classes)
+    assert found.labels == tuple(f"label {index}" for index in range(12))
+    assert found.activation == "softmax"
+    assert isinstance(folders.postprocess(tmp_path, "token-classification", "logits"), TokenClasses)
+
+
+def test_many_labels_at_once_have_a_probability_each(tmp_path: Path):
+    """A multi-label model's scores don't sum to one."""
+    write(tmp_path, config={"id2label": {"0": "a"}, "problem_type": "multi_label_classification"})
+    found = folders.postprocess(tmp_path, "text-classification", "logits")
+    assert isinstance(found, Classes)
+    assert found.activation == "sigmoid"
+
+
+def test_the_shortest_limit_on_tokens_holds(tmp_path: Path):
+    """Of the tokenizer's (none: 1e30), the sentence model's and the position table's; own cutting is taken out."""
+    write(
+        tmp_path,
+        config={"max_position_embeddings": 512},
+        tokenizer_config={"model_max_length": 1e30, "pad_token": {"content": "[PAD]"}},
+        sentence_bert_config={"max_seq_length": 256},
+    )
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "x": 1, "[PAD]": 7}, unk_token="[UNK]"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = folders.text_input(tmp_path, tmp_path / "out.json")
+    assert (found.max_length, found.pad_id) == (256, 7)
+    written = Tokenizer.from_file(str(tmp_path / "out.json"))
+    assert written.truncation is None
+    assert written.padding is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "height", "edge"),
+    [
+        ({"size": {"height": 8, "width": 8}}, 8, 0),
+        ({"size": {"shortest_edge": 16}, "crop_size": {"height": 12, "width": 12}, "do_center_crop": True}, 12, 16),
+        ({"size": 16, "crop_size": 12, "do_center_crop": True}, 12, 16),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, 224, 256),
+    ],
+)
+def test_image_processors_of_all_ages_are_read(tmp_path: Path, settings: dict[str, object], height: int, edge: int):
+    """ViT's, ResNet's, an old one with bare numbers and ConvNeXT's."""
+    found = folders.image_input(write(tmp_path, preprocessor_config=settings | {"resample": 3}))
+    assert (found.height, found.width, found.resize_shortest_edge) == (height, height, edge)
+    assert found.resample == "bicubic"
+
+
+def test_what_is_missing_or_malformed_is_named(tmp_path: Path):
+    """No config.json, one that is no JSON, no tokenizer, no image processor: each with its remedy."""
+    for look in (
+        lambda: folders.config(tmp_path),
+        lambda: folders.text_input(tmp_path, tmp_path / "out.json"),
+        lambda: folders.image_input(tmp_path),
+    ):
+        with pytest.raises(UsageError) as caught:
+            look()
+        assert caught.value.code == "model-unreadable"
+        assert caught.value.hint
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json"):
+        folders.config(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("bert", 514), ("roberta", 512)])
+def test_positions_counted_from_the_padding_token_are_fewer(kind: str, expected: int, tmp_path: Path):
+    """RoBERTa's first position is the padding token's id and one; what comes after the last would crash the model."""
+    settings = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
+    assert folders.config(write(tmp_path, config=settings)).positions == expected
+
+
+def test_sounds_are_read_as_their_extractor_says(tmp_path: Path):
+    """Samples, with the fewest that the convolutions take; a mel spectrum, with as many samples as it has frames."""
+    extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16_000}
+    kernels = {"conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2]}
+    found = audio.audio_input(write(tmp_path, preprocessor_config=extractor, config=kernels))
+    assert (found.min_samples, found.normalize, found.mel) == (400, True, None)
+    extractor = {"feature_extractor_type": "ASTFeatureExtractor", "max_length": 1024, "num_mel_bins": 128}
+    found = audio.audio_input(write(tmp_path, preprocessor_config=extractor))
+    assert (found.max_samples, found.mel and found.mel.bins) == (400 + 1023 * 160, 128)
+
+
+def test_an_unknown_extractor_is_refused(tmp_path: Path):
+    """No features are guessed."""
+    with pytest.raises(UsageError, match="WhisperFeatureExtractor") as caught:
+        audio.audio_input(write(tmp_path, preprocessor_config={"feature_extractor_type": "WhisperFeatureExtractor"}))
+    assert caught.value.code == "model-unsupported"
