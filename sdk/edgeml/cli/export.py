@@ -10,7 +10,8 @@ import click
 
 from edgeml.cli import gate_table
 from edgeml.cli.output import Output, Share, Size, command, size, table
-from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
+from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest
+from edgeml.quantize.recipes import Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgeml.exporters.source import Built, Signature
+from edgeml_core.profile import RecipeName
 
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.weights"
@@ -23,7 +24,7 @@ ALIGNMENT_BYTES: Final = 4096
 EXTERNAL_MIN_BYTES: Final = 1024
 
 
-def write(model: onnx.ModelProto, folder: Path, *, recipe: str, signature: Signature) -> Built:
+def write(model: onnx.ModelProto, folder: Path, *, recipe: RecipeName, signature: Signature) -> Built:
     """Write a model to `folder`; `model` is changed and must not be used after."""
     with (folder / WEIGHTS).open("wb") as weights:
         for tensor in model.graph.initializer:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeml_core.manifest import Format, Task, TensorSpec
 from edgeml_core.processing import Postprocess, Preprocess
-from edgeml_core.profile import ModelKind
+from edgeml_core.profile import ModelKind, RecipeName
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 #: The quantization recipe of a model that is not quantized.
-FLOAT: str = "none"
+FLOAT: Final[RecipeName] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Built:
     """
 
     file_format: Format
-    recipe: str
+    recipe: RecipeName
     folder: Path
     model: str
     signature: Signature

@@ -14,7 +14,7 @@ from edgeml.pipeline.request import Exported
 from edgeml_core.card import Proved, Timed, Tried
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
-from edgeml_core.profile import Recipe
+from edgeml_core.profile import RecipeName
 
 
 @dataclass(kw_only=True)
@@ -22,7 +22,7 @@ class Attempt:
     """Filled in step by step; `error` is what stopped it."""
 
     file_format: Format
-    recipe: Recipe
+    recipe: RecipeName
     candidate: Candidate | None = None
     findings: Findings | None = None
     times: Times | None = None

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeml.exporters.source import Built
-from edgeml_core.profile import Recipe
+from edgeml_core.profile import RecipeName
 from edgeml_runtime.tensors import Array
 
 
-def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
+def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
     """Quantize a model.
 
     Args:
-        recipe: one that the model's format knows.
+        name: of a recipe that the model's format knows.
         model: in fp32.
         folder: an empty one for the result; the assets of `model` are copied to it.
         calibration: the model's inputs, as real requests make them; empty where there are none.
@@ -30,7 +30,7 @@ def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapp
     if model.file_format == "onnx":
         from edgeml.quantize.onnx import recipes  # noqa: PLC0415 -- imports onnx and onnxruntime's quantizer
 
-        return recipes.apply(recipe, model, folder, calibration)
+        return recipes.apply(name, model, folder, calibration)
     from edgeml.quantize import tflite  # noqa: PLC0415 -- imports ai-edge-quantizer
 
-    return tflite.apply(recipe, model, folder, calibration)
+    return tflite.apply(name, model, folder, calibration)

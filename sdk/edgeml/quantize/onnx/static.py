@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from edgeml.quantize import recipes
 from edgeml.quantize.onnx.embeddings import PREFIX
 from edgeml.quantize.onnx.graph_pass import has
 from edgeml_runtime.tensors import Array
 
-Method = Literal["minmax", "entropy", "percentile"]
-_METHODS: Final = {
+_METHODS: Final[dict[recipes.CalibrationMethod, CalibrationMethod]] = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
@@ -36,7 +36,7 @@ class Static:
 
     reduced: bool
     calibration: Sequence[Mapping[str, Array]]
-    method: Method = "minmax"
+    method: recipes.CalibrationMethod = "minmax"
     excluded: Sequence[str] = ()
 
     def requires(self, model: onnx.ModelProto) -> str | None:
