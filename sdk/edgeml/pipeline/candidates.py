@@ -23,7 +23,7 @@ from edgeml.quantize import apply, recipes
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
 from edgeml_core.profile import Profile, RecipeName
-from edgeml_runtime.bench.child import Timed
+from edgeml_runtime.bench.child import TimedModel
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tensors import Array
 
@@ -138,7 +138,7 @@ def is_faster(job: Job, one: Attempt, other: Attempt) -> bool:
     return True
 
 
-def _timed(job: Job, candidate: Candidate) -> Timed:
+def _timed(job: Job, candidate: Candidate) -> TimedModel:
     return latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
 
 

@@ -145,7 +145,7 @@ def _card(found: card.Card, attempt: Attempt, chosen: format_choice.Chosen) -> c
     return msgspec.structs.replace(
         found,
         tried=tuple(it.tried for it in chosen.attempts),
-        proved=attempt.proved,
+        verified=attempt.proved,
         warnings=(*chosen.notes, *left, *found.warnings),
     )
 

@@ -56,7 +56,7 @@ def render(found: Inspected) -> str:
         sections.warnings(card),
         plots,
         sections.candidates(found),
-        sections.proofs(found.proofs),
+        sections.proofs(found.verifications),
         sections.manifest(found),
         sections.figures(found),
     )

@@ -13,7 +13,7 @@ import msgspec
 from edgeml.bundles import Inspected
 from edgeml.report.markup import Child, Element, el
 from edgeml.report.plots import Bar, Kind, Pair, Point, bars, pairs, scatter
-from edgeml_core.card import Accuracy, Card, Latency, Measurements, Proved, Timed, Tried
+from edgeml_core.card import Accuracy, CandidateTimes, Card, Latency, Measurements, TargetVerification, Tried
 from edgeml_core.manifest import TensorSpec
 
 #: Classes plotted; the whole list is in the figures below.
@@ -106,7 +106,7 @@ def classes(accuracy: Accuracy | None) -> Element | None:
     return _section("By class", pairs(rows, f"Accuracy by class: {note}"), el("p", note, class_="muted"))
 
 
-def proofs(known: Sequence[Proved]) -> Element | None:
+def proofs(known: Sequence[TargetVerification]) -> Element | None:
     """On which CPUs it was run, and how."""
     rows: list[Sequence[str]] = [
         (
@@ -153,7 +153,7 @@ def figures(found: Inspected) -> Element:
     return el("details", el("summary", "All figures"), _pairs(rows))
 
 
-def _candidate_plot(card: Card, times: dict[tuple[str, str], Timed]) -> Element | None:
+def _candidate_plot(card: Card, times: dict[tuple[str, str], CandidateTimes]) -> Element | None:
     timed = [(str(number), it, times.get((it.format, it.recipe))) for number, it in enumerate(card.tried, 1)]
     by_drop = any(it.drop is not None for _, it, _ in timed)
     points = []
@@ -171,7 +171,9 @@ def _candidate_plot(card: Card, times: dict[tuple[str, str], Timed]) -> Element 
     return scatter(points, "p50, ms", y_title, f"Candidates: latency against {y_title}")
 
 
-def _candidate_row(number: int, it: Tried, times: dict[tuple[str, str], Timed], shipped: tuple[str, str]) -> list[str]:
+def _candidate_row(
+    number: int, it: Tried, times: dict[tuple[str, str], CandidateTimes], shipped: tuple[str, str]
+) -> list[str]:
     time = times.get((it.format, it.recipe))
     return [
         str(number),

@@ -12,14 +12,14 @@ from edgeml.report import page
 from edgeml.report.markup import shown
 from edgeml_core.card import (
     Accuracy,
+    CandidateTimes,
     Card,
     ClassAccuracy,
     Energy,
     Latency,
     Measurements,
     Parity,
-    Proved,
-    Timed,
+    TargetVerification,
     Tried,
     Verified,
 )
@@ -58,9 +58,11 @@ def a_card(**changes):
             ),
             Tried(format="tflite", recipe="dynamic", why="never got so far"),
         ),
-        proved=(
-            Proved(cpu="cortex-a72", how="emulated", min_cosine=0.999871, max_abs=0.00312, accuracy=accuracy),
-            Proved(cpu="haswell", how="not measured", note="run `edgeml target prepare`"),
+        verified=(
+            TargetVerification(
+                cpu="cortex-a72", how="emulated", min_cosine=0.999871, max_abs=0.00312, accuracy=accuracy
+            ),
+            TargetVerification(cpu="haswell", how="not measured", note="run `edgeml target prepare`"),
         ),
         warnings=("texts are cut at 128 tokens", HOSTILE),
     )
@@ -82,8 +84,8 @@ def measured():
         energy=Energy(joules_per_inference=0.0213, note="RAPL"),
         verified_on=(Verified(cpu="Icelake", how="measured", ok=True),),
         candidates=(
-            Timed(format="onnx", recipe="static-s8", fp32_ms=9.03, int8_ms=2.71),
-            Timed(format="onnx", recipe="dynamic-s8", fp32_ms=9.017, int8_ms=3.042),
+            CandidateTimes(format="onnx", recipe="static-s8", fp32_ms=9.03, int8_ms=2.71),
+            CandidateTimes(format="onnx", recipe="dynamic-s8", fp32_ms=9.017, int8_ms=3.042),
         ),
     )
 
@@ -133,7 +135,7 @@ CASES = {
     "full": found(measurements=measured()),
     "unmeasured": found(),
     "bare": found(a_manifest().card),
-    "nothing to compare": found(a_card(tried=(), proved=(), baseline_size_bytes=0), measured()),
+    "nothing to compare": found(a_card(tried=(), verified=(), baseline_size_bytes=0), measured()),
     "many classes": found(
         a_card(
             accuracy=msgspec.structs.replace(
