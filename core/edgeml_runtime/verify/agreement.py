@@ -66,7 +66,7 @@ def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
     here, there = ([it["label"] for it in side["boxes"]] for side in (one, other))
     if sorted(here) != sorted(there):
         return False
-    return all(all(detection.matched(_edges(one, label), _edges(other, label))) for label in set(here))
+    return all(all(detection.match(_edges(one, label), _edges(other, label))) for label in set(here))
 
 
 def _edges(answer: Any, label: str) -> list[Array]:  # noqa: ANN401

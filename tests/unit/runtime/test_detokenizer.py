@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from edgeml_runtime.generate.detokenizer import Spelling
+from edgeml_runtime.generate.detokenizer import Detokenizer
 
 _BYTES = "the pump hall € two".encode()
 
@@ -17,13 +17,13 @@ def byte_tokenizer():
 
 def pieces(text, *, given=b"", stop=()):
     """What each byte of `text` gives out, and at last the rest."""
-    spelling = Spelling(byte_tokenizer().decode, list(given), stop)
+    detokenizer = Detokenizer(byte_tokenizer().decode, list(given), stop)
     found = []
     for byte in text:
-        found.append(spelling.add(byte))
-        if spelling.stopped:
+        found.append(detokenizer.add(byte))
+        if detokenizer.stopped:
             return found
-    return [*found, spelling.rest()]
+    return [*found, detokenizer.rest()]
 
 
 def test_a_character_comes_when_it_is_whole():

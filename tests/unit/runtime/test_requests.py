@@ -157,15 +157,15 @@ def test_what_doesnt_fit_is_refused_with_the_remedy(manifest, request_):
 def test_items_are_bounded(item):
     """Too long a text or file is refused before any work is done on it."""
     with pytest.raises(UsageError, match="has"):
-        requests.require_bounds(item)
+        requests.check_bounds(item)
 
 
 @pytest.mark.parametrize("sample", [1e39, -3e38, float("inf"), float("nan")])
-def test_a_sound_of_no_real_loudness_is_refused(sample):
+def test_check_bounds_audio_sample_out_of_range_raises(sample):
     """Nothing could be said of it but scores that are no numbers."""
-    requests.require_bounds(Audio(np.float32([0, -1.5, 32767]), 16_000))
-    with np.errstate(over="ignore"), pytest.raises(UsageError, match="loudness") as caught:
-        requests.require_bounds(Audio(np.array([0, sample]).astype(np.float32), 16_000))
+    requests.check_bounds(Audio(np.float32([0, -1.5, 32767]), 16_000))
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match="audio sample out of range") as caught:
+        requests.check_bounds(Audio(np.array([0, sample]).astype(np.float32), 16_000))
     assert caught.value.code == "input-invalid"
 
 

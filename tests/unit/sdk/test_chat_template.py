@@ -6,7 +6,7 @@ from edgeml.exporters.huggingface import chat_template
 from edgeml.exporters.huggingface.chat_template import Inexpressible
 from edgeml_core.errors import UsageError
 from edgeml_runtime.encode.text import opened
-from edgeml_runtime.generate.chat import rendered
+from edgeml_runtime.generate.chat import render
 from edgeml_runtime.tasks import Message
 from support.breadth_models import tokenizer
 
@@ -99,11 +99,11 @@ def test_a_known_template_writes_what_transformers_writes(template, takes_system
     for messages in conversations:
         if SYSTEM in messages and not takes_system:
             with pytest.raises(UsageError, match="'system' can't come first"):
-                rendered(messages, found)
+                render(messages, found)
             continue
         said = [{"role": it.role, "content": it.content} for it in messages]
         expected = theirs.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        assert rendered(messages, found) == expected
+        assert render(messages, found) == expected
         ids = theirs.apply_chat_template(said, add_generation_prompt=True)
         assert ours.encode(expected, add_special_tokens=False).ids == ids
 

@@ -137,7 +137,7 @@ def _is_same(render: _Render, template: ChatTemplate, roles: Sequence[str]) -> b
         contents = itertools.islice(itertools.cycle(_CONTENTS), first, first + len(roles))
         messages = [Message(role, content) for role, content in zip(roles, contents, strict=True)]
         try:
-            ours = chat.rendered(messages, template)
+            ours = chat.render(messages, template)
         except UsageError:
             return True  # the device refuses this order
         if ours != render(messages):
@@ -148,5 +148,5 @@ def _is_same(render: _Render, template: ChatTemplate, roles: Sequence[str]) -> b
 def _require_same_tokens(theirs: Any, ours: Tokenizer, template: ChatTemplate) -> None:  # noqa: ANN401 -- no types
     messages = [Message("user", _CONTENTS[-1])]
     wanted = theirs.apply_chat_template([msgspec.structs.asdict(messages[0])], add_generation_prompt=True)
-    if wanted != ours.encode(chat.rendered(messages, template), add_special_tokens=False).ids:
+    if wanted != ours.encode(chat.render(messages, template), add_special_tokens=False).ids:
         raise Inexpressible("transformers makes other tokens of its prompts than tokenizer.json")
