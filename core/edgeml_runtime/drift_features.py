@@ -89,7 +89,7 @@ def observations(run: Run, manifest: Manifest) -> Iterator[Observation]:
 
 
 def is_observed(manifest: Manifest) -> bool:
-    """Tell whether a model has drift features; language models have none."""
+    """Return whether a model has drift features; language models have none."""
     return type(manifest.preprocess) in _INPUTS
 
 

@@ -267,7 +267,7 @@ ItemInfo: TypeAlias = Tokens | Picture | Sound | None
 
 
 def truncated(about: ItemInfo) -> Truncated | None:
-    """Tell how much of an item the model read; None when it read all."""
+    """Return how much of an item the model read; None when it read all."""
     match about:
         case Tokens(texts=texts, unread=unread) if unread:
             return {"tokens": len(texts) + unread, "read": len(texts)}

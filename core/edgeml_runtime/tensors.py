@@ -141,7 +141,7 @@ def unstack(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str,
 
 
 def fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
-    """Tell whether a shape fits a spec's, where -1 is any length."""
+    """Return whether a shape fits a spec's, where -1 is any length."""
     return len(shape) == len(spec) and all(length in (-1, have) for have, length in zip(shape, spec, strict=True))
 
 

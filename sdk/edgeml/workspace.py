@@ -65,7 +65,7 @@ def folder(output: Path) -> Iterator[Path]:
 
 
 def ran_full(error: BaseException | None) -> bool:
-    """Tell whether a full disk caused an error. Converters wrap the cause, or keep its text only."""
+    """Return whether a full disk caused an error. Converters wrap the cause, or keep its text only."""
     while error is not None:
         if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or _NO_SPACE in str(error):
             return True

@@ -95,7 +95,7 @@ def _first(value: torch.Tensor, spec: TensorSpec) -> Array:
 
 
 def _kind(program: Any) -> ModelKind:  # noqa: ANN401 -- torch has no types here
-    """Tell the kind of model by its operators, as `torch_session.kind` does by its modules."""
+    """Return the kind of model by its operators, as `torch_session.kind` does by its modules."""
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     attends = any("attention" in target or "softmax" in target for target in called)
     return "cnn" if sum(".conv" in target for target in called) > 1 and not attends else "encoder"

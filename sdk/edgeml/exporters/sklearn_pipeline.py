@@ -43,7 +43,7 @@ class Estimator:
         return {self.output: np.asarray(self._predict(rows), dtype=np.float32).reshape(len(rows), -1)}
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Free nothing."""
 
 
 def source(name: str, estimator: Any, rows: object, work: Path, *, task: Task | None) -> Source:  # noqa: ANN401 -- as above

@@ -88,7 +88,7 @@ def dtype(tensor: torch.Tensor) -> DType:
 
 
 def kind(module: torch.nn.Module) -> ModelKind:
-    """Tell the kind of model: `cnn` for two convolutions or more and no attention, else `encoder`.
+    """Return the kind of model: `cnn` for two convolutions or more and no attention, else `encoder`.
 
     A vision transformer has one convolution, for its patches. An audio transformer has several small ones for frames.
     """
@@ -100,10 +100,10 @@ def kind(module: torch.nn.Module) -> ModelKind:
 
 def digest(module: torch.nn.Module, *files: Path) -> str:
     """Compute the SHA-256 of all weights by name, and of files."""
-    whole = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        whole.update(name.encode() + b"\0" + str(value.dtype).encode() + b"\0")
-        whole.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha256.update(name.encode() + b"\0" + str(value.dtype).encode() + b"\0")
+        sha256.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for path in files:
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
+        sha256.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha256.hexdigest()

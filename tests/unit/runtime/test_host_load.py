@@ -16,9 +16,9 @@ def counts(total_s=0.0, busy_s=0.0, steal_s=0.0, own_s=0.0):
     return Counts(total_s=total_s, busy_s=busy_s, steal_s=steal_s, own_s=own_s)
 
 
-def test_judge_quiet_host_has_no_doubt():
+def test_assess_quiet_host_has_no_doubt():
     """Own work doesn't count as that of others."""
-    found = host_load.judge(counts(), counts(total_s=20, busy_s=10.01, own_s=10), STEADY_MS)
+    found = host_load.assess(counts(), counts(total_s=20, busy_s=10.01, own_s=10), STEADY_MS)
     assert found.quiet
 
 
@@ -31,9 +31,9 @@ def test_judge_quiet_host_has_no_doubt():
         (counts(total_s=20, busy_s=5, own_s=5), [1.0, 2.0] * 20, "quartiles"),
     ],
 )
-def test_judge_names_each_disturbance(after, times_ms, doubt):
+def test_assess_names_each_disturbance(after, times_ms, doubt):
     """Other processes, the hypervisor, a drift, a spread."""
-    assert any(doubt in sentence for sentence in host_load.judge(counts(), after, times_ms).doubts)
+    assert any(doubt in sentence for sentence in host_load.assess(counts(), after, times_ms).doubts)
 
 
 def test_counts_show_a_busy_neighbour():
@@ -41,14 +41,14 @@ def test_counts_show_a_busy_neighbour():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
         before = host_load.counts()
         time.sleep(0.6)
-        found = host_load.judge(before, host_load.counts(), STEADY_MS)
+        found = host_load.assess(before, host_load.counts(), STEADY_MS)
         neighbour.kill()
     assert found.other_cores > host_load.OTHER_CORES_MAX
 
 
-def test_judge_without_counts_has_no_figures_and_no_doubt(tmp_path):
+def test_assess_without_counts_has_no_figures_and_no_doubt(tmp_path):
     """An unknown figure is None."""
-    found = host_load.judge(host_load.counts(tmp_path / "stat"), None, STEADY_MS)
+    found = host_load.assess(host_load.counts(tmp_path / "stat"), None, STEADY_MS)
     assert (found.other_cores, found.steal, found.quiet) == (None, None, True)
 
 

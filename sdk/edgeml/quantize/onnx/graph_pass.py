@@ -47,7 +47,7 @@ def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def has(model: onnx.ModelProto, *operators: str) -> bool:
-    """Tell whether any node is one of `operators`."""
+    """Return whether any node is one of `operators`."""
     return any(node.op_type in operators for node in model.graph.node)
 
 

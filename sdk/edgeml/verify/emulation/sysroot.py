@@ -51,7 +51,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_native(profile: Profile) -> bool:
-    """Tell whether the target has this machine's architecture, so that it needs no root."""
+    """Return whether the target has this machine's architecture, so that it needs no root."""
     return profile.cpu.arch == platform.machine()
 
 
