@@ -18,7 +18,7 @@ from edgeml_core.manifest import ENGINES, Engine, Format
 
 #: `estimator` is a scikit-learn model: no quantizer knows its operators, and it is small.
 ModelKind = Literal["encoder", "cnn", "estimator"]
-Recipe = Literal[
+RecipeName = Literal[
     "dynamic-s8",
     "dynamic-s8-reduced",
     "dynamic-u8",
@@ -42,8 +42,8 @@ Recipe = Literal[
 ]
 
 #: The recipes that each engine's quantizer knows (see docs/targets.md).
-RECIPES: Final[dict[Engine, frozenset[Recipe]]] = {
-    "onnxruntime": frozenset(get_args(Recipe)) - {"dynamic", "static"},
+RECIPES: Final[dict[Engine, frozenset[RecipeName]]] = {
+    "onnxruntime": frozenset(get_args(RecipeName)) - {"dynamic", "static"},
     "litert": frozenset({"dynamic", "static", "weight-only", "weight-only-fp16", "none"}),
 }
 THREADS_MAX: Final = 256
@@ -101,7 +101,7 @@ class EngineSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int
     options: dict[str, str] = {}
     golden: GoldenBounds
-    recipes: dict[ModelKind, tuple[Recipe, ...]]
+    recipes: dict[ModelKind, tuple[RecipeName, ...]]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

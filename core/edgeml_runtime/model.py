@@ -118,7 +118,7 @@ class Model:
             DeviceError: `runtime-failed`.
             TransportError: `client-left`, when it was stopped.
         """
-        requests.require_count(len(asked))
+        requests.check_count(len(asked))
         return list(self._answers(asked, stopped))
 
     def generate(self, asked: Prompt | Chat) -> Iterator[TokenDelta]:
@@ -150,11 +150,11 @@ class Model:
 
     def run_together(self, made: Sequence[tuple[Sequence[Item], Prepared]]) -> list[dict[str, Array]]:
         """As `run` for each, in one run where that goes."""
-        together = tensors.stacked([prepared.tensors for _, prepared in made], BATCH_MAX) if self.stacks else None
+        together = tensors.stack([prepared.tensors for _, prepared in made], BATCH_MAX) if self.stacks else None
         if together is None:
             return [self.run(*one) for one in made]
         inputs, rows = together
-        parts = tensors.parted(self.infer_given(inputs), rows)
+        parts = tensors.unstack(self.infer_given(inputs), rows)
         if parts is None:
             return [self.run(*one) for one in made]
         for (asked, prepared), outputs in zip(made, parts, strict=True):
@@ -173,7 +173,7 @@ class Model:
             together = asked[start : start + self._run_items]
             prepared = self.prepare(together)
             if prepared.write:
-                yield tasks.joined(_until(stopped, self._written(prepared.write)))
+                yield tasks.join(_until(stopped, self._written(prepared.write)))
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:

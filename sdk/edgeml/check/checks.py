@@ -19,6 +19,7 @@ from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
 from edgeml.check.predictions import ask, scores
 from edgeml.exporters.source import Source
 from edgeml.memo import Memo
+from edgeml.quantize import recipes
 from edgeml_core.card import Accuracy, Card, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
@@ -145,7 +146,7 @@ class Checks:
 
     def _card(self, candidate: Candidate, found: Answered) -> Card:
         doubt = accuracy.doubt(found.accuracy, self.max_drop) if found.accuracy else None
-        is_calibrated = candidate.model.recipe.startswith("static")
+        is_calibrated = recipes.TABLE[candidate.model.recipe].needs_calibration
         return Card(
             recipe=candidate.model.recipe,
             size_bytes=candidate.model.size_bytes,

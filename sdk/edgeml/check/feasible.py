@@ -11,10 +11,11 @@ from typing import Final
 import msgspec
 
 from edgeml.check.memory import RAM_PER_BYTE, RUNTIME_BYTES
+from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.profile import Profile
 
-#: Bytes for each weight in the smallest recipe, by what the recipe's name ends in; int8 elsewhere.
+#: Bytes for each weight in the target's smallest recipe.
 _BYTES_4BIT: Final = 0.5
 _BYTES_INT8: Final = 1.0
 _BYTES_FP32: Final = 4.0
@@ -86,5 +87,5 @@ def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_byt
 
 
 def _bytes_each(profile: Profile) -> float:
-    every = [recipe for setup in profile.engines.values() for order in setup.recipes.values() for recipe in order]
-    return _BYTES_4BIT if any(recipe.endswith("4bit") for recipe in every) else _BYTES_INT8
+    every = [name for setup in profile.engines.values() for order in setup.recipes.values() for name in order]
+    return _BYTES_4BIT if any(recipes.TABLE[name].bits == 4 for name in every) else _BYTES_INT8

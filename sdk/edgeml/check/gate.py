@@ -13,9 +13,9 @@ from edgeml.check import accuracy, memory, parity
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
-from edgeml.quantize.recipes import family
+from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
-from edgeml_core.profile import ModelKind
+from edgeml_core.profile import ModelKind, RecipeName
 
 #: Times as long as fp32 that int8 may take: well above what a busy machine does to two medians of one run, so that a
 #: second export decides as the first did. Dynamic int8 of a convolutional network is not given it.
@@ -65,13 +65,13 @@ class Limits:
         if findings.card.accuracy:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
-    def require_fast(self, recipe: str, kind: ModelKind, times: Times) -> None:
+    def require_fast(self, name: RecipeName, kind: ModelKind, times: Times) -> None:
         """Check that int8 pays on this machine, and takes no longer than was asked.
 
         Raises:
             GateFailed: `gate-failed`.
         """
-        if is_slow(recipe, kind, times):
+        if is_slow(name, kind, times):
             hint = "take another target or --format, or ship fp32 with --quantize none"
             raise GateFailed("gate-failed", "slower than fp32 on the machine that exported it", hint)
         if self.max_latency_ms is not None and times.int8.p50_ms > self.max_latency_ms:
@@ -90,11 +90,11 @@ def is_faster(times: Times) -> bool:
     return times.fp32.p50_ms >= TRIVIAL_MS and times.int8.p50_ms * FASTER_MIN < times.fp32.p50_ms
 
 
-def is_slow(recipe: str, kind: ModelKind, times: Times) -> bool:
+def is_slow(name: RecipeName, kind: ModelKind, times: Times) -> bool:
     """Whether a recipe lost to fp32."""
     fp32, int8 = times.fp32.p50_ms, times.int8.p50_ms
-    if recipe == "none":
+    if name == "none":
         return False
-    if kind == "cnn" and family(recipe) == "dynamic":  # type: ignore[arg-type] # a built model's recipe is one
+    if kind == "cnn" and recipes.TABLE[name].family == "dynamic":
         return int8 > fp32
     return fp32 >= TRIVIAL_MS and int8 > fp32 * SLOWER_MAX

@@ -131,7 +131,7 @@ def _judged(answers: Sequence[Answer], wanted: Sequence[Sequence[tuple[str, Arra
         found: list[Found] = [it for it in given["boxes"][:BOXES_MAX] if it["label"] == label]
         scores += [it["score"] for it in found]
         pictures += [picture] * len(found)
-        right += detection.matched([detection.edges(it) for it in found], [box for it, box in sought if it == label])
+        right += detection.match([detection.edges(it) for it in found], [box for it, box in sought if it == label])
     order = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
     return _Class(pictures=np.array(pictures, dtype=np.int64)[order], right=np.array(right, dtype=bool)[order])
 

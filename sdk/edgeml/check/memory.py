@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgeml.exporters.source import Built
+from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.processing import TextInput
 from edgeml_core.profile import Profile
@@ -22,7 +23,7 @@ def estimate_bytes(model: Built, fp32: Built) -> int:
     The runtime's own, and a share for each byte of weights. Weights stored in int8 or fp16 alone run as fp32, and
     LiteRT packs float weights anew for every fixed length (measured on MiniLM with two: 353 MB for 90 MB in fp32).
     """
-    is_float = model.recipe in ("weight-only", "weight-only-fp16", "none")
+    is_float = recipes.TABLE[model.recipe].runs_as_float
     packed = _fixed_lengths(model) if is_float and model.file_format == "tflite" else 0
     weights_bytes = fp32.size_bytes if is_float else model.size_bytes
     return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + packed))

@@ -11,10 +11,10 @@ from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
 from edgeml.check.memory import estimate_bytes
 from edgeml.pipeline.request import Exported
-from edgeml_core.card import Proved, Timed, Tried
+from edgeml_core.card import CandidateTimes, TargetVerification, Tried
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
-from edgeml_core.profile import Recipe
+from edgeml_core.profile import RecipeName
 
 
 @dataclass(kw_only=True)
@@ -22,11 +22,11 @@ class Attempt:
     """Filled in step by step; `error` is what stopped it."""
 
     file_format: Format
-    recipe: Recipe
+    recipe: RecipeName
     candidate: Candidate | None = None
     findings: Findings | None = None
     times: Times | None = None
-    proved: tuple[Proved, ...] = ()
+    proved: tuple[TargetVerification, ...] = ()
     error: EdgemlError | None = None
 
     @property
@@ -46,12 +46,12 @@ class Attempt:
         )
 
     @property
-    def timed(self) -> Timed | None:
+    def timed(self) -> CandidateTimes | None:
         """What was measured of its speed."""
         if self.times is None:
             return None
         fp32_ms, int8_ms = self.times.fp32.p50_ms, self.times.int8.p50_ms
-        return Timed(format=self.file_format, recipe=self.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
+        return CandidateTimes(format=self.file_format, recipe=self.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
 
 
 class NothingPassed(GateFailed):

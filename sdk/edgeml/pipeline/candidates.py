@@ -22,8 +22,8 @@ from edgeml.pipeline.context import Job
 from edgeml.quantize import apply, recipes
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
-from edgeml_core.profile import Profile, Recipe
-from edgeml_runtime.bench.child import Timed
+from edgeml_core.profile import Profile, RecipeName
+from edgeml_runtime.bench.child import TimedModel
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tensors import Array
 
@@ -40,7 +40,7 @@ def attempts(job: Job, profile: Profile, file_format: Format) -> list[Attempt]:
         UsageError: the format has no way for the model, or the target no such recipe.
     """
     asked = job.request
-    order = recipes.plan(profile, file_format, job.source.kind, quantize=asked.quantize, recipe=asked.recipe)
+    order = recipes.plan(profile, file_format, job.source.kind, quantize=asked.quantize, only=asked.recipe)
     whole = _export(job, file_format)
     made: list[Attempt] = []
     for recipe in order:
@@ -50,7 +50,7 @@ def attempts(job: Job, profile: Profile, file_format: Format) -> list[Attempt]:
     return made
 
 
-def _attempt(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> Attempt:
+def _attempt(job: Job, whole: Built, recipe: RecipeName, profile: Profile) -> Attempt:
     attempt = Attempt(file_format=whole.file_format, recipe=recipe)
     try:
         candidate = attempt.candidate = _quantize(job, whole, recipe, profile)
@@ -73,8 +73,8 @@ def _export(job: Job, file_format: Format) -> Built:
     return job.once(("fp32", file_format), make)
 
 
-def _quantize(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> Candidate:
-    if recipes.family(recipe) == "static" and not job.checks.calibration.rows:
+def _quantize(job: Job, whole: Built, recipe: RecipeName, profile: Profile) -> Candidate:
+    if recipes.TABLE[recipe].needs_calibration and not job.checks.calibration.rows:
         raise GateFailed("gate-failed", recipes.UNCALIBRATED, "give real rows with --calibrate")
 
     def make() -> Built:
@@ -87,11 +87,11 @@ def _quantize(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> Candi
     return Candidate(model=model, fp32=whole, profile=profile, manifest=manifest)
 
 
-def _samples(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> list[dict[str, Array]]:
+def _samples(job: Job, whole: Built, recipe: RecipeName, profile: Profile) -> list[dict[str, Array]]:
     """Real inputs as the model takes them: all calibration rows for static int8, some inputs for sensitivity."""
-    if recipes.family(recipe) == "static":
+    if recipes.TABLE[recipe].needs_calibration:
         items = job.checks.calibration.items
-    elif recipes.is_mixed(recipe):
+    elif recipes.TABLE[recipe].mixed:
         items = list(job.checks.inputs.items[:SAMPLES_MAX])
     else:
         return []
@@ -138,7 +138,7 @@ def is_faster(job: Job, one: Attempt, other: Attempt) -> bool:
     return True
 
 
-def _timed(job: Job, candidate: Candidate) -> Timed:
+def _timed(job: Job, candidate: Candidate) -> TimedModel:
     return latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
 
 

@@ -60,7 +60,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> list[Exp
 def _require_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None:
     """Refuse before any work what can't be done."""
     if request.calibrate is None:
-        recipes.require_calibration(request.recipe or request.quantize)
+        recipes.check_calibration(request.recipe or request.quantize)
     quantized = "none" not in (request.quantize, request.recipe)
     for profile in profiles:
         feasible.check_feasible(request.model, profile, quantized=quantized, max_ram_bytes=request.max_ram_bytes)
@@ -145,7 +145,7 @@ def _card(found: card.Card, attempt: Attempt, chosen: format_choice.Chosen) -> c
     return msgspec.structs.replace(
         found,
         tried=tuple(it.tried for it in chosen.attempts),
-        proved=attempt.proved,
+        verified=attempt.proved,
         warnings=(*chosen.notes, *left, *found.warnings),
     )
 

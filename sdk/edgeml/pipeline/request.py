@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Protocol, get_args
 
+from edgeml.quantize.recipes import Quantize
 from edgeml_core import names
 from edgeml_core.card import Accuracy, Measurements
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format, Manifest, Task
-from edgeml_core.profile import Recipe
-
-Quantize = Literal["auto", "dynamic", "static", "weight-only", "none"]
+from edgeml_core.profile import RecipeName
 
 #: Fractions of 1: int8 may lose this much of the task metric against fp32.
 MAX_DROP_DEFAULT: Final = 0.01
@@ -51,7 +50,7 @@ class ExportRequest:
     formats: Sequence[Format] = ()
     task: Task | None = None
     quantize: Quantize = "auto"
-    recipe: Recipe | None = None
+    recipe: RecipeName | None = None
     calibrate: Path | None = None
     evaluate: Path | None = None
     max_drop: float = MAX_DROP_DEFAULT
@@ -77,8 +76,8 @@ class ExportRequest:
     def _require_recipe(self) -> None:
         if self.recipe is None:
             return
-        if self.recipe not in get_args(Recipe):
-            known = ", ".join(get_args(Recipe))
+        if self.recipe not in get_args(RecipeName):
+            known = ", ".join(get_args(RecipeName))
             raise UsageError("usage", f"there is no recipe {self.recipe!r}", f"the recipes are {known}")
         if self.quantize != "auto":
             raise UsageError("usage", "--recipe and --quantize exclude each other", "leave one of them out")

@@ -13,7 +13,7 @@ from edgeml.check.checks import Findings
 from edgeml.pipeline import pack
 from edgeml.pipeline.context import Job
 from edgeml.verify.emulation import emulated
-from edgeml_core.card import Accuracy, Proved
+from edgeml_core.card import Accuracy, TargetVerification
 from edgeml_core.errors import DeviceError, GateFailed
 
 #: Evaluation rows that are answered there too: enough to see a recipe that saturates (it loses points, not rows), few
@@ -25,7 +25,7 @@ _DIGITS: Final = 4
 _HINT: Final = "leave out --recipe, so that the target's own are tried, or take another target"
 
 
-def proved(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, ...]:
+def proved(job: Job, candidate: Candidate, findings: Findings) -> tuple[TargetVerification, ...]:
     """The proof for the card; none where this machine's CPU is of the target's kind, and all was measured here.
 
     Raises:
@@ -37,11 +37,11 @@ def proved(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, 
         return ()
     if why := emulated.unready(profile):
         note = f"not verified on {profile.name}: {why}"
-        return (Proved(cpu=profile.cpu.core, how="not measured", note=note),)
+        return (TargetVerification(cpu=profile.cpu.core, how="not measured", note=note),)
     job.progress.stage(f"prove {candidate.manifest.stem} {candidate.model.recipe} on {profile.cpu.core}, emulated")
     manifest = pack.sealed(pack.complete(candidate.manifest, profile, findings), candidate.model, findings.cases)
     try:
-        found = emulated.prove(candidate.model.folder, manifest, profile, job.checks.evaluation.items[:ROWS_MAX])
+        found = emulated.verify(candidate.model.folder, manifest, profile, job.checks.evaluation.items[:ROWS_MAX])
     except DeviceError as error:
         if error.code != "golden-mismatch":
             raise
@@ -51,7 +51,7 @@ def proved(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, 
         here, measured = job.checks.accuracies(candidate, found.answers)
         check_accuracy(findings.card.accuracy, here, measured, cpu=found.cpu, max_drop=job.limits.max_drop)
     return (
-        Proved(
+        TargetVerification(
             cpu=found.cpu,
             how="emulated",
             min_cosine=round(found.min_cosine, 6),

@@ -18,7 +18,7 @@ from edgeml.pipeline.request import ExportRequest
 from edgeml_core.card import PERPLEXITY, Accuracy, Latency
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Format
-from edgeml_core.profile import ModelKind, Recipe
+from edgeml_core.profile import ModelKind, RecipeName
 
 HERE = targets.this_machine()
 ELSEWHERE = next(it for it in targets.all() if it.cpu.arch != HERE.cpu.arch)
@@ -32,7 +32,7 @@ def times(int8_ms: float, fp32_ms: float = 10.0) -> Times:
 
 
 def attempt(
-    file_format: Format, int8_ms: float, error: GateFailed | None = None, recipe: Recipe = "weight-only"
+    file_format: Format, int8_ms: float, error: GateFailed | None = None, recipe: RecipeName = "weight-only"
 ) -> Attempt:
     return Attempt(file_format=file_format, recipe=recipe, times=times(int8_ms), error=error)
 
