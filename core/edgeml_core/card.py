@@ -111,9 +111,10 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What follows from the bundle itself. Sizes are of the model's files, in bytes.
+    """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `baseline` is left out where there is none: agents that don't know it take such a bundle still.
+    `choice` says in one sentence why this format ships. `choice` and `baseline` are left out where there is none, so
+    that agents which don't know them take such a bundle.
     """
 
     recipe: str
@@ -128,6 +129,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     proved: tuple[Proved, ...] = ()
     warnings: tuple[str, ...] = ()
     baseline: Baseline | UnsetType = UNSET
+    choice: str | UnsetType = UNSET
 
     @property
     def baseline_said(self) -> str:
@@ -176,6 +178,19 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     int8_ms: float
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One format in the comparison that chose the one to ship: the expected time, in milliseconds, over all lengths.
+
+    `time_ratio` is over the time of the format that ships, with its 99 % interval over `turns` paired turns.
+    """
+
+    format: str
+    expected_ms: float
+    time_ratio: float
+    interval: tuple[float, float]
+    turns: int
+
+
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads.
 
@@ -196,6 +211,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     doubts: tuple[str, ...] = ()
     verified_on: tuple[Verified, ...] = ()
     candidates: tuple[Timed, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     @property
     def speedup(self) -> float:

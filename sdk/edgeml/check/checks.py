@@ -32,7 +32,7 @@ from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify import golden
 
 NO_LABELS: Final = "not measured: no --evaluate was given"
-#: The first inputs, and the largest one: a text model's short and long variant are both proven so.
+#: Inputs; two differ enough to show a model that ignores its input.
 GOLDEN_FIRST: Final = 2
 
 
@@ -138,11 +138,16 @@ class Checks:
         return self.once(key, lambda: (scores if cut else ask)(original(self.source, candidate, cut=cut), items))
 
     def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
+        """The first inputs, the largest one, and the first one of each fixed length that is not among them."""
         prepare = preparer(candidate.model.folder, candidate.manifest)
         prepared = [prepare([item]).tensors for item in self.inputs.items]
-        rest = prepared[GOLDEN_FIRST:]
-        largest = max(rest, key=_elements, default=None)
-        return [*prepared[:GOLDEN_FIRST], *([largest] if largest else [])]
+        golden_inputs = prepared[:GOLDEN_FIRST]
+        rest = sorted(prepared[GOLDEN_FIRST:], key=_elements, reverse=True)
+        if not getattr(candidate.manifest.preprocess, "pad_to", ()):
+            return golden_inputs + rest[:1]
+        by_size = {_elements(tensors): tensors for tensors in reversed(rest)}
+        sizes = by_size.keys() - {_elements(tensors) for tensors in golden_inputs}
+        return golden_inputs + [by_size[size] for size in sorted(sizes)]
 
     def _card(self, candidate: Candidate, found: Answered) -> Card:
         doubt = accuracy.doubt(found.accuracy, self.max_drop) if found.accuracy else None

@@ -24,12 +24,6 @@ SLOWER_MAX: Final = 1.25
 TRIVIAL_MS: Final = 0.2
 
 
-#: The format that the profile names first ships unless another is that many times as fast in turns with it, in each of
-#: `FASTER_RUNS` runs: a second export must choose as the first did.
-FASTER_MIN: Final = 1.25
-FASTER_RUNS: Final = 2
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What is asked: fractions of 1, milliseconds on this machine, bytes. None asks nothing."""
@@ -39,7 +33,7 @@ class Limits:
     max_size_bytes: int | None = None
     max_ram_bytes: int | None = None
 
-    def require_fit(self, candidate: Candidate) -> None:
+    def check_fit(self, candidate: Candidate) -> None:
         """Check size and memory, which are known before anything is run.
 
         Raises:
@@ -55,7 +49,7 @@ class Limits:
         needed = memory.estimate_bytes(candidate.model, candidate.fp32)
         memory.check_memory(needed, candidate.profile, self.max_ram_bytes)
 
-    def require_same(self, findings: Findings) -> None:
+    def check_quality(self, findings: Findings) -> None:
         """Check parity and accuracy.
 
         Raises:
@@ -65,7 +59,7 @@ class Limits:
         if findings.card.accuracy:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
-    def require_fast(self, name: RecipeName, kind: ModelKind, times: Times) -> None:
+    def check_speed(self, name: RecipeName, kind: ModelKind, times: Times) -> None:
         """Check that int8 pays on this machine, and takes no longer than was asked.
 
         Raises:
@@ -80,14 +74,6 @@ class Limits:
                 f"slower than --max-latency {self.max_latency_ms:g} on the machine that exported it",
                 "take a smaller model, or allow more with --max-latency",
             )
-
-
-def is_faster(times: Times) -> bool:
-    """Whether one model is faster by far than another that was timed in its turns, as `fp32`.
-
-    Where the other takes next to no time, the runtimes' own overhead would be compared.
-    """
-    return times.fp32.p50_ms >= TRIVIAL_MS and times.int8.p50_ms * FASTER_MIN < times.fp32.p50_ms
 
 
 def is_slow(name: RecipeName, kind: ModelKind, times: Times) -> bool:

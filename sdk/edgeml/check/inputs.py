@@ -22,6 +22,12 @@ from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, 
 #: Of each data file; parity settles with far fewer.
 ROWS_TAKEN_MAX: Final = 64
 PATTERNS: Final = 4
+#: Characters of a paragraph: 130 to 250 tokens.
+PARAGRAPH_CHARS: Final = 700
+#: Tokens of the long text: the longest length that is compiled into a model.
+LONG_TOKENS: Final = 512
+#: Characters, more than tokenizers put into one token; the tokenizer cuts the rest.
+CHARS_PER_TOKEN: Final = 8
 QUESTIONS: Final = ("What happened?", "Where was it?", "Who or what was it about?", "When did it happen?")
 UNREAL: Final = "parity was measured on fixed patterns: give --evaluate or --calibrate to measure it on real inputs"
 
@@ -58,7 +64,14 @@ def _texts(preprocess: TextInput | PromptInput) -> Iterable[Item]:
         case PromptInput():
             return map(_prompt, SENTENCES)
         case _:
-            return map(Text, SENTENCES)
+            return map(Text, _sentences_and_long_texts(preprocess.max_length))
+
+
+def _sentences_and_long_texts(max_length: int) -> list[str]:
+    """The sentences, a paragraph, and a text as long as the model takes: each fixed length of a model gets an input."""
+    whole = " ".join(SENTENCES)
+    chars = min(max_length, LONG_TOKENS) * CHARS_PER_TOKEN
+    return [*SENTENCES, whole[:PARAGRAPH_CHARS], (whole * (chars // len(whole) + 1))[:chars]]
 
 
 def _questions() -> list[Item]:

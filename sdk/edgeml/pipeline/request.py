@@ -119,6 +119,7 @@ class Exported:
             },
             "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
             "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on],
+            "choice": card.choice or "",
             "warnings": list(self.warnings),
         }
 

@@ -56,7 +56,8 @@ def candidates(found: Inspected) -> Element | None:
     plot = _candidate_plot(card, times)
     note = f"times measured on {measured.cpu}" if measured and times else "times: not measured"
     legend = "; fp is fp32, blue passed, red was left" if plot is not None else ""
-    return _section("Candidates", plot, el("p", note + legend, class_="muted"), _grid(head, rows))
+    choice = el("p", card.choice) if card.choice else None
+    return _section("Candidates", plot, choice, el("p", note + legend, class_="muted"), _grid(head, rows))
 
 
 def latency(measured: Measurements | None) -> Element:
