@@ -54,8 +54,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timing: Timing = Timing()
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What else went on while something was timed. Figures are None where the system doesn't give them.
+class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy the host was during a benchmark. Figures are None where the system doesn't report them.
 
     Args:
         other_cores: cores' worth of work by other processes.
@@ -77,8 +77,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         return not self.doubts
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bench measured. `throughput_per_s` is of inferences one after another, batch 1."""
+class BenchmarkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Speed, memory and energy of one bundle. `throughput_per_s` counts inferences in sequence, batch 1."""
 
     latency: Latency
     load_ms: float
@@ -86,7 +86,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     throughput_per_s: float
     peak_rss_bytes: int
     energy: Energy
-    host: Host
+    host: HostLoad
 
 
 class Reproduced(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +115,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
         return _FAMILIES.get(self.family, DeviceError)(self.code, f"{where}{self.message}", self.hint)
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"benchmark": "trial"}):
     """The answer to the call with `id`: the CPU as it calls itself, its runtime's version, and what came of it."""
 
     id: str = ""
@@ -123,5 +123,5 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     runtime: str = ""
     threads: int = 0
     reproduced: Reproduced | None = None
-    trial: Trial | None = None
+    benchmark: BenchmarkResult | None = None
     refused: Refused | None = None

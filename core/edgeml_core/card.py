@@ -96,8 +96,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return not self.why
 
 
-class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of the bundle on the target's own CPU; where that is nothing, `note` says so and what mends it.
+class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bundle verified on the target's own CPU; when it wasn't, `note` gives the cause and the remedy.
 
     `accuracy` is on the first evaluation rows, which are fewer than the card's own.
     """
@@ -110,7 +110,7 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     note: str = ""
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
     """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
     `choice` says in one sentence why this format ships. `choice` and `baseline` are left out where there is none, so
@@ -126,7 +126,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibration_rows: int = 0
     calibration_sha256: str = ""
     tried: tuple[Tried, ...] = ()
-    proved: tuple[Proved, ...] = ()
+    verified: tuple[TargetVerification, ...] = ()
     warnings: tuple[str, ...] = ()
     baseline: Baseline | UnsetType = UNSET
     choice: str | UnsetType = UNSET
@@ -169,7 +169,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     note: str = ""
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The median times of one candidate and of fp32 in the same run, in milliseconds."""
 
     format: str
@@ -210,7 +210,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     energy: Energy
     doubts: tuple[str, ...] = ()
     verified_on: tuple[Verified, ...] = ()
-    candidates: tuple[Timed, ...] = ()
+    candidates: tuple[CandidateTimes, ...] = ()
     compared: tuple[Compared, ...] = ()
 
     @property

@@ -31,7 +31,7 @@ def hold(exported: Sequence[Exported]) -> None:
     """Every card shows accuracy with its interval, here and on the board's CPU, and none loses more than accepted."""
     for bundle in exported:
         card, name, board = bundle.manifest.card, bundle.path.name, targets.load(bundle.manifest.target)
-        shown = {"here": card.accuracy} | {it.cpu: it.accuracy for it in card.proved if it.how == "emulated"}
+        shown = {"here": card.accuracy} | {it.cpu: it.accuracy for it in card.verified if it.how == "emulated"}
         elsewhere = set() if targets.suits_this_machine(board) else {CPUS[board.name]}
         assert shown.keys() == {"here"} | elsewhere, name
         for cpu, accuracy in shown.items():

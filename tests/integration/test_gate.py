@@ -202,7 +202,7 @@ def test_what_int8_can_not_hold_ships_in_16_bits(tmp_path: Path):
     assert not any(it.passed for it in card.tried[:-1])
     assert card.size_bytes < 0.6 * card.baseline_size_bytes
     assert card.parity.cosine > 0.9999
-    assert [(it.cpu, it.how) for it in card.proved] == [("Haswell", "emulated")]
+    assert [(it.cpu, it.how) for it in card.verified] == [("Haswell", "emulated")]
 
 
 def test_the_table_is_shown_to_people_too(hostile: Path, tmp_path: Path):
@@ -323,7 +323,7 @@ def test_the_ladder_repairs_what_saturates(saturating: Path, tmp_path: Path):
     assert card.recipe == "static-s8-reduced"
     assert [(it.recipe, it.passed) for it in card.tried] == [("static-s8", False), ("static-s8-reduced", True)]
     assert any("static-s8 was left" in warning and "Haswell" in warning for warning in card.warnings)
-    (proved,) = card.proved
+    (proved,) = card.verified
     assert (proved.cpu, proved.how) == ("Haswell", "emulated")
     assert proved.accuracy is not None
     assert proved.accuracy.drop <= 0.02
@@ -351,7 +351,7 @@ def test_one_format_ships_and_the_card_says_why(automatic: list[Exported]):
     board = automatic[1].manifest
     assert board.file_format == "onnx"
     assert any("not timed against each other" in warning for warning in board.card.warnings)
-    assert board.card.proved[0].cpu == "Cortex-A53"
+    assert board.card.verified[0].cpu == "Cortex-A53"
 
 
 def test_the_card_has_every_candidate_and_each_class(automatic: list[Exported]):

@@ -113,7 +113,7 @@ def test_the_emulated_cpu_answers_with_a_perplexity_too(model: Path, passages: P
     """Of the first rows, by the runtime there."""
     assert emulated.unready(targets.load("x86-gateway")) == ""
     (exported,) = export.export(ask(model, passages, tmp_path / "out", targets=("x86-gateway",), max_drop=0.05))
-    (proved,) = exported.manifest.card.proved
+    (proved,) = exported.manifest.card.verified
     assert (proved.cpu, proved.how) == ("Haswell", "emulated")
     assert proved.accuracy is not None
     assert proved.accuracy.metric == "perplexity"

@@ -140,7 +140,7 @@ class Sweep:
         """How many requests should share a run, with many repeats."""
         with closing(Model.open(self._folder, self._manifest, threads=best.threads)) as model:
             cases = [_arrays(case) for case in self._cases]
-            return measure_run_cost(model, cases, repeats=TURNS_MAX // 10).share
+            return measure_run_cost(model, cases, repeats=TURNS_MAX // 10).batch_size
 
     def _footprint(self, way: RunConfig) -> int:
         """The memory that a loaded model takes for itself alone, in bytes: what is mapped from a file isn't."""

@@ -1,4 +1,4 @@
-"""The process that times a model: `python -m edgeml.check.latency_child`, a Job on stdin, Times on stdout.
+"""The program that times two models: `python -m edgeml.check.latency_child`, a `Job` on stdin, a `Reply` on stdout.
 
 It loads what a device loads and nothing else, so that its peak memory is a device's.
 """
@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
-from edgeml.check.latency import Job, Times
+from edgeml.check.latency import Job, Reply, Times
+from edgeml_core.calls import Refused
+from edgeml_core.errors import EdgemlError
+from edgeml_runtime import stdio
 from edgeml_runtime.bench import child
 from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
 from edgeml_runtime.engines import Session
@@ -23,10 +24,12 @@ RUNS_MAX: Final = 300
 BUDGET_S: Final = 1.5
 
 
-def main() -> None:
-    """Read a job, time it, write the times."""
-    job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
-    sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
+def reply(job: Job) -> Reply:
+    """Time both models; an error of a runtime is a reply, too."""
+    try:
+        return Reply(times=measure(job))
+    except EdgemlError as error:
+        return Reply(refused=Refused.of(error))
 
 
 def measure(job: Job) -> Times:
@@ -68,4 +71,4 @@ def _interleaved(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(stdio.answer(Job, reply))

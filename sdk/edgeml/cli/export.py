@@ -111,4 +111,4 @@ def _summary(exported: Sequence[Exported]) -> str:
 
 def _target_cpu(exported: Exported) -> str:
     """How the bundle was verified on the target's kind of CPU."""
-    return ", ".join(f"{it.cpu}: {it.how}" for it in exported.manifest.card.proved) or "this machine's"
+    return ", ".join(f"{it.cpu}: {it.how}" for it in exported.manifest.card.verified) or "this machine's"

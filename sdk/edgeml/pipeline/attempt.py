@@ -12,7 +12,7 @@ from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
 from edgeml.check.memory import estimate_bytes
 from edgeml.pipeline.request import Exported
-from edgeml_core.card import Proved, Timed, Tried
+from edgeml_core.card import CandidateTimes, TargetVerification, Tried
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
 from edgeml_core.profile import RecipeName
@@ -27,7 +27,7 @@ class Passed:
     candidate: Candidate
     findings: Findings
     times: Times
-    verifications: tuple[Proved, ...] = ()
+    verifications: tuple[TargetVerification, ...] = ()
 
     @property
     def tried(self) -> Tried:
@@ -35,7 +35,7 @@ class Passed:
         return _tried(self, "")
 
     @property
-    def timed(self) -> Timed:
+    def timed(self) -> CandidateTimes:
         """The times beside fp32."""
         return _timed(self, self.times)
 
@@ -57,7 +57,7 @@ class Failed:
         return _tried(self, self.error.message)
 
     @property
-    def timed(self) -> Timed | None:
+    def timed(self) -> CandidateTimes | None:
         """The times beside fp32; None where the attempt failed earlier."""
         return _timed(self, self.times) if self.times else None
 
@@ -80,9 +80,9 @@ def _tried(attempt: Attempt, why: str) -> Tried:
     )
 
 
-def _timed(attempt: Attempt, times: Times) -> Timed:
+def _timed(attempt: Attempt, times: Times) -> CandidateTimes:
     fp32_ms, int8_ms = times.fp32.p50_ms, times.int8.p50_ms
-    return Timed(format=attempt.file_format, recipe=attempt.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
+    return CandidateTimes(format=attempt.file_format, recipe=attempt.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
 
 
 class NothingPassed(GateFailed):

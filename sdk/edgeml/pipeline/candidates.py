@@ -27,7 +27,7 @@ from edgeml.quantize import apply, recipes
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import ENGINES, Format
 from edgeml_core.profile import Profile, RecipeName
-from edgeml_runtime.bench.child import Timed
+from edgeml_runtime.bench.child import TimedModel
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tensors import Array, to_data
 
@@ -139,7 +139,7 @@ def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
         job.progress.stage(f"time {candidate.manifest.stem} {candidate.model.recipe}")
         typical = job.checks.typical_input(candidate)
         int8 = latency.timed(candidate.model.path, candidate.manifest, typical)
-        reference: Timed = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
+        reference: TimedModel = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
         return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))
 
     def measure_twice_if_slow() -> latency.Times:

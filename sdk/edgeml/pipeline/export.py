@@ -142,7 +142,7 @@ def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen) -> car
     return msgspec.structs.replace(
         found,
         tried=tuple(it.tried for it in chosen.attempts),
-        proved=passed.verifications,
+        verified=passed.verifications,
         warnings=(*chosen.notes, *left, *found.warnings),
         choice=chosen.reason or UNSET,
     )

@@ -14,7 +14,7 @@ from edgeml.pipeline.context import Job
 from edgeml.pipeline.format_choice import Chosen
 from edgeml_core import chunks
 from edgeml_core import manifest as manifests
-from edgeml_core.calls import Trial
+from edgeml_core.calls import BenchmarkResult
 from edgeml_core.card import Compared, Measurements, Verified
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.bench import child
@@ -73,8 +73,8 @@ def _compared(found: Comparison) -> tuple[Compared, ...]:
     )
 
 
-def _alone(job: Job, candidate: Candidate, threads: int) -> Trial:
+def _alone(job: Job, candidate: Candidate, threads: int) -> BenchmarkResult:
     """Benchmark the bundle's model in a process of its own, with nothing beside it."""
     job.progress.stage(f"bench {candidate.manifest.stem}")
     given = latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
-    return bench.figures(bench.here(child.Job(timed=given, threads=threads, seconds=BENCH_S)))
+    return bench.result(bench.run_here(child.Job(model=given, threads=threads, seconds=BENCH_S)))

@@ -13,7 +13,7 @@ from edgeml.check.checks import Findings
 from edgeml.pipeline import pack
 from edgeml.pipeline.context import Job
 from edgeml.verify.emulation import emulated
-from edgeml_core.card import Accuracy, Proved
+from edgeml_core.card import Accuracy, TargetVerification
 from edgeml_core.errors import DeviceError, GateFailed
 
 #: Evaluation rows that are answered there too. They are enough to see a recipe that saturates, and few enough for an
@@ -27,7 +27,7 @@ _COSINE_DECIMALS: Final = 6
 _HINT: Final = "leave out --recipe, so that the target's own are tried, or take another target"
 
 
-def verify(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, ...]:
+def verify(job: Job, candidate: Candidate, findings: Findings) -> tuple[TargetVerification, ...]:
     """Verify a candidate on its target's CPU.
 
     Returns:
@@ -42,12 +42,12 @@ def verify(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, 
         return ()
     if why := emulated.unready(profile):
         note = f"not verified on {profile.name}: {why}"
-        return (Proved(cpu=profile.cpu.core, how="not measured", note=note),)
+        return (TargetVerification(cpu=profile.cpu.core, how="not measured", note=note),)
     job.progress.stage(f"verify {candidate.manifest.stem} {candidate.model.recipe} on {profile.cpu.core}, emulated")
     build = pack.Build(model=candidate.model, source=job.source, profile=profile, release=job.release)
     items = job.checks.evaluation.items[:ROWS_MAX]
     try:
-        found = emulated.prove(candidate.model.folder, build.manifest(findings), profile, items)
+        found = emulated.verify(candidate.model.folder, build.manifest(findings), profile, items)
     except DeviceError as error:
         if error.code != "golden-mismatch":
             raise
@@ -57,7 +57,7 @@ def verify(job: Job, candidate: Candidate, findings: Findings) -> tuple[Proved, 
         here, measured = job.checks.accuracies(candidate, found.answers)
         check_accuracy(findings.card.accuracy, here, measured, cpu=found.cpu, max_drop=job.limits.max_drop)
     return (
-        Proved(
+        TargetVerification(
             cpu=found.cpu,
             how="emulated",
             min_cosine=round(found.min_cosine, _COSINE_DECIMALS),
