@@ -78,7 +78,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One candidate of the gate, the shipped one too. `why` it was left is empty for a candidate that passed.
 
-    What a candidate didn't get to is zero or absent. Its times are in `Measurements`.
+    Figures of steps after a failure are zero or absent. The times are in `Measurements`.
     """
 
     format: str
@@ -192,7 +192,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads.
+    """One machine's measurements of one bundle. `fp32` and `int8` come from the same run on the same threads.
 
     Throughput and energy are of a run of the bundle alone, one inference after another, batch 1; `doubts` says what
     else the machine was busy with meanwhile.

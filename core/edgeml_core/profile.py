@@ -71,12 +71,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def model_bytes(self) -> int:
-        """What one model may take."""
+        """The bytes that one model may take."""
         return int(self.ram_bytes * self.model_share)
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the store lies on, and its size where the board fixes it."""
+    """The kind of disk under the store, and its size where the board fixes it."""
 
     kind: str
     size_bytes: int | None = None
@@ -155,7 +155,7 @@ def parse(data: bytes) -> Profile:
 
 def _invalid(problems: list[str]) -> UsageError:
     message = f"the target profile has {len(problems)} problem(s): {'; '.join(problems)}"
-    return UsageError("target-invalid", message, "mend them all, then run `edgeml target check FILE`")
+    return UsageError("target-invalid", message, "fix them all, then run `edgeml target check FILE`")
 
 
 def _problems(profile: Profile) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""The gate: what is asked of a candidate, and the judgement on what the checks found.
+"""The gate: the limits that a candidate must meet.
 
-Each rule raises with the figures; none measures anything. Texts are the same on every run: times stay out of them, so
-that the card, which names why a candidate was left, follows from the model and its inputs alone.
+Each rule compares findings with a limit, and raises with both figures. Messages hold no times: the card quotes them,
+and it must be the same after every export.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.profile import ModelKind, RecipeName
 
-#: Times as long as fp32 that int8 may take: well above what a busy machine does to two medians of one run, so that a
-#: second export decides as the first did. Dynamic int8 of a convolutional network is not given it.
+#: Ratio of times, int8 to fp32, that is accepted. A busy machine moves the ratio of two medians of one run by less, so
+#: a second export decides as the first did. Dynamic int8 of a convolutional network has no such allowance.
 SLOWER_MAX: Final = 1.25
-#: Milliseconds; where fp32 takes less, the runtime's own overhead is what would be compared.
+#: Milliseconds; where fp32 takes less, the times compare the runtime's own overhead.
 TRIVIAL_MS: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is asked: fractions of 1, milliseconds on this machine, bytes. None asks nothing."""
+    """The limits of a request: fractions of 1, milliseconds on this machine, bytes. None is no limit."""
 
     max_drop: float
     max_latency_ms: float | None = None
@@ -34,7 +34,7 @@ class Limits:
     max_ram_bytes: int | None = None
 
     def check_fit(self, candidate: Candidate) -> None:
-        """Check size and memory, which are known before anything is run.
+        """Check size and memory, before the model is loaded.
 
         Raises:
             GateFailed: `gate-failed`.
@@ -60,7 +60,7 @@ class Limits:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
     def check_speed(self, name: RecipeName, kind: ModelKind, times: Times) -> None:
-        """Check that int8 pays on this machine, and takes no longer than was asked.
+        """Check that int8 is no slower than fp32 on this machine, and within the request's limit.
 
         Raises:
             GateFailed: `gate-failed`.
@@ -77,7 +77,7 @@ class Limits:
 
 
 def is_slow(name: RecipeName, kind: ModelKind, times: Times) -> bool:
-    """Whether a recipe lost to fp32."""
+    """Whether a recipe is slower than fp32 by more than noise."""
     fp32, int8 = times.fp32.p50_ms, times.int8.p50_ms
     if name == "none":
         return False

@@ -61,7 +61,7 @@ def _at_quantiles(candidates: Sequence[Candidate], items: Sequence[Item]) -> lis
 
 
 def _of_lengths(candidates: Sequence[Candidate]) -> list[Sample]:
-    """Texts of exactly so many tokens, up to the length that all candidates take."""
+    """Make texts of the mix's lengths in tokens, up to the length that all candidates take."""
     longest = min(it.manifest.preprocess.max_length for it in candidates)  # type: ignore[union-attr] # text models
     return [
         Sample(

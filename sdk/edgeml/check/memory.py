@@ -1,4 +1,4 @@
-"""The RAM that a model will need on its device, estimated: what a board can't hold must not be sent there."""
+"""The RAM that a model will need on its device, estimated, and the gate on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ RAM_PER_BYTE: Final = 1.4
 #: Fraction of int8 weights that LiteRT packs again for each further length: those of products, not of embeddings. It
 #: is 0.45 in MiniLM (12 of 26 MB, measured) and 0.78 in BERT-base; a model of large layers decides.
 PACKED_FRACTION: Final = 0.8
-#: The runtime itself, with Python and numpy. Source: resident size measured after loading a model of 20 kB, rounded up.
+#: Bytes of the runtime itself, with Python and numpy. Source: resident size measured after loading a model of 20 kB,
+#: rounded up.
 RUNTIME_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -41,7 +42,12 @@ def _fixed_lengths(model: Built) -> int:
 
 
 def check_memory(needed_bytes: int, profile: Profile, max_bytes: int | None = None) -> None:
-    """Check that a model fits into what the target gives it, and into what was asked.
+    """Check that a model fits into the target's memory for one model, and into the request's limit.
+
+    Args:
+        needed_bytes: as estimated.
+        profile: the target.
+        max_bytes: the request's limit.
 
     Raises:
         GateFailed: `gate-failed`, naming both figures.

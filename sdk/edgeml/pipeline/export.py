@@ -1,4 +1,4 @@
-"""The way of a model on the host: load -> export -> quantize -> check -> pack, for every target and format.
+"""The export of a model: load -> convert -> quantize -> check -> pack, for every target and format.
 
 `export` has all steps; `edgeml.pipeline.candidates` has those of one candidate. Signing and publishing come after it
 (`edgeml.repository`).
@@ -31,20 +31,20 @@ from edgeml_core.profile import Profile
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> list[Exported]:
-    """Export a model: one bundle for each target and format asked for. One that fails its gate doesn't stop the others.
+    """Export a model to one bundle for each target and requested format. A bundle that fails doesn't stop the others.
 
     Args:
-        request: what is asked.
-        progress: who is told how it goes.
+        request: the model, the targets and the limits.
+        progress: receives the steps and the bundles.
 
     Returns:
-        The bundles in the order of targets, then formats; each lies in `request.output` with its measurements.
+        The bundles in the order of targets, then formats. Each lies in `request.output` with its measurements.
 
     Raises:
         UsageError: the model, a data file, a target or an option is wrong.
-        GateFailed: `gate-failed`, when no recipe passed for one of the bundles, and nothing of it is written: a
-            `NothingPassed` brings its candidates; of several, `SomeFailed` brings each failure and what was written all
-            the same. A plain one says, before any work, that the model can't fit a target.
+        GateFailed: `gate-failed`, when no recipe passed for one of the bundles; nothing of that bundle is written.
+            `NothingPassed` holds its candidates. Among several bundles `SomeFailed` holds each failure, and the bundles
+            that were written. A plain one states before any work that the model can't fit a target.
         DeviceError: a runtime is missing or failed.
     """
     profiles = [targets.load(name) for name in dict.fromkeys(request.targets)]
@@ -59,7 +59,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> list[Exp
 
 
 def _check_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None:
-    """Refuse before any work what can't be done."""
+    """Refuse impossible requests before any work."""
     if request.calibrate is None:
         recipes.check_calibration(request.recipe or request.quantize)
     quantized = "none" not in (request.quantize, request.recipe)
@@ -99,11 +99,11 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
 
 
 def _bundles(
-    job: Job, wanted: Sequence[tuple[Profile, tuple[Format, ...]]]
+    job: Job, planned: Sequence[tuple[Profile, tuple[Format, ...]]]
 ) -> tuple[list[Exported], list[NothingPassed]]:
-    """Those that passed, packed in the working folder, and the errors of those that didn't."""
+    """Pack the bundles that passed in the working folder; collect the errors of the others."""
     packed, failed = [], []
-    for profile, formats in wanted:
+    for profile, formats in planned:
         try:
             packed.append(_bundle(job, profile, formats))
         except NothingPassed as error:

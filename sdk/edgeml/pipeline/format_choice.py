@@ -20,7 +20,7 @@ from typing import Final
 
 from edgeml import targets
 from edgeml.pipeline.attempt import Attempt, Passed
-from edgeml.pipeline.comparison import TIME_PER_POINT, Comparison
+from edgeml.pipeline.comparison import TIME_PER_POINT, Comparison, Outcome
 from edgeml.pipeline.request import ExportRequest
 from edgeml.quantize import recipes
 from edgeml_core.errors import UsageError
@@ -138,28 +138,35 @@ def _chosen_by_turns(chosen: Chosen, passed: Sequence[Passed], found: Comparison
 
 
 def _reason(winner: Passed, other: Passed, found: Comparison) -> str:
-    """One sentence without figures, since the card must be the same after a second export."""
+    """Explain in one sentence without figures, since the card must be the same after a second export."""
     ships = f"{winner.file_format} ships"
-    loses_more = _distance(winner) > _distance(other)
-    rest = "it is closer to the original" if _distance(winner) < _distance(other) else "it comes first in the profile"
-    match found.outcome:
-        case "trivial":
-            return f"{ships}: both formats take next to no time, and {rest}"
-        case "near":
-            return f"{ships}: {other.file_format} costs as much over the expected lengths, and {rest}"
-        case "unclear":
-            return f"{ships}: this host was too busy to tell its time from that of {other.file_format}, and {rest}"
+    is_closer = _distance(winner) < _distance(other)
+    if found.outcome != "cost":
+        rest = "it is closer to the original" if is_closer else "it comes first in the profile"
+        return f"{ships}: {_ties(other.file_format)[found.outcome]}, and {rest}"
     if found.is_faster(other.file_format):
         return (
             f"{ships} although {other.file_format} takes less time over the expected lengths: {winner.file_format} is "
             f"closer to the original, and a point of accuracy is worth {TIME_PER_POINT} times the time"
         )
-    if loses_more:
+    if is_closer:
+        return (
+            f"{ships}: it is closer to the original than {other.file_format}, and takes no more time in turns with it"
+        )
+    if _distance(winner) > _distance(other):
         return (
             f"{ships} although {other.file_format} is closer to the original: it takes so much less time over the "
             f"expected lengths that the loss is worth it, at {TIME_PER_POINT} times the time for a point of accuracy"
         )
     return f"{ships}: it takes less time than {other.file_format} over the expected lengths, in turns on this CPU"
+
+
+def _ties(other: Format) -> dict[Outcome, str]:
+    return {
+        "near": f"{other} costs as much over the expected lengths",
+        "unclear": f"this host was too busy to tell its time from that of {other}",
+        "trivial": "both formats take next to no time",
+    }
 
 
 def _distance(passed: Passed) -> tuple[float, float]:

@@ -74,6 +74,11 @@ def compared(winner: Format, outcome: Outcome, other_ratio: float = 2.0) -> Comp
     [
         ((0.99, 0.99), compared("tflite", "cost"), "tflite ships: it takes less time than onnx"),
         ((0.99, 0.98), compared("tflite", "cost"), "tflite ships although onnx is closer to the original"),
+        (
+            (0.99, 0.998),
+            compared("tflite", "cost"),
+            "tflite ships: it is closer to the original than onnx, and takes no",
+        ),
         ((0.99, 0.998), compared("tflite", "cost", 0.9), "tflite ships although onnx takes less time"),
         ((0.99, 0.99), compared("onnx", "near"), "onnx ships: tflite costs as much over the expected lengths, and it"),
         ((0.99, 0.99), compared("onnx", "unclear"), "onnx ships: this host was too busy to tell its time from that of"),
