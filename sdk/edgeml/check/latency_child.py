@@ -19,8 +19,9 @@ from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array
 
+#: Runs of each model; more change no median.
 RUNS_MAX: Final = 300
-#: For both models together, once each has had its fewest runs.
+#: Seconds for both models together, once each has had its fewest runs; medians settle within them.
 BUDGET_S: Final = 1.5
 
 
@@ -33,7 +34,7 @@ def reply(job: Job) -> Reply:
 
 
 def measure(job: Job) -> Times:
-    """The times of both models; int8 is loaded first, while the process is still as small as a device's.
+    """Time both models. int8 is loaded first, while the process is still as small as a device's.
 
     Raises:
         DeviceError: a runtime is missing or failed.
@@ -58,7 +59,7 @@ def measure(job: Job) -> Times:
 def _interleaved(
     one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]]
 ) -> tuple[list[float], list[float]]:
-    """Times of both in turns, so that whatever else the machine does falls on both."""
+    """Time both in turns, so that other load on the machine falls on both."""
     for session, inputs in (one, other) * WARMUP_RUNS:
         session.run(inputs)
     first: list[float] = []
