@@ -159,9 +159,9 @@ class _Roads:
 
 
 def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> Daemon:
-    folder, clock, machine, link = settings.store.dir, SystemClock(), board.this_machine(), roads.link
+    folder, clock, host, link = settings.store.dir, SystemClock(), board.this_machine(), roads.link
     releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
-    telling = Reporter(link, machine, store, releases, clock, drifts=models.watches.drifts)
+    reporter = Reporter(link, host, store, releases, clock, drifts=models.watches.drifts)
     world = Ports(
         trust=roads.trust,
         chunks=roads.chunks,
@@ -173,11 +173,11 @@ def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> 
         clock=clock,
         calendar=DeviceCalendar(fetch=settings.update.fetch_window, activate=settings.update.window),
     )
-    rule = settings.shadow if settings.serve.shadow else None
-    agent = Agent(settings.device.id, machine, world, telling, rule=rule)
+    shadow_policy = settings.shadow if settings.serve.shadow else None
+    agent = Agent(settings.device.id, host, world, reporter, shadow_policy=shadow_policy)
     calls = Calls(link, releases, prober)
     tunes = settings.serve.tune
-    return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder, tunes=tunes)
+    return Daemon(agent, link, store, reporter, calls=calls, clock=clock, folder=folder, tunes=tunes)
 
 
 def _first(group: BaseException) -> BaseException:

@@ -40,7 +40,7 @@ class Event(StrEnum):
     POSTPONED = "postponed"
     ACTIVATED = "activated"
     REFUSED = "refused"
-    ROAD_FAILED = "road failed"
+    TRANSPORT_FAILED = "transport failed"
     DEVICE_FAILED = "device failed"
     RETRIED = "retried"
     INTERRUPTED = "interrupted"
@@ -53,7 +53,7 @@ _LEFT: Final = {Event.WITHDRAWN: State.IDLE, Event.KEPT: State.ACTIVE}
 #: Any step can be cut short by these: the sender's fault, the road's, this machine's, a restart, another wish or none.
 _CUT_SHORT: Final = {
     Event.REFUSED: State.REJECTED,
-    Event.ROAD_FAILED: State.WAITING,
+    Event.TRANSPORT_FAILED: State.WAITING,
     Event.DEVICE_FAILED: State.ROLLED_BACK,
     Event.INTERRUPTED: State.RESOLVING,
 } | _LEFT

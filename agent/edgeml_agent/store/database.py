@@ -63,7 +63,7 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     unclean_restarts: int = 0
 
     @property
-    def is_on_trial(self) -> bool:
+    def is_on_probation(self) -> bool:
         """Whether the active release has yet to prove itself: `activated_at` is 0 once it has."""
         return self.activated_at != 0
 
@@ -135,7 +135,7 @@ class Store:
             )
         return self.record(name)
 
-    def end_trial(self, name: str, activated_at: float) -> None:
+    def end_probation(self, name: str, activated_at: float) -> None:
         """The release that was activated then has proved itself; another one that came since has not."""
         with self._transaction() as database:
             database.execute(
