@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from edgeml_agent.options import Count, Fraction, Seconds
 from edgeml_core.calls import Call, Reply
 from edgeml_core.desired import FleetDocument
 from edgeml_core.manifest import Manifest
@@ -202,10 +203,10 @@ class ShadowPolicy(msgspec.Struct, frozen=True, kw_only=True):
     requests the new version answers.
     """
 
-    requests: int = 100
-    max_s: float = 600.0
-    max_disagreement: float = 0.1
-    canary: float = 0.0
+    requests: Count = 100
+    max_s: Seconds = 600.0
+    max_disagreement: Fraction = 0.1
+    canary: Fraction = 0.0
 
 
 class ModelServer(Protocol):

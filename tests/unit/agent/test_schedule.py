@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edgeml_agent.schedule import AtOnce, DeviceCalendar, Hours, parse
+from edgeml_agent.schedule import AtOnce, DailyWindow, DeviceCalendar, parse
 from edgeml_core.desired import Deployment
 
 NIGHT = parse("22:00-05:00")
@@ -79,6 +79,9 @@ def test_a_release_serves_when_both_its_deployment_and_the_device_let_it():
 def test_fetching_has_hours_of_its_own():
     """Always, where none are set."""
     now = at("2030-01-10 12:00")
-    always, nightly = DeviceCalendar(fetch=None, activate=NIGHT), DeviceCalendar(fetch=Hours(60, 120), activate=None)
+    always, nightly = (
+        DeviceCalendar(fetch=None, activate=NIGHT),
+        DeviceCalendar(fetch=DailyWindow(60, 120), activate=None),
+    )
     assert (always.fetch_at(now), always.fetch_until(now)) == (now, None)
     assert (nightly.fetch_at(now), nightly.fetch_until(now)) == (at("2030-01-11 01:00"), at("2030-01-11 02:00"))
