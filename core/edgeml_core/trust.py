@@ -67,7 +67,7 @@ def issued(signed: Signed) -> datetime:
         return NO_TIME
 
 
-def require_repository(metadata: bytes, repo: str) -> None:
+def check_repository(metadata: bytes, repo: str) -> None:
     """Hold metadata to the repository that it was signed for, since one key may sign for both.
 
     What can't be read or doesn't say is left to python-tuf and the signatures.

@@ -21,7 +21,7 @@ from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, ShadowPo
 from edgeml_agent.schedule import AtOnce, Calendar
 from edgeml_agent.store import tuning
 from edgeml_agent.store.database import ModelRecord, Store
-from edgeml_agent.store.releases import Bases, Partial, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, PartialRelease, Release, Releases
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.update.metrics import UpdateMetrics
 from edgeml_agent.update.reporter import Reporter
@@ -202,7 +202,7 @@ class Agent:
         self._ports.prober.admit(release.manifest)
         return release, wanted.group
 
-    async def _fetch(self, record: ModelRecord, release: Release, group: str) -> Partial:
+    async def _fetch(self, record: ModelRecord, release: Release, group: str) -> PartialRelease:
         """Collect all chunks of a release: from its own folder, from other releases here, then from the origin."""
         partial, missing, bases = await asyncio.to_thread(self._open, release)
         if missing:
@@ -230,7 +230,7 @@ class Agent:
         except TimeoutError:
             raise _Postponed("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
 
-    async def _verify(self, fetched: Partial) -> Path:
+    async def _verify(self, fetched: PartialRelease) -> Path:
         """Verify every file against the manifest, and return the finished release's folder."""
 
         def verify() -> Path:
@@ -297,7 +297,7 @@ class Agent:
             self._tuned.add(digest)
             self._reporter.tuned(self._ports.store.record(name), tuned)
 
-    def _open(self, release: Release) -> tuple[Partial, list[str], Bases]:
+    def _open(self, release: Release) -> tuple[PartialRelease, list[str], DeltaBases]:
         records = self._ports.store.records()
         partial = self._ports.releases.begin(release, _kept(records))
         held = [record.active for record in records.values() if record.active and record.name == release.manifest.name]
