@@ -75,7 +75,7 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append((accuracy.metric, accuracy.summary))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
-    rows.append(("drift baseline", card.baseline_said))
+    rows.append(("drift baseline", card.baseline_summary))
     return rows + [("warning", warning) for warning in card.warnings]
 
 

@@ -76,7 +76,7 @@ def check_accuracy(whole: Accuracy, here: Accuracy, there: Accuracy, *, cpu: str
         GateFailed: `gate-failed`.
     """
     further = there.drop - here.drop
-    counts = not there.is_share or round(further * there.rows) > ROWS_LOST_MAX
+    counts = not there.is_fraction or round(further * there.rows) > ROWS_LOST_MAX
     if whole.drop + further > max_drop and counts:
         raise GateFailed(
             "gate-failed",
