@@ -1,13 +1,14 @@
 """The update of one model as an asyncio task: started, cancelled, retried, withdrawn.
 
-At most one task runs for a model. A newer deployment cancels the task before it, and starts once that one has ended.
+At most one task runs for a model. A newer deployment cancels the task before it, and waits for the update slot until that
+one has ended.
 The steps of an attempt are `agent`'s; which deployments there are, `daemon` finds out.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
@@ -61,22 +62,22 @@ class UpdateTask:
                 return
         elif self._agent.is_settled(deployment):
             return
-        self._replace(goal, lambda: self._install(deployment))
+        self._replace(goal, self._install(deployment))
 
     def withdraw(self) -> None:
         """Cancel the update and record that its deployment is gone."""
         if not self.is_running or self._goal is not None:
-            self._replace(None, self._withdraw)
+            self._replace(None, self._withdraw())
 
     def cancel(self) -> None:
         """Cancel the task; an update under way is recorded as interrupted."""
         if self._task is not None:
             self._task.cancel()
 
-    def _replace(self, goal: _Goal | None, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _replace(self, goal: _Goal | None, work: Coroutine[Any, Any, None]) -> None:
         self.cancel()
         self._goal = goal
-        self._task = self._tasks.create_task(_after(self._task, work))
+        self._task = self._tasks.create_task(work)
 
     async def _install(self, deployment: Deployment) -> None:
         """Attempt the update until it succeeds, is rejected, or fails on this device.
@@ -109,12 +110,6 @@ class UpdateTask:
     async def _sleep_until(self, time_s: float) -> None:
         while (left_s := time_s - self._clock.now()) > 0:
             await self._clock.sleep(min(left_s, CLOCK_LOOK_EVERY_S))
-
-
-async def _after(before: asyncio.Task[None] | None, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    if before is not None:
-        await asyncio.wait([before])
-    await work()
 
 
 def _goal(deployment: Deployment) -> _Goal:
