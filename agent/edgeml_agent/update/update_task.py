@@ -1,8 +1,7 @@
 """The update of one model as an asyncio task: started, cancelled, retried, withdrawn.
 
-At most one task runs for a model. A newer deployment cancels the task before it, and waits for the update slot until that
-one has ended.
-The steps of an attempt are `agent`'s; which deployments there are, `daemon` finds out.
+At most one task runs for a model. A newer deployment cancels the task before it, and waits for the update slot until
+that one has ended. `Agent` has the steps of an attempt; `daemon` finds the deployments.
 """
 
 from __future__ import annotations
