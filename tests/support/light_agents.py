@@ -23,7 +23,7 @@ from edgeml_agent.fetch.window import Fetch, Progress
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Arrival
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
-from edgeml_agent.store.releases import Bases, Partial, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, PartialRelease, Release, Releases
 from edgeml_core import broker as broker_urls
 from edgeml_core import manifest as manifests
 from edgeml_core import wire_keys
@@ -54,7 +54,7 @@ class LightAgent:
         partial = await asyncio.to_thread(self._releases.begin, release, [])
         missing = await asyncio.to_thread(partial.missing)
         source = Slow(self.link, self._chunk_s) if self._chunk_s else self.link
-        asking = ChunkRequests(Bases(release.manifest))
+        asking = ChunkRequests(DeltaBases(release.manifest))
         progress = await Fetch(partial, source, missing=missing, asking=asking, notice=lambda _: None).run()
         await asyncio.to_thread(_finish, self._releases, partial)
         return progress
@@ -159,6 +159,6 @@ async def fetch_all(agents: Sequence[LightAgent], release: Release, *, apart_s: 
     return await asyncio.gather(*(one(number, agent) for number, agent in enumerate(agents)))
 
 
-def _finish(releases: Releases, partial: Partial) -> None:
+def _finish(releases: Releases, partial: PartialRelease) -> None:
     partial.verify()
     releases.finish(partial)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgeml_agent.ports import Arrival
-from edgeml_agent.store.releases import Bases
+from edgeml_agent.store.releases import DeltaBases
 from edgeml_core import chunks, wire_keys
 from edgeml_core.sealing import Seal
 
@@ -27,7 +27,7 @@ LATER_TRIES: Final = 4
 class ChunkRequests:
     """The keys of one fetch; `seal` is that of the release's group, if it is encrypted."""
 
-    def __init__(self, bases: Bases, seal: Seal | None = None) -> None:
+    def __init__(self, bases: DeltaBases, seal: Seal | None = None) -> None:
         self._bases = bases
         self._seal = seal
         #: What a chunk is called, by its digest.

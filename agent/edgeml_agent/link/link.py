@@ -136,11 +136,11 @@ class MqttLink:
         self._to_send.set()
 
     async def called(self) -> bytes:
-        """See `CallLine.called`."""
+        """See `CallChannel.called`."""
         return await self._called.get()
 
     def reply(self, reply: Reply) -> None:
-        """See `CallLine.reply`; it goes out in its turn among the reports."""
+        """See `CallChannel.reply`; it goes out in its turn among the reports."""
         self._reports.append(reply)
         self._to_send.set()
 

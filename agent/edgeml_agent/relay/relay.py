@@ -162,8 +162,8 @@ class Relay:
             if not self._link.is_online:
                 continue
             sayings, self._sayings = list(self._sayings.values()), {}
-            for start in range(0, len(sayings), relay_batch.SAYINGS_MAX):
-                payload = relay_batch.pack(sayings[start : start + relay_batch.SAYINGS_MAX])
+            for start in range(0, len(sayings), relay_batch.MESSAGES_MAX):
+                payload = relay_batch.pack(sayings[start : start + relay_batch.MESSAGES_MAX])
                 self._link.send(self._topics.relay(self._device), payload)
 
 

@@ -98,7 +98,7 @@ def _summary(exported: Sequence[Exported]) -> str:
         card, measured = it.manifest.card, it.measurements
         accuracy = "not measured"
         if card.accuracy:
-            unit = "" if card.accuracy.is_share else f"{card.accuracy.metric} "
+            unit = "" if card.accuracy.is_fraction else f"{card.accuracy.metric} "
             accuracy = f"{unit}{card.accuracy.fp32:.3f} -> {card.accuracy.int8:.3f}"
         share = card.size_bytes / card.baseline_size_bytes
         speed = f"{measured.speedup:.2f} x fp32"

@@ -78,7 +78,7 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
     if card.choice:
         rows.append(("choice of format", card.choice))
-    rows.append(("drift baseline", card.baseline_said))
+    rows.append(("drift baseline", card.baseline_summary))
     return rows + [("warning", warning) for warning in card.warnings]
 
 

@@ -169,7 +169,7 @@ def manifest(found: Inspected) -> Section:
             f"{it.golden.cases}: cosine ≥ {it.golden.min_cosine}, no value off by more than {it.golden.max_abs}",
         ),
         ("calibration", _calibration(it.card)),
-        ("drift baseline", it.card.baseline_said),
+        ("drift baseline", it.card.baseline_summary),
         ("source", it.provenance.source_sha256),
         ("made with", ", ".join(f"{name} {version}" for name, version in it.provenance.tools.items())),
     ]
@@ -221,7 +221,7 @@ def _latency_bar(kind: Kind, of: Latency) -> Bar:
 
 
 def _accuracy(accuracy: Accuracy) -> Tile:
-    change = "Drop" if accuracy.is_share else "Rise"
+    change = "Drop" if accuracy.is_fraction else "Rise"
     return Tile(change, f"{accuracy.drop:+.2%}", f"{accuracy.metric} {accuracy.summary}")
 
 

@@ -12,6 +12,7 @@ from edgeml_agent.ports import ShadowPolicy
 from edgeml_agent.schedule import AtOnce, DeviceCalendar
 from edgeml_agent.store import locks
 from edgeml_agent.update import daemon as daemons
+from edgeml_agent.update import update_task
 from edgeml_core import chunks
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
@@ -83,7 +84,7 @@ def test_what_is_wanted_answers_and_is_told(bench):
 
 def test_drift_is_told_when_its_grade_changes(bench, monkeypatch):
     """In the retained state, now and then: not for every figure, and not for a version that is gone."""
-    monkeypatch.setattr(daemons, "DRIFT_TOLD_EVERY_S", 0.001)
+    monkeypatch.setattr(daemons, "DRIFT_REPORT_EVERY_S", 0.001)
     wish(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     assert bench.link.shown[-1].models[NAME].drift is None
@@ -166,9 +167,9 @@ def test_a_bad_road_is_tried_again_with_growing_pauses(bench):
     """Until the bound; another announcement begins anew."""
     digest = wish(bench, "1.0")
     bench.origin.lost[digest] = 10_000
-    live(bench, until=lambda: codes(bench).count("chunk-timeout") == daemons.ATTEMPTS_MAX)
+    live(bench, until=lambda: codes(bench).count("chunk-timeout") == update_task.ATTEMPTS_MAX)
     pauses = [seconds for seconds in bench.clock.slept if seconds != daemons.STORE_LOOK_EVERY_S]
-    assert len(pauses) >= daemons.ATTEMPTS_MAX - 1
+    assert len(pauses) >= update_task.ATTEMPTS_MAX - 1
     assert max(pauses) > 16 * min(pauses)
     bench.origin.lost.clear()
     live(bench, until=serves(bench, "1.0"))
@@ -370,7 +371,7 @@ def test_crashes_long_after_an_activation_are_not_the_model_s(bench):
     for version in ("1.0", "2.0"):
         wish(bench, version)
         live(bench, until=serves(bench, version))
-    bench.clock.seconds += daemons.CRASH_WINDOW_S
+    bench.clock.seconds += daemons.PROBATION_S
     crash(bench, times=5)
     assert bench.server.live == {NAME: "2.0"}
 
@@ -380,8 +381,8 @@ def test_crashes_after_a_long_run_are_not_the_model_s(bench, monkeypatch):
     for version in ("1.0", "2.0"):
         wish(bench, version)
         live(bench, until=serves(bench, version))
-    monkeypatch.setattr(daemons, "CRASH_WINDOW_S", 0.01)
-    live(bench, until=lambda: not bench.store.record(NAME).is_on_trial)
+    monkeypatch.setattr(daemons, "PROBATION_S", 0.01)
+    live(bench, until=lambda: not bench.store.record(NAME).is_on_probation)
     crash(bench, times=5)
     assert bench.server.live == {NAME: "2.0"}
 

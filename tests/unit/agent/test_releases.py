@@ -5,7 +5,7 @@ import io
 import pytest
 
 from edgeml_agent.store import tuning
-from edgeml_agent.store.releases import PARTIAL_SUFFIX, Partial, Release, Releases
+from edgeml_agent.store.releases import PARTIAL_SUFFIX, PartialRelease, Release, Releases
 from edgeml_core import bundle, chunks
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError, RejectedError
@@ -149,7 +149,7 @@ def test_no_room_is_said_before_the_first_byte(tmp_path):
         releases.begin(new, keep=[old.digest])
     assert caught.value.code == "disk-full"
     assert not list(releases.folder(old.digest).parent.glob(f"*{PARTIAL_SUFFIX}"))
-    assert isinstance(releases.begin(new, keep=[]), Partial)
+    assert isinstance(releases.begin(new, keep=[]), PartialRelease)
 
 
 def test_what_was_tuned_makes_room_for_an_update(tmp_path):
@@ -161,7 +161,7 @@ def test_what_was_tuned_makes_room_for_an_update(tmp_path):
     made = whole(releases, old) / tuning.FOLDER_NAME
     made.mkdir()
     (made / "model.prepared").write_bytes(bytes(range(256)) * 2000)
-    assert isinstance(releases.begin(new, keep=[old.digest]), Partial)
+    assert isinstance(releases.begin(new, keep=[old.digest]), PartialRelease)
     assert not made.exists()
     assert releases.read(old.digest) == old
 

@@ -3,6 +3,7 @@
 import pytest
 
 from edgeml_agent import schedule, settings
+from edgeml_agent.ports import ShadowPolicy
 from edgeml_core.errors import UsageError
 
 LEAST = '[device]\nid = "board-1"\n[broker]\nurl = "mqtt://broker.example"\n'
@@ -69,10 +70,32 @@ def test_models_are_asked_over_mqtt_only_where_it_is_said(tmp_path):
             loaded(tmp_path, text)
 
 
+def test_a_relay_section_without_a_url_is_no_relay(tmp_path):
+    """Its keys are those of a broker and a size; only the url makes it one."""
+    assert loaded(tmp_path, LEAST).relay is None
+    assert loaded(tmp_path, LEAST + "[relay]\nmax_bytes = 5\n").relay is None
+    found = loaded(tmp_path, LEAST, EDGEML_RELAY_URL="mqtt://site", EDGEML_RELAY_CA="ca.crt").relay
+    assert (str(found.broker.url), found.broker.ca) == ("mqtt://site:1883", tmp_path / "ca.crt")
+    assert found.max_bytes == 2 * 1024**3
+    with pytest.raises(UsageError, match=r"1 problem.*relay\.max_bytes: must be a whole number of bytes above 0"):
+        loaded(tmp_path, LEAST + "[relay]\nmax_bytes = 0\n")
+
+
+def test_the_shadow_policy_is_read_with_its_defaults(tmp_path):
+    """Seconds and counts are whole numbers, the others fractions."""
+    assert loaded(tmp_path, LEAST).shadow == ShadowPolicy()
+    found = loaded(tmp_path, LEAST + "[shadow]\nrequests = 7\ncanary = 1\n", EDGEML_SHADOW_MAX_S="60").shadow
+    assert found == ShadowPolicy(requests=7, max_s=60, canary=1.0)
+    with pytest.raises(UsageError, match="2 problem") as caught:
+        loaded(tmp_path, LEAST + "[shadow]\nmax_s = 1.5\ncanary = 2\n")
+    assert "shadow.max_s: must be a whole number above 0" in caught.value.message
+    assert "shadow.canary: must be a fraction between 0 and 1" in caught.value.message
+
+
 def test_hours_are_read(tmp_path):
     """When to serve what is new, and when to fetch; none is always."""
     found = loaded(tmp_path, LEAST + '[update]\nwindow = "22:00-05:30"\n').update
-    assert found == settings.UpdateSettings(window=schedule.Hours(22 * 60, 5 * 60 + 30), fetch_window=None)
+    assert found == settings.UpdateSettings(window=schedule.DailyWindow(22 * 60, 5 * 60 + 30), fetch_window=None)
 
 
 @pytest.mark.parametrize("line", ['labels = "site"', "labels = 3", 'labels = {Site = "farm"}', "id = 3", "fleet = ''"])

@@ -61,7 +61,7 @@ def test_a_rollback_goes_back_once(store):
     record = store.roll_back("mood", "crash-loop", "why")
     assert (record.active, record.previous, record.state) == ("a", "", State.ROLLED_BACK)
     assert (record.code, record.message) == ("crash-loop", "why")
-    with pytest.raises(UsageError, match="no version before"):
+    with pytest.raises(UsageError, match="no previous version"):
         store.roll_back("mood", "", "")
     with pytest.raises(UsageError) as caught:
         store.roll_back("other", "", "")

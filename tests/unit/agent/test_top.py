@@ -3,7 +3,7 @@
 import pytest
 
 from edgeml_agent.commands import top
-from edgeml_agent.commands.scrape import Look, Model, parse
+from edgeml_agent.commands.scrape import Model, Snapshot, parse
 from edgeml_agent.serve.metrics import Metric, RequestCounts, render
 
 MODEL = Model(id="mood", version="1.1", task="text-classification")
@@ -25,7 +25,7 @@ def look(at_s, counts, depth=0):
             ]
         )
     )
-    return Look(at_s=at_s, models=(MODEL,), samples=tuple(parse(page)))
+    return Snapshot(at_s=at_s, models=(MODEL,), samples=tuple(parse(page)))
 
 
 def counted(*requests):

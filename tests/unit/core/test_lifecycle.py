@@ -35,7 +35,7 @@ def test_every_step_under_way_survives_each_kind_of_failure():
     """Whoever is at fault, there is a state to go to."""
     for state in UNDER_WAY:
         assert advance(state, Event.REFUSED) is State.REJECTED
-        assert advance(state, Event.ROAD_FAILED) is State.WAITING
+        assert advance(state, Event.TRANSPORT_FAILED) is State.WAITING
         assert advance(state, Event.DEVICE_FAILED) is State.ROLLED_BACK
 
 
