@@ -17,12 +17,15 @@ from edgeml_agent.link.link import MqttLink
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, messages
+from edgeml_core.calls import Reply
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io import backoff
 from support import brokers
 
 TIMEOUT_S = 20.0
+#: Time for the link's own messages at the start of a connection: the echoes of its rights check.
+SETTLED_S = 0.3
 TOPICS = Topics("farm")
 CHUNK = b"content" * 1000
 DIGEST = chunks.sha256(CHUNK)
@@ -204,33 +207,101 @@ def test_a_lost_connection_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 @contextlib.asynccontextmanager
 async def cuttable(target: int):
-    """A road to a port that can be cut, and mended: (port, cut, mended)."""
-    mended, writers = asyncio.Event(), []
-    mended.set()
+    """A network path to a port that can be cut and repaired: (port, cut, repaired)."""
+    async with network_path(target) as path:
+        yield path.port, path.cut, path.repaired
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+class NetworkPath:
+    """A TCP proxy that can be cut, and that cuts itself at a packet which holds `cut_at`, before it is passed on."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.cut_at = b""
+        self.cuts = 0
+        self.repaired = asyncio.Event()
+        self.repaired.set()
+        self._target = target
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def cut(self) -> None:
+        """Close all connections, and accept none until `repaired` is set."""
+        self.repaired.clear()
+        self.cuts += 1
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass bytes both ways."""
+        if not self.repaired.is_set():
+            writer.close()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers += [writer, inner_writer]
+        await asyncio.gather(self._forward(reader, inner_writer), self._forward(inner_reader, writer))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if self.cut_at and self.cut_at in data:
+                    self.cut()
+                    return
                 writer.write(data)
                 await writer.drain()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not mended.is_set():
-            writer.close()
-            return
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
-        writers.extend([writer, inner_writer])
-        await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
 
-    def cut() -> None:
-        mended.clear()
-        for writer in writers:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+@contextlib.asynccontextmanager
+async def network_path(target: int):
+    """A network path to a port."""
+    path = NetworkPath(target)
+    server = await asyncio.start_server(path.accept, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1], cut, mended
-        cut()
+        path.port = server.sockets[0].getsockname()[1]
+        yield path
+        path.cut()
+
+
+@pytest.mark.parametrize(
+    ("send", "topic"),
+    [
+        (lambda link: link.report(a_report("1.0")), TOPICS.report("board-1")),
+        (lambda link: link.reply(Reply(id="call-1")), TOPICS.reply("board-1")),
+        (lambda link: link.send(TOPICS.relay("board-1"), b"relayed"), TOPICS.relay("board-1")),
+    ],
+    ids=["report", "reply", "relayed"],
+)
+def test_a_connection_cut_before_the_puback_loses_no_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    send: Callable[[MqttLink], None],
+    topic: str,
+) -> None:
+    """The device has written the PUBLISH and the network ends before the broker has it: it is published again."""
+    monkeypatch.setattr(backoff, "jittered", lambda _: 0.05)
+
+    async def run(broker: brokers.Mosquitto) -> None:
+        async with (
+            host(broker.url) as at,
+            network_path(broker.port) as path,
+            running(a_link(f"mqtt://127.0.0.1:{path.port}")) as link,
+        ):
+            await at.client.subscribe([(TOPICS.reply("+"), 1), (TOPICS.relay("+"), 1)])
+            # Messages before the cut: the rights check publishes empty payloads on the same topics.
+            link.report(a_report("0.9"))
+            await until(lambda: at.states() and at.reports())
+            await asyncio.sleep(SETTLED_S)
+            path.cut_at = topic.encode()
+            send(link)
+            await until(lambda: path.cuts)
+            path.cut_at = b""
+            path.repaired.set()
+            await until(lambda: sent(at))
+
+    def sent(at: Host) -> list[bytes]:
+        return [data for to, data in at.heard if to == topic and b"0.9" not in data]
+
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        asyncio.run(run(broker))
 
 
 def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
@@ -25,6 +24,7 @@ from edgeml_agent.link import mqtt
 from edgeml_agent.link.acl_check import Rights
 from edgeml_agent.link.chunk_topics import ChunkTopics
 from edgeml_agent.link.inference_requests import RequestLine
+from edgeml_agent.link.outbox import Forwarded, Outbox, Outgoing
 from edgeml_agent.link.rate_limit import Cap
 from edgeml_agent.link.signed_files import SignedFiles
 from edgeml_agent.ports import Arrival, TopicHandler
@@ -47,19 +47,11 @@ SETTLE_S: Final = 0.3
 GOODBYE_S: Final = 3.0
 #: The broker sends what it retains about when it confirms the subscription.
 POSITION_WAIT_S: Final = 0.05
-OUTBOX_MAX_REPORTS: Final = 256
 CALLS_QUEUED_MAX: Final = 4
 _ROOT_SUFFIX: Final = ".root.json"
 _ANNOUNCED_LAST: Final = f"{trust.METADATA_DIR}/timestamp.json"
 
 T = TypeVar("T")
-
-
-class _Passed(msgspec.Struct, frozen=True):
-    """A passenger's message."""
-
-    topic: str
-    payload: bytes
 
 
 class MqttLink:
@@ -101,7 +93,7 @@ class MqttLink:
         self._handler: TopicHandler | None = None
         self._carried: set[str] = set()
         self._heard: set[str] = set()
-        self._reports: deque[Report | Reply | _Passed] = deque(maxlen=OUTBOX_MAX_REPORTS)
+        self._outbox = Outbox()
         self._to_send = asyncio.Event()
 
     async def run(self) -> None:
@@ -132,8 +124,7 @@ class MqttLink:
 
     def report(self, report: Report) -> None:
         """See `StatusSink.report`; the oldest of too many go."""
-        self._reports.append(report)
-        self._to_send.set()
+        self._outbox.add(report)
 
     async def called(self) -> bytes:
         """See `CallLine.called`."""
@@ -141,8 +132,7 @@ class MqttLink:
 
     def reply(self, reply: Reply) -> None:
         """See `CallLine.reply`; it goes out in its turn among the reports."""
-        self._reports.append(reply)
-        self._to_send.set()
+        self._outbox.add(reply)
 
     def set_handler(self, handler: TopicHandler) -> None:
         """Hand messages on the topics of `handler` to it."""
@@ -160,8 +150,7 @@ class MqttLink:
 
     def send(self, topic: str, payload: bytes) -> None:
         """Say something for the passenger, in its turn among the reports."""
-        self._reports.append(_Passed(topic, payload))
-        self._to_send.set()
+        self._outbox.add(Forwarded(topic, payload))
 
     @property
     def is_online(self) -> bool:
@@ -251,6 +240,7 @@ class MqttLink:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._receive_all(client))
                     tasks.create_task(self._send_all(client))
+                    tasks.create_task(self._publish_outbox(client))
                     tasks.create_task(self._check_rights(client))
             except asyncio.CancelledError:
                 await self._say_goodbye(client)
@@ -306,15 +296,13 @@ class MqttLink:
                 self._called.put_nowait(payload)
 
     async def _send_all(self, client: Client) -> None:
-        """Send what there is to say, in order; a report stays in the outbox until the broker has it."""
+        """Publish the state and change subscriptions, as they change."""
         while True:
             await self._to_send.wait()
             self._to_send.clear()
             if self._state_is_new:
                 self._state_is_new = False
                 await self._publish_state(client, online=True)
-            while self._reports:
-                await self._publish_report(client, self._reports.popleft())
             await self._hear_carried(client)
             if left := self._chunks.left():
                 await client.unsubscribe(left)
@@ -328,20 +316,22 @@ class MqttLink:
         if left := sorted(heard - carried):
             await client.unsubscribe(left)
 
-    async def _publish_report(self, client: Client, report: Report | Reply | _Passed) -> None:
-        match report:
-            case _Passed(topic, payload):
-                pass
+    async def _publish_outbox(self, client: Client) -> None:
+        """Publish what is in the outbox, in order; a message leaves it after the broker's PUBACK."""
+        while True:
+            message = await self._outbox.oldest()
+            await client.publish(*self._addressed(message), qos=1)
+            self._outbox.remove(message)
+
+    def _addressed(self, message: Outgoing) -> tuple[str, bytes]:
+        match message:
+            case Forwarded(topic, payload):
+                return topic, payload
             case Report():
-                topic = self._topics.report(self._device.id)
-                payload = messages.encode(msgspec.structs.replace(report, session=self.session))
+                report = msgspec.structs.replace(message, session=self.session)
+                return self._topics.report(self._device.id), messages.encode(report)
             case _:
-                topic, payload = self._topics.reply(self._device.id), messages.encode(report)
-        try:
-            await client.publish(topic, payload, qos=1)
-        except MqttError:
-            self._reports.appendleft(report)
-            raise
+                return self._topics.reply(self._device.id), messages.encode(message)
 
     async def _say_goodbye(self, client: Client) -> None:
         with contextlib.suppress(MqttError, TimeoutError):
