@@ -111,9 +111,12 @@ class StatusSink(Protocol):
 
 
 class CallLine(Protocol):
-    """Where calls to this device come in and replies go out. `session` is that of the connection."""
+    """The calls to this device, and the replies to them."""
 
-    session: int
+    @property
+    def session(self) -> int:
+        """The number of the connection."""
+        ...
 
     async def called(self) -> bytes:
         """The next call; nothing about it is trusted yet."""

@@ -123,12 +123,12 @@ def test_signed_files_come_as_they_are_published(url: str) -> None:
             for file, content in (("metadata/timestamp.json", b"time"), ("targets/x.json", b"target")):
                 await at.client.publish(TOPICS.trust("fleet", file), content, qos=1, retain=True)
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
-            assert await link.file("fleet", "metadata/timestamp.json") == b"time"
-            assert await link.file("fleet", "targets/x.json") == b"target"
-            assert await asyncio.wait_for(link.file("fleet", "metadata/2.root.json"), 1) is None
+            assert await link.files.read("fleet", "metadata/timestamp.json") == b"time"
+            assert await link.files.read("fleet", "targets/x.json") == b"target"
+            assert await asyncio.wait_for(link.files.read("fleet", "metadata/2.root.json"), 1) is None
             await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"later", qos=1, retain=True)
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
-            assert await link.file("fleet", "metadata/timestamp.json") == b"later"
+            assert await link.files.read("fleet", "metadata/timestamp.json") == b"later"
 
     asyncio.run(run())
 
@@ -138,19 +138,19 @@ def test_wanted_chunks_arrive_and_others_don_t(url: str) -> None:
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
-            await link.want([DIGEST])
+            await link.chunks.want([DIGEST])
             await until(lambda: (TOPICS.want("board-1"), messages.encode(Want(keys=(DIGEST,)))) in at.heard)
             await at.client.publish(TOPICS.chunk("0" * 64), b"not wanted")
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
-            arrival = await link.receive(TIMEOUT_S)
+            arrival = await link.chunks.receive(TIMEOUT_S)
             assert arrival is not None
             assert arrival.key == DIGEST
             assert chunks.from_wire(arrival.payload, DIGEST) == CHUNK
-            await link.drop([DIGEST])
+            await link.chunks.drop([DIGEST])
             link.report(a_report("1.0"))
             await until(at.reports)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
-            assert await link.receive(0.3) is None
+            assert await link.chunks.receive(0.3) is None
 
     asyncio.run(run())
 
@@ -266,7 +266,7 @@ async def network_path(target: int):
     [
         (lambda link: link.report(a_report("1.0")), TOPICS.report("board-1")),
         (lambda link: link.reply(Reply(id="call-1")), TOPICS.reply("board-1")),
-        (lambda link: link.send(TOPICS.relay("board-1"), b"relayed"), TOPICS.relay("board-1")),
+        (lambda link: link.forward(TOPICS.relay("board-1"), b"relayed"), TOPICS.relay("board-1")),
     ],
     ids=["report", "reply", "relayed"],
 )
@@ -309,7 +309,7 @@ def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
 
     async def run(broker: brokers.Mosquitto) -> None:
         async with running(a_link(broker.url)) as first:
-            await first.want([DIGEST])
+            await first.chunks.want([DIGEST])
         async with host(broker.url) as at, running(a_link(broker.url)):
             await until(lambda: at.states() and at.states()[-1].online)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK), qos=1)
@@ -321,14 +321,14 @@ def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
 
 def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a matter of the road."""
-    monkeypatch.setattr("edgeml_agent.link.link.CONNECT_WAIT_S", 0.2)
+    monkeypatch.setattr("edgeml_agent.link.current.CONNECT_WAIT_S", 0.2)
 
     async def run() -> None:
         async with running(a_link(f"mqtt://127.0.0.1:{brokers.free_port()}")) as link:
             with pytest.raises(TransportError) as caught:
-                await link.want([DIGEST])
+                await link.chunks.want([DIGEST])
             assert caught.value.code == "broker-unreachable"
-            await link.drop([DIGEST])
+            await link.chunks.drop([DIGEST])
 
     asyncio.run(run())
 
@@ -338,7 +338,7 @@ def test_what_is_wanted_is_asked_for_again_when_the_host_comes_back(url: str) ->
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
-            await link.want([DIGEST])
+            await link.chunks.want([DIGEST])
             await until(lambda: len(wants(at)) == 1)
             await asyncio.sleep(STARVED_S)
             await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"time", qos=1, retain=True)
@@ -358,13 +358,13 @@ def test_a_new_connection_asks_for_what_is_outstanding(tmp_path: Path, monkeypat
             cuttable(broker.port) as (port, cut, mended),
             running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
         ):
-            await link.want([DIGEST])
+            await link.chunks.want([DIGEST])
             await until(lambda: len(wants(at)) == 1)
             cut()
             mended.set()
             await until(lambda: len(wants(at)) == 2)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
-            assert await link.receive(TIMEOUT_S) is not None
+            assert await link.chunks.receive(TIMEOUT_S) is not None
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
         asyncio.run(run(broker))
@@ -376,10 +376,10 @@ def test_the_wave_s_position_is_known_at_once(url: str) -> None:
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
             await at.client.publish(TOPICS.wave("1" * 32), DIGEST[:32], qos=1, retain=True)
-            await link.follow("1" * 32)
-            assert link.position == DIGEST[:32]
-            await link.follow("")
-            assert link.position == ""
+            await link.chunks.follow("1" * 32)
+            assert link.chunks.position == DIGEST[:32]
+            await link.chunks.follow("")
+            assert link.chunks.position == ""
 
     asyncio.run(run())
 
@@ -389,12 +389,12 @@ def test_a_cap_holds_wants_back(tmp_path: Path) -> None:
 
     async def run(broker: brokers.Mosquitto) -> None:
         async with host(broker.url) as at, running(a_link(broker.url, max_bytes_per_s=1000)) as link:
-            await link.want([DIGEST])
+            await link.chunks.want([DIGEST])
             await until(lambda: wants(at))
             await at.client.publish(TOPICS.chunk(DIGEST), bytes(1000))
-            assert await link.receive(TIMEOUT_S) is not None
+            assert await link.chunks.receive(TIMEOUT_S) is not None
             begun_s = time.monotonic()
-            await link.want([DIGEST])
+            await link.chunks.want([DIGEST])
             assert time.monotonic() - begun_s > 0.5
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
