@@ -165,7 +165,9 @@ class Agent:
             log.event("fetching", model=machine.record.name, chunks=len(missing))
             notice = partial(self._telling.progress, machine.record)
             asking = ChunkRequests(bases, self._ports.groups.seal(group) if group else None)
-            await self._in_hours(Fetch(opened, self._ports.chunks, missing=missing, asking=asking, notice=notice))
+            await self._in_hours(
+                Fetch(opened, self._ports.chunks, missing=missing, requests=asking, on_progress=notice)
+            )
         return opened
 
     async def _in_hours(self, fetch: Fetch) -> None:
