@@ -77,12 +77,14 @@ class SiteDevice:
         machine, clock = board.this_machine(), SystemClock()
         self.store, self.server = Store(found.store.dir), MemoryServer()
         self.link = MqttLink(found.broker, found.device, self.store.next_session)
-        self.trust = Trust(found.trust.root, found.store.dir, BlockingFiles(self.link.file, asyncio.get_running_loop()))
+        self.trust = Trust(
+            found.trust.root, found.store.dir, BlockingFiles(self.link.files.read, asyncio.get_running_loop())
+        )
         releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
         telling = Reporter(self.link, machine, self.store, releases, clock)
         ports = Ports(
             trust=self.trust,
-            chunks=self.link,
+            chunks=self.link.chunks,
             store=self.store,
             releases=releases,
             prober=prober,
