@@ -39,7 +39,7 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     request = ExportRequest(
         model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
     )
-    (exported,) = export.export(request)
+    (exported,) = export(request)
     return folder / "chat", exported
 
 

@@ -91,7 +91,7 @@ def test_a_family_exports_and_answers(case: Case, tmp_path: Path):
         request = ExportRequest(
             model=model, name="it", targets=("x86-vnni",), formats=(file_format,), output=tmp_path / "out"
         )
-        (exported,) = export.export(request)
+        (exported,) = export(request)
         assert exported.manifest.task == case.task
         assert exported.manifest.card.parity.cosine >= COSINE_MIN
         assert exported.manifest.card.parity.against in ("PyTorch", "ONNX fp32", "scikit-learn")
@@ -106,7 +106,7 @@ def test_a_family_exports_and_answers(case: Case, tmp_path: Path):
     for file_format, operator in case.refused.items():
         request = ExportRequest(model=model, targets=("x86-vnni",), formats=(file_format,), output=tmp_path / "none")
         with pytest.raises(UsageError, match=operator) as caught:
-            export.export(request)
+            export(request)
         assert caught.value.code == "model-unsupported"
         assert "\n" not in caught.value.message
         assert not (tmp_path / "none").exists()

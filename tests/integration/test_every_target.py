@@ -47,7 +47,7 @@ def test_a_vision_model_for_every_board_in_both_formats(tmp_path: Path):
     """Static int8, calibrated; five boards, ten bundles, four emulated CPUs."""
     data = made("digits", tmp_path / "digits")
     boards = [profile.name for profile in targets.all()]
-    exported = export.export(
+    exported = export(
         ExportRequest(
             model=f"{EXAMPLES / 'digits.py'}:digits",
             task="image-classification",
@@ -66,7 +66,7 @@ def test_a_vision_model_for_every_board_in_both_formats(tmp_path: Path):
 def test_a_text_classifier_for_a_gateway_and_a_pi(tmp_path: Path):
     """Dynamic int8: the gateway's weights leave room for its narrower sums, the Pi's are full."""
     data = made("triage", tmp_path / "triage")
-    exported = export.export(
+    exported = export(
         ExportRequest(
             model=str(data / "model"),
             targets=("x86-gateway", "rpi4"),

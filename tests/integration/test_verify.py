@@ -51,7 +51,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
         formats=("onnx", "tflite"),
         output=tmp_path_factory.mktemp("minilm"),
     )
-    return export.export(request)
+    return export(request)
 
 
 def prove(bundle: Path, target: str, *items: Text | Tensors) -> Proof:
