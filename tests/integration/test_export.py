@@ -151,7 +151,7 @@ def test_a_second_export_gives_the_same_bytes(six: list[Exported], minilm: Path,
     home = tmp_path / "home"
     home.mkdir()
     code = (
-        "import sys; from pathlib import Path; from edgeml.pipeline import export;"
+        "import sys; from pathlib import Path; from edgeml.pipeline.export import export;"
         "from edgeml.pipeline.request import ExportRequest as R;"
         "export(R(model=sys.argv[1], name='minilm', targets=('rpi4',), formats=('onnx', 'tflite'),"
         "output=Path('again')))"

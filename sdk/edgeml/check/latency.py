@@ -31,6 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     int8: Timed
     fp32: Timed
     threads: int
+    budget_s: float
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):

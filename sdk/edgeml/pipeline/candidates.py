@@ -115,7 +115,9 @@ def _time(job: Job, attempt: Attempt, candidate: Candidate) -> None:
         job.progress.stage(f"time {manifest.stem} {candidate.model.recipe}")
         int8 = _timed(job, candidate)
         reference = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
-        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))
+        return latency.measure(
+            latency.Job(int8=int8, fp32=reference, threads=threads, budget_s=job.request.budget.paired_s)
+        )
 
     def make() -> latency.Times:
         times = measure()
@@ -130,7 +132,12 @@ def is_faster(job: Job, one: Attempt, other: Attempt) -> bool:
     assert one.candidate is not None  # noqa: S101 -- what passed has been through every step
     assert other.candidate is not None  # noqa: S101 -- as above
     threads = min(one.candidate.manifest.runtime.threads, os.cpu_count() or 1)
-    in_turns = latency.Job(int8=_timed(job, one.candidate), fp32=_timed(job, other.candidate), threads=threads)
+    in_turns = latency.Job(
+        int8=_timed(job, one.candidate),
+        fp32=_timed(job, other.candidate),
+        threads=threads,
+        budget_s=job.request.budget.paired_s,
+    )
     for _ in range(FASTER_RUNS):
         job.progress.stage(f"time {one.candidate.manifest.stem} against {other.file_format}")
         if not gate.is_faster(latency.measure(in_turns)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from edgeml import bench
 from edgeml.check import latency
@@ -17,9 +16,6 @@ from edgeml_core.calls import Trial
 from edgeml_core.card import Measurements, Verified
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.bench import child
-
-#: Throughput and energy settle within it; the gate's own times come from the longer run beside fp32.
-TRIAL_S: Final = 1.0
 
 
 def measurements(job: Job, attempt: Attempt, manifest: Manifest, chosen: Chosen) -> Measurements:
@@ -63,4 +59,4 @@ def _alone(job: Job, candidate: Candidate, threads: int) -> Trial:
     """The bundle's model in a process of its own, with nothing beside it that would take its time or energy."""
     job.progress.stage(f"bench {candidate.manifest.stem}")
     given = latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
-    return bench.figures(bench.here(child.Job(timed=given, threads=threads, seconds=TRIAL_S)))
+    return bench.figures(bench.here(child.Job(timed=given, threads=threads, seconds=job.request.budget.alone_s)))
