@@ -12,7 +12,7 @@ from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify.emulation import sysroot
 from edgeml.verify.emulation.prepare import prepare
-from support import tiny_chat
+from support import cache, tiny_chat
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +22,11 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def emulation_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the Pis' root was made, as `edgeml target prepare rpi4` makes it."""
-    place = tmp_path_factory.mktemp("emulation")
-    with pytest.MonkeyPatch.context() as patch:
+def emulation_place() -> Path:
+    """Return the folder with the Pis' root, as `edgeml target prepare rpi4` makes it; the test cache keeps it."""
+    with cache.kept("emulation", lambda _: None) as place, pytest.MonkeyPatch.context() as patch:
         patch.setenv(sysroot.PLACE_VARIABLE, str(place))
-        assert prepare(targets.load("rpi4")) is not None
+        assert prepare(targets.load("rpi4")) is not None  # at once where a root is there: nothing writes to it again
     return place
 
 
