@@ -19,10 +19,11 @@ from faults import campaign
 from faults.programs import Forked
 from faults.world import Device, World, until, world
 from support import brokers
+from support.scale import scaled
 
-KILLS: Final = 50 if campaign.IS_SHORT else 200
+KILLS: Final = scaled(200, otherwise=20)
 DEVICES: Final = 3
-KILLS_A_ROUND: Final = 25
+KILLS_A_ROUND: Final = scaled(25, otherwise=10)
 #: 12 chunks: long enough to be killed between any two of them.
 WEIGHTS_BYTES: Final = 12 * 64 * 1024
 #: About what an update takes from the wish to the answer.
@@ -54,7 +55,8 @@ def publish(made: World, chance: np.random.Generator) -> str:
     """Publish the next version, with the publisher killed at random instants until it gets through."""
     version, path = made.bundle(weights_bytes=WEIGHTS_BYTES)
     while chance.random() < 0.5:
-        publisher = Forked(made.folder / "publish.log", "edgeml", "publish", str(path), "--repo", str(made.repo))
+        command = ("-m", "edgeml", "publish", str(path), "--repo", str(made.repo))
+        publisher = Forked(made.folder / "publish.log", *command)
         time.sleep(chance.uniform(0, 0.15))
         publisher.kill()
         campaign.count("SIGKILLs of the publisher")

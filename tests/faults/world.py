@@ -14,7 +14,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,24 +28,17 @@ from faults import campaign
 from faults.disk import mounted
 from faults.mitm import Mitm, mitm
 from faults.programs import Forked
-from support import brokers
+from support import brokers, ports
+from support.programs import agent_command, enroll, host_command
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until
 
 FLEET: Final = "farm"
 MODEL: Final = "tiny"
-TIMEOUT_S: Final = 60.0
 #: How soon after its start an agent must answer; the machine may be busy with other tests.
 COMES_UP_S: Final = 30.0
 ASK_TIMEOUT_S: Final = 10.0
 ASK_EVERY_S: Final = 0.01
-
-
-def until(holds: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
 
 
 class Traffic:
@@ -129,7 +122,7 @@ class Device:
     def start(self) -> None:
         """`edgeml-agent run`."""
         self.traffic.agent_starts()
-        self.agent = Forked(self.log, "edgeml-agent", "run", "--config", str(self.config), clock_s=self.clock_s)
+        self.agent = Forked(self.log, *agent_command(self.config), clock_s=self.clock_s)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -195,9 +188,7 @@ class World:
 
     def start_host(self) -> None:
         """`edgeml fleet serve`."""
-        self.host = Forked(
-            self.folder / "host.log", "edgeml", "fleet", "serve", "--repo", str(self.repo), "--broker", self.broker.url
-        )
+        self.host = Forked(self.folder / "host.log", *host_command(self.repo, self.broker.url))
 
     def bundle(self, **changes: object) -> tuple[str, Path]:
         """Make the next version; it answers as no other does."""
@@ -315,8 +306,6 @@ def world(
 
 
 def _enrolled(made: World, name: str, broker_port: int) -> Device:
-    folder, port = made.folder / name, brokers.free_port()
-    repository.enroll(made.repo, name, labels={}, broker_url=f"mqtt://127.0.0.1:{broker_port}", out_dir=folder)
-    config = folder / "agent.toml"
-    config.write_text(re.sub(r'http = ".*"', f'http = "127.0.0.1:{port}"', config.read_text()))
+    folder, port = made.folder / name, ports.free_port()
+    enroll(made.repo, name, f"mqtt://127.0.0.1:{broker_port}", folder, http=f"127.0.0.1:{port}")
     return Device(name, folder, port, Traffic(port), made.folder / f"{name}.log")

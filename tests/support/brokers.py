@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from support.ports import free_port
+
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
 OPEN: Final = "allow_anonymous true"
@@ -135,13 +137,6 @@ async def _run_embedded(port: int, ready: threading.Event, stop: asyncio.Event) 
     ready.set()
     await stop.wait()
     await broker.shutdown()
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _program() -> str:

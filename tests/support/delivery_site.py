@@ -1,4 +1,4 @@
-"""A site for delivery tests: broker, host and agent as separate processes, and a client that watches what they say.
+"""A site for delivery tests: broker, host and agent as separate processes, and a client that receives all messages.
 
 The host is `edgeml fleet serve`, the agent `edgeml-agent run`; both are started as an operator does, stopped or killed.
 """
@@ -6,14 +6,12 @@ The host is `edgeml fleet serve`, the agent `edgeml-agent run`; both are started
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,40 +23,15 @@ from edgeml.fleet.deploy import deploy
 from edgeml_core import messages
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from support import brokers
+from support.programs import Program, Programs, agent_command, enroll, host_command, programs
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until
+
+__all__ = ("DEVICE", "FLEET", "MODEL", "TIMEOUT_S", "Observer", "Program", "Site", "site", "until")
 
 DEVICE: Final = "board-1"
 FLEET: Final = "farm"
 MODEL: Final = "tiny"
-TIMEOUT_S: Final = 60.0
-
-
-def until(holds: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.005)
-
-
-class Program:
-    """A child process with its log in a file."""
-
-    def __init__(self, log: Path, *command: str) -> None:
-        self.log = log
-        with log.open("ab") as out:
-            self.process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out)
-
-    def kill(self) -> None:
-        """SIGKILL: no chance to clean up."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM, as a service manager does; the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(TIMEOUT_S)
 
 
 class Observer:
@@ -138,7 +111,7 @@ class Site:
     folder: Path
     broker: brokers.Mosquitto
     observer: Observer
-    programs: list[Program] = field(default_factory=list)
+    programs: Programs
 
     @property
     def repo(self) -> Path:
@@ -168,11 +141,11 @@ class Site:
 
     def start_host(self) -> Program:
         """`edgeml fleet serve`."""
-        return self._start("host", "edgeml", "fleet", "serve", "--repo", str(self.repo), "--broker", self.broker.url)
+        return self.programs.start(self.folder / "host.log", *host_command(self.repo, self.broker.url))
 
     def start_agent(self) -> Program:
         """`edgeml-agent run`."""
-        return self._start("agent", "edgeml_agent", "run", "--config", str(self.config))
+        return self.programs.start(self.folder / "agent.log", *agent_command(self.config))
 
     def run_agent_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another command of `edgeml-agent`, with JSON."""
@@ -202,24 +175,15 @@ class Site:
         """Where the agent listens."""
         return re.findall(r'listening http="([^"]+)"', (self.folder / "agent.log").read_text())[-1]
 
-    def _start(self, name: str, *module: str) -> Program:
-        self.programs.append(Program(self.folder / f"{name}.log", "-m", *module))
-        return self.programs[-1]
-
 
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """A fleet of one enrolled device on a broker; nothing runs yet but the broker."""
-    with brokers.mosquitto(folder / "broker") as broker:
+    """Make a fleet of one enrolled device on a broker; nothing runs yet but the broker."""
+    with brokers.mosquitto(folder / "broker") as broker, programs() as started:
         repository.init(folder / "repo", fleet=FLEET)
-        repository.enroll(folder / "repo", DEVICE, labels={}, broker_url=broker.url, out_dir=folder / "device")
-        config = folder / "device" / "agent.toml"
-        config.write_text(re.sub(r'http = ".*"', 'http = "127.0.0.1:0"', config.read_text()))
-        made = Site(folder, broker, Observer(broker.port))
+        enroll(folder / "repo", DEVICE, broker.url, folder / "device")
+        made = Site(folder, broker, Observer(broker.port), started)
         try:
             yield made
         finally:
             made.observer.close()
-            for program in made.programs:
-                program.process.kill()
-                program.process.wait()
