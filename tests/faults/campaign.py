@@ -10,13 +10,13 @@ import os
 import time
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
 SEED: Final = int(os.environ.get("EDGEML_FAULTS_SEED", "1"))
 SECONDS: Final = float(os.environ.get("EDGEML_FAULTS_SECONDS", "0"))
-IS_SHORT: Final = "EDGEML_FAULTS_SECONDS" not in os.environ
 
 #: What must stay 0, and is printed though nothing counted it up.
 INVARIANTS: Final = (
@@ -50,8 +50,20 @@ def lasts() -> float:
     return time.monotonic() + SECONDS
 
 
+def dump() -> dict[str, int]:
+    """Return the counts of this process, for the process that prints them."""
+    return dict(COUNTS)
+
+
+def merge(counts: Mapping[str, int]) -> None:
+    """Add the counts of another process."""
+    COUNTS.update(counts)
+
+
 def summary() -> list[str]:
-    """The counts as lines: what was done to the fleet, then what must be 0, out of how many checks."""
+    """Return the counts as lines: faults made, then the invariants, each with the number of its checks."""
+    if not COUNTS:
+        return []
     done = [f"{COUNTS[what]:8} {what}" for what in sorted(COUNTS) if what not in INVARIANTS and ":" not in what]
     kept = [f"{COUNTS[what]:8} {what}, in {COUNTS[f'checks: {what}']} checks" for what in INVARIANTS]
-    return [*done, *kept]
+    return [f"fault campaign, seed {SEED}", *done, *kept]

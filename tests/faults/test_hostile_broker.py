@@ -16,6 +16,9 @@ from faults import campaign
 from faults.mitm import READ_BYTES, Impostor, published
 from faults.world import World, until, world
 
+#: Minutes of waiting for keepalives and time limits.
+pytestmark = pytest.mark.nightly
+
 #: CONNACKs: not authorized, of MQTT 5 and of 3.1.1; and welcome, of MQTT 5.
 NOT_AUTHORIZED: Final = {5: bytes([0x20, 3, 0, 0x87, 0]), 4: bytes([0x20, 2, 0, 5])}
 WELCOME: Final = bytes([0x20, 3, 0, 0, 0])

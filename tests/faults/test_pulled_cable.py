@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from faults import campaign
 from faults.mitm import LinkFaults
 from faults.world import until, world
+
+#: Minutes of waiting for keepalives.
+pytestmark = pytest.mark.nightly
 
 WEIGHTS_BYTES: Final = 20 * 64 * 1024
 #: A silent connection is given up after one and a half keepalives of 30 s, and what MQTT's client adds.
