@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +28,10 @@ from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Tensors, Text
 from edgeml_runtime.unpack import unpacked
 from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
+from support.waiting import until
 
 TEXTS = [Text("The pump in hall two has stopped."), Text("Wheat needs less water than rice does.")]
 PIS = ("rpi4", "rpi5", "rpi-zero2w")
-SSHD_STARTS_WITHIN_S = 10
 
 
 pytestmark = pytest.mark.usefixtures("arm64")
@@ -228,10 +227,7 @@ class ssh_server:  # noqa: N801 -- reads as a function: a context
 
     def __enter__(self) -> int:
         self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + SSHD_STARTS_WITHIN_S
-        while socket.socket().connect_ex(("127.0.0.1", self.port)) != 0:
-            assert time.monotonic() < deadline, "sshd doesn't start"
-            time.sleep(0.05)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0, "sshd starts")
         return self.port
 
     def __exit__(self, *_: object) -> None:

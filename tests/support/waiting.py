@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-TIMEOUT_S: Final = 60.0
+TIMEOUT_S: Final = 120.0
 #: Seconds between two looks at the condition: short beside anything that a test waits for.
 POLL_S: Final = 0.005
 
