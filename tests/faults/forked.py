@@ -48,17 +48,17 @@ class Forked:
         return self.process.is_alive()
 
     def kill(self) -> None:
-        """SIGKILL: no chance to clean up."""
+        """Send SIGKILL, which leaves no chance to clean up."""
         self.process.kill()
         self.process.join()
 
     def stop(self) -> int:
-        """SIGTERM, as a service manager does; the exit code."""
+        """Send SIGTERM as a service manager does, and return the exit code."""
         self.process.terminate()
         return self.wait()
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end, and return the exit code."""
         self.process.join(STOP_TIMEOUT_S)
         assert self.process.exitcode is not None, f"it doesn't end: {self.log}"
         return self.process.exitcode
@@ -84,7 +84,7 @@ def _run(log: str, module: str, arguments: list[str], clock_s: float) -> None:
 
 
 def _set_clock(off_s: float) -> None:
-    """Let this process believe another time, in both ways of asking for it that our code and python-tuf use."""
+    """Set both clocks that edgeml and python-tuf read, in this process only."""
     real, true = time.time, dt.datetime
 
     class Wrong(true):  # type: ignore[misc, valid-type]
