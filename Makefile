@@ -55,7 +55,7 @@ $(CLIENTS)/.ready: tests/clients/requirements.txt | setup
 
 # First the tests that measure time, alone; then all others, several at a time.
 test: check debian $(CLIENTS)/.ready
-	$(RUN)/python -m pytest -m timing
+	$(RUN)/python -m pytest -m timing $$(grep --recursive --files-with-matches --include='*.py' 'mark\.timing' tests)
 	$(RUN)/python -m pytest -m "not timing" $(PARALLEL)
 
 nightly: export EDGEML_NIGHTLY := 1

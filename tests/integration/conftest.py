@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,16 +32,43 @@ def emulation_place() -> Path:
     return place
 
 
+def _example_data(name: str) -> Path:
+    """Return the folder that an example's program writes; the test cache keeps it. Nothing may be written there."""
+    program = cache.ROOT / "examples" / f"{name}.py"
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, program, folder], check=True, capture_output=True)
+
+    with cache.kept(f"example-{name}", make, [program]) as folder:
+        return folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> Path:
+    """Return the folder with the example's rows to calibrate and to evaluate on."""
+    return _example_data("digits")
+
+
+@pytest.fixture(scope="session")
+def triage() -> Path:
+    """Return the folder with the example's trained text classifier and its rows."""
+    return _example_data("triage")
+
+
 @pytest.fixture(scope="session")
 def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """The folder of the tiny model that chats, and its bundle in fp32."""
-    folder = tmp_path_factory.mktemp("chatting")
-    model = tiny_chat.pretrained(folder / "chat")
+    with cache.kept("chat", lambda place: tiny_chat.pretrained(place / "chat"), [Path(tiny_chat.__file__)]) as place:
+        model = place / "chat"
     request = ExportRequest(
-        model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
+        model=str(model),
+        targets=("x86-vnni",),
+        formats=("onnx",),
+        quantize="none",
+        output=tmp_path_factory.mktemp("chatting"),
     )
     (exported,) = export(request)
-    return folder / "chat", exported
+    return model, exported
 
 
 @pytest.fixture(scope="module")

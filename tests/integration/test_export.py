@@ -88,14 +88,6 @@ def six(minilm: Path, steps: Steps, tmp_path_factory: pytest.TempPathFactory) ->
     return export(request, steps)
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example's rows to calibrate and to evaluate on."""
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLE, folder], check=True)
-    return folder
-
-
 def ask_digits(folder: Path, output: Path, **changes: object) -> ExportRequest:
     return ExportRequest(
         **{

@@ -2,7 +2,8 @@
 
 EDGEML_TEST_CACHE=DIR  holds them; otherwise `edgeml-tests` in the user's cache folder
 
-A folder is made again when its stamp differs: the hash of constraints.txt, pyproject.toml and the Python version.
+A folder is made again when its stamp differs: the hash of constraints.txt, pyproject.toml, the Python version, and the
+files that it is made from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -31,33 +32,34 @@ def folder() -> Path:
     return found
 
 
-def stamp() -> str:
-    """Return the hash of all that decides what is installed."""
-    parts = [(ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml")]
+def stamp(sources: Sequence[Path] = ()) -> str:
+    """Return the hash of the installed versions, and of the files that a folder is made from."""
+    parts = [path.read_bytes() for path in (ROOT / "constraints.txt", ROOT / "pyproject.toml", *sources)]
     return hashlib.sha256(b"\0".join([*parts, platform.python_version().encode()])).hexdigest()
 
 
 @contextmanager
-def kept(name: str, make: Callable[[Path], object]) -> Iterator[Path]:
+def kept(name: str, make: Callable[[Path], object], sources: Sequence[Path] = ()) -> Iterator[Path]:
     """Lend a folder of the cache; no other process uses it during the block.
 
     Args:
         name: the folder's.
         make: fills the empty folder. It runs only where the folder is missing, unfinished or stale.
+        sources: the files that it is made from.
     """
     place = folder() / name
     with FileLock(place.with_name(f"{name}.lock")):
-        if not is_fresh(place):
+        if not is_fresh(place, sources):
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             make(place)
-            (place / STAMP).write_text(stamp())
+            (place / STAMP).write_text(stamp(sources))
         yield place
 
 
-def is_fresh(place: Path) -> bool:
-    """Return whether a folder was finished with today's stamp."""
+def is_fresh(place: Path, sources: Sequence[Path] = ()) -> bool:
+    """Return whether a folder was finished, with the stamp that it would get now."""
     try:
-        return (place / STAMP).read_text() == stamp()
+        return (place / STAMP).read_text() == stamp(sources)
     except OSError:
         return False
