@@ -55,10 +55,11 @@ $(CLIENTS)/.ready: tests/clients/requirements.txt | setup
 
 # First the tests that measure time, alone; then all others, several at a time.
 test: check debian $(CLIENTS)/.ready
-	$(RUN)/python -m pytest -m timing $$(grep --recursive --files-with-matches --include='*.py' 'mark\.timing' tests)
-	$(RUN)/python -m pytest -m "not timing" $(PARALLEL)
+	$(RUN)/python -m pytest $(LIMIT) -m timing $$(grep --recursive --files-with-matches --include='*.py' 'mark\.timing' tests)
+	$(RUN)/python -m pytest $(LIMIT) -m "not timing" $(PARALLEL)
 
 nightly: export EDGEML_NIGHTLY := 1
+nightly: LIMIT := --timeout=7200
 nightly: test
 
 quick: setup
