@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify.emulation import sysroot
 from edgeml.verify.emulation.prepare import prepare
 from support import cache, tiny_chat
+from support import minilm as minilm_bundles
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,31 @@ def _example_data(name: str) -> Path:
 
     with cache.kept(f"example-{name}", make, [program]) as folder:
         return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Return the real sentence encoder's folder."""
+    return minilm_bundles.model_folder()
+
+
+@pytest.fixture(scope="session")
+def minilm_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Exported], list[str]]:
+    """Return MiniLM's bundles for three targets in both formats, and the steps of their export."""
+    folder = tmp_path_factory.getbasetemp()
+    return minilm_bundles.exported_once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
+@pytest.fixture(scope="session")
+def six(minilm_export: tuple[list[Exported], list[str]]) -> list[Exported]:
+    """Return MiniLM's bundles."""
+    return minilm_export[0]
+
+
+@pytest.fixture(scope="session")
+def steps(minilm_export: tuple[list[Exported], list[str]]) -> list[str]:
+    """Return the steps of their export."""
+    return minilm_export[1]
 
 
 @pytest.fixture(scope="session")

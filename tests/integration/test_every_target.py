@@ -54,6 +54,8 @@ def test_a_vision_model_for_every_board_in_both_formats(digits: Path, tmp_path: 
     hold(exported)
 
 
+# By day the digits above are emulated on each board, and MiniLM on two in test_verify.py.
+@pytest.mark.nightly
 def test_a_text_classifier_for_a_gateway_and_a_pi(triage: Path, tmp_path: Path):
     """Dynamic int8: the gateway's weights leave room for its narrower sums, the Pi's are full."""
     exported = export(

@@ -35,7 +35,7 @@ MODEL: Final = "tiny"
 
 
 class Observer:
-    """A client that hears everything of the fleet, in the order in which the broker passes it on."""
+    """A client that receives all messages of the fleet, in the broker's order."""
 
     def __init__(self, port: int) -> None:
         self.topics = Topics(FLEET)
@@ -56,51 +56,51 @@ class Observer:
         self._client.loop_stop()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Say something, as whoever has got into the broker could."""
+        """Publish a message, as any client of the broker can."""
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(TIMEOUT_S)
 
     def answer_wants(self, answer: Callable[[str], bytes]) -> None:
-        """From now on be the origin: publish for each wanted key what `answer` makes of it."""
+        """Act as the origin from now on: publish `answer(key)` for each requested key."""
         self._answer = answer
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         if not message.payload:
-            return  # an echo, by which an agent tries its rights
+            return  # an agent tests its rights with an empty message
         self.heard.append((message.topic, message.payload))
         if self._answer and message.topic == self.topics.want(DEVICE):
             for key in messages.decode(message.payload, Want).keys:
                 self._client.publish(self.topics.chunk(key), self._answer(key))
 
     def wants(self, since: int = 0) -> list[str]:
-        """The keys that the device has wanted."""
+        """Return the keys that the device has requested."""
         topic = self.topics.want(DEVICE)
         wants = [messages.decode(payload, Want) for at, payload in self.heard[since:] if at == topic]
         return [key for want in wants for key in want.keys]
 
     def chunks(self, since: int = 0) -> list[str]:
-        """The keys of the chunks published."""
+        """Return the keys of the chunks published."""
         root = self.topics.chunk("")
         return [topic.removeprefix(root) for topic, _ in self.heard[since:] if topic.startswith(root)]
 
     def reports(self) -> list[Report]:
-        """What the device has reported."""
+        """Return the device's reports."""
         topic = self.topics.report(DEVICE)
         return [messages.decode(payload, Report) for at, payload in self.heard if at == topic]
 
     def states(self) -> list[DeviceState]:
-        """The device's states."""
+        """Return the device's states."""
         topic = self.topics.state(DEVICE)
         return [messages.decode(payload, DeviceState) for at, payload in self.heard if at == topic]
 
     def await_report(self, *, state: str, version: str = "", code: str = "") -> Report:
-        """The first report that says this."""
+        """Wait for a report with these values, and return it."""
         found: list[Report] = []
 
-        def said() -> bool:
+        def has_come() -> bool:
             found[:] = [it for it in self.reports() if (it.state, it.version, it.code) == (state, version, code)]
             return bool(found)
 
-        until(said, f"a report {state!r} of version {version!r} with code {code!r}")
+        until(has_come, f"a report {state!r} of version {version!r} with code {code!r}")
         return found[0]
 
 
@@ -129,14 +129,14 @@ class Site:
         return self.device / "agent.toml"
 
     def publish(self, version: str, **changes: object) -> Path:
-        """Make a tiny model that answers `x * scale + 1`, and release it; its bundle."""
+        """Make a tiny model that answers `x * scale + 1`, publish it, and return its bundle."""
         path = self.folder / f"{MODEL}-{version}.edgeml"
         tiny_onnx_bundle(path, name=MODEL, version=version, **changes)
         repository.publish(self.repo, [path])
         return path
 
     def deploy(self, version: str) -> str:
-        """Let all devices want a version; the deployment's id."""
+        """Deploy a version to all devices; return the deployment's id."""
         return deploy(self.repo, MODEL, version, selector={}).deployment.id
 
     def start_host(self) -> Program:
@@ -148,19 +148,19 @@ class Site:
         return self.programs.start(self.folder / "agent.log", *agent_command(self.config))
 
     def run_agent_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another command of `edgeml-agent`, with JSON."""
+        """Run another command of `edgeml-agent`, with JSON."""
         command = [sys.executable, "-m", "edgeml_agent", *arguments, "--json", "--config", str(self.config)]
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
     def answer(self) -> float:
-        """What the device answers to 10: 10 * scale + 1 of the version that serves."""
+        """Return the device's answer to 10: 10 * scale + 1 of the version that serves."""
         url = f"http://{self.http}/v1/models/{MODEL}/predict"
         response = httpx.post(url, json={"inputs": {"x": [[10.0, 0.0, 0.0, 0.0]]}}, timeout=TIMEOUT_S)
         assert response.status_code == 200, response.text
         return float(re.findall(r"[\d.]+", response.text.split('"y"', 1)[1])[0])
 
     def answers(self, expected: float) -> bool:
-        """Whether the device answers that."""
+        """Return whether the device gives this answer."""
         try:
             return self.answer() == expected
         except (httpx.HTTPError, AssertionError):
@@ -172,7 +172,7 @@ class Site:
 
     @property
     def http(self) -> str:
-        """Where the agent listens."""
+        """The address of the agent's HTTP server."""
         return re.findall(r'listening http="([^"]+)"', (self.folder / "agent.log").read_text())[-1]
 
 
