@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ BRIEF = MeasuringBudget(paired_s=0.1, alone_s=0.1)
 #: Their counts are printed at the end of a run, also where other processes ran the tests.
 CAMPAIGNS = ("faults.campaign", "fuzz.campaign")
 
+# Each of several processes computes on one core: two threads in each would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell that starts the tests in the background lets them, and so their children, ignore Ctrl-C: some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,8 +25,6 @@ from support.delivery_site import Observer
 TOPICS: Final = Topics(FLEET)
 ROLES: Final = ("timestamp", "snapshot", "targets")
 SETTLE_S: Final = 1.0
-#: Seconds within which an attack must be refused.
-REFUSED_S: Final = 40.0
 #: Two chunks of weights, so that there is something to fetch.
 WEIGHTS_BYTES: Final = 100_000
 
@@ -59,7 +57,7 @@ class AttackedFleet:
             found[:] = [report for report in self.reports(since) if report.code == code]
             return bool(found)
 
-        until(has_reported, f"a report with {code}, after {[it.code for it in self.reports(since)]}", REFUSED_S)
+        until(has_reported, f"a report with {code}, after {[it.code for it in self.reports(since)]}")
         until(lambda: f'code="{code}"' in self.made.device.log.read_text(), f"a line of the log with {code}")
         return found[0]
 

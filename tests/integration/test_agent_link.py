@@ -23,7 +23,7 @@ from edgeml_io import backoff
 from support import brokers
 from support.waiting import until_async
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 TOPICS = Topics("farm")
 CHUNK = b"content" * 1000
 DIGEST = chunks.sha256(CHUNK)

@@ -25,7 +25,7 @@ from support.waiting import until_async
 pytestmark = pytest.mark.anyio
 
 TOPICS = Topics("farm")
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
 DIGESTS = samples.a_manifest().files[-1].chunks
 LISTED = tuple(map(wire_keys.chunk_id, DIGESTS))
 UNLISTED = wire_keys.chunk_id(chunks.sha256(b"in no manifest"))

@@ -2,8 +2,8 @@
 
 EDGEML_TEST_CACHE=DIR  holds them; otherwise `edgeml-tests` in the user's cache folder
 
-A folder is made again when its stamp differs: the hash of constraints.txt, pyproject.toml, the Python version, and the
-files that it is made from.
+A folder's name ends with its stamp: the hash of constraints.txt, pyproject.toml, the Python version, and the folder's
+sources. With another stamp it is made again; clones with different stamps don't disturb each other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,12 @@ from filelock import FileLock
 
 ROOT: Final = Path(__file__).parents[2]
 VARIABLE: Final = "EDGEML_TEST_CACHE"
-STAMP: Final = "stamp"
+#: Lies in a folder that is finished.
+FINISHED: Final = "finished"
+#: Characters of the stamp in a folder's name: enough to tell the few stamps of a user apart.
+STAMP_CHARS: Final = 16
+#: Seconds after its last use in which a folder with another stamp stays: somebody may be back on that branch.
+UNUSED_MAX_S: Final = 7 * 24 * 3600.0
 
 
 def folder() -> Path:
@@ -35,7 +41,7 @@ def folder() -> Path:
 def stamp(sources: Sequence[Path] = ()) -> str:
     """Return the hash of the installed versions, and of the files that a folder is made from."""
     parts = [path.read_bytes() for path in (ROOT / "constraints.txt", ROOT / "pyproject.toml", *sources)]
-    return hashlib.sha256(b"\0".join([*parts, platform.python_version().encode()])).hexdigest()
+    return hashlib.sha256(b"\0".join([*parts, platform.python_version().encode()])).hexdigest()[:STAMP_CHARS]
 
 
 @contextmanager
@@ -44,22 +50,25 @@ def kept(name: str, make: Callable[[Path], object], sources: Sequence[Path] = ()
 
     Args:
         name: the folder's.
-        make: fills the empty folder. It runs only where the folder is missing, unfinished or stale.
+        make: fills the empty folder. It runs only where the folder is missing or unfinished.
         sources: the files that it is made from.
     """
-    place = folder() / name
-    with FileLock(place.with_name(f"{name}.lock")):
-        if not is_fresh(place, sources):
+    place = folder() / f"{name}-{stamp(sources)}"
+    lock = place.with_name(f"{place.name}.lock")
+    with FileLock(lock):
+        lock.touch()
+        if not (place / FINISHED).exists():
+            _remove_unused(name)
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             make(place)
-            (place / STAMP).write_text(stamp(sources))
+            (place / FINISHED).touch()
         yield place
 
 
-def is_fresh(place: Path, sources: Sequence[Path] = ()) -> bool:
-    """Return whether a folder was finished, with the stamp that it would get now."""
-    try:
-        return (place / STAMP).read_text() == stamp(sources)
-    except OSError:
-        return False
+def _remove_unused(name: str) -> None:
+    """Remove the folders of a name that nobody has used for a week."""
+    for lock in folder().glob(f"{name}-{'?' * STAMP_CHARS}.lock"):
+        if time.time() - lock.stat().st_mtime > UNUSED_MAX_S:
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
