@@ -140,7 +140,8 @@ def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
         typical = job.checks.typical_input(candidate)
         int8 = latency.timed(candidate.model.path, candidate.manifest, typical)
         reference: TimedModel = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
-        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))
+        budget_s = job.request.budget.paired_s
+        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads, budget_s=budget_s))
 
     def measure_twice_if_slow() -> latency.Times:
         times = measure()
