@@ -19,7 +19,7 @@ from edgeml_agent.http_api import app, auth, server, tls
 from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.signed_files import BlockingFiles
-from edgeml_agent.mqtt_api.inference import MqttDoor
+from edgeml_agent.mqtt_api.inference import MqttInference
 from edgeml_agent.ports import ChunkSource, TrustSource
 from edgeml_agent.probe.prober import ChildProber
 from edgeml_agent.probe.remote_calls import Calls
@@ -137,7 +137,7 @@ async def _answer_requests(settings: Settings, link: MqttLink, models: Models) -
     """Serve the inference API over MQTT, and publish its models to Home Assistant where configured."""
     line, prefix = link.open_requests(), settings.homeassistant.prefix
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(MqttDoor(line, models).run())
+        tasks.create_task(MqttInference(line, models).run())
         if prefix is not None:
             from edgeml_agent.mqtt_api.home_assistant import Sensors  # noqa: PLC0415 - few devices have sensors
 

@@ -11,9 +11,10 @@ from tests.integration.test_serving import TASK_BODY, server, unpacked
 from tests.support import tiny_models
 from tests.support.waiting import until_async
 
+from edgeml_agent.serve.calls import Predict
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import AT_ONCE_MAX_BYTES, BRIEF_MAX_S, QUEUE_MAX, QUICK_MAX_S, Predict
+from edgeml_agent.serve.worker import BRIEF_MAX_S, INLINE_MAX_BYTES, QUEUE_MAX, QUICK_MAX_S
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
 
 #: The target is 0.1 s on a quiet machine, which a benchmark holds; here others may run.
@@ -124,7 +125,7 @@ def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
     go_on = threading.Event()
 
     async def use(models):
-        small = AT_ONCE_MAX_BYTES
+        small = INLINE_MAX_BYTES
         with models.turn("tiny", size_bytes=small) as model:
             ran = model.manifest.version
         others = [

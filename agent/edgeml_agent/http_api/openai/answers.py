@@ -11,10 +11,9 @@ from typing import Final
 
 import msgspec
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
-from edgeml_agent.http_api import responses, schemas
-from edgeml_agent.http_api.openai import errors
+from edgeml_agent.http_api import errors, schemas
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime.tasks import TextAnswer, TokenDelta
 
@@ -87,7 +86,7 @@ class Written:
                     if last.text:
                         yield self._event(self.form.added(last.text))
             except EdgemlError as error:
-                yield _event(errors.body(error, responses.status_of(error)))
+                yield _event(errors.OPENAI.body(error, errors.status_of(error)))
                 return
         yield self._event(self.form.added(""), last.finish)
         if self.with_usage:
@@ -107,16 +106,16 @@ class Written:
 
 
 class Events(StreamingResponse):
-    """A response whose source is told at once when nobody reads it any more."""
+    """A response that closes its source when it ends, or when the connection cancels it: its client has left."""
 
     def __init__(self, source: AsyncGenerator[bytes]) -> None:
         super().__init__(source, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._source = source
 
-    async def stream_response(self, send: Send) -> None:
-        """Send the events, and close their source whatever comes."""
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the events."""
         async with aclosing(self._source):
-            await super().stream_response(send)
+            await self.stream_response(send)
 
 
 async def _all(first: TokenDelta, others: AsyncGenerator[TokenDelta]) -> AsyncGenerator[TokenDelta]:

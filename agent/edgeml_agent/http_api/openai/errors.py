@@ -10,8 +10,6 @@ from typing import Final
 from edgeml_agent.http_api import schemas
 from edgeml_core.errors import EdgemlError, UsageError
 
-#: Below these paths errors have this form.
-PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 #: OpenAI's own codes, where clients may look for them.
 _CODES: Final = {
     "model-unknown": "model_not_found",
