@@ -1,10 +1,11 @@
 """Write the pages of docs/ that follow from tables in the code. `--check` only says whether they are true.
 
-Generated: targets.md, update-machine.md, errors.md, cli.md.
+Generated: targets.md, update-machine.md, errors.md, cli.md, modules.md.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,36 @@ def walk(command: click.Command, ctx: click.Context) -> Iterator[click.Context]:
                 yield from walk(below, click.Context(below, info_name=name, parent=ctx))
 
 
-PAGES = {"targets.md": boards, "update-machine.md": update_machine, "errors.md": error_codes, "cli.md": commands}
+def modules() -> str:
+    """Every module of the five packages, with the first sentence of its docstring."""
+    packages = sorted(path.parent for path in DOCS.parent.glob("*/*/py.typed"))
+    sections = "\n".join(f"## `{it.parent.name}/{it.name}`\n\n{listing(it)}" for it in packages)
+    return f"# Modules\n\nHow they work together: [ARCHITECTURE.md](../ARCHITECTURE.md).\n\n{sections}"
+
+
+def listing(package: Path) -> str:
+    """A table of a package's modules in the order of their folders."""
+    paths = sorted(package.rglob("*.py"), key=lambda path: (path.parent, path.name != "__init__.py", path.name))
+    documented = ((path, ast.get_docstring(ast.parse(path.read_text())) or "") for path in paths)
+    rows = (
+        f"| [`{path.relative_to(package)}`](../{path.relative_to(DOCS.parent)}) | {first_sentence(text)} |\n"
+        for path, text in documented
+    )
+    return f"| module | purpose |\n|---|---|\n{''.join(rows)}"
+
+
+def first_sentence(docstring: str) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join(docstring.partition("\n\n")[0].split()).replace("|", "\\|")
+
+
+PAGES = {
+    "targets.md": boards,
+    "update-machine.md": update_machine,
+    "errors.md": error_codes,
+    "cli.md": commands,
+    "modules.md": modules,
+}
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def _relay(settings: Settings, link: MqttLink) -> Relay | None:
         return None
     from edgeml_agent.relay import relay  # noqa: PLC0415 - few devices are relays
 
-    return relay.made(settings.relay, settings.device, link, settings.store.dir)
+    return relay.build(settings.relay, settings.device, link, settings.store.dir)
 
 
 async def _answer_requests(settings: Settings, link: MqttLink, models: Models) -> None:
@@ -149,13 +149,13 @@ class _Sources:
 
     def __init__(self, settings: Settings, link: MqttLink, floor: TimeFloor, relay: Relay | None) -> None:
         self.link = link
-        files = BlockingFiles(link.file, asyncio.get_running_loop())
+        files = BlockingFiles(link.files.read, asyncio.get_running_loop())
 
         def make_trust(source: TrustSource) -> Trust:
             return Trust(settings.trust.root, settings.store.dir, source, floor)
 
         self.trust: ports.Trust = make_trust(files) if relay is None else relay.trust(files, make_trust)
-        self.chunks: ChunkSource = link if relay is None else relay.chunks
+        self.chunks: ChunkSource = link.chunks if relay is None else relay.chunks
 
 
 def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources) -> Daemon:

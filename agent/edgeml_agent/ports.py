@@ -117,9 +117,12 @@ class StatusSink(Protocol):
 
 
 class CallChannel(Protocol):
-    """The channel for remote calls to this device and the replies. `session` is that of the connection."""
+    """The channel for remote calls to this device and the replies."""
 
-    session: int
+    @property
+    def session(self) -> int:
+        """The number of the connection."""
+        ...
 
     async def called(self) -> bytes:
         """Return the next call's payload, which is not verified yet."""

@@ -55,8 +55,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timing: Timing = Timing()
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """Other load on the host during a benchmark. Figures are None where the system doesn't report them.
+class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy the host was during a benchmark. Figures are None where the system doesn't report them.
 
     Args:
         other_cores: work of other processes, in cores.
@@ -78,8 +78,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         return not self.doubts
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a benchmark. `throughput_per_s` is of inferences one after another, batch 1."""
+class BenchmarkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Speed, memory and energy of one bundle. `throughput_per_s` counts inferences in sequence, batch 1."""
 
     latency: Latency
     load_ms: float
@@ -87,7 +87,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     throughput_per_s: float
     peak_rss_bytes: int
     energy: Energy
-    host: Host
+    host: HostLoad
 
 
 class Reproduced(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,13 +116,13 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
         return _FAMILIES.get(self.family, DeviceError)(self.code, f"{where}{self.message}", self.hint)
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to the call with `id`: the CPU's own name, the runtime's version, and the result."""
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"benchmark": "trial"}):
+    """The answer to the call with `id`: the CPU as it calls itself, its runtime's version, and what came of it."""
 
     id: str = ""
     cpu: str = ""
     runtime: str = ""
     threads: int = 0
     reproduced: Reproduced | None = None
-    trial: Trial | None = None
+    benchmark: BenchmarkResult | None = None
     refused: Refused | None = None

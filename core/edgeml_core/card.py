@@ -97,8 +97,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return not self.why
 
 
-class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The verification of a bundle on the target's own CPU; without one, `note` names the reason and the remedy.
+class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bundle verified on the target's own CPU; when it wasn't, `note` gives the cause and the remedy.
 
     `accuracy` is on the first evaluation rows, which are fewer than the card's own.
     """
@@ -111,10 +111,11 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     note: str = ""
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The part that follows from the bundle itself. Sizes are of the model's files, in bytes.
+class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
+    """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    An absent `baseline` is left out of the encoding: agents that don't know it still accept such a bundle.
+    `choice` says in one sentence why this format ships. `choice` and `baseline` are left out where there is none, so
+    that agents which don't know them take such a bundle.
     """
 
     recipe: str
@@ -126,9 +127,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibration_rows: int = 0
     calibration_sha256: str = ""
     tried: tuple[Tried, ...] = ()
-    proved: tuple[Proved, ...] = ()
+    verified: tuple[TargetVerification, ...] = ()
     warnings: tuple[str, ...] = ()
     baseline: Baseline | UnsetType = UNSET
+    choice: str | UnsetType = UNSET
 
     @property
     def baseline_summary(self) -> str:
@@ -168,7 +170,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     note: str = ""
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The median times of one candidate and of fp32 in the same run, in milliseconds."""
 
     format: str
@@ -177,11 +179,24 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     int8_ms: float
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One format in the comparison that chose the one to ship: the expected time, in milliseconds, over all lengths.
+
+    `time_ratio` is over the time of the format that ships, with its 99 % interval over `turns` paired turns.
+    """
+
+    format: str
+    expected_ms: float
+    time_ratio: float
+    interval: tuple[float, float]
+    turns: int
+
+
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One machine's measurements of one bundle. `fp32` and `int8` are from the same run on the same threads.
 
-    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. `doubts` names other
-    load on the machine meanwhile.
+    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. `doubts` names
+    other load on the machine meanwhile.
     """
 
     manifest_sha256: str
@@ -196,7 +211,8 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     energy: Energy
     doubts: tuple[str, ...] = ()
     verified_on: tuple[Verified, ...] = ()
-    candidates: tuple[Timed, ...] = ()
+    candidates: tuple[CandidateTimes, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     @property
     def speedup(self) -> float:

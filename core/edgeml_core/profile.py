@@ -18,7 +18,7 @@ from edgeml_core.manifest import ENGINES, Engine, Format
 
 #: `estimator` is a scikit-learn model: no quantizer knows its operators, and it is small.
 ModelKind = Literal["encoder", "cnn", "estimator"]
-Recipe = Literal[
+RecipeName = Literal[
     "dynamic-s8",
     "dynamic-s8-reduced",
     "dynamic-u8",
@@ -41,9 +41,12 @@ Recipe = Literal[
     "none",
 ]
 
+#: `static` needs calibration data; `weight-only` and `none` compute in float.
+RecipeFamily = Literal["dynamic", "static", "weight-only", "none"]
+
 #: The recipes that each engine's quantizer knows (see docs/targets.md).
-RECIPES: Final[dict[Engine, frozenset[Recipe]]] = {
-    "onnxruntime": frozenset(get_args(Recipe)) - {"dynamic", "static"},
+RECIPES: Final[dict[Engine, frozenset[RecipeName]]] = {
+    "onnxruntime": frozenset(get_args(RecipeName)) - {"dynamic", "static"},
     "litert": frozenset({"dynamic", "static", "weight-only", "weight-only-fp16", "none"}),
 }
 #: Threads of an engine; no board has more cores.
@@ -102,11 +105,21 @@ class EngineSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: int
     options: dict[str, str] = {}
     golden: GoldenBounds
-    recipes: dict[ModelKind, tuple[Recipe, ...]]
+    recipes: dict[ModelKind, tuple[RecipeName, ...]]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The format that published or measured figures favour on this CPU. `why` is one clause for the card."""
+
+    format: Format
+    why: str
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A board. The first of `engines` is the default."""
+    """A board. The first of `engines` is the default; `evidence` names a better one for a family of recipes.
+
+    Evidence counts only where the exporting machine can't measure, since its CPU is of another kind.
+    """
 
     name: str
     title: str
@@ -115,6 +128,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     storage: Storage
     power: Power = Power()
     engines: dict[Engine, EngineSetup]
+    evidence: dict[RecipeFamily, Evidence] = {}
     sources: dict[str, str]
 
     @property
@@ -158,6 +172,9 @@ def _problems(profile: Profile) -> Iterator[str]:
         yield f"memory.model_share is {profile.memory.model_share}, not above 0 and at most 1"
     if not profile.engines:
         yield "engines is empty"
+    for family, evidence in profile.evidence.items():
+        if ENGINES[evidence.format] not in profile.engines:
+            yield f"evidence.{family}.format is {evidence.format}, whose engine the profile doesn't have"
     for engine, setup in profile.engines.items():
         yield from _engine_problems(engine, setup)
 
@@ -184,7 +201,8 @@ def _source_problems(raw: Mapping[str, object]) -> Iterator[str]:
     numbers = sorted(path for path, value in _leaves(raw) if isinstance(value, int | float))
     if not isinstance(sources, dict):
         return
-    for path in numbers:
+    claims = [path for path in sorted(paths) if path.startswith("evidence.")]
+    for path in (*numbers, *claims):
         if not any(_covers(source, path) for source in sources):
             yield f"{path} has no source"
     for source, text in sources.items():

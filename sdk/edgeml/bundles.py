@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgeml_core.bundle import BundleReader
-from edgeml_core.card import MEASUREMENTS_SUFFIX, Accuracy, Measurements, Proved, Verified
+from edgeml_core.card import MEASUREMENTS_SUFFIX, Accuracy, Measurements, TargetVerification, Verified
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
 
@@ -25,18 +25,18 @@ class Inspected:
     measurements: Measurements | None
 
     @property
-    def proofs(self) -> tuple[Proved, ...]:
-        """What is known on each CPU: the one that exported it, then those of the card."""
+    def verifications(self) -> tuple[TargetVerification, ...]:
+        """The verification on each CPU: the exporting machine's first, then those of the card."""
         card, measured = self.manifest.card, self.measurements
-        known = {it.cpu for it in card.proved}
+        known = {it.cpu for it in card.verified}
         others = [it for it in (measured.verified_on if measured else ()) if it.cpu not in known]
-        return (*(_proved(it, card.accuracy) for it in others), *card.proved)
+        return (*(_verification(it, card.accuracy) for it in others), *card.verified)
 
 
-def _proved(it: Verified, accuracy: Accuracy | None) -> Proved:
-    """The card's accuracy was measured where its golden outputs were recorded."""
+def _verification(it: Verified, accuracy: Accuracy | None) -> TargetVerification:
+    """Add the card's accuracy, which was measured where its golden outputs were recorded."""
     note = it.note or ("" if it.ok else "golden outputs not reproduced")
-    return Proved(cpu=it.cpu, how=it.how, accuracy=accuracy if it.how == "measured" else None, note=note)
+    return TargetVerification(cpu=it.cpu, how=it.how, accuracy=accuracy if it.how == "measured" else None, note=note)
 
 
 @contextmanager

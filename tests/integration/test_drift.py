@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edgeml import repository
-from edgeml.check.baseline import observed
+from edgeml.check.baseline import observe
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
 from edgeml.pipeline.export import export
@@ -66,7 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, list[byt
         evaluate=folder / "half.jsonl",
         output=folder / "out",
     )
-    (exported,) = export.export(request)
+    (exported,) = export(request)
     return exported, [(folder / json.loads(row)["image"]).read_bytes() for row in rows[1::2]]
 
 
@@ -117,7 +117,7 @@ def judged(folder: Path) -> Path:
     mood(draft, ("mood", "1.0", "x86-vnni"))
     with unpacked(draft) as bundle:
         model = Model.open(bundle.folder, bundle.manifest)
-        with observed(model) as seen:
+        with observe(model) as seen:
             for text in texts(seed=1):
                 model.predict([Text(text)])
         model.close()

@@ -195,7 +195,7 @@ def test_raw_tensors_share_runs_where_it_pays(floats):
             await models.activate("layered", folder, manifest)
             alone = [(await _asked(client, row)) for row in rows]
             share = models.find("layered").worker._share
-            models.find("layered").worker._share = batching.SHARED_MAX  # on a busy machine it may not seem to pay
+            models.find("layered").worker._share = batching.BATCH_MAX  # on a busy machine it may not seem to pay
             go_on = threading.Event()
             blocking = asyncio.create_task(models.run("layered", lambda _: go_on.wait(20)))
             asking = [asyncio.create_task(_asked(client, row)) for row in rows]
@@ -209,7 +209,7 @@ def test_raw_tensors_share_runs_where_it_pays(floats):
             return share, alone, together, [*two, *six], models.find("layered").worker.ran.count - before
 
     share, alone, together, as_tasks, runs = asyncio.run(main())
-    assert share in {1, batching.SHARED_MAX}
+    assert share in {1, batching.BATCH_MAX}
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(as_tasks, alone, rtol=1e-3, atol=1e-3)
     assert runs <= 5

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aiomqtt import MqttError
-
-from edgeml_agent.link import mqtt
-from edgeml_agent.link.acl_check import Rights
+from edgeml_agent.link.acl_check import AclCheck
+from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
 from edgeml_core.errors import EdgemlError, TransportError
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import MqttError
 from edgeml_runtime.hardware import diagnostics
 from edgeml_runtime.hardware.diagnostics import Check, python_problem
 
@@ -80,16 +79,17 @@ def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool =
 
 
 async def _visit(settings: BrokerSettings, device: DeviceSettings, *, requests: bool) -> None:
-    async with mqtt.Broker(settings, f"{device.id}-doctor").connected(will=None) as client:
-        rights = Rights(Topics(device.fleet), device.id, requests=requests)
+    async with session(settings, f"{device.id}-doctor").connected() as connection:
+        check = AclCheck(Topics(device.fleet), device.id, requests=requests)
 
         async def receive() -> None:
-            async for message in client.messages:
-                rights.on_message(str(message.topic), bytes(message.payload or b""))
+            async for message in connection:
+                if check.is_echo(message):
+                    check.on_echo(message)
 
         receiving = asyncio.create_task(receive())
         try:
-            await rights.check(client)
+            await check.run(connection)
         finally:
             receiving.cancel()
 

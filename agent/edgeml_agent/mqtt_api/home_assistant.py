@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml_agent.link.inference_requests import RequestLine
+from edgeml_agent.link.inference_requests import InferenceRequests
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
 from edgeml_core.manifest import Manifest
@@ -32,7 +32,7 @@ class Sensors:
         prefix: the topic below which Home Assistant looks; `homeassistant` where it wasn't told another.
     """
 
-    def __init__(self, line: RequestLine, models: Models, prefix: str) -> None:
+    def __init__(self, line: InferenceRequests, models: Models, prefix: str) -> None:
         self._line = line
         self._models = models
         self._root = f"{prefix}/sensor/{line.device}"
@@ -40,14 +40,17 @@ class Sensors:
     async def run(self) -> None:
         """Keep what Home Assistant finds in step with what is served, until cancelled."""
         told: dict[str, bytes] = {}
-        client = None
+        connection = None
         while True:
-            if client is not self._line.client:
-                client, told = self._line.client, dict.fromkeys(told, b"?")  # a broker may forget what it retained
+            if connection is not self._line.connection:
+                connection, told = (
+                    self._line.connection,
+                    dict.fromkeys(told, b"?"),
+                )  # a broker may forget what it retained
             wanted = dict(self._configs())
             for topic in sorted(wanted.keys() | told.keys()):
                 config = wanted.get(topic, b"")
-                if told.get(topic) != config and await self._line.say(topic, config, retain=True):
+                if told.get(topic) != config and await self._line.publish(topic, config, retain=True):
                     told[topic] = config
             told = {topic: config for topic, config in told.items() if config}
             await asyncio.sleep(LOOK_EVERY_S)

@@ -18,7 +18,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, Asked, RequestLine
+from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, InferenceRequest, InferenceRequests
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, UsageError
@@ -60,7 +60,7 @@ class _Way(msgspec.Struct, frozen=True, kw_only=True):
 class MqttDoor:
     """The door of one device."""
 
-    def __init__(self, line: RequestLine, models: Models) -> None:
+    def __init__(self, line: InferenceRequests, models: Models) -> None:
         self._line = line
         self._models = models
         self._in_flight = 0
@@ -69,7 +69,7 @@ class MqttDoor:
         """Answer requests until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                asked = await self._line.asked()
+                asked = await self._line.next()
                 if self._in_flight < IN_FLIGHT_MAX:
                     self._in_flight += 1
                     tasks.create_task(self._answer(asked)).add_done_callback(self._ended)
@@ -80,7 +80,7 @@ class MqttDoor:
     def _ended(self, _: asyncio.Task[None]) -> None:
         self._in_flight -= 1
 
-    async def _answer(self, asked: Asked, *, is_full: bool = False) -> None:
+    async def _answer(self, asked: InferenceRequest, *, is_full: bool = False) -> None:
         way = self._usual_way(asked)
         try:
             way = self._with_reply_topic(way, asked.reply_to)
@@ -93,9 +93,9 @@ class MqttDoor:
         except Exception as error:  # noqa: BLE001 - a defect met by one request must not close the door
             log.defect("request over MQTT failed", error, model=asked.model)
             payload = _failure(way.id, DeviceError("internal", "the request failed", "the agent's log has the details"))
-        await self._line.say(way.topic, payload, correlation=way.correlation)
+        await self._line.publish(way.topic, payload, correlation=way.correlation)
 
-    async def _predicted(self, asked: Asked, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
+    async def _predicted(self, asked: InferenceRequest, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
         if is_full:
             raise self._overloaded(asked.model)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
@@ -118,7 +118,7 @@ class MqttDoor:
         what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
         return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
-    def _usual_way(self, asked: Asked) -> _Way:
+    def _usual_way(self, asked: InferenceRequest) -> _Way:
         topic = self._line.topics.answer(self._line.device, asked.model)
         return _Way(topic=topic, correlation=asked.correlation)
 
@@ -160,11 +160,11 @@ def _decoded(payload: bytes, kind: type[_Kind]) -> _Kind:
         raise UsageError("input-invalid", f"the request can't be read: {error}", hint) from error
 
 
-def _deadline_s(asked: Asked, envelope: _Envelope) -> float:
-    """The earliest that the asker named, on the clock of `came_s`."""
+def _deadline_s(asked: InferenceRequest, envelope: _Envelope) -> float:
+    """The earliest that the asker named, on the clock of `arrived_s`."""
     timeout_s = None if envelope.timeout_ms is None else envelope.timeout_ms / 1000
     named_s = [it for it in (asked.expires_s, timeout_s) if it is not None]
-    return asked.came_s + min([*named_s, DEADLINE_MAX_S] if named_s else [DEADLINE_S])
+    return asked.arrived_s + min([*named_s, DEADLINE_MAX_S] if named_s else [DEADLINE_S])
 
 
 def _written(known_by: _Id, model: Model, outputs: Sequence[Answer]) -> bytes:

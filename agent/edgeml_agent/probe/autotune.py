@@ -144,7 +144,7 @@ class Tuner:
         """Return how many requests should run together."""
         with closing(Model.open(self._folder, self._manifest, threads=best.threads)) as model:
             cases = [_arrays(case) for case in self._cases]
-            return measure_run_cost(model, cases, repeats=TURNS_MAX // 10).share
+            return measure_run_cost(model, cases, repeats=TURNS_MAX // 10).batch_size
 
     def _memory_bytes(self, config: RunConfig) -> int:
         """Return the memory of a loaded model in bytes, without the pages that are mapped from a file."""

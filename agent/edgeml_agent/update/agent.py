@@ -214,7 +214,7 @@ class Agent:
                 self._reporter.progress(record, progress)
 
             requests = ChunkRequests(bases, self._ports.groups.seal(group) if group else None)
-            fetch = Fetch(partial, self._ports.chunks, missing=missing, asking=requests, notice=on_progress)
+            fetch = Fetch(partial, self._ports.chunks, missing=missing, requests=requests, on_progress=on_progress)
             await self._fetch_in_window(fetch)
         return partial
 

@@ -13,7 +13,7 @@ from edgeml.cli.output import Output, command, size, table
 from edgeml_core.calls import SECONDS, SECONDS_MAX, Timing
 
 if TYPE_CHECKING:
-    from edgeml.bench import Bench
+    from edgeml.bench import Benchmark
 
 
 @click.command()
@@ -73,22 +73,22 @@ def bench(
 
     out.note(f"timing {bundle.name} for {seconds:g} s on {on}")
     timing = Timing(case=case, threads=threads, seconds=seconds)
-    found = benching.measure(bundle, on, timing=timing, line=device_options.line(on, **reach))
+    found = benching.measure(bundle, on, timing=timing, connection=device_options.line(on, **reach))
     out.result(benching.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
-    for doubt in found.trial.host.doubts:
+    for doubt in found.result.host.doubts:
         out.note(f"the host was not quiet: {doubt}")
 
 
-def _rows(found: Bench) -> Iterator[tuple[str, str]]:
-    trial, latency = found.trial, found.trial.latency
+def _rows(found: Benchmark) -> Iterator[tuple[str, str]]:
+    result, latency = found.result, found.result.latency
     yield "latency p50/p90/p99", f"{latency.p50_ms:.3f} / {latency.p90_ms:.3f} / {latency.p99_ms:.3f} ms"
     yield "runs", f"{latency.runs} after {latency.warmup} warm-up runs"
-    yield "spread, drift", f"{trial.host.spread:.1%} between quartiles, {trial.host.drift:+.1%} between halves"
-    yield "throughput", f"{trial.throughput_per_s:.1f} inferences/s, one after another"
-    yield "load, first answer", f"{trial.load_ms:.0f} ms, {trial.first_inference_ms:.1f} ms"
-    yield "peak memory", size(trial.peak_rss_bytes)
-    yield "energy", trial.energy.summary
+    yield "spread, drift", f"{result.host.spread:.1%} between quartiles, {result.host.drift:+.1%} between halves"
+    yield "throughput", f"{result.throughput_per_s:.1f} inferences/s, one after another"
+    yield "load, first answer", f"{result.load_ms:.0f} ms, {result.first_inference_ms:.1f} ms"
+    yield "peak memory", size(result.peak_rss_bytes)
+    yield "energy", result.energy.summary
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.input_shapes.items())
     yield "input", f"golden case {found.case}: {shapes}"
     yield "measured on", f"{found.on}: {found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"
-    yield "host", "quiet" if trial.host.quiet else "NOT quiet: run it again when the machine is idle"
+    yield "host", "quiet" if result.host.quiet else "NOT quiet: run it again when the machine is idle"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from edgeml.cli.output import size, table
-from edgeml_core.card import ClassAccuracy, Timed, Tried
+from edgeml_core.card import CandidateTimes, ClassAccuracy, Tried
 
 if TYPE_CHECKING:
     from edgeml.bundles import Inspected
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Classes shown, those that lost most first; all are in `--json`.
 CLASSES_SHOWN_MAX: Final = 20
 _TRIED: Final = ("format", "recipe", "size", "RAM (estimated)", "cosine", "drop", "95 %", "speed here", "outcome")
-_PROOFS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
+_VERIFICATIONS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
 _CLASSES: Final = ("class", "rows", "fp32", "int8", "drop")
 
 
@@ -24,7 +24,7 @@ def every(found: Inspected) -> Iterator[str]:
     if card.tried:
         times = {(it.format, it.recipe): it for it in measured.candidates} if measured else {}
         yield f"what was tried:\n{candidates((it, times.get((it.format, it.recipe))) for it in card.tried)}"
-    if found.proofs:
+    if found.verifications:
         rows = (
             (
                 it.cpu,
@@ -33,19 +33,19 @@ def every(found: Inspected) -> Iterator[str]:
                 it.accuracy.summary if it.accuracy else "not measured",
                 it.note or "golden outputs reproduced",
             )
-            for it in found.proofs
+            for it in found.verifications
         )
-        yield f"on each CPU:\n{table(_PROOFS, rows)}"
+        yield f"on each CPU:\n{table(_VERIFICATIONS, rows)}"
     if card.accuracy and card.accuracy.classes:
         yield f"by class:\n{_classes(card.accuracy.classes)}"
 
 
-def candidates(pairs: Iterable[tuple[Tried, Timed | None]]) -> str:
+def candidates(pairs: Iterable[tuple[Tried, CandidateTimes | None]]) -> str:
     """Every candidate of the gate, with its times where it was timed."""
     return table(_TRIED, (_candidate(it, timed) for it, timed in pairs))
 
 
-def _candidate(it: Tried, timed: Timed | None) -> tuple[str, ...]:
+def _candidate(it: Tried, timed: CandidateTimes | None) -> tuple[str, ...]:
     return (
         it.format,
         it.recipe,

@@ -10,7 +10,8 @@ import click
 
 from edgeml.cli import gate_table
 from edgeml.cli.output import Output, Share, Size, command, size, table
-from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest, Quantize
+from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported, ExportRequest
+from edgeml.quantize.recipes import Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
 
@@ -110,4 +111,4 @@ def _summary(exported: Sequence[Exported]) -> str:
 
 def _target_cpu(exported: Exported) -> str:
     """How the bundle was verified on the target's kind of CPU."""
-    return ", ".join(f"{it.cpu}: {it.how}" for it in exported.manifest.card.proved) or "this machine's"
+    return ", ".join(f"{it.cpu}: {it.how}" for it in exported.manifest.card.verified) or "this machine's"

@@ -9,7 +9,7 @@ import msgspec
 
 from edgeml.cli import card_tables
 from edgeml.cli.output import Output
-from edgeml_core.card import Timed
+from edgeml_core.card import CandidateTimes
 from edgeml_core.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -42,5 +42,5 @@ def _tell(out: Output, error: NothingPassed) -> None:
         click.echo(f"candidates for {error.target}:\n{card_tables.candidates(error.candidates)}", err=True)
 
 
-def _times(timed: Timed | None) -> dict[str, float | None]:
+def _times(timed: CandidateTimes | None) -> dict[str, float | None]:
     return {"fp32_ms": timed.fp32_ms if timed else None, "int8_ms": timed.int8_ms if timed else None}

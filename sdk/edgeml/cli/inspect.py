@@ -29,10 +29,11 @@ _NOT_MEASURED = "not measured: the .measured.json file is not beside the bundle"
 def inspect(out: Output, bundle: Path, html: Path | None) -> None:
     """Show BUNDLE's manifest and result card; the page of --html needs no network and no script."""
     from edgeml import bundles  # noqa: PLC0415 - kept out of --help
-    from edgeml.report import page  # noqa: PLC0415 - kept out of --help
 
     found = bundles.inspect(bundle)
     if html:
+        from edgeml.report import page  # noqa: PLC0415 - kept out of --help
+
         page.write_to(html, found)
         out.note(f"wrote {html}")
     value = {
@@ -75,6 +76,8 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append((accuracy.metric, accuracy.summary))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
+    if card.choice:
+        rows.append(("choice of format", card.choice))
     rows.append(("drift baseline", card.baseline_summary))
     return rows + [("warning", warning) for warning in card.warnings]
 

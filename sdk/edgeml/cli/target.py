@@ -68,6 +68,6 @@ def prepare(out: Output, name: str, *, force: bool) -> None:
     from edgeml.verify.emulation.prepare import prepare as make  # noqa: PLC0415 - kept out of --help
 
     profile = targets.load(name)
-    place = make(profile, force=force, tell=out.note)
+    place = make(profile, force=force, on_step=out.note)
     where = str(place) if place else None
     out.result({"target": name, "ready": True, "folder": where}, f"{profile.cpu.core} can be emulated here")

@@ -38,7 +38,7 @@ def verify(out: Output, bundle: Path, on: str, **reach: Any) -> None:  # noqa: A
     """
     from edgeml import verify  # noqa: PLC0415 - kept out of --help
 
-    found = verify.verify(bundle, on, line=device_options.line(on, **reach))
+    found = verify.verify(bundle, on, connection=device_options.line(on, **reach))
     cpu = f"an emulated {found.cpu}" if found.how == "emulated" else found.cpu
     text = f"reproduced on {cpu}: cosine {found.min_cosine:.6f}, largest difference {found.max_abs:.2e}"
     value = {"on": on, "cpu": found.cpu, "how": found.how, "cosine": found.min_cosine, "max_abs": found.max_abs}

@@ -1,7 +1,7 @@
 """A model from a Python function: `file.py:function` returns `(torch.nn.Module, example_inputs)`.
 
-Running the file runs its code: it is the operator's own. Example inputs are a tensor, a tuple of tensors or a dict. A
-fitted scikit-learn estimator with rows to predict is taken as well.
+The file's code runs here, so it must be the operator's own. Example inputs are a tensor, a tuple of tensors or a dict.
+The function may also return a fitted scikit-learn estimator and rows to predict.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
 
 _HINT: Final = "the function must return (torch.nn.Module, example inputs of batch size 1), or (fitted estimator, rows)"
+#: Axes of a batch of images: batch, channels, height, width.
 _IMAGE_DIMENSIONS: Final = 4
 
 
 def load(path: Path, function: str, task: Task | None, work: Path) -> Source:
-    """The model that a function returns.
+    """Load the model that a function returns.
 
     Raises:
         UsageError: `model-unreadable`, when the file or function fails; `model-unsupported`, for a task of texts.
     """
-    module, given = _returned(path, function)
+    module, inputs = _call(path, function)
     if not isinstance(module, torch.nn.Module):
-        return _estimator(function, module, given, work, task=task)
+        return _estimator(function, module, inputs, work, task=task)
     try:
-        example = _tensors(given)
+        example = _tensors(inputs)
         tensors = {name: value.numpy() for name, value in example.items()}
     except (TypeError, AttributeError, RuntimeError) as error:
         raise UsageError("model-unreadable", f"the example inputs are no tensors: {error}", _HINT) from error
@@ -59,17 +60,22 @@ def source(
     kind: ModelKind,
     sha256: str,
 ) -> Source:
-    """A PyTorch model without a tokenizer or labels.
+    """Describe a PyTorch model without a tokenizer or labels.
 
     Args:
-        example: inputs of batch 1.
+        name: fit to name a release.
+        module: takes and returns tensors by name.
+        example: inputs of batch 1, arrays by tensor name.
         signature: specs of inputs and outputs.
+        task: None for plain tensors.
+        kind: decides which quantization recipes suit.
+        sha256: of weights and code.
 
     Raises:
         UsageError: `model-unsupported`, for a task of texts or sounds.
     """
     inputs, outputs = signature
-    preprocess, postprocess = _meaning(task, inputs, outputs)
+    preprocess, postprocess = _processing(task, inputs, outputs)
     return Source(
         name=name,
         task=task or "tensors",
@@ -85,7 +91,7 @@ def source(
     )
 
 
-def _returned(path: Path, function: str) -> tuple[Any, Any]:
+def _call(path: Path, function: str) -> tuple[Any, Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UsageError("model-unreadable", f"there is no Python file {path}", "name path/file.py:function")
@@ -109,7 +115,7 @@ def _estimator(name: str, model: Any, rows: Any, work: Path, *, task: Task | Non
     return sklearn_pipeline.source(name, model, rows, work, task=task)
 
 
-def _tensors(example: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- whatever the function returned
+def _tensors(example: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- the operator's own value
     if isinstance(example, torch.Tensor):
         return {"input": example}
     if isinstance(example, Mapping):
@@ -119,7 +125,7 @@ def _tensors(example: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- whatev
     return {f"input_{index}": value for index, value in enumerate(example)}
 
 
-def _meaning(
+def _processing(
     task: Task | None, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> tuple[Preprocess, Postprocess]:
     match task:

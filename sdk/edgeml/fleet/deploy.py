@@ -1,4 +1,4 @@
-"""Deploying: one more rule in the signed fleet document. A running `serve` sees it and announces it."""
+"""Add a deployment to the signed fleet document; a running `serve` announces it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeml_core.errors import UsageError
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment, and the devices that it is for at the moment."""
+    """A deployment, and the devices that it includes now."""
 
     deployment: Deployment
     devices: tuple[str, ...]
@@ -33,27 +33,27 @@ def deploy(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Deployed:
-    """Make devices want a release.
+    """Deploy a release to devices.
 
-    Deploying the same bundles to the same selector again changes the percentage and the time of the deployment that is
-    there, so that a larger percentage keeps all devices of a smaller one. With bundles that were published since it is
-    another deployment: devices that found none for their board look again.
+    A second call with the same bundles and the same selector changes the percentage and the time of the existing
+    deployment, so a larger percentage keeps all devices of a smaller one. Bundles that were published since make it
+    another deployment: devices that found no bundle for their board look again.
 
     Args:
         repo: the repository's folder.
-        name: the model.
-        version: None is the one published last.
-        selector: labels that a device must have; empty selects all.
-        percent: of the devices selected, more than 0, at most 100.
-        activate_after: devices fetch and prove the release at once, and serve it from this time on; None is at once.
-        dry_run: only say what would be deployed, and to whom.
-        now: the time to sign at; by default the clock's.
+        name: the model's name.
+        version: None is the version published last.
+        selector: labels that a device must have; empty selects all devices.
+        percent: percentage of the selected devices, more than 0, at most 100.
+        activate_after: devices fetch and verify the release at once, and serve it from this time on; None is at once.
+        dry_run: return the deployment without signing it.
+        now: the time of the signature; by default the clock's.
 
     Raises:
         UsageError: `usage`, for a bad percentage; `repo-invalid`; `release-unknown`.
     """
     if not 0 < percent <= 100:
-        raise UsageError("usage", f"{percent:g} % is not a share of devices", "give more than 0 %, at most 100 %")
+        raise UsageError("usage", f"{percent:g} % is not a fraction of devices", "give more than 0 %, at most 100 %")
     repository = layout.opened(repo)
     with repository.locked():
         chosen = _choose(releases(repository), name, version)
@@ -77,14 +77,14 @@ def deploy(
 
 
 def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
-    """The devices that a deployment is for, now."""
+    """The devices that a deployment includes now."""
     for device in document.devices:
         if desired.wanted_by(document, device).get(deployment.name) == deployment:
             yield device
 
 
 def _choose(published: Sequence[Release], name: str, version: str | None) -> list[Release]:
-    """All bundles of the version asked for, or of the one published last."""
+    """All bundles of a version; None is the version published last."""
     of_name = [release for release in published if release.manifest.name == name]
     if not of_name:
         known = {release.manifest.name for release in published}
@@ -97,10 +97,10 @@ def _choose(published: Sequence[Release], name: str, version: str | None) -> lis
     return chosen
 
 
-def _hint(asked: str, known: set[str]) -> str:
+def _hint(name: str, known: set[str]) -> str:
     if not known:
         return "publish a bundle first: `edgeml publish BUNDLE --repo DIR`"
-    close = difflib.get_close_matches(asked, known)
+    close = difflib.get_close_matches(name, known)
     return f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(sorted(known))}"
 
 
@@ -117,7 +117,7 @@ def _wanted(release: Release) -> Wanted:
 
 
 def _named(document: FleetDocument, new: Deployment) -> Deployment:
-    """A deployment under the id of the one that it continues; else under its own, unique by the document's version."""
+    """The deployment with the id of the one that it continues, if there is one; else its own id is unique."""
     for deployment in document.deployments:
         same = {"id": new.id, "percent": new.percent, "activate_after": new.activate_after}
         if msgspec.structs.replace(deployment, **same) == new:
@@ -126,7 +126,7 @@ def _named(document: FleetDocument, new: Deployment) -> Deployment:
 
 
 def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
-    """The deployments that still have a say: not those that the new one continues, or takes all devices from."""
+    """The other deployments, without those that the new one continues or takes all devices from."""
     everywhere = new.percent == 100
     return [
         deployment

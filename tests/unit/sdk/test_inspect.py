@@ -8,14 +8,14 @@ from edgeml.cli.inspect import inspect
 from edgeml_core import bundle, card
 from edgeml_core.card import (
     Accuracy,
+    CandidateTimes,
     Card,
     ClassAccuracy,
     Energy,
     Latency,
     Measurements,
     Parity,
-    Proved,
-    Timed,
+    TargetVerification,
     Tried,
     Verified,
 )
@@ -43,15 +43,17 @@ CARD = Card(
         Tried(format="onnx", recipe="dynamic-s8", why="accuracy drops by 3 %", drop=0.03, ci95=(0.02, 0.04)),
         Tried(format="onnx", recipe="dynamic-s8-mixed", size_bytes=25, cosine=0.99, drop=0.005, ci95=(-0.001, 0.011)),
     ),
-    proved=(
-        Proved(
+    verified=(
+        TargetVerification(
             cpu="Haswell",
             how="emulated",
             min_cosine=0.999,
             max_abs=0.01,
             accuracy=msgspec.structs.replace(ACCURACY, rows=64, int8=0.9219, classes=()),
         ),
-        Proved(cpu="Cortex-A72", how="not measured", note="not verified on rpi4: run `edgeml target prepare`"),
+        TargetVerification(
+            cpu="Cortex-A72", how="not measured", note="not verified on rpi4: run `edgeml target prepare`"
+        ),
     ),
 )
 LATENCY = Latency(p50_ms=9.0, p90_ms=9.5, p99_ms=11.0, runs=100, warmup=5)
@@ -74,7 +76,7 @@ def measured(manifest_sha256, **changes):
             Verified(cpu="EPYC", how="measured", ok=True),
             Verified(cpu="Haswell", how="emulated", ok=True),
         ),
-        candidates=(Timed(format="onnx", recipe="dynamic-s8", fp32_ms=9.0, int8_ms=2.5),),
+        candidates=(CandidateTimes(format="onnx", recipe="dynamic-s8", fp32_ms=9.0, int8_ms=2.5),),
     )
     return msgspec.structs.replace(valid, **changes)
 

@@ -28,7 +28,7 @@ from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Embedding, TextInput
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, joined
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
 
 _FLOAT: Final = np.dtype("<f4")
 _Asked = TypeVar("_Asked", bound=msgspec.Struct)
@@ -67,7 +67,7 @@ async def _write(request: Request, models: Models, asked: ChatRequest | Completi
     written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
     if asked.stream:
         return Events(written.events(await unless_left(request, _first(pieces)), pieces))
-    return responses.json(written.whole(joined(await unless_left(request, _all(pieces)))))
+    return responses.json(written.whole(join(await unless_left(request, _all(pieces)))))
 
 
 def _generate(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeml.fleet.chunk_payloads import Answers
+from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.repository.store import ChunkStore
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> ChunkStore:
 
 def test_a_chunk_is_answered_whole_and_to_its_base_by_the_difference(store: ChunkStore):
     """Both lead to the chunk."""
-    answers = Answers(store)
+    answers = ChunkPayloads(store)
     assert chunks.from_wire(answers.wire(NEW_ID), chunks.sha256(NEW)) == NEW
     difference = answers.wire(KEY)
     assert len(difference) < 50
@@ -35,7 +35,7 @@ def test_a_chunk_is_answered_whole_and_to_its_base_by_the_difference(store: Chun
 
 def test_a_difference_is_made_once_while_there_is_room(store: ChunkStore, tmp_path: Path):
     """What was asked for last stays; what was pushed out is made anew, and can't be when its chunk is gone."""
-    answers = Answers(store, kept_max_bytes=60)
+    answers = ChunkPayloads(store, cache_max_bytes=60)
     kept = answers.wire(KEY)
     (tmp_path / NEW_ID[:2] / NEW_ID).unlink()
     assert answers.wire(KEY) == kept
@@ -47,4 +47,4 @@ def test_a_difference_is_made_once_while_there_is_room(store: ChunkStore, tmp_pa
 def test_without_its_base_the_whole_chunk_is_answered(store: ChunkStore, tmp_path: Path):
     """A lost or damaged base costs bytes, not the update."""
     (tmp_path / OLD_ID[:2] / OLD_ID).write_bytes(b"\x00damaged")
-    assert chunks.from_wire(Answers(store).wire(KEY), chunks.sha256(NEW), b"") == NEW
+    assert chunks.from_wire(ChunkPayloads(store).wire(KEY), chunks.sha256(NEW), b"") == NEW
