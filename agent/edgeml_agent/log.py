@@ -44,8 +44,8 @@ def defect(name: str, error: Exception, **fields: object) -> None:
 
 
 def _text(name: str, fields: dict[str, object]) -> str:
-    shown = (f"{key}={json.dumps(str(value)[:VALUE_MAX_CHARS])}" for key, value in fields.items() if value != "")
-    return " ".join((name, *shown))[:LINE_MAX_CHARS]
+    pairs = (f"{key}={json.dumps(str(value)[:VALUE_MAX_CHARS])}" for key, value in fields.items() if value != "")
+    return " ".join((name, *pairs))[:LINE_MAX_CHARS]
 
 
 class _Line(logging.Formatter):

@@ -1,7 +1,7 @@
 """The ports of the agent: what updates and fetches need of the network, the disk, the runtime and the clock.
 
-Each port has an adapter, and a working implementation in memory in `tests/support/fakes.py`. Only
-`edgeml_agent.main` connects adapters to ports.
+Each port has an adapter, and a working implementation in memory in `tests/support/fakes.py`. Only `edgeml_agent.main`
+connects adapters to ports.
 """
 
 from __future__ import annotations
@@ -207,8 +207,7 @@ class ShadowPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a comparison between a new version and the serving one, before activation.
 
     Both get the same `requests`. After `max_s` seconds those compared so far decide, since a device without traffic
-    can't
-    wait forever. At most the fraction `max_disagreement` of them may differ. The new version answers the fraction
+    can't wait forever. At most the fraction `max_disagreement` of them may differ. The new version answers the fraction
     `canary` of the requests.
     """
 

@@ -149,8 +149,8 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
         }
     problems += _contradictions(values)
     if problems:
-        shown = "; ".join(problems[:_SHOWN_MAX])
-        raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {shown}", "fix them and try again")
+        listed = "; ".join(problems[:_SHOWN_MAX])
+        raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {listed}", "fix them and try again")
     return Settings(**{name: _build(kind, values[name]) for name, kind in _SECTIONS.items()})
 
 

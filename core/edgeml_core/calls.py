@@ -45,8 +45,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A request to a device.
 
     `session` is that of the device's state that the caller has seen. A call of another session isn't answered: it
-    waited
-    at the broker while the device was away, or came twice.
+    waited at the broker while the device was away, or came twice.
     """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]

@@ -1,8 +1,8 @@
 """The result card: the findings about a bundle, each with how it was obtained.
 
 It has two parts (docs/decisions/0001). `Card` follows from the bundle's bytes and its inputs alone. It is inside the
-bundle, and exporting twice gives the same bytes. `Measurements` are from one machine on one day. They are stored
-beside the bundle, name its digest, and are signed with it when it is published.
+bundle, and exporting twice gives the same bytes. `Measurements` are from one machine on one day. They are stored beside
+the bundle, name its digest, and are signed with it when it is published.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One machine's measurements of one bundle. `fp32` and `int8` come from the same run on the same threads.
+    """One machine's measurements of one bundle. `fp32` and `int8` are from the same run on the same threads.
 
     Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. `doubts` names
     other load on the machine meanwhile.

@@ -1,7 +1,7 @@
 """Chunks: 64 KiB parts of a file, addressed by SHA-256, and their form on the wire.
 
-A wire chunk is one codec byte and a body: the chunk, or its delta to another chunk that the receiver has. The digest
-of the decoded bytes always decides; nothing about the encoding is trusted. Requests and their order are left to the
+A wire chunk is one codec byte and a body: the chunk, or its delta to another chunk that the receiver has. The digest of
+the decoded bytes always decides; nothing about the encoding is trusted. Requests and their order are left to the
 fetcher and the origin.
 """
 

@@ -147,9 +147,8 @@ def choose_bundle(
         target: the device's own `target` label; empty chooses among all by CPU.
 
     Returns:
-        Of those that run here, one that needs the most CPU features, as it was quantized for the closest CPU; among
-        equals
-            the first in the deployment's order.
+        Of those that run here, one that needs the most CPU features, as it was quantized for the closest CPU. Among
+        equals the first in the deployment's order.
 
     Raises:
         RejectedError: `release-unsuitable`, when none runs here.

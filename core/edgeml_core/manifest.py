@@ -178,8 +178,8 @@ def decode(data: bytes) -> Manifest:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("bundle-format", f"the manifest can't be read: {error}") from error
     if problems := list(_problems(manifest)):
-        shown = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
-        raise RejectedError("bundle-format", f"the manifest has {len(problems)} problem(s): {shown}")
+        listed = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
+        raise RejectedError("bundle-format", f"the manifest has {len(problems)} problem(s): {listed}")
     return manifest
 
 

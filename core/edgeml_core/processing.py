@@ -71,8 +71,7 @@ class AudioInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Sound in one channel, as samples or as a `mel` spectrum.
 
     Sound with fewer than `min_samples` is refused, with more than `max_samples` cut. `normalize` gives samples the mean
-    0
-    and the variance 1. `pad_to` are the compiled lengths in samples; empty means any length.
+    0 and the variance 1. `pad_to` are the compiled lengths in samples; empty means any length.
     """
 
     sampling_rate_hz: int
@@ -118,8 +117,7 @@ class Boxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Objects in an image: a label from `logits` and a box from `boxes` for each with a score above `threshold`.
 
     The logits have one class more than `labels`, the last: no object. A box is its centre, width and height (`cxcywh`),
-    as
-    fractions of the image's size.
+    as fractions of the image's size.
     """
 
     logits: str

@@ -99,11 +99,11 @@ class PartialRelease:
         self._unsynced_chunks = 0
 
     def verify(self) -> None:
-        """Hold every file on the disk to its SHA-256.
+        """Verify every file on the disk against its SHA-256.
 
         Raises:
             RejectedError: `digest-mismatch`, when the manifest contradicts itself: right chunks, wrong file.
-            DeviceError: `store-failed`, when the disk didn't keep what was written.
+            DeviceError: `store-failed`, when the disk lost written data.
         """
         for entry in self.release.manifest.files:
             if _sha256(self.folder / entry.path) == entry.sha256:

@@ -23,8 +23,7 @@ def is_throttled(sys: Path = SYS) -> bool | None:
     """Return whether the CPU is throttled now; None if the firmware doesn't report it.
 
     Source: https://www.raspberrypi.com/documentation/computers/os.html#get_throttled, which Raspberry Pi's kernel
-    exposes
-    as a file.
+    exposes as a file.
     """
     values = _numbers(sys.glob("devices/platform/soc*/soc*:firmware/get_throttled"), base=16)
     return next((bool(value & _THROTTLED_BITS) for value in values), None)

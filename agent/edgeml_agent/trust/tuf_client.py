@@ -1,8 +1,8 @@
 """One TUF repository as this device has verified it: python-tuf verifies, this file keeps the result.
 
 python-tuf writes its files without syncing them. It takes a damaged file for an absent one, and so forgets the version
-that it had seen. So it works in a copy, and the synced copy replaces the original as a whole. The fetcher decides
-where files come from: MQTT, a stick, HTTP in tests. Delegations are deliberately absent (see `edgeml_core.trust`).
+that it had seen. So it works in a copy, and the synced copy replaces the original as a whole. The fetcher decides where
+files come from: MQTT, a stick, HTTP in tests. Delegations are deliberately absent (see `edgeml_core.trust`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     announcement -> desired state -> fetch -> verify -> probe (-> compare) -> activate -> serve -> report
 
-`Agent.update` is this path: each step advances the state machine, and a step that fails leaves the serving version
-as it is. `daemon` and `update_task` decide when an update runs. Only ports are used here, no adapter's library.
+`Agent.update` is this path: each step advances the state machine, and a step that fails leaves the serving version as
+it is. `daemon` and `update_task` decide when an update runs. Only ports are used here, no adapter's library.
 """
 
 from __future__ import annotations

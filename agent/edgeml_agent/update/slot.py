@@ -1,7 +1,7 @@
 """The update slot: one update at a time on a device, and none beside `edgeml-agent install`.
 
-Updates share the link, the disk and the memory. A lock in this process excludes other updates, and a lock file
-excludes other processes. Background work runs only while no update holds the slot.
+Updates share the link, the disk and the memory. A lock in this process excludes other updates, and a lock file excludes
+other processes. Background work runs only while no update holds the slot.
 """
 
 from __future__ import annotations

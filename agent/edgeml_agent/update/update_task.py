@@ -112,5 +112,5 @@ class UpdateTask:
 
 
 def _goal(deployment: Deployment) -> _Goal:
-    """The parts of a deployment whose change restarts a running update; a larger percentage doesn't."""
+    """Return the parts of a deployment whose change restarts a running update; a larger percentage doesn't."""
     return deployment.id, deployment.activate_after

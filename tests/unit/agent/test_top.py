@@ -54,7 +54,7 @@ def test_an_idle_model_has_no_quantiles():
     assert (model.requests_per_s, model.p50_ms, model.p99_ms) == (0.0, None, None)
 
 
-def test_an_agent_that_started_anew_counts_from_nothing():
+def test_top_after_a_restart_counts_from_zero():
     """Its counters are lower than before; no rate is negative."""
     (model,) = top.between(look(0.0, counted(*[("ok", 1.0)] * 9)), look(1.0, counted(("ok", 99.0)))).models
     assert (model.requests_per_s, model.failed_per_s) == (0.0, 0.0)

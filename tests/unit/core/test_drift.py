@@ -70,7 +70,7 @@ def test_no_bin_is_narrower_than_the_resolution():
 
 
 def test_rare_labels_are_counted_together():
-    """The frequent ones first, at most so many; whatever else comes is one of the others."""
+    """The frequent ones first, up to the bound; all others are counted together."""
     found = made(["cow"] * 50 + ["dog"] * 45 + ["cat"] * 4 + ["owl"])
     assert found == Categories(labels=("cow", "dog"), counts=(50, 45, 5))
     assert (found.bin("dog"), found.bin("owl"), found.bin("unheard of")) == (1, 2, 2)

@@ -1,4 +1,4 @@
-"""The update machine's table."""
+"""The table of the state machine of an update."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from edgeml_core.lifecycle import TABLE, UNDER_WAY, Event, State, advance, diagr
 
 
 def test_the_way_of_an_update():
-    """Seven events take a wish to an answering model."""
+    """Seven events take a deployment to a serving model."""
     state = State.IDLE
     for event in (Event.WANTED, Event.RESOLVED, Event.FETCHED, Event.VERIFIED, Event.PROBED, Event.ACTIVATED):
         state = advance(state, event)
