@@ -1,6 +1,7 @@
 """Time that passes only when nothing else can run: a coroutine that sleeps for a minute is done at once.
 
-Both the event loop's clock and `time.monotonic` follow it. Threads don't: a test that uses them needs the real clock.
+Both the event loop's clock and `time.monotonic` follow it. Work for a thread is done at once, on the loop: a thread
+would race against time that jumps.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import asyncio
 import selectors
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from unittest import mock
 
 T = TypeVar("T")
+#: Fake seconds after which a condition counts as failed: beyond the sum of all delays of a link.
+UNTIL_MAX_S: Final = 1000.0
 
 
 class FakeTime:
@@ -45,7 +48,7 @@ class _Selector(selectors.DefaultSelector):
 def run(main: Callable[[FakeTime], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end in fake time."""
     clock = FakeTime()
-    with mock.patch.object(time, "monotonic", clock):
+    with mock.patch.object(time, "monotonic", clock), mock.patch.object(asyncio, "to_thread", _at_once):
         loop = asyncio.SelectorEventLoop(_Selector(clock))
         try:
             return loop.run_until_complete(main(clock))
@@ -54,3 +57,14 @@ def run(main: Callable[[FakeTime], Coroutine[Any, Any, T]]) -> T:
                 task.cancel()
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
+
+
+async def _at_once(work: Callable[..., T], *arguments: Any) -> T:
+    return work(*arguments)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Let time pass until something holds."""
+    async with asyncio.timeout(UNTIL_MAX_S):
+        while not holds():  # noqa: ASYNC110 - another task makes it hold
+            await asyncio.sleep(0.1)

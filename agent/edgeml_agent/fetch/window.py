@@ -1,6 +1,6 @@
 """The receiver's window: request chunks, store those that arrive, and request again those that don't.
 
-Never more than a window of chunks is on its way, so nothing piles up for a slow device. The size of the window is left
+Never more than a window of chunks is in flight, so nothing piles up for a slow device. The size of the window is left
 to `flow_control`, the order of requests to `order`, their wire keys to `chunk_requests`. A bad or missing chunk is
 requested again, with jitter and a bound. The source of chunks and the release on the disk are ports.
 """
@@ -46,7 +46,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class Fetch:
-    """One release on its way from `source` to `partial`.
+    """The fetch of one release from `source` to `partial`.
 
     Args:
         partial: the incomplete release on the disk.
@@ -149,7 +149,7 @@ class Fetch:
         self._bad[key] += 1
         if self._bad[key] >= BAD_COPIES_MAX:
             message = f"{BAD_COPIES_MAX} copies of chunk {key[:12]} of {self._stem} had other content"
-            hint = "check the origin's repository, and who may publish chunks"
+            hint = "check the origin's repository, and the rights to publish chunks"
             raise TransportError("digest-mismatch", message, hint)
         self._requests.on_refusal(key)
         self._request_again([key])

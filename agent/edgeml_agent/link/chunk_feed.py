@@ -64,7 +64,7 @@ class ChunkFeed:
                     await self._chunks.position_known.wait()
 
     async def want(self, keys: Collection[str]) -> None:
-        """See `ChunkSource.want`. It doesn't wait for the broker's answer, which follows all chunks on their way."""
+        """See `ChunkSource.want`. It doesn't wait for the broker's answer, which follows all queued chunks."""
         await asyncio.sleep(self._limit.wait_s(time.monotonic()))
         connection = await self._current.get()
         self._request(connection, self._chunks.want(keys), tuple(keys))

@@ -89,7 +89,7 @@ class ChunkTopics:
 
     async def receive(self, timeout_s: float) -> Arrival | None:
         """See `ChunkSource.receive`."""
-        # Not `wait_for`: a cancellation that comes with a chunk would be lost.
+        # Not `wait_for`: a cancellation that arrives with a chunk would be lost.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 return await self._arrivals.get()

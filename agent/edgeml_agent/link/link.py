@@ -1,4 +1,4 @@
-"""The device's link to its fleet: one connection to the broker, made again whenever it is lost.
+"""The device's link to its fleet: one connection to the broker, opened again whenever it is lost.
 
 Theory. A device has one connection with one persistent session: a broker that takes the client id from the user name,
 as it should, closes the first of two. Everything that must survive a lost connection therefore lives outside of it, in
@@ -8,7 +8,7 @@ which cancels the others; the link waits with a growing delay, and connects agai
 so a slow acknowledgement of a report delays no chunk.
 
 - `StatusPublisher`: state, will, and the outbox, from which a message is removed after its PUBACK.
-- `ChunkFeed`: chunks with QoS 0, asked for again on each connection.
+- `ChunkFeed`: chunks with QoS 0, requested again on each connection.
 - `SignedFiles`: retained metadata, received again on each connection.
 - `CallQueue`, `InferenceRequests` and `HandlerTopics`: messages for other rooms of the agent.
 - `AclCheck`: each connection begins with a check of the device's rights.

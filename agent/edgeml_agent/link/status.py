@@ -57,7 +57,7 @@ class StatusPublisher:
         return Will(self._state_topic, self._payload(online=False))
 
     async def run(self, connection: Connection) -> None:
-        """Publish the state, then all that comes up, until cancelled.
+        """Publish the state, then each new state and the outbox, until cancelled.
 
         Raises:
             MqttError: the connection is lost.

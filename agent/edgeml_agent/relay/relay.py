@@ -1,7 +1,8 @@
 """A relay: one device of a site pulls the site's chunks once over the network, and is the site's origin.
 
 Towards the fleet it is a device like any other, with one connection; towards the site it has the site's own broker.
-Signed files, chunks and calls go down. Wants, states, reports and replies go up, states and reports many in a message.
+It passes signed files, chunks and calls down. It passes wants, states, reports and replies up, states and reports many
+in a message.
 A relay is trusted with nothing: devices verify its files and chunks as those of any origin. The host accepts its
 messages only about devices of its own site.
 """
@@ -29,9 +30,9 @@ from edgeml_io.aio import within
 from edgeml_origin.cohorts import AnnouncedRelease
 from edgeml_origin.origin import Origin
 
-#: Seconds for which a device's message waits for others, to go up in one: an operator sees it that much later.
+#: Seconds for which a device's message waits for others, to share one publication: it reaches the operator as late.
 BATCH_GATHER_S: Final = 2.0
-#: Seconds after which all states go up again: a broker that restarts may lose a message of QoS 1.
+#: Seconds after which all states are published again: a broker that restarts may lose a message of QoS 1.
 STATES_AGAIN_S: Final = 600.0
 #: The release of all chunks that no known manifest lists: bases of deltas, and encrypted chunks.
 _UNLISTED: Final = "pulled"
@@ -62,7 +63,7 @@ class Relay:
         self._listed: set[str] = set()
         self._unlisted: set[str] = set()
         self._states: dict[tuple[str, str], RelayedMessage] = {}
-        #: Messages that go up with the next batch, by subject.
+        #: Messages of the next batch, by subject.
         self._upward: dict[tuple[str, str], RelayedMessage] = {}
         self._has_upward = asyncio.Event()
         link.handler_topics.set_handler(self)
@@ -107,7 +108,7 @@ class Relay:
         self._site.retain(targets | self._link.files.held)
 
     def connected(self) -> None:
-        """See `TopicHandler.connected`: the last messages may be lost, so all states go up again."""
+        """See `TopicHandler.connected`: the last messages may be lost, so all states are published again."""
         self._upward = self._states | self._upward
         self._has_upward.set()
 
