@@ -66,7 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, list[byt
         evaluate=folder / "half.jsonl",
         output=folder / "out",
     )
-    (exported,) = export.export(request)
+    (exported,) = export(request)
     return exported, [(folder / json.loads(row)["image"]).read_bytes() for row in rows[1::2]]
 
 

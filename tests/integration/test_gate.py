@@ -121,14 +121,6 @@ def convolutions():
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example's rows to calibrate and to evaluate on."""
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLE, folder], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the hostile model and its rows."""
     return written(tmp_path_factory.mktemp("hostile"), "hostile", HOSTILE)

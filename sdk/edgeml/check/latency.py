@@ -32,6 +32,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     int8: TimedModel
     fp32: TimedModel
     threads: int
+    budget_s: float
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):

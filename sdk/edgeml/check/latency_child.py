@@ -21,8 +21,6 @@ from edgeml_runtime.tensors import Array
 
 #: Runs of each model; more change no median.
 RUNS_MAX: Final = 300
-#: Seconds for both models together, once each has had its fewest runs; medians settle within them.
-BUDGET_S: Final = 1.5
 
 
 def reply(job: Job) -> Reply:
@@ -46,7 +44,7 @@ def measure(job: Job) -> Times:
     first_ms = child.run_ms(int8, given)
     peak = child.peak_rss_bytes()
     fp32 = job.fp32.load(job.threads)
-    int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32))
+    int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32), job.budget_s)
     return Times(
         int8=child.latency(int8_ms),
         fp32=child.latency(fp32_ms),
@@ -57,15 +55,21 @@ def measure(job: Job) -> Times:
 
 
 def _interleaved(
-    one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]]
+    one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]], budget_s: float
 ) -> tuple[list[float], list[float]]:
-    """Time both in turns, so that other load on the machine falls on both."""
+    """Time both in turns, so that other load on the machine falls on both.
+
+    Args:
+        one: a loaded model with its inputs.
+        other: likewise.
+        budget_s: seconds for both models together; each has its fewest runs in any case.
+    """
     for session, inputs in (one, other) * WARMUP_RUNS:
         session.run(inputs)
     first: list[float] = []
     second: list[float] = []
     begun = time.perf_counter()
-    while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < BUDGET_S):
+    while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < budget_s):
         first.append(child.run_ms(*one))
         second.append(child.run_ms(*other))
     return first, second

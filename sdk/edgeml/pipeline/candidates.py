@@ -140,7 +140,8 @@ def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
         typical = job.checks.typical_input(candidate)
         int8 = latency.timed(candidate.model.path, candidate.manifest, typical)
         reference: TimedModel = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
-        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))
+        budget_s = job.request.budget.paired_s
+        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads, budget_s=budget_s))
 
     def measure_twice_if_slow() -> latency.Times:
         times = measure()
@@ -166,7 +167,7 @@ def compare(job: Job, passed: Sequence[Passed]) -> Comparison:
             def turn() -> dict[Format, float]:
                 return {it.file_format: ms for it, ms in zip(passed, running.take(), strict=True)}
 
-            return comparison.compare(_entrants(passed), turn)
+            return comparison.compare(_entrants(passed), turn, budget_s=job.request.budget.turns_s)
 
     return job.once(("compared", *(it.candidate.key for it in passed)), measure)
 

@@ -19,8 +19,6 @@ from edgeml_core.card import Compared, Measurements, Verified
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.bench import child
 
-#: Seconds; throughput and energy settle within it. The gate's own times come from the longer run beside fp32.
-BENCH_S: Final = 1.0
 _DECIMALS: Final = 4
 
 
@@ -77,4 +75,5 @@ def _alone(job: Job, candidate: Candidate, threads: int) -> BenchmarkResult:
     """Benchmark the bundle's model in a process of its own, with nothing beside it."""
     job.progress.stage(f"bench {candidate.manifest.stem}")
     given = latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
-    return bench.result(bench.run_here(child.Job(model=given, threads=threads, seconds=BENCH_S)))
+    seconds = job.request.budget.alone_s
+    return bench.result(bench.run_here(child.Job(model=given, threads=threads, seconds=seconds)))

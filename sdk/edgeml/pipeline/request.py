@@ -20,6 +20,22 @@ VERSION_DEFAULT: Final = "1"
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuringBudget:
+    """Seconds that timing takes for each candidate, at most; the fewest runs are made in any case.
+
+    Args:
+        paired_s: the candidate and its fp32 model, in turns.
+        alone_s: the bundle that ships, alone; throughput and energy settle within a second.
+        turns_s: candidates of several formats against each other. Beyond it an export would take longer for the choice
+            than for the conversion of a small model.
+    """
+
+    paired_s: float = 1.5
+    alone_s: float = 1.0
+    turns_s: float = 40.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """One run of `edgeml export`: every target gets one bundle in every format.
 
@@ -39,6 +55,7 @@ class ExportRequest:
         name: the model's name; None takes it from `model`.
         version: the release's version.
         output: the folder that the bundles are written to.
+        budget: the seconds that timing takes.
 
     Raises:
         UsageError: `usage`, for a bad name, version or bound, or no target.
@@ -59,6 +76,7 @@ class ExportRequest:
     max_ram_bytes: int | None = None
     name: str | None = None
     version: str = VERSION_DEFAULT
+    budget: MeasuringBudget = MeasuringBudget()
 
     def __post_init__(self) -> None:
         if not self.targets:
