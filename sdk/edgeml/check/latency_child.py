@@ -60,7 +60,9 @@ def _interleaved(
     """Time both in turns, so that other load on the machine falls on both.
 
     Args:
-        budget_s: for both models together, in seconds; each has its fewest runs in any case.
+        one: a loaded model with its inputs.
+        other: likewise.
+        budget_s: seconds for both models together; each has its fewest runs in any case.
     """
     for session, inputs in (one, other) * WARMUP_RUNS:
         session.run(inputs)

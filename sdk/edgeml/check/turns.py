@@ -7,21 +7,24 @@ the next turn begins with the next candidate. So all of them meet the same distu
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Final
 
 import msgspec
 
+from edgeml import child_process
 from edgeml_core.errors import DeviceError
 from edgeml_core.golden import TensorData
 from edgeml_core.manifest import Manifest
 
+#: The program of each process.
+PROGRAM: Final = "edgeml.check.turns_child"
 #: Seconds for one reply; a model that takes longer for a few runs has hung.
 REPLY_TIMEOUT_S: Final = 600
 #: Seconds for a process to end after its input was closed.
@@ -45,12 +48,14 @@ class Turns:
     """Open processes, one for each contestant.
 
     Args:
-        weights: the share of each input in the mix; their sum is 1.
+        processes: in the order of the contestants.
+        weights: the fraction of requests for each input of the mix; their sum is 1.
+        numbers: of the turns.
     """
 
     processes: tuple[_Process, ...]
     weights: tuple[float, ...]
-    begun: list[None]
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def take(self) -> list[float]:
         """Take one turn.
@@ -62,13 +67,12 @@ class Turns:
             DeviceError: `runtime-failed`.
         """
         count = len(self.processes)
-        first = len(self.begun) % count
-        self.begun.append(None)
+        first = next(self.numbers)
         expected = [0.0] * count
         for index, weight in enumerate(self.weights):
             for place in range(count):
-                who = (first + place) % count
-                expected[who] += weight * self.processes[who].run_ms(index)
+                at = (first + place) % count
+                expected[at] += weight * self.processes[at].run_ms(index)
         return expected
 
 
@@ -81,14 +85,21 @@ def started(contestants: Sequence[Contestant], weights: Sequence[float]) -> Iter
     """
     with ExitStack() as stack:
         processes = tuple(stack.enter_context(_process(it)) for it in contestants)
-        yield Turns(processes=processes, weights=tuple(weights), begun=[])
+        yield Turns(processes=processes, weights=tuple(weights))
 
 
 @contextmanager
 def _process(contestant: Contestant) -> Iterator[_Process]:
-    command = [sys.executable, "-m", "edgeml.check.turns_child"]
+    command = child_process.python(PROGRAM)
     with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=child_process.environment(),
+            bufsize=0,
+        )
         process = _Process(child, errors)
         try:
             process.send(msgspec.msgpack.encode(contestant))

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from edgeml.check.turns import Contestant
+from edgeml_core.errors import EdgemlError
 from edgeml_runtime import engines
 from edgeml_runtime.bench import child
 from edgeml_runtime.engines import Session
@@ -33,10 +34,13 @@ def main() -> None:
     os.dup2(2, 1)  # runtimes print, and stdout holds replies alone
     messages = _messages(sys.stdin.buffer)
     contestant = msgspec.msgpack.decode(next(messages), type=Contestant)
-    session = engines.load(Path(contestant.path), contestant.manifest, threads=contestant.threads)
     inputs = [{name: from_data(tensor) for name, tensor in given.items()} for given in contestant.inputs]
-    for given in inputs:
-        session.run(given)
+    try:
+        session = engines.load(Path(contestant.path), contestant.manifest, threads=contestant.threads)
+        for given in inputs:
+            session.run(given)
+    except EdgemlError as error:
+        sys.exit(error.message)
     replies.write(b"0\n")
     for message in messages:
         given = inputs[msgspec.msgpack.decode(message, type=int)]

@@ -167,7 +167,7 @@ def compare(job: Job, passed: Sequence[Passed]) -> Comparison:
             def turn() -> dict[Format, float]:
                 return {it.file_format: ms for it, ms in zip(passed, running.take(), strict=True)}
 
-            return comparison.compare(_entrants(passed), turn)
+            return comparison.compare(_entrants(passed), turn, budget_s=job.request.budget.turns_s)
 
     return job.once(("compared", *(it.candidate.key for it in passed)), measure)
 

@@ -26,9 +26,8 @@ TIME_PER_POINT: Final = 1.2
 POINT: Final = 0.01
 #: Turns; with fewer the interval below would be wider than the range of all turns.
 TURNS_MIN: Final = 9
-#: Turns and seconds; beyond them an export would spend more on the choice than on the conversion of a small model.
+#: Turns; more narrow the interval too slowly.
 TURNS_MAX: Final = 120
-BUDGET_S: Final = 40.0
 #: Natural logarithm of a ratio; candidates whose costs differ by at most 3 % are as good as equal.
 NEAR: Final = 0.03
 #: Milliseconds; below it a request's own overhead exceeds the model's time, so time has no say.
@@ -89,6 +88,8 @@ class Comparison:
 def compare(
     entrants: Sequence[Entrant],
     turn: Callable[[], Mapping[Format, float]],
+    *,
+    budget_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Comparison:
     """Take turns until the cheapest candidate is known, or can't be known.
@@ -96,11 +97,12 @@ def compare(
     Args:
         entrants: in any order; the result is the same.
         turn: times each candidate once; gives expected times in milliseconds.
-        clock: seconds; for `BUDGET_S`.
+        budget_s: seconds after which no further turn begins.
+        clock: seconds.
     """
     ordered = sorted(entrants, key=lambda it: it.rank)
     turns: list[Mapping[Format, float]] = []
-    until = clock() + BUDGET_S
+    until = clock() + budget_s
     while True:
         turns.append(turn())
         is_last = len(turns) >= TURNS_MAX or clock() >= until

@@ -75,4 +75,5 @@ def _alone(job: Job, candidate: Candidate, threads: int) -> BenchmarkResult:
     """Benchmark the bundle's model in a process of its own, with nothing beside it."""
     job.progress.stage(f"bench {candidate.manifest.stem}")
     given = latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
-    return bench.result(bench.run_here(child.Job(model=given, threads=threads, seconds=job.request.budget.alone_s)))
+    seconds = job.request.budget.alone_s
+    return bench.result(bench.run_here(child.Job(model=given, threads=threads, seconds=seconds)))

@@ -37,7 +37,7 @@ def noisy(onnx_ms: float, tflite_ms: float, spread: float, seed: int = 0) -> Cal
 
 
 def decide(entered: list[Entrant], turn: Callable[[], Mapping[Format, float]]) -> Comparison:
-    return compare(entered, turn, clock=lambda: 0.0)
+    return compare(entered, turn, budget_s=1.0, clock=lambda: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_compare_hopeless_host_reports_unclear_and_breaks_the_tie(losses: tuple[
 def test_compare_out_of_time_stops_before_the_fewest_turns():
     """A model that needs minutes for a turn doesn't hold the export up."""
     seconds = itertools.count(0, 30)
-    found = compare(entrants(), noisy(1000.0, 500.0, 0.001), clock=lambda: float(next(seconds)))
+    found = compare(entrants(), noisy(1000.0, 500.0, 0.001), budget_s=40.0, clock=lambda: float(next(seconds)))
     assert (found.outcome, found.turns) == ("unclear", 2)
 
 
