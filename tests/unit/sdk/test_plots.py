@@ -3,7 +3,7 @@
 import pytest
 
 from edgeml.report import plots
-from edgeml.report.plots import WIDTH, Bar, Circle, Line, Pair, Point, Rect, Text
+from edgeml.report.plots import WIDTH, Bar, Circle, Pair, Point, Rect, Segment, Text
 
 
 def of(plot, kind):
@@ -49,7 +49,7 @@ def test_pairs_mark_a_drop_as_failed():
         Pair(label="b", summary="", fp32=-1.0, int8=2.0),
     ]
     plot = plots.pairs(rows, "By class")
-    assert [it.style for it in of(plot, Line) if it.style != "axis"] == ["between failed", "between int8"]
+    assert [it.style for it in of(plot, Segment) if it.style != "axis"] == ["between failed", "between int8"]
     *_, low, high = of(plot, Circle)
     assert (float(low.x), float(high.x)) == (8, WIDTH - 8)
 
