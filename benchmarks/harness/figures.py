@@ -125,4 +125,4 @@ def number(value: float) -> str:
     """Write a value for people: three digits, but five of a cosine near 1, and all of a whole number."""
     if value >= 1000 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:.5f}" if 0.9 <= value < 1 else f"{value:.3g}"
+    return f"{value:.5f}".rstrip("0") if 0.9 <= value < 1 else f"{value:.3g}"

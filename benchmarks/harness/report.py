@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from harness import host
+from harness import host, rivals
 from harness.figures import Aim, Figure, Outcome, number
 from harness.host import Machine
 
@@ -51,7 +51,7 @@ def of(programs: Sequence[ProgramReport], *, is_quick: bool) -> Report:
         machine=host.machine(),
         programs=tuple(programs),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        versions=host.versions(),
+        versions=host.versions() | rivals.versions(),
         is_quick=is_quick,
     )
 

@@ -19,6 +19,8 @@ ENVIRONMENTS: Final = Path(os.environ.get("EDGEML_RIVALS", Path(__file__).parent
 REQUIREMENTS: Final = Path(__file__).parents[1] / "rivals"
 #: The file that holds the digest of the requirements; it is written when all are installed.
 STAMP: Final = ".requirements"
+#: Packages that the report names.
+NAMED: Final = ("openvino", "nncf", "mlserver", "kserve", "litserve")
 
 
 class RivalUnavailableError(Exception):
@@ -54,6 +56,16 @@ def version(name: str) -> str:
     """Return the pinned version of a rival."""
     pins = dict(line.split("==") for line in (REQUIREMENTS / f"{name}.txt").read_text().split())
     return pins[name]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the rivals that this run could use: their environments are there."""
+    found = {}
+    for requirements in sorted(REQUIREMENTS.glob("*.txt")):
+        if (ENVIRONMENTS / requirements.stem / STAMP).exists():
+            pins = dict(line.split("==") for line in requirements.read_text().split())
+            found |= {name: pins[name] for name in NAMED if name in pins and name not in found}
+    return found
 
 
 def _install(folder: Path, requirements: Path) -> None:

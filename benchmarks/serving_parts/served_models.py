@@ -1,7 +1,7 @@
 """The models that are served: an echo model and MiniLM int8, each as a bundle for the agent and a file for the rivals.
 
 The echo model is `y = x * 2 + 1` on four numbers: its cost is the server's own. MiniLM gets a text of 32 tokens. The
-tensor endpoints take the tokens' ids and answer the last layer's 12,288 numbers, the task endpoint answers an embedding.
+tensor endpoints take the tokens' ids and answer the last layer's 12,288 numbers, the task endpoint an embedding.
 """
 
 from __future__ import annotations
