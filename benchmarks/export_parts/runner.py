@@ -1,6 +1,7 @@
-"""One contender's process: `runner.py KIND PATH THREADS INPUTS`. Says `ready`, then answers lines on stdin.
+"""One contender's process: `runner.py KIND PATH THREADS INPUTS`. Prints `ready`, then replies to commands on stdin.
 
-`burst N` answers {"times_ms", "other_cores"} of N runs on the first input; `answer FILE` saves the outputs for all.
+`burst N` replies {"times_ms", "other_cores"} of N runs on the first row; `outputs FILE` saves the outputs of all rows.
+It runs in the environment of its runtime: beyond that it needs numpy and msgspec, and `core` in its path.
 """
 
 # ruff: noqa: PLC0415 - each process loads its own runtime only
@@ -15,40 +16,37 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from edgeml_core.manifest import Manifest
-from edgeml_runtime import engines
 from edgeml_runtime.bench import host_load  # its import switches onnxruntime's telemetry off
 
 Inputs = Mapping[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]
-#: Runs before a burst, as a share of it: what ran meanwhile has taken the caches.
-WARMUP_SHARE = 0.2
+#: Runs before a burst, as a fraction of its runs: the contender before has filled the processor's caches.
+WARMUP_FRACTION = 0.2
 
 
 def main(kind: str, path: str, threads: int, inputs: str) -> None:
-    """Load the model and answer until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the libraries print doesn't mix with the answers
-    with contextlib.suppress(PermissionError):  # root's: what else runs on this host then waits for the burst's end
+    """Load the model and reply to commands until stdin ends."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # the libraries' own output goes to stderr
+    with contextlib.suppress(PermissionError):  # only root may: other programs then wait until the burst ends
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     run = RUNNERS[kind](Path(path), threads)
     rows = _rows(Path(inputs))
     run(rows[0])
-    print("ready", file=answers)
-    for line in sys.stdin:
-        command, _, argument = line.strip().partition(" ")
-        if command == "burst":
-            print(json.dumps(_burst(lambda: run(rows[0]), int(argument))), file=answers)
+    print("ready", file=replies)
+    for command in sys.stdin:
+        verb, _, argument = command.strip().partition(" ")
+        if verb == "burst":
+            print(json.dumps(_burst(lambda: run(rows[0]), int(argument))), file=replies)
         else:
             np.save(argument, np.concatenate([run(row) for row in rows]))
-            print("{}", file=answers)
+            print("{}", file=replies)
 
 
 def _burst(run: Callable[[], object], count: int) -> dict[str, object]:
-    for _ in range(math.ceil(count * WARMUP_SHARE)):
+    for _ in range(math.ceil(count * WARMUP_FRACTION)):
         run()
     before, times_ms = host_load.counts(), []
     for _ in range(count):
@@ -66,7 +64,7 @@ def _rows(path: Path) -> list[dict[str, np.ndarray]]:
 
 
 def _torch(path: Path, threads: int) -> Run:
-    """Eager PyTorch, as transformers loads it."""
+    """Load a model in eager PyTorch, as transformers does."""
     import torch
     import transformers
 
@@ -82,7 +80,7 @@ def _torch(path: Path, threads: int) -> Run:
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:
-    """ONNX as onnxruntime comes: its default session options, but for the threads."""
+    """Load an ONNX file with onnxruntime's default session options, except for the threads."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -93,7 +91,12 @@ def _onnxruntime(path: Path, threads: int) -> Run:
 
 
 def _edgeml(path: Path, threads: int) -> Run:
-    """A bundle's model as a device loads it, with the target's session options."""
+    """Load a bundle's model as a device does, with the target's session options."""
+    import msgspec
+
+    from edgeml_core.manifest import Manifest
+    from edgeml_runtime import engines
+
     manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
     session = engines.load(path / manifest.model, manifest, threads=threads)
     is_channels_last = getattr(manifest.preprocess, "layout", "") == "NHWC"
@@ -109,7 +112,7 @@ def _edgeml(path: Path, threads: int) -> Run:
 
 
 def _openvino(path: Path, threads: int) -> Run:
-    """OpenVINO for latency, compiled for the inputs' own shape."""
+    """Load a model in OpenVINO, tuned for latency."""
     import openvino
 
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}

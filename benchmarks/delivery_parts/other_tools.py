@@ -1,4 +1,4 @@
-"""What other tools would send for the same update: the whole file, a patch, a delta, or chunks cut by content."""
+"""The bytes that other tools send for the same update: the whole file, a patch, a delta, or content-defined chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zstandard
 
 LEVEL: Final = 19
 WHOLE: Final = "whole file, zstd -19"
-#: Boundaries are looked for in so many bytes before them, and lie 64 KiB apart on the average.
+#: Bytes before a boundary that decide about it; boundaries lie 64 KiB apart on average.
 WINDOW_BYTES: Final = 32
 SHORTEST_BYTES: Final = 16 * 1024
 LONGEST_BYTES: Final = 256 * 1024
@@ -21,7 +21,7 @@ MASK: Final = np.uint32((1 << 16) - 1 << 8)
 
 
 def sizes(old: Path, new: Path, folder: Path) -> dict[str, int]:
-    """The bytes that each needs to bring `new` to who has `old`."""
+    """Return the bytes that each tool sends to a device with `old` for it to have `new`."""
     whole, patch, delta = (folder / name for name in ("whole.zst", "patch.zst", "delta.bsdiff"))
     zstd = ["zstd", f"-{LEVEL}", "--quiet", "--force"]
     subprocess.run([*zstd, str(new), "-o", str(whole)], check=True)
@@ -45,7 +45,7 @@ def _chunked(old: bytes, new: bytes) -> int:
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
-    """Cut where a gear hash of the bytes before has 16 zero bits, as FastCDC and casync's kind do."""
+    """Cut where a gear hash of the bytes before has 16 zero bits, as FastCDC and casync do."""
     gear = np.random.default_rng(0).integers(0, 1 << 32, 256, dtype=np.uint32)[np.frombuffer(content, np.uint8)]
     rolled = np.zeros_like(gear)
     for age in range(WINDOW_BYTES):
