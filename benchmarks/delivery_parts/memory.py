@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core import bundle, chunks
 from edgeml_core.bundle import BundleReader
 from edgeml_core.manifest import Needs

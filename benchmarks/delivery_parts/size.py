@@ -15,7 +15,7 @@ import numpy as np
 from delivery_parts import models as trained
 from delivery_parts import rivals
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core.bundle import BundleReader
 from support.counting_proxy import Counter, counting
 from support.delivery_site import Site, site, until

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.commands import doctor
 from edgeml_agent.link import acl_check, mqtt
 from edgeml_agent.settings import BrokerSettings, DeviceSettings

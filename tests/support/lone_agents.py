@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core.bundle import BundleReader
 from support import brokers, server_processes
 from support.server_processes import Server

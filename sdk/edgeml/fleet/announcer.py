@@ -13,7 +13,7 @@ from typing import Final
 
 from aiomqtt import Client
 
-from edgeml.repository import Repository
+from edgeml.repository import RepositoryFolder
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
 from edgeml_core import chunks
 from edgeml_core.messages import Topics
@@ -24,7 +24,7 @@ _CLEARED: Final = b""
 FOREIGN_MAX_TOPICS: Final = 4096
 
 
-def stamps(repository: Repository) -> tuple[bytes, ...]:
+def stamps(repository: RepositoryFolder) -> tuple[bytes, ...]:
     """What differs after every change."""
     return tuple((signed.folder / TIMESTAMP_FILE).read_bytes() for signed in repository.both)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edgeml.repository import Repository, releases
+from edgeml.repository import RepositoryFolder, releases
 from edgeml.repository.chunk_ids import Outgoing, Sealed
 from edgeml_core import desired, wire_keys
 from edgeml_core.desired import FleetDocument
@@ -26,7 +26,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     sites: dict[str, str]
 
 
-def look(repository: Repository) -> View:
+def look(repository: RepositoryFolder) -> View:
     """Read and verify the repository.
 
     Raises:

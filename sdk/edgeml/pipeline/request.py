@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, get_args, runtime_checkable
 
 from edgeml_core import names
-from edgeml_core.card import Accuracy, Measurements
+from edgeml_core.card import Measurements
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format, Manifest, Task
 from edgeml_core.profile import Recipe
@@ -18,6 +18,21 @@ Quantize = Literal["auto", "dynamic", "static", "weight-only", "none"]
 #: Fractions of 1: int8 may lose this much of the task metric against fp32.
 MAX_DROP_DEFAULT: Final = 0.01
 VERSION_DEFAULT: Final = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInMemory:
+    """A model object instead of a file.
+
+    Args:
+        name: fit to name a release.
+        model: a `torch.nn.Module` or a fitted scikit-learn estimator.
+        example: inputs of batch 1, as a function in `file.py:function` returns them.
+    """
+
+    name: str
+    model: Any
+    example: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +55,7 @@ class ExportRequest:
         name: the model's name; None takes it from `model`.
         version: the release's version.
         output: the folder that the bundles are written to.
+        in_memory: the model itself; `model` is only its name in messages then.
 
     Raises:
         UsageError: `usage`, for a bad name, version or bound, or no target.
@@ -60,6 +76,7 @@ class ExportRequest:
     max_ram_bytes: int | None = None
     name: str | None = None
     version: str = VERSION_DEFAULT
+    in_memory: ModelInMemory | None = None
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -92,50 +109,8 @@ class Exported:
     manifest: Manifest
     measurements: Measurements
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The card's, and what was only seen on this machine."""
-        speedup = self.measurements.speedup
-        if self.manifest.card.recipe == "none" or speedup >= 1:
-            return self.manifest.card.warnings
-        return (*self.manifest.card.warnings, f"on this CPU it runs at {speedup:.2f} times the speed of fp32")
 
-    def to_dict(self) -> dict[str, object]:
-        """One entry of `edgeml export --json` (see docs/cli.md)."""
-        manifest, card, measured = self.manifest, self.manifest.card, self.measurements
-        return {
-            "path": str(self.path),
-            "name": manifest.name,
-            "version": manifest.version,
-            "target": manifest.target,
-            "format": manifest.file_format,
-            "recipe": card.recipe,
-            "size_bytes": card.size_bytes,
-            "baseline_size_bytes": card.baseline_size_bytes,
-            "accuracy": _accuracy(card.accuracy),
-            "latency_ms": {
-                "fp32_p50": measured.fp32.p50_ms,
-                "int8_p50": measured.int8.p50_ms,
-                "measured_on": measured.cpu,
-            },
-            "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
-            "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on],
-            "warnings": list(self.warnings),
-        }
-
-
-def _accuracy(accuracy: Accuracy | None) -> dict[str, object] | None:
-    if accuracy is None:
-        return None
-    return {
-        "metric": accuracy.metric,
-        "fp32": accuracy.fp32,
-        "int8": accuracy.int8,
-        "drop": accuracy.drop,
-        "ci95": list(accuracy.ci95),
-    }
-
-
+@runtime_checkable
 class Progress(Protocol):
     """Who is told how an export goes."""
 

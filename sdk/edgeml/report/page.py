@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from edgeml.bundles import Inspected
+from edgeml.bundles import Bundle
 from edgeml.report import sections
 from edgeml.report.markup import el, write
 from edgeml_core.errors import UsageError
@@ -15,7 +15,7 @@ _STYLE: Final = Path(__file__).with_name("style.css")
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def write_to(path: Path, found: Inspected) -> None:
+def write_to(path: Path, found: Bundle) -> None:
     """Write a bundle's page to a file.
 
     Raises:
@@ -29,7 +29,7 @@ def write_to(path: Path, found: Inspected) -> None:
         ) from error
 
 
-def render(found: Inspected) -> str:
+def render(found: Bundle) -> str:
     """The HTML of a bundle's page."""
     manifest, measured = found.manifest, found.measurements
     card = manifest.card

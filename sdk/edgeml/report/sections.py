@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edgeml.bundles import Inspected
+from edgeml.bundles import Bundle
 from edgeml.report.markup import Child, Element, el
 from edgeml.report.plots import Bar, Kind, Pair, Point, bars, pairs, scatter
 from edgeml_core.card import Accuracy, Card, Latency, Measurements, Proved, Timed, Tried
@@ -22,7 +22,7 @@ NOT_MEASURED: Final = "not measured"
 _MEGABYTES_FROM: Final = 100_000
 
 
-def tiles(found: Inspected) -> Element:
+def tiles(found: Bundle) -> Element:
     """The four figures that decide."""
     card, measured = found.manifest.card, found.measurements
     share = card.size_bytes / card.baseline_size_bytes if card.baseline_size_bytes else 1.0
@@ -44,7 +44,7 @@ def warnings(card: Card) -> Element | None:
     return _section("Warnings", el("ul", *(el("li", summary) for summary in card.warnings))) if card.warnings else None
 
 
-def candidates(found: Inspected) -> Element | None:
+def candidates(found: Bundle) -> Element | None:
     """Every candidate of the gate: a plot of those that were timed, and a table with why each was left."""
     card, measured = found.manifest.card, found.measurements
     shipped = (found.manifest.file_format, card.recipe)
@@ -121,7 +121,7 @@ def proofs(known: Sequence[Proved]) -> Element | None:
     return _section("Proof", _grid(("CPU", "how", "cosine", "accuracy", "outcome"), rows)) if rows else None
 
 
-def manifest(found: Inspected) -> Element:
+def manifest(found: Bundle) -> Element:
     """What a device reads before it fetches the bundle."""
     it = found.manifest
     rows = [
@@ -146,7 +146,7 @@ def manifest(found: Inspected) -> Element:
     return _section("Manifest", _pairs(rows), _grid(("file", "size", "SHA-256"), files))
 
 
-def figures(found: Inspected) -> Element:
+def figures(found: Bundle) -> Element:
     """Every figure and word of card and measurements as they are, for those who look for one."""
     parts = {"card": found.manifest.card, "measured": found.measurements}
     rows = [row for name, part in parts.items() for row in _leaves(name, msgspec.to_builtins(part))]
