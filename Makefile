@@ -8,6 +8,7 @@
 #   make check   ruff, mypy, import contracts
 #   make fix     format and mend what ruff can
 #   make docs    generate docs/ from the tables in the code
+#   make dist    wheel and sdist in dist/, checked as the package index would
 #   make bench   the README's figures, as ratios measured in one run
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick faults soak fuzz check fix docs bench clean debian need
+.PHONY: all setup demo test quick faults soak fuzz check fix docs dist bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
@@ -76,6 +77,11 @@ fix: setup
 docs: setup $(CLIENTS)/.ready
 	$(RUN)/python docs/generate.py
 	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
+
+dist: setup
+	rm -rf dist
+	$(RUN)/python -m build --outdir dist
+	$(RUN)/python -m twine check --strict dist/*
 
 bench: DEBIAN += wrk:wrk zstd:zstd bsdiff:bsdiff
 bench: setup debian

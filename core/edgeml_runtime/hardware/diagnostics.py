@@ -78,7 +78,7 @@ def cpu(arch: str, features: frozenset[str]) -> Check:
 
 def engine(name: Engine) -> Check:
     """Whether a runtime is installed and its wheel suits this CPU: imported where it can do no harm."""
-    install = f"pip install --upgrade 'edgeml[{engines.EXTRAS[name]}]'"
+    install = f"pip install --upgrade 'edgeml-deploy[{engines.EXTRAS[name]}]'"
     version = engines.installed().get(name)
     if version is None and name == "litert":
         return Check(name, "ok", f"not installed; only .tflite bundles need it: {install}")

@@ -121,7 +121,7 @@ def _estimator(name: str, model: Any, rows: Any, work: Path, *, task: Task | Non
     try:
         from edgeml.exporters import sklearn_pipeline  # noqa: PLC0415 -- imports scikit-learn and skl2onnx
     except ImportError as error:
-        hint = "pip install 'edgeml[export-sklearn]'"
+        hint = "pip install 'edgeml-deploy[export-sklearn]'"
         raise UsageError("extra-missing", f"scikit-learn models need {error.name}", hint) from error
     return sklearn_pipeline.source(name, model, rows, work, task=task)
 

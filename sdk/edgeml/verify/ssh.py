@@ -1,6 +1,6 @@
 """A bundle run on another machine by the system's ssh: its files go there, and edgeml's own code runs there.
 
-That machine needs `edgeml[agent]`; what is copied lies in a temporary folder that is removed. Keys, known hosts and
+That machine needs `edgeml-deploy[agent]`; what is copied lies in a temporary folder that is removed. Keys, known hosts and
 names are ssh's own business; it never asks for a password.
 """
 
@@ -75,7 +75,7 @@ def _place(on: str, errand: RemoteTask) -> ExecutionSite:
         how="measured",
         command=_command(address, errand.program),
         lost_code=LOST_CODE,
-        hint="pip install 'edgeml[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
+        hint="pip install 'edgeml-deploy[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
     )
 
 

@@ -43,7 +43,7 @@ def test_a_runtime_that_is_absent_fails_only_where_all_need_it(monkeypatch):
     monkeypatch.setattr(diagnostics.engines, "installed", dict)
     assert diagnostics.engine("onnxruntime").status == "failed"
     litert = diagnostics.engine("litert")
-    assert (litert.status, "edgeml[tflite]" in litert.detail) == ("ok", True)
+    assert (litert.status, "edgeml-deploy[tflite]" in litert.detail) == ("ok", True)
 
 
 def test_little_memory_is_warned_of():
