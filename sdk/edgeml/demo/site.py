@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +35,6 @@ REQUEST_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.1
 LOOPBACK: Final = "127.0.0.1"
 ENDED: Final = (State.REJECTED, State.ROLLED_BACK)
-#: How the system reports that the client has closed a connection before the broker does.
-_GONE: Final = (errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET)
 
 
 class Site:
@@ -124,9 +122,10 @@ class _Broker(Broker):  # type: ignore[misc] # amqtt is not followed
     ) -> None:
         """Handle one connection; a client that is gone meanwhile is no error."""
         try:
-            await super().stream_connected(reader, writer, listener_name)
-        except OSError as error:
-            if error.errno not in _GONE:
+            with suppress(ConnectionError):
+                await super().stream_connected(reader, writer, listener_name)
+        except OSError as error:  # what shutdown() raises then is no ConnectionError
+            if error.errno != errno.ENOTCONN:
                 raise
 
 

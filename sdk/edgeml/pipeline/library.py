@@ -77,7 +77,7 @@ def export(
         GateFailed: no recipe passed for one of the bundles; `SomeFailed` brings the bundles that were written.
         DeviceError: `runtime-missing`, `runtime-failed` or `disk-full`.
 
-    >>> export("no-such-folder", ["x86-gateway"])
+    >>> export("no-such-folder", ["x86-vnni"])
     Traceback (most recent call last):
     ...
     edgeml_core.errors.UsageError: 'no-such-folder' is no model that edgeml can read

@@ -91,7 +91,7 @@ class Repository:
             UsageError: `repo-invalid`.
 
         >>> [release.manifest.stem for release in Repository.open("farms").releases()]
-        ['minilm-1-x86-gateway-onnx']
+        ['minilm-1-x86-vnni-onnx']
         """
         return releases(layout.opened(self.path))
 

@@ -1,7 +1,7 @@
 """A bundle run on another machine by the system's ssh: its files go there, and edgeml's own code runs there.
 
-That machine needs `edgeml-deploy[agent]`; what is copied lies in a temporary folder that is removed. Keys, known hosts and
-names are ssh's own business; it never asks for a password.
+That machine needs `edgeml-deploy[agent]`; what is copied lies in a temporary folder that is removed. Keys, known hosts
+and names are ssh's own business; it never asks for a password.
 """
 
 from __future__ import annotations
