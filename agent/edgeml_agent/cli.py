@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except EdgemlError as error:
         _fail(error, as_json="--json" in given, code=error.exit_code)
     except ModuleNotFoundError as error:
-        missing = UsageError("extra-missing", f"{error.name} is not installed here", "pip install 'edgeml[agent]'")
+        hint = "pip install 'edgeml-deploy[agent]'"
+        missing = UsageError("extra-missing", f"{error.name} is not installed here", hint)
         _fail(missing, as_json="--json" in given, code=missing.exit_code)
     except KeyboardInterrupt:
         stopped = UsageError("interrupted", "stopped; the models that served before still do")

@@ -92,7 +92,7 @@ def test_the_agents_doctor_passes_there(agent):
 def test_export_says_there_which_install_mends_it(agent):
     """One line, no traceback."""
     failed = agent.run("edgeml", "export", "model", "--target", "rpi4", "-o", "out", code=2)
-    assert failed.stderr.splitlines()[-1] == "hint: pip install 'edgeml[export]'"
+    assert failed.stderr.splitlines()[-1] == "hint: pip install 'edgeml-deploy[export]'"
     assert "Traceback" not in failed.stderr
 
 
@@ -109,7 +109,7 @@ def test_core_works_with_the_base_alone(bare):
 
 def test_both_programs_say_there_what_to_install(bare):
     """Neither ends in a traceback."""
-    for command, extra in (("edgeml --help", "edgeml[export]"), ("edgeml-agent run --config x", "edgeml[agent]")):
+    for command, extra in (("edgeml --help", "export"), ("edgeml-agent run --config x", "agent")):
         failed = bare.run(*command.split(), code=2)
-        assert f"pip install '{extra}'" in failed.stderr
+        assert f"pip install 'edgeml-deploy[{extra}]'" in failed.stderr
         assert "Traceback" not in failed.stderr

@@ -17,7 +17,7 @@ from pathlib import Path
 import paho.mqtt.client as paho
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.fetch.chunk_requests import ChunkRequests
 from edgeml_agent.fetch.window import Fetch, Progress
 from edgeml_agent.link.chunk_feed import ChunkFeed

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent import settings
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.signed_files import BlockingFiles

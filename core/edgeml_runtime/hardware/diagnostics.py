@@ -81,7 +81,7 @@ def cpu(arch: str, features: frozenset[str]) -> Check:
 
 def engine(name: Engine) -> Check:
     """Check that a runtime is installed and that its wheel suits this CPU, by an import in a child process."""
-    install = f"pip install --upgrade 'edgeml[{engines.EXTRAS[name]}]'"
+    install = f"pip install --upgrade 'edgeml-deploy[{engines.EXTRAS[name]}]'"
     version = engines.installed().get(name)
     if version is None and name == "litert":
         return Check(name, "ok", f"not installed; only .tflite bundles need it: {install}")

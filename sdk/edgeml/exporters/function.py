@@ -16,6 +16,7 @@ import torch
 
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml.pipeline.request import ModelInMemory
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
 from edgeml_core.processing import Classes, ImageInput, Postprocess, Preprocess, TensorInput, TensorOutput
@@ -33,21 +34,37 @@ def load(path: Path, function: str, task: Task | None, work: Path) -> Source:
     Raises:
         UsageError: `model-unreadable`, when the file or function fails; `model-unsupported`, for a task of texts.
     """
-    module, inputs = _call(path, function)
-    if not isinstance(module, torch.nn.Module):
-        return _estimator(function, module, inputs, work, task=task)
+    model, example = _call(path, function)
+    return of_model(ModelInMemory(name=function, model=model, example=example), task, work, path)
+
+
+def of_model(given: ModelInMemory, task: Task | None, work: Path, *files: Path) -> Source:
+    """Take a model in memory: a torch module with example inputs, or a fitted estimator with rows.
+
+    Args:
+        given: its torch module is left in evaluation mode.
+        task: `tensors` or `image-classification`; None takes `tensors`.
+        work: where files made on the way may lie.
+        files: their digests are part of the source's identity.
+
+    Raises:
+        UsageError: `model-unreadable`, when the model can't run its example; `model-unsupported`, for a task of texts.
+    """
+    name, model = given.name, given.model
+    if not isinstance(model, torch.nn.Module):
+        return _estimator(name, model, given.example, work, task=task)
     try:
-        example = _tensors(inputs)
-        tensors = {name: value.numpy() for name, value in example.items()}
+        inputs = _tensors(given.example)
+        tensors = {key: value.numpy() for key, value in inputs.items()}
     except (TypeError, AttributeError, RuntimeError) as error:
         raise UsageError("model-unreadable", f"the example inputs are no tensors: {error}", _HINT) from error
-    named = Named(module.eval(), tuple(example), outputs=(), by_keyword=False)
+    named = Named(model.eval(), tuple(inputs), outputs=(), by_keyword=False)
     try:
         outputs = TorchSession(named).run(tensors)
         signature = specs(tensors), specs(outputs)
     except Exception as error:  # the operator's own code
         raise UsageError("model-unreadable", f"the model can't run its example: {error!r}", _HINT) from error
-    return source(function, named, tensors, signature, task=task, kind=kind(module), sha256=digest(module, path))
+    return source(name, named, tensors, signature, task=task, kind=kind(model), sha256=digest(model, *files))
 
 
 def source(
@@ -110,7 +127,7 @@ def _estimator(name: str, model: Any, rows: Any, work: Path, *, task: Task | Non
     try:
         from edgeml.exporters import sklearn_pipeline  # noqa: PLC0415 -- imports scikit-learn and skl2onnx
     except ImportError as error:
-        hint = "pip install 'edgeml[export-sklearn]'"
+        hint = "pip install 'edgeml-deploy[export-sklearn]'"
         raise UsageError("extra-missing", f"scikit-learn models need {error.name}", hint) from error
     return sklearn_pipeline.source(name, model, rows, work, task=task)
 

@@ -24,12 +24,16 @@ def load(request: ExportRequest, work: Path) -> Source:
     """Load the model that the request names.
 
     Args:
-        request: only its `model` and `task` are read.
+        request: its `model` or `in_memory`, and its `task`, are read.
         work: a folder for temporary files.
 
     Raises:
         UsageError: `model-unreadable`, `model-unsafe` or `model-unsupported`.
     """
+    if request.in_memory is not None:
+        from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
+
+        return functions.of_model(request.in_memory, request.task, work)
     if function := _FUNCTION.fullmatch(request.model):
         from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
 

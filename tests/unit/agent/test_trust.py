@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
 from edgeml.repository import layout
+from edgeml.repository.deployments import deploy
 from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.trust.time_floor import TimeFloor
 from edgeml_agent.trust.trust import HeldFiles, Trust

@@ -43,7 +43,7 @@ def test_engine_absent_fails_only_for_onnxruntime(monkeypatch):
     monkeypatch.setattr(diagnostics.engines, "installed", dict)
     assert diagnostics.engine("onnxruntime").status == "failed"
     litert = diagnostics.engine("litert")
-    assert (litert.status, "edgeml[tflite]" in litert.detail) == ("ok", True)
+    assert (litert.status, "edgeml-deploy[tflite]" in litert.detail) == ("ok", True)
 
 
 def test_memory_below_the_minimum_warns():

@@ -1,4 +1,4 @@
-"""Add a deployment to the signed fleet document; a running `serve` announces it."""
+"""Deployments: rules in the signed fleet document. A running `edgeml fleet serve` announces each change."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from edgeml.repository import Release, layout, releases
+from edgeml.repository import layout
+from edgeml.repository.releases import Release, releases
 from edgeml_core import desired, names
 from edgeml_core.desired import Deployment, FleetDocument, Wanted
 from edgeml_core.errors import UsageError
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment, and the devices that it includes now."""
+    """A deployment, and the devices that it selects at the moment."""
 
     deployment: Deployment
     devices: tuple[str, ...]
@@ -33,27 +34,27 @@ def deploy(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Deployed:
-    """Deploy a release to devices.
+    """Sign that devices run a release.
 
-    A second call with the same bundles and the same selector changes the percentage and the time of the existing
-    deployment, so a larger percentage keeps all devices of a smaller one. Bundles that were published since make it
-    another deployment: devices that found no bundle for their board look again.
+    The same bundles for the same selector continue the earlier deployment: its percentage and time change, and a larger
+    percentage keeps all devices of a smaller one. Bundles that were published since make another deployment, so that
+    devices without a bundle for their board look again.
 
     Args:
         repo: the repository's folder.
-        name: the model's name.
-        version: None is the version published last.
-        selector: labels that a device must have; empty selects all devices.
-        percent: percentage of the selected devices, more than 0, at most 100.
-        activate_after: devices fetch and verify the release at once, and serve it from this time on; None is at once.
-        dry_run: return the deployment without signing it.
-        now: the time of the signature; by default the clock's.
+        name: the model.
+        version: None takes the version that was published last.
+        selector: labels that a device must have; empty selects all.
+        percent: of the devices selected, more than 0, at most 100.
+        activate_after: devices fetch and probe the release at once, and serve it from this time on; None is at once.
+        dry_run: change nothing, and return what would be deployed.
+        now: the time to sign at; by default the clock's.
 
     Raises:
         UsageError: `usage`, for a bad percentage; `repo-invalid`; `release-unknown`.
     """
     if not 0 < percent <= 100:
-        raise UsageError("usage", f"{percent:g} % is not a fraction of devices", "give more than 0 %, at most 100 %")
+        raise UsageError("usage", f"{percent:g} % is not within 0 and 100 %", "give more than 0 %, at most 100 %")
     repository = layout.opened(repo)
     with repository.locked():
         chosen = _choose(releases(repository), name, version)
@@ -77,14 +78,14 @@ def deploy(
 
 
 def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
-    """The devices that a deployment includes now."""
+    """Find the devices that a deployment selects now."""
     for device in document.devices:
         if desired.wanted_by(document, device).get(deployment.name) == deployment:
             yield device
 
 
 def _choose(published: Sequence[Release], name: str, version: str | None) -> list[Release]:
-    """All bundles of a version; None is the version published last."""
+    """Find all bundles of the version, or of the version that was published last."""
     of_name = [release for release in published if release.manifest.name == name]
     if not of_name:
         known = {release.manifest.name for release in published}
@@ -101,7 +102,7 @@ def _hint(name: str, known: set[str]) -> str:
     if not known:
         return "publish a bundle first: `edgeml publish BUNDLE --repo DIR`"
     close = difflib.get_close_matches(name, known)
-    return f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(sorted(known))}"
+    return f"did you mean {' or '.join(close)}?" if close else f"name one of {', '.join(sorted(known))}"
 
 
 def _wanted(release: Release) -> Wanted:
@@ -117,7 +118,7 @@ def _wanted(release: Release) -> Wanted:
 
 
 def _named(document: FleetDocument, new: Deployment) -> Deployment:
-    """The deployment with the id of the one that it continues, if there is one; else its own id is unique."""
+    """Name a deployment: by the id of the one that it continues, else by its own, unique by the document's version."""
     for deployment in document.deployments:
         same = {"id": new.id, "percent": new.percent, "activate_after": new.activate_after}
         if msgspec.structs.replace(deployment, **same) == new:
@@ -126,7 +127,7 @@ def _named(document: FleetDocument, new: Deployment) -> Deployment:
 
 
 def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
-    """The other deployments, without those that the new one continues or takes all devices from."""
+    """Keep the deployments that still select devices: not those that the new one continues or replaces."""
     everywhere = new.percent == 100
     return [
         deployment
