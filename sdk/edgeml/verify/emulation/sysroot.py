@@ -40,6 +40,7 @@ FOLDERS: Final = ("proc", "sys", "dev", "tmp", "edgeml/edgeml_core", "edgeml/edg
 #: Packages that edgeml_core and edgeml_runtime import, besides the runtimes.
 _PACKAGES: Final = ("msgspec", "numpy", "pillow", "tokenizers", "zstandard")
 
+#: The script that mounts the root and runs a command in it; its arguments are in the script.
 _ENTER: Final = Path(__file__).with_name("enter.sh")
 
 
