@@ -55,7 +55,7 @@ def test_python_page_and_docstrings_run_from_top_to_bottom(tmp_path, monkeypatch
     tried = 0
     for name, docstring in (it for value in DOCUMENTED for it in members(value)):
         tried += check(parser.get_doctest(docstring, documented, name, name, 0), documented)
-    assert tried >= 20
+    assert tried >= 15
 
 
 @pytest.mark.timeout(900)
