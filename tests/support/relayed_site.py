@@ -226,5 +226,5 @@ async def update_all(site: RelayedSite, version: str) -> int:
 
 def has_told(site: RelayedSite, version: str, names: Sequence[str] = ()) -> bool:
     """Return whether the host has reports of a version from devices of the site: those named, or all."""
-    reported = {it.name: it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE}
+    reported = {it.id: it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE}
     return all(version in {model.version for model in reported[name]} for name in names or reported)
