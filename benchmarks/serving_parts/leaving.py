@@ -104,7 +104,7 @@ def _chat(models: Path) -> Path:
     if not list(models.glob(f"{CHAT}-*.edgeml")):
         target = targets.this_machine().name
         model = tiny_chat.pretrained(models / CHAT)
-        export(
+        export.export(
             ExportRequest(model=model, targets=(target,), formats=("onnx",), quantize="none", name=CHAT, output=models)
         )
     return next(models.glob(f"{CHAT}-*.edgeml"))
