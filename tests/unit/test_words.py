@@ -5,7 +5,6 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,7 @@ def ruled_out() -> list[str]:
 RULED_OUT = re.compile(rf"\b({'|'.join(map(re.escape, ruled_out()))})\b", re.IGNORECASE)
 
 
-@cache
-def prose(path: Path) -> tuple[tuple[int, str], ...]:
-    """Line and text of each docstring, comment and message of a module."""
-    return tuple(_prose(path))
-
-
-def _prose(path: Path) -> Iterator[tuple[int, str]]:
+def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring, comment and message of a module."""
     source = path.read_text()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
