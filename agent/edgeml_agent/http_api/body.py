@@ -77,7 +77,7 @@ async def _in_time(request: Request) -> Message:
 
 
 async def aside(size_bytes: int, work: Callable[[], T]) -> T:
-    """Do the work; in a thread, where it is on so many bytes that it would block the event loop."""
+    """Do the work; in a thread, where it would block the event loop."""
     return work() if size_bytes < ASIDE_MIN_BYTES else await asyncio.to_thread(work)
 
 
