@@ -1,8 +1,8 @@
 """The agent of this checkout beside that of another one, in turns: `against.py CHECKOUT [--models FOLDER]`.
 
 Both serve the same echo model and MiniLM from the same bundles. Each round loads one after the other, with one
-connection and with sixteen, and swaps their order. A ratio is the median of the ratios round by round, so that load on the machine
-falls on both. It needs wrk (`apt-get install wrk`); `--models` keeps the exported MiniLM.
+connection and with sixteen, and swaps their order. A ratio is the median of the ratios round by round: load on the
+machine then falls on both. It needs wrk (`apt-get install wrk`); `--models` keeps the exported MiniLM.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def _packages_of(checkout: Path) -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _compare(place: Path, models: Path, checkouts: Sequence[Path], *, rounds: int) -> None:
+def _compare(place: Path, models: Path, checkouts: Sequence[Path], *, rounds: int, only_echo: bool) -> None:
     from serving_parts.served import echo, minilm  # noqa: PLC0415 - see `Side.measure`
     from support import lone_agents  # noqa: PLC0415
 
-    for served in (echo(place), minilm(place, models)):
+    for served in (echo(place), *([] if only_echo else [minilm(place, models)])):
         with ExitStack() as stack:
             servers = []
             for name, checkout in zip(("this", "other"), checkouts, strict=True):
@@ -117,10 +117,13 @@ def main() -> None:
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--models", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--echo", action="store_true", help="the echo model only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = options.models or Path(folder) / "models"
-        _compare(Path(folder), models, (ROOT, options.checkout.resolve()), rounds=options.rounds)
+        _compare(
+            Path(folder), models, (ROOT, options.checkout.resolve()), rounds=options.rounds, only_echo=options.echo
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ HOSTS_REMEMBERED: Final = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a request must present."""
+    """The rules for requests: the host they must name, the token they must have."""
 
     local_only: bool = True
     token: str | None = None

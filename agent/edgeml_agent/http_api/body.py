@@ -43,23 +43,28 @@ async def read(request: Request) -> bytes:
     declared = request.headers.get(b"content-length", "")
     if declared.isdecimal() and int(declared) > BODY_MAX_BYTES:
         raise _too_large()
-    body = await _whole(request)
+    body = request.arrived
+    if body is None:
+        body = await _received(request)
+    else:
+        request.hold(len(body))
     return body if encoding == "identity" else await aside(BODY_MAX_BYTES, partial(_unpacked, body, _WBITS[encoding]))
 
 
-async def _whole(request: Request) -> bytes:
-    """Join the pieces of the body; most come in one."""
+async def _received(request: Request) -> bytes:
+    """Receive the body, and count its bytes."""
     pieces, size_bytes, is_whole = [], 0, False
     while not is_whole:
-        message = await request.receive() if request.is_whole else await _in_time(request)
+        message = await _in_time(request)
         if message["type"] == "http.disconnect":
             raise UsageError("input-invalid", "the request broke off")
-        pieces.append(request.hold(message))
+        pieces.append(message.get("body", b""))
+        request.hold(len(pieces[-1]))
         size_bytes += len(pieces[-1])
         if size_bytes > BODY_MAX_BYTES:
             raise _too_large()
         is_whole = not message.get("more_body", False)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)
 
 
 async def _in_time(request: Request) -> Message:
@@ -72,7 +77,7 @@ async def _in_time(request: Request) -> Message:
 
 
 async def aside(size_bytes: int, work: Callable[[], T]) -> T:
-    """Do the work; in a thread, where it is on so many bytes that it would block the event loop."""
+    """Do the work; in a thread, where it would block the event loop."""
     return work() if size_bytes < ASIDE_MIN_BYTES else await asyncio.to_thread(work)
 
 

@@ -15,6 +15,8 @@ from edgeml_agent.http_api import request
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+#: Open connections; past it requests are answered 503. Each takes about 20 kB.
+CONNECTIONS_MAX: Final = 256
 #: Seconds from the connection, or the first byte of a later request, to the end of the request's head.
 HEAD_MAX_S: Final = 10.0
 #: Bytes of a head. h11 has a bound of its own, also 64 KiB.
@@ -27,6 +29,11 @@ class HeadDeadline:
     def __init__(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's transports have no useful base
         self._transport = transport
         self._closing: asyncio.TimerHandle | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a head is awaited."""
+        return self._closing is not None
 
     def begin(self) -> None:
         """Start the time of a head, unless it runs already."""

@@ -15,7 +15,7 @@ from edgeml_agent.http_api.responses import Endpoint
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
-    """What the APIs report of the agent around them.
+    """The state of the agent, as the APIs report it.
 
     Attributes:
         ready: whether the models of the last run are live again; a device that was given none is ready.

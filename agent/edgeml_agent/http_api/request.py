@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from edgeml_core.errors import OverloadedError
 
@@ -16,8 +16,8 @@ from edgeml_core.errors import OverloadedError
 BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
 #: Seconds until a client should try again; a body is read in less.
 RETRY_AFTER_S: Final = 1
-#: In a request's scope, set by the connection: the whole body has arrived, so nothing needs a timer.
-IS_WHOLE: Final = "edgeml.is_whole"
+#: In a request's scope, set by the connection: the whole body, where it has arrived; nothing needs a timer then.
+BODY: Final = "edgeml.body"
 #: In a request's scope, set by the gateway: the request is cancelled when its client disconnects.
 IS_CANCELLABLE: Final = "edgeml.is_cancellable"
 #: In a request's scope, set by the connection: the client has disconnected.
@@ -68,28 +68,26 @@ class Request:
         return self.scope.get("client")
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the whole body has arrived."""
-        return IS_WHOLE in self.scope
+    def arrived(self) -> bytes | None:
+        """The whole body, where it has arrived."""
+        return self.scope.get(BODY)
 
     @property
     def content_type(self) -> str:
         """The media type without parameters, in lower case; empty when none was sent."""
         return self.headers.get(b"content-type", "").partition(";")[0].strip().lower()
 
-    def hold(self, message: Message) -> bytes:
-        """Count a part of the body, and return it.
+    def hold(self, size_bytes: int) -> None:
+        """Count a part of the body.
 
         Raises:
             OverloadedError: the bodies of all requests together are too long.
         """
-        body: bytes = message.get("body", b"")
-        self._held_bytes += len(body)
-        self._memory.held_bytes += len(body)
+        self._held_bytes += size_bytes
+        self._memory.held_bytes += size_bytes
         if self._memory.held_bytes > BODIES_MAX_BYTES:
             what = f"the bodies of all requests together are longer than {BODIES_MAX_BYTES} bytes"
             raise OverloadedError("overloaded", what, "try again soon", retry_after_s=RETRY_AFTER_S)
-        return body
 
     def release(self) -> None:
         """Return the memory of the body; the request is answered."""

@@ -15,13 +15,13 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from edgeml_agent.http_api.connections import CONNECTIONS_MAX, H11Connection
+
 try:
     from edgeml_agent.http_api.eager_connection import EagerConnection as Connection
 except ImportError:  # a board without a wheel of httptools
-    from edgeml_agent.http_api.connections import H11Connection as Connection  # type: ignore[assignment]
+    Connection = H11Connection  # type: ignore[assignment,misc]
 
-#: Open connections; past it requests are answered 503. Each takes about 20 kB.
-CONNECTIONS_MAX: Final = 256
 #: Seconds that an idle connection is kept; the pools of clients keep theirs about a minute.
 KEEP_ALIVE_S: Final = 75
 #: Seconds that requests under way may take once the server ends.

@@ -37,7 +37,7 @@ class RequestInfo(NamedTuple):
 NO_INFO: Final = RequestInfo()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Predict(Generic[T]):
     """A call that predicts items, so that several of them can share a run.
 
@@ -54,7 +54,7 @@ class Predict(Generic[T]):
         return self.write(model, model.predict(self.parse(model), stopped))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Infer(Generic[T]):
     """A call for a model's raw outputs.
 
@@ -71,7 +71,7 @@ class Infer(Generic[T]):
         return self.write(model, model.run(*self.prepare(model)))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Stoppable(Generic[T]):
     """A call of many runs, which asks the second argument between them whether it should stop."""
 

@@ -26,7 +26,7 @@ class InlineRuns:
         Returns:
             None where the request must be submitted to the worker.
         """
-        if info.is_late:
+        if info.deadline_s is not None and info.is_late:
             return None
         model = worker.begin(info.size_bytes, QUICK_MAX_S if self._had_brief else BRIEF_MAX_S)
         if model is not None and not worker.is_quick:

@@ -307,14 +307,23 @@ class Models:
 async def _submit(worker: Worker, call: Callable[[Model], T], *, info: RequestInfo) -> T:
     """Return the worker's answer, unless the deadline comes first. Needs no current task."""
     answer = worker.submit(call, info)
-    try:
-        if info.deadline_s is not None:
-            await asyncio.wait([answer], timeout=max(0.0, info.deadline_s - time.monotonic()))
-            if not answer.done():
-                raise TransportError("deadline-exceeded", "the request's deadline passed")
+    if info.deadline_s is None:
         return await answer
+    is_expired = False
+
+    def expire() -> None:
+        nonlocal is_expired
+        is_expired = answer.cancel()
+
+    timer = asyncio.get_running_loop().call_later(info.deadline_s - time.monotonic(), expire)
+    try:
+        return await answer
+    except asyncio.CancelledError as error:
+        if not is_expired:
+            raise
+        raise TransportError("deadline-exceeded", "the request's deadline passed") from error
     finally:
-        answer.cancel()
+        timer.cancel()
 
 
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:

@@ -1,8 +1,8 @@
 """A new version beside the served one: it gets the same requests, and a policy decides by their agreement.
 
 The served version answers the clients. The new one may answer a fraction of the requests (a canary); where it fails,
-the served version answers. Either way the other version runs the request, too, and the two answers are compared. Under load
-only some requests are compared, so that clients keep the host. `edgeml_runtime.verify.agreement` defines agreement.
+the served version answers. Either way the other version runs the request, too, and the two answers are compared. Under
+load only some requests are compared, so that clients keep the host. `edgeml_runtime.verify.agreement` says what agrees.
 """
 
 from __future__ import annotations

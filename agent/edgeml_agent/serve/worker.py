@@ -3,7 +3,7 @@
 Theory. All methods run on the event loop; only `_work` and the functions that it calls run in the model's thread. A
 request is in exactly one of four places:
 
-    refused   the queue is full: its client is told when to come back (`admission`)
+    refused   the queue is full: its client gets the time to come back (`admission`)
     inline    nothing is pending and the model is brief: it runs on the event loop, between `begin` and `end`
     short     the thread is busy and the model is quick: it waits here, and runs on the event loop after the thread
     queued    everything else: the thread takes it, with the requests behind it that may share its run
@@ -47,7 +47,7 @@ from edgeml_core.processing import PromptInput
 from edgeml_runtime.bench.batching import RunCost
 from edgeml_runtime.model import Model
 
-#: Requests of one model, the running one included. Past it a client is told when to come back.
+#: Requests of one model, the running one included; past it a client gets the time to come back.
 QUEUE_MAX: Final = 32
 #: Seconds of a quick model's run. Such a run is shorter than the way to the thread and back.
 QUICK_MAX_S: Final = 0.000_25
