@@ -145,7 +145,7 @@ def _model_line(model: ModelStatus) -> str:
 
 def _tuned(found: Tuned) -> str:
     prepared = f", weights mapped ({found.saved_bytes / 1024**2:.0f} MiB saved)" if found.prepared else ""
-    how = f"{found.threads} thread(s), up to {found.share} request(s) per run{prepared}"
+    how = f"{found.threads} thread(s), up to {found.batch_size} request(s) per run{prepared}"
     return f"{how}, {found.exported_ms:.2f} -> {found.tuned_ms:.2f} ms"
 
 

@@ -107,7 +107,7 @@ class Trust(Protocol):
 class StatusSink(Protocol):
     """The destination of the device's state and reports. It fills in `session` and `online`."""
 
-    def show(self, state: DeviceState) -> None:
+    def publish_state(self, state: DeviceState) -> None:
         """Publish this state of the device now, and again after each reconnection."""
         ...
 

@@ -127,15 +127,15 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     message: str = ""
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """A release's tuning for one device: threads, requests per run, whether weights are prepared.
+class Tuned(msgspec.Struct, frozen=True, kw_only=True, rename={"batch_size": "share"}):
+    """A release's tuning for one device: threads, requests per run (`share` on the wire), whether weights are prepared.
 
     Times are medians of a run alone in ms, as exported and as tuned, from one comparison. The predicted memory is the
     bundle's; the measured one is the loaded model's, without the pages mapped from files.
     """
 
     threads: int
-    share: int
+    batch_size: int
     prepared: bool
     saved_bytes: int
     exported_ms: float

@@ -156,7 +156,7 @@ def test_states_and_reports_carry_the_session(url: str) -> None:
         async with host(url) as at:
             async with running(a_link(url)) as link:
                 await until_async(lambda: len(at.states()) == 1)
-                link.show(DeviceState(online=True, session=0, arch="aarch64"))
+                link.publish_state(DeviceState(online=True, session=0, arch="aarch64"))
                 link.report(a_report("1.0"))
                 await until_async(lambda: len(at.states()) == 2 and at.reports())
             await until_async(lambda: len(at.states()) == 3)

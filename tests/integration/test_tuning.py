@@ -116,7 +116,7 @@ def test_a_sweep_finds_what_pays_and_the_server_runs_so(layered):
     assert freed_bytes > WEIGHTS_BYTES / 2
     assert found.measured_ram_bytes < found.predicted_ram_bytes
     assert found.tuned_ms < found.exported_ms * (1 + autotune.LOSS_MAX) * 1.5 + autotune.NOTICEABLE_MS
-    assert found.share == 1  # its activations are scaled over all rows: in company answers would change
+    assert found.batch_size == 1  # its activations are scaled over all rows: in company answers would change
     assert len(answers) > 1
     for answer in answers:
         np.testing.assert_allclose(answer, expected, rtol=1e-3, atol=1e-3)

@@ -83,7 +83,7 @@ class SiteDevice:
             found.trust.root, found.store.dir, BlockingFiles(self.link.files.read, asyncio.get_running_loop())
         )
         releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
-        telling = Reporter(self.link, machine, self.store, releases, clock)
+        reporter = Reporter(self.link, machine, self.store, releases, clock)
         ports = Ports(
             trust=self.trust,
             chunks=self.link.chunks,
@@ -94,10 +94,10 @@ class SiteDevice:
             clock=clock,
             groups=GroupKeys(found.trust.groups),
         )
-        agent = Agent(found.device.id, machine, ports, telling)
+        agent = Agent(found.device.id, machine, ports, reporter)
         calls = Calls(self.link, releases, prober)
         self.daemon = Daemon(
-            agent, self.link, self.store, telling, calls=calls, clock=clock, folder=found.store.dir
+            agent, self.link, self.store, reporter, calls=calls, clock=clock, folder=found.store.dir
         )  # fmt: skip
 
     def serves(self, version: str) -> bool:

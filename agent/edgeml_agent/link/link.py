@@ -124,9 +124,9 @@ class MqttLink:
         """See `Link.announced`."""
         await self.files.changed()
 
-    def show(self, state: DeviceState) -> None:
-        """See `StatusSink.show`."""
-        self._status.show(state)
+    def publish_state(self, state: DeviceState) -> None:
+        """See `StatusSink.publish_state`."""
+        self._status.publish_state(state)
 
     def report(self, report: Report) -> None:
         """See `StatusSink.report`."""

@@ -33,8 +33,8 @@ class StatusPublisher:
         self._state_changed = asyncio.Event()
         self._outbox = Outbox()
 
-    def show(self, state: DeviceState) -> None:
-        """See `StatusSink.show`."""
+    def publish_state(self, state: DeviceState) -> None:
+        """See `StatusSink.publish_state`."""
         if state != self._state:
             self._state = state
             self._state_changed.set()

@@ -34,8 +34,8 @@ from edgeml_runtime.hardware import board
 class NullStatusSink:
     """A `StatusSink` that discards everything."""
 
-    def show(self, state: DeviceState) -> None:
-        """See `StatusSink.show`."""
+    def publish_state(self, state: DeviceState) -> None:
+        """See `StatusSink.publish_state`."""
 
     def report(self, report: Report) -> None:
         """See `StatusSink.report`."""

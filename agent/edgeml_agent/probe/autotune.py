@@ -87,7 +87,7 @@ class Tuner:
             draft.mkdir()
         found = Tuned(
             threads=best.threads,
-            share=self._batch_size(best),
+            batch_size=self._batch_size(best),
             prepared=prepared is not None,
             saved_bytes=saved_bytes,
             exported_ms=round(exported_ms, 4),

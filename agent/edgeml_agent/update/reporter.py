@@ -127,7 +127,7 @@ class Reporter:
     def publish_state(self) -> None:
         """Publish the device's whole state as it is now."""
         board, self._reported_drifts = self._board, self._drifts()
-        self._sink.show(
+        self._sink.publish_state(
             DeviceState(
                 online=True,
                 session=0,

@@ -85,7 +85,7 @@ def test_stop_publishes_the_state_as_offline(broker):
     """The will says the same for a device that dies."""
 
     async def steps(link, _):
-        link.show(DeviceState(online=True, session=0, arch="aarch64"))
+        link.publish_state(DeviceState(online=True, session=0, arch="aarch64"))
         return await broker.connection(0)
 
     connection = live(broker, a_link, steps)

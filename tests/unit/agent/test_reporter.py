@@ -31,30 +31,30 @@ def progress(done, total=100, wire=0):
 def test_progress_is_reported_at_most_every_few_seconds(bench):
     """And its end at once."""
     for done in (10, 20, 30):
-        bench.telling.progress(RECORD, progress(done))
+        bench.reporter.progress(RECORD, progress(done))
     assert [report.done_bytes for report in bench.link.reports] == [10]
     bench.clock.seconds += PROGRESS_EVERY_S
-    bench.telling.progress(RECORD, progress(40))
-    bench.telling.progress(RECORD, progress(50))
-    bench.telling.progress(RECORD, progress(100))
+    bench.reporter.progress(RECORD, progress(40))
+    bench.reporter.progress(RECORD, progress(50))
+    bench.reporter.progress(RECORD, progress(100))
     assert [report.done_bytes for report in bench.link.reports] == [10, 40, 100]
 
 
 def test_reports_of_an_update_repeat_its_progress(bench):
     """Until the next update of the model begins; other models have their own."""
-    bench.telling.progress(RECORD, progress(100, wire=60))
-    bench.telling.state_changed(msgspec.structs.replace(RECORD, state=State.VERIFYING))
+    bench.reporter.progress(RECORD, progress(100, wire=60))
+    bench.reporter.state_changed(msgspec.structs.replace(RECORD, state=State.VERIFYING))
     assert bench.link.reports[-1].wire_bytes == 60
-    bench.telling.state_changed(msgspec.structs.replace(RECORD, name="other"))
+    bench.reporter.state_changed(msgspec.structs.replace(RECORD, name="other"))
     assert bench.link.reports[-1].wire_bytes == 0
-    bench.telling.state_changed(msgspec.structs.replace(RECORD, state=State.RESOLVING))
-    bench.telling.state_changed(msgspec.structs.replace(RECORD, state=State.FETCHING))
+    bench.reporter.state_changed(msgspec.structs.replace(RECORD, state=State.RESOLVING))
+    bench.reporter.state_changed(msgspec.structs.replace(RECORD, state=State.FETCHING))
     assert bench.link.reports[-1].wire_bytes == 0
 
 
 def test_a_state_without_a_deployment_is_no_report(bench):
     """As after a withdrawal: the retained state suffices."""
-    bench.telling.state_changed(msgspec.structs.replace(RECORD, deployment="", state=State.IDLE))
+    bench.reporter.state_changed(msgspec.structs.replace(RECORD, deployment="", state=State.IDLE))
     assert bench.link.reports == []
     assert len(bench.link.shown) == 1
 
@@ -63,10 +63,10 @@ def test_results_of_steps_are_in_the_reports(bench):
     """Of the probe, the comparison and the tuning."""
     found = Probed(min_cosine=1.0, max_abs=0.0, first_ms=9.0, median_ms=1.2345, peak_rss_bytes=1)
     compared = Compared(against="0.9", compared=7, differed=0, failed=0)
-    bench.telling.activated(RECORD, found)
-    bench.telling.compared(RECORD, compared)
-    bench.telling.compared(RECORD, None)
-    bench.telling.tuned(RECORD, TUNED)
+    bench.reporter.activated(RECORD, found)
+    bench.reporter.compared(RECORD, compared)
+    bench.reporter.compared(RECORD, None)
+    bench.reporter.tuned(RECORD, TUNED)
     assert [(it.probe_ms, it.compared, it.tuned) for it in bench.link.reports] == [
         (1.23, None, None),
         (0.0, compared, None),
@@ -78,21 +78,21 @@ def test_a_refusal_is_reported_once_until_trust_is_restored(bench):
     """Another message is another refusal; the state has it as long as it lasts."""
     first, second = RejectedError("trust-expired", "expired"), RejectedError("trust-expired", "expired again")
     for error in (first, first, second, second):
-        bench.telling.refused(error)
+        bench.reporter.refused(error)
     assert [report.message for report in bench.link.reports] == ["expired", "expired again"]
     assert bench.link.shown[-1].code == "trust-expired"
-    bench.telling.trust_restored()
+    bench.reporter.trust_restored()
     assert (bench.link.shown[-1].code, bench.link.shown[-1].message) == ("", "")
     count = len(bench.link.shown)
-    bench.telling.trust_restored()
+    bench.reporter.trust_restored()
     assert len(bench.link.shown) == count, "nothing changed"
-    bench.telling.refused(second)
+    bench.reporter.refused(second)
     assert len(bench.link.reports) == 3
 
 
 def test_long_messages_are_cut(bench):
     """In reports and in the state: the log has the rest."""
-    bench.telling.refused(RejectedError("document-format", "x" * 2 * MESSAGE_MAX_CHARS))
+    bench.reporter.refused(RejectedError("document-format", "x" * 2 * MESSAGE_MAX_CHARS))
     assert len(bench.link.reports[-1].message) == len(bench.link.shown[-1].message) == MESSAGE_MAX_CHARS
 
 
@@ -116,7 +116,7 @@ def test_long_messages_are_cut(bench):
 def test_drift_is_published_when_a_grade_or_a_quantity_changes(bench, before, after, is_published):
     """Its figures alone are no reason to rewrite the retained state."""
     bench.drifts[NAME, "1.0"] = before
-    bench.telling.publish_state()
+    bench.reporter.publish_state()
     bench.drifts[NAME, "1.0"] = after
-    bench.telling.drift()
+    bench.reporter.drift()
     assert len(bench.link.shown) == 1 + is_published

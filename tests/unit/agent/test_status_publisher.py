@@ -61,7 +61,7 @@ def test_show_publishes_a_state_once():
         running = asyncio.create_task(publisher.run(connection))
         await settled()
         for arch in ("aarch64", "aarch64", "x86_64"):
-            publisher.show(DeviceState(online=True, session=0, arch=arch))
+            publisher.publish_state(DeviceState(online=True, session=0, arch=arch))
             await settled()
         running.cancel()
         return [messages.decode(payload, DeviceState).arch for _, payload in connection.published]
