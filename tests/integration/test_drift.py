@@ -39,7 +39,8 @@ SECRET = "xylophone-4711"
 #: The agent, which tells of drift at once.
 IMPATIENT = """
 import sys
-from edgeml_agent import cli, daemon
+from edgeml_agent import cli
+from edgeml_agent.update import daemon
 daemon.DRIFT_TOLD_EVERY_S = 0.2
 sys.exit(cli.main())
 """
@@ -66,7 +67,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, list[byt
         evaluate=folder / "half.jsonl",
         output=folder / "out",
     )
-    (exported,) = export.export(request)
+    (exported,) = export(request)
     return exported, [(folder / json.loads(row)["image"]).read_bytes() for row in rows[1::2]]
 
 
