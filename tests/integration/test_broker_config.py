@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.commands import doctor
 from edgeml_agent.link import acl_check
 from edgeml_agent.link.session import session

@@ -17,20 +17,22 @@ from pathlib import Path
 import paho.mqtt.client as paho
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.fetch.chunk_requests import ChunkRequests
 from edgeml_agent.fetch.window import Fetch, Progress
 from edgeml_agent.link.chunk_feed import ChunkFeed
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Arrival
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
-from edgeml_agent.store.releases import Bases, Partial, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, PartialRelease, Release, Releases
 from edgeml_core import broker as broker_urls
 from edgeml_core import manifest as manifests
 from edgeml_core import wire_keys
 from edgeml_core.messages import Topics
-from support.delivery_site import FLEET, TIMEOUT_S, Program, until
+from support.delivery_site import FLEET
+from support.programs import Program, host_command
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until
 
 MODEL = "tiny"
 
@@ -55,8 +57,8 @@ class LightAgent:
         partial = await asyncio.to_thread(self._releases.begin, release, [])
         missing = await asyncio.to_thread(partial.missing)
         source = Slow(self.link.chunks, self._chunk_s) if self._chunk_s else self.link.chunks
-        asking = ChunkRequests(Bases(release.manifest))
-        progress = await Fetch(partial, source, missing=missing, requests=asking, on_progress=lambda _: None).run()
+        requests = ChunkRequests(DeltaBases(release.manifest))
+        progress = await Fetch(partial, source, missing=missing, requests=requests, on_progress=lambda _: None).run()
         await asyncio.to_thread(_finish, self._releases, partial)
         return progress
 
@@ -127,7 +129,7 @@ def published(repo: Path, devices: Sequence[str], *, weights_bytes: int) -> Rele
 def host(repo: Path, url: str) -> Iterator[Program]:
     """`edgeml fleet serve` as a process, announced."""
     log = repo.parent / "host.log"
-    program = Program(log, "-m", "edgeml", "fleet", "serve", "--repo", str(repo), "--broker", url)
+    program = Program(log, *host_command(repo, url))
     try:
         until(lambda: "announced" in log.read_text(), "the announcement")
         yield program
@@ -160,6 +162,6 @@ async def fetch_all(agents: Sequence[LightAgent], release: Release, *, apart_s: 
     return await asyncio.gather(*(one(number, agent) for number, agent in enumerate(agents)))
 
 
-def _finish(releases: Releases, partial: Partial) -> None:
+def _finish(releases: Releases, partial: PartialRelease) -> None:
     partial.verify()
     releases.finish(partial)

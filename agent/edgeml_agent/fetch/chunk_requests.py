@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgeml_agent.ports import Arrival
-from edgeml_agent.store.releases import Bases
+from edgeml_agent.store.releases import DeltaBases
 from edgeml_core import chunks, wire_keys
 from edgeml_core.sealing import Seal
 
@@ -32,7 +32,7 @@ class ChunkRequests:
         seal: the encryption of the release's group; None for a release that isn't encrypted.
     """
 
-    def __init__(self, bases: Bases, seal: Seal | None = None) -> None:
+    def __init__(self, bases: DeltaBases, seal: Seal | None = None) -> None:
         self._bases = bases
         self._seal = seal
         #: Returns the id of a chunk by its digest.

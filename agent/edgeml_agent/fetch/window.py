@@ -19,7 +19,7 @@ from edgeml_agent.fetch.chunk_requests import ChunkRequests
 from edgeml_agent.fetch.flow_control import FlowControl
 from edgeml_agent.fetch.order import RequestOrder
 from edgeml_agent.ports import Arrival, ChunkSource
-from edgeml_agent.store.releases import Partial
+from edgeml_agent.store.releases import PartialRelease
 from edgeml_core import wire_keys
 from edgeml_core.errors import RejectedError, TransportError
 from edgeml_io import backoff
@@ -58,7 +58,7 @@ class Fetch:
 
     def __init__(
         self,
-        partial: Partial,
+        partial: PartialRelease,
         source: ChunkSource,
         *,
         missing: list[str],

@@ -133,11 +133,11 @@ class MqttLink:
         self._status.report(report)
 
     async def called(self) -> bytes:
-        """See `CallLine.called`."""
+        """See `CallChannel.called`."""
         return await self._calls.next()
 
     def reply(self, reply: Reply) -> None:
-        """See `CallLine.reply`."""
+        """See `CallChannel.reply`."""
         self._status.reply(reply)
 
     def forward(self, topic: str, payload: bytes) -> None:

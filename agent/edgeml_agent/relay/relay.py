@@ -168,8 +168,8 @@ class Relay:
             if not self._link.is_online:
                 continue
             relayed, self._upward = list(self._upward.values()), {}
-            for start in range(0, len(relayed), relay_batch.SAYINGS_MAX):
-                payload = relay_batch.pack(relayed[start : start + relay_batch.SAYINGS_MAX])
+            for start in range(0, len(relayed), relay_batch.MESSAGES_MAX):
+                payload = relay_batch.pack(relayed[start : start + relay_batch.MESSAGES_MAX])
                 self._link.forward(self._topics.relay(self._device), payload)
 
 

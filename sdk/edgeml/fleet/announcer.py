@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from edgeml.repository import Repository
+from edgeml.repository import RepositoryFolder
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
 from edgeml_core import chunks
 from edgeml_core.messages import Topics
@@ -30,7 +30,7 @@ class Publisher(Protocol):
         ...
 
 
-def stamps(repository: Repository) -> tuple[bytes, ...]:
+def stamps(repository: RepositoryFolder) -> tuple[bytes, ...]:
     """Return the files that differ after every change."""
     return tuple((signed.folder / TIMESTAMP_FILE).read_bytes() for signed in repository.both)
 

@@ -21,7 +21,7 @@ from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.link import Broker, session
 from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
 from edgeml.fleet.snapshot import Snapshot, read
-from edgeml.repository import Repository, layout, opened, renewal
+from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
@@ -114,7 +114,7 @@ class Host:
 
     def __init__(
         self,
-        repository: Repository,
+        repository: RepositoryFolder,
         registry: Registry,
         snapshot: Snapshot,
         events: Events,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edgeml.repository import Repository, releases
+from edgeml.repository import RepositoryFolder, releases
 from edgeml.repository.chunk_ids import Outgoing, Sealed
 from edgeml_core import desired, wire_keys
 from edgeml_core.desired import FleetDocument
@@ -26,7 +26,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     sites: dict[str, str]
 
 
-def read(repository: Repository) -> Snapshot:
+def read(repository: RepositoryFolder) -> Snapshot:
     """Read and verify the repository.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Seen
-from edgeml.repository import Repository, opened
+from edgeml.repository import RepositoryFolder, opened
 from edgeml_core import desired
 from edgeml_core.desired import Deployment
 from edgeml_core.drift import Drift
@@ -136,7 +136,7 @@ def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:
 
 
 @contextmanager
-def _registry(repository: Repository, database: Path | None) -> Iterator[Registry]:
+def _registry(repository: RepositoryFolder, database: Path | None) -> Iterator[Registry]:
     registry = Registry(database or repository.folder / DATABASE_FILE)
     try:
         yield registry

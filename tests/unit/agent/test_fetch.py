@@ -9,7 +9,7 @@ import pytest
 from edgeml_agent.fetch import flow_control
 from edgeml_agent.fetch.chunk_requests import DELTA_TRIES, LATER_DELTA_TRIES, ChunkRequests
 from edgeml_agent.fetch.window import BAD_COPIES_MAX, SILENCES_MAX, Fetch
-from edgeml_agent.store.releases import Bases, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, Release, Releases
 from edgeml_core import bundle, chunks, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import TransportError
@@ -54,7 +54,7 @@ def origin():
 def fetch(partial, origin, bases=None):
     """Fetch what is missing; all notices, the last one being the result."""
     notices = []
-    requests = ChunkRequests(bases or Bases(partial.release.manifest))
+    requests = ChunkRequests(bases or DeltaBases(partial.release.manifest))
     run = Fetch(partial, origin, missing=partial.missing(), requests=requests, on_progress=notices.append)
     return [*notices, asyncio.run(run.run())]
 

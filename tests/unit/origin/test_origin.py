@@ -15,6 +15,8 @@ SMALL = {f"{number:032x}": b"%d" % number * 100 for number in range(5)}
 LARGE = {f"{number:032x}": bytes([number]) * 5000 for number in range(5, 8)}
 STORED = SMALL | LARGE
 LOST = "f" * 32
+#: Requested last: the origin publishes in order, so all that was due before is out when this is.
+LAST, LAST_PAYLOAD = "e" * 32, bytes(5000)
 
 
 class MemoryStore:
@@ -22,6 +24,8 @@ class MemoryStore:
 
     def wire(self, key: str) -> bytes:
         """See `Store.wire`."""
+        if key == LAST:
+            return LAST_PAYLOAD
         if key not in STORED:
             raise RejectedError("digest-mismatch", f"{key} is lost")
         return STORED[key]
@@ -40,13 +44,18 @@ def answered(wants: list[tuple[str, list[str]]], *, max_bytes_per_s: float | Non
 
     async def run() -> None:
         origin = Origin(MemoryStore(), max_bytes_per_s)
-        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST}), devices=DEVICES)
+        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST, LAST}), devices=DEVICES)
         origin.scheduler.allow(releases=[listed], devices=DEVICES)
         for device, keys in wants:
             origin.want(device, keys)
         running = asyncio.create_task(origin.run(publish, publish_position))
         while origin.scheduler.wait_s(asyncio.get_running_loop().time()) is not None or not positions:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        for device in DEVICES:
+            origin.want(device, [LAST])
+        while (LAST, LAST_PAYLOAD) not in published:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        published.remove((LAST, LAST_PAYLOAD))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -11,8 +11,8 @@ import pytest
 from edgeml import repository
 from edgeml.fleet import snapshot
 from edgeml.fleet.chunk_payloads import ChunkPayloads
-from edgeml.fleet.deploy import deploy
 from edgeml.repository.chunk_ids import Outgoing
+from edgeml.repository.deployments import deploy
 from edgeml_agent.offline.sources import FolderChunks
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_core import chunks, wire_keys
