@@ -39,7 +39,8 @@ SECRET = "xylophone-4711"
 #: The agent, which tells of drift at once.
 IMPATIENT = """
 import sys
-from edgeml_agent import cli, daemon
+from edgeml_agent import cli
+from edgeml_agent.update import daemon
 daemon.DRIFT_TOLD_EVERY_S = 0.2
 sys.exit(cli.main())
 """

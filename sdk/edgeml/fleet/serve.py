@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 WATCH_EVERY_S: Final = 1.0
 #: Seconds between two checks whether the freshness is to be signed: it lasts for days.
 REFRESH_CHECK_EVERY_S: Final = 3600.0
-#: Seconds between connections at first; the jitter makes them 0.25 to 0.75.
-RECONNECT_FIRST_S: Final = 0.5
+#: Seconds between connections at first: the host should return before its devices, whose messages it would miss.
+RECONNECT_FIRST_S: Final = 0.3
 #: The longest time between them, in seconds; the jitter makes it at most 30.
 RECONNECT_MAX_S: Final = 20.0
 #: Seconds after which a connection counts as good: the next delay is the first one again.
