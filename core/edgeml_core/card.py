@@ -182,13 +182,14 @@ class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One format in the comparison that chose the one to ship: the expected time, in milliseconds, over all lengths.
 
-    `time_ratio` is over the time of the format that ships, with its 99 % interval over `turns` paired turns.
+    `time_ratio` is over the time of the format that ships, with its 99 % interval over `turns` paired turns. Too few
+    turns give no interval.
     """
 
     format: str
     expected_ms: float
     time_ratio: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     turns: int
 
 

@@ -86,11 +86,11 @@ def test_embeddings_are_those_of_sentence_transformers(six: list[Exported], mini
 def test_texts_of_200_tokens_are_cut_in_neither_format(six: list[Exported], minilm: Path):
     """The second half of a long text changes its embedding as it does in PyTorch."""
     pumps = "The pump in hall two has stopped, and its motor draws no current at all. " * 6
-    wheat = "Wheat needs far less water than rice does, and ripens in a shorter summer. " * 7
+    wheat = "Wheat needs far less water than rice does, and ripens in a shorter summer. " * 6
     original = SentenceTransformer(str(minilm), device="cpu")
     counts = [len(original.tokenizer(text)["input_ids"]) for text in (pumps, pumps + wheat)]
     assert 100 < counts[0] < 128
-    assert 195 < counts[1] <= 205
+    assert 200 <= counts[1] <= 210
     cut, whole = original.encode(
         [original.tokenizer.decode(original.tokenizer(pumps + wheat)["input_ids"][1:127]), pumps + wheat]
     )

@@ -45,6 +45,7 @@ def test_export_without_a_format_ships_the_cheapest_on_a_quiet_and_on_a_busy_hos
         penalty = {it: loss[it] / POINT * math.log(TIME_PER_POINT) for it in loss}
         assert {it.format for it in measured.compared} == {"onnx", "tflite"} == loss.keys()
         for it in measured.compared:
+            assert it.interval is not None
             # The upper end of the interval: the candidate left may be cheaper by noise, never for certain.
             slower_by = math.log(it.interval[1]) + penalty[it.format] - penalty[manifest.file_format]
             assert slower_by >= -NEAR, it

@@ -6,7 +6,7 @@ candidate that loses a point more must take less than 1 / `TIME_PER_POINT` of th
 One turn times every candidate once. The ratio of two costs gets a 99 % interval over all turns, by order statistics:
 single disturbed turns move it little. Turns continue until the interval excludes equal costs, or is so narrow that the
 costs are as good as equal, or a bound is reached. In the last two cases the tie-break decides: the smaller loss, then
-the order of the profile. A busy host so needs more turns, and states when it can't decide.
+the order of the profile. A busy host needs more turns, and the outcome states when they don't decide.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from edgeml_core.manifest import Format
 #: for int8's gain of 2 to 3 times, so a fifth is on the careful side.
 TIME_PER_POINT: Final = 1.2
 POINT: Final = 0.01
-#: Turns; with fewer the interval below would be wider than the range of all turns.
+#: Turns; with fewer than eight a 99 % interval has no bounds.
 TURNS_MIN: Final = 9
-#: Turns; more narrow the interval too slowly.
+#: Turns; further ones narrow the interval too slowly.
 TURNS_MAX: Final = 120
-#: Natural logarithm of a ratio; candidates whose costs differ by at most 3 % are as good as equal.
+#: Natural logarithm; half the width of an interval around equal costs: they are known to be equal within 3 to 6 %.
 NEAR: Final = 0.03
 #: Milliseconds; below it a request's own overhead exceeds the model's time, so time has no say.
 TRIVIAL_MS: Final = 0.2
-#: Probability that the interval misses the median; it is looked at after every turn, so it is small.
+#: Probability that the interval misses the median. Every turn checks the interval again, so it is small.
 _MISS: Final = 0.01
-#: Losses are compared in steps that a second export repeats.
+#: Decimals of losses in the tie-break; more would differ between exports.
 _LOSS_DECIMALS: Final = 4
 
 #: `cost`: the interval excludes equal costs. `near`: the costs are as good as equal. `unclear`: a bound was reached.

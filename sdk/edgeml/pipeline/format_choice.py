@@ -32,7 +32,7 @@ _CONVERTERS: Final[dict[Format, tuple[str, ...]]] = {
     "onnx": ("optimum",),
     "tflite": ("litert_torch", "ai_edge_quantizer"),
 }
-#: Losses are compared in steps that a second export repeats.
+#: Decimals of losses; more would differ between exports.
 _DECIMALS: Final = 4
 
 
@@ -170,7 +170,7 @@ def _ties(other: Format) -> dict[Outcome, str]:
 
 
 def _distance(passed: Passed) -> tuple[float, float]:
-    """The accuracy lost, then the distance from the original; rounded to steps that a second export repeats."""
+    """The accuracy lost, then the distance from the original."""
     card = passed.findings.card
     drop = max(0.0, card.accuracy.drop) if card.accuracy else 0.0
     return round(drop, _DECIMALS), round(1 - card.parity.cosine, _DECIMALS)

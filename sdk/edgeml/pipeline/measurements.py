@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Final
 
@@ -64,11 +65,16 @@ def _compared(found: Comparison) -> tuple[Compared, ...]:
             format=it.file_format,
             expected_ms=round(it.expected_ms, _DECIMALS),
             time_ratio=round(it.time_ratio, _DECIMALS),
-            interval=(round(it.interval[0], _DECIMALS), round(it.interval[1], _DECIMALS)),
+            interval=_rounded(it.interval) if math.isfinite(it.interval[1]) else None,
             turns=found.turns,
         )
         for it in found.ratios
     )
+
+
+def _rounded(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    return round(low, _DECIMALS), round(high, _DECIMALS)
 
 
 def _alone(job: Job, candidate: Candidate, threads: int) -> BenchmarkResult:
