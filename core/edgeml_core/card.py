@@ -78,7 +78,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One candidate of the gate, the shipped one too. `why` it was left is empty for a candidate that passed.
 
-    What a candidate didn't get to is zero or absent. Its times are in `Measurements`.
+    Figures of steps after a failure are zero or absent. The times are in `Measurements`.
     """
 
     format: str
@@ -111,9 +111,10 @@ class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
-    """What follows from the bundle itself. Sizes are of the model's files, in bytes.
+    """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `baseline` is left out where there is none: agents that don't know it take such a bundle still.
+    `choice` says in one sentence why this format ships. `choice` and `baseline` are left out where there is none, so
+    that agents which don't know them take such a bundle.
     """
 
     recipe: str
@@ -128,6 +129,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     verified: tuple[TargetVerification, ...] = ()
     warnings: tuple[str, ...] = ()
     baseline: Baseline | UnsetType = UNSET
+    choice: str | UnsetType = UNSET
 
     @property
     def baseline_said(self) -> str:
@@ -176,8 +178,22 @@ class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     int8_ms: float
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One format in the comparison that chose the one to ship: the expected time, in milliseconds, over all lengths.
+
+    `time_ratio` is over the time of the format that ships, with its 99 % interval over `turns` paired turns. Too few
+    turns give no interval.
+    """
+
+    format: str
+    expected_ms: float
+    time_ratio: float
+    interval: tuple[float, float] | None
+    turns: int
+
+
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads.
+    """One machine's measurements of one bundle. `fp32` and `int8` come from the same run on the same threads.
 
     Throughput and energy are of a run of the bundle alone, one inference after another, batch 1; `doubts` says what
     else the machine was busy with meanwhile.
@@ -196,6 +212,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     doubts: tuple[str, ...] = ()
     verified_on: tuple[Verified, ...] = ()
     candidates: tuple[CandidateTimes, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     @property
     def speedup(self) -> float:

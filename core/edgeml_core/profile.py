@@ -41,6 +41,9 @@ RecipeName = Literal[
     "none",
 ]
 
+#: `static` needs calibration data; `weight-only` and `none` compute in float.
+RecipeFamily = Literal["dynamic", "static", "weight-only", "none"]
+
 #: The recipes that each engine's quantizer knows (see docs/targets.md).
 RECIPES: Final[dict[Engine, frozenset[RecipeName]]] = {
     "onnxruntime": frozenset(get_args(RecipeName)) - {"dynamic", "static"},
@@ -68,12 +71,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def model_bytes(self) -> int:
-        """What one model may take."""
+        """The bytes that one model may take."""
         return int(self.ram_bytes * self.model_share)
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the store lies on, and its size where the board fixes it."""
+    """The kind of disk under the store, and its size where the board fixes it."""
 
     kind: str
     size_bytes: int | None = None
@@ -104,8 +107,18 @@ class EngineSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recipes: dict[ModelKind, tuple[RecipeName, ...]]
 
 
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The format that published or measured figures favour on this CPU. `why` is one clause for the card."""
+
+    format: Format
+    why: str
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A board. The first of `engines` is the one to take where nothing else is asked."""
+    """A board. The first of `engines` is the default; `evidence` names a better one for a family of recipes.
+
+    Evidence counts only where the exporting machine can't measure, since its CPU is of another kind.
+    """
 
     name: str
     title: str
@@ -114,6 +127,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     storage: Storage
     power: Power = Power()
     engines: dict[Engine, EngineSetup]
+    evidence: dict[RecipeFamily, Evidence] = {}
     sources: dict[str, str]
 
     @property
@@ -141,7 +155,7 @@ def parse(data: bytes) -> Profile:
 
 def _invalid(problems: list[str]) -> UsageError:
     message = f"the target profile has {len(problems)} problem(s): {'; '.join(problems)}"
-    return UsageError("target-invalid", message, "mend them all, then run `edgeml target check FILE`")
+    return UsageError("target-invalid", message, "fix them all, then run `edgeml target check FILE`")
 
 
 def _problems(profile: Profile) -> Iterator[str]:
@@ -157,6 +171,9 @@ def _problems(profile: Profile) -> Iterator[str]:
         yield f"memory.model_share is {profile.memory.model_share}, not above 0 and at most 1"
     if not profile.engines:
         yield "engines is empty"
+    for family, evidence in profile.evidence.items():
+        if ENGINES[evidence.format] not in profile.engines:
+            yield f"evidence.{family}.format is {evidence.format}, whose engine the profile doesn't have"
     for engine, setup in profile.engines.items():
         yield from _engine_problems(engine, setup)
 
@@ -183,7 +200,8 @@ def _source_problems(raw: Mapping[str, object]) -> Iterator[str]:
     numbers = sorted(path for path, value in _leaves(raw) if isinstance(value, int | float))
     if not isinstance(sources, dict):
         return
-    for path in numbers:
+    claims = [path for path in sorted(paths) if path.startswith("evidence.")]
+    for path in (*numbers, *claims):
         if not any(_covers(source, path) for source in sources):
             yield f"{path} has no source"
     for source, text in sources.items():

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from edgeml_core.errors import DeviceError, UsageError
 
@@ -32,6 +32,8 @@ _ENVIRONMENT: Final = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
+#: torchao warns, when it is imported, of each CUDA library of its own that a CPU build of torch can't load.
+_NOISY_LOGGERS: Final = ("torchao",)
 #: Environment variables of the folders for temporary files of converters and torch's compiler.
 _FOLDERS: Final = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
 
@@ -96,11 +98,28 @@ def _printing_to(path: Path) -> Iterator[None]:
     # Where sys.stdout is not file 1 (a test's capture), redirecting the file alone isn't enough. Converters also add
     # handlers to the root logger, which would write to a closed file later.
     handlers = logging.root.handlers[:]
-    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), _logging_to(log):
         try:
             yield
         finally:
             logging.root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def _logging_to(log: TextIO) -> Iterator[None]:
+    # The caller's own handlers write to streams that no redirection reaches, such as a notebook's.
+    handler = logging.StreamHandler(log)
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagate
 
 
 @contextlib.contextmanager

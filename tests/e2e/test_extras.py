@@ -1,12 +1,18 @@
-"""Each extra installed alone in a fresh environment: what must work, what must be absent, and what is said then."""
+"""Each extra installed alone in an environment of its own: what works there, what is absent, and the errors then."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from support import cache
+
+pytestmark = pytest.mark.network
 
 ROOT = Path(__file__).parents[2]
 IMPORT_CORE = """
@@ -18,15 +24,21 @@ TRAINING = {"torch", "transformers", "onnx", "optimum", "litert-torch"}
 
 
 class Environment:
-    """A virtual environment with nothing but edgeml and one extra."""
+    """A virtual environment with nothing but edgeml and one extra; edgeml is this clone's, the rest may be cached."""
 
-    def __init__(self, folder, extra):
+    def __init__(self, folder):
         self.bin = folder / "bin"
         self.variables = {**os.environ, "PYTHONPATH": "", "HOME": str(folder)}
+
+    @classmethod
+    def make(cls, folder, extra):
+        """Make the environment in an empty folder."""
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        self.run(
-            "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}{extra}"
-        )
+        cls(folder).install("--constraint", ROOT / "constraints.txt", f"{ROOT}{extra}")
+
+    def install(self, *what):
+        """Install with pip."""
+        self.run("python", "-m", "pip", "install", "--quiet", "--no-cache-dir", *what)
 
     def run(self, program, *arguments, code=0):
         """Run a program of the environment; its exit code must be `code`."""
@@ -42,16 +54,27 @@ class Environment:
         return {entry["name"].lower() for entry in json.loads(listed)}
 
 
+@contextmanager
+def environment(name: str, extra: str) -> Iterator[Environment]:
+    """Lend the cached environment of an extra, with this clone's edgeml in it."""
+    with cache.kept(f"environment-{name}", lambda folder: Environment.make(folder, extra)) as folder:
+        found = Environment(folder)
+        found.install("--no-deps", "--force-reinstall", ROOT)
+        yield found
+
+
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory):
+def agent():
     """`pip install edgeml[agent]`."""
-    return Environment(tmp_path_factory.mktemp("agent"), "[agent]")
+    with environment("agent", "[agent]") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory):
+def bare():
     """`pip install edgeml`."""
-    return Environment(tmp_path_factory.mktemp("bare"), "")
+    with environment("bare", "") as found:
+        yield found
 
 
 def test_the_agents_environment_has_no_training_library(agent):

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edgeml import repository
-from edgeml.check.baseline import observed
+from edgeml.check.baseline import observe
 from edgeml.fleet import status
 from edgeml.fleet.deploy import deploy
 from edgeml.pipeline.export import export
@@ -117,7 +117,7 @@ def judged(folder: Path) -> Path:
     mood(draft, ("mood", "1.0", "x86-vnni"))
     with unpacked(draft) as bundle:
         model = Model.open(bundle.folder, bundle.manifest)
-        with observed(model) as seen:
+        with observe(model) as seen:
             for text in texts(seed=1):
                 model.predict([Text(text)])
         model.close()

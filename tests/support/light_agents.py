@@ -28,8 +28,10 @@ from edgeml_core import broker as broker_urls
 from edgeml_core import manifest as manifests
 from edgeml_core import wire_keys
 from edgeml_core.messages import Topics
-from support.delivery_site import FLEET, TIMEOUT_S, Program, until
+from support.delivery_site import FLEET
+from support.programs import Program, host_command
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until
 
 MODEL = "tiny"
 
@@ -126,7 +128,7 @@ def published(repo: Path, devices: Sequence[str], *, weights_bytes: int) -> Rele
 def host(repo: Path, url: str) -> Iterator[Program]:
     """`edgeml fleet serve` as a process, announced."""
     log = repo.parent / "host.log"
-    program = Program(log, "-m", "edgeml", "fleet", "serve", "--repo", str(repo), "--broker", url)
+    program = Program(log, *host_command(repo, url))
     try:
         until(lambda: "announced" in log.read_text(), "the announcement")
         yield program

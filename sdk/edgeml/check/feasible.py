@@ -1,6 +1,6 @@
-"""Could the model ever run on the target? Answered from config.json alone, before a weight is read.
+"""The refusal of models that can't fit a target in any recipe, from config.json alone, before a weight is read.
 
-Only a lower bound is computed: what is refused here can't fit in any recipe, what isn't may still fail the gate.
+The arithmetic is a lower bound: a model that passes may still fail the gate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BYTES_FP32: Final = 4.0
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """The sizes in a transformer's config.json, under the names that architectures give them."""
+    """The sizes in a transformer's config.json, under the names of several architectures."""
 
     hidden_size: int | None = None
     n_embd: int | None = None
@@ -42,10 +42,10 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 def parameters(folder: Path) -> int | None:
-    """At least how many weights a transformer has; None where its config.json doesn't tell.
+    """Count the weights of a transformer, as a lower bound; None where its config.json lacks the sizes.
 
-    Embeddings once, and for each layer four square matrices of attention and two of the feed-forward part, or three
-    where it is gated. Norms, biases and heads are left out.
+    The sum has the embeddings once. Each layer adds four square matrices of attention, and two of the feed-forward
+    part, or three where it is gated. Norms, biases and heads are left out.
     """
     try:
         shape = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Shape)
@@ -62,10 +62,13 @@ def parameters(folder: Path) -> int | None:
 
 
 def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:
-    """Refuse a model that can't fit the target however it is quantized.
+    """Check that a model can fit the target in its smallest recipe.
 
     Args:
-        quantized: whether int8 may be tried at all.
+        model: the folder; any other source passes.
+        profile: the target.
+        quantized: whether int8 may be tried.
+        max_ram_bytes: the request's own bound.
 
     Raises:
         GateFailed: `gate-failed`, with the arithmetic.

@@ -1,6 +1,6 @@
 """Latency of int8 against fp32 on this machine: interleaved, on the same threads, in a fresh process.
 
-The figures are this CPU's and say so; they are never passed off as the board's.
+The figures name this machine's CPU. They are never given as the board's.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     int8: TimedModel
     fp32: TimedModel
     threads: int
+    budget_s: float
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,14 +53,20 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def timed(path: Path, manifest: Manifest, inputs: Mapping[str, Array]) -> TimedModel:
-    """A model to time on one input."""
+    """Describe a model to time on one input.
+
+    Args:
+        path: the model file.
+        manifest: names its runtime.
+        inputs: tensors by name, as the model takes them.
+    """
     return TimedModel(
         path=str(path), manifest=manifest, inputs={name: to_data(array) for name, array in inputs.items()}
     )
 
 
 def measure(job: Job) -> Times:
-    """Time both models in a process of their own, so that nothing that this one has loaded counts.
+    """Time both models in a process of their own, without the memory that this process has loaded.
 
     Raises:
         DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
@@ -79,6 +86,6 @@ def _failed(cause: str) -> DeviceError:
 
 
 def cpu_name() -> str:
-    """This machine's CPU as it calls itself."""
+    """Read the name of this machine's CPU."""
     found = _MODEL_NAME.search(_CPUINFO.read_text()) if _CPUINFO.exists() else None
     return found[1].strip() if found else "unknown CPU"

@@ -76,6 +76,8 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append((accuracy.metric, accuracy.summary))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
+    if card.choice:
+        rows.append(("choice of format", card.choice))
     rows.append(("drift baseline", card.baseline_said))
     return rows + [("warning", warning) for warning in card.warnings]
 

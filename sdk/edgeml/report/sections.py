@@ -92,7 +92,8 @@ def candidates(found: Inspected) -> Section | None:
     plot = _candidate_plot(card, times)
     note = f"times measured on {measured.cpu}" if measured and times else "times: not measured"
     legend = "; fp is fp32, blue passed, red was left" if plot is not None else ""
-    return Section(title="Candidates", plot=plot, note=note + legend, grid=Grid(head, rows))
+    choice = [("choice of format", card.choice)] if card.choice else []
+    return Section(title="Candidates", plot=plot, note=note + legend, pairs=choice, grid=Grid(head, rows))
 
 
 def latency(measured: Measurements | None) -> Section:

@@ -11,6 +11,7 @@ from edgeml_core.errors import DeviceError
 from edgeml_core.lifecycle import State
 from support.fakes import Bench
 from support.samples import a_manifest
+from support.waiting import until_async
 
 ID = "0" * 31 + "1"
 FILES = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": b"weights" * 100}
@@ -39,9 +40,7 @@ def live(bench, *payloads, until):
         bench.link.news.set()
         for payload in payloads:
             bench.link.calls.put_nowait(payload)
-        async with asyncio.timeout(10):
-            while not until():  # noqa: ASYNC110 - it stands in a database
-                await asyncio.sleep(0.001)
+        await until_async(until)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

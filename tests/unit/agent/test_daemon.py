@@ -18,6 +18,7 @@ from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
 from support.fakes import TUNED, Bench
 from support.samples import a_manifest
+from support.waiting import until_async
 
 NAME = "sample"
 
@@ -47,9 +48,7 @@ def live(bench, *deeds, until):
             bench.link.news.set()
             for _ in range(40):
                 await asyncio.sleep(0.001)
-        async with asyncio.timeout(20):
-            while not until():  # noqa: ASYNC110 - it may stand in the store
-                await asyncio.sleep(0.001)
+        await until_async(until)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import multiprocessing
-import time
 import zipfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from edgeml_agent.probe import prober
 from edgeml_agent.probe.prober import ChildProber
 from edgeml_core.errors import DeviceError, RejectedError
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import until
 
 
 def unpacked(tmp_path, **changes):
@@ -84,14 +84,6 @@ def probing(folder):
 def expendable(folder):
     """Whether the probe has done what it does first."""
     return any((process / "oom_score_adj").read_text() == "1000\n" for process in probing(folder))
-
-
-def until(holds):
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_model_that_outgrows_its_memory_is_ended(tmp_path, monkeypatch):

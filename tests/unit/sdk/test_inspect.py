@@ -39,6 +39,7 @@ CARD = Card(
     baseline_size_bytes=100,
     parity=Parity(against="PyTorch", rows=20, max_abs=0.1, cosine=0.99),
     accuracy=ACCURACY,
+    choice="onnx ships: it comes first in the profile",
     tried=(
         Tried(format="onnx", recipe="dynamic-s8", why="accuracy drops by 3 %", drop=0.03, ci95=(0.02, 0.04)),
         Tried(format="onnx", recipe="dynamic-s8-mixed", size_bytes=25, cosine=0.99, drop=0.005, ci95=(-0.001, 0.011)),
@@ -114,6 +115,11 @@ def test_throughput_and_energy_are_shown(printed):
     joules = printed(energy=Energy(joules_per_inference=0.0213, note="RAPL, 1 whole CPU package(s)"))
     assert line(joules, "energy") == "energy 0.0213 J per inference (RAPL, 1 whole CPU package(s))"
     assert line(joules, "host") == "host quiet"
+
+
+def test_inspect_shows_why_the_format_ships(printed):
+    """The card's own sentence."""
+    assert line(printed(), "choice of format") == "choice of format onnx ships: it comes first in the profile"
 
 
 def test_every_candidate_is_shown_with_why_it_was_left(printed):

@@ -1,7 +1,6 @@
-"""The programs under test as processes that can be killed hundreds of times: forked from one that has imported them.
+"""The programs of `support.programs` forked from a process that has imported them, to be killed hundreds of times.
 
-A forked process is a real one, with its own memory, sockets and locks; what it saves is a second of imports. Its clock
-can be set wrong.
+A forked process has memory, sockets and locks of its own, and saves a second of imports. Its clock can be wrong.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ STOP_TIMEOUT_S: Final = 30.0
 
 
 class Forked:
-    """A program on its own, with its log in a file.
+    """A program, with its log in a file.
 
     Args:
         log: the file that its output is added to.
-        program: `edgeml` or `edgeml-agent`.
-        arguments: of its command line.
+        command: `-m`, `edgeml` or `edgeml_agent`, and the arguments of its command line.
         clock_s: how far its clock is off, in seconds.
     """
 
-    def __init__(self, log: Path, program: str, *arguments: str, clock_s: float = 0.0) -> None:
+    def __init__(self, log: Path, *command: str, clock_s: float = 0.0) -> None:
         self.log = log
-        self.process = _FORKS.Process(target=_run, args=(str(log), program, arguments, clock_s), daemon=True)
+        _, module, *arguments = command
+        self.process = _FORKS.Process(target=_run, args=(str(log), module, arguments, clock_s), daemon=True)
         self.process.start()
 
     @property
@@ -49,23 +48,23 @@ class Forked:
         return self.process.is_alive()
 
     def kill(self) -> None:
-        """SIGKILL: no chance to clean up."""
+        """Send SIGKILL, which leaves no chance to clean up."""
         self.process.kill()
         self.process.join()
 
     def stop(self) -> int:
-        """SIGTERM, as a service manager does; the exit code."""
+        """Send SIGTERM as a service manager does, and return the exit code."""
         self.process.terminate()
         return self.wait()
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end, and return the exit code."""
         self.process.join(STOP_TIMEOUT_S)
         assert self.process.exitcode is not None, f"it doesn't end: {self.log}"
         return self.process.exitcode
 
 
-def _run(log: str, program: str, arguments: tuple[str, ...], clock_s: float) -> None:
+def _run(log: str, module: str, arguments: list[str], clock_s: float) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -74,18 +73,18 @@ def _run(log: str, program: str, arguments: tuple[str, ...], clock_s: float) -> 
         del os.environ[name]
     if clock_s:
         _set_clock(clock_s)
-    if program == "edgeml-agent":
+    if module == "edgeml_agent":
         from edgeml_agent.cli import main  # noqa: PLC0415 - imported already, in the process forked from
 
         main(arguments)
-    sys.argv = [program, *arguments]
+    sys.argv = [module, *arguments]
     from edgeml.__main__ import main as host  # noqa: PLC0415
 
     host()
 
 
 def _set_clock(off_s: float) -> None:
-    """Let this process believe another time, in both ways of asking for it that our code and python-tuf use."""
+    """Set both clocks that edgeml and python-tuf read, in this process only."""
     real, true = time.time, dt.datetime
 
     class Wrong(true):  # type: ignore[misc, valid-type]

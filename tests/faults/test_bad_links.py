@@ -1,7 +1,7 @@
-"""The road between a device and its broker fails in every way that roads do; each time the update arrives in the end.
+"""The link between a device and its broker fails in many ways; each time the update arrives in the end.
 
-Bytes come late, one at a time, or stop half way; publications get lost, come twice, out of order, or out of another
-connection's time.
+Bytes come late, one at a time, or stop half way. Publications get lost, come twice, out of order, or from another
+connection.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pytest
 
 from edgeml_agent.link.link import RECONNECT_MAX_S
 from faults import campaign
+from faults.attacked_fleet import TOPICS
+from faults.fleet import TIMEOUT_S, Fleet, fleet, until
 from faults.mitm import Frame, LinkFaults, Meddle, Mitm
-from faults.stage import TOPICS
-from faults.world import TIMEOUT_S, World, until, world
 
 CHUNK: Final = TOPICS.chunk("")
 #: 20 chunks.
@@ -77,7 +77,7 @@ def resending(chance: np.random.Generator) -> Meddle:
     return meddle
 
 
-ROADS: Final[dict[str, LinkFaults]] = {
+FAULTS: Final[dict[str, LinkFaults]] = {
     "slow": LinkFaults(delay_s=0.15),
     "one byte at a time": LinkFaults(piece_bytes=1),
     "cut after every megabyte": LinkFaults(cut_after_bytes=1_000_000),
@@ -92,56 +92,56 @@ TRAFFIC: Final[dict[str, Callable[[np.random.Generator], Meddle]]] = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One device for all roads: each update goes over another."""
-    with world(tmp_path_factory.mktemp("road"), through_mitm=True) as made:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One device for all links: each update takes another."""
+    with fleet(tmp_path_factory.mktemp("road"), through_mitm=True) as made:
         yield made
 
 
 @pytest.fixture
-def road(made: World) -> Iterator[Mitm]:
-    """The road, mended at the end."""
-    assert made.road is not None
-    honest = made.road.meddle
-    yield made.road
-    made.road.line, made.road.meddle = LinkFaults(), honest
+def link(made: Fleet) -> Iterator[Mitm]:
+    """The link, without faults at the end."""
+    assert made.mitm is not None
+    honest = made.mitm.meddle
+    yield made.mitm
+    made.mitm.line, made.mitm.meddle = LinkFaults(), honest
 
 
-@pytest.mark.parametrize("name", ROADS)
-def test_over_a_bad_line(made: World, road: Mitm, name: str) -> None:
-    """The line stays bad until the update has arrived."""
-    road.line = ROADS[name]
-    arrives(made, WEIGHTS_BYTES // 10 if road.line.piece_bytes else WEIGHTS_BYTES)
+@pytest.mark.parametrize("name", FAULTS)
+def test_update_over_a_bad_link_arrives(made: Fleet, link: Mitm, name: str) -> None:
+    """The faults last until the update has arrived."""
+    link.line = FAULTS[name]
+    arrives(made, WEIGHTS_BYTES // 10 if link.line.piece_bytes else WEIGHTS_BYTES)
 
 
 @pytest.mark.parametrize("name", TRAFFIC)
-def test_over_a_line_that_meddles(made: World, road: Mitm, name: str) -> None:
-    """It goes on meddling until the update has arrived."""
-    road.meddle = TRAFFIC[name](campaign.chance(f"road {name}"))
+def test_update_over_a_link_that_changes_traffic_arrives(made: Fleet, link: Mitm, name: str) -> None:
+    """The changes last until the update has arrived."""
+    link.meddle = TRAFFIC[name](campaign.chance(f"road {name}"))
     arrives(made, WEIGHTS_BYTES)
 
 
-def test_connections_reset_in_the_midst_of_an_update(made: World, road: Mitm) -> None:
-    """Several times, at random instants."""
+def test_update_over_a_reset_connection_arrives(made: Fleet, link: Mitm) -> None:
+    """The connection is reset several times, at random instants."""
     chance = campaign.chance("road resets")
     version = made.release(weights_bytes=WEIGHTS_BYTES)
     made.deploy(version)
     for _ in range(3):
-        connections = road.connections
+        connections = link.connections
         time.sleep(chance.uniform(0.1, 1.0))
-        road.cut()
+        link.cut()
         campaign.count("connections reset")
-        # After the bad roads before this one the agent waits longer each time.
+        # After the bad links before this one the agent waits longer each time.
         again_s = RECONNECT_MAX_S + TIMEOUT_S
-        until(lambda connections=connections: road.connections > connections, "the agent connects again", again_s)
+        until(lambda connections=connections: link.connections > connections, "the agent connects again", again_s)
     made.converges(version)
-    campaign.count("bad roads that an update came over")
+    campaign.count("updates over bad links")
 
 
-def arrives(made: World, weights_bytes: int) -> None:
-    """The next version comes to answer, over the road as it is."""
+def arrives(made: Fleet, weights_bytes: int) -> None:
+    """Check that the next version comes to answer over the link as it is."""
     version = made.release(weights_bytes=weights_bytes)
     made.deploy(version)
     made.converges(version)
     made.audit()
-    campaign.count("bad roads that an update came over")
+    campaign.count("updates over bad links")

@@ -1,7 +1,7 @@
-"""A fleet to be hurt: broker, host and agents as real processes, clients that never stop asking, and what must hold.
+"""A fleet for fault tests: broker, host and agents as real processes, clients without pause, and invariants.
 
-A device answers `10 * scale + 1` by the version that serves, each version with a scale of its own: so an answer tells
-which version gave it. Lost is a request that fails while its agent wasn't dead.
+A device answers `10 * scale + 1` with the scale of the version that serves: the answer identifies the version.
+A request is lost when it fails while its agent runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,30 +26,21 @@ from edgeml import repository
 from edgeml.fleet.deploy import deploy
 from faults import campaign
 from faults.disk import mounted
+from faults.forked import Forked
 from faults.mitm import Mitm, mitm
-from faults.programs import Forked
-from support import brokers
+from support import brokers, ports
+from support.programs import agent_command, enroll, host_command
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until
 
 FLEET: Final = "farm"
 MODEL: Final = "tiny"
-TIMEOUT_S: Final = 60.0
-#: How soon after its start an agent must answer; the machine may be busy with other tests.
-COMES_UP_S: Final = 30.0
 ASK_TIMEOUT_S: Final = 10.0
 ASK_EVERY_S: Final = 0.01
 
 
-def until(holds: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
-
-
 class Traffic:
-    """A client of one device that asks without pause, from the first answer to the end."""
+    """A client of one device that sends requests without pause."""
 
     def __init__(self, port: int) -> None:
         self.allowed: set[float] = set()
@@ -57,7 +48,7 @@ class Traffic:
         self.asked = 0
         self.lost: list[str] = []
         self.wrong: list[float] = []
-        #: Since when the agent has been dead; None once it has answered again.
+        #: Monotonic time at which the agent died; None once it has answered again.
         self._dead_since: float | None = 0.0
         self._url = f"http://127.0.0.1:{port}/v1/models/{MODEL}/predict"
         self._ended = threading.Event()
@@ -70,15 +61,15 @@ class Traffic:
         return self._dead_since is None
 
     def agent_dies(self) -> None:
-        """From now on requests may fail."""
+        """Accept that requests fail from now on."""
         self._dead_since = math.inf
 
     def agent_starts(self) -> None:
-        """A request from now on that is answered is the end of that."""
+        """Accept no failure after the first answer to a request sent from now on."""
         self._dead_since = time.monotonic()
 
     def end(self) -> None:
-        """Stop asking."""
+        """Stop the client."""
         self._ended.set()
         self._thread.join()
 
@@ -92,7 +83,7 @@ class Traffic:
             response = client.post(self._url, json={"inputs": {"x": [[10.0, 0.0, 0.0, 0.0]]}})
             response.raise_for_status()
             answer = float(re.findall(r"[\d.]+", response.text.split('"y"', 1)[1])[0])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client got no answer
+        except Exception as error:  # noqa: BLE001 - with any error the client has no answer
             if self._dead_since is None:
                 self.lost.append(f"{error!r} while {self.answer} answered")
             return
@@ -106,7 +97,7 @@ class Traffic:
 
 @dataclass
 class Device:
-    """One enrolled device: its folder, its agent and the client that asks it."""
+    """One enrolled device: its folder, its agent and its client."""
 
     name: str
     folder: Path
@@ -129,7 +120,7 @@ class Device:
     def start(self) -> None:
         """`edgeml-agent run`."""
         self.traffic.agent_starts()
-        self.agent = Forked(self.log, "edgeml-agent", "run", "--config", str(self.config), clock_s=self.clock_s)
+        self.agent = Forked(self.log, *agent_command(self.config), clock_s=self.clock_s)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -138,7 +129,7 @@ class Device:
         self.agent.kill()
 
     def restart(self, *, clock_s: float = 0.0) -> None:
-        """Stop it in order, and start it with another clock."""
+        """Stop it with SIGTERM, and start it with another clock."""
         assert self.agent is not None
         self.traffic.agent_dies()
         assert self.agent.stop() == 0, self.log.read_text()[-2000:]
@@ -146,38 +137,40 @@ class Device:
         self.start()
 
     def comes_up(self) -> None:
-        """The agent, just started, answers soon: with what served before."""
+        """Check that the agent answers soon after its start, with the version that served before."""
         with contextlib.suppress(AssertionError):
-            until(lambda: self.traffic.answers, "an answer", COMES_UP_S)
+            until(lambda: self.traffic.answers, "an answer")
         assert self.agent is not None
         last = f"(exit code {self.agent.process.exitcode}) {self.log.read_text()[-1500:]}"
-        campaign.holds("devices without a serving model", self.traffic.answers, f"{self.name} gives no answer: {last}")
+        campaign.check_invariant(
+            "devices without a serving model", self.traffic.answers, f"{self.name} gives no answer: {last}"
+        )
 
     def record(self) -> dict[str, object]:
-        """What its store says of the model."""
+        """Return the store's record of the model."""
         with contextlib.closing(sqlite3.connect(f"file:{self.store}/agent.sqlite?mode=ro", uri=True)) as database:
             database.row_factory = sqlite3.Row
             row = database.execute("SELECT * FROM model WHERE name = ?", (MODEL,)).fetchone()
         return dict(row) if row else {}
 
     def is_crash_loop(self) -> bool:
-        """Whether the agent took the blame for our kills to the newest version."""
+        """Return whether the agent took the kills for a crash of the newest version."""
         return self.record().get("code") == "crash-loop"
 
 
 @dataclass
-class World:
+class Fleet:
     """All parts of one scenario."""
 
     folder: Path
     broker: brokers.Mosquitto
     devices: list[Device] = field(default_factory=list)
     host: Forked | None = None
-    #: By the digest of its manifest, what each release answers to 10.
+    #: Each release's answer to 10, by the digest of its manifest.
     released: dict[str, float] = field(default_factory=dict)
     versions: int = 0
-    #: What stands between the devices and the broker, if anything does.
-    road: Mitm | None = None
+    #: The man in the middle between devices and broker, if there is one.
+    mitm: Mitm | None = None
 
     @property
     def repo(self) -> Path:
@@ -190,17 +183,15 @@ class World:
         return self.devices[0]
 
     def log(self, name: str) -> str:
-        """What a program has logged."""
+        """Return the log of a program."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def start_host(self) -> None:
         """`edgeml fleet serve`."""
-        self.host = Forked(
-            self.folder / "host.log", "edgeml", "fleet", "serve", "--repo", str(self.repo), "--broker", self.broker.url
-        )
+        self.host = Forked(self.folder / "host.log", *host_command(self.repo, self.broker.url))
 
     def bundle(self, **changes: object) -> tuple[str, Path]:
-        """Make the next version; it answers as no other does."""
+        """Make the next version, with a scale of its own."""
         self.versions += 1
         version, path = f"{self.versions}.0", self.folder / f"{MODEL}-{self.versions}.edgeml"
         made = {"scale": float(self.versions), "seed": self.versions} | changes
@@ -214,43 +205,49 @@ class World:
         return version
 
     def note(self, published: repository.Published) -> None:
-        """From now on the answer of this release is a right one."""
+        """Accept the answer of this release from now on."""
         self.released[published.manifest_sha256] = answer_of(published.version)
         for device in self.devices:
             device.traffic.allowed.add(answer_of(published.version))
 
     def deploy(self, version: str) -> None:
-        """Let all devices want a version."""
+        """Deploy a version to all devices."""
         deploy(self.repo, MODEL, version, selector={})
 
     def converges(self, version: str, timeout_s: float = TIMEOUT_S) -> None:
-        """Every device comes to answer with `version`."""
+        """Check that every device comes to answer with `version`."""
         for device in self.devices:
             with contextlib.suppress(AssertionError):
                 until(lambda device=device: device.traffic.answer == answer_of(version), "it converges", timeout_s)
-            told = f"{device.name} answers {device.traffic.answer}, not by {version}: {device.log.read_text()[-2500:]}"
-            campaign.holds("devices that didn't converge", device.traffic.answer == answer_of(version), told)
+            detail = (
+                f"{device.name} answers {device.traffic.answer}, not by {version}: {device.log.read_text()[-2500:]}"
+            )
+            campaign.check_invariant(
+                "devices that didn't converge", device.traffic.answer == answer_of(version), detail
+            )
 
     def audit(self) -> None:
-        """What always holds, whatever was done to the fleet until now."""
+        """Check the invariants that hold under all faults."""
         for device in self.devices:
             traffic = device.traffic
-            campaign.holds("wrong bytes activated", not traffic.wrong, f"{device.name} answered {traffic.wrong[:5]}")
-            campaign.holds("requests lost", not traffic.lost, f"of {device.name}: {traffic.lost[:3]}")
+            campaign.check_invariant(
+                "wrong bytes activated", not traffic.wrong, f"{device.name} answered {traffic.wrong[:5]}"
+            )
+            campaign.check_invariant("requests lost", not traffic.lost, f"of {device.name}: {traffic.lost[:3]}")
             self.audit_disk(device)
 
     def audit_disk(self, device: Device) -> None:
-        """What serves, and what would serve after a rollback, is what was released: found without the agent's code."""
+        """Check without the agent's code that the active and the previous release are as released."""
         for digest in filter(None, (device.record().get(role) for role in ("active", "previous"))):
-            told = f"{device.name} has a release that nobody made: {digest}"
-            campaign.holds("wrong bytes activated", digest in self.released, told)
+            detail = f"{device.name} has a release that nobody made: {digest}"
+            campaign.check_invariant("wrong bytes activated", digest in self.released, detail)
             folder = device.store / "releases" / str(digest)[:32]
-            # The agent may run: what it has just put away needs no look.
+            # A running agent may have replaced the release meanwhile.
             is_right = _is_whole(folder, str(digest)) or digest not in device.record().values()
-            campaign.holds("wrong bytes activated", is_right, f"{device.name}: {folder}")
+            campaign.check_invariant("wrong bytes activated", is_right, f"{device.name}: {folder}")
 
     def end(self) -> None:
-        """Stop everything; the last look at what must hold comes before."""
+        """Stop all programs."""
         for device in self.devices:
             device.traffic.end()
             campaign.count("requests answered", device.traffic.asked)
@@ -271,34 +268,34 @@ def _is_whole(folder: Path, digest: str) -> bool:
 
 
 def answer_of(version: str) -> float:
-    """What a version answers to 10."""
+    """Return the answer of a version to 10."""
     return 10.0 * float(version) + 1.0
 
 
 @contextmanager
-def world(
+def fleet(
     folder: Path,
     *,
     devices: int = 1,
     broker_config: str = brokers.OPEN,
     through_mitm: bool = False,
     small_disk: bool = False,
-) -> Iterator[World]:
-    """A fleet whose devices all serve version 1.0; at its end, what always holds is looked at once more.
+) -> Iterator[Fleet]:
+    """Start a fleet whose devices all serve version 1.0; at its end the invariants are checked once more.
 
     Args:
-        folder: for everything on the disk.
-        devices: how many.
+        folder: for all files.
+        devices: their number.
         broker_config: lines of mosquitto.conf.
         small_disk: whether the first device's store lies on a small filesystem of its own.
-        through_mitm: whether devices reach the broker through `road`; the host doesn't.
+        through_mitm: whether devices reach the broker through `mitm`; the host doesn't.
     """
     with ExitStack() as stack:
         broker = stack.enter_context(brokers.mosquitto(folder / "broker", broker_config))
-        made = World(folder, broker, road=stack.enter_context(mitm(broker.port)) if through_mitm else None)
+        made = Fleet(folder, broker, mitm=stack.enter_context(mitm(broker.port)) if through_mitm else None)
         repository.init(made.repo, fleet=FLEET)
         for number in range(1, devices + 1):
-            made.devices.append(_enrolled(made, f"board-{number}", made.road.port if made.road else broker.port))
+            made.devices.append(_enrolled(made, f"board-{number}", made.mitm.port if made.mitm else broker.port))
         if small_disk:
             stack.enter_context(mounted(made.device.store))
         try:
@@ -314,9 +311,7 @@ def world(
             made.end()
 
 
-def _enrolled(made: World, name: str, broker_port: int) -> Device:
-    folder, port = made.folder / name, brokers.free_port()
-    repository.enroll(made.repo, name, labels={}, broker_url=f"mqtt://127.0.0.1:{broker_port}", out_dir=folder)
-    config = folder / "agent.toml"
-    config.write_text(re.sub(r'http = ".*"', f'http = "127.0.0.1:{port}"', config.read_text()))
+def _enrolled(made: Fleet, name: str, broker_port: int) -> Device:
+    folder, port = made.folder / name, ports.free_port()
+    enroll(made.repo, name, f"mqtt://127.0.0.1:{broker_port}", folder, http=f"127.0.0.1:{port}")
     return Device(name, folder, port, Traffic(port), made.folder / f"{name}.log")
