@@ -1,8 +1,8 @@
 """Write the tables of figures in README.md and docs/benchmarks.md from the reports in `benchmarks/reports`.
 
-`python benchmarks/tables.py` writes them, `--check` only compares. Each figure has a column for each kind of CPU, with
 `python benchmarks/tables.py` writes them; `--check` only compares. A figure has a column for each kind of CPU, with the
 range over its reports, and a column with the range over all machines. A page marks the place of a table with comments:
+
     <!-- figures: NAME -->           the figures of a program, the headlines, or the machines
     <!-- sides: FIGURE | FIGURE -->  the values of all that were compared, from the newest report that has the figures
     <!-- end of figures -->          ends both

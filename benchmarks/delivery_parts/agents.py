@@ -19,19 +19,21 @@ from edgeml.fleet.deploy import deploy
 from edgeml import repository
 from edgeml_agent.store.releases import Release
 from edgeml_core import manifest as manifests
-from edgeml_core import messages
+from edgeml_core import messages, wire_keys
 from edgeml_core.messages import DeviceState, Report
 from harness import host
 from harness.figures import Figure, HostLoad, Run, most
 from support import brokers, light_agents
-from support.delivery_site import FLEET, Observer, Program, until
-from support.light_agents import MODEL, Publications
+from support.delivery_site import FLEET, Observer, Program
+from support.light_agents import MODEL
 from support.tiny_models import tiny_onnx_bundle
 
 AIM: Final = most(1.3)
 MIB: Final = 1024**2
 #: Seconds until all agents must serve: eight probes and 96 MiB each on two busy cores take about a minute.
 TIMEOUT_S: Final = 300.0
+#: Seconds between two looks at the devices' messages: looking takes CPU time from the agents.
+LOOK_EVERY_S: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,11 @@ class Fleet:
 
     def await_connected(self) -> None:
         """Wait until each device has published its state."""
-        until(lambda: self._have(DeviceState, "state", lambda _: True), "the states of all devices", TIMEOUT_S)
+        self._await(DeviceState, "state", lambda _: True)
 
     def await_active(self) -> None:
         """Wait until each device has reported that it serves the release."""
-        until(lambda: self._have(Report, "report", lambda it: it.state == "active"), "all are active", TIMEOUT_S)
+        self._await(Report, "report", lambda it: it.state == "active")
 
     def deploy(self, weights_bytes: int) -> Release:
         """Publish a release and deploy it to all devices."""
@@ -80,14 +82,23 @@ class Fleet:
         deploy(self.folder / "repo", MODEL, selector={})
         return Release(digest=added.manifest_sha256, manifest_bytes=manifests.encode(manifest), manifest=manifest)
 
-    def _have(self, kind: type, name: str, holds: Callable[[Any], bool]) -> bool:
-        topics = {getattr(self.observer.topics, name)(device): device for device in self.devices}
-        found = {
-            topics[topic]
-            for topic, payload in self.observer.heard
-            if topic in topics and holds(messages.decode(payload, kind))
-        }
-        return len(found) == len(self.devices)
+    def per_chunk(self, release: Release, since: int) -> float:
+        """Return the publications of each chunk of a release, on average, since a number of observed messages."""
+        ids = {wire_keys.chunk_id(digest) for entry in release.manifest.files for digest in entry.chunks}
+        return sum(it in ids for it in self.observer.chunks(since)) / len(ids)
+
+    def _await(self, kind: type, name: str, holds: Callable[[Any], bool]) -> None:
+        """Wait until each device has sent a message of that kind for which `holds` is true."""
+        topics = {getattr(self.observer.topics, name)(device) for device in self.devices}
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while (found := self._senders(topics, kind, holds)) != topics:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"within {TIMEOUT_S} s {len(found)} of {len(topics)} devices sent their {name}")
+            time.sleep(LOOK_EVERY_S)
+
+    def _senders(self, topics: set[str], kind: type, holds: Callable[[Any], bool]) -> set[str]:
+        sent = [(topic, payload) for topic, payload in list(self.observer.heard) if topic in topics]
+        return {topic for topic, payload in sent if holds(messages.decode(payload, kind))}
 
 
 def figures(run: Run) -> Iterator[Figure]:
@@ -113,14 +124,13 @@ def _deliver(folder: Path, size: Size, is_running: bool) -> tuple[float, HostLoa
         if is_running:
             fleet.start_agents()
             fleet.await_connected()
-        counted, begun_s = Publications(fleet.broker.port), time.perf_counter()
+        since, begun_s = len(fleet.observer.heard), time.perf_counter()
         with host.watching() as watch:
             release = fleet.deploy(size.weights_bytes)
             if not is_running:
                 fleet.start_agents()
             fleet.await_active()
-        counted.close()
-        return counted.per_chunk(release), watch.load, time.perf_counter() - begun_s
+        return fleet.per_chunk(release, since), watch.load, time.perf_counter() - begun_s
 
 
 @contextmanager

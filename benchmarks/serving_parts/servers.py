@@ -35,15 +35,16 @@ MIB: Final = 1024**2
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Rounds, seconds of load in each turn, and seconds for each median of the runtime alone."""
+    """Rounds, whether the agent tunes first, and seconds of load in a turn and for a median of the runtime alone."""
 
     rounds: int
+    tunes: bool
     turn_s: float
     alone_s: float
 
 
-FULL: Final = Size(rounds=7, turn_s=2, alone_s=0.5)
-QUICK: Final = Size(rounds=1, turn_s=1, alone_s=0.2)
+FULL: Final = Size(rounds=7, tunes=True, turn_s=2, alone_s=0.5)
+QUICK: Final = Size(rounds=1, tunes=False, turn_s=1, alone_s=0.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ def figures(run: Run) -> Iterator[Outcome]:
 def _compare(folder: Path, served: ServedModel, available: dict[Rival, Path], size: Size) -> Iterator[Figure]:
     folder.mkdir()
     with ExitStack() as stack:
-        entrants = {it.name: it for it in _entrants(stack, folder, served, available)}
+        entrants = {it.name: it for it in _entrants(stack, folder, served, available, size)}
         runtime = stack.enter_context(runtime_alone.started(served, seconds=size.alone_s))
         watch = host.Watch()
         for _ in range(size.rounds):
@@ -104,8 +105,10 @@ def _compare(folder: Path, served: ServedModel, available: dict[Rival, Path], si
     yield from _ratios(served.name, entrants, runtime, watch.load)
 
 
-def _entrants(stack: ExitStack, folder: Path, served: ServedModel, available: dict[Rival, Path]) -> Iterator[Entrant]:
-    agent = stack.enter_context(lone_agents.running(folder / "agent", [served.bundle], tunes=True))
+def _entrants(
+    stack: ExitStack, folder: Path, served: ServedModel, available: dict[Rival, Path], size: Size
+) -> Iterator[Entrant]:
+    agent = stack.enter_context(lone_agents.running(folder / "agent", [served.bundle], tunes=size.tunes))
     yield Entrant(name=AGENT, server=agent, endpoint=served.protocol)
     yield Entrant(name=AGENT_BINARY, server=agent, endpoint=served.binary)
     yield Entrant(name=AGENT_TASK, server=agent, endpoint=served.task)
