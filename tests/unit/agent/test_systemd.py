@@ -36,7 +36,7 @@ def test_run_notifies_when_the_agent_is_ready(manager):
         receiver.recv(100)
 
 
-@pytest.mark.parametrize(("pid", "is_watched"), [(os.getpid(), True), (1, False)])
+@pytest.mark.parametrize(("pid", "is_watched"), [(os.getpid(), True), (1, False)], ids=["own", "another"])
 def test_run_confirms_life_to_the_watchdog_of_this_process(manager, pid, is_watched):
     """A watchdog of another process isn't answered."""
     receiver, address = manager

@@ -14,7 +14,9 @@ KEY = wire_keys.join(OURS.chunk_id(DIGEST), OURS.chunk_id(chunks.sha256(b"base")
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\x80", b"\0" * 300, b"x" * sealing.PAD_BYTES, os.urandom(chunks.WIRE_CHUNK_MAX_BYTES)]
+    "payload",
+    [b"", b"\x80", b"\0" * 300, b"x" * sealing.PAD_BYTES, os.urandom(chunks.WIRE_CHUNK_MAX_BYTES)],
+    ids=["empty", "padding's mark", "zeros", "one pad", "longest"],
 )
 def test_what_is_sealed_is_opened_by_the_group(payload):
     """Whatever its end is, and up to the longest."""
@@ -56,6 +58,7 @@ def test_what_is_kept_without_the_key_shows_its_damage():
         b"",
         OURS.close(os.urandom(2 * chunks.CHUNK_BYTES), KEY),
     ],
+    ids=["another group", "another key", "cut", "flipped", "short", "plain", "empty", "too long"],
 )
 def test_anything_else_is_refused(forged):
     """Another group's, one for another chunk, cut, changed, not sealed at all, or too long."""
