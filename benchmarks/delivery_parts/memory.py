@@ -10,7 +10,7 @@ from typing import Final
 
 from delivery_parts import moved_weights
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from harness import host
 from harness.figures import Figure, Run, most
 from support.delivery_site import MODEL, Program, Site, site, until

@@ -16,7 +16,7 @@ import numpy as np
 
 from delivery_parts import other_tools, updates
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core.bundle import BundleReader
 from harness import host
 from harness.figures import Figure, HostLoad, Run, most

@@ -1,4 +1,4 @@
-"""How a program of this package speaks: one request on stdin, one reply on stdout, both msgpack."""
+"""One request on stdin, one reply on stdout, both msgpack: the programs of edgeml that run in a child process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ Request = TypeVar("Request", bound=msgspec.Struct)
 
 
 def answer(kind: type[Request], run: Callable[[Request], msgspec.Struct]) -> int:
-    """Answer the request of type `kind`. Whatever a runtime prints goes to stderr: stdout carries the reply alone.
+    """Answer one request. Output of a runtime goes to stderr, so that stdout has the reply alone.
+
+    Args:
+        kind: the type of the request.
+        run: makes the reply.
 
     Returns:
         The exit code.
+
+    Raises:
+        msgspec.MsgspecError: stdin has no such request.
     """
     reply_to = os.dup(1)
     os.dup2(2, 1)

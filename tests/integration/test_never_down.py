@@ -13,7 +13,7 @@ import time
 import httpx
 import pytest
 
-from edgeml_agent.http_api import head_limits, limits
+from edgeml_agent.http_api import body, request
 from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.http_api.server import inherited, listen
 from edgeml_agent.system.systemd import Supervisor
@@ -140,14 +140,14 @@ def test_the_inherited_socket_is_the_one_meant_for_this_process(listener):
 
 def test_without_a_supervisor_nothing_is_told():
     """Nor is it an error when nobody listens any more."""
-    Supervisor({}).tell("READY=1")
-    Supervisor({"NOTIFY_SOCKET": "/nowhere"}).tell("READY=1")
+    Supervisor({}).notify("READY=1")
+    Supervisor({"NOTIFY_SOCKET": "/nowhere"}).notify("READY=1")
     asyncio.run(asyncio.wait_for(Supervisor({}).run(lambda: True), TIMEOUT_S))
 
 
 def test_a_connection_that_does_not_come_to_the_point_is_closed(tmp_path, monkeypatch):
     """Nothing said, half a head, half of a later head: closed in time; who asks is answered meanwhile."""
-    monkeypatch.setattr(head_limits, "HEAD_MAX_S", 0.3)
+    monkeypatch.setattr("edgeml_agent.http_api.connections.HEAD_MAX_S", 0.3)
 
     async def main():
         async with server() as (models, client):
@@ -185,7 +185,7 @@ def test_a_head_without_an_end_fills_no_memory(tmp_path):
 
 def test_a_body_that_does_not_come_is_given_up(tmp_path, monkeypatch):
     """The client learns it; its connection isn't kept."""
-    monkeypatch.setattr(limits, "PIECE_MAX_S", 0.3)
+    monkeypatch.setattr(body, "PIECE_MAX_S", 0.3)
 
     async def main():
         async with server() as (models, client):
@@ -202,7 +202,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path, monkeypatch):
 
 def test_bodies_of_all_requests_together_are_bounded(tmp_path, monkeypatch):
     """The one that would be too much is told when to come back; then its memory is free for others."""
-    monkeypatch.setattr(limits, "BODIES_MAX_BYTES", 1_500_000)
+    monkeypatch.setattr(request, "BODIES_MAX_BYTES", 1_500_000)
     half = b"[" + b" " * 1_000_000
 
     async def main():
