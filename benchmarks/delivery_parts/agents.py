@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from edgeml.fleet.deploy import deploy
-
 from edgeml import repository
+from edgeml.repository.deployments import deploy
 from edgeml_agent.store.releases import Release
 from edgeml_core import manifest as manifests
 from edgeml_core import messages, wire_keys

@@ -64,7 +64,8 @@ def quantized(
         kept = _new(folder / f"edgeml-{file_format}")
         with workspace.quiet(temporary):
             built = apply.apply(recipe, whole, kept, _layout(calibration, file_format))
-    draft = pack.draft(built, source, profile, pack.Release(name="model", version="1"))
+    release = pack.Release(name="model", version="1")
+    draft = pack.Build(model=built, source=source, profile=profile, release=release).manifest()
     (kept / manifests.MANIFEST_NAME).write_bytes(manifests.encode(draft))
     return _edgeml(draft.runtime.engine, recipe, kept)
 

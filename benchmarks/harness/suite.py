@@ -53,9 +53,10 @@ def main() -> None:
         options.json.write_bytes(report.encode(found))
     if options.markdown:
         options.markdown.write_text(f"{written}\n")
-    if options.keep:
+    code = report.failure(found)
+    if options.keep and code == report.OK:
         _keep(found)
-    sys.exit(report.failure(found))
+    sys.exit(code)
 
 
 def _run(name: str, folder: Path, models: Path, is_quick: bool) -> ProgramReport:  # noqa: FBT001 - passed on

@@ -1,4 +1,4 @@
-"""What the benchmark programs share: figures, host load, rivals' environments, reports and the documents' tables."""
+"""The parts that benchmark programs share: figures, host load, environments of rivals, reports and tables."""
 
 import math
 import subprocess
