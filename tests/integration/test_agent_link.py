@@ -60,22 +60,22 @@ class Host:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
 
     async def listen(self) -> None:
         """Keep everything."""
         async for message in self.client.messages:
             assert isinstance(message.payload, bytes)
             if message.payload:
-                self.heard.append((str(message.topic), message.payload))
+                self.received.append((str(message.topic), message.payload))
 
     def states(self) -> list[DeviceState]:
         """The device's states."""
-        return [messages.decode(data, DeviceState) for topic, data in self.heard if topic == TOPICS.state("board-1")]
+        return [messages.decode(data, DeviceState) for topic, data in self.received if topic == TOPICS.state("board-1")]
 
     def reports(self) -> list[Report]:
         """The device's reports."""
-        return [messages.decode(data, Report) for topic, data in self.heard if topic == TOPICS.report("board-1")]
+        return [messages.decode(data, Report) for topic, data in self.received if topic == TOPICS.report("board-1")]
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +109,7 @@ def a_report(version: str) -> Report:
     return Report(deployment="d", name="mood", version=version, state="fetching", session=0)
 
 
-def test_signed_files_come_as_they_are_published(url: str) -> None:
+def test_read_returns_signed_files_as_they_are_published(url: str) -> None:
     """Metadata by itself, targets when they are asked for; roots that aren't there at once."""
 
     async def run() -> None:
@@ -127,13 +127,13 @@ def test_signed_files_come_as_they_are_published(url: str) -> None:
     asyncio.run(run())
 
 
-def test_wanted_chunks_arrive_and_others_don_t(url: str) -> None:
+def test_want_receives_wanted_chunks_only(url: str) -> None:
     """The topic is subscribed before the want goes out, and left when it is dropped."""
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
             await link.chunks.want([DIGEST])
-            await until_async(lambda: (TOPICS.want("board-1"), messages.encode(Want(keys=(DIGEST,)))) in at.heard)
+            await until_async(lambda: (TOPICS.want("board-1"), messages.encode(Want(keys=(DIGEST,)))) in at.received)
             await at.client.publish(TOPICS.chunk("0" * 64), b"not wanted")
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
             arrival = await link.chunks.receive(TIMEOUT_S)
@@ -149,7 +149,7 @@ def test_wanted_chunks_arrive_and_others_don_t(url: str) -> None:
     asyncio.run(run())
 
 
-def test_states_and_reports_carry_the_session(url: str) -> None:
+def test_states_and_reports_have_the_session(url: str) -> None:
     """A birth at the connection, each new state, and a goodbye."""
 
     async def run() -> None:
@@ -177,7 +177,7 @@ def test_a_lost_connection_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     async def run(broker: brokers.Mosquitto) -> None:
         async with (
             host(broker.url) as at,
-            cuttable(broker.port) as (port, cut, mended),
+            cuttable(broker.port) as (port, cut, repaired),
             running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
         ):
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
@@ -188,7 +188,7 @@ def test_a_lost_connection_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
             link.report(a_report("2.0"))
             await asyncio.sleep(0.3)
             assert at.reports() == []
-            mended.set()
+            repaired.set()
             await until_async(lambda: [report.version for report in at.reports()] == ["1.0", "2.0"])
             assert {report.session for report in at.reports()} == {link.session}
             assert link.session > 1
@@ -292,13 +292,13 @@ def test_a_connection_cut_before_the_puback_loses_no_message(
             await until_async(lambda: sent(at))
 
     def sent(at: Host) -> list[bytes]:
-        return [data for to, data in at.heard if to == topic and b"0.9" not in data]
+        return [data for to, data in at.received if to == topic and b"0.9" not in data]
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
         asyncio.run(run(broker))
 
 
-def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
+def test_chunk_topic_of_an_earlier_run_is_unsubscribed(tmp_path: Path) -> None:
     """The session outlives a kill, and so do its subscriptions: the first message on one ends it."""
 
     async def run(broker: brokers.Mosquitto) -> None:
@@ -313,8 +313,8 @@ def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
         asyncio.run(run(broker))
 
 
-def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a matter of the road."""
+def test_want_without_a_broker_fails_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an error of the transport."""
     monkeypatch.setattr("edgeml_agent.link.current.CONNECT_WAIT_S", 0.2)
 
     async def run() -> None:
@@ -327,7 +327,7 @@ def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
-def test_what_is_wanted_is_asked_for_again_when_the_host_comes_back(url: str) -> None:
+def test_want_is_repeated_when_the_host_returns(url: str) -> None:
     """It announces itself, and knows nothing of what was wanted before."""
 
     async def run() -> None:
@@ -342,20 +342,20 @@ def test_what_is_wanted_is_asked_for_again_when_the_host_comes_back(url: str) ->
     asyncio.run(run())
 
 
-def test_a_new_connection_asks_for_what_is_outstanding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_want_is_repeated_on_a_new_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was on its way is lost with the old one."""
     monkeypatch.setattr(backoff, "jittered", lambda _: 0.05)
 
     async def run(broker: brokers.Mosquitto) -> None:
         async with (
             host(broker.url) as at,
-            cuttable(broker.port) as (port, cut, mended),
+            cuttable(broker.port) as (port, cut, repaired),
             running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
         ):
             await link.chunks.want([DIGEST])
             await until_async(lambda: len(wants(at)) == 1)
             cut()
-            mended.set()
+            repaired.set()
             await until_async(lambda: len(wants(at)) == 2)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
             assert await link.chunks.receive(TIMEOUT_S) is not None
@@ -364,7 +364,7 @@ def test_a_new_connection_asks_for_what_is_outstanding(tmp_path: Path, monkeypat
         asyncio.run(run(broker))
 
 
-def test_the_wave_s_position_is_known_at_once(url: str) -> None:
+def test_follow_knows_the_retained_position_at_once(url: str) -> None:
     """It is retained; and gone when no wave is followed."""
 
     async def run() -> None:
@@ -378,7 +378,7 @@ def test_the_wave_s_position_is_known_at_once(url: str) -> None:
     asyncio.run(run())
 
 
-def test_a_cap_holds_wants_back(tmp_path: Path) -> None:
+def test_want_beyond_the_rate_limit_waits(tmp_path: Path) -> None:
     """Until what came before has had its time."""
 
     async def run(broker: brokers.Mosquitto) -> None:
@@ -397,4 +397,4 @@ def test_a_cap_holds_wants_back(tmp_path: Path) -> None:
 
 def wants(at: Host) -> list[bytes]:
     """What has been wanted."""
-    return [payload for topic, payload in at.heard if topic == TOPICS.want("board-1")]
+    return [payload for topic, payload in at.received if topic == TOPICS.want("board-1")]
