@@ -9,7 +9,8 @@
 #   make check   ruff, mypy, import contracts
 #   make fix     format, and fix what ruff can
 #   make docs    generate docs/ from the tables in the code
-#   make bench   the README's figures, as ratios measured in one run
+#   make bench   the README's figures and how they came about, in one report; QUICK=1 shows in a minute that it works
+#   make dist    wheel and sdist in dist/, checked as the package index would
 
 # docs/testing.md has more on tests.
 
@@ -27,7 +28,7 @@ export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick nightly faults soak fuzz check fix docs bench clean debian need
+.PHONY: all setup demo test quick nightly faults soak fuzz check fix docs dist bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
@@ -87,11 +88,20 @@ fix: setup
 
 docs: setup $(CLIENTS)/.ready
 	$(RUN)/python docs/generate.py
+	$(RUN)/python benchmarks/tables.py
 	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
 
+dist: setup
+	rm -rf dist
+	$(RUN)/python -m build --outdir dist
+	$(RUN)/python -m twine check --strict dist/*
+
+# QUICK=1 runs each program for seconds; KEEP=1 keeps the report for the documents' tables. Rivals' environments are made once.
 bench: DEBIAN += wrk:wrk zstd:zstd bsdiff:bsdiff
 bench: setup debian
-	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
+	@mkdir -p out
+	$(RUN)/python benchmarks $(if $(QUICK),--quick) $(if $(KEEP),--keep) --json out/bench.json --markdown out/bench.md
+	$(if $(KEEP),$(RUN)/python benchmarks/tables.py)
 
 # Debian packages that the tests need, each after one of its programs. A missing package is installed as root; other
 # users get the command that installs it.

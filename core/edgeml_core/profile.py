@@ -1,7 +1,7 @@
-"""Target profiles: a board as data. `parse` reads one TOML file and says all that is wrong with it at once.
+"""Target profiles: a board as data. `parse` reads one TOML file and reports all its problems at once.
 
 Every number must have a source, named in the file's `[sources]` table by the number's dotted path or by a table above
-it. Finding the files is `edgeml.targets`' work; nothing here touches a disk.
+it. `edgeml.targets` finds the files; nothing here touches a disk.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ RECIPES: Final[dict[Engine, frozenset[RecipeName]]] = {
     "onnxruntime": frozenset(get_args(RecipeName)) - {"dynamic", "static"},
     "litert": frozenset({"dynamic", "static", "weight-only", "weight-only-fp16", "none"}),
 }
+#: Threads of an engine; no board has more cores.
 THREADS_MAX: Final = 256
 
 
@@ -71,12 +72,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def model_bytes(self) -> int:
-        """The bytes that one model may take."""
+        """Bytes that one model may take."""
         return int(self.ram_bytes * self.model_share)
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The kind of disk under the store, and its size where the board fixes it."""
+    """The kind of storage, and its size where the board fixes it."""
 
     kind: str
     size_bytes: int | None = None
@@ -90,14 +91,14 @@ class Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class GoldenBounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far golden outputs may be off on the board; `max_relative` is a fraction of the largest golden value."""
+    """Bounds for golden outputs on the board; `max_relative` is a fraction of the largest golden value."""
 
     min_cosine: float
     max_relative: float
 
 
 class EngineSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One runtime on this board: versions, set-up and the recipes to try, in order, for each kind of model."""
+    """One runtime on this board: versions, settings and the recipes to try, in order, for each kind of model."""
 
     min_version: str
     bad_versions: dict[str, str] = {}
@@ -138,10 +139,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def parse(data: bytes) -> Profile:
-    """The profile in a TOML file's bytes.
+    """Parse a TOML file's bytes.
 
     Raises:
-        UsageError: `target-invalid`, naming every problem found.
+        UsageError: `target-invalid`, with every problem found.
     """
     try:
         raw = tomllib.loads(data.decode())

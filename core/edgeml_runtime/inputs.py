@@ -15,7 +15,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TextInput
 from edgeml_runtime import tasks
 from edgeml_runtime.postprocess import question_answering
-from edgeml_runtime.requests import require_bounds
+from edgeml_runtime.requests import check_bounds
 from edgeml_runtime.tasks import (
     Answer,
     Audio,
@@ -131,11 +131,11 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
         if isinstance(item, ScoredText):
-            tensors = writer.whole(_expect(item, ScoredText))
+            tensors = writer.text_tensors(_expect(item, ScoredText))
             return Prepared(tensors, [None], weigh=partial(likelihood, tensors, output=writer.output))
         prompt_item = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
-        tensors = writer.first(prompt_item)
-        return Prepared(tensors, [None], write=partial(writer.pieces, prompt_item, tensors))
+        tensors = writer.prompt_tensors(prompt_item)
+        return Prepared(tensors, [None], write=partial(writer.generate, prompt_item, tensors))
 
     return prepare
 
@@ -189,5 +189,5 @@ def _expect(item: Item, kind: type[_Kind]) -> _Kind:
     if not isinstance(item, kind):
         expected, given = kind.__name__.lower(), type(item).__name__.lower()
         raise UsageError("input-invalid", f"the model takes {expected}, not {given}", f"send {expected}")
-    require_bounds(item)
+    check_bounds(item)
     return item

@@ -127,7 +127,7 @@ class Model:
             DeviceError: `runtime-failed`.
             TransportError: `client-left`, when `stopped` is true.
         """
-        requests.require_count(len(items))
+        requests.check_count(len(items))
         return list(self._answers(items, stopped))
 
     def generate(self, prompt: Prompt | Chat) -> Iterator[TokenDelta]:
@@ -163,11 +163,11 @@ class Model:
 
     def run_together(self, runs: Sequence[tuple[Sequence[Item], Prepared]]) -> list[dict[str, Array]]:
         """Do several runs as one where shapes allow it, else one after the other."""
-        together = tensors.stacked([prepared.tensors for _, prepared in runs], BATCH_MAX) if self.stacks else None
+        together = tensors.stack([prepared.tensors for _, prepared in runs], BATCH_MAX) if self.stacks else None
         if together is None:
             return [self.run(*one) for one in runs]
         inputs, rows = together
-        parts = tensors.parted(self.infer_given(inputs), rows)
+        parts = tensors.unstack(self.infer_given(inputs), rows)
         if parts is None:
             return [self.run(*one) for one in runs]
         for (items, prepared), outputs in zip(runs, parts, strict=True):
@@ -186,7 +186,7 @@ class Model:
             together = items[start : start + self._run_items]
             prepared = self.prepare(together)
             if prepared.write:
-                yield tasks.joined(_until(stopped, self._written(prepared.write)))
+                yield tasks.join(_until(stopped, self._written(prepared.write)))
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:

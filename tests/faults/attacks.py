@@ -17,7 +17,7 @@ import msgspec
 import zstandard
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml.repository.layout import opened, utc_now
 from edgeml_core import multi_chunk
 from edgeml_core.trust import FLEET, RELEASES

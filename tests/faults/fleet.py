@@ -23,7 +23,7 @@ from typing import Final
 import httpx
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from faults import campaign
 from faults.disk import mounted
 from faults.forked import Forked

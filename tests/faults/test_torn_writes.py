@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from edgeml_agent.store.releases import Partial
+from edgeml_agent.store.releases import PartialRelease
 from edgeml_core import chunks
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
@@ -141,5 +141,5 @@ def right(bench: Bench) -> None:
     """What would answer, and what would after a rollback, is on the disk as it was released."""
     record = bench.store.record(NAME)
     for digest in filter(None, (record.active, record.previous)):
-        Partial(bench.releases.folder(digest), bench.releases.read(digest)).verify()
+        PartialRelease(bench.releases.folder(digest), bench.releases.read(digest)).verify()
         campaign.check_invariant("wrong bytes activated", digest in bench.trust.manifests, digest)

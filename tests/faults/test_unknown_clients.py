@@ -137,7 +137,7 @@ def forged_calls(scene: Scene) -> None:
     heard = len(scene.client.heard)
     for _ in range(FLOOD_MESSAGES):
         scene.send(topic, json.dumps(call).encode())
-    scene.agent_logs("call not understood", since)
+    scene.agent_logs("call malformed", since)
     assert TOPICS.reply(scene.made.device.name) not in [at for at, _ in scene.client.heard[heard:]]
 
 

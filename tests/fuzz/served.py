@@ -18,7 +18,7 @@ from edgeml_agent.http_api import app, server
 from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.link.link import MqttLink
-from edgeml_agent.mqtt_api.inference import MqttDoor
+from edgeml_agent.mqtt_api.inference import MqttInference
 from edgeml_agent.serve.models import Models
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
@@ -52,7 +52,7 @@ async def _open(tasks: asyncio.TaskGroup, models: Models, broker: str) -> None:
     settings = BrokerSettings(url=broker_urls.parse(broker), ca=None, cert=None, key=None)
     link = MqttLink(settings, DeviceSettings(id=DEVICE, fleet=FLEET, labels={}), lambda: next(sessions))
     line = link.open_requests()
-    running = [tasks.create_task(link.run()), tasks.create_task(MqttDoor(line, models).run())]
+    running = [tasks.create_task(link.run()), tasks.create_task(MqttInference(line, models).run())]
     while not link.is_online:
         if any(task.done() for task in running):
             return

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
-from aiomqtt import MqttError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,12 +19,14 @@ from cryptography.x509.oid import NameOID
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.commands import doctor
-from edgeml_agent.link import acl_check, mqtt
+from edgeml_agent.link import acl_check
+from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import MqttError
 from support import brokers
 from support.delivery_site import Program, until
 from support.tiny_models import tiny_onnx_bundle
@@ -144,7 +145,7 @@ def test_a_clock_that_is_late_for_certain_keeps_no_device_out(tmp_path):
         settings = BrokerSettings(url=url, ca=ca, cert=None, key=None)
 
         async def connect():
-            async with mqtt.Broker(settings, "barn-1", lambda: is_late).connected(will=None):
+            async with session(settings, "barn-1", lambda: is_late).connected():
                 pass
 
         asyncio.run(connect())

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.fetch import flow_control
 from edgeml_core import chunks, wire_keys
 from edgeml_core.trust import REPOSITORIES

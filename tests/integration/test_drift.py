@@ -21,9 +21,9 @@ from PIL import Image, ImageOps
 from edgeml import repository
 from edgeml.check.baseline import observe
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml.repository.deployments import deploy
 from edgeml_agent.serve.drift import DriftMonitor
 from edgeml_core.drift import Drift
 from edgeml_runtime.model import Model

@@ -13,8 +13,8 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet import serve, status
-from edgeml.fleet.deploy import deploy
 from edgeml.fleet.link import Broker
+from edgeml.repository.deployments import deploy
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, desired, messages, multi_chunk, trust, wire_keys
 from edgeml_core.errors import TransportError

@@ -26,7 +26,7 @@ from tests.support import task_models, tiny_models
 from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.mqtt_api.home_assistant import Sensors
-from edgeml_agent.mqtt_api.inference import IN_FLIGHT_MAX, MqttDoor
+from edgeml_agent.mqtt_api.inference import IN_FLIGHT_MAX, MqttInference
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
@@ -106,7 +106,7 @@ async def door(url: str, folder: Path, *, sensors: bool = False):
     await models.activate("tiny", *unpacked(folder / "tiny"))
     await models.activate("mood", *unpacked(folder / "mood", tiny_models.tiny_text_bundle))
     line = link.open_requests()
-    running = [asyncio.create_task(link.run()), asyncio.create_task(MqttDoor(line, models).run())]
+    running = [asyncio.create_task(link.run()), asyncio.create_task(MqttInference(line, models).run())]
     if sensors:
         running.append(asyncio.create_task(Sensors(line, models, PREFIX).run()))
     try:

@@ -176,7 +176,7 @@ REFUSED = (
     ("completions", {}, "prompt", "prompt"),
     ("completions", {"prompt": "a", "logprobs": 0}, "logprobs", "not done"),
     ("completions", {"prompt": ""}, None, "0 tokens"),
-    ("embeddings", {"input": [1, 2]}, "input", "something else than texts"),
+    ("embeddings", {"input": [1, 2]}, "input", "elements that are no texts"),
     ("embeddings", {"input": "a", "dimensions": 2}, "dimensions", "not done"),
     ("embeddings", {"input": "a"}, "model", "no embeddings"),
     ("embeddings", {"input": []}, "input", "length >= 1"),

@@ -11,12 +11,15 @@ from tests.integration.test_serving import TASK_BODY, server, unpacked
 from tests.support import tiny_models
 from tests.support.waiting import until_async
 
+from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import AT_ONCE_MAX_BYTES, BRIEF_MAX_S, QUEUE_MAX, QUICK_MAX_S, Predict
+from edgeml_agent.serve.worker import BRIEF_MAX_S, INLINE_MAX_BYTES, QUEUE_MAX, QUICK_MAX_S
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
 
 #: The target is 0.1 s on a quiet machine, which a benchmark holds; here others may run.
+#: A request that may run on the event loop.
+SHORT = RequestInfo(size_bytes=1)
 
 
 def serving(folder, use, **options):
@@ -81,7 +84,7 @@ def test_what_is_past_its_deadline_is_not_begun(tmp_path):
         await asyncio.sleep(0)
         asked_s = time.monotonic()
         with pytest.raises(TransportError) as caught:
-            await models.run("tiny", ran.append, deadline_s=asked_s + 0.05)
+            await models.run("tiny", ran.append, RequestInfo(deadline_s=asked_s + 0.05))
         took_s = time.monotonic() - asked_s
         depth, still_runs = models.find("tiny").queue_depth, not blocking.done()
         go_on.set()
@@ -119,46 +122,56 @@ def test_those_who_are_refused_are_told_when_there_is_room(tmp_path):
     assert set(told[16:]) <= {13, 14}
 
 
-def test_a_short_request_to_a_quick_model_is_run_at_once(tmp_path):
-    """On the event loop, without a way to the model's thread; a long one isn't, nor one beside another."""
+def test_inline_run_happens_for_short_requests_to_free_models_only(tmp_path):
+    """On the event loop; a long request runs in the model's thread, as does one of open end or one beside another."""
     go_on = threading.Event()
 
     async def use(models):
-        small = AT_ONCE_MAX_BYTES
-        with models.turn("tiny", size_bytes=small) as model:
-            ran = model.manifest.version
-        others = [
-            models.turn("tiny", size_bytes=small + 1),
-            models.turn("tiny", "9.9", size_bytes=small),
-            models.turn("other", size_bytes=small),
-        ]
+        short, long = RequestInfo(size_bytes=INLINE_MAX_BYTES), RequestInfo(size_bytes=INLINE_MAX_BYTES + 1)
+        here = [await models.run("tiny", _thread, it) == threading.get_ident() for it in (short, long, RequestInfo())]
+        with pytest.raises(UsageError, match=r"9\.9"):
+            await models.run("tiny", _thread, short, version="9.9")
         blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(60)))
         await asyncio.sleep(0)
-        others.append(models.turn("tiny", size_bytes=small))
+        beside = asyncio.create_task(models.run("tiny", _thread, short))
+        await asyncio.sleep(0)
+        was_done = beside.done()
         go_on.set()
-        await blocking
-        return ran, others, dict(_outcomes(models))
+        await asyncio.gather(blocking, beside)
+        return here, was_done, dict(_outcomes(models))
 
-    assert serving(tmp_path, use) == ("1.0", [None] * 4, {"ok": 2})
+    outcomes = {"ok": 5, "model-unknown": 1}
+    assert serving(tmp_path, use) == ([True, False, False], False, outcomes)
 
 
-def test_a_brief_model_keeps_the_event_loop_once_in_each_of_its_turns(tmp_path):
-    """So that who asks for anything else waits for one run at most; a model that takes longer never keeps it."""
+def test_inline_run_past_its_deadline_is_not_begun(tmp_path):
+    """Even where the model is free."""
 
     async def use(models):
-        def had_a_turn(run_s):
-            models.find("tiny").worker._alone_s = run_s
-            turn = models.turn("tiny", size_bytes=1)
-            if turn is None:
-                return False
-            with turn as model:
-                return model.manifest.name == "tiny"
+        with pytest.raises(TransportError):
+            await models.run("tiny", _thread, RequestInfo(size_bytes=1, deadline_s=time.monotonic() - 1))
+        return dict(_outcomes(models))
 
-        in_one = [had_a_turn(BRIEF_MAX_S / 2), had_a_turn(BRIEF_MAX_S / 2), had_a_turn(QUICK_MAX_S / 2)]
+    assert serving(tmp_path, use) == {"deadline-exceeded": 1}
+
+
+def test_inline_run_of_a_brief_model_happens_once_in_each_turn_of_the_loop(tmp_path):
+    """Other requests wait for one run at most; a model that takes longer never runs on the event loop."""
+
+    async def use(models):
+        def begins(run_s):
+            worker = models.find("tiny").worker
+            worker._alone_s = run_s
+            model = models._inline.begin(worker, SHORT)
+            if model is not None:
+                worker.run_here(model, lambda _: None)
+            return model is not None
+
+        in_one = [begins(BRIEF_MAX_S / 2), begins(BRIEF_MAX_S / 2), begins(QUICK_MAX_S / 2)]
         await asyncio.sleep(0)
-        later = had_a_turn(BRIEF_MAX_S / 2)
+        later = begins(BRIEF_MAX_S / 2)
         await asyncio.sleep(0)
-        return in_one, later, had_a_turn(BRIEF_MAX_S * 1.1)
+        return in_one, later, begins(BRIEF_MAX_S * 1.1)
 
     assert serving(tmp_path, use) == ([True, False, True], True, False)
 
@@ -171,7 +184,7 @@ def test_short_requests_behind_a_long_one_are_run_on_the_event_loop_after_it(tmp
         blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(60)))
         await asyncio.sleep(0)
         open_ended = asyncio.create_task(models.run("tiny", _thread))
-        short = [asyncio.create_task(models.run("tiny", _thread, size_bytes=1)) for _ in range(4)]
+        short = [asyncio.create_task(models.run("tiny", _thread, SHORT)) for _ in range(4)]
         await asyncio.sleep(0)
         short[3].cancel()
         go_on.set()
@@ -189,7 +202,7 @@ def test_short_requests_do_not_wait_for_long_ones_that_come_after_them(tmp_path)
     async def use(models):
         blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(60)))
         await asyncio.sleep(0)
-        short = asyncio.create_task(models.run("tiny", lambda _: order.append("short"), size_bytes=1))
+        short = asyncio.create_task(models.run("tiny", lambda _: order.append("short"), SHORT))
         await asyncio.sleep(0)
         long = asyncio.create_task(models.run("tiny", lambda _: order.append("long")))
         await asyncio.sleep(0)
@@ -200,14 +213,14 @@ def test_short_requests_do_not_wait_for_long_ones_that_come_after_them(tmp_path)
     assert serving(tmp_path, use) == ["short", "long"]
 
 
-def test_what_waits_to_be_run_at_once_is_answered_before_the_model_is_closed(tmp_path):
+def test_short_requests_are_answered_before_their_model_is_closed(tmp_path):
     """By the thread, which has to end anyway."""
     go_on = threading.Event()
 
     async def use(models):
         blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(60)))
         await asyncio.sleep(0)
-        short = asyncio.create_task(models.run("tiny", lambda model: model.manifest.version, size_bytes=1))
+        short = asyncio.create_task(models.run("tiny", lambda model: model.manifest.version, SHORT))
         await asyncio.sleep(0)
         closing = asyncio.create_task(models.deactivate("tiny"))
         await asyncio.sleep(0)
@@ -218,15 +231,15 @@ def test_what_waits_to_be_run_at_once_is_answered_before_the_model_is_closed(tmp
     assert serving(tmp_path, use) == "1.0"
 
 
-def test_a_model_that_became_slow_is_no_longer_run_at_once(tmp_path):
-    """What a hot board makes of it keeps nobody else waiting; an error there is its request's own."""
+def test_inline_run_ends_for_a_model_that_became_slow(tmp_path):
+    """A hot board then delays no other request; an error in an inline run is its request's own."""
 
     async def use(models):
-        with pytest.raises(UsageError, match="no input"), models.turn("tiny", size_bytes=1) as model:
-            model.infer({"z": np.zeros(1)})
-        with models.turn("tiny", size_bytes=1):
-            _compute(0.05)
-        return models.turn("tiny", size_bytes=1), dict(_outcomes(models))
+        with pytest.raises(UsageError, match="no input"):
+            await models.run("tiny", lambda model: model.infer({"z": np.zeros(1)}), SHORT)
+        await models.run("tiny", lambda _: _compute(0.05), SHORT)
+        worker = models.find("tiny").worker
+        return models._inline.begin(worker, SHORT), dict(_outcomes(models))
 
     assert serving(tmp_path, use) == (None, {"input-invalid": 1, "ok": 1})
 

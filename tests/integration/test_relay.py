@@ -45,6 +45,7 @@ def test_a_site_goes_on_without_the_network(tmp_path: Path) -> None:
         async def update() -> None:
             async with running(first, site.local.port) as devices:
                 await serving(devices, "1.0")
+                await asyncio.to_thread(until, lambda: has_told(site, "1.0", site.names[:1]), "the first report")
             site.wide.stop()
             async with running(late, site.local.port) as devices:
                 await serving(devices, "1.0")

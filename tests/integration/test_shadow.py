@@ -10,8 +10,8 @@ from tests.support.delivery_site import site
 from tests.support.waiting import until, until_async
 
 from edgeml_agent.ports import ShadowPolicy
+from edgeml_agent.serve.calls import Predict
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import DeviceError
 
 QUICK = ShadowPolicy(requests=20, max_s=20.0)

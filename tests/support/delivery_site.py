@@ -19,7 +19,7 @@ import httpx
 import paho.mqtt.client as paho
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core import messages
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from support import brokers

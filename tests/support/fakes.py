@@ -349,7 +349,7 @@ class Bench:
             clock=self.clock,
             calendar=self.calendar,
         )
-        self.agent = Agent(DEVICE, BOARD, ports, self.telling, rule=self.rule)
+        self.agent = Agent(DEVICE, BOARD, ports, self.telling, shadow_policy=self.rule)
         calls = Calls(self.link, self.releases, self.prober)
         self.daemon = Daemon(
             self.agent,

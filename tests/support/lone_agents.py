@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core.bundle import BundleReader
 from support import ports, server_processes
 from support.programs import agent_command, listen_at

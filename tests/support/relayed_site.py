@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent import settings
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.signed_files import BlockingFiles
@@ -79,12 +79,14 @@ class SiteDevice:
         machine, clock = board.this_machine(), SystemClock()
         self.store, self.server = Store(found.store.dir), MemoryServer()
         self.link = MqttLink(found.broker, found.device, self.store.next_session)
-        self.trust = Trust(found.trust.root, found.store.dir, BlockingFiles(self.link.file, asyncio.get_running_loop()))
+        self.trust = Trust(
+            found.trust.root, found.store.dir, BlockingFiles(self.link.files.read, asyncio.get_running_loop())
+        )
         releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
         telling = Reporter(self.link, machine, self.store, releases, clock)
         ports = Ports(
             trust=self.trust,
-            chunks=self.link,
+            chunks=self.link.chunks,
             store=self.store,
             releases=releases,
             prober=prober,
@@ -224,7 +226,7 @@ async def update_all(site: RelayedSite, version: str) -> int:
     return passed_bytes
 
 
-def has_told(site: RelayedSite, version: str) -> bool:
-    """Whether the host knows of every device of the site that it serves a version."""
-    told = [it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE]
-    return all(version in {model.version for model in models} for models in told)
+def has_told(site: RelayedSite, version: str, names: Sequence[str] = ()) -> bool:
+    """Return whether the host has reports of a version from devices of the site: those named, or all."""
+    reported = {it.id: it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE}
+    return all(version in {model.version for model in reported[name]} for name in names or reported)

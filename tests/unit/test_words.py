@@ -5,6 +5,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,48 @@ def ruled_out() -> list[str]:
 RULED_OUT = re.compile(rf"\b({'|'.join(map(re.escape, ruled_out()))})\b", re.IGNORECASE)
 
 
-def prose(path: Path) -> Iterator[tuple[int, str]]:
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each comment; comments that stand below each other make one text."""
+    text, begun, last = "", 0, -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT or re.match(r"# (noqa|type:)", token.string):
+            continue
+        line, words = token.start[0], token.string.partition("# noqa")[0].lstrip("#: ")
+        if line != last + 1 and text:
+            yield begun, text
+            text = ""
+        begun, last, text = (begun if text else line), line, f"{text}\n{words}".lstrip()
+    if text:
+        yield begun, text
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of each docstring."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield getattr(node, "lineno", 1), ast.get_docstring(node) or ""
+
+
+@cache
+def prose(path: Path) -> tuple[tuple[int, str], ...]:
+    """Line and text of each docstring, comment and message of a module."""
+    return tuple(_prose(path))
+
+
+def _prose(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring, comment and message of a module."""
     source = path.read_text()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not re.match(r"# (noqa|type:)", token.string):
-            yield token.start[0], token.string.partition("# noqa")[0].lstrip("#: ")
+    yield from comments(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
+
+
+def documentation(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each docstring and comment of a module."""
+    source = path.read_text()
+    yield from comments(source)
+    yield from docstrings(ast.parse(source))
 
 
 def without_code(text: str) -> str:
@@ -62,7 +96,7 @@ def test_sentences_name_their_subject(path: Path):
     """A thing with a name does something; no sentence begins with "What ..." or "Whoever ..."."""
     found = [
         (line, sentence)
-        for line, text in prose(path)
+        for line, text in documentation(path)
         for sentence in sentences(without_code(text))
         if NAMELESS_SUBJECT.search(sentence)
     ]
@@ -74,7 +108,7 @@ def test_sentences_are_short(path: Path):
     """A sentence of a docstring or comment has at most `WORDS_MAX` words."""
     found = [
         (line, len(sentence.split()), sentence)
-        for line, text in prose(path)
+        for line, text in documentation(path)
         for sentence in sentences(without_code(text))
         if len(sentence.split()) > WORDS_MAX
     ]

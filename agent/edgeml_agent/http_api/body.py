@@ -1,24 +1,27 @@
-"""Request bodies: read with a bound, the image of a form taken out. What they mean isn't known here."""
+"""Request bodies: read within their limits, and the image in a form. JSON and tensors are parsed by the APIs."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 from collections.abc import Callable
-from email.message import Message
+from email.message import Message as MimeHeaders
 from email.parser import BytesHeaderParser
 from functools import partial
 from typing import Final, TypeVar
 
-from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import Message
 
-from edgeml_agent.http_api.asgi import headers
+from edgeml_agent.http_api.request import Request
 from edgeml_core.errors import UsageError
 
+#: Bytes of one body, packed or not; a photograph of 12 megapixels, or a minute of sound.
 BODY_MAX_BYTES: Final = 16 * 1024 * 1024
-#: Reading so much JSON takes a millisecond or two.
+#: Seconds between two pieces of a body; a slow mobile connection pauses for less.
+PIECE_MAX_S: Final = 10.0
+#: Bytes; work on more leaves the event loop, which it would block for a millisecond or two.
 ASIDE_MIN_BYTES: Final = 256 * 1024
+#: Parts of a form; one of them is read.
 FORM_PARTS_MAX: Final = 16
 T = TypeVar("T")
 #: zlib's numbers for the formats; "deflate" is zlib's (RFC 9110).
@@ -27,30 +30,36 @@ _LINE_END: Final = b"\r\n"
 
 
 async def read(request: Request) -> bytes:
-    """The whole body.
+    """Read the whole body. Each limit of bodies is checked here.
 
     Raises:
-        UsageError: `body-too-large`, also when it is so once it is unpacked; `content-unsupported` when it is packed
-            in another way than gzip or deflate; `input-invalid` when it breaks off.
+        UsageError: `body-too-large`, packed or unpacked; `content-unsupported` for a packing other than gzip or
+            deflate; `input-invalid` when it breaks off.
+        OverloadedError: the bodies of all requests together are too long.
     """
-    encoding = headers(request.scope).get(b"content-encoding", "identity").strip().lower()
+    encoding = request.headers.get(b"content-encoding", "identity").strip().lower()
     if encoding not in _WBITS:
         raise UsageError("content-unsupported", f"bodies packed as {encoding!r} are not read", "send gzip or deflate")
-    declared = headers(request.scope).get(b"content-length", "")
+    declared = request.headers.get(b"content-length", "")
     if declared.isdecimal() and int(declared) > BODY_MAX_BYTES:
         raise _too_large()
-    body = await _whole(request)
+    body = request.arrived
+    if body is None:
+        body = await _received(request)
+    else:
+        request.hold(len(body))
     return body if encoding == "identity" else await aside(BODY_MAX_BYTES, partial(_unpacked, body, _WBITS[encoding]))
 
 
-async def _whole(request: Request) -> bytes:
-    """All pieces of the body; most come in one."""
+async def _received(request: Request) -> bytes:
+    """Receive the body, and count its bytes."""
     pieces, size_bytes, is_whole = [], 0, False
     while not is_whole:
-        message = await request.receive()
+        message = await _in_time(request)
         if message["type"] == "http.disconnect":
             raise UsageError("input-invalid", "the request broke off")
         pieces.append(message.get("body", b""))
+        request.hold(len(pieces[-1]))
         size_bytes += len(pieces[-1])
         if size_bytes > BODY_MAX_BYTES:
             raise _too_large()
@@ -58,8 +67,17 @@ async def _whole(request: Request) -> bytes:
     return b"".join(pieces)
 
 
+async def _in_time(request: Request) -> Message:
+    try:
+        async with asyncio.timeout(PIECE_MAX_S):
+            return await request.receive()
+    except TimeoutError as error:
+        message = f"the request broke off: nothing came for {PIECE_MAX_S:.0f} s"
+        raise UsageError("input-invalid", message, "send it in one go") from error
+
+
 async def aside(size_bytes: int, work: Callable[[], T]) -> T:
-    """What comes of `work`, done in a thread when it is about so many bytes that others would wait for it."""
+    """Do the work; in a thread, where it would block the event loop."""
     return work() if size_bytes < ASIDE_MIN_BYTES else await asyncio.to_thread(work)
 
 
@@ -68,7 +86,7 @@ def _too_large() -> UsageError:
 
 
 def _unpacked(body: bytes, wbits: int) -> bytes:
-    """A packed body; never more of it is unpacked than may be read."""
+    """Unpack a body, and stop at the limit of bodies."""
     unpacker = zlib.decompressobj(wbits)
     try:
         found = unpacker.decompress(body, BODY_MAX_BYTES)
@@ -81,20 +99,15 @@ def _unpacked(body: bytes, wbits: int) -> bytes:
     return found
 
 
-def content_type(scope: Scope) -> str:
-    """The media type without parameters, in lower case; empty when none was sent."""
-    return headers(scope).get(b"content-type", "").partition(";")[0].strip().lower()
-
-
 def form_field(body: bytes, type_header: str, name: str) -> bytes:
-    """The content of one part of a `multipart/form-data` body.
+    """Return the content of one part of a `multipart/form-data` body.
 
     Source: RFC 7578 and RFC 2046, section 5.1.1.
 
     Raises:
         UsageError: `input-invalid`, when the form is malformed or doesn't have the part exactly once.
     """
-    header = Message()
+    header = MimeHeaders()
     header["Content-Type"] = type_header
     boundary = header.get_boundary()
     if not boundary:

@@ -1,57 +1,87 @@
-"""uvicorn as the agent needs it: signals stay the agent's, and connections are bounded in number and patience.
+"""Limits of heads, and requests whose clients disconnect; HTTP on a connection by h11.
 
-Imported only by a running server: it brings click along.
+Imported only by a running server, as `uvicorn_server`. `eager_connection` is HTTP by httptools.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import ssl
-from collections.abc import Generator
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edgeml_agent.http_api.asgi import Application
-from edgeml_agent.http_api.fast_path import CONNECTIONS_MAX, KEEP_ALIVE_S, PromptProtocol
+from edgeml_agent.http_api import request
 
-#: How long requests under way may take once the server is told to end.
-SHUTDOWN_MAX_S: Final = 10
-#: Between accepting no more and closing what is idle: a connection just accepted brings its request.
-LAST_REQUESTS_S: Final = 0.2
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: Open connections; past it requests are answered 503. Each takes about 20 kB.
+CONNECTIONS_MAX: Final = 256
+#: Seconds from the connection, or the first byte of a later request, to the end of the request's head.
+HEAD_MAX_S: Final = 10.0
+#: Bytes of a head. h11 has a bound of its own, also 64 KiB.
+HEAD_MAX_BYTES: Final = 64 * 1024
 
 
-class Server(uvicorn.Server):
-    """An HTTP server inside the agent's event loop; over TLS where there is a context for it."""
+class HeadDeadline:
+    """Closes a connection unless the end of a head is read in time."""
 
-    def __init__(self, app: Application, tls: ssl.SSLContext | None) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=PromptProtocol,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=SHUTDOWN_MAX_S,
-                ssl_context_factory=None if tls is None else lambda *_: tls,
-            )
-        )
+    def __init__(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's transports have no useful base
+        self._transport = transport
+        self._closing: asyncio.TimerHandle | None = None
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """None: uvicorn would take SIGINT and SIGTERM for itself."""
-        yield
+    @property
+    def is_running(self) -> bool:
+        """Whether a head is awaited."""
+        return self._closing is not None
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn; connections just accepted are not closed before they have said what they want."""
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(LAST_REQUESTS_S)
-        await super().shutdown(sockets)
+    def begin(self) -> None:
+        """Start the time of a head, unless it runs already."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().call_later(HEAD_MAX_S, self._transport.close)
+
+    def end(self) -> None:
+        """Stop it: the head has been read."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+
+def cancel(scope: Any, task: asyncio.Task[Any] | None) -> None:  # noqa: ANN401 - uvicorn's own types of scopes
+    """Cancel a request whose client has disconnected, where that is of use."""
+    scope[request.HAS_LEFT] = True
+    if task is not None and request.IS_CANCELLABLE in scope:
+        task.cancel()
+
+
+class H11Connection(H11Protocol):
+    """HTTP by h11, for boards without httptools; it has no eager start."""
+
+    _task: asyncio.Task[Any] | None = None
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - as `HeadDeadline`
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self.app = self._noting_task
+        self._head = HeadDeadline(transport)
+        self._head.begin()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._head.begin()
+        else:
+            self._head.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._head.end()
+        super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            cancel(self.cycle.scope, self._task)
+
+    async def _noting_task(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._task = asyncio.current_task()
+        app: ASGIApp = self.config.loaded_app
+        await app(scope, receive, send)

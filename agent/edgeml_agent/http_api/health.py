@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
-    """What the server tells of the agent around it.
+    """The state of the agent, as the APIs report it.
 
     Attributes:
         ready: whether the models of the last run are live again; a device that was given none is ready.
@@ -30,8 +30,8 @@ class ServerInfo:
         return {"live": True, "ready": self.ready()}
 
 
-def routes(info: ServerInfo, *, root: str) -> list[Route]:
-    """The health routes below `root`. The body is the same everywhere: clients look for either field in any of them."""
+def endpoints(info: ServerInfo) -> dict[str, Endpoint]:
+    """The health endpoints. The body is the same everywhere: clients look for either field in any of them."""
 
     async def live(_: Request) -> Response:
         return responses.json(info.health())
@@ -40,4 +40,4 @@ def routes(info: ServerInfo, *, root: str) -> list[Route]:
         health = info.health()
         return responses.json(health, HTTPStatus.OK if health["ready"] else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    return [Route(f"{root}/live", live, methods=["GET"]), Route(f"{root}/ready", ready, methods=["GET"])]
+    return {"live": live, "ready": ready}

@@ -1,6 +1,6 @@
-"""The metrics door: `GET /metrics`, everything that is counted, in Prometheus' text format.
+"""`GET /metrics`: all counts in Prometheus' text format.
 
-Names end in their unit, counters in `_total`; a rate is the reader's business.
+Names end in their unit, counters in `_total`; readers compute rates.
 Source: https://prometheus.io/docs/practices/naming.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeml_agent.http_api.health import ServerInfo
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve import metrics
 from edgeml_agent.serve.metrics import Metric
 from edgeml_agent.serve.models import Models
@@ -21,23 +21,23 @@ from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_agent.system import memory, thermal
 from edgeml_core.processing import PromptInput
 
-#: What somebody else counts, as it is now.
+#: Yields the current metrics of the rest of the agent.
 Further = Callable[[], Iterator[Metric]]
 
 
-def routes(models: Models, info: ServerInfo, further: Further) -> list[Route]:
-    """The route of this door."""
+def endpoints(models: Models, info: ServerInfo, further: Further) -> dict[str, Endpoint]:
+    """The endpoint of metrics."""
 
     def everything() -> Iterator[Metric]:
         yield from _models(models, info)
         yield from models.watches.metrics(models.active())
         yield from further()
-        yield from _machine()
+        yield from _process_and_board()
 
-    async def scraped(_: Request) -> Response:
+    async def scrape(_: Request) -> Response:
         return Response(metrics.render(everything()), media_type=metrics.CONTENT_TYPE)
 
-    return [Route("/metrics", scraped, methods=["GET"])]
+    return {"metrics": scrape}
 
 
 def _models(models: Models, info: ServerInfo) -> Iterator[Metric]:
@@ -52,10 +52,10 @@ def _models(models: Models, info: ServerInfo) -> Iterator[Metric]:
     depths = tuple(("", {"model": name}, m.queue_depth) for name, m in live)
     yield Metric("edgeml_queue_depth", "gauge", "Requests accepted and not yet answered.", depths)
     yield Metric("edgeml_queue_limit", "gauge", "Requests of one model that are accepted.", (("", {}, QUEUE_MAX),))
-    waits = "Time from the acceptance of a request to the begin of its run."
+    waits = "Time from the acceptance of a request to the start of its run."
     yield Metric("edgeml_queue_wait_seconds", "histogram", waits, tuple(counts.waits()))
     yield Metric("edgeml_requests_total", "counter", "Requests by outcome.", tuple(counts.totals()))
-    seconds = "Time from the door to the answer, waiting included."
+    seconds = "Time from the arrival of a request to its answer, waiting included."
     yield Metric("edgeml_request_duration_seconds", "histogram", seconds, tuple(counts.latencies()))
     tokens = tuple(
         ("", {"model": name}, counts.tokens(name)) for name, m in live if isinstance(m.manifest.preprocess, PromptInput)
@@ -69,17 +69,21 @@ def _models(models: Models, info: ServerInfo) -> Iterator[Metric]:
     yield Metric("edgeml_generated_tokens_total", "counter", "Tokens written by language models.", tokens)
 
 
-def _machine() -> Iterator[Metric]:
-    """This process, and the board where it tells."""
+def _process_and_board() -> Iterator[Metric]:
+    """Yield the metrics of this process, and those that the board offers."""
     yield _single("process_cpu_seconds_total", "counter", "CPU time, user and system.", time.process_time())
     if (resident := memory.resident_bytes()) is not None:
         yield _single("process_resident_memory_bytes", "gauge", "Resident memory.", resident)
     if (heat := thermal.celsius()) is not None:
         yield _single("edgeml_cpu_temperature_celsius", "gauge", "The hottest thermal zone of the CPU.", heat)
-    if (is_slowed := thermal.slowed()) is not None:
-        yield _single("edgeml_cpu_throttled", "gauge", "1 while the CPU is slowed for heat or power.", int(is_slowed))
-    if (slowings := thermal.slowings()) is not None:
-        yield _single("edgeml_cpu_throttles_total", "counter", "Times that CPU cores were slowed for heat.", slowings)
+    if (is_throttled := thermal.is_throttled()) is not None:
+        yield _single(
+            "edgeml_cpu_throttled", "gauge", "1 while the CPU is slowed for heat or power.", int(is_throttled)
+        )
+    if (throttle_count := thermal.throttle_count()) is not None:
+        yield _single(
+            "edgeml_cpu_throttles_total", "counter", "Times that CPU cores were slowed for heat.", throttle_count
+        )
 
 
 def _single(name: str, kind: str, text: str, value: float) -> Metric:

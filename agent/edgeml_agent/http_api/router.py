@@ -1,110 +1,100 @@
-"""All routes of all doors: finds the endpoint of a request, and makes a response of what goes wrong in it.
-
-Instead of starlette's router and its layers for exceptions, which take as long as a small model; routes, requests and
-responses are starlette's. What a failure looks like at each door is `responses`' business.
-"""
+"""The routes of the operation table: finds the endpoint of a path and a method. Checks are the gateway's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from edgeml_agent import log
-from edgeml_agent.http_api import responses
-from edgeml_agent.http_api.asgi import headers
-from edgeml_core.errors import EdgemlError, UsageError
+from edgeml_agent.http_api import errors
+from edgeml_agent.http_api.errors import ErrorForm
+from edgeml_agent.http_api.openapi.operations import Operation
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
+from edgeml_core.errors import UsageError
 
-#: Paths whose endpoint is remembered, and how long they may be: clients ask the same few.
+#: Paths whose route is remembered; clients use the same few. And characters of such a path, to bound memory.
 PATHS_REMEMBERED: Final = 64
 PATH_REMEMBERED_MAX_CHARS: Final = 256
-_BROKEN: Final = EdgemlError("internal", "the server failed", "its log has the details")
+_PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 
-class Endpoint(Protocol):
-    """What answers the requests of a route; one that can answer some of them at once has `Application.at_once`, too."""
+class Route(NamedTuple):
+    """The endpoint of a path and a method, and what the gateway checks before it.
 
-    async def __call__(self, request: Request) -> Response:
-        """The answer."""
-
-
-class Doors:
-    """An application of all routes.
-
-    Args:
-        routes: their paths are exact, or have `{names}` for parts without a slash. Exact ones go first; of the others
-            those that stand first.
+    Attributes:
+        params: the named parts of the path.
+        is_public: whether a request needs no token.
+        waits: whether a request waits until the models of the last run are loaded.
+        is_cancellable: whether a request is cancelled when its client disconnects.
     """
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._exact: dict[str, list[Route]] = {}
-        self._others = [route for route in routes if "{" in route.path]
-        for route in routes:
-            if "{" not in route.path:
-                self._exact.setdefault(route.path, []).append(route)
+    endpoint: Endpoint
+    params: Mapping[str, str]
+    error_form: ErrorForm
+    is_public: bool
+    waits: bool
+    is_cancellable: bool
+
+
+class Router:
+    """Finds routes.
+
+    Args:
+        operations: the table. Exact paths win over those with `{names}` for parts without a slash.
+        endpoints: by the names that the operations have for them.
+    """
+
+    def __init__(self, operations: Iterable[Operation], endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+        self._exact: dict[str, list[Operation]] = {}
+        self._patterns: list[tuple[re.Pattern[str], Operation]] = []
+        for it in operations:
+            if "{" in it.path:
+                self._patterns.append((re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", it.path)), it))
+            else:
+                self._exact.setdefault(it.path, []).append(it)
         self._remembered = lru_cache(PATHS_REMEMBERED)(self._found)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. What nobody foresaw is raised after the client was told, for the log."""
-        request = Request(scope, receive, send)
-        try:
-            response = await self._endpoint(scope)(request)
-        except EdgemlError as failure:
-            response = responses.error(scope["path"], failure)
-        except Exception:
-            await responses.error(scope["path"], _BROKEN)(scope, receive, send)
-            raise
-        await response(scope, receive, send)
-
-    def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """See `asgi.Application`."""
-        at_once = getattr(self._endpoint(scope), "at_once", None)
-        if at_once is None or b"content-encoding" in headers(scope):
-            return None
-        response: Response | None
-        try:
-            response = at_once(scope, body)
-        except EdgemlError as failure:
-            response = responses.error(scope["path"], failure)
-        except Exception as error:  # noqa: BLE001 - a defect met by one request must not close the connection
-            log.defect("request failed", error, path=scope["path"])
-            response = responses.error(scope["path"], _BROKEN)
-        return response
-
-    def _endpoint(self, scope: Scope) -> Endpoint:
-        """What answers the request's path and method."""
-        path = scope["path"]
+    def find(self, method: str, path: str) -> Route:
+        """Find the route; for a path or method that isn't served, one that refuses."""
         find = self._remembered if len(path) <= PATH_REMEMBERED_MAX_CHARS else self._found
-        endpoint, scope["path_params"] = find(path, scope["method"])
-        return endpoint
+        return find(method, path)
 
-    def _found(self, path: str, method: str) -> tuple[Endpoint, Mapping[str, str]]:
-        """What answers, and the `{names}`' parts of the path."""
-        allowed = set[str]()
-        for route in self._exact.get(path, ()) or self._others:
-            found = route.path_regex.match(path)
-            if found and route.methods and method in route.methods:
-                endpoint: Endpoint = route.endpoint
-                return endpoint, found.groupdict()
-            allowed.update((found and route.methods) or ())
-        return _refusal(allowed), {}
+    def _found(self, method: str, path: str) -> Route:
+        allowed, form = set[str](), errors.form_of_unknown(path)
+        for operation, params in self._at(path):
+            if method in operation.methods:
+                return Route(
+                    self._endpoints[operation.endpoint],
+                    params,
+                    operation.error_form,
+                    operation.is_public,
+                    operation.waits,
+                    operation.is_cancellable,
+                )
+            allowed, form = allowed | operation.methods, operation.error_form
+        return Route(_refusal(form, allowed), {}, form, is_public=False, waits=True, is_cancellable=False)
+
+    def _at(self, path: str) -> list[tuple[Operation, Mapping[str, str]]]:
+        """The operations at a path, with the named parts of it."""
+        if path in self._exact:
+            return [(it, {}) for it in self._exact[path]]
+        return [(it, found.groupdict()) for pattern, it in self._patterns if (found := pattern.fullmatch(path))]
 
 
-def _refusal(allowed: set[str]) -> Endpoint:
-    """The endpoint of what isn't served; where another method is, it tells which (RFC 9110, section 15.5.6)."""
+def _refusal(form: ErrorForm, allowed: set[str]) -> Endpoint:
+    """The endpoint of a path or method that isn't served; names the methods that are (RFC 9110, section 15.5.6)."""
 
     async def refuse(request: Request) -> Response:
-        path = request.scope["path"]
-        unknown = UsageError("route-unknown", f"nothing is served at {request.method} {path}")
+        unknown = UsageError("route-unknown", f"nothing is served at {request.scope['method']} {request.path}")
         if not allowed:
-            return responses.error(path, unknown)
-        response = responses.error(path, unknown, HTTPStatus.METHOD_NOT_ALLOWED)
+            return errors.response(form, unknown)
+        response = errors.response(form, unknown, HTTPStatus.METHOD_NOT_ALLOWED)
         response.headers["Allow"] = ", ".join(sorted(allowed))
         return response
 

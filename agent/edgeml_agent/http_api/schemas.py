@@ -1,6 +1,6 @@
-"""The shapes of answers as they go out over HTTP, door by door. The doors make them, the OpenAPI document tells them.
+"""The types of answers over HTTP, API by API; the OpenAPI document has their schemas.
 
-What a task answers has its types in `edgeml_runtime.tasks`, what the page is shown in `page.shown`.
+The answers of tasks have their types in `edgeml_runtime.tasks`, the content of the page in `page.view_model`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Predicted(TypedDict):
 
 
 class Refused(TypedDict):
-    """An error of this project's own doors."""
+    """An error of edgeml's own APIs."""
 
     code: str
     message: str
@@ -112,7 +112,7 @@ class ProtocolReady(TypedDict):
 
 
 class BinaryParameters(TypedDict):
-    """Where the bytes of a binary output are: so many behind the JSON, in the order of the outputs."""
+    """The size of a binary output, whose bytes stand behind the JSON in the order of the outputs."""
 
     binary_data_size: int
 
@@ -128,7 +128,7 @@ class OutputTensor(TypedDict):
 
 
 class Inferred(TypedDict):
-    """The outputs that were asked for, and which version gave them; `parameters` say what was not read of texts."""
+    """The requested outputs, and the version that gave them; `parameters` has the number of truncated texts."""
 
     model_name: str
     model_version: str
@@ -147,14 +147,14 @@ class Indexed(TypedDict):
 
 
 class Duration(TypedDict):
-    """So many times, and so long together."""
+    """A number of times, and their nanoseconds together."""
 
     count: int
     ns: int
 
 
 class Durations(TypedDict):
-    """Where the time of a model's requests went. What isn't measured apart is 0."""
+    """The time of a model's requests by its parts; those that aren't measured apart are 0."""
 
     success: Duration
     fail: Duration
@@ -167,7 +167,7 @@ class Durations(TypedDict):
 
 
 class ModelStatistics(TypedDict):
-    """How requests to one model went since the agent started; `last_inference` in milliseconds since 1970."""
+    """Requests to one model since the agent started; `last_inference` in milliseconds since 1970."""
 
     name: str
     version: str
@@ -186,7 +186,7 @@ class Statistics(TypedDict):
 
 
 class ProtocolRefusal(TypedDict):
-    """Why there is no answer, as the Open Inference Protocol says it."""
+    """Why there is no answer, in the form of the Open Inference Protocol."""
 
     error: str
 
@@ -199,8 +199,8 @@ class Usage(TypedDict):
     completion_tokens: NotRequired[int]
 
 
-class SaidMessage(TypedDict):
-    """What the model says in a chat."""
+class AssistantMessage(TypedDict):
+    """The model's message in a chat."""
 
     role: Literal["assistant"]
     content: str
@@ -211,7 +211,7 @@ class ChatChoice(TypedDict):
     """The one answer to a chat."""
 
     index: int
-    message: SaidMessage
+    message: AssistantMessage
     logprobs: None
     finish_reason: Literal["stop", "length"]
 

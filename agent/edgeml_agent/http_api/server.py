@@ -1,7 +1,7 @@
 """The listening socket, made here or inherited, and the HTTP server on it, inside the agent's event loop.
 
-Who inherits its socket refuses nobody while it restarts: connections wait in the socket, which whoever started the
-agent keeps. Signals stay the agent's: cancel `serve` to end it. No routes here.
+An agent with an inherited socket refuses no connection while it restarts: systemd keeps the socket, in which
+connections wait. Signals stay the agent's: cancel `serve` to end it. No routes here.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-from edgeml_agent.http_api.asgi import Application
+from starlette.types import ASGIApp
+
 from edgeml_core.errors import UsageError
 
-#: systemd passes sockets from this one on.
+#: File descriptor of the first socket that systemd passes.
 _FIRST_FD: Final = 3
 
 
 def inherited(environment: Mapping[str, str]) -> socket.socket | None:
-    """The socket that this process was started with; None when there is none.
+    """Take the socket that systemd passed to this process; None when there is none.
 
-    Source: sd_listen_fds(3). The variables are meant for the process that LISTEN_PID names only.
+    Source: sd_listen_fds(3). The variables are meant only for the process that LISTEN_PID names.
 
     Raises:
         UsageError: `config-invalid`, when it is not one listening TCP socket.
@@ -32,19 +33,23 @@ def inherited(environment: Mapping[str, str]) -> socket.socket | None:
         return None
     hint = "give the unit one ListenStream, such as 127.0.0.1:8080"
     if environment.get("LISTEN_FDS") != "1":
-        raise UsageError("config-invalid", "the agent was started with other than one socket", hint)
+        raise UsageError(
+            "config-invalid",
+            f"the agent was started with {environment.get('LISTEN_FDS')!r} sockets, not with one",
+            hint,
+        )
     listener = socket.socket(fileno=_FIRST_FD)
     is_tcp = listener.type is socket.SOCK_STREAM and listener.family in {socket.AF_INET, socket.AF_INET6}
     if not is_tcp or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise UsageError("config-invalid", "the agent was started with a socket that doesn't listen for TCP", hint)
-    return _prompt(listener)
+    return _without_delay(listener)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that accepts from now on; port 0 takes a free one: `listen(...).getsockname()[1]` is it.
+    """Open a socket that accepts connections. Port 0 takes a free one: `listen(...).getsockname()[1]` is it.
 
     Raises:
-        UsageError: `config-invalid`, when the address isn't this machine's or is taken.
+        UsageError: `config-invalid`, when the address isn't this host's or is taken.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
@@ -52,12 +57,12 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         hint = "set [serve] http in agent.toml to a free address, such as 127.0.0.1:8081"
         raise UsageError("config-invalid", f"can't listen on {host}:{port}: {error.strerror}", hint) from error
-    return _prompt(listener)
+    return _without_delay(listener)
 
 
-async def serve(app: Application, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+async def serve(app: ASGIApp, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
     """Answer on `listener` until cancelled; then requests under way are finished and the socket is closed."""
-    from edgeml_agent.http_api.connections import Server  # noqa: PLC0415 - see there
+    from edgeml_agent.http_api.uvicorn_server import Server  # noqa: PLC0415 - see there
 
     server = Server(app, tls)
     running = asyncio.create_task(server.serve(sockets=[listener]))
@@ -69,7 +74,7 @@ async def serve(app: Application, listener: socket.socket, tls: ssl.SSLContext |
         listener.close()
 
 
-def _prompt(listener: socket.socket) -> socket.socket:
+def _without_delay(listener: socket.socket) -> socket.socket:
     # Connections inherit it. asyncio sets it on sockets made with IPPROTO_TCP only; without it an answer waits 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

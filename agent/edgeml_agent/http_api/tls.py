@@ -9,7 +9,7 @@ from edgeml_core.errors import UsageError
 
 
 def context(cert: Path, key: Path) -> ssl.SSLContext:
-    """What a server shows of itself, over TLS 1.2 or newer.
+    """Load the certificate of a server, for TLS 1.2 or newer.
 
     Args:
         cert: PEM, the server's own certificate first, then those between it and the authority.
@@ -18,17 +18,17 @@ def context(cert: Path, key: Path) -> ssl.SSLContext:
     Raises:
         UsageError: `config-invalid`, when they can't be read or don't belong together.
     """
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    loaded = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    loaded.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        made.load_cert_chain(cert, key, password=_none)
+        loaded.load_cert_chain(cert, key, password=_none)
     except (OSError, ValueError) as error:
         hint = "give PEM files that belong together and that the agent may read; the key without a password"
         message = f"[serve] cert {str(cert)!r} and key {str(key)!r} can't be used: {error}"
         raise UsageError("config-invalid", message, hint) from error
-    return made
+    return loaded
 
 
 def _none() -> str:
-    """Instead of asking at a terminal that nobody watches."""
+    """Refuse a password; OpenSSL would ask for one at a terminal."""
     raise ValueError("the key has a password")

@@ -13,72 +13,77 @@ from typing import Final
 
 import msgspec
 
-from edgeml_agent.link.inference_requests import RequestLine
+from edgeml_agent.link.inference_requests import InferenceRequests
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import Boxes, Classes, Generation, Span, TensorOutput, TokenClasses
 
+#: Seconds between two looks at the served models; a new model appears within one.
 LOOK_EVERY_S: Final = 1.0
-#: Home Assistant keeps no longer state, and warns of large attributes.
+#: Characters of a state; Home Assistant keeps no longer one.
 STATE_MAX_CHARS: Final = 255
-LABELS_SHOWN_MAX: Final = 10
+#: Labels in the attributes of a sensor; Home Assistant warns of large attributes.
+LABELS_MAX: Final = 10
 
 
 class Sensors:
     """The sensors of one device.
 
     Args:
-        prefix: the topic below which Home Assistant looks; `homeassistant` where it wasn't told another.
+        prefix: the topic below which Home Assistant looks; its default is `homeassistant`.
     """
 
-    def __init__(self, line: RequestLine, models: Models, prefix: str) -> None:
+    def __init__(self, line: InferenceRequests, models: Models, prefix: str) -> None:
         self._line = line
         self._models = models
         self._root = f"{prefix}/sensor/{line.device}"
 
     async def run(self) -> None:
-        """Keep what Home Assistant finds in step with what is served, until cancelled."""
-        told: dict[str, bytes] = {}
-        client = None
+        """Keep the sensors of Home Assistant in step with the served models, until cancelled."""
+        published: dict[str, bytes] = {}
+        connection = None
         while True:
-            if client is not self._line.client:
-                client, told = self._line.client, dict.fromkeys(told, b"?")  # a broker may forget what it retained
+            if connection is not self._line.connection:
+                connection, published = (
+                    self._line.connection,
+                    dict.fromkeys(published, b"?"),
+                )  # a broker may forget what it retained
             wanted = dict(self._configs())
-            for topic in sorted(wanted.keys() | told.keys()):
+            for topic in sorted(wanted.keys() | published.keys()):
                 config = wanted.get(topic, b"")
-                if told.get(topic) != config and await self._line.say(topic, config, retain=True):
-                    told[topic] = config
-            told = {topic: config for topic, config in told.items() if config}
+                if published.get(topic) != config and await self._line.publish(topic, config, retain=True):
+                    published[topic] = config
+            published = {topic: config for topic, config in published.items() if config}
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _configs(self) -> Iterator[tuple[str, bytes]]:
         for name, served in self._models.active().items():
-            if shown := _shown(served.manifest):
-                config = self._config(name, shown, has_labels=isinstance(served.manifest.postprocess, Classes))
+            if state := _state(served.manifest):
+                config = self._config(name, state, has_labels=isinstance(served.manifest.postprocess, Classes))
                 yield f"{self._root}/{name}/config", msgspec.json.encode(config)
 
-    def _config(self, name: str, shown: str, *, has_labels: bool) -> dict[str, object]:
+    def _config(self, name: str, state: str, *, has_labels: bool) -> dict[str, object]:
         line, answers = self._line, self._line.topics.answer(self._line.device, name)
         config: dict[str, object] = {
             "name": name,
             "unique_id": f"edgeml_{line.device}_{name}",
             "state_topic": answers,
-            "value_template": _template(f"({shown})[:{STATE_MAX_CHARS}]", "this.state"),
+            "value_template": _template(f"({state})[:{STATE_MAX_CHARS}]", "this.state"),
             "availability_topic": line.topics.state(line.device),
             "availability_template": "{{ 'online' if value_json.online else 'offline' }}",
             "device": {"identifiers": [f"edgeml_{line.device}"], "name": line.device, "sw_version": __version__},
             "origin": {"name": "edgeml", "sw_version": __version__},
         }
         if has_labels:
-            surest = f"{{'labels': value_json.outputs[0].labels[:{LABELS_SHOWN_MAX}]}}"
+            surest = f"{{'labels': value_json.outputs[0].labels[:{LABELS_MAX}]}}"
             config["json_attributes_topic"] = answers
             config["json_attributes_template"] = _template(f"{surest} | tojson", "'{}'")
         return config
 
 
-def _shown(manifest: Manifest) -> str:
-    """The Jinja expression for what a sensor shows of an answer, as text; empty where an answer is no state."""
+def _state(manifest: Manifest) -> str:
+    """The Jinja expression for a sensor's state, from an answer; empty where an answer can't be one."""
     match manifest.postprocess:
         case Classes():
             part = "labels[0].label"
@@ -98,6 +103,6 @@ def _shown(manifest: Manifest) -> str:
     return f"value_json.outputs[0].{part}"
 
 
-def _template(shown: str, otherwise: str) -> str:
-    """What a message shows; an error shows nothing new."""
-    return f"{{{{ {shown} if value_json.outputs is defined else {otherwise} }}}}"
+def _template(value: str, otherwise: str) -> str:
+    """The template of a message's value; after an error the sensor keeps its value."""
+    return f"{{{{ {value} if value_json.outputs is defined else {otherwise} }}}}"

@@ -1,16 +1,15 @@
-"""The MQTT door: a message on `device/ID/infer/MODEL` is a request, its answer goes where the asker said.
+"""Inference over MQTT: a message on `device/ID/infer/MODEL` is a request; the client names the topic of its answer.
 
 The payload is a request as over HTTP, or the bare content of a text or a file. Clients of MQTT 3.1.1, which has no
-properties, write `reply_to`, `id` and `timeout_ms` beside the request. Every request is answered, with what came of it
-or an error; what can't go where it was asked goes to `device/ID/answer/MODEL`. How messages come is `request_line`'s
-business.
+properties, write `reply_to`, `id` and `timeout_ms` beside the request. Every request is answered, by its result or an
+error. An answer that may not go to the topic named goes to `device/ID/answer/MODEL`. `link.inference_requests` receives
+the messages.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Final, TypeVar
@@ -18,22 +17,25 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, Asked, RequestLine
+from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, InferenceRequest, InferenceRequests
+from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, UsageError
 from edgeml_runtime import requests
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 
-#: Requests to all models together, from their arrival until the answer is on its way. Fewer than one model's queue
-#: holds: whoever floods this door leaves room for those who ask over HTTP.
+#: Requests to all models together, from their arrival until the answer is published. Fewer than one model's queue
+#: holds: a flood of them leaves room for clients over HTTP.
 IN_FLIGHT_MAX: Final = 24
+#: Seconds; the least that a client is asked to wait, as over HTTP.
 RETRY_AFTER_MIN_S: Final = 1
+#: Bytes of an answer; brokers often refuse longer messages.
 ANSWER_MAX_BYTES: Final = 1024**2
-#: For who names no deadline, and the longest that can be named: nobody sees an asker leave.
+#: Seconds until the deadline, by default and at most: a broker doesn't report that a client has left.
 DEADLINE_S: Final = 60.0
 DEADLINE_MAX_S: Final = 600.0
+#: Characters of a request's id; UUIDs have 36.
 ID_MAX_CHARS: Final = 128
 
 _Id = Annotated[str, msgspec.Meta(max_length=ID_MAX_CHARS)] | int | None
@@ -42,25 +44,25 @@ _Parse = Callable[[Model], Sequence[Item]]
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What a payload may say beside the request."""
+    """The fields that may stand beside the request in a payload."""
 
     id: _Id = None
     reply_to: str | None = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=int(DEADLINE_MAX_S * 1000))] | None = None
 
 
-class _Way(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an answer goes, and by what its asker knows it."""
+class _ReplyAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """The topic of an answer, and the data by which the client finds its request."""
 
     topic: str
     correlation: bytes | None
     id: _Id = None
 
 
-class MqttDoor:
-    """The door of one device."""
+class MqttInference:
+    """Inference over MQTT on one device."""
 
-    def __init__(self, line: RequestLine, models: Models) -> None:
+    def __init__(self, line: InferenceRequests, models: Models) -> None:
         self._line = line
         self._models = models
         self._in_flight = 0
@@ -69,47 +71,42 @@ class MqttDoor:
         """Answer requests until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                asked = await self._line.asked()
+                asked = await self._line.next()
                 if self._in_flight < IN_FLIGHT_MAX:
                     self._in_flight += 1
                     tasks.create_task(self._answer(asked)).add_done_callback(self._ended)
                 else:
-                    # Waited for: who floods the door fills the line's queue, not memory.
+                    # Awaited: a flood of requests fills the bounded queue in front of this, not memory.
                     await self._answer(asked, is_full=True)
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         self._in_flight -= 1
 
-    async def _answer(self, asked: Asked, *, is_full: bool = False) -> None:
-        way = self._usual_way(asked)
+    async def _answer(self, asked: InferenceRequest, *, is_full: bool = False) -> None:
+        reply = self._default_reply(asked)
         try:
-            way = self._with_reply_topic(way, asked.reply_to)
+            reply = self._with_reply_topic(reply, asked.reply_to)
             envelope, parse = _read(asked.payload)
-            way = msgspec.structs.replace(way, id=envelope.id)
-            way = self._with_reply_topic(way, envelope.reply_to)
-            payload = await self._predicted(asked, envelope, parse, is_full=is_full)
+            reply = msgspec.structs.replace(reply, id=envelope.id)
+            reply = self._with_reply_topic(reply, envelope.reply_to)
+            payload = await self._predict(asked, envelope, parse, is_full=is_full)
         except EdgemlError as error:
-            payload = _failure(way.id, error)
-        except Exception as error:  # noqa: BLE001 - a defect met by one request must not close the door
+            payload = _failure(reply.id, error)
+        except Exception as error:  # noqa: BLE001 - a defect met by one request must not end others
             log.defect("request over MQTT failed", error, model=asked.model)
-            payload = _failure(way.id, DeviceError("internal", "the request failed", "the agent's log has the details"))
-        await self._line.say(way.topic, payload, correlation=way.correlation)
+            failure = DeviceError("internal", "the request failed", "see the agent's log for the details")
+            payload = _failure(reply.id, failure)
+        await self._line.publish(reply.topic, payload, correlation=reply.correlation)
 
-    async def _predicted(self, asked: Asked, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
+    async def _predict(self, asked: InferenceRequest, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
         if is_full:
             raise self._overloaded(asked.model)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
-        deadline_s = _deadline_s(asked, envelope)
-        size_bytes = len(asked.payload or b"")
-        turn = self._models.turn(asked.model, size_bytes=size_bytes) if time.monotonic() < deadline_s else None
-        if turn is None:
-            payload = await self._models.run(asked.model, predict, deadline_s=deadline_s, size_bytes=size_bytes)
-        else:
-            with turn as model:
-                payload = predict(model)
+        info = RequestInfo(size_bytes=len(asked.payload or b""), deadline_s=_deadline_s(asked, envelope))
+        payload = await self._models.run(asked.model, predict, info)
         if len(payload) > ANSWER_MAX_BYTES:
             message = f"the answer has {len(payload)} bytes, more than {ANSWER_MAX_BYTES}"
-            raise UsageError("answer-too-large", message, "ask for less at a time, or over HTTP")
+            raise UsageError("answer-too-large", message, "send fewer items at a time, or use HTTP")
         return payload
 
     def _overloaded(self, model: str) -> OverloadedError:
@@ -118,22 +115,22 @@ class MqttDoor:
         what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
         return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
-    def _usual_way(self, asked: Asked) -> _Way:
+    def _default_reply(self, asked: InferenceRequest) -> _ReplyAddress:
         topic = self._line.topics.answer(self._line.device, asked.model)
-        return _Way(topic=topic, correlation=asked.correlation)
+        return _ReplyAddress(topic=topic, correlation=asked.correlation)
 
-    def _with_reply_topic(self, way: _Way, reply_to: str | None) -> _Way:
-        """The way, led to where the asker wants it."""
+    def _with_reply_topic(self, reply: _ReplyAddress, reply_to: str | None) -> _ReplyAddress:
+        """Return the address with the topic that the client names, if it may name that."""
         if reply_to is None:
-            return way
+            return reply
         if not self._line.topics.takes_answers(self._line.device, reply_to):
             hint = f"name {self._line.topics.client('NAME', self._line.device)}"
-            raise UsageError("topic-refused", "answers don't go to the topic named", hint)
-        return msgspec.structs.replace(way, topic=reply_to)
+            raise UsageError("topic-refused", f"answers don't go to the topic {reply_to!r}", hint)
+        return msgspec.structs.replace(reply, topic=reply_to)
 
 
 def _read(payload: bytes | None) -> tuple[_Envelope, _Parse]:
-    """What stands beside the request, and how to read the request itself in the model's thread."""
+    """Read the fields beside the request; return a parser of the request itself, which runs where the model does."""
     if payload is None:
         raise UsageError("body-too-large", f"the request is longer than {REQUEST_MAX_BYTES} bytes", "send it over HTTP")
     start = payload.lstrip()[:1]
@@ -147,8 +144,8 @@ def _read(payload: bytes | None) -> tuple[_Envelope, _Parse]:
 def _items(payload: bytes, model: Model) -> Sequence[Item]:
     value = _decoded(payload, object)
     if isinstance(value, dict):
-        asked = {key: it for key, it in value.items() if key not in _Envelope.__struct_fields__}
-        value = asked["items"] if asked.keys() == {"items"} else asked
+        request = {key: it for key, it in value.items() if key not in _Envelope.__struct_fields__}
+        value = request["items"] if request.keys() == {"items"} else request
     return model.parse(value)
 
 
@@ -160,22 +157,22 @@ def _decoded(payload: bytes, kind: type[_Kind]) -> _Kind:
         raise UsageError("input-invalid", f"the request can't be read: {error}", hint) from error
 
 
-def _deadline_s(asked: Asked, envelope: _Envelope) -> float:
-    """The earliest that the asker named, on the clock of `came_s`."""
+def _deadline_s(asked: InferenceRequest, envelope: _Envelope) -> float:
+    """The earliest deadline that the client named, on the clock of `arrived_s`."""
     timeout_s = None if envelope.timeout_ms is None else envelope.timeout_ms / 1000
     named_s = [it for it in (asked.expires_s, timeout_s) if it is not None]
-    return asked.came_s + min([*named_s, DEADLINE_MAX_S] if named_s else [DEADLINE_S])
+    return asked.arrived_s + min([*named_s, DEADLINE_MAX_S] if named_s else [DEADLINE_S])
 
 
-def _written(known_by: _Id, model: Model, outputs: Sequence[Answer]) -> bytes:
+def _written(request_id: _Id, model: Model, outputs: Sequence[Answer]) -> bytes:
     manifest = model.manifest
-    return _encoded(known_by, {"model": manifest.name, "version": manifest.version, "outputs": outputs})
+    return _encoded(request_id, {"model": manifest.name, "version": manifest.version, "outputs": outputs})
 
 
-def _failure(known_by: _Id, error: EdgemlError) -> bytes:
+def _failure(request_id: _Id, error: EdgemlError) -> bytes:
     after = {"retry_after_s": error.retry_after_s} if isinstance(error, OverloadedError) else {}
-    return _encoded(known_by, {"error": error.to_dict() | after})
+    return _encoded(request_id, {"error": error.to_dict() | after})
 
 
-def _encoded(known_by: _Id, answer: dict[str, object]) -> bytes:
-    return msgspec.json.encode(answer if known_by is None else {"id": known_by, **answer})
+def _encoded(request_id: _Id, answer: dict[str, object]) -> bytes:
+    return msgspec.json.encode(answer if request_id is None else {"id": request_id, **answer})

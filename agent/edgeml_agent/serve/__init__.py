@@ -1,4 +1,4 @@
-"""The device's HTTP server: models with a thread and a queue each, a file per door, who may enter (`access`).
+"""Serving: models with a thread and a queue each, shadow traffic, drift, counts. No HTTP and no MQTT here.
 
-Nothing here fetches, verifies or decides what to run: the agent's shell activates, this room answers.
+This package neither fetches nor verifies: `update` activates models, `http_api` and `mqtt_api` bring requests.
 """

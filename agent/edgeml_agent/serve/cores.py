@@ -1,6 +1,6 @@
 """The processor's cores, lent to the models' threads: never more threads compute than there are cores.
 
-Fair: whoever has waited longest is next, so a busy model can't keep a quiet one waiting for more than one run.
+Fair: the thread that has waited longest is next, so a busy model delays an idle one by one run at most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Cores:
     """Cores to borrow. Any thread may call.
 
     Args:
-        count: how many there are; by default those that this process may use.
+        count: the number of cores; by default those that this process may use.
     """
 
     def __init__(self, count: int | None = None) -> None:
@@ -27,7 +27,7 @@ class Cores:
 
     @contextmanager
     def borrowed(self, wanted: int) -> Iterator[None]:
-        """Have `wanted` cores, at most all of them, for as long as the block runs; waits until they are free."""
+        """Borrow `wanted` cores, at most all of them, while the block runs; blocks until they are free."""
         self._take(wanted)
         try:
             yield
@@ -35,21 +35,25 @@ class Cores:
             self.give_back(wanted)
 
     def take_free(self, wanted: int) -> bool:
-        """Have `wanted` cores, at most all of them, until `give_back`, if nobody waits for that; whether it is so."""
+        """Borrow `wanted` cores, at most all of them, until `give_back`, if they are free and no thread waits.
+
+        Returns:
+            Whether they were borrowed.
+        """
         with self._lock:
             return self._took(min(wanted, self.count))
 
     def give_back(self, held: int) -> None:
-        """Return what `take_free` gave."""
+        """Return the cores that `take_free` lent."""
         with self._lock:
             self._free += min(held, self.count)
             while self._waiting and self._waiting[0][0] <= self._free:
-                wanted, turn = self._waiting.popleft()
+                wanted, blocked = self._waiting.popleft()
                 self._free -= wanted
-                turn.release()
+                blocked.release()
 
     def yield_cores(self, held: int) -> None:
-        """Between two runs of one borrower of `held` cores: those who wait have them first, then it has them back."""
+        """Between two runs of a thread that holds `held` cores: lend them to waiting threads first."""
         if self._waiting:
             self.give_back(held)
             self._take(held)
@@ -59,10 +63,10 @@ class Cores:
         with self._lock:
             if self._took(wanted):
                 return
-            turn = Lock()
-            turn.acquire()
-            self._waiting.append((wanted, turn))
-        turn.acquire()
+            blocked = Lock()
+            blocked.acquire()
+            self._waiting.append((wanted, blocked))
+        blocked.acquire()
 
     def _took(self, wanted: int) -> bool:
         is_free = not self._waiting and wanted <= self._free

@@ -1,8 +1,8 @@
-"""Drift of the models that are served: what they see and answer, counted into the bins of their cards' baselines.
+"""Drift of the served models: features of inputs and answers, counted into the bins of their cards' baselines.
 
-Of each model and version the last few hundred items count, as two windows of counts; nothing of an item is kept. What
-is counted is up to `edgeml_runtime.drift_features`, how it is judged up to `edgeml_core.drift`. Without a baseline
-nothing is done. Models' threads count, the event loop reads.
+Of each model and version the last few hundred items count, as two windows of counts; no item is kept. The features are
+defined in `edgeml_runtime.drift_features`, the judgement in `edgeml_core.drift`. A model without a baseline is not
+observed. Models' threads count, the event loop reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgeml_runtime.drift_features import Run, observations
 
 #: Items of a full window. The last full one and the one that is filling count, so 500 to 1000 items.
 WINDOW_ITEMS: Final = 500
-#: Above this rate, and after a burst, only some runs are observed: watching may not take what serving needs.
+#: Observed runs, per second and after a pause; more are not observed, as observing would slow serving.
 RUNS_PER_S: Final = 20.0
 BURST_RUNS: Final = 200.0
 
@@ -41,7 +41,7 @@ class _Window:
 
 
 class DriftMonitor:
-    """What one version of a model saw and answered lately.
+    """Counts the recent inputs and answers of one version of a model.
 
     Args:
         clock: seconds, which only go forward.
@@ -56,7 +56,7 @@ class DriftMonitor:
         self._failed = False
 
     def __call__(self, run: Run) -> None:
-        """Count a run, if it is its turn. Never raises: watching costs nobody an answer."""
+        """Count a run, unless there are too many. Never raises: observing must not cost an answer."""
         now_s = self._clock()
         self._credit_runs = min(BURST_RUNS, self._credit_runs + (now_s - self._credited_s) * RUNS_PER_S)
         self._credited_s = now_s
@@ -65,8 +65,8 @@ class DriftMonitor:
         self._credit_runs -= 1
         try:
             self._count(run)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is right
-            if not self._failed:  # once, and only by its type: what it says may be content
+        except Exception as error:  # noqa: BLE001 - the answer is right all the same
+            if not self._failed:  # once, and only by its type: its message may have content
                 log.event("not watched", model=self.manifest.name, error=type(error).__name__)
             self._failed = True
 
@@ -77,7 +77,7 @@ class DriftMonitor:
             name: [one + other for one, other in zip(full.counts[name], filling.counts[name], strict=True)]
             for name in self._baseline.quantities
         }
-        return drift.judge(self._baseline, counts), full.items + filling.items
+        return drift.compare(self._baseline, counts), full.items + filling.items
 
     def _count(self, run: Run) -> None:
         quantities = self._baseline.quantities
@@ -93,23 +93,23 @@ class DriftMonitor:
 
 @dataclass
 class Watches:
-    """The watches by model; a new version begins anew."""
+    """The monitors by model; a new version begins with empty counts."""
 
     _watches: dict[str, DriftMonitor] = field(default_factory=dict)
 
     def over(self, name: str, manifest: Manifest) -> Observer:
-        """Who is to be told of the runs of a model: the same when it is only loaded again."""
-        watch, baseline = self._watches.get(name), manifest.card.baseline
-        if watch is not None and watch.manifest == manifest:
-            return watch
+        """Return the observer of a model's runs: the same one when the version is only loaded again."""
+        monitor, baseline = self._watches.get(name), manifest.card.baseline
+        if monitor is not None and monitor.manifest == manifest:
+            return monitor
         if not baseline:
             self._watches.pop(name, None)
-            return _unwatched
+            return _unobserved
         self._watches[name] = DriftMonitor(manifest, baseline)
         return self._watches[name]
 
     def drifts(self) -> dict[tuple[str, str], Drift]:
-        """The drift of each model, by name and version, where there is something to say."""
+        """The drift of each model, by name and version, where enough items were observed."""
         judged = {(name, it.manifest.version): drift.drift(*it.shifts()) for name, it in self._watches.items()}
         return {key: found for key, found in judged.items() if found is not None}
 
@@ -123,8 +123,8 @@ class Watches:
         )
         yield Metric("edgeml_drift_psi", "gauge", "Population stability index against the baseline.", indices)
         items = tuple(("", {"model": name}, observed) for name, (_, observed) in found.items())
-        yield Metric("edgeml_drift_observed_items", "gauge", "The last items that the index is of.", items)
+        yield Metric("edgeml_drift_observed_items", "gauge", "The recent items that the index is computed of.", items)
 
 
-def _unwatched(_: Run) -> None:
-    """Nothing to compare with."""
+def _unobserved(_: Run) -> None:
+    """Ignore a run: there is no baseline to compare it with."""

@@ -1,15 +1,15 @@
-"""The models that this device serves: which version answers for each name, swapped without a failed request.
+"""The models that this device serves: one version answers for each name, swapped without a failed request.
 
-Each loaded model has a `worker`: what was asked of it before a swap is answered by it. A model that nobody asks gives
-its memory up when another needs it, and is loaded again when it is asked. All methods run on one event loop; only
-loading, inference and closing leave it. No HTTP here.
+Each loaded model has a `worker`, which answers all requests that it got before a swap. An idle model gives up its
+memory when another needs it, and is loaded again at its next request. All methods run on one event loop; only loading,
+inference and closing leave it. No HTTP here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import Final, TypeVar
 
 from edgeml_agent import log
 from edgeml_agent.ports import ShadowPolicy
+from edgeml_agent.serve.calls import NO_INFO, Infer, Predict, RequestInfo, Stoppable
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.drift import Watches
-from edgeml_agent.serve.inline import Counted, InlineRun
-from edgeml_agent.serve.metrics import RequestCounts
+from edgeml_agent.serve.inline import InlineRuns
+from edgeml_agent.serve.metrics import Counted, RequestCounts
 from edgeml_agent.serve.shadow import Shadow
-from edgeml_agent.serve.worker import BRIEF_MAX_S, NO_HOOKS, QUICK_MAX_S, Infer, Predict, Stoppable, Worker, WorkerHooks
+from edgeml_agent.serve.worker import NO_HOOKS, Worker, WorkerHooks
 from edgeml_agent.store import tuning
 from edgeml_agent.system import memory
 from edgeml_core import golden
@@ -37,15 +38,15 @@ from edgeml_runtime.verify import golden as golden_check
 
 T = TypeVar("T")
 _Part = TypeVar("_Part")
-#: Makes pieces in the model's thread: hands each to the first function, and ends early when the second says so.
+#: Makes pieces in the model's thread: gives each to the first function, and ends early when the second returns true.
 Generate = Callable[[Model, Callable[[_Part], None], Callable[[], bool]], None]
-#: What a model that others keep busy lets its clients wait.
+#: Seconds after which a client should try again, when models in use leave no memory for its own.
 _ROOM_AFTER_S: Final = 1
 
 
 @dataclass(eq=False)
 class Served:
-    """One version of a model. `worker` is None while it rests, or is unloaded on an operator's word.
+    """One version of a model. `worker` is None while it rests, or after an operator unloaded it.
 
     `shadow` is there while another version is compared with it.
     """
@@ -57,7 +58,7 @@ class Served:
     unloaded: bool = False
     shadow: Shadow | None = None
     activated_at: float = field(default_factory=time.time)
-    asked_s: float = field(default_factory=time.monotonic)
+    used_s: float = field(default_factory=time.monotonic)
 
     @property
     def queue_depth(self) -> int:
@@ -66,7 +67,7 @@ class Served:
 
     @property
     def service_s(self) -> float:
-        """The running mean of the time that one request takes."""
+        """The running mean of the seconds that one request takes."""
         return self.worker.service_s if self.worker else 0.0
 
 
@@ -74,8 +75,8 @@ class Models:
     """The models that this device serves.
 
     Args:
-        cores: lent to the models' threads; by default all of this machine.
-        memory_bytes: what the loaded models may need together, by their manifests; None sets no bound.
+        cores: lent to the models' threads; by default all of this host.
+        memory_bytes: the limit of the loaded models together, by their manifests; None sets none.
     """
 
     def __init__(self, *, cores: Cores | None = None, memory_bytes: int | None = None) -> None:
@@ -84,21 +85,20 @@ class Models:
         self._cores = cores or Cores()
         self._memory_bytes = memory_bytes
         self._served: dict[str, Served] = {}
-        # One load at a time: two at once would need the memory of both.
+        # One load at a time: two at once would need memory for both.
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
-        #: Whether a brief model was run in this turn of the event loop.
-        self._had_brief = False
+        self._inline = InlineRuns()
 
     def active(self) -> Mapping[str, Served]:
         """The served models by name; a view, always current."""
         return MappingProxyType(self._served)
 
     def find(self, name: str, version: str | None = None) -> Served:
-        """The served model `name`.
+        """Find the served model `name`.
 
         Raises:
-            UsageError: `model-unknown`, when it isn't served, or in another version than the one asked.
+            UsageError: `model-unknown`, when it isn't served, or only in another version.
         """
         served = self._served.get(name)
         if served is None or version not in {None, served.manifest.version}:
@@ -107,21 +107,16 @@ class Models:
         return served
 
     async def run(
-        self,
-        name: str,
-        call: Callable[[Model], T],
-        *,
-        version: str | None = None,
-        deadline_s: float | None = None,
-        size_bytes: int | None = None,
+        self, name: str, call: Callable[[Model], T], info: RequestInfo = NO_INFO, *, version: str | None = None
     ) -> T:
-        """What `call` makes of the model, in that model's thread. Cancel it, and what hasn't begun is forgotten.
+        """Run a call of the model: inline where the model is free and brief, else in its thread.
+
+        An inline run awaits nothing. Cancelling drops a call that hasn't begun.
 
         Args:
-            call: reads its version from `model.manifest`: a swap may come between asking and running. A
-                `worker.Predict` may share a run with others.
-            deadline_s: on the clock `time.monotonic`.
-            size_bytes: of the request, where its call is one run and what goes with it.
+            call: reads its version from `model.manifest`, as a swap may come between request and run. A `Predict` or
+                an `Infer` may share a run with others.
+            info: the size of the request, its client, its deadline.
 
         Raises:
             UsageError: `model-unknown`.
@@ -129,44 +124,20 @@ class Models:
             TransportError: `deadline-exceeded`.
         """
         with Counted(self.counts, self._served, name):
-            worker = await self._worker(name, version)
-            # No await between finding and queueing: a swap can't close the model in between.
-            ask = partial(_ask, deadline_s=deadline_s, size_bytes=size_bytes)
-            shadow = self._served[name].shadow
+            served = self._served.get(name)
+            if served is None or served.worker is None or served.unloaded or version is not None:
+                served = await self._awake(name, version)
+            served.used_s = time.monotonic()
+            worker, shadow = served.worker, served.shadow
+            assert worker is not None  # noqa: S101 - it is awake
+            # No await between finding and running or queueing: a swap can't close the model in between.
             if shadow is not None and version is None and isinstance(call, Predict | Infer):
-                return await shadow.answer(ask, call, worker)
-            return await ask(worker, call)
+                return await shadow.answer(partial(_submit, info=info), call, worker)
+            model = self._inline.begin(worker, info)
+            return await _submit(worker, call, info=info) if model is None else worker.run_here(model, call)
 
-    def turn(self, name: str, version: str | None = None, *, size_bytes: int) -> InlineRun | None:
-        """A turn at the model here, without the way to its thread, where it is free and the request short.
-
-        That is for quick models; for one that is brief once in each turn of the event loop, which others wait for.
-
-        Args:
-            size_bytes: of the request, whose call is one run and what goes with it.
-
-        Returns:
-            None when the request is for `run`.
-        """
-        served = self._served.get(name)
-        if served is None or served.worker is None or served.shadow is not None:
-            return None
-        if version not in (None, served.manifest.version):
-            return None
-        model = served.worker.begin(size_bytes, QUICK_MAX_S if self._had_brief else BRIEF_MAX_S)
-        if model is None:
-            return None
-        if not served.worker.is_quick:
-            self._had_brief = True
-            asyncio.get_running_loop().call_soon(self._let_brief)
-        served.asked_s = time.monotonic()
-        return InlineRun(self.counts, name, served.worker, model)
-
-    def _let_brief(self) -> None:
-        self._had_brief = False
-
-    async def stream(self, name: str, generate: Generate[_Part]) -> AsyncGenerator[_Part]:
-        """The pieces that `generate` makes, as they come; who stops listening ends it at its next piece.
+    async def stream(self, name: str, generate: Generate[_Part], *, client: Hashable = None) -> AsyncGenerator[_Part]:
+        """Yield the pieces that `generate` makes, as they come; closing the generator ends it at its next piece.
 
         Raises:
             UsageError: `model-unknown`. OverloadedError: as for `run`.
@@ -178,8 +149,10 @@ class Models:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         with Counted(self.counts, self._served, name):
-            worker = await self._worker(name, None)
-            answer = worker.submit(Stoppable(lambda model, stopped: generate(model, emit, stopped)))
+            worker = (await self._awake(name, None)).worker
+            assert worker is not None  # noqa: S101 - it is awake
+            call = Stoppable(lambda model, stopped: generate(model, emit, stopped))
+            answer = worker.submit(call, RequestInfo(client=client))
             answer.add_done_callback(lambda _: pieces.put_nowait(None))
             try:
                 while (piece := await pieces.get()) is not None:
@@ -191,8 +164,8 @@ class Models:
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
 
-        Returns once the old version's requests are answered and its memory is free. When it is cancelled, either the
-        old version still answers or the new one does; `active` tells.
+        Returns once the old version's requests are answered and its memory is free. After a cancellation either the
+        old version still answers or the new one does; see `active`.
 
         Raises:
             DeviceError: it can't be loaded or run; what was served before still is.
@@ -206,22 +179,22 @@ class Models:
                 await self._rest(old)
 
     async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared | None:
-        """Give the bundle in `folder` the same requests as the version of `name` that serves, until the rule decides.
+        """Give the bundle in `folder` the same requests as the served version of `name`, until the policy decides.
 
         Returns:
-            What came of it; None when nothing serves, or something for another task.
+            The comparison; None when no version is served, or one for another task.
 
         Raises:
-            DeviceError: `shadow-disagreed`; or it can't be loaded or run. What serves goes on.
+            DeviceError: `shadow-disagreed`; or it can't be loaded or run. The served version goes on.
         """
         served = self._served.get(name)
         if served is None or served.manifest.task != manifest.task:
             return None
         async with self._changing:
             await self._make_room(manifest, but=name)
-            # What it does is counted nowhere: nobody is answered by it, or as a canary only.
+            # Its requests are counted nowhere: it answers no client, or as a canary only.
             model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)
-            worker = Worker(model, self._cores, calibration=calibration, noticed=NO_HOOKS)
+            worker = Worker(model, self._cores, calibration=calibration, hooks=NO_HOOKS)
         served.shadow = Shadow(worker, served.manifest, rule)
         try:
             return await served.shadow.verdict()
@@ -230,7 +203,7 @@ class Models:
             await self._close(worker)
 
     async def reload(self, name: str) -> None:
-        """Load the model's version anew, as it was tuned meanwhile; the one loaded before answers until then.
+        """Load the model's version again, since it was tuned; the loaded one answers until then.
 
         Raises:
             UsageError: `model-unknown`. DeviceError: it can't be loaded; the one before still answers.
@@ -243,14 +216,14 @@ class Models:
                 await self._close(old)
 
     async def deactivate(self, name: str) -> None:
-        """Stop serving `name`, after answering what is queued. No error when it isn't served."""
+        """Stop serving `name`, after its queue is answered. No error when it isn't served."""
         async with self._changing:
             served = self._served.pop(name, None)
             if served is not None:
                 await self._rest(served)
 
     async def unload(self, name: str) -> None:
-        """Free the model's memory, after answering what is queued, until `load` is called or it is activated anew.
+        """Free the model's memory, after its queue is answered, until it is loaded or activated again.
 
         Raises:
             UsageError: `model-unknown`.
@@ -275,15 +248,15 @@ class Models:
             await self.deactivate(name)
         await asyncio.gather(*self._retiring)
 
-    async def _worker(self, name: str, version: str | None) -> Worker:
-        """The model's worker, awake."""
+    async def _awake(self, name: str, version: str | None) -> Served:
+        """Find the model, and load it if it rests."""
         while True:
             served = self.find(name, version)
-            served.asked_s = time.monotonic()
+            served.used_s = time.monotonic()
             if served.unloaded:
                 raise UsageError("model-unknown", f"the model {name!r} is unloaded", "load it first")
             if served.worker is not None:
-                return served.worker
+                return served
             await self._wake(name)
 
     async def _wake(self, name: str) -> None:
@@ -296,15 +269,15 @@ class Models:
                 served.worker = await self._load(name, served.folder, served.manifest)
 
     async def _make_room(self, manifest: Manifest, *, but: str) -> bool:
-        """Let models rest, the one asked longest ago first, until `manifest`'s fits; never one that is in use.
+        """Let idle models rest, the one used longest ago first, until `manifest`'s fits.
 
         Returns:
-            Whether it fits, or nothing more could go.
+            Whether it fits, or no other model is loaded.
         """
         if self._memory_bytes is None:
             return True
         others = [served for name, served in self._served.items() if name != but and served.worker is not None]
-        others.sort(key=lambda served: served.asked_s)
+        others.sort(key=lambda served: served.used_s)
         needed = manifest.needs.ram_bytes + sum(served.manifest.needs.ram_bytes for served in others)
         for served in others:
             if needed > self._memory_bytes and not served.queue_depth:
@@ -313,7 +286,7 @@ class Models:
         return needed <= self._memory_bytes or not any(served.worker for served in others)
 
     async def _rest(self, served: Served) -> None:
-        """Close a version's worker; who gives up waiting for it leaves it closing."""
+        """Close a version's worker; it goes on closing when the caller is cancelled."""
         worker, served.worker = served.worker, None
         if worker is not None:
             await self._close(worker)
@@ -327,31 +300,44 @@ class Models:
     async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:
         model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)
         model.observed = self.watches.over(name, manifest)
-        noticed = WorkerHooks(partial(self.counts.waited, name), partial(self.counts.wrote, name))
-        return Worker(model, self._cores, calibration=calibration, noticed=noticed)
+        hooks = WorkerHooks(partial(self.counts.waited, name), partial(self.counts.wrote, name))
+        return Worker(model, self._cores, calibration=calibration, hooks=hooks)
 
 
-async def _ask(worker: Worker, call: Callable[[Model], T], *, deadline_s: float | None, size_bytes: int | None) -> T:
-    """The worker's answer, in time."""
-    answer = worker.submit(call, deadline_s, size_bytes=size_bytes)
+async def _submit(worker: Worker, call: Callable[[Model], T], *, info: RequestInfo) -> T:
+    """Return the worker's answer, unless the deadline comes first. Needs no current task."""
+    answer = worker.submit(call, info)
+    if info.deadline_s is None:
+        return await answer
+    is_expired = False
+
+    def expire() -> None:
+        nonlocal is_expired
+        is_expired = answer.cancel()
+
+    timer = asyncio.get_running_loop().call_later(info.deadline_s - time.monotonic(), expire)
     try:
-        async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
-            return await answer
-    except TimeoutError as error:
+        return await answer
+    except asyncio.CancelledError as error:
+        if not is_expired:
+            raise
         raise TransportError("deadline-exceeded", "the request's deadline passed") from error
+    finally:
+        timer.cancel()
 
 
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:
-    """A model that ran once, so that its first client doesn't wait for what engines do then; and how fast it runs."""
+    """Open a model and run it once, so that its first client doesn't wait for the engine's own start."""
     opened = _opened(folder, manifest)
     memory.release()
     return opened
 
 
 def _opened(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:
-    """The model, warm, and how it runs.
+    """Open a model as it was tuned here; where that fails, as it was exported, to be tuned again.
 
-    It runs as it was tuned here. Where it can't, it runs as it was exported, and is tuned anew.
+    Returns:
+        The model, after a run, and the cost of a run.
     """
     cases = golden.decode((folder / manifest.golden.path).read_bytes())
     inputs = [{name: tensors.from_data(data) for name, data in case.inputs.items()} for case in cases]

@@ -1,8 +1,8 @@
-"""A new version beside the one that serves: it gets the same requests, and a rule decides by whether they agree.
+"""A new version beside the served one: it gets the same requests, and a policy decides by their agreement.
 
-Who asks is answered by the version that serves. A share of the requests the new one may answer (a canary), and the old
-one does where it fails; either way the other is asked, too, and the two are compared. Under load that is now and then:
-comparing must not take the machine from those who ask. What agreement is, `edgeml_runtime.verify.agreement` knows.
+The served version answers the clients. The new one may answer a fraction of the requests (a canary); where it fails,
+the served version answers. Either way the other version runs the request, too, and the two answers are compared. Under
+load only some requests are compared, so that clients keep the host. `edgeml_runtime.verify.agreement` says what agrees.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any, Final, TypeVar
 
 from edgeml_agent import log
 from edgeml_agent.ports import ShadowPolicy
-from edgeml_agent.serve.worker import Infer, Predict, Worker
+from edgeml_agent.serve.calls import Infer, Predict
+from edgeml_agent.serve.worker import Worker
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared
 from edgeml_runtime.verify import agreement
 
-#: While requests wait, one is compared so often.
+#: Seconds between two compared requests while requests wait; comparing costs a run.
 LOADED_EVERY_S: Final = 0.5
 
 T = TypeVar("T")
 Comparable = Predict[Any] | Infer[Any]
-#: Has a worker answer a call.
-Ask = Callable[[Worker, Callable[..., T]], Awaitable[T]]
+#: Submits a call to a worker, and returns its answer.
+Submit = Callable[[Worker, Callable[..., T]], Awaitable[T]]
 
 
 class Shadow:
@@ -36,7 +37,7 @@ class Shadow:
 
     Args:
         worker: the new version's.
-        active: the manifest of the version that serves: its kind of answers is compared.
+        active: the manifest of the served version; its kind of answers is compared.
     """
 
     def __init__(self, worker: Worker, active: Manifest, rule: ShadowPolicy) -> None:
@@ -49,24 +50,24 @@ class Shadow:
         self._compared_at_s = 0.0
         self.agreed = 0
         self.differed = 0
-        #: What the new version failed at; they count as differing.
+        #: Requests that the new version failed at; they count as differing.
         self.failed = 0
 
-    async def answer(self, ask: Ask[T], call: Predict[T] | Infer[T], active: Worker) -> T:
-        """The answer to a call, by whoever's turn it is; the other is asked afterwards."""
+    async def answer(self, submit: Submit[T], call: Predict[T] | Infer[T], active: Worker) -> T:
+        """Answer a call by the served version, or by the new one as a canary; the other runs it afterwards."""
         self._turns += self._rule.canary
         if self._turns >= 1:
             self._turns -= 1
             try:
-                return await self._compared(ask, call, self._worker, active)
-            except Exception:  # noqa: BLE001 - whatever is wrong with the new version, the old one answers
-                answer = await ask(active, call)  # where that fails, too, the request was at fault
+                return await self._compared(submit, call, self._worker, active)
+            except Exception:  # noqa: BLE001 - any defect of the new version: the served one answers
+                answer = await submit(active, call)  # where that fails, too, the request was at fault
                 self._count_failure()
                 return answer
-        return await self._compared(ask, call, active, self._worker)
+        return await self._compared(submit, call, active, self._worker)
 
     async def verdict(self) -> Compared:
-        """What came of it, as soon as the rule decides.
+        """Return the comparison, as soon as the policy decides.
 
         Raises:
             DeviceError: `shadow-disagreed`.
@@ -83,7 +84,7 @@ class Shadow:
                 f"{bad} of {self._count} answers differ from version {self._active.version}'s, {self.failed} of them "
                 f"errors; {share:.0%} may"
             )
-            hint = "look at what changed; if it is meant, deploy it to devices with [serve] shadow = false"
+            hint = "check the changes; if they are intended, deploy to devices with [serve] shadow = false"
             raise DeviceError("shadow-disagreed", message, hint)
         return found
 
@@ -98,22 +99,22 @@ class Shadow:
     def _is_too_different(self, *, of: int) -> bool:
         return self.differed + self.failed > self._rule.max_disagreement * of
 
-    async def _compared(self, ask: Ask[T], call: Predict[T] | Infer[T], first: Worker, second: Worker) -> T:
-        """What the first makes of the call; what the second does is compared with it."""
+    async def _compared(self, submit: Submit[T], call: Predict[T] | Infer[T], first: Worker, second: Worker) -> T:
+        """Return the first worker's answer to the call; compare it with the second's."""
         made: list[Any] = []
 
         def write(model: Any, answers: Any) -> T:  # noqa: ANN401 - as the call's own
             made.append(answers)
             return call.write(model, answers)
 
-        answer = await ask(first, replace(call, write=write))
+        answer = await submit(first, replace(call, write=write))
         if self._has_room(first, second):
             other = second.submit(_bare(call))
             other.add_done_callback(partial(self._compare, type(call), made[-1], second))
         return answer
 
     def _has_room(self, first: Worker, second: Worker) -> bool:
-        """Whether comparing keeps nobody waiting; now and then it may."""
+        """Whether comparing delays no request; every `LOADED_EVERY_S` it may."""
         now_s = time.monotonic()
         has_room = not second.pending and not (first.pending and now_s - self._compared_at_s < LOADED_EVERY_S)
         self._compared_at_s = now_s if has_room else self._compared_at_s
@@ -139,11 +140,11 @@ class Shadow:
         self._decide()
 
     def _decide(self) -> None:
-        """All have been compared, or so many differ that the rest could not make up for it."""
+        """Decide when all have been compared, or too many differ for the rest to compensate."""
         if self._count >= self._rule.requests or self._is_too_different(of=self._rule.requests):
             self._decided.set()
 
 
 def _bare(call: Comparable) -> Comparable:
-    """A call for what can be compared, before it is written."""
+    """The call without its writing: for answers that can be compared."""
     return replace(call, write=lambda _, answers: answers)

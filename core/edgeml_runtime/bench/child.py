@@ -116,7 +116,7 @@ def run(job: Job) -> BenchmarkResult:
         throughput_per_s=round(1000 * len(times_ms) / elapsed_ms, 2),
         peak_rss_bytes=peak_rss_bytes(),
         energy=energy.between(joules, energy.read(), len(times_ms)),
-        host=host_load.judge(before, host_load.counts(), times_ms),
+        host=host_load.assess(before, host_load.counts(), times_ms),
     )
 
 

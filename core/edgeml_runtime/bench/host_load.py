@@ -55,7 +55,7 @@ def counts(stat: Path = STAT) -> Counts | None:
     )
 
 
-def judge(before: Counts | None, after: Counts | None, times_ms: Sequence[float]) -> HostLoad:
+def assess(before: Counts | None, after: Counts | None, times_ms: Sequence[float]) -> HostLoad:
     """Report the host's load between two counts.
 
     Args:

@@ -72,7 +72,7 @@ def check_runtime(needs: RuntimeNeeds) -> None:
         DeviceError: `runtime-missing`, when it is absent, too old or a version known to be bad.
         RejectedError: `bundle-format`, when the bundle's own version numbers can't be read.
     """
-    remedy = f"pip install --upgrade 'edgeml[{EXTRAS[needs.engine]}]' on this machine"
+    remedy = f"pip install --upgrade 'edgeml-deploy[{EXTRAS[needs.engine]}]' on this machine"
     version = installed().get(needs.engine)
     if version is None:
         raise DeviceError("runtime-missing", f"{needs.engine} is not installed", remedy)

@@ -41,7 +41,7 @@ class LiteRtSession:
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
             # Signature runners allocate on their own, but later or without XNNPACK. Without this call tflite-runtime
-            # 2.14 ran an fp32 encoder in 77 ms instead of 27, and ai-edge-litert 2.3 took 38 ms instead of 6 at first.
+            # 2.14 ran an fp32 encoder in 77 ms instead of 27; ai-edge-litert 2.3 took 38 ms instead of 6 first.
             self._interpreter.allocate_tensors()
             names = self._interpreter.get_signature_list()
             self._signatures = [_Signature(self._interpreter.get_signature_runner(name)) for name in names]

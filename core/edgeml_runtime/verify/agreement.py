@@ -24,7 +24,7 @@ TOKENS_SHARE_MIN: Final = 0.95
 
 
 def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess) -> bool:
-    """Tell whether two versions agree on all items of a request.
+    """Return whether two versions agree on all items of a request.
 
     Args:
         one: answers of the version that serves.
@@ -36,7 +36,7 @@ def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess) -> 
 
 
 def outputs_agree(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """Tell whether two sets of raw outputs agree: the same names and shapes, and nearly the same directions.
+    """Return whether two sets of raw outputs agree: the same names and shapes, and nearly the same directions.
 
     Args:
         one: arrays by output name, of any dtype and shape.
@@ -66,7 +66,7 @@ def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
     here, there = ([it["label"] for it in side["boxes"]] for side in (one, other))
     if sorted(here) != sorted(there):
         return False
-    return all(all(detection.matched(_edges(one, label), _edges(other, label))) for label in set(here))
+    return all(all(detection.match(_edges(one, label), _edges(other, label))) for label in set(here))
 
 
 def _edges(answer: Any, label: str) -> list[Array]:  # noqa: ANN401

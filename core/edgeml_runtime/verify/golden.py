@@ -30,7 +30,7 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: float
 
     def within(self, bounds: Golden) -> bool:
-        """Tell whether both bounds are kept; NaN never keeps them."""
+        """Return whether both bounds are kept; NaN never keeps them."""
         return self.cosine >= bounds.min_cosine and self.max_abs <= bounds.max_abs
 
 

@@ -104,7 +104,7 @@ def check_drop(accuracy: Accuracy, max_drop: float) -> None:
 
 
 def _change(accuracy: Accuracy) -> str:
-    if accuracy.is_share:
+    if accuracy.is_fraction:
         return f"drops by {accuracy.drop:.2%}, from {accuracy.fp32:.2%} to {accuracy.int8:.2%}"
     return f"rises by {accuracy.drop:.2%}, from {accuracy.fp32:.2f} to {accuracy.int8:.2f}"
 
@@ -113,7 +113,7 @@ def doubt(accuracy: Accuracy, max_drop: float) -> str | None:
     """Warn of too few rows to rule out a larger drop than is accepted; None where there are enough."""
     if accuracy.ci95[1] <= max_drop:
         return None
-    change = "drop" if accuracy.is_share else "rise"
+    change = "drop" if accuracy.is_fraction else "rise"
     return f"{accuracy.rows} rows can't rule out a {change} of up to {accuracy.ci95[1]:.2%}; more rows would"
 
 

@@ -138,7 +138,7 @@ def _judge(answers: Sequence[Answer], labelled: Sequence[Sequence[tuple[str, Arr
         found: list[Found] = [it for it in given["boxes"][:BOXES_MAX] if it["label"] == label]
         scores += [it["score"] for it in found]
         pictures += [picture] * len(found)
-        right += detection.matched([detection.edges(it) for it in found], [box for it, box in boxes if it == label])
+        right += detection.match([detection.edges(it) for it in found], [box for it, box in boxes if it == label])
     order = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
     return _Class(pictures=np.array(pictures, dtype=np.int64)[order], right=np.array(right, dtype=bool)[order])
 

@@ -1,4 +1,4 @@
-"""The tables of a card as text: what was tried, what is known on each CPU, what each class lost."""
+"""The tables of a card as text: the candidates, the results on each CPU, the loss of each class."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from edgeml.cli.output import size, table
 from edgeml_core.card import CandidateTimes, ClassAccuracy, Tried
 
 if TYPE_CHECKING:
-    from edgeml.bundles import Inspected
+    from edgeml.bundles import Bundle
 
-#: Classes shown, those that lost most first; all are in `--json`.
+#: Rows of the table of classes, those that lost most first; `--json` has all.
 CLASSES_SHOWN_MAX: Final = 20
 _TRIED: Final = ("format", "recipe", "size", "RAM (estimated)", "cosine", "drop", "95 %", "speed here", "outcome")
 _VERIFICATIONS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
 _CLASSES: Final = ("class", "rows", "fp32", "int8", "drop")
 
 
-def every(found: Inspected) -> Iterator[str]:
-    """The tables of a bundle, those that have rows, each under its title."""
+def tables(found: Bundle) -> Iterator[str]:
+    """Format the tables of a bundle that have rows, each under its title."""
     card, measured = found.manifest.card, found.measurements
     if card.tried:
         times = {(it.format, it.recipe): it for it in measured.candidates} if measured else {}
-        yield f"what was tried:\n{candidates((it, times.get((it.format, it.recipe))) for it in card.tried)}"
+        yield f"candidates:\n{candidates((it, times.get((it.format, it.recipe))) for it in card.tried)}"
     if found.verifications:
         rows = (
             (
@@ -41,7 +41,7 @@ def every(found: Inspected) -> Iterator[str]:
 
 
 def candidates(pairs: Iterable[tuple[Tried, CandidateTimes | None]]) -> str:
-    """Every candidate of the gate, with its times where it was timed."""
+    """Format the candidates of the gate, with the times of those that were timed."""
     return table(_TRIED, (_candidate(it, timed) for it, timed in pairs))
 
 
@@ -60,7 +60,7 @@ def _candidate(it: Tried, timed: CandidateTimes | None) -> tuple[str, ...]:
 
 
 def _classes(classes: Iterable[ClassAccuracy]) -> str:
-    """Each class, the one that lost most first, as the card has them."""
+    """Format the classes in the order of the card: the class that lost most is first."""
     every = list(classes)
     rows = [
         (it.label, it.rows, f"{it.fp32:.2%}", f"{it.int8:.2%}", f"{it.fp32 - it.int8:+.2%}")

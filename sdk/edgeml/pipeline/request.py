@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, get_args
+from typing import Any, Final, Protocol, get_args, runtime_checkable
 
 from edgeml.quantize.recipes import Quantize
 from edgeml_core import names
-from edgeml_core.card import Accuracy, Measurements
+from edgeml_core.card import Measurements
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format, Manifest, Task
 from edgeml_core.profile import RecipeName
@@ -36,6 +36,21 @@ class MeasuringBudget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelInMemory:
+    """A model object instead of a file.
+
+    Args:
+        name: fit to name a release.
+        model: a `torch.nn.Module` or a fitted scikit-learn estimator.
+        example: inputs of batch 1, as a function in `file.py:function` returns them.
+    """
+
+    name: str
+    model: Any
+    example: Any
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """One run of `edgeml export`: every target gets one bundle in every format.
 
@@ -56,6 +71,7 @@ class ExportRequest:
         version: the release's version.
         output: the folder that the bundles are written to.
         budget: the seconds that timing takes.
+        in_memory: the model itself; `model` is only its name in messages then.
 
     Raises:
         UsageError: `usage`, for a bad name, version or bound, or no target.
@@ -77,6 +93,7 @@ class ExportRequest:
     name: str | None = None
     version: str = VERSION_DEFAULT
     budget: MeasuringBudget = MeasuringBudget()
+    in_memory: ModelInMemory | None = None
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -115,51 +132,8 @@ class Exported:
     manifest: Manifest
     measurements: Measurements
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The card's warnings, and those from measurements on this machine."""
-        speedup = self.measurements.speedup
-        if self.manifest.card.recipe == "none" or speedup >= 1:
-            return self.manifest.card.warnings
-        return (*self.manifest.card.warnings, f"on this CPU it runs at {speedup:.2f} times the speed of fp32")
 
-    def to_dict(self) -> dict[str, object]:
-        """One entry of `edgeml export --json` (see docs/cli.md)."""
-        manifest, card, measured = self.manifest, self.manifest.card, self.measurements
-        return {
-            "path": str(self.path),
-            "name": manifest.name,
-            "version": manifest.version,
-            "target": manifest.target,
-            "format": manifest.file_format,
-            "recipe": card.recipe,
-            "size_bytes": card.size_bytes,
-            "baseline_size_bytes": card.baseline_size_bytes,
-            "accuracy": _accuracy(card.accuracy),
-            "latency_ms": {
-                "fp32_p50": measured.fp32.p50_ms,
-                "int8_p50": measured.int8.p50_ms,
-                "measured_on": measured.cpu,
-            },
-            "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
-            "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on],
-            "choice": card.choice or "",
-            "warnings": list(self.warnings),
-        }
-
-
-def _accuracy(accuracy: Accuracy | None) -> dict[str, object] | None:
-    if accuracy is None:
-        return None
-    return {
-        "metric": accuracy.metric,
-        "fp32": accuracy.fp32,
-        "int8": accuracy.int8,
-        "drop": accuracy.drop,
-        "ci95": list(accuracy.ci95),
-    }
-
-
+@runtime_checkable
 class Progress(Protocol):
     """The receiver of an export's progress."""
 

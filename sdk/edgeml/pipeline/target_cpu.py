@@ -84,7 +84,7 @@ def check_accuracy(every_row: Accuracy, here: Accuracy, there: Accuracy, *, cpu:
         GateFailed: `gate-failed`.
     """
     further = there.drop - here.drop
-    counts = not there.is_share or round(further * there.rows) > ROWS_LOST_MAX
+    counts = not there.is_fraction or round(further * there.rows) > ROWS_LOST_MAX
     if every_row.drop + further > max_drop and counts:
         raise GateFailed(
             "gate-failed",

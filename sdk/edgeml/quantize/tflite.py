@@ -76,6 +76,6 @@ def _by_signature(path: Path, calibration: Sequence[Mapping[str, Array]]) -> dic
         for name in interpreter.get_signature_list()
     }
     return {
-        name: [dict(given) for given in calibration if {key: value.shape for key, value in given.items()} == expected]
+        name: [dict(inputs) for inputs in calibration if {key: it.shape for key, it in inputs.items()} == expected]
         for name, expected in shapes.items()
     }

@@ -14,7 +14,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from edgeml.bundles import Inspected
+from edgeml.bundles import Bundle
 from edgeml.report import sections
 from edgeml_core.errors import UsageError
 
@@ -23,7 +23,7 @@ _TEMPLATE: Final = "page.html"
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def write_to(path: Path, found: Inspected) -> None:
+def write_to(path: Path, found: Bundle) -> None:
     """Write a bundle's page to a file.
 
     Raises:
@@ -37,7 +37,7 @@ def write_to(path: Path, found: Inspected) -> None:
         ) from error
 
 
-def render(found: Inspected) -> str:
+def render(found: Bundle) -> str:
     """Render the HTML of a bundle's page."""
     manifest = found.manifest
     return _template().render(

@@ -41,8 +41,8 @@ class Rect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A line."""
+class Segment:
+    """A straight line."""
 
     x1: str
     y1: str
@@ -76,7 +76,7 @@ class Text:
     shape: str = "text"
 
 
-Shape: TypeAlias = Rect | Line | Circle | Text
+Shape: TypeAlias = Rect | Segment | Circle | Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,8 @@ def _pair(number: int, row: Pair) -> Iterator[Shape]:
     y = str(number * _ROW + _BAR_TOP + _BAR // 2)
     fp32, int8 = (_units(8 + (WIDTH - 16) * min(1.0, max(0.0, value))) for value in (row.fp32, row.int8))
     kind: Kind = "failed" if row.int8 < row.fp32 else "int8"
-    yield Line(x1="0", x2=str(WIDTH), y1=y, y2=y, style="axis")
-    yield Line(x1=fp32, x2=int8, y1=y, y2=y, style=f"between {kind}")
+    yield Segment(x1="0", x2=str(WIDTH), y1=y, y2=y, style="axis")
+    yield Segment(x1=fp32, x2=int8, y1=y, y2=y, style=f"between {kind}")
     yield Circle(x=fp32, y=y, radius=6, style="fp32 hollow")
     yield Circle(x=int8, y=y, radius=4, style=kind)
 
@@ -178,7 +178,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, summary: str) -
 
 
 def _x_ticks(x_max: float, bottom: int, right: int) -> Iterator[Shape]:
-    yield Line(x1=str(_LEFT), x2=str(right), y1=str(bottom), y2=str(bottom), style="axis")
+    yield Segment(x1=str(_LEFT), x2=str(right), y1=str(bottom), y2=str(bottom), style="axis")
     for value in _ticks(0, x_max):
         x = _LEFT + (right - _LEFT) * value / x_max
         yield Text(text=f"{value:.6g}", x=_units(x), y=str(bottom + 16), anchor="middle", style="muted")
@@ -187,7 +187,7 @@ def _x_ticks(x_max: float, bottom: int, right: int) -> Iterator[Shape]:
 def _y_ticks(low: float, high: float, bottom: int, right: int) -> Iterator[Shape]:
     for value in _ticks(low, high):
         y = bottom - (bottom - _TOP - 14) * (value - low) / (high - low)
-        yield Line(x1=str(_LEFT), x2=str(right), y1=_units(y), y2=_units(y), style="axis")
+        yield Segment(x1=str(_LEFT), x2=str(right), y1=_units(y), y2=_units(y), style="axis")
         yield Text(text=f"{value:.6g}", x=str(_LEFT - 6), y=_units(y + 4), anchor="end", style="muted")
 
 

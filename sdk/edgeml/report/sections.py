@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edgeml.bundles import Inspected
+from edgeml.bundles import Bundle
 from edgeml.report.plots import Bar, Kind, Pair, Plot, Point, bars, pairs, scatter
 from edgeml_core.card import (
     Accuracy,
@@ -65,7 +65,7 @@ class Section:
     grid: Grid | None = None
 
 
-def tiles(found: Inspected) -> list[Tile]:
+def tiles(found: Bundle) -> list[Tile]:
     """List the four figures that decide."""
     card, measured = found.manifest.card, found.measurements
     fraction = card.size_bytes / card.baseline_size_bytes if card.baseline_size_bytes else 1.0
@@ -80,7 +80,7 @@ def tiles(found: Inspected) -> list[Tile]:
     ]
 
 
-def candidates(found: Inspected) -> Section | None:
+def candidates(found: Bundle) -> Section | None:
     """List every candidate of the gate, with a plot of those that were timed."""
     card, measured = found.manifest.card, found.measurements
     if not card.tried:
@@ -152,7 +152,7 @@ def verifications(known: Sequence[TargetVerification]) -> Section | None:
     return Section(title="Verification", grid=Grid(head, rows)) if rows else None
 
 
-def manifest(found: Inspected) -> Section:
+def manifest(found: Bundle) -> Section:
     """Show the part of the manifest that a device reads before it fetches the bundle."""
     it = found.manifest
     rows = [
@@ -169,7 +169,7 @@ def manifest(found: Inspected) -> Section:
             f"{it.golden.cases}: cosine ≥ {it.golden.min_cosine}, no value off by more than {it.golden.max_abs}",
         ),
         ("calibration", _calibration(it.card)),
-        ("drift baseline", it.card.baseline_said),
+        ("drift baseline", it.card.baseline_summary),
         ("source", it.provenance.source_sha256),
         ("made with", ", ".join(f"{name} {version}" for name, version in it.provenance.tools.items())),
     ]
@@ -177,7 +177,7 @@ def manifest(found: Inspected) -> Section:
     return Section(title="Manifest", pairs=rows, grid=Grid(("file", "size", "SHA-256"), files))
 
 
-def figures(found: Inspected) -> list[Row]:
+def figures(found: Bundle) -> list[Row]:
     """List every value of card and measurements as it is, by its path."""
     parts = {"card": found.manifest.card, "measured": found.measurements}
     return [row for name, part in parts.items() for row in _leaves(name, msgspec.to_builtins(part))]
@@ -221,7 +221,7 @@ def _latency_bar(kind: Kind, of: Latency) -> Bar:
 
 
 def _accuracy(accuracy: Accuracy) -> Tile:
-    change = "Drop" if accuracy.is_share else "Rise"
+    change = "Drop" if accuracy.is_fraction else "Rise"
     return Tile(change, f"{accuracy.drop:+.2%}", f"{accuracy.metric} {accuracy.summary}")
 
 

@@ -1,7 +1,7 @@
 """A bundle verified or benchmarked on another machine by the system's ssh, which copies its files there.
 
-That machine needs `edgeml[agent]`. The copies lie in a temporary folder, which is removed at the end. Keys, known hosts
-and host names are left to ssh; it never prompts for a password.
+That machine needs `edgeml-deploy[agent]`. The copies lie in a temporary folder, which is removed at the end. Keys,
+known hosts and host names are left to ssh; it never prompts for a password.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _site(on: str, task: RemoteTask) -> ExecutionSite:
         name=str(address.hostname),
         command=_command(address, task.program),
         lost_code=LOST_CODE,
-        hint="pip install 'edgeml[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
+        hint="pip install 'edgeml-deploy[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
     )
 
 

@@ -25,7 +25,7 @@ def hang_up(listener):
             link.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def test_this_machine_is_well():
+def test_doctor_on_this_host_finds_no_failure():
     """Without settings nothing fails: all that is needed is installed where these tests run."""
     checks = doctor.run(None)
     assert [check for check in checks if check.status == "failed"] == []

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edgeml_agent.fetch import flow_control
-from edgeml_agent.fetch.chunk_requests import DIFFERENCE_TRIES, LATER_TRIES, ChunkRequests
+from edgeml_agent.fetch.chunk_requests import DELTA_TRIES, LATER_DELTA_TRIES, ChunkRequests
 from edgeml_agent.fetch.window import BAD_COPIES_MAX, SILENCES_MAX, Fetch
-from edgeml_agent.store.releases import Bases, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, Release, Releases
 from edgeml_core import bundle, chunks, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import TransportError
@@ -54,8 +54,8 @@ def origin():
 def fetch(partial, origin, bases=None):
     """Fetch what is missing; all notices, the last one being the result."""
     notices = []
-    asking = ChunkRequests(bases or Bases(partial.release.manifest))
-    run = Fetch(partial, origin, missing=partial.missing(), asking=asking, notice=notices.append)
+    requests = ChunkRequests(bases or DeltaBases(partial.release.manifest))
+    run = Fetch(partial, origin, missing=partial.missing(), requests=requests, on_progress=notices.append)
     return [*notices, asyncio.run(run.run())]
 
 
@@ -208,18 +208,18 @@ def test_a_difference_that_is_lost_is_wanted_again(partial, origin, bases):
 def test_a_difference_that_never_comes_makes_the_whole_chunk_wanted(origin, bases):
     """After so many tries."""
     knows_old_chunks(origin)
-    asking = ChunkRequests(bases)
+    requests = ChunkRequests(bases)
 
     async def comes(digest):
-        await origin.want([asking.key(digest)])
-        asking.chunk(await origin.receive(0))
+        await origin.want([requests.key(digest)])
+        requests.chunk(await origin.receive(0))
 
     asyncio.run(comes(DIGESTS[0]))
     keys = []
-    for _ in range(LATER_TRIES + 1):
-        keys.append(asking.key(DIGESTS[3]))
-        asking.unanswered(keys[-1])
-    assert whole_keys(keys) == keys[LATER_TRIES:]
+    for _ in range(LATER_DELTA_TRIES + 1):
+        keys.append(requests.key(DIGESTS[3]))
+        requests.on_loss(keys[-1])
+    assert whole_keys(keys) == keys[LATER_DELTA_TRIES:]
 
 
 def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chunks(
@@ -229,7 +229,7 @@ def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chun
     releases.reuse(partial, partial.missing(), [held.digest])
     fetch(partial, origin, bases)
     differences = len(origin.keys) - len(whole_keys(origin.keys))
-    assert 0 < differences <= DIFFERENCE_TRIES * flow_control.FIRST_CHUNKS
+    assert 0 < differences <= DELTA_TRIES * flow_control.FIRST_CHUNKS
     partial.verify()
 
 

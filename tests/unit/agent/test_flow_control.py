@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 
 from edgeml_agent.fetch import flow_control
-from edgeml_agent.fetch.flow_control import Pace
+from edgeml_agent.fetch.flow_control import FlowControl
 
 
 def drive(chunk_s, way_s, count=400):
@@ -14,7 +14,7 @@ def drive(chunk_s, way_s, count=400):
     Returns:
         The pace at the end, the windows it had, and how long the road was idle once all was going.
     """
-    at, free_s, now_s, idle_s = Pace(), 0.0, 0.0, 0.0
+    at, free_s, now_s, idle_s = FlowControl(), 0.0, 0.0, 0.0
     flying: deque[tuple[float, float]] = deque()
     windows, asked, came = [], 0, 0
     while came < count:
@@ -28,7 +28,7 @@ def drive(chunk_s, way_s, count=400):
                 flying.append((free_s, now_s))
                 asked += 1
         now_s, wanted_s = flying.popleft()
-        at.came(now_s, wanted_s)
+        at.on_arrival(now_s, wanted_s)
         came += 1
     return at, windows, idle_s / now_s
 
@@ -61,35 +61,35 @@ def test_a_fast_road_has_the_most():
 def test_losses_halve_the_window():
     """Down to the least."""
     at, *_ = drive(0.0001, 0.001)
-    at.lost()
+    at.on_loss()
     assert at.window == flow_control.MOST_CHUNKS // 2
     for _ in range(10):
-        at.lost()
+        at.on_loss()
     assert at.window == flow_control.LEAST_CHUNKS
 
 
 def test_silence_is_measured_by_the_pauses_so_far():
     """Seconds on a fast road, longer than a chunk takes on a slow one, and twice as long after each silence."""
-    assert Pace().silence_s == flow_control.FIRST_SILENCE_S
-    begun = Pace()
-    begun.came(11.0, 0.0)
+    assert FlowControl().silence_s == flow_control.FIRST_SILENCE_S
+    begun = FlowControl()
+    begun.on_arrival(11.0, 0.0)
     assert begun.silence_s == pytest.approx(4 * 11.0)
     fast, *_ = drive(0.001, 0.01)
     assert fast.silence_s == flow_control.SILENCE_S
     slow, *_ = drive(10.5, 0.3)
     assert slow.silence_s == pytest.approx(4 * 10.5)
-    assert fast.fell_silent() == 1
+    assert fast.on_silence() == 1
     assert fast.silence_s == 2 * flow_control.SILENCE_S
     for _ in range(10):
-        slow.fell_silent()
+        slow.on_silence()
     assert slow.silence_s == flow_control.SILENCE_MAX_S
-    slow.came(1e6, 1e6)
-    assert slow.fell_silent() == 1
+    slow.on_arrival(1e6, 1e6)
+    assert slow.on_silence() == 1
 
 
 def test_what_many_have_overtaken_is_lost():
     """Not while it was wanted just now: it may be sent again for several devices together."""
-    at = Pace()
+    at = FlowControl()
     assert at.is_overtaken(by=2 * at.window + 1, wanted_s=0.0, now_s=10.0)
     assert not at.is_overtaken(by=2 * at.window, wanted_s=0.0, now_s=10.0)
     assert not at.is_overtaken(by=100, wanted_s=0.0, now_s=1.0)

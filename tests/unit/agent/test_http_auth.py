@@ -2,18 +2,22 @@
 
 import pytest
 
-from edgeml_agent.http_api.auth import OPEN_PATHS, Rules, is_local, rules
+from edgeml_agent.http_api.auth import Rules, is_local, rules
+from edgeml_agent.http_api.request import BodyMemory, Request
 from edgeml_core.errors import UsageError
 
 TOKEN = "a-token-of-24-characters"
-PREDICT = "/v1/models/m/predict"
 
 
-def refusal_code(allowed, path=PREDICT, **headers):
+def refusal_code(allowed, *, is_public=False, **headers):
     """The code of the refusal, None when let in; keyword names are header names with `_` for `-`."""
     given = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
-    refusal = allowed.refusal({"path": path, "headers": given})
-    return refusal and refusal.code
+    request = Request({"type": "http", "path": "/", "headers": given}, None, {}, BodyMemory())
+    try:
+        allowed.check(request, is_public=is_public)
+    except UsageError as refusal:
+        return refusal.code
+    return None
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:8080", "127.0.0.2", "[::1]:8080"])
@@ -46,11 +50,12 @@ def test_off_localhost_only_the_token_opens():
     assert refusal_code(allowed, host="device-7", authorization=f"bearer {TOKEN}") is None
 
 
-def test_health_needs_no_token():
-    """A watchdog asks without one; nothing else is open."""
+def test_check_of_a_public_operation_needs_no_token():
+    """A page of another site is refused there, too."""
     allowed = Rules(local_only=False, token=TOKEN)
-    assert all(refusal_code(allowed, path, host="device-7") is None for path in OPEN_PATHS)
-    assert refusal_code(allowed, "/metrics", host="device-7") == "unauthorized"
+    assert refusal_code(allowed, is_public=True, host="device-7") is None
+    assert refusal_code(allowed, is_public=True, host="device-7", origin="https://evil.example") == "origin-refused"
+    assert refusal_code(allowed, host="device-7") == "unauthorized"
 
 
 @pytest.mark.parametrize("host", ["::", "192.168.1.5", "device-7"])

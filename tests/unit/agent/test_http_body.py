@@ -5,10 +5,11 @@ import gzip
 import zlib
 
 import pytest
-from starlette.requests import Request
 
 from edgeml_agent.http_api import body
-from edgeml_core.errors import UsageError
+from edgeml_agent.http_api import request as requests
+from edgeml_agent.http_api.request import BODY, BodyMemory, Request
+from edgeml_core.errors import OverloadedError, UsageError
 
 HEADER = "multipart/form-data; boundary=xYz"
 #: Bytes that a careless parser would change or split at.
@@ -34,7 +35,7 @@ def a_request(*pieces, **headers):
         return messages.pop(0)
 
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive, {}, BodyMemory())
 
 
 def read(request):
@@ -45,6 +46,21 @@ def read(request):
 def test_a_body_in_pieces_is_put_together():
     """The pieces come out in their order."""
     assert read(a_request(b"ab", b"", b"c")) == b"abc"
+
+
+def test_body_memory_is_shared_by_all_requests_and_released(monkeypatch):
+    """A body that has arrived counts as one in pieces does."""
+    monkeypatch.setattr(requests, "BODIES_MAX_BYTES", 8)
+    memory = BodyMemory()
+    arrived, waiting = (a_request(b"12345") for _ in range(2))
+    arrived.scope[BODY] = b"12345"
+    arrived._memory = waiting._memory = memory
+    assert read(arrived) == b"12345"
+    with pytest.raises(OverloadedError, match="8 bytes"):
+        read(waiting)
+    waiting.release()
+    arrived.release()
+    assert memory.held_bytes == 0
 
 
 def test_a_body_declared_too_long_is_refused_unread():

@@ -1,13 +1,13 @@
 """The order of asking."""
 
-from edgeml_agent.fetch.order import Order
+from edgeml_agent.fetch.order import RequestOrder
 
 CHUNKS = ["a", "b", "c", "d", "e"]
 
 
 def an_order():
     """Five chunks, which a wave calls by upper case."""
-    return Order(CHUNKS, str.upper)
+    return RequestOrder(CHUNKS, str.upper)
 
 
 def rest(order):

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import httpx
-from starlette.applications import Starlette
 
 from edgeml_agent.http_api import page
-from edgeml_agent.http_api.auth import OPEN_PATHS
+from edgeml_agent.http_api.app import build
+from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.serve.models import Models
 
@@ -21,7 +21,7 @@ def get(path, **headers):
     """The page's answer."""
 
     async def main():
-        app = Starlette(routes=page.routes(Models(), ServerInfo(device="d", version="1")))
+        app = build(Models(), ServerInfo(device="d", version="1"), Rules(token="a-token-of-24-characters"))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             return await client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -75,6 +75,6 @@ def test_the_page_is_light():
 
 
 def test_files_are_open_and_what_they_show_is_not():
-    """Whoever has no token learns nothing of the device from them."""
-    assert set(page.FILES) < OPEN_PATHS
-    assert page.MODELS not in OPEN_PATHS
+    """A client without a token learns nothing of the device from them."""
+    assert {get(path).status_code for path in page.FILES} == {200}
+    assert get("/page/models").status_code == 401

@@ -29,7 +29,7 @@ def test_ids_say_nothing_to_others():
 
 
 def test_lengths_are_blurred_and_the_same_is_never_the_same():
-    """Two answers of about one length can't be told apart by it, nor can a chunk be recognised when it comes again."""
+    """Two answers of about one length can't be distinguished by it, nor is a repeated chunk recognizable."""
     sealed = [OURS.close(payload, KEY) for payload in (b"a" * 300, b"a" * 300, b"b" * 500)]
     assert len(set(sealed)) == 3
     assert len(set(map(len, sealed))) == 1

@@ -136,7 +136,7 @@ def test_measure_perplexity_is_over_all_tokens():
     """20 tokens at a chance of 1/8 each, then 1/10: from 8 to 10 is a rise of a quarter, in both texts alike."""
     before, after = (likelihoods(*((-n * np.log(one), n) for n in (4, 16))) for one in (8, 10))
     found = accuracy.measure(before, after, rows(None, None), LANGUAGE)
-    assert (found.metric, found.rows, found.is_share) == ("perplexity", 2, False)
+    assert (found.metric, found.rows, found.is_fraction) == ("perplexity", 2, False)
     assert (found.fp32, found.int8, found.drop) == (pytest.approx(8), pytest.approx(10), pytest.approx(0.25))
     assert found.ci95 == pytest.approx((0.25, 0.25))
     assert found.summary == "8.00 -> 10.00, rise +25.00% (95 %: +25.00% to +25.00%), 2 rows"

@@ -1,12 +1,13 @@
 """The page of a bundle: complete, well-formed, and safe with any text in a bundle."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
-from edgeml.bundles import Inspected
+from edgeml.bundles import Bundle
 from edgeml.cli.inspect import inspect
 from edgeml.report import page
 from edgeml.report.page import visible
@@ -93,7 +94,9 @@ def measured():
 
 def found(card=None, measurements=None):
     manifest = a_manifest(card=card or a_card())
-    return Inspected(manifest=manifest, manifest_sha256="a" * 64, size_bytes=99, measurements=measurements)
+    made = Bundle(path=Path("sample.edgeml"), manifest=manifest, manifest_sha256="a" * 64, size_bytes=99)
+    vars(made)["measurements"] = measurements  # as if they had been read from the file beside it
+    return made
 
 
 class Reader(HTMLParser):

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from edgeml import targets
+from edgeml import verify as package
 from edgeml.child_process import ExecutionSite
-from edgeml.verify import board, ssh, verification
+from edgeml.verify import board, device, ssh, verification
 from edgeml.verify.emulation import emulated, prepare, sysroot
 from edgeml_core.calls import Refused
-from edgeml_core.errors import DeviceError, EdgemlError, UsageError
+from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, UsageError
 from edgeml_runtime.tasks import Audio, Image, Prompt, Question, Tensors, Text
 from edgeml_runtime.verify import child as verify_child
 from edgeml_runtime.verify.child import Reply
 from edgeml_runtime.verify.golden import Distance
 from support.samples import a_manifest
+from support.tiny_models import tiny_onnx_bundle
 
 ITEMS = [
     Text("a"),
@@ -137,3 +139,40 @@ def test_ssh_address_that_is_none_is_a_usage_error(on, tmp_path):
     with pytest.raises(EdgemlError) as caught:
         ssh.verify(tmp_path, a_manifest(), on)
     assert caught.value.code == "usage"
+
+
+@pytest.mark.parametrize(
+    ("on", "message"), [("device:barn-1", "reached over its fleet's broker"), ("device:", "device id")]
+)
+def test_device_request_without_connection_or_id_is_a_usage_error(on, message):
+    """Before anything is sent; the remedy is the broker's option."""
+    with pytest.raises(UsageError, match=message):
+        device.verify(on, None, "a" * 64)
+
+
+def test_verify_damaged_bundle_is_rejected_before_it_runs(tmp_path):
+    """Every byte is checked first, on any execution site."""
+    path = tmp_path / "tiny.edgeml"
+    tiny_onnx_bundle(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    for on in ("local", "emulated", "ssh://board", "device:barn-1"):
+        with pytest.raises(RejectedError) as caught:
+            package.verify(path, on)
+        assert caught.value.code in {"digest-mismatch", "bundle-format"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("none", None), ("wrong golden", "golden-mismatch"), ("huge", "runtime-failed")]
+)
+def test_verify_here_runs_the_bundle_in_a_child(tmp_path, fault, code):
+    """The real program on a real model: reproduced, or the error that the child found."""
+    tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault=fault)
+    if code is None:
+        found = package.verify(tmp_path / "tiny.edgeml")
+        assert (found.how, found.max_abs) == ("measured", 0.0)
+    else:
+        with pytest.raises(DeviceError, match="on this machine") as caught:
+            package.verify(tmp_path / "tiny.edgeml")
+        assert caught.value.code == code

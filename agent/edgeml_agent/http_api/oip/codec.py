@@ -20,12 +20,13 @@ from edgeml_agent.http_api.oip.tensors import BYTES, Tensor
 from edgeml_core.errors import UsageError
 from edgeml_runtime.tensors import Array
 
+#: Classes that a request may name; the largest usual label set.
 CLASSES_MAX: Final = 1000
 _MICROSECONDS: Final = 1e6
 
 
 class OutputParameters(msgspec.Struct, frozen=True):
-    """How one output is wanted; None leaves it to the request."""
+    """The form of one output; None leaves it to the request."""
 
     binary_data: bool | None = None
     classification: int = 0
@@ -39,7 +40,7 @@ class RequestedOutput(msgspec.Struct, frozen=True):
 
 
 class RequestParameters(msgspec.Struct, frozen=True):
-    """What a request says of itself; unknown parameters are passed over, as the protocol says. `timeout` is in µs."""
+    """The parameters of a request; unknown ones are ignored, as the protocol demands. `timeout` is in µs."""
 
     binary_data_output: bool = False
     timeout: int = 0
@@ -65,7 +66,7 @@ class InferRequest(NamedTuple):
 
     @property
     def timeout_s(self) -> float | None:
-        """How long the client waits; None when it doesn't say."""
+        """The seconds that the client waits; None when it names none."""
         timeout = self.message.parameters.timeout
         return timeout / _MICROSECONDS if timeout > 0 else None
 
@@ -99,7 +100,7 @@ class InferResponse(NamedTuple):
 
 
 def decode(body: bytes, json_length: int | None) -> InferRequest:
-    """The request in a body.
+    """Decode the request in a body.
 
     Args:
         json_length: the header Inference-Header-Content-Length, when it was sent.
@@ -127,11 +128,11 @@ def encode(
     labels: Sequence[str] = (),
     parameters: Mapping[str, object] = MappingProxyType({}),
 ) -> InferResponse:
-    """The response with the outputs that the request asks for, all when it names none.
+    """Encode the response with the outputs that the request names, all when it names none.
 
     Args:
-        labels: of the classes, for outputs that are asked for as classes.
-        parameters: what else the response says.
+        labels: of the classes, for outputs requested as classes.
+        parameters: of the response.
 
     Raises:
         UsageError: `input-invalid`, for an output that the model doesn't have, or that has no classes.
@@ -139,21 +140,21 @@ def encode(
     message = request.message
     described: list[schemas.OutputTensor] = []
     tail: list[bytes] = []
-    for asked in message.outputs or [RequestedOutput(name) for name in outputs]:
-        values = _asked(asked, outputs, labels)
-        made: schemas.OutputTensor = {
-            "name": asked.name,
+    for requested in message.outputs or [RequestedOutput(name) for name in outputs]:
+        values = _output(requested, outputs, labels)
+        output: schemas.OutputTensor = {
+            "name": requested.name,
             "datatype": tensors.datatype(values),
             "shape": list(values.shape),
         }
-        in_binary = asked.parameters.binary_data
+        in_binary = requested.parameters.binary_data
         if message.parameters.binary_data_output if in_binary is None else in_binary:
             data = tensors.to_binary(values)
             tail.append(data)
-            made["parameters"] = {"binary_data_size": len(data)}
+            output["parameters"] = {"binary_data_size": len(data)}
         else:
-            made["data"] = tensors.to_json(values)
-        described.append(made)
+            output["data"] = tensors.to_json(values)
+        described.append(output)
     response: schemas.Inferred = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if message.id is not None:
         response["id"] = message.id
@@ -164,7 +165,7 @@ def encode(
 
 
 def _pieces(tensors: Sequence[Tensor], rest: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """Each binary input's bytes; nothing may be missing or left over."""
+    """Yield each binary input's name and bytes; no byte may be missing or left over."""
     at = 0
     for tensor in tensors:
         size = tensor.parameters.get("binary_data_size")
@@ -178,13 +179,16 @@ def _pieces(tensors: Sequence[Tensor], rest: memoryview) -> Iterator[tuple[str, 
         raise UsageError("input-invalid", f"{len(rest) - at} bytes behind the JSON belong to no input")
 
 
-def _asked(asked: RequestedOutput, outputs: Mapping[str, Array], labels: Sequence[str]) -> Array:
-    values = outputs.get(asked.name)
+def _output(requested: RequestedOutput, outputs: Mapping[str, Array], labels: Sequence[str]) -> Array:
+    values = outputs.get(requested.name)
     if values is None:
-        raise UsageError("input-invalid", f"the model has no output {asked.name!r}", f"it has {sorted(outputs)}")
-    count = asked.parameters.classification
+        raise UsageError("input-invalid", f"the model has no output {requested.name!r}", f"it has {sorted(outputs)}")
+    count = requested.parameters.classification
     if not count:
         return values
     if not 0 < count <= CLASSES_MAX or not values.ndim or not values.shape[-1]:
-        raise UsageError("input-invalid", f"{asked.name!r} can't be had as its {count} highest classes")
+        raise UsageError(
+            "input-invalid",
+            f"{requested.name!r} can't be returned as its {count} highest classes; the limit is {CLASSES_MAX}",
+        )
     return tensors.top_classes(values, count, labels)

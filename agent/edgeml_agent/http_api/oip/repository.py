@@ -1,6 +1,6 @@
 """The Open Inference Protocol's view of all models: index, load and unload, statistics.
 
-The repository is what the fleet gave this device: a model can be freed and loaded again, not replaced from here.
+The fleet decides which models a device has: clients can free a model and load it again, not replace it.
 
 Source: Triton's extension_model_repository.md and extension_statistics.md.
 """
@@ -10,73 +10,66 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeml_agent.http_api import body as bodies
 from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.serve.models import Models, Served
 from edgeml_core.errors import UsageError
 
 _NS: Final = 1e9
-_Asked = TypeVar("_Asked", bound=msgspec.Struct)
+_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 class Index(msgspec.Struct, frozen=True):
-    """Which models are asked for; `ready` leaves out those that are unloaded."""
+    """Which models to list; `ready` leaves out those that are unloaded."""
 
     ready: bool = False
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What is said beside a load or an unload."""
+    """The body of a load or an unload."""
 
     parameters: dict[str, object] = {}
 
 
-def routes(models: Models) -> list[Route]:
-    """The routes of this part of the door."""
+def endpoints(models: Models) -> dict[str, Endpoint]:
+    """The endpoints of repository and statistics."""
 
     async def index(request: Request) -> Response:
-        asked = await _read(request, Index)
+        query = await _read(request, Index)
         listed = sorted(models.active().items())
-        return responses.json([_indexed(name, it) for name, it in listed if not (asked.ready and it.unloaded)])
+        return responses.json([_indexed(name, it) for name, it in listed if not (query.ready and it.unloaded)])
 
     async def load(request: Request) -> Response:
-        asked = await _read(request, Change)
-        if asked.parameters:
-            hint = "a device serves what its fleet signed; deploy another version"
+        change = await _read(request, Change)
+        if change.parameters:
+            hint = "deploy another version: a device serves only releases that its fleet signed"
             raise UsageError("input-invalid", "a model can't be loaded with other files or another config", hint)
-        await models.load(request.path_params["name"])
+        await models.load(request.params["name"])
         return responses.json({})
 
     async def unload(request: Request) -> Response:
         await _read(request, Change)
-        await models.unload(request.path_params["name"])
+        await models.unload(request.params["name"])
         return responses.json({})
 
     async def statistics(request: Request) -> Response:
-        name, version = request.path_params.get("name"), request.path_params.get("version")
+        name, version = request.params.get("name"), request.params.get("version")
         chosen = models.active() if name is None else {name: models.find(name, version)}
         found: schemas.Statistics = {
             "model_stats": [_statistics(models, name, it) for name, it in sorted(chosen.items())]
         }
         return responses.json(found)
 
-    return [
-        Route("/v2/repository/index", index, methods=["POST"]),
-        Route("/v2/repository/models/{name}/load", load, methods=["POST"]),
-        Route("/v2/repository/models/{name}/unload", unload, methods=["POST"]),
-        Route("/v2/models/stats", statistics, methods=["GET"]),
-        Route("/v2/models/{name}/stats", statistics, methods=["GET"]),
-        Route("/v2/models/{name}/versions/{version}/stats", statistics, methods=["GET"]),
-    ]
+    return {"index": index, "load": load, "unload": unload, "statistics": statistics}
 
 
-async def _read(request: Request, kind: type[_Asked]) -> _Asked:
-    """The body; an empty one asks for nothing special."""
+async def _read(request: Request, kind: type[_Body]) -> _Body:
+    """Read the body; an empty one has the defaults."""
     try:
         return msgspec.json.decode(await bodies.read(request) or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's door at `/v2`: health, metadata, configuration and inference.
+"""The Open Inference Protocol at `/v2`: metadata, configuration and inference.
 
-What is beyond one model's inference, the repository and statistics, is in `oip_repository`.
+Repository and statistics are in `repository`.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; what clients
 read of the health bodies: kserve 0.21 both `live` and `ready`, tritonclient the status only.
@@ -13,20 +13,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Scope
 
 from edgeml_agent.http_api import body as bodies
-from edgeml_agent.http_api import health, responses, schemas
-from edgeml_agent.http_api.asgi import headers
-from edgeml_agent.http_api.disconnect import unless_left
+from edgeml_agent.http_api import responses, schemas
 from edgeml_agent.http_api.health import ServerInfo
-from edgeml_agent.http_api.oip import codec, repository, tensors
+from edgeml_agent.http_api.oip import codec, tensors
 from edgeml_agent.http_api.oip.codec import InferRequest, InferResponse
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
+from edgeml_agent.serve.calls import Infer, RequestInfo
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import Infer
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Engine, Manifest, TensorSpec
 from edgeml_core.processing import Classes, TensorInput, TokenClasses
@@ -49,107 +46,79 @@ EXTENSIONS: Final = (
 PLATFORMS: Final[dict[Engine, str]] = {"onnxruntime": "onnx_onnxv1", "litert": "tflite_tflitev3"}
 JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 _JSON_LENGTH: Final = JSON_LENGTH_HEADER.encode()
-#: More digits than any body's length has; Python reads no more than a few thousand.
+#: Digits of a length; no body's length has more, and Python refuses to parse thousands.
 _LENGTH_MAX_CHARS: Final = 18
-#: tritonclient sends no type at all, or the last one.
+#: Content types; tritonclient sends none at all, or the last one.
 _TYPES_READ: Final = frozenset({"", "application/json", "application/octet-stream"})
 
 
-def routes(models: Models, info: ServerInfo) -> list[Route]:
-    """The routes of this door."""
+def endpoints(models: Models, info: ServerInfo) -> dict[str, Endpoint]:
+    """The endpoints of metadata, configuration and inference."""
 
     async def server(_: Request) -> Response:
         about: schemas.ProtocolServer = {"name": "edgeml-agent", "version": info.version, "extensions": EXTENSIONS}
         return responses.json(about)
 
     async def metadata(request: Request) -> Response:
-        return responses.json(_described(models.find(*_asked(request)).manifest))
+        return responses.json(_described(models.find(*_named(request)).manifest))
 
     async def config(request: Request) -> Response:
-        return responses.json(_configured(models.find(*_asked(request)).manifest))
+        return responses.json(_configured(models.find(*_named(request)).manifest))
 
     async def ready(request: Request) -> Response:
-        served = models.find(*_asked(request))
+        served = models.find(*_named(request))
         if served.unloaded:
             raise UsageError("model-unknown", f"the model {served.manifest.name!r} is unloaded", "load it first")
         answer: schemas.ProtocolReady = {"name": served.manifest.name, "ready": True}
         return responses.json(answer)
 
-    infer = Inferences(models)
-    per_model = (("", metadata), ("/config", config), ("/ready", ready))
-    versions = ("", "/versions/{version}")
-    # What is asked most is looked up first.
-    return [
-        *(Route(f"/v2/models/{{name}}{version}/infer", infer, methods=["POST"]) for version in versions),
-        Route("/v2", server, methods=["GET"]),
-        *health.routes(info, root="/v2/health"),
-        *repository.routes(models),
-        *(
-            Route(f"/v2/models/{{name}}{version}{ending}", endpoint, methods=["GET"])
-            for version in versions
-            for ending, endpoint in per_model
-        ),
-    ]
-
-
-class Inferences:
-    """The endpoint of inference."""
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
-    def at_once(self, scope: Scope, body: bytes) -> Response | None:
-        """See `asgi.Application`; the body isn't packed."""
-        path = scope["path_params"]
-        turn = self._models.turn(path["name"], path.get("version"), size_bytes=len(body))
-        if turn is None:
-            return None
-        with turn as model:
-            asked = codec.decode(body, _json_length(scope))
-            return _response(_call(asked)(model), scope)
-
-    async def __call__(self, request: Request) -> Response:
-        """The answer to a request for inference."""
-        scope, (name, version) = request.scope, _asked(request)
-        self._models.find(name, version)  # before a long body is read for nothing
-        json_length = _json_length(scope)
+    async def infer(request: Request) -> Response:
+        name, version = _named(request)
+        models.find(name, version)  # before a long body is read for nothing
+        json_length = _json_length(request)
         body = await bodies.read(request)
-        if response := self.at_once(scope, body):
-            return response
         try:
             asked = await bodies.aside(len(body), partial(codec.decode, body, json_length))
         except UsageError as error:
-            self._models.counts.add(name, error.code, 0.0)
+            models.counts.add(name, error.code, 0.0)
             raise
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
-        answering = self._models.run(name, _call(asked), version=version, deadline_s=deadline_s, size_bytes=len(body))
-        answer = await unless_left(request, answering)
-        return await bodies.aside(len(answer.body), partial(_response, answer, scope))
+        info = RequestInfo(size_bytes=len(body), client=request.client, deadline_s=deadline_s)
+        answer = await models.run(name, _call(asked), info, version=version)
+        return await bodies.aside(len(answer.body), partial(_response, answer, request))
+
+    return {
+        "protocol_server": server,
+        "protocol_model": metadata,
+        "protocol_config": config,
+        "protocol_ready": ready,
+        "infer": infer,
+    }
 
 
-def _asked(request: Request) -> tuple[str, str | None]:
-    return request.path_params["name"], request.path_params.get("version")
+def _named(request: Request) -> tuple[str, str | None]:
+    return request.params["name"], request.params.get("version")
 
 
-def _json_length(scope: Scope) -> int | None:
-    kind = bodies.content_type(scope)
+def _json_length(request: Request) -> int | None:
+    kind = request.content_type
     if kind not in _TYPES_READ:
         raise UsageError("content-unsupported", f"a body of type {kind!r} is not read", "send application/json")
-    length = headers(scope).get(_JSON_LENGTH)
+    length = request.headers.get(_JSON_LENGTH)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) <= _LENGTH_MAX_CHARS):
         raise UsageError("input-invalid", f"{JSON_LENGTH_HEADER} is no length", "leave it out with JSON tensors")
     return None if length is None else int(length)
 
 
 class _Inference:
-    """One request at a model, in the model's thread: what it is run on, and what is answered."""
+    """One request to a model: makes its inputs, and writes its answer, where the model runs."""
 
     def __init__(self, asked: InferRequest) -> None:
         self._asked = asked
         self._cut = 0
 
     def prepare(self, model: Model) -> tuple[Sequence[Item], Prepared]:
-        """The inputs as the model takes them, or texts and files and what is made of them."""
+        """Return the tensors as they came, or texts and files with the tensors made of them."""
         elements = self._asked.elements()
         if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
             return (), Prepared(self._asked.arrays(), ())
@@ -159,7 +128,7 @@ class _Inference:
         return items, prepared
 
     def write(self, model: Model, outputs: Mapping[str, Array]) -> InferResponse:
-        """The response; it says how many texts or sounds were longer than the model takes."""
+        """Write the response; it counts the texts or sounds that were longer than the model takes."""
         manifest = model.manifest
         return codec.encode(
             self._asked,
@@ -172,8 +141,8 @@ class _Inference:
 
 
 def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:
-    """Texts or files, for the model's own preprocessing."""
-    requests.require_count(len(elements))
+    """Make items of texts or files, for the model's own preprocessing."""
+    requests.check_count(len(elements))
     return [requests.from_bytes(element, model.manifest) for element in elements]
 
 
@@ -182,12 +151,12 @@ def _call(asked: InferRequest) -> Infer[InferResponse]:
     return Infer(prepare=inference.prepare, write=inference.write)
 
 
-def _response(answer: InferResponse, scope: Scope) -> Response:
+def _response(answer: InferResponse, request: Request) -> Response:
     response = responses.json_bytes(answer.body)
     if answer.json_length is not None:
         response.headers["content-type"] = "application/octet-stream"
         response.headers[JSON_LENGTH_HEADER] = str(answer.json_length)
-    return responses.packed(response, scope)
+    return responses.packed(response, request)
 
 
 def _described(manifest: Manifest) -> schemas.ProtocolModel:

@@ -37,12 +37,13 @@ _NAMES: Final = {np.dtype(dtype): datatype for dtype, datatype in DATATYPES.item
 BYTES: Final = "BYTES"
 #: The upper half of a float32's bits; it comes in binary only and is widened to float32.
 BF16: Final = "BF16"
+#: Dimensions of a tensor; runtimes take no more.
 DIMENSIONS_MAX: Final = 16
 _LENGTH: Final = struct.Struct("<I")
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """One input as it came; `data` is nested or flat, row-major, and absent where its bytes follow the JSON."""
+    """One input of a request; `data` is nested or flat, row-major, and absent where its bytes follow the JSON."""
 
     name: str
     shape: list[int]
@@ -52,17 +53,20 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 def array(tensor: Tensor, binary: memoryview | None) -> Array:
-    """The array that a tensor describes.
+    """Make the array that a tensor describes.
 
     Args:
-        binary: its bytes, where it came so.
+        binary: its bytes, where they follow the JSON.
+
+    Returns:
+        The array in the tensor's shape; BF16 is widened to float32.
 
     Raises:
         UsageError: `input-invalid`.
     """
     if tensor.datatype not in {*_DTYPES, BF16}:
         raise _misfit(tensor, f"has datatype {tensor.datatype!r}; known are {', '.join((*_DTYPES, BF16))}")
-    _require_shape(tensor)
+    _check_shape(tensor)
     if binary is not None:
         return _from_binary(tensor, binary)
     if tensor.data is None or tensor.datatype == BF16:
@@ -75,12 +79,12 @@ def array(tensor: Tensor, binary: memoryview | None) -> Array:
 
 
 def elements(tensor: Tensor, binary: memoryview | None) -> list[bytes]:
-    """The elements of a BYTES tensor.
+    """Return the elements of a BYTES tensor.
 
     Raises:
         UsageError: `input-invalid`.
     """
-    _require_shape(tensor)
+    _check_shape(tensor)
     found = list(_split(tensor, binary)) if binary is not None else [_encoded(tensor, it) for it in tensor.data or []]
     if len(found) != math.prod(tensor.shape):
         raise _misfit(tensor, f"has {len(found)} elements, not {tensor.shape}")
@@ -88,33 +92,43 @@ def elements(tensor: Tensor, binary: memoryview | None) -> list[bytes]:
 
 
 def to_json(values: Array) -> Any:  # noqa: ANN401 - msgspec writes what is JSON already as it is
-    """An output's elements for a message, flat; float32 with the digits that it needs, half of those of float64."""
+    """Write an output's elements for a message, flat; float32 with the digits that it needs, half of float64's.
+
+    Args:
+        values: of any shape; of dtype object, where its elements are texts.
+    """
     if values.dtype.kind == "O":
         return values.ravel().tolist()
     return msgspec.Raw(orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def to_binary(values: Array) -> bytes:
-    """An output's bytes; an array of objects holds texts, and goes out as BYTES."""
+    """Write an output's bytes, row-major and little-endian; an array of dtype object holds texts, written as BYTES."""
     if values.dtype.kind == "O":
         return b"".join(_LENGTH.pack(len(text.encode())) + text.encode() for text in values.ravel())
     return np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def datatype(values: Array) -> str:
-    """The protocol's name of an output's type."""
+    """Return the protocol's name of an output's type."""
     return BYTES if values.dtype.kind == "O" else _NAMES[values.dtype]
 
 
 def top_classes(values: Array, count: int, labels: Sequence[str]) -> Array:
-    """The `count` highest of each row as "value:index:label", highest first.
+    """Return the `count` highest of each row as "value:index:label", highest first.
+
+    Args:
+        values: scores; classes along the last axis.
+
+    Returns:
+        Texts, of dtype object; the last axis has `count` of them.
 
     Source: Triton's extension_classification.md.
     """
     rows = values.reshape(-1, values.shape[-1])
     order = np.argsort(-rows, axis=1, kind="stable")[:, :count]
-    made = [[_class(row, index, labels) for index in best] for row, best in zip(rows, order, strict=True)]
-    return np.array(made, dtype=object).reshape(*values.shape[:-1], -1)
+    classes = [[_class(row, index, labels) for index in best] for row, best in zip(rows, order, strict=True)]
+    return np.array(classes, dtype=object).reshape(*values.shape[:-1], -1)
 
 
 def _class(row: Array, index: int, labels: Sequence[str]) -> str:
@@ -122,7 +136,7 @@ def _class(row: Array, index: int, labels: Sequence[str]) -> str:
     return f"{float(row[index]):.6f}:{index}{label}"
 
 
-def _require_shape(tensor: Tensor) -> None:
+def _check_shape(tensor: Tensor) -> None:
     if len(tensor.shape) > DIMENSIONS_MAX or min(tensor.shape, default=0) < 0:
         raise _misfit(tensor, f"has no valid shape: {tensor.shape[:DIMENSIONS_MAX]}")
 
@@ -159,4 +173,4 @@ def _encoded(tensor: Tensor, value: object) -> bytes:
 
 
 def _misfit(tensor: Tensor, problem: str) -> UsageError:
-    return UsageError("input-invalid", f"input {tensor.name!r} {problem}", "GET /v2/models/NAME tells what it takes")
+    return UsageError("input-invalid", f"input {tensor.name!r} {problem}", "GET /v2/models/NAME lists its inputs")

@@ -11,10 +11,9 @@ from typing import Final
 
 import msgspec
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
-from edgeml_agent.http_api import responses, schemas
-from edgeml_agent.http_api.openai import errors
+from edgeml_agent.http_api import errors, schemas
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime.tasks import TextAnswer, TokenDelta
 
@@ -23,19 +22,19 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What differs between a chat and a completion.
+    """The differences between a chat and a completion.
 
     Attributes:
-        said: a whole text in a choice.
-        added: a piece of it in one.
-        opening: what a stream's first choice holds, before any text.
+        text: puts a whole text in a choice.
+        delta: puts a piece of it in one.
+        opening: the content of a stream's first choice, before any text.
     """
 
     prefix: str
     whole: str
     piece: str
-    said: Callable[[str], dict[str, object]]
-    added: Callable[[str], dict[str, object]]
+    text: Callable[[str], dict[str, object]]
+    delta: Callable[[str], dict[str, object]]
     opening: Mapping[str, object] | None = None
 
 
@@ -43,16 +42,16 @@ CHAT: Final = Form(
     prefix="chatcmpl-",
     whole="chat.completion",
     piece="chat.completion.chunk",
-    said=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
-    added=lambda text: {"delta": {"content": text} if text else {}},
+    text=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+    delta=lambda text: {"delta": {"content": text} if text else {}},
     opening={"delta": {"role": "assistant", "content": ""}},
 )
 COMPLETION: Final = Form(
     prefix="cmpl-",
     whole="text_completion",
     piece="text_completion",
-    said=lambda text: {"text": text},
-    added=lambda text: {"text": text},
+    text=lambda text: {"text": text},
+    delta=lambda text: {"text": text},
 )
 
 
@@ -61,7 +60,7 @@ class Written:
     """One answer to one request, in all its parts.
 
     Attributes:
-        with_usage: whether a stream ends with the numbers of tokens.
+        with_usage: whether a stream ends with the token counts.
     """
 
     model: str
@@ -71,13 +70,13 @@ class Written:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answer: TextAnswer) -> dict[str, object]:
-        """The answer at once."""
-        choice = self._choice(self.form.said(answer["text"]), answer["finish"])
+        """Return the answer as one object."""
+        choice = self._choice(self.form.text(answer["text"]), answer["finish"])
         usage = _usage(answer["prompt_tokens"], answer["tokens"])
         return {**self._head(self.form.whole), "choices": [choice], "usage": usage}
 
     async def events(self, first: TokenDelta, pieces: AsyncGenerator[TokenDelta]) -> AsyncGenerator[bytes]:
-        """The answer as it is written, one event for each piece; an error is the last one."""
+        """Yield the answer as it is written, one event for each piece; an error is the last one."""
         if self.form.opening:
             yield self._event(self.form.opening)
         last = first
@@ -85,11 +84,11 @@ class Written:
             try:
                 async for last in _all(first, pieces):
                     if last.text:
-                        yield self._event(self.form.added(last.text))
+                        yield self._event(self.form.delta(last.text))
             except EdgemlError as error:
-                yield _event(errors.body(error, responses.status_of(error)))
+                yield _event(errors.OPENAI.body(error, errors.status_of(error)))
                 return
-        yield self._event(self.form.added(""), last.finish)
+        yield self._event(self.form.delta(""), last.finish)
         if self.with_usage:
             usage = _usage(last.prompt_tokens, last.tokens)
             yield _event({**self._head(self.form.piece), "choices": [], "usage": usage})
@@ -107,16 +106,16 @@ class Written:
 
 
 class Events(StreamingResponse):
-    """A response whose source is told at once when nobody reads it any more."""
+    """A response that closes its source when it ends, or when the connection cancels it: its client has left."""
 
     def __init__(self, source: AsyncGenerator[bytes]) -> None:
         super().__init__(source, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._source = source
 
-    async def stream_response(self, send: Send) -> None:
-        """Send the events, and close their source whatever comes."""
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the events."""
         async with aclosing(self._source):
-            await super().stream_response(send)
+            await self.stream_response(send)
 
 
 async def _all(first: TokenDelta, others: AsyncGenerator[TokenDelta]) -> AsyncGenerator[TokenDelta]:

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them, and which part of a request is at fault.
+"""Errors in OpenAI's form, with the field of the request that is at fault.
 
 Source: openai-python 3.54, `_exceptions.py`: the status chooses the exception, which shows message, type, param, code.
 """
@@ -10,8 +10,6 @@ from typing import Final
 from edgeml_agent.http_api import schemas
 from edgeml_core.errors import EdgemlError, UsageError
 
-#: Below these paths errors have this form.
-PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 #: OpenAI's own codes, where clients may look for them.
 _CODES: Final = {
     "model-unknown": "model_not_found",
@@ -25,13 +23,13 @@ _SERVER: Final = 500
 class FieldError(UsageError):
     """One field of a request is wrong."""
 
-    def __init__(self, field: str | None, message: str, hint: str = "send what the model can do") -> None:
+    def __init__(self, field: str | None, message: str, hint: str = "send only fields that the model supports") -> None:
         super().__init__("input-invalid", message, hint)
         self.field = field
 
 
 def body(failure: EdgemlError, status: int) -> schemas.OpenAIRefusal:
-    """The body of a response that failed, or the last event of a stream that did."""
+    """Write the body of a failed response, or the last event of a failed stream."""
     kind = "server_error" if status >= _SERVER else "invalid_request_error"
     return {
         "error": {

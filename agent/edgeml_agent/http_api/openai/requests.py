@@ -1,6 +1,7 @@
-"""What OpenAI's clients send, parsed into the runtime's items. What would change the answer and isn't done is refused.
+"""Requests of OpenAI's clients, parsed into the runtime's items.
 
-Fields that change nothing here (`user`, `metadata`, ...) are not looked at.
+A field that would change the answer and isn't supported is refused. Fields that change nothing here (`user`,
+`metadata`, ...) are ignored.
 
 Source: https://platform.openai.com/docs/api-reference, and what openai-python 3.54 sends.
 """
@@ -16,16 +17,16 @@ import msgspec
 
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
-from edgeml_runtime.requests import Share, Stop, Stops, Temperature
+from edgeml_runtime.requests import Fraction, Stop, Stops, Temperature
 from edgeml_runtime.tasks import Chat, Message, Prompt, Text
 
-#: OpenAI's, for a prompt; a chat goes on until the model ends it or its context is full.
+#: Tokens of a completion, OpenAI's default; a chat goes on until the model ends it or its context is full.
 PROMPT_TOKENS_USUAL: Final = 16
 TEMPERATURE_USUAL: Final = 1.0
 _UNBOUNDED_TOKENS: Final = 2**31
 _SEED_BITS: Final = 63
-#: What is not done here, with the values that don't ask for it.
-_UNDONE: Final[dict[str, tuple[object, ...]]] = {
+#: Unsupported fields, with the values that change nothing.
+_UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
     "audio": (),
     "best_of": (1,),
     "dimensions": (),
@@ -55,7 +56,7 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 
 class _Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What both ways of having a text written have in common."""
+    """The fields that chats and completions share."""
 
     usual_tokens: ClassVar[int]
 
@@ -65,13 +66,13 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     temperature: Temperature | None = None
-    top_p: Share | None = None
+    top_p: Fraction | None = None
     seed: int | None = None
     stop: Stop | Stops | None = None
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream ends with the numbers of tokens."""
+        """Whether a stream ends with the token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def _continued(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class CompletionRequest(_Generation, frozen=True, kw_only=True):
     prompt: str | tuple[object, ...]
 
     def item(self) -> Prompt:
-        """The prompt.
+        """Return the prompt.
 
         Raises:
             FieldError: it isn't one text.
@@ -109,7 +110,7 @@ class _Part(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Message(msgspec.Struct, frozen=True):
     role: str
     content: str | tuple[_Part, ...] | None = None
 
@@ -130,15 +131,15 @@ class ChatRequest(_Generation, frozen=True, kw_only=True):
 
     usual_tokens = _UNBOUNDED_TOKENS
 
-    messages: Annotated[tuple[_Said, ...], msgspec.Meta(min_length=1, max_length=requests.MESSAGES_MAX)]
+    messages: Annotated[tuple[_Message, ...], msgspec.Meta(min_length=1, max_length=requests.MESSAGES_MAX)]
 
     def item(self) -> Chat:
-        """The conversation.
+        """Return the conversation.
 
         Raises:
             FieldError: a message is no text.
         """
-        return Chat(messages=tuple(said.message() for said in self.messages), **self._continued())
+        return Chat(messages=tuple(it.message() for it in self.messages), **self._continued())
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +150,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
 
     def items(self) -> list[Text]:
-        """The texts.
+        """Return the texts.
 
         Raises:
             FieldError: they aren't texts.
@@ -157,20 +158,20 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
         given = (self.input,) if isinstance(self.input, str) else self.input
         texts = [text for text in given if isinstance(text, str)]
         if len(texts) < len(given):
-            hint = "send texts: token ids are those of another model's tokenizer"
-            raise FieldError("input", "the input holds something else than texts", hint)
+            hint = "send texts; token ids depend on a model's tokenizer"
+            raise FieldError("input", "the input has elements that are no texts", hint)
         return [Text(text) for text in texts]
 
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
-    """The request in a body.
+    """Parse the request in a body.
 
     Raises:
-        FieldError: it can't be read, or asks for what isn't done here.
+        FieldError: it can't be read, or has a field that isn't supported.
     """
     try:
         values = msgspec.json.decode(body, type=dict[str, Any])
-        _require_doable(values)
+        _check_supported(values)
         return msgspec.convert(values, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         found = _FIELD.search(str(error))
@@ -178,11 +179,11 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
         raise FieldError(field, f"the request can't be read: {error}", "see OpenAI's API reference") from error
 
 
-def _require_doable(values: Mapping[str, object]) -> None:
-    for field, harmless in _UNDONE.items():
+def _check_supported(values: Mapping[str, object]) -> None:
+    for field, harmless in _UNSUPPORTED.items():
         value = values.get(field)
         # 0 is False, but not when it is a number of tokens to report on.
         asks = not any(value == it and isinstance(value, bool) is isinstance(it, bool) for it in harmless)
         if value is not None and asks:
             but = "".join(f" other than {msgspec.json.encode(it).decode()}" for it in harmless[:1])
-            raise FieldError(field, f"{field}{but} is not done here", f"leave {field} out")
+            raise FieldError(field, f"{field}{but} is not supported", f"leave {field} out")

@@ -1,91 +1,78 @@
-"""OpenAI's door: `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`; `/v1/models` is `predict`'s.
+"""OpenAI's API: `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`; `/v1/models` is in `predict`.
 
-What is asked is parsed in `openai_requests`, what is answered is given its form in `openai_answers`.
+`requests` parses the bodies, `answers` gives the answers their form.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar, cast
 
 import msgspec
 import numpy as np
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeml_agent.http_api import body as bodies
 from edgeml_agent.http_api import responses, schemas
-from edgeml_agent.http_api.disconnect import unless_left
 from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.answers import CHAT, COMPLETION, Events, Form, Written
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
+from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
-from edgeml_agent.serve.worker import Predict
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Embedding, TextInput
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, joined
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
 
 _FLOAT: Final = np.dtype("<f4")
-_Asked = TypeVar("_Asked", bound=msgspec.Struct)
+_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
-def routes(models: Models) -> list[Route]:
-    """The routes of this door."""
+def endpoints(models: Models) -> dict[str, Endpoint]:
+    """The endpoints of this API."""
 
     async def chat(request: Request) -> Response:
         return await _write(request, models, await _read(request, ChatRequest), CHAT)
 
-    async def completion(request: Request) -> Response:
+    async def complete(request: Request) -> Response:
         return await _write(request, models, await _read(request, CompletionRequest), COMPLETION)
 
-    async def embeddings(request: Request) -> Response:
+    async def embed(request: Request) -> Response:
         asked = await _read(request, EmbeddingsRequest)
         texts = asked.items()
         call = Predict(parse=lambda model: _embeddable(texts, model), write=lambda _, made: _embedded(asked, made))
-        return responses.json_bytes(await unless_left(request, models.run(asked.model, call)))
+        return responses.json_bytes(await models.run(asked.model, call, RequestInfo(client=request.client)))
 
-    return [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", completion, methods=["POST"]),
-        Route("/v1/embeddings", embeddings, methods=["POST"]),
-    ]
+    return {"chat": chat, "complete": complete, "embed": embed}
 
 
-async def _read(request: Request, kind: type[_Asked]) -> _Asked:
+async def _read(request: Request, kind: type[_Body]) -> _Body:
     body = await bodies.read(request)
     return await bodies.aside(len(body), partial(requests.parse, body, kind))
 
 
 async def _write(request: Request, models: Models, asked: ChatRequest | CompletionRequest, form: Form) -> Response:
-    """The model's text; a stream begins with its first token, so that what fails before has its own status."""
-    pieces = models.stream(asked.model, partial(_generate, asked.item()))
+    """The model's text; a stream begins with its first token, so that an error before it has its own status."""
+    pieces = models.stream(asked.model, partial(_generate, asked.item()), client=request.client)
     written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
     if asked.stream:
-        return Events(written.events(await unless_left(request, _first(pieces)), pieces))
-    return responses.json(written.whole(joined(await unless_left(request, _all(pieces)))))
+        return Events(written.events(await anext(pieces), pieces))
+    return responses.json(written.whole(join([piece async for piece in pieces])))
 
 
 def _generate(
     asked: Prompt | Chat, model: Model, emit: Callable[[TokenDelta], None], stopped: Callable[[], bool]
 ) -> None:
-    """In the model's thread."""
+    """Generate in the model's thread, until the request is stopped."""
     for piece in model.generate(asked):
         emit(piece)
         if stopped():
             return
-
-
-async def _first(pieces: AsyncGenerator[TokenDelta]) -> TokenDelta:
-    return await anext(pieces)
-
-
-async def _all(pieces: AsyncGenerator[TokenDelta]) -> list[TokenDelta]:
-    return [piece async for piece in pieces]
 
 
 def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:

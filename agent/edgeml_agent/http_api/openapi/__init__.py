@@ -1,28 +1,24 @@
-"""`GET /openapi.json`: what the HTTP doors take and answer, as an OpenAPI 3.1 document.
+"""`GET /openapi.json`: the HTTP APIs, as an OpenAPI 3.1 document.
 
-`operations` says it of each path in a table, `document` writes it down. Neither is loaded, nor anything made, before
-somebody asks.
+`operations` is the table of all paths, `document` writes it down. The document is neither loaded nor made before the
+first request for it.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeml_agent.http_api import responses
 from edgeml_agent.http_api.health import ServerInfo
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
 
-PATH: Final = "/openapi.json"
 
-
-def routes(info: ServerInfo, *, needs_token: bool) -> list[Route]:
-    """The route of the document.
+def endpoints(info: ServerInfo, *, needs_token: bool) -> dict[str, Endpoint]:
+    """The endpoint of the document.
 
     Args:
-        needs_token: whether this server asks for one.
+        needs_token: whether this server demands a token.
     """
     made: list[bytes] = []
 
@@ -33,4 +29,4 @@ def routes(info: ServerInfo, *, needs_token: bool) -> list[Route]:
             made.append(encoded(info.version, needs_token=needs_token))
         return responses.json_bytes(made[0])
 
-    return [Route(PATH, document, methods=["GET"])]
+    return {"document": document}

@@ -12,9 +12,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from edgeml_agent.http_api import responses, schemas
-from edgeml_agent.http_api.auth import OPEN_PATHS
-from edgeml_agent.http_api.openapi.operations import DOORS, JSON, TEXT, Body, Operation, Schema
+from edgeml_agent.http_api import errors, schemas
+from edgeml_agent.http_api.openapi.operations import APIS, JSON, TEXT, Body, Operation, Schema
 from edgeml_core.errors import CODES
 from edgeml_runtime import tasks
 
@@ -25,29 +24,29 @@ _PARAMETERS: Final[Mapping[str, Schema]] = {
     "name": {"description": "the model", "schema": {"type": "string", "minLength": 1}},
     "version": {"description": "of the model", "schema": {"type": "string", "minLength": 1}},
 }
-#: Every request may meet these; the token's is only there where one is asked for.
+#: Codes that any operation can answer; `unauthorized` joins them where a token is demanded.
 _COMMON: Final = ("origin-refused",)
 _TOO_MANY: Final = "too many connections are open"
 _NOT_READY: Final = "the models of the last run are still being loaded"
-_UNCHANGED: Final = "it is as it was when the tag was given that If-None-Match names"
+_UNCHANGED: Final = "unchanged since the tag in If-None-Match was given"
 _ABOUT: Final = (
-    "The models that this device serves, by four doors. Bodies may come packed as gzip or deflate (Content-Encoding). "
-    "A request waits while the models of the last run are being loaded. Errors have the form of their door."
+    "The models that this device serves, by four APIs. Bodies may come packed as gzip or deflate (Content-Encoding). "
+    "A request waits while the models of the last run are being loaded. Errors have the form of their API."
 )
 
 
 def encoded(version: str, *, needs_token: bool) -> bytes:
-    """The document as JSON.
+    """Write the document as JSON.
 
     Args:
         version: the agent's.
-        needs_token: whether the server asks for a token.
+        needs_token: whether the server demands a token.
     """
     schemas = _Schemas()
     paths: dict[str, dict[str, object]] = {}
-    for door, operations in DOORS.items():
+    for api, operations in APIS.items():
         for it in operations:
-            written = _operation(it, door, schemas, needs_token=needs_token and it.path not in OPEN_PATHS)
+            written = _operation(it, api, schemas, needs_token=needs_token and not it.is_public)
             paths.setdefault(it.path, {})[it.method] = written
     components: dict[str, object] = {"schemas": schemas.components}
     if needs_token:
@@ -56,7 +55,7 @@ def encoded(version: str, *, needs_token: bool) -> bytes:
         {
             "openapi": VERSION,
             "info": {"title": "edgeml-agent", "version": version, "description": _ABOUT},
-            "tags": [{"name": door} for door in DOORS],
+            "tags": [{"name": api} for api in APIS],
             "paths": paths,
             "components": components,
         }
@@ -67,7 +66,7 @@ class _Schemas:
     """The schemas of all types in the document, each written once."""
 
     def __init__(self) -> None:
-        bodies = [body for door in DOORS.values() for it in door for body in (*it.takes.values(), *it.gives.values())]
+        bodies = [body for api in APIS.values() for it in api for body in (*it.takes.values(), *it.gives.values())]
         self._kinds = [*dict.fromkeys(kind for body in (*bodies, *_REFUSALS, *_ANSWERS) for kind in _kinds(body))]
         written, self.components = msgspec.json.schema_components(self._kinds, schema_hook=_anything, ref_template=_REF)
         self._written = dict(zip(self._kinds, written, strict=True))
@@ -84,19 +83,19 @@ class _Schemas:
 
 
 def _anything(kind: type) -> dict[str, Any]:
-    """The schema of a field that a door looks at itself."""
+    """The schema of a field that an API checks itself."""
     if kind is object:
-        return {"description": "looked at in the light of the rest"}  # msgspec takes no empty schema
+        return {"description": "checked together with the other fields"}  # msgspec takes no empty schema
     raise NotImplementedError
 
 
 _REFUSALS: Final = (schemas.Refusal, schemas.ProtocolRefusal, schemas.OpenAIRefusal)
-#: What a task answers over HTTP; likelihoods are for checks only.
+#: The answers of tasks over HTTP; likelihoods are for checks only.
 _ANSWERS: Final = tuple(it for it in get_args(tasks.Answer) if it is not tasks.LikelihoodAnswer)
 
 
 def _kinds(body: object) -> Iterator[type]:
-    """The types that a body is made of."""
+    """Yield the types that a body is made of."""
     if isinstance(body, type):
         yield body
     elif isinstance(body, Mapping | list):
@@ -104,20 +103,20 @@ def _kinds(body: object) -> Iterator[type]:
             yield from _kinds(it)
 
 
-def _operation(it: Operation, door: str, schemas: _Schemas, *, needs_token: bool) -> dict[str, object]:
+def _operation(it: Operation, api: str, schemas: _Schemas, *, needs_token: bool) -> dict[str, object]:
     words = re.findall(r"\w+", it.path) or ["page"]
-    made: dict[str, object] = {
+    written: dict[str, object] = {
         "operationId": "_".join((it.method, *words)),
-        "tags": [door],
+        "tags": [api],
         "summary": it.summary,
         "parameters": [*_parameters(it)],
         "responses": _responses(it, schemas, needs_token=needs_token),
     }
     if it.takes:
-        made["requestBody"] = {"required": it.needs_body, "content": _content(it.takes, schemas)}
+        written["requestBody"] = {"required": it.needs_body, "content": _content(it.takes, schemas)}
     if needs_token:
-        made["security"] = [{"token": []}]
-    return made
+        written["security"] = [{"token": []}]
+    return written
 
 
 def _parameters(it: Operation) -> Iterator[dict[str, object]]:
@@ -128,23 +127,26 @@ def _parameters(it: Operation) -> Iterator[dict[str, object]]:
 
 
 def _responses(it: Operation, schemas: _Schemas, *, needs_token: bool) -> dict[str, Any]:
-    made: dict[str, Any] = {"200": {"description": "the answer", "content": _content(it.gives, schemas)}}
+    written: dict[str, Any] = {"200": {"description": "the answer", "content": _content(it.gives, schemas)}}
     by_status: dict[int, list[str]] = {}
     for code in (*it.fails, *_COMMON, *(["unauthorized"] if needs_token else [])):
-        by_status.setdefault(responses.STATUS[code], []).append(CODES[code])
-    refusal = _content({JSON: responses.refusal_form(it.path)}, schemas)
+        by_status.setdefault(errors.STATUS[code], []).append(CODES[code])
+    refusal = _content({JSON: it.error_form.schema}, schemas)
     for status, meanings in sorted(by_status.items()):
-        made[str(status)] = {"description": "; ".join(meanings), "content": refusal}
+        written[str(status)] = {"description": "; ".join(meanings), "content": refusal}
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             seconds = {"description": "seconds until there is room", "schema": {"type": "integer"}}
-            made[str(status)] |= {"headers": {"Retry-After": seconds}}
-    made["503"] = {"description": _TOO_MANY, "content": {"text/plain": {"schema": TEXT}}}
+            written[str(status)] |= {"headers": {"Retry-After": seconds}}
+    written["503"] = {"description": _TOO_MANY, "content": {"text/plain": {"schema": TEXT}}}
     if it.tells_readiness:
         own = _content(it.gives, schemas)
-        made["503"] = {"description": f"{_NOT_READY}, or {_TOO_MANY}", "content": {**own, **made["503"]["content"]}}
+        written["503"] = {
+            "description": f"{_NOT_READY}, or {_TOO_MANY}",
+            "content": {**own, **written["503"]["content"]},
+        }
     if it.has_tag:
-        made["304"] = {"description": _UNCHANGED}
-    return made
+        written["304"] = {"description": _UNCHANGED}
+    return written
 
 
 def _content(bodies: Mapping[str, Body], schemas: _Schemas) -> dict[str, object]:

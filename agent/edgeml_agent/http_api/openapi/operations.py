@@ -1,6 +1,6 @@
-"""Every path and method of the HTTP doors: what it takes, what it answers, how it refuses. A table, and no HTTP.
+"""The operation table: each path and method of the HTTP APIs, its endpoint, its bodies, its errors. No HTTP here.
 
-Bodies are the types that the doors read and write. A test holds the table against the application's routes.
+Routes and the OpenAPI document are made from it. Bodies are the types that the APIs read and write.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from edgeml_agent.http_api import openapi, page, predict, schemas
+from edgeml_agent.http_api import errors, page, predict, schemas
+from edgeml_agent.http_api.errors import ErrorForm
 from edgeml_agent.http_api.oip import repository
 from edgeml_agent.http_api.oip.codec import InferMessage
 from edgeml_agent.http_api.oip.routes import JSON_LENGTH_HEADER
@@ -20,7 +21,7 @@ from edgeml_runtime import requests
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 Schema: TypeAlias = Mapping[str, Any]
-#: A body: a type of the code, a schema where no type says it, or None where OpenAPI 3.1 has no schema for it.
+#: A body: a type of the code; a schema, where there is no type; None, where OpenAPI 3.1 has no schema for it.
 Body: TypeAlias = type | Schema | None
 
 TEXT: Final[Schema] = {"type": "string"}
@@ -33,25 +34,41 @@ class Operation:
     """One path by one method.
 
     Attributes:
+        path: exact, or with `{names}` for parts without a slash.
+        endpoint: the name by which its API gives the function that answers.
         takes: bodies by media type; none where it reads no body.
-        needs_body: whether an empty one is refused.
+        needs_body: whether an empty body is refused.
         gives: bodies of the answer by media type.
-        fails: codes of the errors that are this operation's own; all share those of `access` and of connections.
+        fails: codes of this operation's own errors; all operations share those of the gateway and of connections.
+        error_form: how its errors are written.
+        is_public: whether it needs no token: a watchdog's questions, and the page's files.
+        waits: whether it waits until the models of the last run are loaded.
+        is_cancellable: whether it is cancelled when its client disconnects.
         tells_readiness: whether it answers 503, with the same body, while models are being loaded.
-        has_tag: whether it answers 304 to who holds what it would give.
+        has_tag: whether it answers 304 to a client that has the current version.
         headers: that it reads, by name.
     """
 
     method: str
     path: str
+    endpoint: str
     summary: str
     gives: Mapping[str, Body]
     takes: Mapping[str, Body] = field(default_factory=dict)
     needs_body: bool = True
     fails: tuple[str, ...] = ()
+    error_form: ErrorForm = errors.OWN
+    is_public: bool = False
+    waits: bool = True
+    is_cancellable: bool = False
     tells_readiness: bool = False
     has_tag: bool = False
     headers: Mapping[str, Schema] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The methods of HTTP that it answers: HEAD wherever GET."""
+        return frozenset({"GET", "HEAD"} if self.method == "get" else {self.method.upper()})
 
 
 _READING: Final = ("input-invalid", "body-too-large", "content-unsupported", "overloaded")
@@ -76,11 +93,16 @@ _LENGTH: Final[Schema] = {
 
 def _tasks() -> Iterator[Operation]:
     yield Operation(
-        method="get", path="/v1/models", summary="The models served here.", gives={JSON: schemas.ListedModels}
+        method="get",
+        path="/v1/models",
+        endpoint="list_models",
+        summary="The models served here.",
+        gives={JSON: schemas.ListedModels},
     )
     yield Operation(
         method="get",
         path="/v1/models/{name}",
+        endpoint="describe_model",
         summary="One model.",
         gives={JSON: schemas.ListedModel},
         fails=("model-unknown",),
@@ -88,56 +110,81 @@ def _tasks() -> Iterator[Operation]:
     yield Operation(
         method="post",
         path="/v1/models/{name}/predict",
-        summary="What a model makes of one item, or of each in a list.",
+        endpoint="predict",
+        summary="A model's answer to one item, or to each in a list.",
         takes={JSON: _ITEMS, "multipart/form-data": _FORM, "image/*": FILE},
         gives={JSON: schemas.Predicted},
         fails=(*_RUNNING, "prompt-too-long"),
+        is_cancellable=True,
     )
 
 
 def _openai() -> Iterator[Operation]:
-    written: tuple[tuple[str, str, type, type], ...] = (
-        ("/v1/chat/completions", "What a model says next in a chat.", ChatRequest, schemas.ChatCompletion),
-        ("/v1/completions", "How a model goes on with a text.", CompletionRequest, schemas.Completion),
+    generation: tuple[tuple[str, str, str, type, type], ...] = (
+        ("/v1/chat/completions", "chat", "A model's next message in a chat.", ChatRequest, schemas.ChatCompletion),
+        ("/v1/completions", "complete", "A model's continuation of a text.", CompletionRequest, schemas.Completion),
     )
-    for path, summary, asked, answer in written:
+    for path, endpoint, summary, request, answer in generation:
         yield Operation(
             method="post",
             path=path,
+            endpoint=endpoint,
             summary=summary,
-            takes={JSON: asked},
+            takes={JSON: request},
             gives={JSON: answer, "text/event-stream": None},
             fails=(*_RUNNING, "prompt-too-long"),
+            error_form=errors.OPENAI,
+            is_cancellable=True,
         )
     yield Operation(
         method="post",
         path="/v1/embeddings",
+        endpoint="embed",
         summary="A vector for each text.",
         takes={JSON: EmbeddingsRequest},
         gives={JSON: schemas.Embeddings},
         fails=_RUNNING,
+        error_form=errors.OPENAI,
+        is_cancellable=True,
     )
 
 
 def _protocol() -> Iterator[Operation]:
-    yield Operation(method="get", path="/v2", summary="The server's metadata.", gives={JSON: schemas.ProtocolServer})
+    yield Operation(
+        method="get",
+        path="/v2",
+        endpoint="protocol_server",
+        summary="The server's metadata.",
+        gives={JSON: schemas.ProtocolServer},
+        error_form=errors.PROTOCOL,
+    )
     for version in ("", "/versions/{version}"):
-        per_model: tuple[tuple[str, str, type], ...] = (
-            ("", "A model's metadata.", schemas.ProtocolModel),
-            ("/config", "A model's configuration in Triton's terms.", schemas.ProtocolConfig),
-            ("/ready", "Whether a model answers.", schemas.ProtocolReady),
-            ("/stats", "How requests to a model went.", schemas.Statistics),
+        per_model: tuple[tuple[str, str, str, type], ...] = (
+            ("", "protocol_model", "A model's metadata.", schemas.ProtocolModel),
+            ("/config", "protocol_config", "A model's configuration in Triton's terms.", schemas.ProtocolConfig),
+            ("/ready", "protocol_ready", "Whether a model answers.", schemas.ProtocolReady),
+            ("/stats", "statistics", "Counts and times of requests to a model.", schemas.Statistics),
         )
-        for ending, summary, answer in per_model:
-            path = f"/v2/models/{{name}}{version}{ending}"
-            yield Operation(method="get", path=path, summary=summary, gives={JSON: answer}, fails=("model-unknown",))
+        for ending, endpoint, summary, answer in per_model:
+            yield Operation(
+                method="get",
+                path=f"/v2/models/{{name}}{version}{ending}",
+                endpoint=endpoint,
+                summary=summary,
+                gives={JSON: answer},
+                fails=("model-unknown",),
+                error_form=errors.PROTOCOL,
+            )
         yield Operation(
             method="post",
             path=f"/v2/models/{{name}}{version}/infer",
+            endpoint="infer",
             summary="A model's outputs for tensors, or for texts or files as BYTES.",
             takes={JSON: InferMessage, BINARY: FILE},
             gives={JSON: schemas.Inferred, BINARY: FILE},
             fails=(*_RUNNING, "deadline-exceeded"),
+            error_form=errors.PROTOCOL,
+            is_cancellable=True,
             headers={JSON_LENGTH_HEADER: _LENGTH},
         )
 
@@ -146,55 +193,95 @@ def _repository() -> Iterator[Operation]:
     yield Operation(
         method="get",
         path="/v2/models/stats",
-        summary="How requests to all models went.",
+        endpoint="statistics",
+        summary="Counts and times of requests to all models.",
         gives={JSON: schemas.Statistics},
+        error_form=errors.PROTOCOL,
     )
     yield Operation(
         method="post",
         path="/v2/repository/index",
+        endpoint="index",
         summary="The models that this device was given.",
         takes={JSON: repository.Index},
         needs_body=False,
         gives={JSON: {"type": "array", "items": schemas.Indexed}},
         fails=_READING,
+        error_form=errors.PROTOCOL,
     )
     for verb, summary in (("load", "Load a model, if it isn't."), ("unload", "Free a model's memory.")):
         yield Operation(
             method="post",
             path=f"/v2/repository/models/{{name}}/{verb}",
+            endpoint=verb,
             summary=summary,
             takes={JSON: repository.Change},
             needs_body=False,
             gives={JSON: NOTHING},
             fails=_RUNNING,
+            error_form=errors.PROTOCOL,
         )
 
 
 def _watching() -> Iterator[Operation]:
-    health = {JSON: schemas.Health}
-    yield Operation(method="get", path="/health", summary="Whether it lives, and is ready.", gives=health)
-    for root in ("/health", "/v2/health"):
-        yield Operation(method="get", path=f"{root}/live", summary="Whether it lives.", gives=health)
+    for path, endpoint, summary, form in (
+        ("/health", "live", "Whether it lives, and is ready.", errors.OWN),
+        ("/health/live", "live", "Whether it lives.", errors.OWN),
+        ("/health/ready", "ready", "Whether it is ready.", errors.OWN),
+        ("/v2/health/live", "live", "Whether it lives.", errors.PROTOCOL),
+        ("/v2/health/ready", "ready", "Whether it is ready.", errors.PROTOCOL),
+    ):
         yield Operation(
-            method="get", path=f"{root}/ready", summary="Whether it is ready.", gives=health, tells_readiness=True
+            method="get",
+            path=path,
+            endpoint=endpoint,
+            summary=summary,
+            gives={JSON: schemas.Health},
+            error_form=form,
+            is_public=True,
+            waits=False,
+            tells_readiness=endpoint == "ready",
         )
     yield Operation(
-        method="get", path="/metrics", summary="All counts, in Prometheus' text format.", gives={"text/plain": TEXT}
+        method="get",
+        path="/metrics",
+        endpoint="metrics",
+        summary="All counts, in Prometheus' text format.",
+        gives={"text/plain": TEXT},
     )
-    yield Operation(method="get", path=openapi.PATH, summary="This document.", gives={JSON: {"type": "object"}})
+    yield Operation(
+        method="get",
+        path="/openapi.json",
+        endpoint="document",
+        summary="This document.",
+        gives={JSON: {"type": "object"}},
+    )
 
 
 def _page() -> Iterator[Operation]:
     yield Operation(
-        method="get", path=page.MODELS, summary="What the page at / shows.", gives={JSON: view_model.Everything}
+        method="get",
+        path="/page/models",
+        endpoint="page_models",
+        summary="The content of the page at /.",
+        gives={JSON: view_model.Everything},
+        waits=False,
     )
     for path, name in page.FILES.items():
-        gives = {page.media_type(name): TEXT}
-        yield Operation(method="get", path=path, summary="A file of the page.", gives=gives, has_tag=True)
+        yield Operation(
+            method="get",
+            path=path,
+            endpoint="page_file",
+            summary="A file of the page.",
+            gives={page.media_type(name): TEXT},
+            is_public=True,
+            waits=False,
+            has_tag=True,
+        )
 
 
-#: Doors by name, as the document groups their paths.
-DOORS: Final[Mapping[str, tuple[Operation, ...]]] = {
+#: The operations of each API by its name, as the document groups them.
+APIS: Final[Mapping[str, tuple[Operation, ...]]] = {
     "tasks": tuple(_tasks()),
     "OpenAI": tuple(_openai()),
     "Open Inference Protocol": (*_protocol(), *_repository()),

@@ -1,7 +1,7 @@
 """The page at `/`: the models, their card, try one, copy the call, the last latencies.
 
-Static files that anybody may read, since they say nothing of this device; what they show comes from `/page/models`,
-behind the token like every door. Nothing is loaded from elsewhere, and the browser is told to refuse it.
+The static files are public, since they reveal nothing of this device. Their content comes from `/page/models`, which
+needs the token. Nothing is loaded from elsewhere, and a policy makes the browser refuse it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeml_agent.http_api import responses
 from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.http_api.page import view_model
+from edgeml_agent.http_api.request import Request
+from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve.models import Models
 
-#: The files beside this one, and what they are.
+#: Media types of the static files, by their suffix.
 TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-#: The page's own files only; no markup made of text (Trusted Types), so that no answer of a model can become a script.
+#: The page's own files only; no markup made of text (Trusted Types): no answer of a model can become a script.
 POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -50,23 +50,18 @@ HEADERS: Final = {
 ROOT: Final = "/page"
 _FOLDER: Final = Path(__file__).parent / "static"
 _FIRST: Final = "index.html"
-#: What the page shows, which it asks for again and again.
-MODELS: Final = f"{ROOT}/models"
 
 
-def routes(models: Models, info: ServerInfo) -> list[Route]:
-    """The routes of the page."""
+def endpoints(models: Models, info: ServerInfo) -> dict[str, Endpoint]:
+    """The endpoints of the page."""
 
     async def static(request: Request) -> Response:
-        return _file(FILES[request.url.path], request.headers.get("if-none-match"))
+        return _file(FILES[request.path], request.headers.get(b"if-none-match"))
 
     async def listing(_: Request) -> Response:
         return responses.json(view_model.everything(models, info))
 
-    return [
-        *(Route(path, static, methods=["GET"]) for path in FILES),
-        Route(MODELS, listing, methods=["GET"]),
-    ]
+    return {"page_file": static, "page_models": listing}
 
 
 def _files() -> dict[str, str]:
@@ -79,13 +74,13 @@ FILES: Final = _files()
 
 
 def media_type(name: str) -> str:
-    """What a file is."""
+    """The media type of a file."""
     return TYPES[Path(name).suffix]
 
 
 @cache
 def _read(name: str) -> tuple[bytes, str]:
-    """A file, and a tag that changes with it."""
+    """Read a file; its tag changes with its content."""
     content = (_FOLDER / name).read_bytes()
     return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 

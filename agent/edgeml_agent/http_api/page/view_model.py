@@ -1,4 +1,4 @@
-"""What the page shows of the models: their manifests' figures, their state, and how the last requests went."""
+"""The content of the page: the figures of the models' manifests, their state, and the last requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeml_core import card
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import AudioInput, PromptInput
 
-#: `resting`: it gave its memory up and is loaded when it is asked. `unloaded`: until an operator says otherwise.
+#: `resting`: without memory until its next request. `unloaded`: without memory until an operator loads it.
 State = Literal["live", "resting", "unloaded"]
 
 
@@ -26,7 +26,7 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """How well it does beside the original; `summary` is all of it in words."""
+    """Its accuracy beside the original's; `summary` is all of it as a sentence."""
 
     metric: str
     is_share: bool
@@ -37,7 +37,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found out about the model when it was exported."""
+    """The measurements of the model's export."""
 
     recipe: str
     size_bytes: int
@@ -49,7 +49,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
-    """How requests went since the agent started; `left` are those whose clients gave them up.
+    """Requests since the agent started; the clients of those in `left` disconnected before the answer.
 
     `last_ms` has the newest at the end, negative where the request failed.
     """
@@ -62,9 +62,9 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `takes` is the kind of its preprocessing, which says what a request looks like.
+    """One model. `takes` is the kind of its preprocessing, which decides the form of a request.
 
-    `sampling_rate_hz` is there for sound; `chats` where a language model has a chat template.
+    `sampling_rate_hz` is set for sound; `chats` where a language model has a chat template.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Everything(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def everything(models: Models, info: ServerInfo) -> Everything:
-    """What the page shows, now."""
+    """Return the present content of the page."""
     described = tuple(_model(models, name, served) for name, served in sorted(models.active().items()))
     return Everything(device=info.device, version=info.version, ready=info.ready(), models=described)
 
@@ -147,7 +147,7 @@ def _card(manifest: Manifest) -> Card:
 def _accuracy(found: card.Accuracy) -> Accuracy:
     return Accuracy(
         metric=found.metric,
-        is_share=found.is_share,
+        is_share=found.is_fraction,
         before=found.fp32,
         after=found.int8,
         rows=found.rows,

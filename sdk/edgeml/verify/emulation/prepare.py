@@ -125,8 +125,8 @@ def _fetch(arch: str, folder: Path) -> list[Path]:
 
 def _mirror() -> str:
     """Find the mirror that this machine's apt uses; it has the packages of other architectures, too."""
-    if given := os.environ.get(MIRROR_VARIABLE):
-        return given
+    if configured := os.environ.get(MIRROR_VARIABLE):
+        return configured
     command = ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI)", "Created-By: Packages"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=APT_TIMEOUT_S, check=False).stdout.split()
     found = next((uri for uri in listed if uri.rstrip("/").endswith("/debian")), None)

@@ -40,23 +40,8 @@ FOLDERS: Final = ("proc", "sys", "dev", "tmp", "edgeml/edgeml_core", "edgeml/edg
 #: Packages that edgeml_core and edgeml_runtime import, besides the runtimes.
 _PACKAGES: Final = ("msgspec", "numpy", "pillow", "tokenizers", "zstandard")
 
-#: $1 the root, $2 the board's files, $3 the packages, $4 the bundle, $5 qemu; the rest is the command in the root.
-#: The board's /proc/cpuinfo and CPU list in /sys hide the host's: from them the runtimes choose kernels.
-_ENTER: Final = """
-set -e
-mount --rbind /proc "$1/proc"
-mount --bind "$2/cpuinfo" "$1/proc/cpuinfo"
-mount --bind "$2/sys" "$1/sys"
-mount --rbind /dev "$1/dev"
-mount -t tmpfs tmpfs "$1/tmp"
-mount --bind "$3/edgeml_core" "$1/edgeml/edgeml_core"
-mount --bind "$3/edgeml_runtime" "$1/edgeml/edgeml_runtime"
-mount --bind "$4" "$1/bundle"
-mount --bind "$5" "$1/qemu"
-root=$1
-shift 5
-exec chroot "$root" "$@"
-"""
+#: The script that mounts the root and runs a command in it; its arguments are in the script.
+_ENTER: Final = Path(__file__).with_name("enter.sh")
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +52,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_native(profile: Profile) -> bool:
-    """Tell whether the target has this machine's architecture, so that it needs no root."""
+    """Return whether the target has this machine's architecture, so that it needs no root."""
     return profile.cpu.arch == platform.machine()
 
 
@@ -141,7 +126,7 @@ def python_command(
         mounts = (root or folder(profile.cpu.arch), name, _packages(), bundle.absolute(), emulator)
         python = [PYTHON, *([] if write_bytecode else ["-B"])]
         yield [
-            *_namespace(), "sh", "-c", _ENTER, "sh", *map(str, mounts),
+            *_namespace(), "sh", str(_ENTER), *map(str, mounts),
             "/qemu", "-cpu", profile.cpu.emulator, *_settings(), *python,
         ]  # fmt: skip
 

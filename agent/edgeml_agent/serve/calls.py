@@ -1,0 +1,99 @@
+"""Calls of a model, in a form in which several requests can share a run; and the facts that place a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from edgeml_runtime.inputs import Prepared
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tensors import Array
+
+T = TypeVar("T")
+
+
+class RequestInfo(NamedTuple):
+    """Facts about a request that decide when and where it runs.
+
+    Attributes:
+        size_bytes: of the request, where its call is one run; None where a call may take any time.
+        client: identifies the client, such as its connection; None where that is unknown.
+        deadline_s: on the clock `time.monotonic`; past it the call isn't begun.
+    """
+
+    size_bytes: int | None = None
+    client: Hashable = None
+    deadline_s: float | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline_s is not None and time.monotonic() > self.deadline_s
+
+
+NO_INFO: Final = RequestInfo()
+
+
+@dataclass(slots=True)
+class Predict(Generic[T]):
+    """A call that predicts items, so that several of them can share a run.
+
+    Attributes:
+        parse: returns the items in a request.
+        write: returns the result for the answers to them.
+    """
+
+    parse: Callable[[Model], Sequence[Item]]
+    write: Callable[[Model, Sequence[Answer]], T]
+
+    def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
+        """Predict alone; where the answer is made in pieces, give it up when its client has left."""
+        return self.write(model, model.predict(self.parse(model), stopped))
+
+
+@dataclass(slots=True)
+class Infer(Generic[T]):
+    """A call for a model's raw outputs.
+
+    Attributes:
+        prepare: returns the items in a request and the inputs made of them; no items, where the client made the inputs.
+        write: returns the result for the outputs.
+    """
+
+    prepare: Callable[[Model], tuple[Sequence[Item], Prepared]]
+    write: Callable[[Model, Mapping[str, Array]], T]
+
+    def __call__(self, model: Model) -> T:
+        """Infer alone."""
+        return self.write(model, model.run(*self.prepare(model)))
+
+
+@dataclass(slots=True)
+class Stoppable(Generic[T]):
+    """A call of many runs, which asks the second argument between them whether it should stop."""
+
+    call: Callable[[Model, Callable[[], bool]], T]
+
+    def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
+        """Run it."""
+        return self.call(model, stopped)
+
+
+def can_share(one: object, other: object) -> bool:
+    """Whether two calls can share a run."""
+    return isinstance(one, Predict | Infer) and type(one) is type(other)
+
+
+def run_together(model: Model, calls: Sequence[Any]) -> Iterator[Any]:
+    """Yield the results of calls of one kind, from a run that they share."""
+    if isinstance(calls[0], Infer):
+        outputs = model.run_together([call.prepare(model) for call in calls])
+        yield from (call.write(model, one) for call, one in zip(calls, outputs, strict=True))
+        return
+    parsed = [call.parse(model) for call in calls]
+    answers = iter(model.predict([item for items in parsed for item in items]))
+    for call, items in zip(calls, parsed, strict=True):
+        yield call.write(model, [next(answers) for _ in items])
