@@ -26,7 +26,7 @@ def built(folder: Path, recipe: str, size_bytes: int, file_format: Format = "onn
     return Built(file_format=file_format, recipe=recipe, folder=folder, model="model", signature=SIGNATURE)
 
 
-def test_int8_is_counted_as_int8_and_weight_only_as_fp32(tmp_path: Path):
+def test_estimate_bytes_weight_only_counts_as_fp32(tmp_path: Path):
     """Weight-only saves bytes on disk, not in memory."""
     fp32 = built(tmp_path, "none", 100 * MB)
     dynamic = memory.estimate_bytes(built(tmp_path, "dynamic-s8", 25 * MB), fp32)
@@ -35,7 +35,7 @@ def test_int8_is_counted_as_int8_and_weight_only_as_fp32(tmp_path: Path):
         assert memory.estimate_bytes(built(tmp_path, recipe, size_bytes), fp32) == memory.estimate_bytes(fp32, fp32)
 
 
-def test_litert_counts_a_packed_copy_of_float_weights(tmp_path: Path):
+def test_estimate_bytes_litert_float_counts_a_packed_copy(tmp_path: Path):
     """XNNPACK packs them anew for each signature."""
     fp32 = built(tmp_path, "none", 100 * MB, "tflite")
     assert memory.estimate_bytes(fp32, fp32) == memory.RUNTIME_BYTES + 240 * MB
@@ -49,7 +49,7 @@ def test_estimate_bytes_litert_int8_counts_a_packed_copy_for_each_further_length
     assert memory.estimate_bytes(int8, fp32) == memory.RUNTIME_BYTES + 75 * MB
 
 
-def test_a_model_too_large_for_the_board_fails_the_gate(tmp_path: Path):
+def test_check_memory_too_large_for_the_board_fails(tmp_path: Path):
     """400 MB of weights don't fit into what a Zero 2 W can give; a Pi 4 takes them."""
     model = built(tmp_path, "dynamic-s8", 400 * MB)
     needed = memory.estimate_bytes(model, model)
