@@ -21,7 +21,7 @@ def model(tmp_path):
 
 def test_measure_two_models_gives_the_times_of_both(model):
     """Percentiles in order for each, and what the first one cost to load."""
-    times = latency.measure(latency.Job(int8=model, fp32=model, threads=1))
+    times = latency.measure(latency.Job(int8=model, fp32=model, threads=1, budget_s=0.05))
     for found in (times.int8, times.fp32):
         assert 0 < found.p50_ms <= found.p90_ms <= found.p99_ms
         assert found.runs >= 30
@@ -33,7 +33,7 @@ def test_measure_model_that_cannot_be_loaded_is_runtime_failed(model):
     """The error of the runtime in the child is the message here, without a traceback."""
     absent = msgspec.structs.replace(model, path=f"{model.path}.absent")
     with pytest.raises(DeviceError, match="timing the model failed") as caught:
-        latency.measure(latency.Job(int8=absent, fp32=model, threads=1))
+        latency.measure(latency.Job(int8=absent, fp32=model, threads=1, budget_s=0.05))
     assert caught.value.code == "runtime-failed"
     assert "absent" in caught.value.message
     assert "Traceback" not in caught.value.message
@@ -43,5 +43,5 @@ def test_measure_child_that_hangs_is_runtime_failed(model, monkeypatch):
     """A bound on time ends a model that hangs."""
     monkeypatch.setattr(latency, "TIMEOUT_S", 0.01)
     with pytest.raises(DeviceError, match="gave no answer") as caught:
-        latency.measure(latency.Job(int8=model, fp32=model, threads=1))
+        latency.measure(latency.Job(int8=model, fp32=model, threads=1, budget_s=0.05))
     assert caught.value.code == "runtime-failed"
