@@ -15,7 +15,7 @@ from edgeml.pipeline.request import ExportRequest, MeasuringBudget
 from support import marks, scale
 
 #: Each model still has its fewest runs: enough for a median, and no test looks closer unless it gives its own budget.
-BRIEF = MeasuringBudget(paired_s=0.1, alone_s=0.1)
+BRIEF = MeasuringBudget(paired_s=0.1, alone_s=0.1, turns_s=4.0)
 #: Their counts are printed at the end of a run, also where other processes ran the tests.
 CAMPAIGNS = ("faults.campaign", "fuzz.campaign")
 

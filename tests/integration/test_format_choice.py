@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from edgeml import targets
 from edgeml.pipeline.comparison import NEAR, POINT, TIME_PER_POINT
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest, MeasuringBudget
+
+pytestmark = pytest.mark.timing
 
 HERE = targets.this_machine().name
 

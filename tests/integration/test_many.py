@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from support import brokers
 from support.light_agents import LightAgent, Publications, connected, fetch_all, host, published
+
+# Devices that wait for a core ask later, and chunks are published again for them.
+pytestmark = pytest.mark.timing
 
 DEVICES = [f"board-{number}" for number in range(8)]
 WEIGHTS_BYTES = 12 * 1024**2

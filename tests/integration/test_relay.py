@@ -45,6 +45,7 @@ def test_site_without_the_network_is_updated_and_reports_later(tmp_path: Path) -
         async def update() -> None:
             async with running(first, site.local.port) as devices:
                 await serving(devices, "1.0")
+                await asyncio.to_thread(until, lambda: has_told(site, "1.0", site.names[:1]), "the first report")
             site.wide.stop()
             async with running(late, site.local.port) as devices:
                 await serving(devices, "1.0")

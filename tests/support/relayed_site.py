@@ -226,7 +226,7 @@ async def update_all(site: RelayedSite, version: str) -> int:
     return passed_bytes
 
 
-def has_told(site: RelayedSite, version: str) -> bool:
-    """Whether the host knows of every device of the site that it serves a version."""
-    told = [it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE]
-    return all(version in {model.version for model in models} for models in told)
+def has_told(site: RelayedSite, version: str, names: Sequence[str] = ()) -> bool:
+    """Return whether the host has reports of a version from devices of the site: those named, or all."""
+    reported = {it.id: it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE}
+    return all(version in {model.version for model in reported[name]} for name in names or reported)

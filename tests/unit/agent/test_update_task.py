@@ -13,6 +13,7 @@ from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.lifecycle import State
 from support.fakes import Bench
 from support.samples import a_manifest
+from support.waiting import until_async
 
 NAME = "sample"
 TIMEOUT_S = 20
@@ -41,12 +42,6 @@ def run(bench, script):
     asyncio.run(main())
 
 
-async def until(condition):
-    """Let other tasks run until `condition` holds."""
-    while not condition():  # noqa: ASYNC110 - conditions of the store have no event
-        await asyncio.sleep(0.001)
-
-
 def reported(bench):
     """The state in the last report; empty before the first."""
     return bench.link.reports[-1].state if bench.link.reports else ""
@@ -72,7 +67,7 @@ def test_start_of_a_settled_deployment_does_nothing(bench):
     async def script(task):
         task.start(deployment)
         task.start(deployment)
-        await until(lambda: not task.is_running)
+        await until_async(lambda: not task.is_running)
         task.start(deployment)
         assert not task.is_running
 
@@ -88,7 +83,7 @@ def test_start_of_a_newer_deployment_replaces_the_running_one(bench):
     async def script(task):
         block_probe(bench, "1.0")
         task.start(old)
-        await until(lambda: reported(bench) == State.PROBING)
+        await until_async(lambda: reported(bench) == State.PROBING)
         task.start(new)
 
     run(bench, script)
@@ -105,13 +100,13 @@ def test_start_after_transport_errors_retries_with_growing_pauses(bench):
 
     async def script(task):
         task.start(deployment)
-        await until(lambda: not task.is_running)
+        await until_async(lambda: not task.is_running)
         assert [report.code for report in bench.link.reports].count("trust-unavailable") == ATTEMPTS_MAX
         assert len(bench.clock.slept) == ATTEMPTS_MAX - 1
         assert bench.clock.slept[0] <= 1.5 * RETRY_FIRST_S < bench.clock.slept[-1]
         bench.clock.slept.clear()
         task.start(deployment)
-        await until(lambda: len(bench.clock.slept) == 1)
+        await until_async(lambda: len(bench.clock.slept) == 1)
         assert bench.clock.slept[0] <= 1.5 * RETRY_FIRST_S
         bench.trust.manifests = manifests
 
@@ -134,7 +129,7 @@ def test_start_after_a_failure_depends_on_its_cause(bench, error, is_retried):
 
     async def script(task):
         task.start(deployment)
-        await until(lambda: not task.is_running)
+        await until_async(lambda: not task.is_running)
         assert (bench.prober.probed, bench.clock.slept) == (["1.0"], [])
         task.start(deployment)
         assert task.is_running is is_retried
@@ -200,7 +195,7 @@ def test_withdraw_ends_a_running_update(bench):
     async def script(task):
         block_probe(bench, "1.0")
         task.start(deployment)
-        await until(lambda: reported(bench) == State.PROBING)
+        await until_async(lambda: reported(bench) == State.PROBING)
         task.withdraw()
         withdrawal = task._task
         task.withdraw()
@@ -218,7 +213,7 @@ def test_start_after_withdraw_installs_the_deployment(bench):
     async def script(task):
         go = block_probe(bench, "1.0")
         task.start(deployment)
-        await until(lambda: reported(bench) == State.PROBING)
+        await until_async(lambda: reported(bench) == State.PROBING)
         task.withdraw()
         task.start(deployment)
         go.set()
@@ -249,7 +244,7 @@ def test_cancel_records_the_interruption(bench):
     async def script(task):
         block_probe(bench, "1.0")
         task.start(deployment)
-        await until(lambda: reported(bench) == State.PROBING)
+        await until_async(lambda: reported(bench) == State.PROBING)
         task.cancel()
 
     run(bench, script)
