@@ -6,19 +6,17 @@ the next turn begins with the next candidate. So all of them meet the same distu
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import select
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
 from edgeml import child_process
+from edgeml.child_process import Conversation
+from edgeml_core.calls import Refused
 from edgeml_core.errors import DeviceError
 from edgeml_core.golden import TensorData
 from edgeml_core.manifest import Manifest
@@ -27,20 +25,29 @@ from edgeml_core.manifest import Manifest
 PROGRAM: Final = "edgeml.check.turns_child"
 #: Seconds for one reply; a model that takes longer for a few runs has hung.
 REPLY_TIMEOUT_S: Final = 600
-#: Seconds for a process to end after its input was closed.
-END_TIMEOUT_S: Final = 5
-#: Characters of a failed process's output that the error quotes.
-_QUOTED_CHARS: Final = 500
 _HINT: Final = "name one format with --format"
 
 
-class Contestant(msgspec.Struct, frozen=True, kw_only=True):
+class Contestant(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A candidate to time: its model file, its manifest, and its own tensors for each input of the mix."""
 
     path: str
     manifest: Manifest
     threads: int
     inputs: tuple[dict[str, TensorData], ...]
+
+
+class RunInput(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The request to time one input of the contestant, by its index."""
+
+    index: int
+
+
+class RunReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The shortest of a few runs in milliseconds, or the error that came instead."""
+
+    ms: float = 0.0
+    refused: Refused | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,70 +97,31 @@ def started(contestants: Sequence[Contestant], weights: Sequence[float]) -> Iter
 
 @contextmanager
 def _process(contestant: Contestant) -> Iterator[_Process]:
-    command = child_process.python(PROGRAM)
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=child_process.environment(),
-            bufsize=0,
-        )
-        process = _Process(child, errors)
-        try:
-            process.send(msgspec.msgpack.encode(contestant))
-            process.reply()
-            yield process
-        finally:
-            process.end()
+    site = child_process.here(PROGRAM, timeout_s=REPLY_TIMEOUT_S)
+    with child_process.conversation(site) as conversation:
+        process = _Process(conversation)
+        process.ask(contestant)
+        yield process
 
 
 class _Process:
-    def __init__(self, child: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-        self._child = child
-        self._errors = errors
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
 
     def run_ms(self, index: int) -> float:
-        """The shortest of a few runs on one input, in milliseconds."""
-        self.send(msgspec.msgpack.encode(index))
-        return self.reply()
+        """Return the shortest of a few runs on one input, in milliseconds."""
+        return self.ask(RunInput(index=index)).ms
 
-    def send(self, message: bytes) -> None:
-        """Send one message behind its length."""
-        assert self._child.stdin is not None  # noqa: S101 -- opened as a pipe
+    def ask(self, request: Contestant | RunInput) -> RunReply:
+        """Send a request to the program."""
         try:
-            view = memoryview(len(message).to_bytes(8, "big") + message)
-            while view:
-                view = view[self._child.stdin.write(view) :]
-        except OSError as error:
-            raise self._failed() from error
+            reply = self._conversation.ask(msgspec.msgpack.encode(request), RunReply)
+        except DeviceError as error:
+            raise _failed(error.message) from error
+        if reply.refused is not None:
+            raise _failed(reply.refused.message)
+        return reply
 
-    def reply(self) -> float:
-        """The number on the next line."""
-        out = self._child.stdout
-        assert out is not None  # noqa: S101 -- opened as a pipe
-        ready, _, _ = select.select([out], [], [], REPLY_TIMEOUT_S)
-        line = out.readline() if ready else b""
-        try:
-            return float(line)
-        except ValueError as error:
-            raise self._failed() from error
 
-    def end(self) -> None:
-        """Close the process's input, and kill the process where that doesn't end it."""
-        for pipe in (self._child.stdin, self._child.stdout):
-            with contextlib.suppress(OSError):
-                if pipe:
-                    pipe.close()
-        try:
-            self._child.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-
-    def _failed(self) -> DeviceError:
-        self.end()
-        self._errors.seek(0)
-        message = self._errors.read().decode(errors="replace").strip()[-_QUOTED_CHARS:]
-        return DeviceError("runtime-failed", f"timing the model failed: {message or 'no reply in time'}", _HINT)
+def _failed(cause: str) -> DeviceError:
+    return DeviceError("runtime-failed", f"timing the model failed: {cause}", _HINT)

@@ -1,5 +1,6 @@
 """The runner of child processes: its replies, its bound on time, and its reports of crashes."""
 
+import sys
 import time
 
 import msgspec
@@ -94,3 +95,64 @@ def test_here_runs_a_module_with_this_python():
     with pytest.raises(DeviceError, match="No module named edgeml_no_such") as caught:
         child_process.run(child_process.here("edgeml_no_such"), b"", Echo)
     assert "on this machine" in caught.value.message
+
+
+CONVERSING = """
+import sys, time, os, signal
+from edgeml_runtime import stdio
+import msgspec
+
+class Echo(msgspec.Struct):
+    text: str
+
+def run(request):
+    if request.text == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if request.text == "hang":
+        time.sleep(60)
+    if request.text == "exit":
+        print("giving up", file=sys.stderr)
+        sys.exit(3)
+    os.write(1, b"noise")
+    return Echo(request.text.upper())
+
+sys.exit(stdio.converse(Echo, run))
+"""
+
+
+def talk(texts, **changes):
+    """Ask one program for each text in turn."""
+    site = ExecutionSite(name="barn-1", command=[sys.executable, "-c", CONVERSING], **changes)
+    with child_process.conversation(site) as conversation:
+        return [conversation.ask(msgspec.msgpack.encode(Echo(text)), Echo).text for text in texts]
+
+
+def test_conversation_answers_each_request_in_order():
+    """One process for all; long messages come through whole, and noise of a runtime is no part of a reply."""
+    long = "x" * 3_000_000
+    assert talk(["one", long, "two"]) == ["ONE", long.upper(), "TWO"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("crash", "the run on barn-1 was ended by SIGSEGV"),
+        ("exit", "ended with code 3 and no answer: .*giving up"),
+        ("hang", "gave no answer within 5 s"),
+    ],
+)
+def test_conversation_that_ends_early_is_reported_as_a_run_is(text, message):
+    """Also after answers that were good."""
+    with pytest.raises(DeviceError, match=message) as caught:
+        talk(["one", text, "two"], timeout_s=5.0)
+    assert caught.value.code == "probe-crashed"
+
+
+def test_conversation_of_a_lost_machine_is_a_transport_error():
+    """The first request can't be sent, or its reply doesn't come."""
+    site = ExecutionSite(name="barn-1", command=["sh", "-c", "echo no route >&2; exit 255"], lost_code=255)
+    with (
+        pytest.raises(TransportError, match="barn-1 can't be reached: no route"),
+        child_process.conversation(site) as conversation,
+    ):
+        conversation.ask(b"x" * 1_000_000, Echo)
