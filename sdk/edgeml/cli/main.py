@@ -70,7 +70,14 @@ def edgeml(ctx: click.Context) -> None:
 
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone, as with `head`: there is nothing to report
+    sys.exit(0)
+
+
+def _run(arguments: list[str]) -> None:
     try:
         edgeml.main(args=arguments, prog_name="edgeml", standalone_mode=False, auto_envvar_prefix="EDGEML")
     except click.exceptions.NoArgsIsHelpError as error:
@@ -84,9 +91,6 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         stopped = UsageError("interrupted", "stopped by the operator; no unfinished file is left behind")
         output.fail(stopped, as_json="--json" in arguments, exit_code=EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, as with `head`: there is nothing to report
-    sys.exit(0)
 
 
 def _usage_hint(error: click.ClickException) -> str:
