@@ -21,7 +21,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl wrk:wrk zstd:zstd bsdiff:bsdiff
 PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
@@ -97,7 +97,6 @@ dist: setup
 	$(RUN)/python -m twine check --strict dist/*
 
 # QUICK=1 runs each program for seconds; KEEP=1 keeps the report for the documents' tables. Rivals' environments are made once.
-bench: DEBIAN += wrk:wrk zstd:zstd bsdiff:bsdiff
 bench: setup debian
 	@mkdir -p out
 	$(RUN)/python benchmarks $(if $(QUICK),--quick) $(if $(KEEP),--keep) --json out/bench.json --markdown out/bench.md
