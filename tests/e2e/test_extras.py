@@ -65,14 +65,14 @@ def environment(name: str, extra: str) -> Iterator[Environment]:
 
 @pytest.fixture(scope="module")
 def agent():
-    """`pip install edgeml[agent]`."""
+    """`pip install edgeml-deploy[agent]`, from the checkout."""
     with environment("agent", "[agent]") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def bare():
-    """`pip install edgeml`."""
+    """`pip install edgeml-deploy`, from the checkout."""
     with environment("bare", "") as found:
         yield found
 
