@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from support import cache
+from support.scale import IS_NIGHTLY
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: By extra: a program that works with nothing else installed.
@@ -28,7 +31,6 @@ PROGRAMS = {
 }
 #: Extras without torch: the others take minutes and gigabytes each, and are installed by `make nightly`.
 LIGHT = ("agent", "fleet", "tflite", "tflite-legacy")
-IS_NIGHTLY = bool(os.environ.get("EDGEML_NIGHTLY"))
 #: The only extra for older versions than constraints.txt names.
 UNCONSTRAINED = ("tflite-legacy",)
 
@@ -102,12 +104,23 @@ def test_every_extra_has_a_program():
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("extra", sorted(PROGRAMS) if IS_NIGHTLY else LIGHT)
-def test_the_wheel_installs_with_an_extra(wheel, python, tmp_path, extra):
-    """In an empty environment: all dependencies are there, fit together, and can be imported."""
+def test_the_wheel_installs_with_an_extra(wheel, tmp_path, extra):
+    """In an environment of its own: all dependencies are there, fit together, and can be imported.
+
+    The test cache keeps the environment; the wheel is installed into it again.
+    """
     bounds = () if extra in UNCONSTRAINED else ("--constraint", ROOT / "constraints.txt")
-    execute(python, "-m", "pip", "install", "--quiet", *bounds, f"{wheel}[{extra}]", cwd=tmp_path)
-    execute(python, "-m", "pip", "check", cwd=tmp_path)
-    execute(python, "-c", PROGRAMS[extra], cwd=tmp_path)
+    install = ("-m", "pip", "install", "--quiet", "--no-cache-dir")
+
+    def make(folder):
+        execute(sys.executable, "-m", "venv", folder, cwd=tmp_path)
+        execute(folder / "bin" / "python", *install, *bounds, f"{wheel}[{extra}]", cwd=tmp_path)
+
+    with cache.kept(f"wheel-{extra}", make) as folder:
+        python = folder / "bin" / "python"
+        execute(python, *install, "--no-deps", "--force-reinstall", wheel, cwd=tmp_path)
+        execute(python, "-m", "pip", "check", cwd=tmp_path)
+        execute(python, "-c", PROGRAMS[extra], cwd=tmp_path)
 
 
 def install_lines():

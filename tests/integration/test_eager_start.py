@@ -23,8 +23,10 @@ from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import INLINE_MAX_BYTES, Worker
 from edgeml_runtime.model import Model
 
-#: Seconds for all requests of one test; one of them has 40,000, on a busy host.
+#: Seconds for all requests of one test, on a busy host.
 TIMEOUT_S = 120
+#: Of the server's sockets: small, so that a client that reads no answers is soon stopped.
+BUFFER_BYTES = 16 * 1024
 TOKEN = "a-token-of-24-characters"
 
 
@@ -53,6 +55,8 @@ def talked(folder, talk, rules=None):
     async def main():
         models = Models()
         listener = listen("127.0.0.1", 0)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
+            listener.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         app = _Noted(build(models, ServerInfo(device="d", version="1"), rules or Rules()))
         running = asyncio.create_task(serve(app, listener))
         await models.activate("tiny", *unpacked(folder))

@@ -15,6 +15,7 @@ FOLDERS: Final = {"browser": ("browser",), "faults": ("campaign", "broker"), "fu
 FIXTURES: Final = {
     "arm64": ("emulated", "network"),
     "emulation_place": ("emulated", "network"),
+    "checkout": ("network",),
 }
 #: By a module or one of its members among the globals of the test's module.
 IMPORTS: Final = {

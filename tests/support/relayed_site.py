@@ -121,7 +121,7 @@ async def running(folders: Sequence[Path], port: int) -> AsyncIterator[list[Site
             device.store.close()
 
 
-async def serving(devices: Sequence[SiteDevice], version: str, timeout_s: float = 2 * TIMEOUT_S) -> None:
+async def serving(devices: Sequence[SiteDevice], version: str, timeout_s: float = 5 * TIMEOUT_S) -> None:
     """Wait until all serve a version."""
     await until_async(lambda: all(device.serves(version) for device in devices), f"all serve {version}", timeout_s)
 

@@ -1,4 +1,4 @@
-// What a model answered, drawn by what is in it.
+// A model's answers, drawn by their kind.
 
 import { h, svg } from "./dom.js";
 import { cosine, count, percent } from "./figures.js";
@@ -44,7 +44,7 @@ function labels(found) {
   ];
 }
 
-/** What was found in the picture: numbered boxes over it, and the same numbers as a list. */
+/** The objects found in a picture: numbered boxes over it, and the same numbers as a list. */
 function boxes(found, file) {
   const picture = h("img", { alt: "" });
   const frame = h("div", { class: "seen" }, picture);
@@ -70,12 +70,12 @@ function placed({ xmin, ymin, xmax, ymax }, number, { naturalWidth, naturalHeigh
   return made;
 }
 
-/** What is said of a text or a sound of which the model read the beginning only. */
+/** A note on a text or a sound of which the model read the beginning only. */
 function truncated({ truncated }) {
   if (!truncated) return null;
   const { tokens, seconds, read } = truncated;
   const all = tokens ? count(tokens, "token") : `${seconds.toFixed(1)} seconds`;
-  return h("p", { class: "note" }, `The model takes the first ${tokens ? read : read.toFixed(1)} of ${all}; what is behind them has no part in this answer.`);
+  return h("p", { class: "note" }, `The model takes the first ${tokens ? read : read.toFixed(1)} of ${all}; the rest has no part in this answer.`);
 }
 
 /** The text with its tokens marked; neighbours of one label in one mark. */

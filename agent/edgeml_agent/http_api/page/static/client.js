@@ -1,4 +1,4 @@
-// Requests to this device, with its token, and its errors in every door's shape.
+// Requests to this device, with its token, and its errors in the form of each API.
 
 let token = sessionStorage.getItem("token") ?? "";
 

@@ -1,4 +1,4 @@
-// The call that the form would make, as a program: what is copied runs as it stands.
+// The call that the form would make, as a program that runs as it is copied.
 //
 // A call is {path, json} or {path, file}; `attached` names the field of `json` whose value is a file in base64.
 

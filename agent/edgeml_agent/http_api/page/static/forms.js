@@ -1,4 +1,4 @@
-// What is asked of a model, by the kind of request that it takes.
+// Forms for requests to a model, by the kind of its preprocessing.
 //
 // A form is {element, call, isReady}: `call` gives {json} or {file}, as `code.js` describes it.
 
@@ -119,7 +119,7 @@ function audio(model, changed) {
     try {
       ending = await recording();
     } catch {
-      said.textContent = "The microphone was not given";
+      said.textContent = "The browser refused the microphone";
       return;
     }
     record.textContent = "Stop";

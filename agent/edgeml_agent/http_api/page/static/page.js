@@ -1,4 +1,4 @@
-// The page: which models there are, asked again every few seconds while somebody looks, and the one that is chosen.
+// The page: the list of models, requested again every few seconds while the page is visible, and the chosen model.
 
 import { askJson, setToken } from "./client.js";
 import { h } from "./dom.js";
@@ -9,8 +9,8 @@ const at = (id) => document.getElementById(id);
 
 let models = [];
 let isReady = false;
-let looking = null; // the question under way
-let listed = ""; // what the list shows
+let looking = null; // the request under way
+let listed = ""; // the content of the list
 let open = null; // {key, update} of the model shown
 
 const link = ({ name }) => `#${encodeURIComponent(name)}`;
@@ -63,7 +63,7 @@ function show() {
   document.title = `${now.name} · edgeml`;
 }
 
-/** Draws the list where it changed, so that whoever goes through it by keyboard isn't thrown out. */
+/** Draws the list where it changed, so that keyboard focus stays in it. */
 function list(now) {
   const shown = JSON.stringify([now?.name, ...models.map(({ name, version, state }) => [name, version, state])]);
   if (shown === listed) return;
@@ -97,7 +97,7 @@ const empty = () =>
     "div",
     { class: "empty" },
     h("h1", {}, "No model yet"),
-    h("p", {}, "This device serves what its fleet deploys to it. From the host:"),
+    h("p", {}, "This device serves the models that its fleet deploys to it. On the host:"),
     h("pre", {}, "edgeml publish out/*.edgeml --repo fleet\nedgeml fleet deploy MODEL --repo fleet --to device=ID"),
   );
 

@@ -11,7 +11,7 @@ import { talk } from "./talk.js";
 
 const STATES = {
   live: ["live", "answers from memory"],
-  resting: ["resting", "gave its memory up; the next request loads it"],
+  resting: ["resting", "without memory; the next request loads it"],
   unloaded: ["unloaded", "an operator unloaded it"],
 };
 const ENDINGS = { stop: "ended by itself", length: "as long as allowed" };
@@ -59,15 +59,15 @@ function tiles({ card, ram_bytes, runtime, format, threads, requests }) {
   ].filter(Boolean);
 }
 
-function compared({ is_share, before, after, rows, said }) {
+function compared({ is_share, before, after, rows, summary }) {
   const written = (value) => (is_share ? percent(value) : value.toFixed(2));
-  return [written(after), `fp32 ${written(before)}, ${count(rows, "row")}`, said];
+  return [written(after), `fp32 ${written(before)}, ${count(rows, "row")}`, summary];
 }
 
-const said = ({ failed, left, waiting }) => `${failed} failed, ${left ? `${left} given up, ` : ""}${waiting} waiting`;
+const said = ({ failed, left, waiting }) => `${failed} failed, ${left ? `${left} cancelled, ` : ""}${waiting} waiting`;
 
 const warnings = ({ card }) =>
-  card.warnings.length ? h("section", {}, h("h2", {}, "What its export warned of"), h("ul", {}, card.warnings.map((it) => h("li", {}, it)))) : null;
+  card.warnings.length ? h("section", {}, h("h2", {}, "Warnings of its export"), h("ul", {}, card.warnings.map((it) => h("li", {}, it)))) : null;
 
 function tried(model, below) {
   const predict = `v1/models/${encodeURIComponent(model.name)}/predict`;

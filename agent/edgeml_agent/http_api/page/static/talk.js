@@ -45,7 +45,7 @@ export function talk(model, changed) {
     changed();
   }
 
-  /** Sends, shows each piece as it comes, and says how it ended. */
+  /** Sends, shows each piece as it comes, and notes how it ended. */
   async function send(signal) {
     const request = json();
     const answer = h("p", { class: "turn assistant", "aria-busy": "true" });
@@ -82,7 +82,7 @@ export function talk(model, changed) {
   };
 }
 
-/** Writes what comes into an element, and says how it ended. */
+/** Writes the pieces into an element, and reports how it ended. */
 async function streamed(response, element) {
   const ended = { tokens: 0, finish: "stopped" };
   for await (const { error, usage, choices } of events(response)) {
