@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 CODE = sorted(path for room in ("core", "sdk", "agent") for path in (ROOT / room).rglob("*.py"))
@@ -84,40 +82,47 @@ def sentences(text: str) -> Iterator[str]:
         yield from re.split(r"(?<=[.!?;:])\s+", " ".join(paragraph.split()))
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda it: str(it.relative_to(ROOT)))
-def test_prose_of_a_module_uses_the_words_of_the_glossary(path: Path):
+@cache
+def all_sentences() -> tuple[tuple[str, str], ...]:
+    """Place and text of each sentence in docstrings and comments."""
+    return tuple(
+        (place(path, line), sentence)
+        for path in CODE
+        for line, text in documentation(path)
+        for sentence in sentences(without_code(text))
+    )
+
+
+def place(path: Path, line: int) -> str:
+    """Name a line as an editor takes it."""
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_prose_of_modules_uses_the_words_of_the_glossary():
     """No word that the glossary rules out stands in a docstring, a comment or a message."""
-    found = [(line, it[1]) for line, text in prose(path) for it in RULED_OUT.finditer(without_code(text))]
+    found = [
+        (place(path, line), it[1])
+        for path in CODE
+        for line, text in prose(path)
+        for it in RULED_OUT.finditer(without_code(text))
+    ]
     assert not found, f"see docs/glossary.md: {found}"
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda it: str(it.relative_to(ROOT)))
-def test_sentences_name_their_subject(path: Path):
+def test_sentences_name_their_subject():
     """A thing with a name does something; no sentence begins with "What ..." or "Whoever ..."."""
-    found = [
-        (line, sentence)
-        for line, text in documentation(path)
-        for sentence in sentences(without_code(text))
-        if NAMELESS_SUBJECT.search(sentence)
-    ]
+    found = [it for it in all_sentences() if NAMELESS_SUBJECT.search(it[1])]
     assert not found, f"name the subject: {found}"
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda it: str(it.relative_to(ROOT)))
-def test_sentences_are_short(path: Path):
+def test_sentences_are_short():
     """A sentence of a docstring or comment has at most `WORDS_MAX` words."""
-    found = [
-        (line, len(sentence.split()), sentence)
-        for line, text in documentation(path)
-        for sentence in sentences(without_code(text))
-        if len(sentence.split()) > WORDS_MAX
-    ]
+    found = [it for it in all_sentences() if len(it[1].split()) > WORDS_MAX]
     assert not found, f"split these sentences: {found}"
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda it: str(it.relative_to(ROOT)))
-def test_docs_use_the_words_of_the_glossary(path: Path):
+def test_docs_use_the_words_of_the_glossary():
     """Nor in the documents, but for the glossary's own table."""
-    text = path.read_text().partition("## Words that are not used")[0]
-    found = [it[1] for it in RULED_OUT.finditer(without_code(text))]
+    texts = {path: path.read_text().partition("## Words that are not used")[0] for path in DOCS}
+    found = [(path.name, it[1]) for path, text in texts.items() for it in RULED_OUT.finditer(without_code(text))]
     assert not found, f"see docs/glossary.md: {found}"
