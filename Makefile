@@ -1,27 +1,34 @@
 # The loop. Every target makes its own environment and installs what it needs.
 #   make demo    the whole way on this machine, with a real model: about a minute after set-up
-#   make test    every check and test
-#   make quick   unit and property tests: seconds
-#   make faults  everything that can go wrong in delivery, and what came of it in counts
+#   make quick   unit and property tests: within a minute
+#   make test    all checks and tests, campaigns at a tenth: within a quarter of an hour on two cores
+#   make nightly the same with everything in full
+#   make faults  all faults of delivery, and what came of them in counts
 #   make soak    the same for long: make soak SECONDS=3600, with other random choices each time
-#   make fuzz    100,000 hostile inputs for the doors and the parsers, and what came of them in counts
+#   make fuzz    100,000 hostile inputs for the server and the parsers, and what came of them in counts
 #   make check   ruff, mypy, import contracts
-#   make fix     format and mend what ruff can
+#   make fix     format, and fix what ruff can
 #   make docs    generate docs/ from the tables in the code
-#   make bench   the README's figures, as ratios measured in one run
+#   make bench   the README's figures and how they came about, in one report; QUICK=1 shows in a minute that it works
+#   make dist    wheel and sdist in dist/, checked as the package index would
+
+# docs/testing.md has more on tests.
 
 PYTHON ?= python3
+# Processes that run tests at the same time.
+WORKERS ?= 2
 VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl wrk:wrk zstd:zstd bsdiff:bsdiff
+PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick faults soak fuzz check fix docs bench clean debian need
+.PHONY: all setup demo test quick nightly faults soak fuzz check fix docs dist bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
@@ -41,27 +48,33 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(RUN)/edgeml demo
 
-# What clients of other people's making call the agent with: their environment has no edgeml, ours none of them.
+# Other people's clients call the agent from an environment of their own, without edgeml.
 $(CLIENTS)/.ready: tests/clients/requirements.txt | setup
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
+# First the tests that measure time, alone; then all others, several at a time.
 test: check debian $(CLIENTS)/.ready
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest $(LIMIT) -m timing $$(grep --recursive --files-with-matches --include='*.py' 'mark\.timing' tests)
+	$(RUN)/python -m pytest $(LIMIT) -m "not timing" $(PARALLEL)
+
+nightly: export EDGEML_NIGHTLY := 1
+nightly: LIMIT := --timeout=7200
+nightly: test
 
 quick: setup
-	$(RUN)/python -m pytest tests/unit tests/property
+	$(RUN)/python -m pytest tests/unit tests/property $(PARALLEL)
 
 faults: setup debian
-	EDGEML_FAULTS_SECONDS=0 $(RUN)/python -m pytest tests/faults
+	EDGEML_NIGHTLY=1 $(RUN)/python -m pytest tests/faults
 
 soak: setup debian
-	@export EDGEML_FAULTS_SECONDS=$(or $(SECONDS),600) EDGEML_FAULTS_SEED=$${EDGEML_FAULTS_SEED:-$$(date +%s)}; \
+	@export EDGEML_NIGHTLY=1 EDGEML_FAULTS_SECONDS=$(or $(SECONDS),600) EDGEML_FAULTS_SEED=$${EDGEML_FAULTS_SEED:-$$(date +%s)}; \
 	echo "EDGEML_FAULTS_SEED=$$EDGEML_FAULTS_SEED"; $(RUN)/python -m pytest tests/faults --timeout=0
 
 fuzz: setup debian
-	EDGEML_FUZZ_INPUTS=$(or $(INPUTS),100000) $(RUN)/python -m pytest tests/fuzz --timeout=0
+	EDGEML_NIGHTLY=1 EDGEML_FUZZ_INPUTS=$(or $(INPUTS),100000) $(RUN)/python -m pytest tests/fuzz --timeout=0
 
 check: setup
 	$(RUN)/ruff check
@@ -75,14 +88,22 @@ fix: setup
 
 docs: setup $(CLIENTS)/.ready
 	$(RUN)/python docs/generate.py
+	$(RUN)/python benchmarks/tables.py
 	EDGEML_WRITE_DOCS=1 $(RUN)/python -m pytest -q tests/integration/test_clients.py
 
-bench: DEBIAN += wrk:wrk zstd:zstd bsdiff:bsdiff
-bench: setup debian
-	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=tests $(RUN)/python $$program || exit 1; done
+dist: setup
+	rm -rf dist
+	$(RUN)/python -m build --outdir dist
+	$(RUN)/python -m twine check --strict dist/*
 
-# Debian packages that the tests need, each behind a program that tells whether it is there. As root they are installed;
-# otherwise this says which command does it.
+# QUICK=1 runs each program for seconds; KEEP=1 keeps the report for the documents' tables. Rivals' environments are made once.
+bench: setup debian
+	@mkdir -p out
+	$(RUN)/python benchmarks $(if $(QUICK),--quick) $(if $(KEEP),--keep) --json out/bench.json --markdown out/bench.md
+	$(if $(KEEP),$(RUN)/python benchmarks/tables.py)
+
+# Debian packages that the tests need, each after one of its programs. A missing package is installed as root; other
+# users get the command that installs it.
 debian:
 	@export PATH=$$PATH:/usr/sbin; missing=; \
 	for pair in $(DEBIAN); do command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \

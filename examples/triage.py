@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 TRAINING_ROWS: Final = 640
 EVALUATION_ROWS: Final = 1000
@@ -85,21 +85,27 @@ def train(into: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(encoder())
     model = AutoModelForSequenceClassification.from_pretrained(
         encoder(), num_labels=len(LABELS), id2label=names, label2id={label: index for index, label in names.items()}
-    ).train()
+    )
+    fine_tune(model, tokenizer, STEPS)
+    model.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+
+
+def fine_tune(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, steps: int) -> None:
+    """Train the last layers and the head on messages of the desks."""
+    model.train()
     # The encoder knows English; its last layers and the head learn the desks.
     for name, weight in model.named_parameters():
         weight.requires_grad = name.startswith(LEARNING)
     optimizer = torch.optim.AdamW((it for it in model.parameters() if it.requires_grad), LEARNING_RATE)
     rows = messages(TRAINING_ROWS, seed=0)
-    for step in range(STEPS):
+    for step in range(steps):
         chosen = [rows[(step * BATCH + index) % len(rows)] for index in range(BATCH)]
         batch = tokenizer([text for text, _ in chosen], padding=True, return_tensors="pt")
         loss = model(**batch, labels=torch.tensor([LABELS.index(label) for _, label in chosen])).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.save_pretrained(into)
-    tokenizer.save_pretrained(into)
 
 
 def write_rows(folder: Path) -> None:

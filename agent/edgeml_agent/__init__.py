@@ -1,1 +1,1 @@
-"""The device: fetches what its owner signed, proves it, serves it, and keeps serving when anything fails."""
+"""The device: fetch, verify and serve the releases that the owner signed, and keep serving when anything fails."""

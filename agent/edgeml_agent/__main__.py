@@ -1,4 +1,4 @@
-"""The `edgeml-agent` program; `python -m edgeml_agent` is the same."""
+"""The `edgeml-agent` program; `python -m edgeml_agent` runs it, too."""
 
 from edgeml_agent.cli import main
 

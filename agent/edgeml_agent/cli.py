@@ -1,6 +1,7 @@
-"""`edgeml-agent`: arguments in, one call each, words and exit codes out. argparse, since a device carries no click.
+"""`edgeml-agent`: parse arguments, make one call per command, print text and exit codes.
 
-Results on stdout, log and errors on stderr; under `--json` one object on stdout, also for an error.
+It uses argparse, since devices have no click. Results are printed on stdout, log and errors on stderr. With `--json`
+stdout has one object, for an error, too.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except EdgemlError as error:
         _fail(error, as_json="--json" in given, code=error.exit_code)
     except ModuleNotFoundError as error:
-        missing = UsageError("extra-missing", f"{error.name} is not installed here", "pip install 'edgeml[agent]'")
+        hint = "pip install 'edgeml-deploy[agent]'"
+        missing = UsageError("extra-missing", f"{error.name} is not installed here", hint)
         _fail(missing, as_json="--json" in given, code=missing.exit_code)
     except KeyboardInterrupt:
-        stopped = UsageError("interrupted", "stopped; what served before still does")
+        stopped = UsageError("interrupted", "stopped; the models that served before still do")
         _fail(stopped, as_json="--json" in given, code=EXIT_INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as `head` does: nothing to say
+        sys.stderr.close()  # the reader of our output has closed it, as `head` does
     sys.exit(0)
 
 
@@ -62,23 +64,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="edgeml-agent", description="The device's side of edgeml.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"edgeml-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    _command(commands, _run, "Fetch what the fleet wants, prove it, serve it.", "run --config agent.toml")
+    _command(commands, _run, "Fetch, verify and serve the releases that the fleet deploys.", "run --config agent.toml")
     install = _command(
         commands,
         _install,
-        "Install from a stick, with no broker.",
+        "Install from a stick, without a broker.",
         "install /media/stick/repo --config agent.toml",
         "install /media/stick/mood-1.1-rpi4-onnx.edgeml",
     )
     install.add_argument("source", type=Path, metavar="BUNDLE|DIR", help="a bundle, or the folder of a repository")
-    _command(commands, _status, "What this device is and runs.", "status", "status --json")
-    _command(commands, _models, "The models here.", "models --config agent.toml")
-    rollback = _command(commands, _rollback, "Serve a model's version before the active one.", "rollback mood")
+    _command(commands, _status, "Show this device and the versions that it serves.", "status", "status --json")
+    _command(commands, _models, "List the models on this device.", "models --config agent.toml")
+    rollback = _command(commands, _rollback, "Serve the version before the active one again.", "rollback mood")
     rollback.add_argument("name", metavar="NAME", help="the model")
-    top = _command(commands, _top, "What the models do now.", "top", "top --once --json")
-    top.add_argument("--once", action="store_true", help="the next second only")
+    top = _command(commands, _top, "Show the load of the serving models.", "top", "top --once --json")
+    top.add_argument("--once", action="store_true", help="show the next second, then exit")
     _command(
-        commands, _doctor, "What is missing or wrong here, and the remedy.", "doctor", "doctor --config agent.toml"
+        commands, _doctor, "Show problems of this device and how to fix them.", "doctor", "doctor --config agent.toml"
     )
     return parser
 
@@ -95,8 +97,8 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: agent.toml")
-    parser.add_argument("--json", action="store_true", help="answer in JSON on stdout")
-    parser.add_argument("--verbose", action="store_true", help="a log with more detail")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument("--verbose", action="store_true", help="log more detail")
     parser.set_defaults(command=function)
     return parser
 
@@ -143,7 +145,7 @@ def _model_line(model: ModelStatus) -> str:
 
 def _tuned(found: Tuned) -> str:
     prepared = f", weights mapped ({found.saved_bytes / 1024**2:.0f} MiB saved)" if found.prepared else ""
-    how = f"{found.threads} thread(s), up to {found.share} request(s) a run{prepared}"
+    how = f"{found.threads} thread(s), up to {found.batch_size} request(s) per run{prepared}"
     return f"{how}, {found.exported_ms:.2f} -> {found.tuned_ms:.2f} ms"
 
 
@@ -161,7 +163,7 @@ def _top(given: Arguments) -> None:
     from edgeml_agent.commands import top  # noqa: PLC0415 - the server's parts are kept out of the other commands
 
     redraws = sys.stdout.isatty() and not (given.once or given.json)
-    with contextlib.suppress(KeyboardInterrupt):  # how one leaves it
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends it
         for frame in top.frames(_settings(given).serve):
             sys.stdout.write(top.CLEAR if redraws else "")
             _answer(given, msgspec.to_builtins(frame), top.lines(frame))

@@ -1,6 +1,6 @@
-"""What the agent says of itself: one line an event on stderr, `time level event key=value ...`.
+"""The agent's log: each event is a line on stderr, `time level event key=value ...`.
 
-Lines are bounded, since they end up on SD cards; values are quoted, so that nothing received can forge a line.
+Lines have a maximum length, since they end up on SD cards. Values are quoted, so that received text can't forge a line.
 """
 
 from __future__ import annotations
@@ -13,37 +13,39 @@ from typing import Final
 
 from edgeml_core.errors import EdgemlError
 
+#: Characters of one value: an error message fits, a stack trace sent by a peer does not.
 VALUE_MAX_CHARS: Final = 300
+#: Characters of one line; journald and syslog take it whole.
 LINE_MAX_CHARS: Final = 1000
 _LOGGER: Final = logging.getLogger("edgeml_agent")
 
 
 def set_up(*, verbose: bool = False) -> None:
-    """Send events to stderr, and other libraries' warnings too."""
+    """Send the agent's events, and other libraries' warnings, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _LOGGER.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def event(what: str, **fields: object) -> None:
-    """Say that something happened; `fields` are its particulars."""
-    _LOGGER.info(_text(what, fields))
+def event(name: str, **fields: object) -> None:
+    """Log an event with its `fields`."""
+    _LOGGER.info(_text(name, fields))
 
 
-def failure(what: str, error: EdgemlError, **fields: object) -> None:
-    """Say that something failed, with its code and remedy."""
-    _LOGGER.warning(_text(what, fields | {"code": error.code, "message": error.message, "hint": error.hint}))
+def failure(name: str, error: EdgemlError, **fields: object) -> None:
+    """Log a failure with its code, message and hint."""
+    _LOGGER.warning(_text(name, fields | {"code": error.code, "message": error.message, "hint": error.hint}))
 
 
-def defect(what: str, error: Exception, **fields: object) -> None:
-    """Say that the agent itself is at fault, with the traceback."""
-    _LOGGER.error(_text(what, fields), exc_info=error)
+def defect(name: str, error: Exception, **fields: object) -> None:
+    """Log a defect of the agent itself, with the traceback."""
+    _LOGGER.error(_text(name, fields), exc_info=error)
 
 
-def _text(what: str, fields: dict[str, object]) -> str:
-    shown = (f"{key}={json.dumps(str(value)[:VALUE_MAX_CHARS])}" for key, value in fields.items() if value != "")
-    return " ".join((what, *shown))[:LINE_MAX_CHARS]
+def _text(name: str, fields: dict[str, object]) -> str:
+    pairs = (f"{key}={json.dumps(str(value)[:VALUE_MAX_CHARS])}" for key, value in fields.items() if value != "")
+    return " ".join((name, *pairs))[:LINE_MAX_CHARS]
 
 
 class _Line(logging.Formatter):

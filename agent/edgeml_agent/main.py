@@ -1,6 +1,6 @@
-"""`edgeml-agent run`: the adapters wired to the shell, the HTTP server beside it, an orderly end on SIGTERM.
+"""`edgeml-agent run`: connect the adapters to the ports, serve HTTP beside the updates, end in order on SIGTERM.
 
-Only here does everything meet; nothing is decided here.
+This module only connects parts; it decides nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system's clock."""
 
     def now(self) -> float:
         """See `Clock.now`."""
@@ -58,7 +58,7 @@ class SystemClock:
 
 
 def run(settings: Settings) -> None:
-    """Be the agent until SIGTERM or SIGINT.
+    """Run the agent until SIGTERM or SIGINT.
 
     Raises:
         UsageError: another agent uses the store, or the settings can't be used. DeviceError: the store fails.
@@ -76,16 +76,16 @@ def run(settings: Settings) -> None:
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """That of uvloop, which sends an answer's head and body together, where it is installed; else Python's own."""
+    """Return uvloop's loop factory where installed, as it sends an answer's head and body together; else None."""
     try:
-        import uvloop  # noqa: PLC0415 - there are boards without a wheel of it
+        import uvloop  # noqa: PLC0415 - some boards have no wheel of it
     except ImportError:
         return None
     return uvloop.new_event_loop
 
 
 async def _run(settings: Settings) -> None:
-    """All parts, until cancelled."""
+    """Run all parts until cancelled."""
     this_task = asyncio.current_task()
     assert this_task is not None  # noqa: S101 - asyncio.run runs us in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
@@ -99,7 +99,7 @@ async def _run(settings: Settings) -> None:
         max_bytes_per_s=settings.update.max_bytes_per_s,
     )
     relay = _relay(settings, link)
-    daemon = _daemon(settings, store, models, _Roads(settings, link, floor, relay))
+    daemon = _daemon(settings, store, models, _Sources(settings, link, floor, relay))
     address, supervisor, encrypted = settings.serve.http, Supervisor(os.environ), _tls(settings.serve)
     listener = server.inherited(os.environ) or server.listen(address.host, address.port)
     rules = auth.rules(listener.getsockname()[0], settings.serve.token_file)
@@ -115,7 +115,7 @@ async def _run(settings: Settings) -> None:
             if relay is not None:
                 tasks.create_task(relay.run())
     finally:
-        supervisor.tell(STOPPING)
+        supervisor.notify(STOPPING)
         await models.close()
         store.close()
         log.event("stopped")
@@ -128,43 +128,43 @@ def _tls(serve: ServeSettings) -> ssl.SSLContext | None:
 def _relay(settings: Settings, link: MqttLink) -> Relay | None:
     if settings.relay is None:
         return None
-    from edgeml_agent.relay import relay  # noqa: PLC0415 - few devices are one
+    from edgeml_agent.relay import relay  # noqa: PLC0415 - few devices are relays
 
-    return relay.made(settings.relay, settings.device, link, settings.store.dir)
+    return relay.build(settings.relay, settings.device, link, settings.store.dir)
 
 
 async def _answer_requests(settings: Settings, link: MqttLink, models: Models) -> None:
-    """Be the MQTT door, and say in Home Assistant's way what can be asked there."""
+    """Serve the inference API over MQTT, and publish its models to Home Assistant where configured."""
     line, prefix = link.open_requests(), settings.homeassistant.prefix
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(MqttInference(line, models).run())
         if prefix is not None:
-            from edgeml_agent.mqtt_api.home_assistant import Sensors  # noqa: PLC0415 - few have one
+            from edgeml_agent.mqtt_api.home_assistant import Sensors  # noqa: PLC0415 - few devices have sensors
 
             tasks.create_task(Sensors(line, models, prefix).run())
 
 
-class _Roads:
-    """Where this device's signed files and chunks come from: over its link, or through its own relay."""
+class _Sources:
+    """The sources of signed files and chunks: the device's link, or its own relay."""
 
     def __init__(self, settings: Settings, link: MqttLink, floor: TimeFloor, relay: Relay | None) -> None:
         self.link = link
-        files = BlockingFiles(link.file, asyncio.get_running_loop())
+        files = BlockingFiles(link.files.read, asyncio.get_running_loop())
 
-        def judge(source: TrustSource) -> Trust:
+        def make_trust(source: TrustSource) -> Trust:
             return Trust(settings.trust.root, settings.store.dir, source, floor)
 
-        self.trust: ports.Trust = judge(files) if relay is None else relay.trust(files, judge)
-        self.chunks: ChunkSource = link if relay is None else relay.chunks
+        self.trust: ports.Trust = make_trust(files) if relay is None else relay.trust(files, make_trust)
+        self.chunks: ChunkSource = link.chunks if relay is None else relay.chunks
 
 
-def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> Daemon:
-    folder, clock, machine, link = settings.store.dir, SystemClock(), board.this_machine(), roads.link
+def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources) -> Daemon:
+    folder, clock, host, link = settings.store.dir, SystemClock(), board.this_machine(), sources.link
     releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
-    telling = Reporter(link, machine, store, releases, clock, drifts=models.watches.drifts)
-    world = Ports(
-        trust=roads.trust,
-        chunks=roads.chunks,
+    reporter = Reporter(link, host, store, releases, clock, drifts=models.watches.drifts)
+    adapters = Ports(
+        trust=sources.trust,
+        chunks=sources.chunks,
         store=store,
         releases=releases,
         groups=GroupKeys(settings.trust.groups),
@@ -173,11 +173,11 @@ def _daemon(settings: Settings, store: Store, models: Models, roads: _Roads) -> 
         clock=clock,
         calendar=DeviceCalendar(fetch=settings.update.fetch_window, activate=settings.update.window),
     )
-    rule = settings.shadow if settings.serve.shadow else None
-    agent = Agent(settings.device.id, machine, world, telling, rule=rule)
+    shadow_policy = settings.shadow if settings.serve.shadow else None
+    agent = Agent(settings.device.id, host, adapters, reporter, shadow_policy=shadow_policy)
     calls = Calls(link, releases, prober)
     tunes = settings.serve.tune
-    return Daemon(agent, link, store, telling, calls=calls, clock=clock, folder=folder, tunes=tunes)
+    return Daemon(agent, link, store, reporter, calls=calls, clock=clock, folder=folder, tunes=tunes)
 
 
 def _first(group: BaseException) -> BaseException:

@@ -1,7 +1,7 @@
-"""What the agent's shell asks of the world. Each port has one adapter, and one double in `tests/support/fakes.py`.
+"""The ports of the agent: what updates and fetches need of the network, the disk, the runtime and the clock.
 
-The shell (`edgeml_agent.update.agent`) and the fetcher know these Protocols; only `edgeml_agent.main` wires adapters
-to them.
+Each port has an adapter, and a working implementation in memory in `tests/support/fakes.py`. Only `edgeml_agent.main`
+connects adapters to ports.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from edgeml_agent.options import Count, Fraction, Seconds
 from edgeml_core.calls import Call, Reply
 from edgeml_core.desired import FleetDocument
 from edgeml_core.manifest import Manifest
@@ -19,26 +20,26 @@ from edgeml_core.messages import Compared, DeviceState, Report, Tuned
 
 
 class Clock(Protocol):
-    """Time."""
+    """A clock."""
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the time in seconds since 1970."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Sleep for some seconds."""
         ...
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A publication for a wire key; nothing about `payload` is trusted yet."""
+    """A publication for a wire key; `payload` is not verified yet."""
 
     key: str
     payload: bytes
 
 
 class ChunkSource(Protocol):
-    """Where chunks come from. Whoever wants them decides how many may be on their way.
+    """A source of chunks. The caller limits how many are requested at a time.
 
     Raises:
         TransportError: `broker-unreachable`, from `want` and `follow`.
@@ -46,63 +47,68 @@ class ChunkSource(Protocol):
 
     @property
     def position(self) -> str:
-        """The id of the chunk that was sent last of the followed release; empty when nobody says."""
+        """The id of the followed release's chunk that the origin sent last; empty if unknown."""
         ...
 
     async def follow(self, release: str) -> None:
-        """Hear where the wave of a release is, by the release's id; empty ends it."""
+        """Follow the position at which the origin sends a release, by the release's id; empty ends it."""
         ...
 
     async def want(self, keys: Collection[str]) -> None:
-        """Ask for chunks by wire keys; asking again for one asks for another copy."""
+        """Request chunks by wire keys; a repeated request asks for another copy."""
         ...
 
     async def receive(self, timeout_s: float) -> Arrival | None:
-        """The next publication for a wanted key; None when none came in time."""
+        """Return the next publication for a requested key; None if none came in time."""
         ...
 
     async def drop(self, keys: Collection[str]) -> None:
-        """Want these no longer; never fails."""
+        """Cancel the requests for these keys; never fails."""
         ...
 
 
 class TrustSource(Protocol):
-    """Where signed files come from. Nothing about them is trusted yet."""
+    """A source of signed files; none of them is verified yet."""
 
     def read(self, repo: str, file: str) -> bytes | None:
-        """One file of a repository, `metadata/...` or `targets/...`; None when there is none. May block.
+        """Return one file of a repository, `metadata/...` or `targets/...`; None if it doesn't exist. May block.
 
         Raises:
-            TransportError: it can't be had now.
+            TransportError: the file can't be fetched now.
         """
         ...
 
 
 class Trust(Protocol):
-    """What of the signed files can be believed. Methods block: call them in a thread."""
+    """The verified content of the signed repositories. Methods block: call them in a thread."""
 
     def desired(self) -> FleetDocument:
-        """The newest fleet document, after refreshing both repositories.
+        """Refresh both repositories and return the newest fleet document.
 
         Raises:
-            RejectedError: the metadata is forged, old, expired or malformed. TransportError: it can't be had.
+            RejectedError: the metadata is forged, old, expired or malformed.
+            TransportError: the metadata can't be fetched.
         """
         ...
 
     def manifest(self, stem: str, digest: str) -> bytes:
-        """The manifest of a release on which both repositories agree; `digest` is what the fleet document says.
+        """Return the manifest of a release on which both repositories agree.
+
+        Args:
+            digest: the manifest's SHA-256 in the fleet document.
 
         Raises:
-            RejectedError: they don't agree, or its content is another. TransportError: it can't be had.
+            RejectedError: the repositories disagree, or the content has another digest.
+            TransportError: the manifest can't be fetched.
         """
         ...
 
 
 class StatusSink(Protocol):
-    """What the device says goes out this way. `session` and `online` are filled in here."""
+    """The destination of the device's state and reports. It fills in `session` and `online`."""
 
-    def show(self, state: DeviceState) -> None:
-        """Let this be the device's state, also after reconnecting."""
+    def publish_state(self, state: DeviceState) -> None:
+        """Publish this state of the device now, and again after each reconnection."""
         ...
 
     def report(self, report: Report) -> None:
@@ -110,13 +116,16 @@ class StatusSink(Protocol):
         ...
 
 
-class CallLine(Protocol):
-    """Where calls to this device come in and replies go out. `session` is that of the connection."""
+class CallChannel(Protocol):
+    """The channel for remote calls to this device and the replies."""
 
-    session: int
+    @property
+    def session(self) -> int:
+        """The number of the connection."""
+        ...
 
     async def called(self) -> bytes:
-        """The next call; nothing about it is trusted yet."""
+        """Return the next call's payload, which is not verified yet."""
         ...
 
     def reply(self, reply: Reply) -> None:
@@ -124,32 +133,32 @@ class CallLine(Protocol):
         ...
 
 
-class Link(StatusSink, CallLine, Protocol):
-    """The connection to the fleet. It may be away at any time."""
+class Link(StatusSink, CallChannel, Protocol):
+    """The connection to the fleet. It may be down at any time."""
 
     async def run(self) -> None:
-        """Keep the connection up until cancelled; then say goodbye."""
+        """Keep the connection up until cancelled; then close it in order."""
         ...
 
     async def announced(self) -> None:
-        """Return when signed files may have changed since it was last called, or the connection is new."""
+        """Return when signed files may have changed since the last call, or when the connection is new."""
         ...
 
 
 class TopicHandler(Protocol):
-    """Who hears, on the device's connection, what isn't for the device itself."""
+    """A handler of messages on the device's connection that aren't for the device itself."""
 
     def connected(self) -> None:
-        """The connection is new."""
+        """Handle a new connection."""
         ...
 
     def on_message(self, topic: str, payload: bytes) -> None:
-        """Take a message in; nothing about it is trusted."""
+        """Handle a message, which is not verified."""
         ...
 
 
 class Probed(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probe found: worst distance from the golden outputs, times, peak memory."""
+    """The probe's result: the worst distance from the golden outputs, times in ms, peak memory in bytes."""
 
     min_cosine: float
     max_abs: float
@@ -159,10 +168,10 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prober(Protocol):
-    """A model tried where it can do no harm."""
+    """A child process that runs a model apart from the serving ones."""
 
     def admit(self, manifest: Manifest) -> None:
-        """Check, before a byte is fetched, that this machine could run it.
+        """Check, before a byte is fetched, that this host can run the model.
 
         Raises:
             DeviceError: `runtime-missing` or `memory-short`.
@@ -170,7 +179,7 @@ class Prober(Protocol):
         ...
 
     async def probe(self, folder: Path, manifest: Manifest) -> Probed:
-        """Load the model, run its golden inputs, compare.
+        """Load the model, run its golden inputs and compare the outputs.
 
         Raises:
             DeviceError: `probe-crashed`, `golden-mismatch`, `runtime-failed` or `runtime-missing`.
@@ -178,7 +187,7 @@ class Prober(Protocol):
         ...
 
     async def tune(self, folder: Path, manifest: Manifest) -> Tuned:
-        """Find the best way to run the model here, at low priority, and remember it in `folder`.
+        """Find the fastest way to run the model here, at low priority, and store it in `folder`.
 
         Raises:
             DeviceError: `probe-crashed`, `golden-mismatch`, `runtime-failed` or `store-failed`.
@@ -186,7 +195,7 @@ class Prober(Protocol):
         ...
 
     async def answer(self, folder: Path, manifest: Manifest, call: Call) -> Reply:
-        """Probe or bench the model as a call asks, at low priority; errors are in the reply.
+        """Probe or benchmark the model as a call requests, at low priority; errors are in the reply.
 
         Raises:
             DeviceError: `probe-crashed`.
@@ -195,35 +204,35 @@ class Prober(Protocol):
 
 
 class ShadowPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """When a new version may serve, after both have had the same requests.
+    """The limits of a comparison between a new version and the serving one, before activation.
 
-    `requests` are compared; after `max_s` seconds what was compared until then decides, since a device that nobody asks
-    can't wait forever. Of those compared at most the share `max_disagreement` may differ. The share `canary` of the
-    requests the new version answers.
+    Both get the same `requests`. After `max_s` seconds those compared so far decide, since a device without traffic
+    can't wait forever. At most the fraction `max_disagreement` of them may differ. The new version answers the fraction
+    `canary` of the requests.
     """
 
-    requests: int = 100
-    max_s: float = 600.0
-    max_disagreement: float = 0.1
-    canary: float = 0.0
+    requests: Count = 100
+    max_s: Seconds = 600.0
+    max_disagreement: Fraction = 0.1
+    canary: Fraction = 0.0
 
 
 class ModelServer(Protocol):
-    """The models that answer."""
+    """The serving models."""
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
-        """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
+        """Serve the bundle in `folder` as `name`; the version before it answers until the new one is warm.
 
         Raises:
-            DeviceError: it can't be loaded or run; what was served before still is.
+            DeviceError: the bundle can't be loaded or run; the version before still serves.
         """
         ...
 
-    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared | None:
-        """Give the bundle in `folder` the same requests as the version of `name` that serves, until the rule decides.
+    async def compare(self, name: str, folder: Path, manifest: Manifest, policy: ShadowPolicy) -> Compared | None:
+        """Give the bundle in `folder` the requests of the serving version of `name`, within the policy's limits.
 
         Returns:
-            What came of it; None when there is nothing to compare with.
+            The counts; None if there is nothing to compare with.
 
         Raises:
             DeviceError: `shadow-disagreed`; or as for `activate`.
@@ -231,7 +240,7 @@ class ModelServer(Protocol):
         ...
 
     async def reload(self, name: str) -> None:
-        """Load the model's version anew, as it was tuned meanwhile; the one loaded before answers until then.
+        """Load the serving version again, with its new tuning; the one loaded before answers until then.
 
         Raises:
             UsageError: `model-unknown`. DeviceError: as for `activate`.

@@ -1,7 +1,7 @@
-"""When an update may fetch and when it may activate: the device's own hours, and the deployment's time. Pure.
+"""Times at which an update may fetch and activate: the device's daily windows, and the deployment's own time. Pure.
 
-Hours are of the machine's local time, every day, and may go over midnight. That nobody is disturbed outside of them is
-all they promise: an update that is under way when they end finishes its swap.
+Windows are in local time, repeat every day and may span midnight. An update that is activating when its window closes
+finishes.
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ import msgspec
 
 from edgeml_core.desired import Deployment
 
-_HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_WINDOW: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
-class Hours(msgspec.Struct, frozen=True):
-    """A part of every day, from `begin` up to `end`, in minutes after midnight."""
+class DailyWindow(msgspec.Struct, frozen=True):
+    """A part of every day, from `begin` up to `end`, in minutes after midnight, local time."""
 
     begin: int
     end: int
 
     def opens_at(self, now_s: float) -> float:
-        """When they begin next, in seconds since 1970; `now_s` while they last."""
-        local = datetime.fromtimestamp(now_s)  # noqa: DTZ006 - the machine's own time is meant
+        """Return when the window opens next, in seconds since 1970; `now_s` while it is open."""
+        local = datetime.fromtimestamp(now_s)  # noqa: DTZ006 - local time is meant
         minute = local.hour * 60 + local.minute
         is_open = (self.begin <= minute) + (minute < self.end) + (self.end < self.begin) == 2
         return now_s if is_open else _next(self.begin, local)
 
     def closes_at(self, now_s: float) -> float:
-        """When they end next."""
-        return _next(self.end, datetime.fromtimestamp(now_s))  # noqa: DTZ006 - the machine's own time is meant
+        """Return when the window closes next, in seconds since 1970."""
+        return _next(self.end, datetime.fromtimestamp(now_s))  # noqa: DTZ006 - local time is meant
 
 
-def parse(text: str) -> Hours:
-    """Hours written as `22:00-05:00`.
+def parse(text: str) -> DailyWindow:
+    """Parse a window written as `22:00-05:00`.
 
     Raises:
-        ValueError: they aren't.
+        ValueError: the text is malformed, or the window is empty.
     """
-    found = _HOURS.fullmatch(text)
+    found = _WINDOW.fullmatch(text)
     if not found or found.group(1, 2) == found.group(3, 4):
         raise ValueError("must be hours of a day, for example 22:00-05:00")
     begin_h, begin_m, end_h, end_m = map(int, found.groups())
-    return Hours(begin_h * 60 + begin_m, end_h * 60 + end_m)
+    return DailyWindow(begin_h * 60 + begin_m, end_h * 60 + end_m)
 
 
 class Calendar(Protocol):
-    """When what is allowed. All times are in seconds since 1970."""
+    """Times for the steps of an update, in seconds since 1970."""
 
     def fetch_at(self, now_s: float) -> float:
-        """When chunks may be fetched; not after `now_s` when they may be now."""
+        """Return when chunks may be fetched; at most `now_s` if they may be now."""
         ...
 
     def fetch_until(self, now_s: float) -> float | None:
-        """When fetching must stop; None when it needn't."""
+        """Return when fetching must stop; None if it may go on."""
         ...
 
-    def activate_at(self, wish: Deployment, now_s: float) -> float:
-        """When a release may begin to serve; not after `now_s` when it may now."""
+    def activate_at(self, deployment: Deployment, now_s: float) -> float:
+        """Return when a release may be activated; at most `now_s` if it may be now."""
         ...
 
 
 class AtOnce:
-    """The calendar of an operator who stands beside the device."""
+    """The calendar of an operator at the device: everything is permitted now."""
 
     def fetch_at(self, now_s: float) -> float:
         """See `Calendar.fetch_at`."""
@@ -75,15 +75,15 @@ class AtOnce:
         """See `Calendar.fetch_until`."""
         return None
 
-    def activate_at(self, wish: Deployment, now_s: float) -> float:  # noqa: ARG002 - whatever the wish says
+    def activate_at(self, deployment: Deployment, now_s: float) -> float:  # noqa: ARG002 - its time doesn't count
         """See `Calendar.activate_at`."""
         return now_s
 
 
 class DeviceCalendar:
-    """The device's hours, None for always, and what deployments ask for."""
+    """The device's windows, None for always, and the deployments' own times."""
 
-    def __init__(self, *, fetch: Hours | None, activate: Hours | None) -> None:
+    def __init__(self, *, fetch: DailyWindow | None, activate: DailyWindow | None) -> None:
         self._fetch = fetch
         self._activate = activate
 
@@ -95,13 +95,13 @@ class DeviceCalendar:
         """See `Calendar.fetch_until`."""
         return self._fetch.closes_at(now_s) if self._fetch else None
 
-    def activate_at(self, wish: Deployment, now_s: float) -> float:
+    def activate_at(self, deployment: Deployment, now_s: float) -> float:
         """See `Calendar.activate_at`."""
-        at_s = max(now_s, wish.activate_after.timestamp() if wish.activate_after else now_s)
+        at_s = max(now_s, deployment.activate_after.timestamp() if deployment.activate_after else now_s)
         return self._activate.opens_at(at_s) if self._activate else at_s
 
 
 def _next(minute: int, local: datetime) -> float:
-    """The next time of day after `local`, as seconds since 1970."""
+    """Return the next time of day after `local`, in seconds since 1970."""
     at = local.replace(hour=minute // 60, minute=minute % 60, second=0, microsecond=0)
     return (at if at > local else at + timedelta(days=1)).timestamp()

@@ -1,114 +1,114 @@
-"""`agent.toml`, read once at the start: the TOML as written, over it the environment, then checked `Settings`.
+"""`agent.toml`, read once at the start: the TOML as written, overlaid by the environment, then checked `Settings`.
 
-Each key can come from the environment as `EDGEML_SECTION_KEY`. All problems are named at once. Relative paths are
-relative to the file, so a device's folder can be moved. Nothing is opened here but the file itself.
+The fields of the structs are the options: their annotations name the parsers, their defaults the defaults. Each option
+can come from the environment as `EDGEML_SECTION_KEY`. All problems are reported at once. Relative paths are relative to
+the file, so that a device's folder can be moved. Only the file itself is opened here.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import UnionType
+from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
 import msgspec
 
-from edgeml_agent import schedule
+from edgeml_agent.options import (
+    Address,
+    FilePath,
+    Flag,
+    HttpAddress,
+    Labels,
+    Name,
+    Parser,
+    SizeBytes,
+    Topic,
+    Url,
+    Window,
+)
 from edgeml_agent.ports import ShadowPolicy
-from edgeml_agent.schedule import Hours
-from edgeml_core import broker, names
-from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import EdgemlError, UsageError
 
 ENVIRONMENT_PREFIX: Final = "EDGEML_"
-DEFAULT_FLEET: Final = "edge"
-DEFAULT_MAX_BYTES: Final = 8 * 1024**3
-DEFAULT_RELAY_BYTES: Final = 2 * 1024**3
-DEFAULT_HTTP: Final = "127.0.0.1:8080"
-_PORT_MAX: Final = 65_535
+#: Problems in one error message.
 _SHOWN_MAX: Final = 20
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Who this device is. `labels` are for people: what counts are the labels that the fleet document signs."""
+    """The device's identity. `labels` are for people only: the fleet document's signed labels decide."""
 
-    id: str
-    fleet: str
-    labels: dict[str, str]
+    id: Name
+    fleet: Name = "edge"
+    labels: Labels = {}
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The broker, and the files of a TLS connection to it."""
 
-    url: BrokerUrl
-    ca: Path | None
-    cert: Path | None
-    key: Path | None
+    url: Url
+    ca: FilePath | None = None
+    cert: FilePath | None = None
+    key: FilePath | None = None
 
 
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where releases lie, and how many bytes they may take together."""
+    """The folder of the releases, and the bytes that they may take together."""
 
-    dir: Path
-    max_bytes: int
-
-
-class HttpAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server listens; port 0 takes a free one."""
-
-    host: str
-    port: int
+    dir: FilePath = Path("store")
+    max_bytes: SizeBytes = 8 * 1024**3
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The HTTP server, over TLS where it has `cert` and `key`, and whether models can be asked over MQTT, too.
+    """The HTTP server, with TLS if it has `cert` and `key`, and the inference API over MQTT.
 
-    Over MQTT they are asked by whom the broker lets. `tune` is whether to find out how each release runs best
-    here, `shadow` whether a new version is compared with the one that serves before it takes its place.
+    The broker decides who may send requests over MQTT. `tune` finds out how each release runs best on this device.
+    `shadow` compares a new version with the serving one before activation.
     """
 
-    http: HttpAddress
-    token_file: Path | None
-    cert: Path | None = None
-    key: Path | None = None
-    mqtt: bool = False
-    tune: bool = True
-    shadow: bool = False
+    http: Address = HttpAddress(host="127.0.0.1", port=8080)
+    token_file: FilePath | None = None
+    cert: FilePath | None = None
+    key: FilePath | None = None
+    mqtt: Flag = False
+    tune: Flag = True
+    shadow: Flag = False
 
 
 class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Hours of the day, local time: when releases may begin to serve, and when they may be fetched. None is always.
+    """Daily windows in local time for activations and for fetches; None is always.
 
-    And how many bytes of chunks may come in a second, on the average; None is as many as can.
+    `max_bytes_per_s` limits received chunks on average; None is unlimited.
     """
 
-    window: Hours | None
-    fetch_window: Hours | None
-    max_bytes_per_s: int | None = None
+    window: Window | None = None
+    fetch_window: Window | None = None
+    max_bytes_per_s: SizeBytes | None = None
 
 
 class HomeAssistantSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The topic below which Home Assistant looks for sensors; None is for those who have none."""
+    """The topic below which Home Assistant looks for sensors; None publishes no sensors."""
 
-    prefix: str | None
+    prefix: Topic | None = None
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The broker of the site that this device relays to, and how many bytes the cache may take."""
+    """The broker of the site that this device relays to, and the bytes that the cache may take."""
 
     broker: BrokerSettings
-    max_bytes: int
+    max_bytes: SizeBytes = 2 * 1024**3
 
 
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The folders with the trust anchors, `releases.root.json` and `fleet.root.json`, and with keys of groups."""
+    """The folders of the trust anchors, `releases.root.json` and `fleet.root.json`, and of group keys."""
 
-    root: Path
-    groups: Path
+    root: FilePath = Path("trust")
+    groups: FilePath = Path("groups")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of `agent.toml`, checked. `shadow` is the rule by which versions are compared, if `serve.shadow` is set."""
+    """All of `agent.toml`, checked: a field for each section. `shadow` applies if `serve.shadow` is set."""
 
     device: DeviceSettings
     broker: BrokerSettings
@@ -121,212 +121,128 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     homeassistant: HomeAssistantSettings
 
 
-_RULE: Final = ShadowPolicy()
+class _Option(msgspec.Struct, frozen=True):
+    """One key of a section. A required one may still be absent where its whole section is optional."""
+
+    parse: Parser
+    default: object
+    required: bool
+
+
 _Sections = dict[str, dict[str, object]]
-_Parser = Callable[[object, Path], object]
-
-
-class _Key(msgspec.Struct, frozen=True):
-    parse: _Parser
-    default: object = None
-    required: bool = False
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Settings:
-    """The settings in the file at `path`, overlaid by `environment`.
+    """Read the settings in the file at `path`, overlaid by `environment`.
 
     Raises:
-        UsageError: `config-invalid`, naming every problem found.
+        UsageError: `config-invalid`, with every problem found.
     """
     written = _read(path)
     problems = list(_unknown(written))
     merged = _overlay(written, environment)
     folder, values = path.absolute().parent, {}
-    for section, keys in _KEYS.items():
+    for section, options in _OPTIONS.items():
         values[section] = {
-            name: _value(key, merged[section].get(name), f"{section}.{name}", folder, problems)
-            for name, key in keys.items()
+            name: _value(option, merged[section].get(name), f"{section}.{name}", folder, problems)
+            for name, option in options.items()
         }
-    problems += _apart(values)
+    problems += _contradictions(values)
     if problems:
-        shown = "; ".join(problems[:_SHOWN_MAX])
-        raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {shown}", "mend them and try again")
-    return _settings(values)
+        listed = "; ".join(problems[:_SHOWN_MAX])
+        raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {listed}", "fix them and try again")
+    return Settings(**{name: _build(kind, values[name]) for name, kind in _SECTIONS.items()})
 
 
 def _read(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        hint = "`edgeml device enroll` writes an agent.toml; name it with --config"
+        hint = "name an agent.toml with --config; `edgeml device enroll` writes one"
         raise UsageError("config-invalid", f"{path} can't be read: {error}", hint) from error
 
 
 def _unknown(written: Mapping[str, object]) -> Iterator[str]:
     for section, content in written.items():
-        if section not in _KEYS:
+        if section not in _OPTIONS:
             yield f"there is no section [{section}]"
         elif not isinstance(content, dict):
             yield f"{section} is not a section"
         else:
-            yield from (f"[{section}] has no key {key!r}" for key in content if key not in _KEYS[section])
+            yield from (f"[{section}] has no key {key!r}" for key in content if key not in _OPTIONS[section])
 
 
 def _overlay(written: Mapping[str, object], environment: Mapping[str, str]) -> _Sections:
     merged: _Sections = {}
-    for section, keys in _KEYS.items():
+    for section, options in _OPTIONS.items():
         content = written.get(section)
         merged[section] = dict(content) if isinstance(content, dict) else {}
-        for key in keys:
+        for key in options:
             variable = f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
             if variable in environment:
                 merged[section][key] = environment[variable]
     return merged
 
 
-def _value(key: _Key, given: object, name: str, folder: Path, problems: list[str]) -> object:
-    if given is None:
-        if key.required:
-            problems.append(f"{name} is missing")
-            return None
-        given = key.default
+def _value(option: _Option, given: object, name: str, folder: Path, problems: list[str]) -> object:
+    if given is None and option.required:
+        problems.append(f"{name} is missing")
+        return None
     try:
-        return None if given is None else key.parse(given, folder)
+        value = option.default if given is None else option.parse(given)
     except (EdgemlError, ValueError) as error:
         problems.append(f"{name}: {error}")
         return None
+    return folder / value if isinstance(value, Path) else value
 
 
-def _apart(values: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """What is missing beside what is there."""
+def _contradictions(values: dict[str, dict[str, Any]]) -> Iterator[str]:
     serve = values["serve"]
     if values["homeassistant"]["prefix"] and serve["mqtt"] is False:
-        yield "homeassistant.prefix: a sensor shows what is answered over MQTT, which serve.mqtt is for"
+        yield "homeassistant.prefix requires serve.mqtt = true"
     if (serve["cert"] is None) != (serve["key"] is None):
         yield "serve.cert and serve.key: TLS takes both"
 
 
-def _settings(values: dict[str, dict[str, Any]]) -> Settings:
-    return Settings(
-        device=DeviceSettings(**values["device"]),
-        broker=BrokerSettings(**values["broker"]),
-        store=StoreSettings(**values["store"]),
-        serve=ServeSettings(**values["serve"]),
-        shadow=ShadowPolicy(**values["shadow"]),
-        update=UpdateSettings(**values["update"]),
-        trust=TrustSettings(**values["trust"]),
-        relay=_relay(values["relay"]),
-        homeassistant=HomeAssistantSettings(**values["homeassistant"]),
-    )
+def _build(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a `kind`
+    """Build a section from its values; None for an optional one whose required keys are absent."""
+    given = {
+        field.name: _build(field.type, values) if _is_section(field.type) else values[field.name]
+        for field in msgspec.structs.fields(kind)
+    }
+    is_absent = any(field.required and given[field.name] is None for field in msgspec.structs.fields(kind))
+    return None if is_absent else kind(**given)
 
 
-def _relay(values: dict[str, Any]) -> RelaySettings | None:
-    max_bytes = values.pop("max_bytes")
-    return RelaySettings(broker=BrokerSettings(**values), max_bytes=max_bytes) if values["url"] else None
+def _options(kind: type[msgspec.Struct], *, required: bool) -> Iterator[tuple[str, _Option]]:
+    """Yield the options of a section by name; those of a struct within it belong to the section, too."""
+    for field in msgspec.structs.fields(kind):
+        if _is_section(field.type):
+            yield from _options(field.type, required=required)
+            continue
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        default = None if default is msgspec.NODEFAULT else default
+        yield field.name, _Option(_parser(field.type), default, required and field.required)
 
 
-def _text(given: object) -> str:
-    if not isinstance(given, str) or not given:
-        raise ValueError("must be a text that is not empty")
-    return given
+def _parser(annotation: object) -> Parser:
+    """Return the parser in an annotation: of `Annotated`, or of its union with None."""
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(it for it in get_args(annotation) if get_origin(it) is Annotated)
+    return cast("Parser", get_args(annotation)[1])
 
 
-def _name(given: object, _: Path) -> str:
-    return names.require_name(_text(given), "it")
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
 
 
-def _labels(given: object, _: Path) -> dict[str, str]:
-    if isinstance(given, dict):
-        return names.parse_labels(f"{key}={value}" for key, value in given.items())
-    return names.parse_labels([given]) if isinstance(given, str) else names.parse_labels([_text(given)])
+def _section(annotation: Any) -> type[msgspec.Struct]:  # noqa: ANN401 - a struct, or its union with None
+    kinds: list[type[msgspec.Struct]] = [it for it in (annotation, *get_args(annotation)) if _is_section(it)]
+    return kinds[0]
 
 
-def _url(given: object, _: Path) -> BrokerUrl:
-    return broker.parse(_text(given))
-
-
-def _path(given: object, folder: Path) -> Path:
-    return folder / _text(given)
-
-
-def _count(given: object, _: Path) -> int:
-    count = int(given) if isinstance(given, str) and given.isascii() and given.isdigit() else given
-    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
-        raise ValueError("must be a whole number above 0")
-    return count
-
-
-def _size(given: object, folder: Path) -> int:
-    try:
-        return _count(given, folder)
-    except ValueError as error:
-        raise ValueError("must be a whole number of bytes above 0") from error
-
-
-def _share(given: object, _: Path) -> float:
-    share = float(given) if isinstance(given, str | int | float) and not isinstance(given, bool) else -1.0
-    if not 0 <= share <= 1:
-        raise ValueError("must be a share of 1, for example 0.1")
-    return share
-
-
-def _flag(given: object, _: Path) -> bool:
-    if given in (True, "true"):
-        return True
-    if given in (False, "false"):
-        return False
-    raise ValueError("must be true or false")
-
-
-def _topic(given: object, _: Path) -> str:
-    topic = _text(given)
-    if not topic.isprintable() or {"+", "#"} & {*topic} or "" in topic.split("/"):
-        raise ValueError("must be a topic without wildcards, for example homeassistant")
-    return topic
-
-
-def _hours(given: object, _: Path) -> Hours:
-    return schedule.parse(_text(given))
-
-
-def _address(given: object, _: Path) -> HttpAddress:
-    host, colon, port = _text(given).rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > _PORT_MAX:
-        raise ValueError("must be HOST:PORT, for example 127.0.0.1:8080")
-    return HttpAddress(host=host.removeprefix("[").removesuffix("]"), port=int(port))
-
-
-_KEYS: Final[dict[str, dict[str, _Key]]] = {
-    "device": {
-        "id": _Key(_name, required=True),
-        "fleet": _Key(_name, DEFAULT_FLEET),
-        "labels": _Key(_labels, {}),
-    },
-    "broker": {"url": _Key(_url, required=True), "ca": _Key(_path), "cert": _Key(_path), "key": _Key(_path)},
-    "store": {"dir": _Key(_path, "store"), "max_bytes": _Key(_size, DEFAULT_MAX_BYTES)},
-    "serve": {
-        "http": _Key(_address, DEFAULT_HTTP),
-        "token_file": _Key(_path),
-        "cert": _Key(_path),
-        "key": _Key(_path),
-        "mqtt": _Key(_flag, "false"),
-        "tune": _Key(_flag, "true"),
-        "shadow": _Key(_flag, "false"),
-    },
-    "shadow": {
-        "requests": _Key(_count, _RULE.requests),
-        "max_s": _Key(_count, int(_RULE.max_s)),
-        "max_disagreement": _Key(_share, _RULE.max_disagreement),
-        "canary": _Key(_share, _RULE.canary),
-    },
-    "update": {"window": _Key(_hours), "fetch_window": _Key(_hours), "max_bytes_per_s": _Key(_size)},
-    "trust": {"root": _Key(_path, "trust"), "groups": _Key(_path, "groups")},
-    "relay": {
-        "url": _Key(_url),
-        "ca": _Key(_path),
-        "cert": _Key(_path),
-        "key": _Key(_path),
-        "max_bytes": _Key(_size, DEFAULT_RELAY_BYTES),
-    },
-    "homeassistant": {"prefix": _Key(_topic)},
+_SECTIONS: Final = {field.name: _section(field.type) for field in msgspec.structs.fields(Settings)}
+_OPTIONS: Final = {
+    field.name: dict(_options(_SECTIONS[field.name], required=_is_section(field.type)))
+    for field in msgspec.structs.fields(Settings)
 }

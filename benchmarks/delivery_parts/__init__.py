@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/delivery.py`: each prints its own figures."""
+"""The parts of `benchmarks/delivery.py`, and the models that they deliver."""

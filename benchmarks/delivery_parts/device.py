@@ -1,7 +1,4 @@
-"""A device that takes releases in as it always does, but serves nothing: what a runtime takes is no part of delivery.
-
-Its only argument is an agent.toml.
-"""
+"""A device that takes releases in but serves none, so that no runtime's memory counts: `device.py AGENT.toml`."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from edgeml_agent.serve.models import Models
 from edgeml_core.manifest import Manifest
 
 
-class Unserved(Models):
+class UnservedModels(Models):
     """Models that have passed their probe, and stay on the disk."""
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
@@ -22,5 +19,5 @@ class Unserved(Models):
 
 if __name__ == "__main__":
     log.set_up()
-    main.Models = Unserved
+    main.Models = UnservedModels
     main.run(settings.load(Path(sys.argv[1]), {}))

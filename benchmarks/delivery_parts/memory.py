@@ -1,71 +1,66 @@
-"""Peak memory of the device's side (`device.py`), installing and updating a 400 MB model."""
+"""Peak memory of the device's side (`device.py`) while it installs and updates a large model."""
 
 from __future__ import annotations
 
-import io
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-import numpy as np
-
+from delivery_parts import moved_weights
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
-from edgeml_core import bundle, chunks
-from edgeml_core.bundle import BundleReader
-from edgeml_core.manifest import Needs
+from edgeml.repository.deployments import deploy
+from harness import host
+from harness.figures import Figure, Run, most
 from support.delivery_site import MODEL, Program, Site, site, until
-from support.tiny_models import WEIGHTS_NAME, tiny_onnx_bundle
 
+#: Bytes of the weights, full and quick.
 WEIGHTS_BYTES: Final = 400 * 1000**2
-#: Every so many chunks of the update differ, in every so many bytes.
-CHUNKS_APART: Final = 8
-BYTES_APART: Final = 20
-MOST_BYTES: Final = 40 * 1024**2
+QUICK_WEIGHTS_BYTES: Final = 8 * 1000**2
+VERSIONS: Final = ("1.0", "2.0")
+AIM: Final = most(40)
+#: Seconds after the device's first report until its memory counts as idle, full and quick.
 SETTLE_S: Final = 3.0
+QUICK_SETTLE_S: Final = 0.5
+#: Seconds until a version must be active: about ten times of a quiet host's.
 TIMEOUT_S: Final = 180.0
 DEVICE: Final = Path(__file__).with_name("device.py")
+MIB: Final = 1024**2
 
 
-def run(folder: Path, _models: Path) -> None:
-    """Print the peaks of the installation and of the update."""
-    drawn, bundles = folder / "drawn.edgeml", {version: folder / f"{version}.edgeml" for version in ("1.0", "2.0")}
-    tiny_onnx_bundle(drawn, weights_bytes=WEIGHTS_BYTES)
-    for moved, (version, path) in enumerate(bundles.items()):
-        _write(drawn, path, version=version, moved=moved)
-    with site(folder / "memory") as made:
+def figures(run: Run) -> Iterator[Figure]:
+    """Yield the memory of an idle device, and its growth during an installation and an update."""
+    folder = run.folder / "memory"
+    folder.mkdir()
+    size = run.size(WEIGHTS_BYTES, QUICK_WEIGHTS_BYTES)
+    bundles = moved_weights.bundles(folder, VERSIONS, size)
+    with site(folder / "site") as made:
         repository.publish(made.repo, list(bundles.values()))
         made.start_host()
         device = Program(made.folder / "agent.log", str(DEVICE), str(made.config))
         made.programs.append(device)
         until(made.observer.states, "the device is there")
-        time.sleep(SETTLE_S)
+        time.sleep(run.size(SETTLE_S, QUICK_SETTLE_S))
         idle = _memory(device, "VmRSS")
-        print(f"device with a {WEIGHTS_BYTES // 1000**2} MB model: idle {idle / 1024**2:.1f} MiB")
-        for name, version in zip(("installation", "update by differences"), bundles, strict=True):
-            peak = _peak(made, device, version) - idle
-            verdict = "met" if peak <= MOST_BYTES else "MISSED"
-            print(f"  {name:24} +{peak / 1024**2:.1f} MiB at most; asked for: 40 MiB  {verdict}")
-
-
-def _write(drawn: Path, path: Path, *, version: str, moved: int) -> None:
-    """A version of a bundle that says what it needs, and whose weights are moved by a little in some chunks."""
-    with drawn.open("rb") as source, path.open("wb") as out:
-        reader = BundleReader(source)
-        files = {it.path: io.BytesIO(b"".join(reader.chunks(it))) for it in reader.manifest.files}
-        weights = np.frombuffer(files[WEIGHTS_NAME].getbuffer(), np.uint8)
-        for start in range(0, len(weights), CHUNKS_APART * chunks.CHUNK_BYTES):
-            weights[start : start + chunks.CHUNK_BYTES : BYTES_APART] += moved
-        entries = tuple(bundle.describe(name, content) for name, content in files.items())
-        needs = Needs(ram_bytes=3 * WEIGHTS_BYTES, disk_bytes=WEIGHTS_BYTES)
-        bundle.write(out, msgspec.structs.replace(reader.manifest, version=version, files=entries, needs=needs), files)
+        for name, version in zip(("installation", "update by deltas"), bundles, strict=True):
+            with host.watching() as watch:
+                peak = _peak(made, device, version)
+            yield Figure(
+                name=f"memory that the {name} of a large model adds",
+                value=(peak - idle) / MIB,
+                unit="MiB",
+                sides={"idle": round(idle / MIB, 1), "peak": round(peak / MIB, 1)},
+                sides_unit="MiB",
+                host=watch.load,
+                aim=AIM,
+                note=f"{size // 1000**2} MB",
+            )
 
 
 def _peak(made: Site, device: Program, version: str) -> int:
-    """The most that the device had in memory while it took a version in."""
-    Path(f"/proc/{device.process.pid}/clear_refs").write_text("5")  # the peak begins anew
+    """Return the device's peak memory in bytes while it takes a version in."""
+    Path(f"/proc/{device.process.pid}/clear_refs").write_text("5")  # resets the peak
     deploy(made.repo, MODEL, version, selector={})
     until(lambda: _is_active(made, version), f"version {version} is active", TIMEOUT_S)
     return _memory(device, "VmHWM")

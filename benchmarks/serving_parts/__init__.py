@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/serving.py`: each prints its own figures."""
+"""The parts of `benchmarks/serving.py`, and what they share: the models, the load, the rival servers."""

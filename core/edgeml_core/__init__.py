@@ -1,7 +1,7 @@
-"""What host and device must agree on: bundles, trust, messages, targets, the update machine.
+"""The formats and rules that host and device must share: bundles, trust, messages, targets, the state machine.
 
-Bytes in, values out. Nothing here opens a socket, starts a thread, reads the clock or the environment:
-callers pass `now` and bytes. A module belongs here only if host and device would disagree when it changes.
+Functions take bytes and return values. Nothing here opens a socket, starts a thread, reads the clock or the
+environment: callers pass `now` and bytes. A module belongs here only if host and device would disagree when it changes.
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""The broker's address, `mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]`, as host and agent both read it.
+"""The broker's address, `mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]`, as host and agent both parse it.
 
-Connecting is not done here.
+This module doesn't connect.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import msgspec
 
 from edgeml_core.errors import UsageError
 
-#: The ports registered for MQTT and for MQTT over TLS.
+#: Ports registered for MQTT and for MQTT over TLS.
 DEFAULT_PORTS: Final[dict[str, int]] = {"mqtt": 1883, "mqtts": 8883}
 _HINT: Final = "use mqtt://HOST[:PORT] or mqtts://HOST[:PORT], for example mqtts://broker.example:8883"
 
 
 class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the broker is, and as whom to connect. Its text never shows the password."""
+    """The broker's address, and the credentials. Its text never shows the password."""
 
     host: str
     port: int
@@ -35,17 +35,17 @@ class BrokerUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> BrokerUrl:
-    """The parts of a broker's URL; user and password are percent-decoded.
+    """Parse a broker's URL; user and password are percent-decoded.
 
     Raises:
-        UsageError: `usage`, for another scheme, no host, a bad port, or a path. The message doesn't repeat `url`,
-            since that may hold a password.
+        UsageError: `usage`, for another scheme, no host, a bad port, or a path. The message doesn't repeat `url`, since
+            that may have a password.
     """
     try:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError:
-        # Not chained: the cause quotes what may be a piece of the password.
+        # Not chained: the cause may quote a part of the password.
         raise UsageError("usage", "the broker's URL is malformed", _HINT) from None
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         raise UsageError("usage", "the broker's URL needs the scheme mqtt or mqtts, and a host", _HINT)

@@ -1,8 +1,8 @@
 """The bundle: a deterministic ZIP of a manifest and the files it lists. Format: docs/bundle-format.md.
 
-Deterministic: members stored uncompressed, manifest first, then by path, one fixed time, no extra fields; so the same
-input gives the same bytes. Reading is strict: what the manifest doesn't list, or lists otherwise, is refused.
-Signing is not done here: a repository signs manifests (`edgeml publish`).
+Members are stored uncompressed, manifest first, then by path, with one fixed time and no extra fields. So the same
+input gives the same bytes. Reading is strict: members that the manifest doesn't list as they are, are refused. Signing
+is left to repositories, which sign manifests (`edgeml publish`).
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 BUNDLE_SUFFIX: Final = ".edgeml"
+#: ZIP's earliest time.
 _FIXED_TIME: Final = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE_MODE: Final = 0o100644 << 16
 _UNIX: Final = 3
-#: What zipfile raises, at any place, for an archive that is none, breaks off, is encrypted or contradicts itself.
-_DAMAGES: Final = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+#: Exceptions of zipfile for an archive that is truncated, encrypted or contradicts itself.
+_ZIP_ERRORS: Final = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def describe(path: str, content: BinaryIO) -> FileEntry:
-    """The manifest's entry for a file, read from `content` once, a chunk at a time."""
-    whole, pieces, size_bytes = hashlib.sha256(), [], 0
+    """Read `content` once, a chunk at a time, and return the manifest's entry for it."""
+    whole, digests, size_bytes = hashlib.sha256(), [], 0
     while chunk := content.read(chunks.CHUNK_BYTES):
         whole.update(chunk)
-        pieces.append(chunks.sha256(chunk))
+        digests.append(chunks.sha256(chunk))
         size_bytes += len(chunk)
-    return FileEntry(path=path, size_bytes=size_bytes, sha256=whole.hexdigest(), chunks=tuple(pieces))
+    return FileEntry(path=path, size_bytes=size_bytes, sha256=whole.hexdigest(), chunks=tuple(digests))
 
 
 def write(destination: BinaryIO, manifest: Manifest, files: Mapping[str, BinaryIO]) -> None:
     """Write a bundle.
 
     Args:
-        destination: where to; left open.
+        destination: the file to write; left open.
         manifest: must list exactly `files`, with their digests.
         files: the content by path; each is read once, from its start.
     """
@@ -63,10 +64,10 @@ def _member(path: str) -> zipfile.ZipInfo:
 
 
 class BundleReader:
-    """An opened bundle: its manifest, and its files' verified chunks.
+    """An open bundle: its manifest, and the verified chunks of its files.
 
     Args:
-        source: a seekable file; must stay open as long as the reader is used.
+        source: a seekable file; must stay open while the reader is used.
 
     Raises:
         RejectedError: `bundle-format`, when it is not a ZIP as `write` makes it, or its manifest is malformed.
@@ -76,10 +77,10 @@ class BundleReader:
         try:
             self._archive = zipfile.ZipFile(source)
             self.manifest_bytes = self._read_manifest()
-        except _DAMAGES as error:
+        except _ZIP_ERRORS as error:
             raise RejectedError("bundle-format", f"not a bundle: {error}") from error
         self.manifest = manifests.decode(self.manifest_bytes)
-        self._require_members()
+        self._check_members()
 
     @property
     def manifest_sha256(self) -> str:
@@ -87,7 +88,7 @@ class BundleReader:
         return chunks.sha256(self.manifest_bytes)
 
     def chunks(self, entry: FileEntry) -> Iterator[bytes]:
-        """The chunks of one file, each checked against its digest before it is handed out.
+        """Yield the chunks of one file, each verified against its digest before.
 
         Raises:
             RejectedError: `digest-mismatch`, at the first chunk that differs.
@@ -99,11 +100,11 @@ class BundleReader:
                     if chunks.sha256(chunk) != digest:
                         raise RejectedError("digest-mismatch", f"{entry.path!r} in the bundle has other content")
                     yield chunk
-        except _DAMAGES as error:
+        except _ZIP_ERRORS as error:
             raise RejectedError("digest-mismatch", f"{entry.path!r} in the bundle is damaged: {error}") from error
 
     def read(self, path: str) -> bytes:
-        """The whole verified content of one file.
+        """Return the whole verified content of one file.
 
         Raises:
             RejectedError: `bundle-format` when the bundle has no such file, `digest-mismatch` when it is damaged.
@@ -121,7 +122,7 @@ class BundleReader:
             raise RejectedError("bundle-format", "the bundle's manifest is compressed or too long")
         return self._archive.read(member)
 
-    def _require_members(self) -> None:
+    def _check_members(self) -> None:
         members = self._archive.infolist()[1:]
         if [member.filename for member in members] != [entry.path for entry in self.manifest.files]:
             raise RejectedError("bundle-format", "the bundle's members are not the files that its manifest lists")

@@ -1,8 +1,8 @@
-"""A call: what an operator may ask of one device, and the device's reply. Topics and bytes: `messages`.
+"""Calls: an operator's request to one device, and the device's reply. Topics and encoding: `messages`.
 
-A call names a bundle by its manifest's digest and carries nothing that is run: the device looks among the verified
-bundles that it holds. Strictly decoded, and all that it can cost is bounded. The same replies come from a program that
-is started here or over ssh (`edgeml_runtime.bench.child`).
+A call names a bundle by its manifest's digest and brings no code: the device looks among the verified bundles that it
+has. Decoding is strict, and every cost is bounded. A child process here or over ssh sends the same replies
+(`edgeml_runtime.bench.child`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from msgspec import Meta
 from edgeml_core.card import Energy, Latency
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, UsageError
 
-#: How long a bench may run after the warm-up.
+#: Seconds that a benchmark may run after the warm-up, at most and by default.
 SECONDS_MAX: Final = 120.0
 SECONDS: Final = 3.0
-#: What a call may take in all: slow models overrun the seconds asked, since each has its fewest runs.
+#: Seconds for a whole call: slow models exceed the requested seconds, since each has its fewest runs.
 TIMEOUT_S: Final = 600.0
+#: Characters of an error message in a reply.
 MESSAGE_MAX_CHARS: Final = 500
-#: Whether the golden outputs are reproduced; or how fast the model is.
+#: Reproduce the golden outputs, or measure the speed.
 Kind = Literal["verify", "bench"]
 _FAMILIES: Final[dict[str, type[EdgemlError]]] = {kind.__name__: kind for kind in (UsageError, RejectedError)}
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a bundle is benched.
+    """The settings of a benchmark.
 
     Args:
-        case: which golden case's input is run, from 1: export times the first.
+        case: number of the golden case whose input is run, from 1: export times the first.
         threads: instead of the manifest's number; never more than the cores that the process may use.
-        seconds: how long to run it after the warm-up.
+        seconds: time to run after the warm-up.
     """
 
     case: Annotated[int, Meta(ge=1, le=10_000)] = 1
@@ -41,10 +42,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is asked of a device.
+    """A request to a device.
 
-    `session` is that of the device's state that the caller has seen: what waited at the broker while the device was
-    away, or comes twice, is of another one and isn't answered.
+    `session` is that of the device's state that the caller has seen. A call of another session isn't answered: it
+    waited at the broker while the device was away, or came twice.
     """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -54,15 +55,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timing: Timing = Timing()
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What else went on while something was timed. Figures are None where the system doesn't give them.
+class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy the host was during a benchmark. Figures are None where the system doesn't report them.
 
     Args:
-        other_cores: cores' worth of work by other processes.
-        steal: share of the CPU time that went to other guests of the same hypervisor.
-        drift: change from the first half's median to the second's, as a share.
-        spread: distance of the quartiles, as a share of the median.
-        doubts: a sentence for each bound that was passed; empty means quiet.
+        other_cores: work of other processes, in cores.
+        steal: fraction of the CPU time that went to other guests of the same hypervisor.
+        drift: change from the first half's median to the second's, as a fraction.
+        spread: distance of the quartiles, as a fraction of the median.
+        doubts: a sentence for each exceeded bound; empty means quiet.
     """
 
     other_cores: float | None
@@ -73,12 +74,12 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing speaks against the figures."""
+        """Whether no bound was exceeded."""
         return not self.doubts
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bench measured. `throughput_per_s` is of inferences one after another, batch 1."""
+class BenchmarkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Speed, memory and energy of one bundle. `throughput_per_s` counts inferences in sequence, batch 1."""
 
     latency: Latency
     load_ms: float
@@ -86,18 +87,18 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     throughput_per_s: float
     peak_rss_bytes: int
     energy: Energy
-    host: Host
+    host: HostLoad
 
 
 class Reproduced(msgspec.Struct, frozen=True, kw_only=True):
-    """How close the golden outputs came at worst, within the bundle's bounds."""
+    """The worst distance from the golden outputs, within the bundle's bounds."""
 
     min_cosine: float
     max_abs: float
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """The error that came instead; `family` is the name of its class."""
+    """An error in place of a result; `family` is the name of its class."""
 
     family: str
     code: str
@@ -106,16 +107,16 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: EdgemlError) -> Refused:
-        """An error, ready to be sent."""
+        """Return an error in the form in which it is sent."""
         message = error.message[:MESSAGE_MAX_CHARS]
         return cls(family=type(error).__name__, code=error.code, message=message, hint=error.hint)
 
     def error(self, where: str = "") -> EdgemlError:
-        """The same error here; `where` it came from stands before its message."""
+        """Return the error as an exception, with `where` it came from before its message."""
         return _FAMILIES.get(self.family, DeviceError)(self.code, f"{where}{self.message}", self.hint)
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"benchmark": "trial"}):
     """The answer to the call with `id`: the CPU as it calls itself, its runtime's version, and what came of it."""
 
     id: str = ""
@@ -123,5 +124,5 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     runtime: str = ""
     threads: int = 0
     reproduced: Reproduced | None = None
-    trial: Trial | None = None
+    benchmark: BenchmarkResult | None = None
     refused: Refused | None = None

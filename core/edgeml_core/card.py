@@ -1,7 +1,7 @@
-"""The result card: what was found out about a bundle, each figure with how it came about.
+"""The result card: the findings about a bundle, each with how it was obtained.
 
-Two parts (docs/decisions/0001). `Card` follows from the bundle's bytes and its inputs alone, so it lies inside the
-bundle and exporting twice gives the same bytes. `Measurements` are what one machine saw on one day: they lie beside
+It has two parts (docs/decisions/0001). `Card` follows from the bundle's bytes and its inputs alone. It is inside the
+bundle, and exporting twice gives the same bytes. `Measurements` are from one machine on one day. They are stored beside
 the bundle, name its digest, and are signed with it when it is published.
 """
 
@@ -14,21 +14,22 @@ from msgspec import UNSET, UnsetType
 
 from edgeml_core.drift import Baseline
 
-#: How a figure came about. Emulated time is never a speed, so latency is never "emulated".
+#: How a figure was obtained. Emulated time is never a speed, so latency is never "emulated".
 How = Literal["measured", "emulated", "estimated", "not measured"]
 
 #: The metric of language models.
 PERPLEXITY: Final = "perplexity"
 
-#: Language models are judged on whole texts, which are no prompts.
+#: Summary of a card without a baseline. Language models are evaluated on whole texts, which are no prompts.
 NO_BASELINE: Final = "none: too few rows in --evaluate or --calibrate, or a language model"
 
 MEASUREMENTS_SUFFIX: Final = ".measured.json"
+#: Bytes of a measurements file; a real one has a few KiB.
 MEASUREMENTS_MAX_BYTES: Final = 1024 * 1024
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How close the shipped model is to the original, over `rows` real inputs."""
+    """The distance between the shipped model's outputs and the original's, over `rows` real inputs."""
 
     against: str
     rows: int
@@ -37,7 +38,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The accuracy on the rows (of token classes: words) with one label; fractions of 1."""
+    """The accuracy on the rows with one label, as fractions of 1. For token classes, rows are words."""
 
     label: str
     rows: int
@@ -46,9 +47,9 @@ class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The task metric on `--evaluate`, paired row by row with fp32; fractions of 1.
+    """The task metric on `--evaluate`, paired row by row with fp32, as fractions of 1.
 
-    A perplexity is no fraction: the lower the better, and `drop` and its interval are the share by which it rises.
+    A perplexity is no fraction: lower is better, and `drop` and its interval are the fraction by which it rises.
     """
 
     metric: str
@@ -60,15 +61,15 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     classes: tuple[ClassAccuracy, ...] = ()
 
     @property
-    def is_share(self) -> bool:
+    def is_fraction(self) -> bool:
         """Whether the metric is a fraction of 1."""
         return self.metric != PERPLEXITY
 
     @property
     def summary(self) -> str:
-        """For people: before and after, and the change with its interval."""
+        """Text for people: before and after, and the change with its interval."""
         low, high = self.ci95
-        digits, change = (4, "drop") if self.is_share else (2, "rise")
+        digits, change = (4, "drop") if self.is_fraction else (2, "rise")
         return (
             f"{self.fp32:.{digits}f} -> {self.int8:.{digits}f}, {change} {self.drop:+.2%} "
             f"(95 %: {low:+.2%} to {high:+.2%}), {self.rows} rows"
@@ -76,9 +77,9 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One candidate of the gate, the shipped one too. `why` it was left is empty for a candidate that passed.
+    """One candidate of the gate, including the shipped one. `why` it was rejected is empty for one that passed.
 
-    What a candidate didn't get to is zero or absent. Its times are in `Measurements`.
+    Figures of steps that a candidate didn't reach are zero or absent. Its times are in `Measurements`.
     """
 
     format: str
@@ -92,12 +93,12 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def passed(self) -> bool:
-        """Whether nothing spoke against it."""
+        """Whether the candidate met all limits."""
         return not self.why
 
 
-class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of the bundle on the target's own CPU; where that is nothing, `note` says so and what mends it.
+class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bundle verified on the target's own CPU; when it wasn't, `note` gives the cause and the remedy.
 
     `accuracy` is on the first evaluation rows, which are fewer than the card's own.
     """
@@ -110,10 +111,11 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     note: str = ""
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What follows from the bundle itself. Sizes are of the model's files, in bytes.
+class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
+    """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `baseline` is left out where there is none: agents that don't know it take such a bundle still.
+    `choice` says in one sentence why this format ships. `choice` and `baseline` are left out where there is none, so
+    that agents which don't know them take such a bundle.
     """
 
     recipe: str
@@ -125,13 +127,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibration_rows: int = 0
     calibration_sha256: str = ""
     tried: tuple[Tried, ...] = ()
-    proved: tuple[Proved, ...] = ()
+    verified: tuple[TargetVerification, ...] = ()
     warnings: tuple[str, ...] = ()
     baseline: Baseline | UnsetType = UNSET
+    choice: str | UnsetType = UNSET
 
     @property
-    def baseline_said(self) -> str:
-        """For people: what a device's drift is judged by."""
+    def baseline_summary(self) -> str:
+        """Text for people: the baseline of a device's drift."""
         return self.baseline.summary if self.baseline else NO_BASELINE
 
 
@@ -146,14 +149,14 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Joules for one inference, or the reason why there are none."""
+    """Joules per inference, or the reason why there are none."""
 
     joules_per_inference: float | None
     note: str
 
     @property
     def summary(self) -> str:
-        """For people."""
+        """Text for people."""
         joules = self.joules_per_inference
         return f"not measured: {self.note}" if joules is None else f"{joules:.4f} J per inference ({self.note})"
 
@@ -167,7 +170,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     note: str = ""
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The median times of one candidate and of fp32 in the same run, in milliseconds."""
 
     format: str
@@ -176,11 +179,25 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     int8_ms: float
 
 
-class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one machine measured of one bundle. `fp32` and `int8` come from the same run on the same threads.
+class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One format in the comparison that chose the one to ship: the expected time, in milliseconds, over all lengths.
 
-    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1; `doubts` says what
-    else the machine was busy with meanwhile.
+    `time_ratio` is over the time of the format that ships, with its 99 % interval over `turns` paired turns. Too few
+    turns give no interval.
+    """
+
+    format: str
+    expected_ms: float
+    time_ratio: float
+    interval: tuple[float, float] | None
+    turns: int
+
+
+class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One machine's measurements of one bundle. `fp32` and `int8` are from the same run on the same threads.
+
+    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. `doubts` names
+    other load on the machine meanwhile.
     """
 
     manifest_sha256: str
@@ -195,14 +212,15 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     energy: Energy
     doubts: tuple[str, ...] = ()
     verified_on: tuple[Verified, ...] = ()
-    candidates: tuple[Timed, ...] = ()
+    candidates: tuple[CandidateTimes, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     @property
     def speedup(self) -> float:
-        """How many times as fast as fp32 the bundle ran, by the medians."""
+        """The ratio of fp32's median time to the bundle's."""
         return self.fp32.p50_ms / self.int8.p50_ms
 
 
 def encode_measurements(measurements: Measurements) -> bytes:
-    """The bytes of a `.measured.json` file."""
+    """Return the bytes of a `.measured.json` file."""
     return msgspec.json.format(msgspec.json.encode(measurements, order="deterministic"), indent=1) + b"\n"

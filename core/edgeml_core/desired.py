@@ -1,8 +1,8 @@
-"""The fleet document: what each device should run, as rules that a device applies to itself.
+"""The fleet document: the deployments, as rules that each device applies to itself.
 
-Signed as one target of the fleet repository. A deployment selects by label and percentage, so one retained message
-steers a hundred devices or thousands. Whether a release exists is the releases repository's business: a device
-installs only what both agree on.
+It is signed as one target of the fleet repository. A deployment selects by label and percentage, so one retained
+message steers a hundred devices or thousands. The releases repository lists the releases: a device installs only what
+both name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from edgeml_core import names
 from edgeml_core.errors import RejectedError
 
 FLEET_DOCUMENT: Final = "fleet.json"
+#: Bytes of a fleet document: thousands of devices, far below a broker's packet limit.
 FLEET_DOCUMENT_MAX_BYTES: Final = 1024 * 1024
-#: The label that says where a device stands: one stick, or one relay, serves all devices of a site.
+#: The label of a device's site: one stick, or one relay, serves all devices of a site.
 SITE_LABEL: Final = "site"
-_SHARES: Final = 10_000
+#: Steps of the hash range: hundredths of a percent.
+_HASH_STEPS: Final = 10_000
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,7 +33,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One bundle of the deployed version: devices take the first that suits them. `manifest_sha256` is its identity.
+    """One bundle of the deployed version: devices install the first that suits them. `manifest_sha256` is its identity.
 
     Its chunks are encrypted for `group`, if that isn't empty.
     """
@@ -47,7 +49,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model version for the devices that `selector` matches, up to `percent` of them.
 
-    It is fetched and proved at once, and serves from `activate_after` on.
+    Devices fetch and probe it at once, and activate it from `activate_after` on.
     """
 
     id: str
@@ -60,7 +62,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Deployments in the order they were made; for each model the last that includes a device holds."""
+    """Deployments in the order in which they were made; for each model, the last one that includes a device holds."""
 
     fleet: str
     devices: dict[str, Device]
@@ -68,15 +70,15 @@ class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def encode(document: FleetDocument) -> bytes:
-    """The one encoding of a fleet document."""
+    """Encode a fleet document; equal documents give equal bytes."""
     return msgspec.json.encode(document, order="deterministic")
 
 
 def decode(data: bytes) -> FleetDocument:
-    """The fleet document in `data`.
+    """Decode a fleet document.
 
     Raises:
-        RejectedError: `document-format`, when it is too long, malformed or names what no name can be.
+        RejectedError: `document-format`, when it is too long, malformed or has an invalid name.
     """
     if len(data) > FLEET_DOCUMENT_MAX_BYTES:
         raise RejectedError("document-format", f"the fleet document is longer than {FLEET_DOCUMENT_MAX_BYTES} bytes")
@@ -86,25 +88,25 @@ def decode(data: bytes) -> FleetDocument:
         raise RejectedError("document-format", f"the fleet document can't be read: {error}") from error
     for deployment in document.deployments:
         if not names.is_name(deployment.name) or not names.is_version(deployment.version):
-            raise RejectedError("document-format", f"deployment {deployment.id!r} names no valid release")
+            raise RejectedError("document-format", f"deployment {deployment.id!r} has no valid name or version")
         if not all(names.is_name(bundle.group) for bundle in deployment.bundles if bundle.group):
-            raise RejectedError("document-format", f"deployment {deployment.id!r} names no valid group")
+            raise RejectedError("document-format", f"deployment {deployment.id!r} has an invalid group name")
     return document
 
 
 def includes(deployment: Deployment, device_id: str, labels: dict[str, str]) -> bool:
-    """Whether a deployment is for this device: its labels match and its share of the hash range is reached.
+    """Return whether a deployment includes this device: its labels match, and `percent` reaches its hash.
 
-    The share of a device is fixed for a deployment, so a larger percentage includes all of a smaller one.
+    A device's hash is fixed for a deployment, so a larger percentage includes all devices of a smaller one.
     """
-    share = int.from_bytes(hashlib.sha256(f"{deployment.id}|{device_id}".encode()).digest()[:8], "big") % _SHARES
-    return names.matches(deployment.selector, labels) and share < deployment.percent * 100
+    place = int.from_bytes(hashlib.sha256(f"{deployment.id}|{device_id}".encode()).digest()[:8], "big") % _HASH_STEPS
+    return names.matches(deployment.selector, labels) and place < deployment.percent * 100
 
 
 def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:
-    """What the document wants one device to run: a deployment for each model name.
+    """Return the deployments for one device, by model name.
 
-    A device that isn't enrolled is wanted nothing of.
+    A device that isn't enrolled has none.
     """
     device = document.devices.get(device_id)
     if device is None:
@@ -117,12 +119,12 @@ def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:
 
 
 def devices_at(document: FleetDocument, site: str) -> frozenset[str]:
-    """The devices that stand at a site, by their signed labels."""
+    """Return the devices of a site, by their signed labels."""
     return frozenset(name for name, device in document.devices.items() if device.labels.get(SITE_LABEL) == site)
 
 
 def bundles_at(document: FleetDocument, site: str) -> Iterator[tuple[Deployment, Wanted]]:
-    """Every bundle that a device of a site may take, once. Which of them it takes is for it to say, by its CPU."""
+    """Yield every bundle that a device of a site may install, once. Which of them it installs depends on its CPU."""
     seen: set[str] = set()
     for device in sorted(devices_at(document, site)):
         target = document.devices[device].labels.get("target", "")
@@ -136,16 +138,16 @@ def bundles_at(document: FleetDocument, site: str) -> Iterator[tuple[Deployment,
 def choose_bundle(
     deployment: Deployment, *, arch: str, cpu_features: frozenset[str], formats: frozenset[str], target: str
 ) -> Wanted:
-    """The bundle of a deployment that this device should install.
+    """Choose the bundle of a deployment that this device should install.
 
     Args:
-        arch: the machine's, as `uname -m` says it.
+        arch: the device's, as `uname -m` prints it.
         cpu_features: as Linux names them.
         formats: those whose runtime is installed here.
         target: the device's own `target` label; empty chooses among all by CPU.
 
     Returns:
-        Of those that run here, one that asks for the most CPU features (it was quantized for the closest CPU); among
+        Of those that run here, one that needs the most CPU features, as it was quantized for the closest CPU. Among
         equals the first in the deployment's order.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Drift: is what a model sees and answers still like what it was judged on? Counts only, never content.
+"""Drift: the distance of a model's inputs and answers from its baseline. Counts only, never content.
 
-A baseline holds how each quantity was spread over the rows that the bundle was judged on; the device counts into the
-same bins, and the population stability index says how far the two are apart. What the quantities are, and who counts
-when, isn't known here.
+A baseline has the distribution of each quantity over the rows on which the bundle was checked. The device counts into
+the same bins, and the population stability index (PSI) measures the distance. Which quantities there are, and when they
+are counted, is left to callers.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-#: The customary bounds of the index: below the first nothing has changed, above the second it is another population.
+#: The customary bounds of the index: below the first nothing has changed, above the second the population is another.
 #: Source: Siddiqi, Credit Risk Scorecards (2006), chapter 9.
 MODERATE_PSI: Final = 0.1
 MAJOR_PSI: Final = 0.25
-#: Rows below which no baseline is made, and items below which nothing is said of what was observed.
+#: Rows below which no baseline is made, and items below which nothing is reported of a quantity.
 ROWS_MIN: Final = 20
 OBSERVED_MIN: Final = 50
-#: Deciles are customary. With fewer rows there are fewer bins, so that a bin has this many rows.
+#: Deciles are customary. With fewer rows there are fewer bins, so that each has this number of rows.
 BINS_MAX: Final = 10
 ROWS_PER_BIN: Final = 10
-#: The most frequent labels are counted one by one, if they have this many rows; the others together, since of labels
-#: that came once or twice the next rows bring many more.
+#: Labels that are counted one by one, if each has this number of rows. The others are counted together: among labels
+#: that came once or twice, new rows bring many more.
 LABELS_MAX: Final = 20
 ROWS_PER_LABEL: Final = 5
 QUANTITIES_MAX: Final = 16
-#: Each bin has so much of a row more than it has rows: an empty one is rare, not impossible (Jeffreys' prior).
+#: Rows added to each bin: an empty one is rare, not impossible (Jeffreys' prior).
 _PRIOR_ROWS: Final = 0.5
-#: What chance alone exceeds once in a thousand, in standard deviations.
+#: Standard deviations that chance_bound alone exceeds once in a thousand.
 _CHANCE_Z: Final = 3.0902
-#: Of a quantity without a resolution of its own: this share of its range, or of its size where it has no range.
-_RANGE_SHARE: Final = 0.01
-_SIZE_SHARE: Final = 1e-6
+#: Resolution of a quantity without its own: this fraction of its range, or of its size if it has no range.
+_RANGE_FRACTION: Final = 0.01
+_SIZE_FRACTION: Final = 1e-6
 
 Grade: TypeAlias = Literal["ok", "moderate", "major"]
 _GRADES: Final[tuple[Grade, ...]] = ("ok", "moderate", "major")
@@ -45,19 +45,19 @@ Source: TypeAlias = Literal["evaluation", "calibration"]
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="histogram"):
-    """Numbers by bin: bin i holds what is above edge i - 1 and not above edge i; the first and last have no end."""
+    """Numbers by bin: bin i has values above edge i - 1 and not above edge i; the first and last are unbounded."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what doesn't fit together."""
+        """Refuse edges and counts that don't fit together."""
         if not all(low < high for low, high in pairwise(self.edges)):
             raise ValueError("edges don't ascend")
-        _require_counts(self.counts, len(self.edges) + 1)
+        _check_counts(self.counts, len(self.edges) + 1)
 
     def bin(self, value: float | str) -> int:
-        """Where a number is counted."""
+        """Return the bin of a number."""
         return bisect_left(self.edges, value)
 
 
@@ -68,46 +68,46 @@ class Categories(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what doesn't fit together."""
-        _require_counts(self.counts, len(self.labels) + 1)
+        """Refuse labels and counts that don't fit together."""
+        _check_counts(self.counts, len(self.labels) + 1)
 
     def bin(self, value: float | str) -> int:
-        """Where a label is counted."""
+        """Return the bin of a label."""
         return self.labels.index(value) if value in self.labels else len(self.labels)
 
 
 Distribution: TypeAlias = Histogram | Categories
-#: What was seen of one quantity: numbers, or labels.
+#: The observed values of one quantity: numbers, or labels.
 Values: TypeAlias = Sequence[float] | Sequence[str]
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How each quantity is spread over the rows of a data file, by the answers of the model that ships."""
+    """The distribution of each quantity over the rows of a data file, by the answers of the model that ships."""
 
     rows: int
     rows_from: Source
     quantities: dict[str, Distribution]
 
     def __post_init__(self) -> None:
-        """Refuse more than a device would count."""
+        """Refuse more quantities than a device would count."""
         if len(self.quantities) > QUANTITIES_MAX:
-            raise ValueError(f"{len(self.quantities)} quantities; at most {QUANTITIES_MAX} are watched")
+            raise ValueError(f"{len(self.quantities)} quantities; at most {QUANTITIES_MAX} are allowed")
 
     @property
     def summary(self) -> str:
-        """For people."""
+        """Text for people."""
         return f"{', '.join(self.quantities)} over {self.rows} {self.rows_from} rows"
 
 
 class Shift(NamedTuple):
-    """How far one quantity is from its baseline."""
+    """The distance of one quantity from its baseline."""
 
     psi: float
     grade: Grade
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a device says of one model: the worst grade, over how many items, and the index of what isn't "ok"."""
+    """A model's reported drift: the worst grade, over how many items, and the PSI of quantities that aren't "ok"."""
 
     grade: str
     observed: int
@@ -115,7 +115,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def summary(self) -> str:
-        """For people."""
+        """Text for people."""
         worst = sorted(self.psi.items(), key=lambda it: (-it[1], it[0]))
         return ": ".join(filter(None, (self.grade, ", ".join(f"{name} {psi:.2f}" for name, psi in worst))))
 
@@ -123,12 +123,12 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def baseline(
     seen: Mapping[str, Values], *, rows: int, rows_from: Source, resolutions: Mapping[str, float]
 ) -> Baseline | None:
-    """The baseline of what was seen; None where that is too little.
+    """Make the baseline of observed values; None if they are too few.
 
     Args:
         seen: each quantity's values.
-        rows: of the data file.
-        resolutions: by quantity, how near two values mean the same.
+        rows: number of rows in the data file.
+        resolutions: by quantity, the distance within which two values mean the same.
     """
     if rows < ROWS_MIN:
         return None
@@ -138,19 +138,19 @@ def baseline(
 
 
 def psi(one: Sequence[int], other: Sequence[int]) -> float:
-    """The population stability index of two counts over the same bins.
+    """Return the population stability index of two counts over the same bins.
 
     Source: Siddiqi (2006), as above; it is the divergence of Jeffreys, An invariant form for the prior probability in
     estimation problems (1946).
     """
-    pairs = zip(_shares(one), _shares(other), strict=True)
+    pairs = zip(_fractions(one), _fractions(other), strict=True)
     return sum((there - here) * math.log(there / here) for here, there in pairs)
 
 
-def chance(one: Sequence[int], other: Sequence[int]) -> float:
-    """What the index of two samples of the same population exceeds once in a thousand.
+def chance_bound(one: Sequence[int], other: Sequence[int]) -> float:
+    """Return the index that two samples of the same population exceed once in a thousand.
 
-    Source: Yurdakul and Naranjo, Statistical properties of the population stability index (2020): it is distributed as
+    Source: Yurdakul and Naranjo, Statistical properties of the population stability index (2020): its distribution is
     chi-squared over the bins but one, times the sum of both sizes' inverses. Quantile by Wilson and Hilferty (1931).
     """
     freedom = max(1, len(one) - 1)
@@ -159,8 +159,8 @@ def chance(one: Sequence[int], other: Sequence[int]) -> float:
     return quantile * (1 / max(1, sum(one)) + 1 / max(1, sum(other)))
 
 
-def judge(expected: Baseline, observed: Mapping[str, Sequence[int]]) -> dict[str, Shift]:
-    """How far each quantity has moved; nothing of those that were observed too rarely.
+def compare(expected: Baseline, observed: Mapping[str, Sequence[int]]) -> dict[str, Shift]:
+    """Compare observed counts with the baseline; quantities with fewer than `OBSERVED_MIN` items are left out.
 
     Args:
         observed: counts over the baseline's bins.
@@ -173,7 +173,7 @@ def judge(expected: Baseline, observed: Mapping[str, Sequence[int]]) -> dict[str
 
 
 def drift(shifts: Mapping[str, Shift], observed: int) -> Drift | None:
-    """What is said of a model's shifts; None where there is nothing to say."""
+    """Summarize a model's shifts for a report; None if there are none."""
     if not shifts:
         return None
     moved = {name: round(it.psi, 2) for name, it in shifts.items() if it.grade != "ok"}
@@ -182,14 +182,14 @@ def drift(shifts: Mapping[str, Shift], observed: int) -> Drift | None:
 
 def _shift(expected: Sequence[int], observed: Sequence[int]) -> Shift:
     index = psi(expected, observed)
-    noise = chance(expected, observed)
+    noise = chance_bound(expected, observed)
     grade: Grade = "ok"
     if index >= max(MODERATE_PSI, noise):
         grade = "major" if index >= MAJOR_PSI else "moderate"
     return Shift(index, grade)
 
 
-def _shares(counts: Sequence[int]) -> list[float]:
+def _fractions(counts: Sequence[int]) -> list[float]:
     total = sum(counts) + _PRIOR_ROWS * len(counts)
     return [(count + _PRIOR_ROWS) / total for count in counts]
 
@@ -210,12 +210,12 @@ def _categories(values: Sequence[str]) -> Categories:
 
 
 def _histogram(ordered: Sequence[float], resolution: float | None) -> Histogram:
-    """Bins of about as many values each, and one beyond each end of the range.
+    """Make bins of about equal counts, and one beyond each end of the range.
 
     All edges are multiples of the resolution: no row's own value is among them.
     """
     low, high = ordered[0], ordered[-1]
-    width = resolution or max(_RANGE_SHARE * (high - low), _SIZE_SHARE * max(abs(low), abs(high)), _SIZE_SHARE)
+    width = resolution or max(_RANGE_FRACTION * (high - low), _SIZE_FRACTION * max(abs(low), abs(high)), _SIZE_FRACTION)
     bins = max(2, min(BINS_MAX, len(ordered) // ROWS_PER_BIN))
     quantiles = (ordered[part * len(ordered) // bins] for part in range(1, bins))
     inner = {edge for edge in (math.floor(it / width) * width for it in quantiles) if low <= edge < high}
@@ -224,6 +224,6 @@ def _histogram(ordered: Sequence[float], resolution: float | None) -> Histogram:
     return Histogram(edges=edges, counts=tuple(counted[at] for at in range(len(edges) + 1)))
 
 
-def _require_counts(counts: Sequence[int], wanted: int) -> None:
+def _check_counts(counts: Sequence[int], wanted: int) -> None:
     if len(counts) != wanted or min(counts) < 0:
         raise ValueError(f"{wanted} counts are needed, none below 0")

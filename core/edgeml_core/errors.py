@@ -1,21 +1,21 @@
-"""The errors of edgeml, split by who must act. No other exception type leaves a public function.
+"""The errors of edgeml, by who must act. No other exception type leaves a public function.
 
-`code` is a stable string: the same in the log, over MQTT, in HTTP bodies and under `--json`.
-`hint` is one sentence with the remedy. Foreign exceptions are translated at the adapter with `raise ... from e`.
+`code` is a stable string: the same in the log, over MQTT, in HTTP bodies and under `--json`. `hint` is one sentence
+with the remedy. Adapters translate foreign exceptions with `raise ... from e`.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Final
 
-#: Every code that edgeml emits, with its meaning. A test holds the source against this table; docs/errors.md prints it.
+#: Every code that edgeml emits, with its meaning. A test holds the source to this table; docs/errors.md prints it.
 CODES: Final[dict[str, str]] = {
     # UsageError: the operator's input is wrong
     "usage": "an argument, option or configuration value is wrong",
     "extra-missing": "an optional dependency of this command is not installed",
-    "model-unreadable": "the model named can't be read as any supported format",
+    "model-unreadable": "the model can't be read as any supported format",
     "model-unsafe": "the model's weights come as a pickle, which could run code",
-    "model-unsupported": "the model's architecture, task or an operator has no export for the format asked",
+    "model-unsupported": "the model's architecture, task or an operator can't be converted to the requested format",
     "data-invalid": "a data file (calibration, evaluation) doesn't fit the model or its own format",
     "target-unknown": "no target profile has that name",
     "target-invalid": "a target profile has problems; the message lists all of them",
@@ -26,11 +26,11 @@ CODES: Final[dict[str, str]] = {
     "device-exists": "that device id is enrolled already",
     "config-invalid": "agent.toml has problems; the message lists all of them",
     "input-invalid": "an inference input doesn't fit the model's signature",
-    "prompt-too-long": "a text is longer than the model reads, or leaves it no room for an answer",
-    "device-unknown": "no device of that id has ever told its state to this broker",
+    "prompt-too-long": "a text is longer than the model can read, or leaves no room for an answer",
+    "device-unknown": "no device of that id has ever published its state on this broker",
     "interrupted": "stopped by the operator",
-    # GateFailed: the model doesn't meet what was asked
-    "gate-failed": "no candidate met the accuracy, parity, speed or size asked for",
+    # GateFailed: the model doesn't meet the requested limits
+    "gate-failed": "no candidate met the requested accuracy, parity, speed or size",
     # RejectedError: the sender is at fault; never retried for that digest
     "bundle-format": "a bundle or manifest is malformed; the message lists every problem",
     "document-format": "a signed document or a message is malformed",
@@ -39,42 +39,42 @@ CODES: Final[dict[str, str]] = {
     "rollback-attempt": "metadata older than what was already trusted was offered",
     "trust-expired": "signed metadata has expired",
     "release-unsuitable": "no release of the wanted version suits this device",
-    # TransportError: the road is at fault; retried with a bound and jitter
+    # TransportError: the network is at fault; retried with a bound and jitter
     "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
-    "broker-misbehaves": "what answers as the MQTT broker announces a packet that is longer than any of edgeml's",
-    "topic-forbidden": "the broker doesn't let this device say or hear what it must",
-    "trust-unavailable": "signed metadata hasn't arrived yet",
-    "host-unreachable": "the machine named by --on can't be reached over ssh",
-    "agent-unreachable": "no agent answers over HTTP where agent.toml says",
+    "broker-misbehaves": "the MQTT broker announced a packet that is longer than any of edgeml's",
+    "topic-forbidden": "the broker forbids this device a topic that it must publish or subscribe to",
+    "trust-unavailable": "signed metadata can't be fetched yet",
+    "host-unreachable": "the host named by --on can't be reached over ssh",
+    "agent-unreachable": "no agent answers over HTTP at the address in agent.toml",
     "device-offline": "the device named by --on isn't connected to the broker now",
-    "call-timeout": "the device named by --on gave no reply in time",
+    "call-timeout": "the device named by --on sent no reply in time",
     "download-failed": "a package couldn't be fetched or unpacked",
-    "chunk-timeout": "wanted chunks didn't arrive in time",
-    # DeviceError: this machine is at fault; the device rolls back and reports
+    "chunk-timeout": "requested chunks didn't arrive in time",
+    # DeviceError: this device is at fault; it rolls back and reports
     "runtime-missing": "the runtime that the bundle needs is not installed, or too old",
     "runtime-failed": "the runtime couldn't load or run the model",
-    "probe-crashed": "the model crashed, hung or outgrew its memory in the probe's child process",
+    "probe-crashed": "the model crashed, hung or exceeded its memory in the probe's child process",
     "golden-mismatch": "the model doesn't reproduce its golden outputs on this machine",
     "shadow-disagreed": "too many of the new version's answers differ from those of the version that serves",
-    "release-absent": "the device named by --on doesn't hold the bundle",
+    "release-absent": "the device named by --on doesn't have the bundle",
     "device-busy": "the device named by --on answers another call",
     "group-key-missing": "the release is encrypted for a group whose key this device doesn't have",
-    "disk-full": "the store has no room for the release",
-    "memory-short": "the model needs more memory than this device may give it",
+    "disk-full": "the store has no space for the release",
+    "memory-short": "the model needs more memory than this device has available",
     "store-failed": "the store's database or files can't be read or written",
     "crash-loop": "the agent restarted uncleanly too often after an activation",
-    # raised by the server, answered to its clients
+    # raised by the server and answered to its clients
     "model-unknown": "no model of that name is served here",
     "overloaded": "the model's queue is full, or there is no memory for it now",
     "deadline-exceeded": "the request's deadline passed before there was an answer",
-    "client-left": "whoever asked closed the connection before there was an answer",
+    "client-left": "the client closed the connection before there was an answer",
     "route-unknown": "the server has no such path or method",
-    "unauthorized": "the request carries no valid token",
+    "unauthorized": "the request has no valid token",
     "origin-refused": "the request names another host, or comes from another site's page",
     "body-too-large": "the request's body is longer than the server reads",
     "content-unsupported": "the request's body is of a type that the server doesn't read",
     "answer-too-large": "the answer is longer than may be sent over MQTT",
-    "topic-refused": "a request over MQTT wants its answer where the device doesn't speak to clients",
+    "topic-refused": "a request over MQTT names an answer topic that the device doesn't publish to",
     "internal": "an unexpected failure; the log has the details",
 }
 
@@ -83,7 +83,7 @@ class EdgemlError(Exception):
     """Base of all errors: a stable code, a message for people and one sentence with the remedy."""
 
     exit_code: ClassVar[int] = 1
-    #: The remedy where an error names none of its own.
+    #: The hint of an error that has none of its own.
     usual_hint: ClassVar[str] = "report this with the log"
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
@@ -93,7 +93,7 @@ class EdgemlError(Exception):
         self.hint = hint or self.usual_hint
 
     def to_dict(self) -> dict[str, str]:
-        """The error as every `--json` output, HTTP body and report carries it."""
+        """Return the error as every `--json` output, HTTP body and report has it."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
@@ -105,35 +105,35 @@ class UsageError(EdgemlError):
 
 
 class GateFailed(EdgemlError):
-    """The model doesn't meet what was asked: no bundle was written for that target."""
+    """The model doesn't meet the requested limits: no bundle was written for that target."""
 
     exit_code = 1
-    usual_hint = "give more calibration data, accept more with --max-drop, or take another target"
+    usual_hint = "add calibration data, accept more with --max-drop, or choose another target"
 
 
 class RejectedError(EdgemlError):
-    """What was sent is malformed, corrupt, unsigned or old: never retried for that digest."""
+    """The content is malformed, corrupt, unsigned or old: never retried for that digest."""
 
     exit_code = 4
-    usual_hint = "get it again from its sender; what was there before is unchanged"
+    usual_hint = "get it again from its sender; nothing was changed"
 
 
 class TransportError(EdgemlError):
-    """The road failed: worth another try."""
+    """The network or the peer failed: a retry may succeed."""
 
     exit_code = 5
-    usual_hint = "check the network and the broker; devices try again by themselves"
+    usual_hint = "check the network and the broker; devices retry by themselves"
 
 
 class DeviceError(EdgemlError):
-    """This machine can't: full disk, missing or failing runtime, too little memory."""
+    """This device failed: full disk, missing or failing runtime, too little memory."""
 
     exit_code = 6
     usual_hint = "run the doctor on this machine: `edgeml doctor` or `edgeml-agent doctor`"
 
 
 class OverloadedError(DeviceError):
-    """Too much is asked of this machine for now; by its measured speed there is room again in `retry_after_s`."""
+    """This device has too many requests now; by its measured speed it has room again in `retry_after_s`."""
 
     def __init__(self, code: str, message: str, hint: str = "", *, retry_after_s: int) -> None:
         super().__init__(code, message, hint)

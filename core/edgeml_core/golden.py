@@ -1,6 +1,6 @@
-"""Golden cases: real inputs and what the bundle's model answered to them where it was made.
+"""Golden cases: real inputs and the outputs that the bundle's model gave where it was made.
 
-Bytes and shapes only; running them and comparing is `edgeml_runtime.verify.golden`'s work.
+This module has bytes and shapes only; `edgeml_runtime.verify.golden` runs and compares them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import DType
 
 GOLDEN_NAME: Final = "golden.msgpack"
+#: Bytes and cases of a golden file: a few real inputs, even of images and sound, are far smaller.
 GOLDEN_MAX_BYTES: Final = 64 * 1024 * 1024
 CASES_MAX: Final = 64
 
@@ -38,19 +39,19 @@ class TensorData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class GoldenCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model's inputs by name, and the outputs it gave."""
+    """The model's inputs by name, and its outputs."""
 
     inputs: dict[str, TensorData]
     outputs: dict[str, TensorData]
 
 
 def encode(cases: tuple[GoldenCase, ...]) -> bytes:
-    """The content of the golden file."""
+    """Encode the golden file."""
     return msgspec.msgpack.encode(cases, order="deterministic")
 
 
 def decode(data: bytes) -> tuple[GoldenCase, ...]:
-    """The cases in a golden file.
+    """Decode a golden file.
 
     Raises:
         RejectedError: `bundle-format`, when it is malformed, empty or a tensor's bytes don't fit its shape.

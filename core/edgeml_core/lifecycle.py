@@ -1,7 +1,7 @@
-"""The update machine of one model on one device: a table. Its diagram (docs/update-machine.md) is drawn from it.
+"""The state machine of one model's update on one device, as a table. docs/update-machine.md has its diagram.
 
-Rule 1: whatever decides which state follows which lives in this table. Rule 2: this file knows nothing of how the
-steps are done. States are adjectives or running work, events are past tense.
+Rule 1: only this table decides which state follows which. Rule 2: this file knows nothing of how the steps are done.
+States are adjectives or running work, events are past tense.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class State(StrEnum):
-    """Where the update of one model stands."""
+    """The state of one model's update."""
 
     IDLE = "idle"
     RESOLVING = "resolving"
@@ -28,7 +28,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happened."""
+    """A result of a step, or an external event."""
 
     WANTED = "wanted"
     RESOLVED = "resolved"
@@ -40,7 +40,7 @@ class Event(StrEnum):
     POSTPONED = "postponed"
     ACTIVATED = "activated"
     REFUSED = "refused"
-    ROAD_FAILED = "road failed"
+    TRANSPORT_FAILED = "transport failed"
     DEVICE_FAILED = "device failed"
     RETRIED = "retried"
     INTERRUPTED = "interrupted"
@@ -48,45 +48,46 @@ class Event(StrEnum):
     KEPT = "kept"
 
 
-#: The deployment is wanted no longer: nothing serves, or what served before is kept.
-_LEFT: Final = {Event.WITHDRAWN: State.IDLE, Event.KEPT: State.ACTIVE}
-#: Any step can be cut short by these: the sender's fault, the road's, this machine's, a restart, another wish or none.
-_CUT_SHORT: Final = {
+#: The deployment is gone: nothing serves, or the version before is kept.
+_WITHDRAWN: Final = {Event.WITHDRAWN: State.IDLE, Event.KEPT: State.ACTIVE}
+#: Events that can end any step: the content was refused, the network or this device failed, a restart or another
+#: deployment came, or the deployment is gone.
+_INTERRUPTIONS: Final = {
     Event.REFUSED: State.REJECTED,
-    Event.ROAD_FAILED: State.WAITING,
+    Event.TRANSPORT_FAILED: State.WAITING,
     Event.DEVICE_FAILED: State.ROLLED_BACK,
     Event.INTERRUPTED: State.RESOLVING,
-} | _LEFT
+} | _WITHDRAWN
 
 TABLE: Final[dict[State, dict[Event, State]]] = {
     State.IDLE: {Event.WANTED: State.RESOLVING},
-    State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _CUT_SHORT,
-    State.FETCHING: {Event.FETCHED: State.VERIFYING, Event.POSTPONED: State.DEFERRED} | _CUT_SHORT,
-    State.VERIFYING: {Event.VERIFIED: State.PROBING} | _CUT_SHORT,
+    State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _INTERRUPTIONS,
+    State.FETCHING: {Event.FETCHED: State.VERIFYING, Event.POSTPONED: State.DEFERRED} | _INTERRUPTIONS,
+    State.VERIFYING: {Event.VERIFIED: State.PROBING} | _INTERRUPTIONS,
     State.PROBING: {
         Event.PROBED: State.ACTIVATING,
         Event.STAGED: State.SHADOWING,
         Event.POSTPONED: State.DEFERRED,
     }
-    | _CUT_SHORT,
-    State.SHADOWING: {Event.AGREED: State.ACTIVATING} | _CUT_SHORT,
-    State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _CUT_SHORT,
+    | _INTERRUPTIONS,
+    State.SHADOWING: {Event.AGREED: State.ACTIVATING} | _INTERRUPTIONS,
+    State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _INTERRUPTIONS,
     State.ACTIVE: {Event.WANTED: State.RESOLVING, Event.DEVICE_FAILED: State.ROLLED_BACK},
-    State.DEFERRED: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _LEFT,
-    State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _LEFT,
+    State.DEFERRED: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _WITHDRAWN,
+    State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _WITHDRAWN,
     State.REJECTED: {Event.WANTED: State.RESOLVING},
     State.ROLLED_BACK: {Event.WANTED: State.RESOLVING},
 }
 
-#: States in which an update is under way: after a restart it begins again at RESOLVING, with all chunks it holds.
+#: States in which an update is under way: after a restart it resumes at RESOLVING, with all chunks on the disk.
 UNDER_WAY: Final = frozenset(state for state, moves in TABLE.items() if Event.INTERRUPTED in moves)
 
 
 def advance(state: State, event: Event) -> State:
-    """The state after `event`.
+    """Return the state after `event`.
 
     Raises:
-        ValueError: the table has no such move; a defect of the caller, never of what was received.
+        ValueError: the table has no such transition: a defect of the caller, never of received data.
     """
     try:
         return TABLE[state][event]
@@ -95,7 +96,7 @@ def advance(state: State, event: Event) -> State:
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram."""
+    """Return the table as a Mermaid state diagram."""
     label = {state: state.name.lower() for state in State}
     lines = ["stateDiagram-v2", f"    [*] --> {label[State.IDLE]}"]
     lines += [

@@ -1,7 +1,7 @@
-"""The manifest: everything a device must know of a bundle before it fetches a byte of it.
+"""The manifest: all that a device must know of a bundle before it fetches a byte of it.
 
-Its SHA-256 is the release's identity, since it lists the digest of every file and chunk. Decoding is strict and
-collects: a malformed manifest is refused with every problem named. Format: docs/bundle-format.md.
+Its SHA-256 is the release's identity, since it lists the digest of every file and chunk. Decoding is strict: a
+malformed manifest is refused with all its problems. Format: docs/bundle-format.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from edgeml_core.processing import (
 
 FORMAT: Final = "edgeml/1"
 MANIFEST_NAME: Final = "manifest.json"
+#: Bytes of a manifest: the digests of 64 GiB of chunks don't fit, those of any model for a board do.
 MANIFEST_MAX_BYTES: Final = 8 * 1024 * 1024
+#: Bytes of all files; number of files; characters of a path; problems in one message.
 BUNDLE_MAX_BYTES: Final = 64 * 1024**3
 FILES_MAX: Final = 1024
 PATH_MAX_CHARS: Final = 200
@@ -52,9 +54,9 @@ Task = Literal[
 ]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
 
-#: The data types by the names that numpy has for them, too.
+#: The data types by name; numpy has the same names.
 DTYPES: Final[dict[str, DType]] = {name: name for name in get_args(DType)}
-#: The engine that runs each file format.
+#: The engine of each file format.
 ENGINES: Final[dict[Format, Engine]] = {"onnx": "onnxruntime", "tflite": "litert"}
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -62,7 +64,7 @@ _PATH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file of the bundle: `chunks` are the SHA-256 of its 64 KiB pieces in order."""
+    """One file of the bundle: `chunks` are the SHA-256 of its 64 KiB parts in order."""
 
     path: str
     size_bytes: int
@@ -86,7 +88,7 @@ class CpuNeeds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RuntimeNeeds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The runtime that must be installed, and how to set it up. `options` are the engine's own keys."""
+    """The runtime that must be installed, and its settings. `options` are the engine's own keys."""
 
     engine: Engine
     min_version: str
@@ -98,7 +100,7 @@ class RuntimeNeeds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Inputs and outputs that a device must reproduce before it activates the bundle (see `edgeml_core.golden`).
 
-    `min_cosine` and `max_abs` bound each output tensor against its golden one; they are per target and runtime.
+    `min_cosine` and `max_abs` bound each output tensor against its golden one, per target and runtime.
     """
 
     path: str
@@ -108,14 +110,14 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the device must have free, in bytes."""
+    """Memory and disk space that the device must have free, in bytes."""
 
     ram_bytes: int
     disk_bytes: int
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the bundle was made from and with; never content of calibration or evaluation data."""
+    """The source and the tools of the bundle; never content of calibration or evaluation data."""
 
     source_sha256: str
     tools: dict[str, str]
@@ -144,12 +146,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def file_format(self) -> Format:
-        """The model's file format, which its engine implies."""
+        """The model's file format, which follows from its engine."""
         return "onnx" if self.runtime.engine == "onnxruntime" else "tflite"
 
     @property
     def stem(self) -> str:
-        """The bundle's file name without ending."""
+        """The bundle's file name without suffix."""
         return names.bundle_stem(self.name, self.version, self.target, self.file_format)
 
     @property
@@ -159,15 +161,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The one encoding of a manifest: the same value is always the same bytes."""
+    """Encode a manifest; equal manifests give equal bytes."""
     return msgspec.json.encode(manifest, order="deterministic")
 
 
 def decode(data: bytes) -> Manifest:
-    """The manifest in `data`.
+    """Decode a manifest.
 
     Raises:
-        RejectedError: `bundle-format`, naming every problem found.
+        RejectedError: `bundle-format`, with every problem found.
     """
     if len(data) > MANIFEST_MAX_BYTES:
         raise RejectedError("bundle-format", f"the manifest is longer than {MANIFEST_MAX_BYTES} bytes")
@@ -176,25 +178,25 @@ def decode(data: bytes) -> Manifest:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("bundle-format", f"the manifest can't be read: {error}") from error
     if problems := list(_problems(manifest)):
-        shown = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
-        raise RejectedError("bundle-format", f"the manifest has {len(problems)} problem(s): {shown}")
+        listed = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
+        raise RejectedError("bundle-format", f"the manifest has {len(problems)} problem(s): {listed}")
     return manifest
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
-    for what, text in (("name", manifest.name), ("target", manifest.target)):
+    for field, text in (("name", manifest.name), ("target", manifest.target)):
         if not names.is_name(text):
-            yield f"{what} {text!r} is not a valid name"
+            yield f"{field} {text!r} is not a valid name"
     if not names.is_version(manifest.version):
         yield f"version {manifest.version!r} is not valid"
     yield from _file_problems(manifest)
     paths = {entry.path for entry in manifest.files}
-    for what, path in _references(manifest):
+    for field, path in _references(manifest):
         if path not in paths:
-            yield f"{what} names {path!r}, which is not among the files"
-    for what, number in _quantities(manifest):
+            yield f"{field} names {path!r}, which is not among the files"
+    for field, number in _quantities(manifest):
         if number < 0:
-            yield f"{what} is negative"
+            yield f"{field} is negative"
     if not manifest.inputs or not manifest.outputs:
         yield "inputs or outputs are missing"
     yield from _meaning_problems(manifest)
@@ -208,26 +210,26 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
     if isinstance(manifest.postprocess, Generation):
         past, present = manifest.postprocess.past, manifest.postprocess.present
         if len(past) != len(present) or not inputs.issuperset(past):
-            yield "postprocess pairs past inputs and present outputs that don't belong together"
+            yield "postprocess pairs past inputs with other present outputs"
     pairs = ((QuestionInput, Span), (PromptInput, Generation))
     for before, after in pairs:
         if isinstance(manifest.preprocess, before) != isinstance(manifest.postprocess, after):
-            yield f"only one of {before.__name__} and {after.__name__} is there"
+            yield f"only one of {before.__name__} and {after.__name__} is present"
     if isinstance(manifest.postprocess, Boxes):
         yield from _box_problems(manifest, manifest.postprocess)
 
 
 def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:
     if not isinstance(manifest.preprocess, ImageInput):
-        yield "boxes are asked of a model that takes no picture"
+        yield "postprocess has boxes, but the model takes no image"
     if not boxes.labels:
-        yield "postprocess has no label for what is found"
+        yield "postprocess has boxes, but no labels"
     if not 0 <= boxes.threshold <= 1:
         yield f"postprocess.threshold {boxes.threshold} is not between 0 and 1"
     wanted = {boxes.logits: len(boxes.labels) + 1, boxes.boxes: 4}
     for spec in manifest.outputs:
         if spec.name in wanted and spec.shape[-1:] not in ((-1,), (wanted[spec.name],)):
-            yield f"output {spec.name!r} has not {wanted[spec.name]} values for each box"
+            yield f"output {spec.name!r} must have {wanted[spec.name]} values for each box"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
@@ -271,5 +273,5 @@ def _quantities(manifest: Manifest) -> Iterator[tuple[str, float]]:
 
 
 def is_safe_path(path: str) -> bool:
-    """Whether `path` stays inside the bundle's folder on every file system: relative, no `..`, no hidden part."""
+    """Return whether `path` stays in the bundle's folder on every file system: relative, no `..`, no hidden part."""
     return len(path) <= PATH_MAX_CHARS and _PATH.fullmatch(path) is not None and path != MANIFEST_NAME

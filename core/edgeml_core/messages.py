@@ -1,7 +1,7 @@
 """The messages of the protocol: topics and payloads of `edgeml/1/FLEET/...`. Table: docs/protocol.md.
 
-JSON but for chunks; unknown fields are ignored, since a newer sender may say more. Works on MQTT 3.1.1: nothing has to
-ride in version 5 properties. What is asked of models has no message here: it is the agent's doors' business.
+Payloads are JSON, except chunks. Unknown fields are ignored, since a newer sender may add some. MQTT 3.1.1 suffices: no
+message needs version 5 properties. Inference requests over MQTT have no message here: `edgeml_agent.mqtt_api` has them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from edgeml_core.drift import Drift
 from edgeml_core.errors import RejectedError
 
 PROTOCOL: Final = "edgeml/1"
+#: Bytes of a message other than a chunk: a device's state with dozens of models has a few KiB.
 MESSAGE_MAX_BYTES: Final = 64 * 1024
-#: Keys in one want message: 256 of two ids and their quoting stay under 18 KB.
+#: Keys in one want message: 256 of two ids with their quotes stay under 18 KB.
 WANTS_MAX: Final = 256
+#: Characters of a topic that a client may name for its answers.
 ANSWER_TOPIC_MAX_CHARS: Final = 256
 
 
@@ -28,55 +30,58 @@ class Topics:
         self.root = f"{PROTOCOL}/{fleet}"
 
     def trust(self, repo: str, file: str) -> str:
-        """Retained: one file of a TUF repository. `file` is `metadata/...` or `targets/...`."""
+        """Return the retained topic of one file of a TUF repository. `file` is `metadata/...` or `targets/...`."""
         return f"{self.root}/trust/{repo}/{file}"
 
     def want(self, device: str) -> str:
-        """Where `device` asks for chunks."""
+        """Return the topic on which `device` requests chunks."""
         return f"{self.root}/want/{device}"
 
     def chunk(self, key: str) -> str:
-        """Where the answer to a wire key is published for all who want it."""
+        """Return the topic on which the payload for a wire key is published, for all devices that request it."""
         return f"{self.root}/chunk/{key}"
 
     def wave(self, release: str) -> str:
-        """Retained: the id of the chunk of `release` that was sent last, where several devices are to have it."""
+        """Return the retained topic of a release's position: the chunk that was last sent to several devices."""
         return f"{self.root}/wave/{release}"
 
     def state(self, device: str) -> str:
-        """Retained, and the will: what `device` is and runs."""
+        """Return the retained topic, also of the will, for the state of `device`."""
         return f"{self.root}/device/{device}/state"
 
     def report(self, device: str) -> str:
-        """Where `device` reports progress and outcomes."""
+        """Return the topic on which `device` reports progress and outcomes."""
         return f"{self.root}/device/{device}/report"
 
     def call(self, device: str) -> str:
-        """Where `device` is asked for a check or a bench."""
+        """Return the topic of calls to `device`."""
         return f"{self.root}/device/{device}/call"
 
     def relay(self, device: str) -> str:
-        """Where the relay `device` says what the devices of its site have said (`edgeml_core.relay_batch`)."""
+        """Return the topic on which the relay `device` forwards messages of its site (`edgeml_core.relay_batch`)."""
         return f"{self.root}/relay/{device}"
 
     def reply(self, device: str) -> str:
-        """Where `device` replies to calls."""
+        """Return the topic on which `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"
 
     def infer(self, device: str, model: str) -> str:
-        """Where `device` is asked what a model of its makes of something."""
+        """Return the topic of inference requests for a model of `device`."""
         return f"{self.root}/device/{device}/infer/{model}"
 
     def answer(self, device: str, model: str) -> str:
-        """Where `device` answers who named no topic for it."""
+        """Return the topic on which `device` answers clients that named none."""
         return f"{self.root}/device/{device}/answer/{model}"
 
     def client(self, client: str, device: str) -> str:
-        """Where `device` answers a client that names a topic for it: a topic of this form only."""
+        """Return the topic on which `device` answers a client that names one: only topics of this form are allowed."""
         return f"{self.root}/client/{client}/{device}"
 
     def takes_answers(self, device: str, topic: str) -> bool:
-        """Whether `device` may answer on a topic that somebody names; elsewhere it would speak as somebody else."""
+        """Return whether `device` may answer on a topic that a client names.
+
+        On other topics its answer would pass for another sender's message.
+        """
         if len(topic) > ANSWER_TOPIC_MAX_CHARS or not topic.isprintable() or {"+", "#"} & {*topic}:
             return False
         match topic.removeprefix(f"{self.root}/").split("/"):
@@ -87,13 +92,13 @@ class Topics:
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a device asks for now, by wire keys: never more than it has room to receive."""
+    """The chunks that a device requests now, by wire keys: never more than it has room to receive."""
 
     keys: tuple[str, ...]
 
 
 class ModelState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model on a device, as its state message tells it; `drift` when there is something to say."""
+    """One model in a device's state; `drift` is None if there are too few items."""
 
     version: str
     state: str
@@ -103,10 +108,10 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A device's retained birth, updated on change; its will is the same with `online` false.
+    """A device's retained state, updated on change; its will is the same with `online` false.
 
-    `session` counts connections: a will whose session is older than the newest birth is a late one, and ignored.
-    `code` and `message` say why the signed files are refused; they are empty while those are believed.
+    `session` counts connections: a will with an older session than the newest state is late, and ignored. `code` and
+    `message` say why the signed files are refused; they are empty while the files are trusted.
     """
 
     online: bool
@@ -122,15 +127,15 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     message: str = ""
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """How a release runs best on one device: with how many threads, how many requests a run, weights prepared or not.
+class Tuned(msgspec.Struct, frozen=True, kw_only=True, rename={"batch_size": "share"}):
+    """A release's tuning for one device: threads, requests per run (`share` on the wire), whether weights are prepared.
 
-    Times are medians of a run alone in ms, as exported and as tuned, of one comparison. The prediction of memory is the
-    bundle's; what was measured is what the loaded model takes beside what it maps from files.
+    Times are medians of a run alone in ms, as exported and as tuned, from one comparison. The predicted memory is the
+    bundle's; the measured one is the loaded model's, without the pages mapped from files.
     """
 
     threads: int
-    share: int
+    batch_size: int
     prepared: bool
     saved_bytes: int
     exported_ms: float
@@ -140,7 +145,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a release's requests beside another version: how many were compared, and of those that differed."""
+    """The result of a comparison: the other version, the number of requests, and how many differed or failed."""
 
     against: str
     compared: int
@@ -149,7 +154,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of one deployment on one device, or how far it is. Counts are in bytes; no content, ever."""
+    """The outcome or progress of one deployment on one device. Counts are in bytes; no content, ever."""
 
     deployment: str
     name: str
@@ -171,12 +176,12 @@ Payload = TypeVar("Payload", Want, DeviceState, Report, Call, Reply)
 
 
 def encode(message: Message) -> bytes:
-    """A message's payload."""
+    """Encode a message."""
     return msgspec.json.encode(message)
 
 
 def decode(payload: bytes, kind: type[Payload]) -> Payload:
-    """The message of type `kind` in `payload`.
+    """Decode a message of type `kind`.
 
     Raises:
         RejectedError: `document-format`, when it is too long or malformed.

@@ -1,4 +1,4 @@
-"""Several small answers in one publication, on the topic of the first: a topic each would cost more than they do.
+"""Several small payloads in one publication, on the topic of the first: a topic for each would cost more than they do.
 
 Each entry is the first bytes of its wire key's SHA-256, the payload's length, the payload. An entry is no more trusted
 than a publication of its own.
@@ -16,24 +16,24 @@ _CODEC: Final = b"\x10"
 _NAME_BYTES: Final = 8
 _LENGTH_BYTES: Final = 2
 _HEAD_BYTES: Final = _NAME_BYTES + _LENGTH_BYTES
-#: A longer payload goes alone: what its topic costs is less than a tenth of it.
+#: Bytes of a payload in a joint publication; the topic of a longer one costs less than a tenth of it.
 SMALL_MAX_BYTES: Final = 1024
-#: Small payloads that together are never longer than a wire chunk.
+#: Entries of a joint publication, so that it is never longer than a wire chunk.
 ENTRIES_MAX: Final = (WIRE_CHUNK_MAX_BYTES - 1) // (_HEAD_BYTES + SMALL_MAX_BYTES)
 
 
 def name(key: str) -> bytes:
-    """How an entry is called that answers `key`."""
+    """Return the name of the entry for a wire key."""
     return hashlib.sha256(key.encode()).digest()[:_NAME_BYTES]
 
 
 def join(answers: Sequence[tuple[str, bytes]]) -> bytes:
-    """One payload of at most `ENTRIES_MAX` keys with their payloads of at most `SMALL_MAX_BYTES` each."""
+    """Join at most `ENTRIES_MAX` keys with their payloads of at most `SMALL_MAX_BYTES` each."""
     return _CODEC + b"".join(name(key) + len(payload).to_bytes(_LENGTH_BYTES) + payload for key, payload in answers)
 
 
 def split(payload: bytes) -> dict[bytes, bytes]:
-    """The payloads in one that `join` made, by the names of their keys; empty for any other payload."""
+    """Split a joint payload into payloads by their keys' names; any other payload gives none."""
     entries: dict[bytes, bytes] = {}
     if payload[:1] != _CODEC:
         return entries

@@ -1,6 +1,6 @@
 """The grammar of names: models, versions, devices, labels and selectors. No lookups, no defaults.
 
-Names travel in file names, MQTT topics and URLs, so the grammar is the intersection of what those take unescaped.
+Names are used in file names, MQTT topics and URLs, so the grammar is the intersection of what those take unescaped.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from typing import Final
 
 from edgeml_core.errors import UsageError
 
+#: Characters of a name, as in a DNS label, and of a version.
 NAME_MAX_CHARS: Final = 63
 VERSION_MAX_CHARS: Final = 40
 
-#: `-` is allowed in names; a version has none, so that a bundle's file name splits in one way only.
+#: Names may have `-`. Versions have none, so that a bundle's file name splits in one way only.
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
 _VERSION: Final = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z._]*[0-9A-Za-z])?")
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a model, target, device, fleet or label."""
+    """Return whether `text` can name a model, target, device, fleet or label."""
     return len(text) <= NAME_MAX_CHARS and _NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
-    """Whether `text` can be a release's version: letters, digits, `.`, `_`."""
+    """Return whether `text` can be a release's version: letters, digits, `.`, `_`."""
     return len(text) <= VERSION_MAX_CHARS and _VERSION.fullmatch(text) is not None
 
 
@@ -61,12 +62,12 @@ def require_version(text: str) -> str:
 
 
 def bundle_stem(name: str, version: str, target: str, file_format: str) -> str:
-    """The file name, without ending, of one release for one target: `NAME-VERSION-TARGET-FORMAT`."""
+    """Return the file name, without suffix, of one release for one target: `NAME-VERSION-TARGET-FORMAT`."""
     return f"{name}-{version}-{target}-{file_format}"
 
 
 def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
-    """Labels or a selector from `k=v` strings; each string may hold several, separated by commas.
+    """Parse labels or a selector from `k=v` strings; each string may have several, separated by commas.
 
     Raises:
         UsageError: `usage`, for a pair without `=`, a bad key or value, or a key given twice.
@@ -75,12 +76,12 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
     for pair in (part.strip() for text in pairs for part in text.split(",") if part.strip()):
         key, equals, value = pair.partition("=")
         if not equals or not is_name(key) or len(value) > NAME_MAX_CHARS or not _LABEL_VALUE.fullmatch(value):
-            raise UsageError("usage", f"label {pair!r} is not of the form key=value", "for example site=farm-7")
+            raise UsageError("usage", f"label {pair!r} is not of the form key=value", "write it like site=farm-7")
         if labels.setdefault(key, value) != value:
             raise UsageError("usage", f"label {key!r} is given two values", "give each key once")
     return labels
 
 
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether every pair of `selector` is among `labels`; an empty selector matches every device."""
+    """Return whether every pair of `selector` is among `labels`; an empty selector matches every device."""
     return all(labels.get(key) == value for key, value in selector.items())

@@ -1,6 +1,6 @@
-"""What a bundle's manifest says of the way from an item to the model's inputs, and from its outputs to an answer.
+"""Preprocessing and postprocessing in a bundle's manifest: from an item to inputs, from outputs to an answer.
 
-How it is done is the runtime's business; which parts go together, `manifest` checks.
+`edgeml_runtime` does both; `manifest` checks which parts fit together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import msgspec
 
 
 class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
-    """Text through a `tokenizer.json`. `pad_to` are the fixed lengths compiled in; empty means any length."""
+    """Text through a `tokenizer.json`. `pad_to` are the compiled lengths in tokens; empty means any length."""
 
     tokenizer: str
     max_length: int
@@ -20,14 +20,15 @@ class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class QuestionInput(TextInput, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="question"):
-    """A question and the context that holds its answer, as one pair; too long a context is read part by part."""
+    """A question and the context that has its answer, as one pair; a context that is too long is read in parts."""
 
 
 class ChatTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How messages become a prompt: `between[A][B]` stands before a message of role B that comes after one of role A.
+    """The text between chat messages: `between[A][B]` precedes a message of role B after one of role A.
 
-    The empty role is the outside: `between[""][B]` begins the prompt, `between[A][""]` ends it, where the answer is to
-    begin. Messages in an order whose pairs aren't there are not taken. With `trim` they lose white space at their ends.
+    The empty role is the outside: `between[""][B]` begins the prompt, and `between[A][""]` ends it, where the answer
+    begins. Messages in an order whose pairs are absent are refused. With `trim` messages lose white space at their
+    ends.
     """
 
     between: dict[str, dict[str, str]]
@@ -35,7 +36,7 @@ class ChatTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class PromptInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="prompt"):
-    """The beginning of a text that the model goes on with; prompt and answer have at most `max_length` tokens."""
+    """The beginning of a text that the model continues; prompt and answer have at most `max_length` tokens."""
 
     tokenizer: str
     max_length: int
@@ -53,7 +54,7 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rescale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    #: Shortest edge in pixels to resize to before a centre crop; 0 resizes to the exact size.
+    #: Pixels of the shortest edge after resizing, before a centre crop; 0 resizes to the exact size.
     resize_shortest_edge: int = 0
 
 
@@ -69,8 +70,8 @@ class MelSpectrum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class AudioInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="audio"):
     """Sound in one channel, as samples or as a `mel` spectrum.
 
-    Shorter than `min_samples` is refused, longer than `max_samples` cut. `normalize` gives samples the mean 0 and the
-    variance 1. `pad_to` are the fixed lengths compiled in, in samples; empty means any length.
+    Sound with fewer than `min_samples` is refused, with more than `max_samples` cut. `normalize` gives samples the mean
+    0 and the variance 1. `pad_to` are the compiled lengths in samples; empty means any length.
     """
 
     sampling_rate_hz: int
@@ -85,7 +86,7 @@ class TensorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Tensors by name, as they are."""
 
 
-#: What makes scores of logits.
+#: The function that turns logits into scores.
 Activation = Literal["softmax", "sigmoid", "none"]
 
 
@@ -113,10 +114,10 @@ class Span(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Boxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boxes"):
-    """Objects in a picture: a label from the outputs `logits` and a box from `boxes` for each that is surer than given.
+    """Objects in an image: a label from `logits` and a box from `boxes` for each with a score above `threshold`.
 
-    The logits have one class more than `labels`, the last: no object. A box is its middle, width and height (`cxcywh`),
-    in shares of the picture's own.
+    The logits have one class more than `labels`, the last: no object. A box is its centre, width and height (`cxcywh`),
+    as fractions of the image's size.
     """
 
     logits: str
@@ -127,7 +128,7 @@ class Boxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
-    """One vector a text, pooled from the token vectors of `output`."""
+    """One vector per text, pooled from the token vectors of `output`."""
 
     output: str
     pooling: Literal["mean", "cls", "none"]
@@ -137,7 +138,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="generation"):
     """The text that follows a prompt, token by token from the logits of `output`, until one of `stop_ids`.
 
-    `past` and `present` are the inputs and outputs that carry the attention's keys and values from token to token.
+    `past` and `present` are the inputs and outputs that pass the attention's keys and values from token to token.
     """
 
     output: str
@@ -155,7 +156,7 @@ Postprocess = Classes | TokenClasses | Span | Boxes | Embedding | Generation | T
 
 
 def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:
-    """The outputs that a postprocessing reads; none where it takes all."""
+    """Return the outputs that a postprocessing reads; empty if it takes all."""
     match postprocess:
         case Span(start=start, end=end):
             return start, end

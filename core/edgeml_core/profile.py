@@ -1,7 +1,7 @@
-"""Target profiles: a board as data. `parse` reads one TOML file and says all that is wrong with it at once.
+"""Target profiles: a board as data. `parse` reads one TOML file and reports all its problems at once.
 
 Every number must have a source, named in the file's `[sources]` table by the number's dotted path or by a table above
-it. Finding the files is `edgeml.targets`' work; nothing here touches a disk.
+it. `edgeml.targets` finds the files; nothing here touches a disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeml_core.manifest import ENGINES, Engine, Format
 
 #: `estimator` is a scikit-learn model: no quantizer knows its operators, and it is small.
 ModelKind = Literal["encoder", "cnn", "estimator"]
-Recipe = Literal[
+RecipeName = Literal[
     "dynamic-s8",
     "dynamic-s8-reduced",
     "dynamic-u8",
@@ -41,11 +41,15 @@ Recipe = Literal[
     "none",
 ]
 
+#: `static` needs calibration data; `weight-only` and `none` compute in float.
+RecipeFamily = Literal["dynamic", "static", "weight-only", "none"]
+
 #: The recipes that each engine's quantizer knows (see docs/targets.md).
-RECIPES: Final[dict[Engine, frozenset[Recipe]]] = {
-    "onnxruntime": frozenset(get_args(Recipe)) - {"dynamic", "static"},
+RECIPES: Final[dict[Engine, frozenset[RecipeName]]] = {
+    "onnxruntime": frozenset(get_args(RecipeName)) - {"dynamic", "static"},
     "litert": frozenset({"dynamic", "static", "weight-only", "weight-only-fp16", "none"}),
 }
+#: Threads of an engine; no board has more cores.
 THREADS_MAX: Final = 256
 
 
@@ -68,12 +72,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def model_bytes(self) -> int:
-        """What one model may take."""
+        """Bytes that one model may take."""
         return int(self.ram_bytes * self.model_share)
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the store lies on, and its size where the board fixes it."""
+    """The kind of storage, and its size where the board fixes it."""
 
     kind: str
     size_bytes: int | None = None
@@ -87,25 +91,35 @@ class Power(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class GoldenBounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far golden outputs may be off on the board; `max_relative` is a fraction of the largest golden value."""
+    """Bounds for golden outputs on the board; `max_relative` is a fraction of the largest golden value."""
 
     min_cosine: float
     max_relative: float
 
 
 class EngineSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One runtime on this board: versions, set-up and the recipes to try, in order, for each kind of model."""
+    """One runtime on this board: versions, settings and the recipes to try, in order, for each kind of model."""
 
     min_version: str
     bad_versions: dict[str, str] = {}
     threads: int
     options: dict[str, str] = {}
     golden: GoldenBounds
-    recipes: dict[ModelKind, tuple[Recipe, ...]]
+    recipes: dict[ModelKind, tuple[RecipeName, ...]]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The format that published or measured figures favour on this CPU. `why` is one clause for the card."""
+
+    format: Format
+    why: str
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A board. The first of `engines` is the one to take where nothing else is asked."""
+    """A board. The first of `engines` is the default; `evidence` names a better one for a family of recipes.
+
+    Evidence counts only where the exporting machine can't measure, since its CPU is of another kind.
+    """
 
     name: str
     title: str
@@ -114,6 +128,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     storage: Storage
     power: Power = Power()
     engines: dict[Engine, EngineSetup]
+    evidence: dict[RecipeFamily, Evidence] = {}
     sources: dict[str, str]
 
     @property
@@ -124,10 +139,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def parse(data: bytes) -> Profile:
-    """The profile in a TOML file's bytes.
+    """Parse a TOML file's bytes.
 
     Raises:
-        UsageError: `target-invalid`, naming every problem found.
+        UsageError: `target-invalid`, with every problem found.
     """
     try:
         raw = tomllib.loads(data.decode())
@@ -141,7 +156,7 @@ def parse(data: bytes) -> Profile:
 
 def _invalid(problems: list[str]) -> UsageError:
     message = f"the target profile has {len(problems)} problem(s): {'; '.join(problems)}"
-    return UsageError("target-invalid", message, "mend them all, then run `edgeml target check FILE`")
+    return UsageError("target-invalid", message, "fix them all, then run `edgeml target check FILE`")
 
 
 def _problems(profile: Profile) -> Iterator[str]:
@@ -157,6 +172,9 @@ def _problems(profile: Profile) -> Iterator[str]:
         yield f"memory.model_share is {profile.memory.model_share}, not above 0 and at most 1"
     if not profile.engines:
         yield "engines is empty"
+    for family, evidence in profile.evidence.items():
+        if ENGINES[evidence.format] not in profile.engines:
+            yield f"evidence.{family}.format is {evidence.format}, whose engine the profile doesn't have"
     for engine, setup in profile.engines.items():
         yield from _engine_problems(engine, setup)
 
@@ -183,7 +201,8 @@ def _source_problems(raw: Mapping[str, object]) -> Iterator[str]:
     numbers = sorted(path for path, value in _leaves(raw) if isinstance(value, int | float))
     if not isinstance(sources, dict):
         return
-    for path in numbers:
+    claims = [path for path in sorted(paths) if path.startswith("evidence.")]
+    for path in (*numbers, *claims):
         if not any(_covers(source, path) for source in sources):
             yield f"{path} has no source"
     for source, text in sources.items():

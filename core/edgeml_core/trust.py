@@ -1,8 +1,8 @@
-"""What host and device agree on about the two TUF repositories, and how TUF's errors read here.
+"""The rules of the two TUF repositories that host and device share, and TUF's errors in edgeml's terms.
 
-`releases` says which bundles exist (root and targets keys offline); `fleet` says which device should run what (online
-key). python-tuf makes and judges the metadata; the rules are its own. Source: TUF specification 1.0, and Uptane for
-the split. Deliberately absent: delegations (python-tuf doesn't re-check a cached delegated role).
+`releases` lists the bundles (root and targets keys offline), `fleet` the deployments (online key). python-tuf makes and
+verifies the metadata, by its own rules. Source: TUF specification 1.0, and Uptane for the split. Delegations are
+deliberately absent, since python-tuf doesn't verify a cached delegated role again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ REPOSITORIES: Final = (RELEASES, FLEET)
 
 METADATA_DIR: Final = "metadata"
 TARGETS_DIR: Final = "targets"
-#: One file of metadata as a device accepts it; python-tuf's own bounds per role are lower or equal.
+#: Bytes of a metadata file; python-tuf's own bounds per role are lower or equal.
 METADATA_MAX_BYTES: Final = 5 * 1024 * 1024
-#: How many new roots a device follows in one refresh.
+#: New roots that a device follows in one refresh.
 ROOT_ROTATIONS_MAX: Final = 64
 
-#: Offline roles live long; online ones are refreshed by whoever runs `edgeml fleet serve` or `repo refresh`.
+#: Lifetimes. Offline roles live long; `edgeml fleet serve` or `repo refresh` renews online ones.
 EXPIRY: Final[dict[str, timedelta]] = {
     "root": timedelta(days=3650),
     "targets": timedelta(days=365),
@@ -37,11 +37,11 @@ EXPIRY: Final[dict[str, timedelta]] = {
 
 GROUP_SUFFIX: Final = ".group"
 
-#: The fields of all metadata in which its signer says when it signed, and for which repository.
+#: Fields of all metadata: when it was signed, and for which repository.
 _ISSUED: Final = "issued"
 _REPOSITORY: Final = "repository"
 _ISSUED_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
-#: Before all times.
+#: A time before all others.
 NO_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -54,23 +54,23 @@ class _Metadata(msgspec.Struct):
 
 
 def stamp(signed: Signed, now: datetime, repo: str) -> None:
-    """Note in metadata when it was signed, and for which repository."""
+    """Write into metadata when it was signed, and for which repository."""
     signed.unrecognized_fields[_ISSUED] = now.astimezone(UTC).strftime(_ISSUED_FORMAT)
     signed.unrecognized_fields[_REPOSITORY] = repo
 
 
 def issued(signed: Signed) -> datetime:
-    """When metadata was signed; `NO_TIME` where it doesn't say."""
+    """Return when metadata was signed; `NO_TIME` if it has no such field."""
     try:
         return datetime.strptime(str(signed.unrecognized_fields[_ISSUED]), _ISSUED_FORMAT).replace(tzinfo=UTC)
     except (KeyError, ValueError):
         return NO_TIME
 
 
-def require_repository(metadata: bytes, repo: str) -> None:
-    """Hold metadata to the repository that it was signed for, since one key may sign for both.
+def check_repository(metadata: bytes, repo: str) -> None:
+    """Check that metadata was signed for this repository, since one key may sign for both.
 
-    What can't be read or doesn't say is left to python-tuf and the signatures.
+    Unreadable metadata, and metadata without the field, is left to python-tuf and the signatures.
 
     Raises:
         RejectedError: `signature-invalid`.
@@ -84,22 +84,22 @@ def require_repository(metadata: bytes, repo: str) -> None:
 
 
 def manifest_target(stem: str) -> str:
-    """The target path, in the releases repository, of a bundle's manifest."""
+    """Return the target path of a bundle's manifest in the releases repository."""
     return f"{stem}.json"
 
 
 def measurements_target(stem: str) -> str:
-    """The target path, in the releases repository, of a bundle's measurements."""
+    """Return the target path of a bundle's measurements in the releases repository."""
     return f"{stem}.measured.json"
 
 
 def group_target(stem: str) -> str:
-    """The target path, in the releases repository, of the name of the group that a release is encrypted for."""
+    """Return the target path, in the releases repository, of the group that a release is encrypted for."""
     return f"{stem}{GROUP_SUFFIX}"
 
 
 def translate(error: Exception, repo: str) -> EdgemlError:
-    """python-tuf's error as one of ours: who must act decides the family."""
+    """Translate python-tuf's error into edgeml's, by who must act."""
     match error:
         case tuf.BadVersionNumberError() | tuf.EqualVersionNumberError():
             return RejectedError("rollback-attempt", f"older {repo} metadata was offered: {error}")
@@ -116,4 +116,4 @@ def translate(error: Exception, repo: str) -> EdgemlError:
         case tuf.RepositoryError():
             return RejectedError("document-format", f"the {repo} metadata is malformed: {error}")
         case _:
-            return TransportError("trust-unavailable", f"the {repo} metadata can't be had: {error}")
+            return TransportError("trust-unavailable", f"the {repo} metadata can't be fetched: {error}")

@@ -1,1 +1,1 @@
-"""What host and device both do with sockets, files and time. Each module wraps one thing; none knows a model."""
+"""Sockets, files and time for host and device. Each module wraps one thing; none knows a model."""

@@ -1,4 +1,4 @@
-"""Waiting no longer than a time, for whoever runs an origin or talks to a broker."""
+"""Wait with a bound in time, in a way that can always be cancelled."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ T = TypeVar("T")
 
 
 async def within(work: Awaitable[T], seconds: float | None) -> T:
-    """What comes of `work` in that time; None sets no bound.
+    """Return the result of `work` if there is one in time; None sets no bound.
 
-    Instead of `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes together with the result: what
-    calls it in a loop never ends then.
+    In Python 3.11 `asyncio.wait_for` loses a cancellation that arrives together with the result. A task that calls it
+    in a loop then never ends.
 
     Source: https://github.com/python/cpython/issues/86296
 
     Raises:
-        TimeoutError: nothing came.
+        TimeoutError: there was no result within `seconds`.
     """
     async with asyncio.timeout(seconds):
         return await work

@@ -1,4 +1,4 @@
-"""Waiting times between attempts: doubled up to a bound, with jitter, so that a fleet doesn't come back at once."""
+"""Delays between attempts: doubled up to a bound, with jitter, so that the devices of a fleet don't return together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _RANDOM: Final = secrets.SystemRandom()
 
 
 def jittered(seconds: float) -> float:
-    """Between half and one and a half times `seconds`."""
+    """Return between half and one and a half times `seconds`."""
     return seconds * _RANDOM.uniform(0.5, 1.5)
 
 
 def delays(first_s: float, longest_s: float) -> Iterator[float]:
-    """Endless waiting times in seconds: each about twice the one before."""
+    """Yield delays in seconds without end, each about twice the one before."""
     delay_s = first_s
     while True:
         yield jittered(delay_s)

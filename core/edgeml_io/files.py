@@ -1,4 +1,4 @@
-"""Write files that survive a power cut: content is synced before its name, names before anything relies on them."""
+"""Write files that survive a power cut: sync the content before the name, and the name before anything relies on it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def write(path: Path, data: bytes, *, mode: int = _FILE_MODE) -> None:
 
 def write_unsynced(path: Path, data: bytes, *, mode: int = _FILE_MODE) -> None:
     """Replace `path` by `data` without syncing its name: for many files, followed by one `sync` of their folder."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)  # a power cut may have left it, with other permissions
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)  # a power cut may have left it, with other permissions
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as out:
             out.write(data)
             out.flush()
             os.fsync(handle)
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

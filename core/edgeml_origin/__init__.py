@@ -1,5 +1,5 @@
-"""The origin of chunks, for whoever has some: the host, from its repository; a relay, from what it has pulled.
+"""The origin of chunks: the host serves its repository, a relay the chunks that it has pulled.
 
-`demand` decides what to publish, `origin` waits, reads and publishes. Where payloads come from is a port. `waiting` is
-for all who wait.
+`cohorts` knows which devices fetch together, `scheduler` decides which chunk to publish when, `origin` waits, reads and
+publishes. The store of payloads is a port.
 """

@@ -1,6 +1,6 @@
-"""The origin: answers wants with what its store has.
+"""The origin: it answers wants with payloads from its store.
 
-What to publish is decided in `demand`; here are the waiting, the disk and the publishing.
+The decision what to publish is left to `scheduler`; here are the waiting, the disk and the publishing.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Final, Protocol
 from edgeml_core import multi_chunk
 from edgeml_core.errors import RejectedError
 from edgeml_io.aio import within
-from edgeml_origin.scheduler import Demand, Due
+from edgeml_origin.scheduler import Due, Scheduler
 
 _log = logging.getLogger(__name__)
 
-#: How often the position of a wave is told.
-POINT_EVERY_S: Final = 0.1
+#: Seconds between two publications of positions: a device that falls behind reads one at most every 1.5 s.
+POSITION_EVERY_S: Final = 0.1
 
 #: Publishes one answer: its wire key, and the payload.
 Publish = Callable[[str, bytes], Awaitable[None]]
-#: Tells where the wave of a release is: the release's id, and that of the chunk sent last.
-Point = Callable[[str, str], Awaitable[None]]
+#: Publishes the position of a release: the release's id, and the id of the chunk sent last.
+PublishPosition = Callable[[str, str], Awaitable[None]]
 
 
 class Store(Protocol):
-    """Where answers come from."""
+    """The source of payloads."""
 
     def wire(self, key: str) -> bytes:
-        """The payload for a wire key whose ids are listed. May block; several threads may ask.
+        """Return the payload for a wire key whose ids are listed. May block; several threads may call.
 
         Raises:
             RejectedError: `digest-mismatch`, when the chunk is missing or damaged.
@@ -40,36 +40,37 @@ class Store(Protocol):
 
 
 class Origin:
-    """Chunks for whoever may want them. Holds no queue: `demand` forgets what is too much.
+    """Publishes the chunks that devices want. It holds no queue: `scheduler` drops wants beyond its bounds.
 
     Args:
-        max_bytes_per_s: what all publications together may take; None for no limit.
+        store: the source of payloads.
+        max_bytes_per_s: a limit on all publications together; None sets none.
     """
 
     def __init__(self, store: Store, max_bytes_per_s: float | None = None) -> None:
-        self.demand = Demand()
+        self.scheduler = Scheduler()
         self._store = store
         self._max_bytes_per_s = max_bytes_per_s
         self._wanted = asyncio.Event()
-        self._pointed_s = 0.0
+        self._position_s = 0.0
 
     def want(self, device: str, keys: Iterable[str]) -> None:
-        """Note what a device wants."""
-        self.demand.want(device, keys, asyncio.get_running_loop().time())
+        """Note the wants of a device."""
+        self.scheduler.want(device, keys, asyncio.get_running_loop().time())
         self._wanted.set()
 
-    async def run(self, publish: Publish, point: Point) -> None:
-        """Publish what is wanted, until cancelled or a call fails."""
+    async def run(self, publish: Publish, publish_position: PublishPosition) -> None:
+        """Publish wanted chunks until cancelled, or until a call fails."""
         clock = asyncio.get_running_loop().time
         while True:
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
-                await within(self._wanted.wait(), self.demand.wait_s(clock()))
-            for key, payload in _together(await self._answers(self.demand.take(clock()))):
+                await within(self._wanted.wait(), self.scheduler.wait_s(clock()))
+            for key, payload in _grouped(await self._answers(self.scheduler.take(clock()))):
                 await publish(key, payload)
                 if self._max_bytes_per_s:
                     await asyncio.sleep(len(payload) / self._max_bytes_per_s)
-            await self._point(point, clock())
+            await self._publish_positions(publish_position, clock())
 
     async def _answers(self, due: Sequence[Due]) -> list[tuple[Due, bytes]]:
         payloads = await asyncio.gather(*(asyncio.to_thread(self._payload, it.key) for it in due))
@@ -79,19 +80,19 @@ class Origin:
         try:
             return self._store.wire(key)
         except RejectedError as error:
-            _log.error("%s; publish its bundle again to mend it", error.message)
+            _log.error("%s; publish its bundle again to repair it", error.message)
             return b""
 
-    async def _point(self, point: Point, now_s: float) -> None:
-        if now_s - self._pointed_s < POINT_EVERY_S:
+    async def _publish_positions(self, publish_position: PublishPosition, now_s: float) -> None:
+        if now_s - self._position_s < POSITION_EVERY_S:
             return
-        for release, front in self.demand.fronts().items():
-            self._pointed_s = now_s
-            await point(release, front)
+        for release, chunk_id in self.scheduler.take_positions().items():
+            self._position_s = now_s
+            await publish_position(release, chunk_id)
 
 
-def _together(answers: Sequence[tuple[Due, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The publications for answers: one for several small ones that the same devices want."""
+def _grouped(answers: Sequence[tuple[Due, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """Join small answers for the same devices into one publication."""
     small: dict[frozenset[str], list[tuple[str, bytes]]] = {}
     for due, payload in answers:
         if len(payload) > multi_chunk.SMALL_MAX_BYTES:

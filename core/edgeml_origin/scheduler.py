@@ -1,8 +1,7 @@
-"""Which chunks to publish now: wants in, wire keys out. Pure: no MQTT, no disk, `now_s` is passed in.
+"""The scheduler: wants in, the wire keys to publish now out. Pure: no MQTT, no disk, the caller passes `now_s`.
 
-A chunk is published once for all who want it: it waits a moment for the devices that are expected to (`waves` knows
-which). One that was sent already is sent again only after a while, together for all who came too late for it. What is
-asked in excess is forgotten: devices want again what doesn't come.
+A chunk is published once for all devices that want it: it waits a moment for those that are expected to (`cohorts`
+knows which). Wants beyond the bounds are dropped: a device asks again for a chunk that doesn't arrive.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ import msgspec
 
 from edgeml_core import wire_keys
 from edgeml_core.errors import RejectedError
-from edgeml_origin.cohorts import AnnouncedRelease, SendDeadline, Waves
+from edgeml_origin.cohorts import AnnouncedRelease, Cohorts, SendDeadline
 
-#: A device's share: 2048 whole chunks a second are 128 MiB/s, more than any board takes.
+#: Wants of one device a second: 2048 whole chunks are 128 MiB, more than any board stores.
 WANTS_PER_S: Final = 2048.0
+#: Wants of one device at once: one second's.
 WANTS_BURST: Final = 2048.0
-#: Chunks promised at one time, to all devices together.
+#: Chunks pending for all devices together: 512 MiB, the windows of 128 devices that share none.
 PENDING_MAX: Final = 8192
-#: Chunks handed out at a time, so that new wants are seen in between.
+#: Chunks handed out at a time, so that the origin sees new wants in between.
 BATCH_MAX: Final = 32
 
 
@@ -33,80 +33,81 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class _PendingChunk:
-    """A chunk that is wanted and not sent yet."""
+    """A chunk that is wanted and not published yet."""
 
-    def __init__(self, terms: SendDeadline) -> None:
-        self.terms = terms
+    def __init__(self, deadline: SendDeadline) -> None:
+        self.deadline = deadline
         self.wanters: set[str] = set()
 
     def is_due(self, now_s: float) -> bool:
-        awaited = self.terms.awaited
-        return self.terms.due_s <= now_s or (awaited is not None and awaited <= self.wanters)
+        awaited = self.deadline.awaited
+        return self.deadline.due_s <= now_s or (awaited is not None and awaited <= self.wanters)
 
 
-class Demand:
-    """What is wanted and not sent yet."""
+class Scheduler:
+    """The pending chunks, and each device's token bucket."""
 
     def __init__(self) -> None:
         self._devices: frozenset[str] = frozenset()
-        self._waves = Waves()
-        self._promises: dict[str, _PendingChunk] = {}
-        self._shares: dict[str, tuple[float, float]] = {}
+        self._cohorts = Cohorts()
+        self._pending: dict[str, _PendingChunk] = {}
+        #: Tokens left, and when they were counted.
+        self._tokens: dict[str, tuple[float, float]] = {}
 
     def allow(self, *, releases: Sequence[AnnouncedRelease], devices: frozenset[str]) -> None:
-        """Answer for these only: chunks that a signed manifest lists, devices that are enrolled."""
+        """Accept wants for these only: chunks that a signed manifest lists, from devices that are enrolled."""
         self._devices = devices
-        self._waves.allow(releases, devices)
-        self._promises = {key: promise for key, promise in self._promises.items() if self._is_listed(key)}
-        self._shares = {device: share for device, share in self._shares.items() if device in devices}
+        self._cohorts.allow(releases, devices)
+        self._pending = {key: chunk for key, chunk in self._pending.items() if self._is_listed(key)}
+        self._tokens = {device: tokens for device, tokens in self._tokens.items() if device in devices}
 
     def want(self, device: str, keys: Iterable[str], now_s: float) -> None:
-        """Note what a device wants, as far as it is allowed and the device's share goes."""
+        """Note the wants of a device, as far as they are allowed and its tokens last."""
         if device not in self._devices:
             return
         wanted = [key for key in keys if self._is_listed(key)]
         for key in wanted[: self._draw(device, len(wanted), now_s)]:
-            if key not in self._promises and len(self._promises) >= PENDING_MAX:
+            if key not in self._pending and len(self._pending) >= PENDING_MAX:
                 continue
-            terms = self._waves.on_want(device, key, now_s)
-            promise = self._promises.setdefault(key, _PendingChunk(terms))
-            promise.terms = promise.terms.joined(terms)
-            promise.wanters.add(device)
+            deadline = self._cohorts.on_want(device, key, now_s)
+            chunk = self._pending.setdefault(key, _PendingChunk(deadline))
+            chunk.deadline = chunk.deadline.joined(deadline)
+            chunk.wanters.add(device)
 
     def take(self, now_s: float) -> list[Due]:
-        """What to publish now, at most `BATCH_MAX`; it counts as sent."""
-        keys = [key for key, promise in self._promises.items() if promise.is_due(now_s)][:BATCH_MAX]
+        """Return the chunks to publish now, at most `BATCH_MAX`; they count as sent."""
+        keys = [key for key, chunk in self._pending.items() if chunk.is_due(now_s)][:BATCH_MAX]
         due: list[Due] = []
         for key in keys:
-            promise = self._promises.pop(key)
-            wanters = frozenset(promise.wanters)
-            self._waves.send(key, wanters, promise.terms, now_s)
+            chunk = self._pending.pop(key)
+            wanters = frozenset(chunk.wanters)
+            self._cohorts.on_sent(key, wanters, chunk.deadline, now_s)
             due.append(Due(key, wanters))
         return due
 
     def wait_s(self, now_s: float) -> float | None:
-        """How long until something is due; None while nothing is wanted."""
-        if not self._promises:
+        """Return the seconds until a chunk is due; None while none is pending."""
+        if not self._pending:
             return None
-        if any(promise.is_due(now_s) for promise in self._promises.values()):
+        if any(chunk.is_due(now_s) for chunk in self._pending.values()):
             return 0.0
-        return min(promise.terms.due_s for promise in self._promises.values()) - now_s
+        return min(chunk.deadline.due_s for chunk in self._pending.values()) - now_s
 
-    def fronts(self) -> dict[str, str]:
-        """Where the waves of releases are: see `Waves.fronts`."""
-        return self._waves.fronts()
+    def take_positions(self) -> dict[str, str]:
+        """See `Cohorts.take_positions`."""
+        return self._cohorts.take_positions()
 
     def _is_listed(self, key: str) -> bool:
-        """Whether every chunk that a key names is listed."""
+        """Return whether every chunk that a key names is listed."""
         try:
-            return self._waves.lists(wire_keys.ids(key))
+            return self._cohorts.lists(wire_keys.ids(key))
         except RejectedError:
             return False
 
     def _draw(self, device: str, count: int, now_s: float) -> int:
-        """Draw from the device's token bucket: how many of `count` it may have."""
-        left, at_s = self._shares.get(device, (WANTS_BURST, now_s))
-        left = min(WANTS_BURST, left + (now_s - at_s) * WANTS_PER_S)
+        """Draw up to `count` tokens from the device's bucket, and return their number."""
+        left, counted_s = self._tokens.get(device, (WANTS_BURST, now_s))
+        left = min(WANTS_BURST, left + (now_s - counted_s) * WANTS_PER_S)
         granted = min(count, int(left))
-        self._shares[device] = (left - granted, now_s)
+        self._tokens[device] = (left - granted, now_s)
         return granted

@@ -1,7 +1,7 @@
-"""What is observed of a run for drift: a few numbers and a label for each item, the same on host and device.
+"""Drift features of a run: a few numbers and a label for each item, the same on host and device.
 
-One function for each kind of pre- and postprocessing, in tables; kinds without one have nothing to observe. Nobody can
-tell from these numbers what was asked, and here they are only made: who counts them keeps no more than counts.
+Two tables have one function for each kind of pre- and postprocessing; a kind without one has no features. A request
+can't be recovered from these numbers. This module only computes them, and its callers keep counts alone.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from edgeml_runtime.postprocess import classification, detection, embeddings, qu
 from edgeml_runtime.tasks import Audio, Item, ItemInfo, Picture, Row, Tokens
 from edgeml_runtime.tensors import Array
 
-#: Of a tensor input's columns the first so many are observed one by one, the others by their mean.
+#: Columns of a tensor input that are features of their own; the mean of the others is one more.
 FEATURES_MAX: Final = 8
-#: Of the model's output tensors, the first.
+#: Output tensors with a feature, the first by name; bounds what a device counts for one model.
 OUTPUTS_MAX: Final = 4
-#: An embedding is observed along so many fixed directions.
+#: Fixed directions along which an embedding is projected; a shift of all vectors shows in a few of them.
 DIRECTIONS: Final = 4
-#: Rows of one run that are observed.
+#: Rows of one run whose features are computed; bounds the time that a large batch adds.
 ROWS_MAX: Final = 16
-#: Silence has no logarithm.
-_QUIETEST_RMS: Final = 1e-5
-#: By quantity: what is nearer than that means the same, if only since another CPU adds up in another order.
+#: Root mean square of the quietest sound, full scale 1 (-100 dB); silence has no logarithm.
+_RMS_MIN: Final = 1e-5
+#: By quantity, in its own unit: a smaller difference means nothing, since another CPU adds in another order.
 RESOLUTIONS: Final[dict[str, float]] = {
     "tokens": 0.5,
     "objects": 0.5,
@@ -60,15 +60,15 @@ Observation: TypeAlias = Mapping[str, float | str]
 
 
 class Run(NamedTuple):
-    """One run of a model: the items asked, what they became, and all that came out."""
+    """One run of a model: the items, their tensors, and the outputs by tensor name."""
 
     items: Sequence[Item]
     prepared: Prepared
     outputs: Mapping[str, Array]
 
 
-class _Given(NamedTuple):
-    """One item of a run: itself, and its row of the inputs."""
+class _InputRow(NamedTuple):
+    """One item of a run, and its row of the inputs."""
 
     item: Item
     inputs: Mapping[str, Array]
@@ -76,31 +76,31 @@ class _Given(NamedTuple):
 
 
 def observations(run: Run, manifest: Manifest) -> Iterator[Observation]:
-    """What is observed of the run's items, of `ROWS_MAX` at most; numbers that aren't finite are left out.
+    """Compute the features of a run's items, at most `ROWS_MAX`; numbers that aren't finite are left out.
 
     Raises:
-        EdgemlError: the outputs don't fit the items.
+        EdgemlError: an output doesn't have one row for each item, or its shape doesn't fit the manifest.
     """
-    before = _INPUTS.get(type(manifest.preprocess), _nothing)
-    after = _OUTPUTS.get(type(manifest.postprocess), _nothing)
-    for given, row in _rows(run, manifest):
-        found = {**after(row, manifest.postprocess), **before(given, manifest.preprocess)}
+    of_input = _INPUTS.get(type(manifest.preprocess), _nothing)
+    of_output = _OUTPUTS.get(type(manifest.postprocess), _nothing)
+    for inputs, row in _rows(run, manifest):
+        found = {**of_output(row, manifest.postprocess), **of_input(inputs, manifest.preprocess)}
         yield {name: value for name, value in found.items() if isinstance(value, str) or math.isfinite(value)}
 
 
 def is_observed(manifest: Manifest) -> bool:
-    """Whether there is anything to observe of a model: of those that write texts there isn't."""
+    """Return whether a model has drift features; language models have none."""
     return type(manifest.preprocess) in _INPUTS
 
 
-def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_Given, Row]]:
+def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_InputRow, Row]]:
     prepared, items, outputs = run.prepared, run.items, run.outputs
     about: Sequence[ItemInfo] = prepared.about
     if isinstance(manifest.preprocess, TensorInput):
         (item,) = items
         lengths = {array.shape[:1] for array in (*prepared.tensors.values(), *outputs.values())}
         if len(lengths) > 1 or () in lengths:  # no batch dimension: the tensors are one row as they are
-            yield _Given(item, prepared.tensors, None), Row(outputs=outputs)
+            yield _InputRow(item, prepared.tensors, None), Row(outputs=outputs)
             return
         length = min(*lengths.pop(), ROWS_MAX)
         outputs = {name: array[:length] for name, array in outputs.items()}
@@ -108,39 +108,39 @@ def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_Given, Row]]:
     found = tasks.rows(outputs, about, manifest.postprocess)
     for index, (item, row) in enumerate(zip(items, found, strict=True)):
         inputs = {name: array[index] for name, array in prepared.tensors.items()}
-        yield _Given(item, inputs, row.tokens), row
+        yield _InputRow(item, inputs, row.tokens), row
 
 
 def _nothing(*_: object) -> Observation:
     return {}
 
 
-def _text(given: _Given, _: object) -> Observation:
-    return {"tokens": float(len(given.tokens.texts))} if given.tokens else {}
+def _text(row: _InputRow, _: object) -> Observation:
+    return {"tokens": float(len(row.tokens.texts))} if row.tokens else {}
 
 
-def _picture(given: _Given, _: object) -> Observation:
-    (pixels,) = given.inputs.values()
+def _image(row: _InputRow, _: object) -> Observation:
+    (pixels,) = row.inputs.values()
     return {"brightness": _mean(pixels), "contrast": float(pixels.std())}
 
 
-def _sound(given: _Given, _: object) -> Observation:
-    if not isinstance(given.item, Audio) or not given.item.samples.size:
+def _audio(row: _InputRow, _: object) -> Observation:
+    if not isinstance(row.item, Audio) or not row.item.samples.size:
         return {}
-    samples = given.item.samples
+    samples = row.item.samples
     rms = math.sqrt(float(np.dot(samples, samples)) / samples.size)
     return {
-        "loudness dB": 20 * math.log10(max(rms, _QUIETEST_RMS)),
-        "duration s": samples.size / given.item.sampling_rate_hz,
+        "loudness dB": 20 * math.log10(max(rms, _RMS_MIN)),
+        "duration s": samples.size / row.item.sampling_rate_hz,
     }
 
 
-def _tensors(given: _Given, _: object) -> Observation:
-    return {name: value for part, array in given.inputs.items() for name, value in _features(f"input {part}", array)}
+def _tensors(row: _InputRow, _: object) -> Observation:
+    return {name: value for part, array in row.inputs.items() for name, value in _features(f"input {part}", array)}
 
 
 def _features(name: str, array: Array) -> Iterator[tuple[str, float]]:
-    """Columns one by one; what has more dimensions by its mean and spread."""
+    """Name the features of one row of an input: its columns; of more axes, mean and spread."""
     if array.ndim == 0:
         yield name, float(array)
     elif array.ndim == 1:
@@ -158,13 +158,13 @@ def _classes(row: Row, spec: Classes) -> Observation:
     scores = _SCORES.get(spec.activation, np.asarray)(logits).ravel()
     first, second = _two_highest(scores)
     found: dict[str, float | str] = {"label": spec.labels[first], "score": float(scores[first])}
-    if len(scores) > 2:  # of two, the score says it all
+    if len(scores) > 2:  # with two labels the margin follows from the score
         found["margin"] = float(scores[first] - scores[second])
     return found
 
 
 def _two_highest(scores: Array) -> tuple[int, int]:
-    """The places of the highest score and the one after it."""
+    """Return the indices of the highest score and of the next one; scores are float [labels]."""
     first = int(scores.argmax())
     others = scores.copy()
     others[first] = -np.inf
@@ -177,7 +177,7 @@ def _token_classes(row: Row, spec: TokenClasses) -> Observation:
 
 
 def _boxes(row: Row, spec: Boxes) -> Observation:
-    """How many objects, by the model's own threshold whatever a request's is, and the surest of them."""
+    """Count the objects above the model's own threshold, not the request's, and take the one with the highest score."""
     about = msgspec.structs.replace(row.about, threshold=None) if isinstance(row.about, Picture) else row.about
     found = detection.boxes(Row(outputs=row.outputs, about=about), spec)["boxes"]
     count = {"objects": float(len(found))}
@@ -189,7 +189,9 @@ def _span(row: Row, spec: Span) -> Observation:
 
 
 def _embedding(row: Row, spec: Embedding) -> Observation:
-    """Along a few fixed directions, which move when the whole does, and its length where that says something.
+    """Project a vector on a few fixed directions, and take its length unless it is normalized.
+
+    The projections shift when the distribution of the vectors does.
 
     Source: Achlioptas, Database-friendly random projections (2003): random signs keep distances as well as any.
     """
@@ -202,7 +204,7 @@ def _embedding(row: Row, spec: Embedding) -> Observation:
 
 @lru_cache(maxsize=8)
 def _directions(size: int) -> Array:
-    """Signs from a hash, over the root of their number: the same on every machine."""
+    """Make unit vectors of signs from a hash, the same on every machine: float32 [DIRECTIONS, size]."""
     data = hashlib.shake_256(b"edgeml drift").digest(DIRECTIONS * -(-size // 8))
     bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(DIRECTIONS, -1)[:, :size]
     return (bits.astype(np.float32) * 2 - 1) / np.float32(math.sqrt(size))
@@ -221,11 +223,11 @@ _SCORES: Final[dict[str, Callable[[Array], Array]]] = {
     "sigmoid": classification.sigmoid,
 }
 
-_INPUTS: Final[dict[type, Callable[[_Given, Any], Observation]]] = {
+_INPUTS: Final[dict[type, Callable[[_InputRow, Any], Observation]]] = {
     TextInput: _text,
     QuestionInput: _text,
-    ImageInput: _picture,
-    AudioInput: _sound,
+    ImageInput: _image,
+    AudioInput: _audio,
     TensorInput: _tensors,
 }
 

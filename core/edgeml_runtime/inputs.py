@@ -1,4 +1,4 @@
-"""From items to the tensors of one run, by the adapter that the manifest's preprocessing names."""
+"""The tensors of one run from its items, by the encoder that the manifest's preprocessing names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TextInput
 from edgeml_runtime import tasks
 from edgeml_runtime.postprocess import question_answering
-from edgeml_runtime.requests import require_bounds
+from edgeml_runtime.requests import check_bounds
 from edgeml_runtime.tasks import (
     Answer,
     Audio,
@@ -46,9 +46,9 @@ _Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, ScoredText, Image, Audio,
 class Prepared(NamedTuple):
     """The tensors of one run; `about` has one entry for each item in it.
 
-    `write` is there for a prompt, whose answer takes further runs, and `weigh` for a passage, whose answer needs its
-    tokens: they ask for all runs, the first one included. `further` is there where a context takes further runs: it is
-    given the first one's outputs, and gives all items' answers.
+    The answer to a prompt takes further runs: `write` does them all, the first one included. So does `weigh` for a
+    scored text, whose answer needs its tokens. A context may take further runs: `further` takes the first one's
+    outputs, does the others and yields all answers.
     """
 
     tensors: dict[str, Array]
@@ -62,11 +62,11 @@ Preparer: TypeAlias = Callable[[Sequence[Item]], Prepared]
 
 
 def preparer(folder: Path, manifest: Manifest) -> Preparer:
-    """The function from the items of one run to its tensors.
+    """Make the function from the items of one run to its tensors.
 
     Args:
         folder: holds the manifest's files.
-        manifest: its preprocessing decides.
+        manifest: gives the preprocessing and the inputs.
 
     Raises:
         RejectedError: `bundle-format`, when preprocessing and the model's inputs don't fit each other.
@@ -100,22 +100,22 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
     spec = manifest.postprocess
     if not isinstance(spec, Span):
-        raise RejectedError("bundle-format", "a question is asked, but no answer is looked for")
+        raise RejectedError("bundle-format", "the preprocessing takes questions, but the postprocessing gives no span")
 
     def prepare(items: Sequence[Item]) -> Prepared:
-        asked = [encoder.windows(_expect(item, Question)) for item in items]
-        first = [windows[0] for windows in asked]
+        split = [encoder.windows(_expect(item, Question)) for item in items]
+        first = [windows[0] for windows in split]
         prepared = Prepared(encoder.joined(first), [window.tokens for window in first])
-        if len(first) == sum(map(len, asked)):
+        if len(first) == sum(map(len, split)):
             return prepared
 
         def rows(infer: Infer, windows: Sequence[Window]) -> Iterator[Row]:
-            # One at a time: full windows gain nothing in company, and take memory by the row.
+            # One at a time: full windows gain nothing in a batch, and each row takes memory.
             for window in windows:
                 yield from tasks.rows(infer(encoder.joined([window])), [window.tokens], spec)
 
         def further(outputs: Mapping[str, Array], infer: Infer) -> Iterator[Answer]:
-            for row, windows in zip(tasks.rows(outputs, prepared.about, spec), asked, strict=True):
+            for row, windows in zip(tasks.rows(outputs, prepared.about, spec), split, strict=True):
                 yield question_answering.best(chain([row], rows(infer, windows[1:])), spec)
 
         return prepared._replace(further=further)
@@ -131,11 +131,11 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
         if isinstance(item, ScoredText):
-            tensors = writer.whole(_expect(item, ScoredText))
+            tensors = writer.text_tensors(_expect(item, ScoredText))
             return Prepared(tensors, [None], weigh=partial(likelihood, tensors, output=writer.output))
-        asked = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
-        tensors = writer.first(asked)
-        return Prepared(tensors, [None], write=partial(writer.pieces, asked, tensors))
+        prompt_item = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
+        tensors = writer.prompt_tensors(prompt_item)
+        return Prepared(tensors, [None], write=partial(writer.generate, prompt_item, tensors))
 
     return prepare
 
@@ -144,7 +144,7 @@ def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
     from edgeml_runtime.encode.audio import samples_max, to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
 
     if len(manifest.inputs) != 1:
-        raise RejectedError("bundle-format", f"a sound is one input, but the model has {len(manifest.inputs)}")
+        raise RejectedError("bundle-format", f"a sound fills one input, but the model has {len(manifest.inputs)}")
     name, most = manifest.inputs[0].name, samples_max(audio)
 
     def prepare(items: Sequence[Item]) -> Prepared:
@@ -160,17 +160,17 @@ def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
 
 
 def _images(image: ImageInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.encode.image import seen  # noqa: PLC0415 -- only image models load Pillow
+    from edgeml_runtime.encode.image import encode  # noqa: PLC0415 -- only image models load Pillow
 
     if len(manifest.inputs) != 1:
-        raise RejectedError("bundle-format", f"an image is one input, but the model has {len(manifest.inputs)}")
+        raise RejectedError("bundle-format", f"an image fills one input, but the model has {len(manifest.inputs)}")
     if {len(image.mean), len(image.std)} - {1, image.channels}:
         raise RejectedError("bundle-format", f"mean and std don't fit {image.channels} channel(s)")
     name = manifest.inputs[0].name
 
     def prepare(items: Sequence[Item]) -> Prepared:
         given = [_expect(item, Image) for item in items]
-        pictures = [seen(one.data, image) for one in given]
+        pictures = [encode(one.data, image) for one in given]
         about = [
             Picture(width=picture.size[0], height=picture.size[1], threshold=one.threshold)
             for one, picture in zip(given, pictures, strict=True)
@@ -187,7 +187,7 @@ def _tensors(items: Sequence[Item]) -> Prepared:
 
 def _expect(item: Item, kind: type[_Kind]) -> _Kind:
     if not isinstance(item, kind):
-        wanted, given = kind.__name__.lower(), type(item).__name__.lower()
-        raise UsageError("input-invalid", f"the model takes {wanted}, not {given}", f"send {wanted}")
-    require_bounds(item)
+        expected, given = kind.__name__.lower(), type(item).__name__.lower()
+        raise UsageError("input-invalid", f"the model takes {expected}, not {given}", f"send {expected}")
+    check_bounds(item)
     return item

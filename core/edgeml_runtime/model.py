@@ -1,6 +1,6 @@
-"""A bundle's model opened: request -> items -> tensors -> run -> answers. The same on host and device.
+"""A bundle's model, loaded: request -> items -> tensors -> run -> answers. The same code runs on host and device.
 
-Queues, threads and deadlines are the server's business. One thread at a time may use a Model.
+It leaves queues, threads and deadlines to the server. One thread at a time may use a Model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgeml_runtime.postprocess import table
 from edgeml_runtime.tasks import Answer, Chat, Infer, Item, ItemInfo, Prompt, Row, TokenDelta
 from edgeml_runtime.tensors import Array
 
-#: Items in one run of a model that takes batches: more gain nothing on a CPU and cost memory by the row.
+#: Items in one run of a model that takes batches; more gain nothing on a CPU, and each row costs memory.
 BATCH_MAX: Final = 16
 
 
@@ -44,7 +44,7 @@ class Model:
         self.stacks: Final = has_rows and not isinstance(manifest.preprocess, PromptInput)
         #: Called for each token written, in the thread that uses the model.
         self.wrote: Callable[[], object] = lambda: None
-        #: Called after each run of items, in the thread that uses the model; what it raises, whoever asked gets.
+        #: Called after each run of items, in the thread that uses the model; its errors reach the caller of the run.
         self.observed: Callable[[Run], object] = lambda _: None
 
     @classmethod
@@ -62,13 +62,21 @@ class Model:
             RejectedError: `bundle-format`, when the manifest's parts don't fit each other.
         """
         if isinstance(manifest.postprocess, TokenClasses) and not isinstance(manifest.preprocess, TextInput):
-            raise RejectedError("bundle-format", "token classes are asked of a model that takes no text")
+            raise RejectedError(
+                "bundle-format", "the postprocessing gives token classes, but the preprocessing takes no text"
+            )
         prepare = preparer(folder, manifest)
         session = engines.load(path or folder / manifest.model, manifest, threads=threads)
         return cls(session, manifest, prepare, threads=threads)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs for whole input tensors.
+        """Run the model on whole input tensors.
+
+        Args:
+            inputs: arrays by name, with the manifest's data types and shapes.
+
+        Returns:
+            The outputs by name.
 
         Raises:
             UsageError: `input-invalid`, when they don't fit the model's signature.
@@ -82,114 +90,119 @@ class Model:
         return outputs
 
     def infer_given(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `infer`, for tensors of a client's own making: what the model can't be run on is the client's fault.
+        """Run the model on a client's own tensors: a failure of the runtime is then the client's fault.
 
         Raises:
-            UsageError: `input-invalid`, also when the runtime fails on them, as on an id that is no token's.
+            UsageError: `input-invalid`, also when the runtime fails, such as for an id beyond the vocabulary.
             RejectedError: `bundle-format`, when the model lacks an output that its manifest lists.
         """
         try:
             return self.infer(inputs)
         except DeviceError as error:
-            hint = "send values such as the model was made for"
+            hint = "send values such as the model was trained on"
             raise UsageError("input-invalid", f"the model can't be run on these tensors: {error}", hint) from error
 
     def parse(self, request: object) -> list[Item]:
-        """The items in a decoded JSON request: see `edgeml_runtime.requests`.
+        """Parse the items of a decoded JSON request: see `edgeml_runtime.requests`.
 
         Raises:
             UsageError: `input-invalid`.
         """
         return requests.parse(request, self.manifest)
 
-    def predict(self, asked: Sequence[Item], stopped: Callable[[], bool] = lambda: False) -> list[Answer]:
-        """An answer to each item, in order.
+    def predict(self, items: Sequence[Item], stopped: Callable[[], bool] = lambda: False) -> list[Answer]:
+        """Answer each item, in order.
 
         Items share a run where the model takes batches. A dynamically quantized model scales its activations over the
-        whole run, so there an item's answer may differ in the last digits with the company it was asked in.
+        whole run, so the last digits of an answer may depend on the other items.
 
         Args:
-            stopped: whether nobody waits for it any more; looked at between the tokens of a text that is written, and
-                the windows of one that is read.
+            items: of the model's kind.
+            stopped: whether the client has left; checked between the tokens of a generated text and between the windows
+                of a long context.
 
         Raises:
-            UsageError: `input-invalid`, when an item is not of the model's kind or too large, or they are too many;
+            UsageError: `input-invalid`, when an item is of another kind or too large, or there are too many;
                 `prompt-too-long`.
             DeviceError: `runtime-failed`.
-            TransportError: `client-left`, when it was stopped.
+            TransportError: `client-left`, when `stopped` is true.
         """
-        requests.require_count(len(asked))
-        return list(self._answers(asked, stopped))
+        requests.check_count(len(items))
+        return list(self._answers(items, stopped))
 
-    def generate(self, asked: Prompt | Chat) -> Iterator[TokenDelta]:
-        """The answer token by token, each made when it is taken.
+    def generate(self, prompt: Prompt | Chat) -> Iterator[TokenDelta]:
+        """Answer token by token; each is computed when the caller takes it.
 
         Raises:
-            UsageError: `input-invalid`, when the model writes no text or can't read this; `prompt-too-long`.
+            UsageError: `input-invalid`, when the model generates no text or has no chat template; `prompt-too-long`.
             DeviceError: `runtime-failed`.
         """
         if not isinstance(self.manifest.preprocess, PromptInput):
-            raise UsageError("input-invalid", f"the model {self.manifest.name!r} writes no text")
-        write = self.prepare([asked]).write
+            raise UsageError("input-invalid", f"the model {self.manifest.name!r} generates no text")
+        write = self.prepare([prompt]).write
         return self._written(write) if write else iter(())
 
     def close(self) -> None:
         """Free the model."""
         self.session.close()
 
-    def run(self, asked: Sequence[Item], prepared: Prepared) -> dict[str, Array]:
-        """The outputs for what was made of the items of one run, none where a client made it; `observed` is told.
+    def run(self, items: Sequence[Item], prepared: Prepared) -> dict[str, Array]:
+        """Run the prepared tensors of some items, and call `observed`.
+
+        Args:
+            items: of one run; empty where a client made the tensors.
+            prepared: from these items.
 
         Raises:
             UsageError, DeviceError, RejectedError: as for `infer`, or `infer_given` where the tensors are the client's.
         """
-        is_given = not asked or isinstance(self.manifest.preprocess, TensorInput)
+        is_given = not items or isinstance(self.manifest.preprocess, TensorInput)
         outputs = self.infer_given(prepared.tensors) if is_given else self.infer(prepared.tensors)
-        self._observe(asked, prepared, outputs)
+        self._observe(items, prepared, outputs)
         return outputs
 
-    def run_together(self, made: Sequence[tuple[Sequence[Item], Prepared]]) -> list[dict[str, Array]]:
-        """As `run` for each, in one run where that goes."""
-        together = tensors.stacked([prepared.tensors for _, prepared in made], BATCH_MAX) if self.stacks else None
+    def run_together(self, runs: Sequence[tuple[Sequence[Item], Prepared]]) -> list[dict[str, Array]]:
+        """Do several runs as one where shapes allow it, else one after the other."""
+        together = tensors.stack([prepared.tensors for _, prepared in runs], BATCH_MAX) if self.stacks else None
         if together is None:
-            return [self.run(*one) for one in made]
+            return [self.run(*one) for one in runs]
         inputs, rows = together
-        parts = tensors.parted(self.infer_given(inputs), rows)
+        parts = tensors.unstack(self.infer_given(inputs), rows)
         if parts is None:
-            return [self.run(*one) for one in made]
-        for (asked, prepared), outputs in zip(made, parts, strict=True):
-            self._observe(asked, prepared, outputs)
+            return [self.run(*one) for one in runs]
+        for (items, prepared), outputs in zip(runs, parts, strict=True):
+            self._observe(items, prepared, outputs)
         return parts
 
-    def _observe(self, asked: Sequence[Item], prepared: Prepared, outputs: Mapping[str, Array]) -> None:
-        if asked:
-            self.observed(Run(asked, prepared, outputs))
+    def _observe(self, items: Sequence[Item], prepared: Prepared, outputs: Mapping[str, Array]) -> None:
+        if items:
+            self.observed(Run(items, prepared, outputs))
 
-    def _answers(self, asked: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
-        if self.stacks and isinstance(self.manifest.preprocess, TensorInput) and len(asked) > 1:
-            yield from self._answers_stacked(asked)
+    def _answers(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
+        if self.stacks and isinstance(self.manifest.preprocess, TensorInput) and len(items) > 1:
+            yield from self._answers_stacked(items)
             return
-        for start in range(0, len(asked), self._run_items):
-            together = asked[start : start + self._run_items]
+        for start in range(0, len(items), self._run_items):
+            together = items[start : start + self._run_items]
             prepared = self.prepare(together)
             if prepared.write:
-                yield tasks.joined(_until(stopped, self._written(prepared.write)))
+                yield tasks.join(_until(stopped, self._written(prepared.write)))
             elif prepared.weigh:
                 yield prepared.weigh(self.infer)
             else:
                 yield from self._answers_of_run(together, prepared, stopped)
 
-    def _answers_stacked(self, asked: Sequence[Item]) -> Iterator[Answer]:
+    def _answers_stacked(self, items: Sequence[Item]) -> Iterator[Answer]:
         spec = self.manifest.postprocess
         task: Any = table.TASKS[type(spec)]
-        for start in range(0, len(asked), BATCH_MAX):
-            made = [((item,), self.prepare((item,))) for item in asked[start : start + BATCH_MAX]]
-            for outputs in self.run_together(made):
+        for start in range(0, len(items), BATCH_MAX):
+            runs = [((item,), self.prepare((item,))) for item in items[start : start + BATCH_MAX]]
+            for outputs in self.run_together(runs):
                 yield from (task(row, spec) for row in self._rows(outputs, [None]))
 
     def _infer_unless(self, stopped: Callable[[], bool], inputs: Mapping[str, Array]) -> dict[str, Array]:
         if stopped():
-            raise TransportError("client-left", "whoever asked has gone before all of the context was read")
+            raise TransportError("client-left", "the client left before all of the context was read")
         return self.infer(inputs)
 
     def _written(self, write: Callable[[Infer], Iterator[TokenDelta]]) -> Iterator[TokenDelta]:
@@ -198,9 +211,9 @@ class Model:
             yield piece
 
     def _answers_of_run(
-        self, asked: Sequence[Item], prepared: Prepared, stopped: Callable[[], bool]
+        self, items: Sequence[Item], prepared: Prepared, stopped: Callable[[], bool]
     ) -> Iterator[Answer]:
-        outputs = self.run(asked, prepared)
+        outputs = self.run(items, prepared)
         if prepared.further:
             yield from prepared.further(outputs, partial(self._infer_unless, stopped))
             return
@@ -219,4 +232,4 @@ def _until(stopped: Callable[[], bool], pieces: Iterator[TokenDelta]) -> Iterato
     for piece in pieces:
         yield piece
         if stopped():
-            raise TransportError("client-left", "whoever asked has gone before the text was written")
+            raise TransportError("client-left", "the client left before the text was complete")

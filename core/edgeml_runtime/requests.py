@@ -1,10 +1,13 @@
-"""Requests as they come in JSON, and their bounds.
+"""Requests in JSON, decoded to items, and their bounds.
 
-One object or a list of them, of the kind that the manifest's preprocessing takes:
-`{"text": "..."}`, `{"question": "...", "context": "..."}`, `{"prompt": "..."}`,
-`{"messages": [{"role": "user", "content": "..."}]}`, `{"image": "<base64 of the file>"}`, of a detector with a
-`"threshold"` of its own where that is wanted,
-`{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`, `{"inputs": {"name": [[...]]}}`.
+A request is one object or a list of them. The manifest's preprocessing decides its form:
+
+- `{"text": "..."}`
+- `{"question": "...", "context": "..."}`
+- `{"prompt": "..."}` or `{"messages": [{"role": "user", "content": "..."}]}`
+- `{"image": "<base64 of the file>"}`, for a detector optionally with a `"threshold"`
+- `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`
+- `{"inputs": {"name": [[...]]}}`
 """
 
 from __future__ import annotations
@@ -23,25 +26,30 @@ from edgeml_runtime import tensors
 from edgeml_runtime.encode import audio
 from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Prompt, Question, ScoredText, Tensors, Text
 
-#: Items in one request: at 10 ms each, the last answer of a full one comes within 3 s.
+#: Items in one request; at 10 ms each, a full request is answered within 3 s.
 ITEMS_MAX: Final = 256
-#: Characters of one text: a tokenizer reads this many in a few ms, and no model here reads on past a few thousand.
+#: Characters of one text; a tokenizer takes a few ms for them, and no model reads more than some thousand.
 TEXT_MAX_CHARS: Final = 100_000
+#: Bytes of one image file; a camera's JPEG files are smaller.
 IMAGE_MAX_BYTES: Final = 32 * 1024 * 1024
-#: Eight minutes at 16 kHz; what models of sound read is seconds.
+#: Samples of one recording: eight minutes at 16 kHz; audio models read some seconds.
 SAMPLES_MAX: Final = 8 * 1024 * 1024
-#: Full scale is 1; this is that of 32-bit integers. What is far beyond has no mean and no variance in float32.
+#: Largest sample: full scale is 1, and of 32-bit integers 2**31. Beyond it, mean and variance overflow in float32.
 SAMPLE_MAX: Final = 2.0**31
+#: Tokens of one answer; bounds the time for which one request keeps a model busy.
 NEW_TOKENS_MAX: Final = 1024
+#: Temperature of sampling; all tokens are about equally likely at less than that.
 TEMPERATURE_MAX: Final = 10.0
+#: Messages of one conversation; their texts together keep TEXT_MAX_CHARS.
 MESSAGES_MAX: Final = 256
+#: Stop sequences, and characters of one; OpenAI's API allows four.
 STOPS_MAX: Final = 4
 STOP_MAX_CHARS: Final = 256
 
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=STOP_MAX_CHARS)]
 Stops = Annotated[tuple[Stop, ...], msgspec.Meta(max_length=STOPS_MAX)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=TEMPERATURE_MAX)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Messages = Annotated[tuple[Message, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
 
 
@@ -52,9 +60,9 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DetectionRequest(ImageRequest, frozen=True, forbid_unknown_fields=True):
-    """A picture to find things in, and how sure the model must be of them; else its own threshold holds."""
+    """A picture to find objects in, and the least score of an object; None takes the model's threshold."""
 
-    threshold: Share | None = None
+    threshold: Fraction | None = None
 
 
 class TextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +82,7 @@ class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=NEW_TOKENS_MAX)] = 32
     temperature: Temperature = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
-    top_p: Share = 1.0
+    top_p: Fraction = 1.0
     stop: Stops = ()
 
 
@@ -104,7 +112,7 @@ class TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, object]
 
 
-#: Every kind of request, one for each way in which a model takes what it is asked.
+#: Every kind of request, one for each form of input.
 KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
     TextRequest,
     QuestionRequest,
@@ -116,30 +124,30 @@ KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
     TensorsRequest,
 )
 _Request = TypeVar("_Request", bound=msgspec.Struct)
-#: The file, or the numbers and how many of them make a second.
+#: The forms of a recording, for hints.
 _AUDIO: Final = '{"audio": "<base64 of a WAV file>"} or {"samples": [...], "sampling_rate": 16000}'
 
 
 def parse(request: object, manifest: Manifest) -> list[Item]:
-    """The items in a decoded JSON request.
+    """Convert a decoded JSON request to items.
 
     Raises:
         UsageError: `input-invalid`, when it is not of the kind that the model takes, or more than `ITEMS_MAX`.
     """
     values = request if isinstance(request, list) else [request]
-    require_count(len(values))
+    check_count(len(values))
     return [_item(value, manifest) for value in values]
 
 
 def from_bytes(content: bytes, manifest: Manifest) -> Item:
-    """The item in a text's or a file's bytes.
+    """Convert a text's or a file's bytes to an item.
 
     Raises:
-        UsageError: `input-invalid`, when the model takes neither.
+        UsageError: `input-invalid`, when the model takes neither texts nor files.
     """
     match manifest.preprocess:
         case QuestionInput() | PromptInput():
-            raise UsageError("input-invalid", "a bare text doesn't say all that this model is asked")
+            raise UsageError("input-invalid", "this model takes more than one text", "send a JSON request")
         case TextInput():
             try:
                 return Text(content.decode())
@@ -153,7 +161,7 @@ def from_bytes(content: bytes, manifest: Manifest) -> Item:
             raise UsageError("input-invalid", "the model takes tensors, not texts or files")
 
 
-def require_count(count: int) -> None:
+def check_count(count: int) -> None:
     """Check the number of items in one request.
 
     Raises:
@@ -163,42 +171,40 @@ def require_count(count: int) -> None:
         raise UsageError("input-invalid", f"the request has {count} items", f"send 1 to {ITEMS_MAX} at a time")
 
 
-def require_bounds(item: Item) -> None:
+def check_bounds(item: Item) -> None:
     """Check the size of one item.
 
     Raises:
         UsageError: `input-invalid`, when a text, a recording or an image file is too long, or a recording too loud.
     """
     match item:
-        case Tensors():  # `from_nested` has bounded them
+        case Tensors():  # `from_nested` has checked them
             return
         case Text(text=text) | Prompt(prompt=text) | ScoredText(text=text):
-            _require_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
+            _check_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
         case Question(question=question, context=context):
-            _require_at_most(
-                TEXT_MAX_CHARS, len(question) + len(context), "the question with its context", "characters"
-            )
+            _check_at_most(TEXT_MAX_CHARS, len(question) + len(context), "the question with its context", "characters")
         case Chat(messages=messages):
-            _require_at_most(TEXT_MAX_CHARS, sum(len(it.content) for it in messages), "the messages", "characters")
+            _check_at_most(TEXT_MAX_CHARS, sum(len(it.content) for it in messages), "the messages", "characters")
         case Image(data=data):
-            _require_at_most(IMAGE_MAX_BYTES, len(data), "the image", "bytes")
+            _check_at_most(IMAGE_MAX_BYTES, len(data), "the image", "bytes")
         case Audio(samples=samples):
-            _require_at_most(SAMPLES_MAX, samples.size, "the sound", "samples")
-            if not np.all(np.abs(samples) <= SAMPLE_MAX):  # nor is what isn't a number
+            _check_at_most(SAMPLES_MAX, samples.size, "the sound", "samples")
+            if not np.all(np.abs(samples) <= SAMPLE_MAX):  # false for NaN, too
                 hint = "send numbers between -1 and 1"
-                raise UsageError("input-invalid", "a sample of the sound is no loudness that could be", hint)
+                raise UsageError("input-invalid", "audio sample out of range (NaN or above 2**31)", hint)
 
 
-def _require_at_most(most: int, count: int, what: str, unit: str) -> None:
+def _check_at_most(most: int, count: int, name: str, unit: str) -> None:
     if count > most:
-        raise UsageError("input-invalid", f"{what} has {count} {unit}", f"send {most} at most")
+        raise UsageError("input-invalid", f"{name} has {count} {unit}", f"send {most} at most")
 
 
 def _item(value: object, manifest: Manifest) -> Item:
     match manifest.preprocess:
         case QuestionInput():
-            asked = _read(value, QuestionRequest, '{"question": "...", "context": "..."}')
-            return Question(asked.question, asked.context)
+            request = _read(value, QuestionRequest, '{"question": "...", "context": "..."}')
+            return Question(request.question, request.context)
         case PromptInput():
             return _prompt(value)
         case AudioInput():
@@ -208,25 +214,25 @@ def _item(value: object, manifest: Manifest) -> Item:
         case ImageInput():
             return _image(value, detects=isinstance(manifest.postprocess, Boxes))
         case _:
-            given = _read(value, TensorsRequest, '{"inputs": {"name": nested list}}').inputs
+            inputs = _read(value, TensorsRequest, '{"inputs": {"name": nested list}}').inputs
             specs = {spec.name: spec for spec in manifest.inputs}
-            if unknown := sorted(given.keys() - specs.keys()):
+            if unknown := sorted(inputs.keys() - specs.keys()):
                 names = ", ".join(specs)
                 raise UsageError("input-invalid", f"there is no input {unknown[0]!r}", f"the model takes {names}")
-            return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in given.items()})
+            return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in inputs.items()})
 
 
 def _image(value: object, *, detects: bool) -> Image:
     if detects:
-        sought = _read(value, DetectionRequest, '{"image": "<base64 of the file>", "threshold": 0.5}')
-        return Image(_decoded(sought.image), sought.threshold)
+        request = _read(value, DetectionRequest, '{"image": "<base64 of the file>", "threshold": 0.5}')
+        return Image(_decoded(request.image), request.threshold)
     return Image(_decoded(_read(value, ImageRequest, '{"image": "<base64 of the file>"}').image))
 
 
 def _prompt(value: object) -> Item:
     if isinstance(value, dict) and "messages" in value:
-        asked = _read(value, ChatRequest, '{"messages": [{"role": "user", "content": "..."}], "max_new_tokens": 32}')
-        return Chat(**msgspec.structs.asdict(asked))
+        chat = _read(value, ChatRequest, '{"messages": [{"role": "user", "content": "..."}], "max_new_tokens": 32}')
+        return Chat(**msgspec.structs.asdict(chat))
     prompt = _read(value, PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}')
     return Prompt(**msgspec.structs.asdict(prompt))
 

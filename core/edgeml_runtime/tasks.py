@@ -1,7 +1,6 @@
-"""What goes into a task and what comes out: items, answers, and functions from a model's outputs to answers.
+"""Items and answers: the input and output types of all tasks, and the rows of a run between them.
 
-One function for each kind of postprocessing, no class for a model family. Those of more than a few lines have a file of
-their own; `postprocess` has the table of all.
+`postprocess` has one function for each kind of answer. There is no class for a model family.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """One picture: the bytes of its file; and how sure of an object a detector has to be, where it isn't as usual."""
+    """One picture: the bytes of its file, and a detector's threshold; None takes the model's own."""
 
     data: bytes
     threshold: float | None = None
@@ -38,9 +37,10 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Continuation(msgspec.Struct, frozen=True, kw_only=True):
-    """How a text is gone on with, until the model ends it or one of `stop` comes.
+    """How a text is continued, until the model ends it or writes one of `stop`.
 
-    At temperature 0 by the likeliest token each time; else it is drawn, from the likeliest that make `top_p` together.
+    At temperature 0 each token is the likeliest. Else it is drawn from the likeliest ones whose probabilities reach
+    `top_p` together.
     """
 
     max_new_tokens: int
@@ -57,20 +57,20 @@ class Prompt(Continuation, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one side of a conversation said."""
+    """One message of a conversation."""
 
     role: str
     content: str
 
 
 class Chat(Continuation, frozen=True, kw_only=True):
-    """A conversation, for the model to say what comes next."""
+    """A conversation, of which the model writes the next message."""
 
     messages: tuple[Message, ...]
 
 
 class ScoredText(msgspec.Struct, frozen=True):
-    """A whole text, for a language model to say how likely it is. No request makes one: checks do."""
+    """A whole text, of which a language model computes the likelihood. Only checks on the host use it."""
 
     text: str
 
@@ -83,7 +83,7 @@ class Audio(msgspec.Struct, frozen=True):
 
 
 class Tensors(msgspec.Struct, frozen=True):
-    """One whole set of the model's inputs by name, batch dimension and all."""
+    """One set of the model's inputs: arrays by tensor name, with the dtypes and shapes of the manifest."""
 
     inputs: dict[str, Array]
 
@@ -92,14 +92,14 @@ Item = Text | Question | Prompt | Chat | ScoredText | Image | Audio | Tensors
 
 
 class LabelScore(TypedDict):
-    """A label and how sure the model is of it."""
+    """A label and its score, a probability where the model gives one."""
 
     label: str
     score: float
 
 
 class Truncated(TypedDict):
-    """A text or a sound was longer than its model takes: of its `tokens` or `seconds` the first ones were `read`."""
+    """A text or a sound longer than its model takes: of all its `tokens` or `seconds` the first `read` were used."""
 
     tokens: NotRequired[int]
     seconds: NotRequired[float]
@@ -107,19 +107,19 @@ class Truncated(TypedDict):
 
 
 class Cut(TypedDict):
-    """What an answer says of its text or sound only when that was cut."""
+    """An answer to a text or a sound; `truncated` is present only when the model didn't read all of it."""
 
     truncated: NotRequired[Truncated]
 
 
 class ClassesAnswer(Cut):
-    """Every label, the surest first."""
+    """Every label, the highest score first."""
 
     labels: list[LabelScore]
 
 
 class TokenLabel(TypedDict):
-    """One token's surest label; `start` and `end` are character offsets into the text, end excluded."""
+    """One token's label of the highest score; `start` and `end` are character offsets into the text, end excluded."""
 
     token: str
     start: int
@@ -135,7 +135,7 @@ class TokensAnswer(Cut):
 
 
 class Box(TypedDict):
-    """Edges in pixels of the picture as it was sent, upright. A model may put them outside of it."""
+    """Edges in pixels of the picture as sent, upright. A model may put them outside of it."""
 
     xmin: int
     ymin: int
@@ -144,7 +144,7 @@ class Box(TypedDict):
 
 
 class Found(TypedDict):
-    """One object, and how sure the model is of it."""
+    """One object, its score and its place."""
 
     label: str
     score: float
@@ -152,7 +152,7 @@ class Found(TypedDict):
 
 
 class BoxesAnswer(TypedDict):
-    """The objects found, the surest first."""
+    """The objects, the highest score first."""
 
     boxes: list[Found]
 
@@ -170,7 +170,7 @@ Finish = Literal["stop", "length"]
 
 
 class TextAnswer(TypedDict):
-    """What follows the prompt, in how many tokens, and why it ends: at a `stop` or at the `length` allowed."""
+    """The continuation of a prompt, its number of tokens, and why it ended: a `stop`, or the `length` allowed."""
 
     text: str
     prompt_tokens: int
@@ -179,9 +179,9 @@ class TextAnswer(TypedDict):
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one more token adds to an answer, perhaps nothing; `finish` is there in the last one only.
+    """The text that one more token adds to an answer, perhaps none; `finish` is set in the last one only.
 
-    `tokens` are those made so far, `prompt_tokens` those of the question.
+    `tokens` counts those written until now, `prompt_tokens` those of the prompt.
     """
 
     text: str
@@ -191,14 +191,14 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LikelihoodAnswer(TypedDict):
-    """The natural logarithm of a passage's likelihood, given its first token; and over how many tokens."""
+    """The natural logarithm of a text's likelihood given its first token, and the number of the other tokens."""
 
     log_likelihood: float
     tokens: int
 
 
 class EmbeddingAnswer(Cut):
-    """One vector; with pooling `none` of a token model, one for each token. `tokens` are those read of a text."""
+    """One vector, or one for each token with pooling `none`; `tokens` counts the tokens read of a text."""
 
     embedding: list[Any]
     tokens: NotRequired[int]
@@ -223,16 +223,20 @@ Answer: TypeAlias = (
 
 Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, EmbeddingAnswer)
 
-#: One run of a model.
+#: One run of a model: inputs by tensor name to outputs by tensor name.
 Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    """One text's tokens without padding; `spans` are character offsets into the text, end excluded.
+    """One text's tokens without padding.
 
-    `unread` is how many more the text had than the model reads.
-    Of a question with its context, `context` is the latter, and `words` has for each of its tokens the span of the word
-    around it, None for the others.
+    Attributes:
+        texts: of each token.
+        spans: of each token, character offsets into the text, end excluded.
+        special: of each token, whether the tokenizer added it.
+        context: of a question, the text that holds its answer; `spans` are of it.
+        words: of each token of the context, the span of the word around it; None for the other tokens.
+        unread: the number of further tokens, which the model didn't read.
     """
 
     texts: tuple[str, ...]
@@ -244,7 +248,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture's own size in pixels, and the threshold that was asked for."""
+    """A picture's own size in pixels, and the threshold of its request."""
 
     width: int
     height: int
@@ -252,18 +256,18 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sound(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a sound is in seconds, and how much of it the model listens to."""
+    """The length of a sound in seconds, and the part of it that the model reads."""
 
     seconds: float
     read: float
 
 
-#: What postprocessing must know of an item.
+#: The facts of an item that postprocessing needs.
 ItemInfo: TypeAlias = Tokens | Picture | Sound | None
 
 
 def truncated(about: ItemInfo) -> Truncated | None:
-    """How much of an item the model didn't read; None when it read all."""
+    """Return how much of an item the model read; None when it read all."""
     match about:
         case Tokens(texts=texts, unread=unread) if unread:
             return {"tokens": len(texts) + unread, "read": len(texts)}
@@ -274,31 +278,31 @@ def truncated(about: ItemInfo) -> Truncated | None:
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The outputs for one item, without the batch dimension, and what must be known of the item."""
+    """One item's outputs: arrays by tensor name without the batch axis, and the facts of the item."""
 
     outputs: Mapping[str, Array]
     about: ItemInfo = None
 
     @property
     def tokens(self) -> Tokens | None:
-        """The item's, where it was a text."""
+        """The tokens, if the item was a text."""
         return self.about if isinstance(self.about, Tokens) else None
 
 
 def rows(outputs: Mapping[str, Array], about: Sequence[ItemInfo], spec: Postprocess) -> list[Row]:
-    """The outputs of one run, item by item.
+    """Split the outputs of one run into items.
 
     Args:
-        outputs: of the run, one row for each item.
-        about: one entry for each item of the run.
-        spec: names the outputs that matter; without a name all do.
+        outputs: arrays by tensor name; the first axis is the item.
+        about: the facts of each item.
+        spec: names the outputs that are used; without names all are.
 
     Raises:
         UsageError: `input-invalid`, when an output doesn't have one row for each item.
-        DeviceError: `runtime-failed`, when what is to be made an answer of is no number.
+        DeviceError: `runtime-failed`, when an output that becomes an answer has NaN.
     """
-    wanted = {name: outputs[name] for name in outputs_named(spec) or outputs}
-    for name, array in wanted.items():
+    used = {name: outputs[name] for name in outputs_named(spec) or outputs}
+    for name, array in used.items():
         if array.shape[:1] != (len(about),):
             raise UsageError(
                 "input-invalid",
@@ -306,34 +310,32 @@ def rows(outputs: Mapping[str, Array], about: Sequence[ItemInfo], spec: Postproc
                 "send one item at a time, with a batch dimension of one",
             )
         if array.dtype.kind == "f" and not isinstance(spec, TensorOutput) and np.isnan(array).any():
-            raise DeviceError(
-                "runtime-failed", f"the model's output {name!r} holds what is no number", "try other input"
-            )
+            raise DeviceError("runtime-failed", f"the model's output {name!r} has NaN", "try other input")
     return [
-        Row(outputs={name: array[index] for name, array in wanted.items()}, about=item)
+        Row(outputs={name: array[index] for name, array in used.items()}, about=item)
         for index, item in enumerate(about)
     ]
 
 
-def joined(pieces: Iterable[TokenDelta]) -> TextAnswer:
-    """The whole of an answer that was made piece by piece."""
-    made = list(pieces)
-    last = made[-1]
+def join(deltas: Iterable[TokenDelta]) -> TextAnswer:
+    """Join the deltas of an answer."""
+    received = list(deltas)
+    last = received[-1]
     return {
-        "text": "".join(piece.text for piece in made),
+        "text": "".join(delta.text for delta in received),
         "prompt_tokens": last.prompt_tokens,
         "tokens": last.tokens,
         "finish": last.finish or "length",
     }
 
 
-def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- as all functions in the table
-    """The outputs as they are."""
+def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- the signature of all functions in the table
+    """Convert the outputs to nested lists."""
     return {"outputs": {name: array.tolist() for name, array in row.outputs.items()}}
 
 
 def with_truncation(answer: Cuttable, row: Row) -> Cuttable:
-    """The answer; where its text or sound was cut, with that."""
+    """Add to an answer how much of its text or sound was read, unless that was all."""
     if cut := truncated(row.about):
         answer["truncated"] = cut
     return answer

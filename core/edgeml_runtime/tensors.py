@@ -1,6 +1,6 @@
-"""Tensors in their three forms: numpy arrays, golden bytes, nested JSON lists. Checks against a TensorSpec.
+"""Tensors in their three forms, numpy arrays, golden bytes and nested JSON lists, and checks against a TensorSpec.
 
-No inference here, and no casts that could lose anything but a JSON number's excess digits.
+No inference here, and no cast loses more than a JSON number's excess digits.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from edgeml_core.manifest import DType, TensorSpec
 
 Array: TypeAlias = NDArray[Any]
 
-#: Here numpy doesn't warn of casts: what doesn't fit is found afterwards. Its `errstate` takes longer than a cast.
-_QUIET: Final = copy_context()
-_QUIET.run(np.seterr, invalid="ignore", over="ignore")
+#: A context in which numpy doesn't warn of casts; values that don't fit are found later. `errstate` takes longer.
+_NO_WARNINGS: Final = copy_context()
+_NO_WARNINGS.run(np.seterr, invalid="ignore", over="ignore")
 
-#: Elements of one tensor in a JSON request: as float32, 64 MiB.
+#: Elements of one tensor in a JSON request: 64 MiB as float32.
 NESTED_MAX_ELEMENTS: Final = 16 * 1024 * 1024
-#: numpy's type of each that a model can have; making one of a name takes longer than comparing two.
+#: numpy's dtype for each data type of a model; made once, since making one takes longer than comparing two.
 NUMPY_TYPES: Final[dict[DType, np.dtype[Any]]] = {name: np.dtype(name) for name in get_args(DType)}
 
 
 def to_data(array: Array) -> TensorData:
-    """`array` as golden bytes: row-major, little-endian.
+    """Encode an array as golden bytes: row-major, little-endian.
+
+    Args:
+        array: any shape, of a dtype that golden files know.
 
     Raises:
         UsageError: `model-unsupported`, when a bundle can't hold its data type.
@@ -46,24 +49,24 @@ def to_data(array: Array) -> TensorData:
 
 
 def from_data(tensor: TensorData) -> Array:
-    """The array in golden bytes; `edgeml_core.golden.decode` has checked that they fit."""
+    """Decode golden bytes to an array of their dtype and shape; `edgeml_core.golden.decode` has checked the length."""
     dtype = np.dtype(tensor.dtype)
     return np.frombuffer(tensor.data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
 
 
 def from_nested(spec: TensorSpec, value: object) -> Array:
-    """The array in a nested JSON list.
+    """Convert a nested JSON list to an array of the spec's dtype and any shape.
 
     Args:
         spec: gives the data type; the shape is checked by `check_inputs`.
         value: numbers or booleans, nested evenly.
 
     Raises:
-        UsageError: `input-invalid`, when it is ragged, holds something else, or a number doesn't fit the data type.
+        UsageError: `input-invalid`, when it is ragged, has other values, or a number doesn't fit the data type.
     """
     try:
         found = np.asarray(value)
-        array = _QUIET.copy().run(found.astype, NUMPY_TYPES[spec.dtype], casting="unsafe")
+        array = _NO_WARNINGS.copy().run(found.astype, NUMPY_TYPES[spec.dtype], casting="unsafe")
     except (ValueError, TypeError, OverflowError) as error:
         raise _unreadable(spec, str(error)) from error
     if found.dtype.kind not in "biuf" or found.size > NESTED_MAX_ELEMENTS:
@@ -74,7 +77,11 @@ def from_nested(spec: TensorSpec, value: object) -> Array:
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
-    """Check `inputs` against the model's signature.
+    """Check arrays against the dtypes and shapes of the model's inputs, where -1 is any length.
+
+    Args:
+        specs: of the model's inputs.
+        inputs: arrays by tensor name.
 
     Raises:
         UsageError: `input-invalid`, naming every input that is missing, unknown or of another type or shape.
@@ -97,14 +104,16 @@ def _problems(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Itera
             yield f"input {spec.name!r} has shape {list(array.shape)}, not {list(spec.shape)}"
 
 
-def stacked(sets: Sequence[Mapping[str, Array]], rows_max: int) -> tuple[dict[str, Array], list[int]] | None:
-    """Several sets of inputs, the rows of one below those of the other, and how many rows each has.
+def stack(sets: Sequence[Mapping[str, Array]], rows_max: int) -> tuple[dict[str, Array], list[int]] | None:
+    """Concatenate several sets of inputs along their first axis, the row.
 
     Args:
-        rows_max: of all together.
+        sets: each has arrays by tensor name, whose first axes have one length.
+        rows_max: rows of all sets together.
 
     Returns:
-        None when they are too many, or of names, types or shapes that don't go together.
+        The inputs, and the number of rows of each set. None when there are too many rows, or names, dtypes or shapes
+        beyond the first axis differ.
     """
     kinds = [{name: (it.dtype, it.shape[1:]) for name, it in one.items()} for one in sets]
     counts = [{it.shape[0] if it.ndim else 0 for it in one.values()} for one in sets]
@@ -114,8 +123,16 @@ def stacked(sets: Sequence[Mapping[str, Array]], rows_max: int) -> tuple[dict[st
     return {name: np.concatenate([one[name] for one in sets]) for name in sets[0]}, rows
 
 
-def parted(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]] | None:
-    """The outputs for each of the sets in `stacked`; None when an output doesn't have a row for each row."""
+def unstack(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]] | None:
+    """Split outputs along their first axis.
+
+    Args:
+        outputs: arrays by tensor name, of a run on the inputs from `stack`.
+        rows: the number of rows of each set.
+
+    Returns:
+        The outputs of each set; None when an output doesn't have one row for each row of the inputs.
+    """
     if any(it.shape[:1] != (sum(rows),) for it in outputs.values()):
         return None
     ends = np.cumsum(rows)[:-1]
@@ -123,9 +140,9 @@ def parted(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, 
     return [{name: part[index] for name, part in parts.items()} for index in range(len(rows))]
 
 
-def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether `shape` is as `wanted`, where -1 is any length."""
-    return len(shape) == len(wanted) and all(want in (-1, have) for have, want in zip(shape, wanted, strict=True))
+def fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
+    """Return whether a shape fits a spec's, where -1 is any length."""
+    return len(shape) == len(spec) and all(length in (-1, have) for have, length in zip(shape, spec, strict=True))
 
 
 def _unreadable(spec: TensorSpec, why: str) -> UsageError:

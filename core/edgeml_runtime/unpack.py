@@ -1,4 +1,4 @@
-"""A bundle's files, verified chunk by chunk, in a temporary folder that goes away with its context."""
+"""A bundle's files, verified chunk by chunk, in a temporary folder that lasts as long as its context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeml_core.manifest import Manifest
 
 
 class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a bundle's files lie, and what they are."""
+    """The folder of a bundle's files, and the manifest that lists them."""
 
     folder: Path
     manifest: Manifest
@@ -24,11 +24,11 @@ class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def unpacked(bundle_path: Path) -> Iterator[Unpacked]:
-    """Unpack a bundle for as long as the context lasts.
+    """Unpack a bundle into a temporary folder, which the end of the context removes.
 
     Raises:
         UsageError: `usage`, when the file can't be opened.
-        RejectedError: `bundle-format` or `digest-mismatch`, when it is not what its manifest says.
+        RejectedError: `bundle-format` or `digest-mismatch`, when a file differs from its manifest.
         DeviceError: `disk-full`, when its files can't be written.
     """
     with tempfile.TemporaryDirectory(prefix="edgeml-") as name:

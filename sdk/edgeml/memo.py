@@ -1,4 +1,4 @@
-"""Work that several targets share is done once: results by key, as long as one export lasts."""
+"""Memoized results by key. One export uses it for work that several targets share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Memo:
     """Results by key."""
 
     def __init__(self) -> None:
-        self._done: dict[Hashable, Any] = {}
+        self._results: dict[Hashable, Any] = {}
 
     def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The result for `key`, made when it is asked for first; what raises is tried again."""
-        if key not in self._done:
-            self._done[key] = make()
-        return cast("T", self._done[key])
+        """Return the result for `key`, from `make` at the first call; an error is not kept."""
+        if key not in self._results:
+            self._results[key] = make()
+        return cast("T", self._results[key])

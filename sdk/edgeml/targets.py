@@ -1,6 +1,6 @@
-"""Where target profiles are found: packaged with edgeml, else beside its source; or any file that is named.
+"""Target profiles on the disk: those packaged with edgeml, else those beside its source; or any file that is named.
 
-What a profile holds and when it is valid is `edgeml_core.profile`'s business.
+`edgeml_core.profile` defines the content of a profile and checks it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FLAGS: Final = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
 
 
 def load(name: str) -> Profile:
-    """The profile called `name`, or the one in the file `name` when it ends in `.toml`.
+    """Load the profile called `name`, or the profile in the file `name` when it ends in `.toml`.
 
     Raises:
         UsageError: `target-unknown`, with the closest names; `target-invalid`, naming every problem.
@@ -38,7 +38,7 @@ def load(name: str) -> Profile:
 
 
 def all() -> list[Profile]:  # noqa: A001 -- read as `targets.all()`
-    """Every profile that comes with edgeml, by name.
+    """Load every profile that comes with edgeml, by name.
 
     Raises:
         UsageError: `target-invalid`, when one of them is damaged.
@@ -47,7 +47,7 @@ def all() -> list[Profile]:  # noqa: A001 -- read as `targets.all()`
 
 
 def this_machine() -> Profile:
-    """The profile that suits this machine: its CPU has all that the profile needs, and memory is closest.
+    """Find the profile for this machine, by the features of its CPU and the size of its memory.
 
     Raises:
         UsageError: `target-unknown`, when no profile suits this CPU.
@@ -56,7 +56,7 @@ def this_machine() -> Profile:
 
 
 def suits_this_machine(profile: Profile) -> bool:
-    """Whether `profile` is the one for this machine."""
+    """Check whether `profile` is the profile for this machine."""
     try:
         return this_machine().name == profile.name
     except UsageError:
@@ -64,25 +64,25 @@ def suits_this_machine(profile: Profile) -> bool:
 
 
 def suiting(arch: str, features: frozenset[str], ram_bytes: int) -> Profile:
-    """The profile for a CPU: of those whose needs it meets, the one that needs most, then the closest in memory.
+    """Find the profile for a CPU: of the profiles whose needs it meets, the most demanding, then the closest in memory.
 
     Raises:
         UsageError: `target-unknown`, when there is none.
     """
     suited = [it for it in all() if it.cpu.arch == arch and features.issuperset(it.cpu.needs)]
     if not suited:
-        hint = f"write a profile for it; those that exist are {', '.join(_names())}"
+        hint = f"write a profile for it, after the example of {', '.join(_names())}"
         raise UsageError("target-unknown", f"no target profile suits this {arch} CPU", hint)
     return min(suited, key=lambda it: (-len(it.cpu.needs), abs(math.log(it.memory.ram_bytes / ram_bytes))))
 
 
 def folder() -> Path:
-    """Where the profiles lie."""
+    """Find the folder of the profiles."""
     return _PACKAGED if _PACKAGED.is_dir() else _BESIDE_SOURCE
 
 
 def cpu_features() -> frozenset[str]:
-    """This CPU's features as Linux names them; empty where Linux doesn't say."""
+    """Read the features of this CPU as Linux names them; empty where Linux lists none."""
     found = _FLAGS.search(_CPUINFO.read_text()) if _CPUINFO.exists() else None
     return frozenset(found[1].split()) if found else frozenset()
 

@@ -1,7 +1,7 @@
-"""The temporary folder in which an export works, and the quiet in which the converters do.
+"""The temporary folder of an export, and a redirection of the converters' output.
 
-Nothing of an export lies outside its output folder: the converters' own temporary files come here too, and the folder
-goes away with its context.
+An export writes nothing outside of its output folder. The converters' own temporary files lie in the temporary folder,
+too, which the end of its context removes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from edgeml_core.errors import DeviceError, UsageError
 
 _LOG: Final = "tools.log"
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
+#: Exports take about six times the fp32 model's size: its formats, its candidates and the bundles.
 _FULL_HINT: Final = "free some space, about six times the fp32 model's size, or name another folder with -o"
-#: Set before any of these libraries is imported: no hub, no telemetry, no advice, no pickle.
+#: Environment set before the libraries are imported: no hub, no telemetry, no advice, no pickle.
 _ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -31,16 +32,19 @@ _ENVIRONMENT: Final = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
-#: Where the converters and torch's compiler put temporary files; torch remembers its own in the environment.
+#: torchao warns, when it is imported, of each CUDA library of its own that a CPU build of torch can't load.
+_NOISY_LOGGERS: Final = ("torchao",)
+#: Environment variables of the folders for temporary files of converters and torch's compiler.
 _FOLDERS: Final = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
 @contextlib.contextmanager
 def folder(output: Path) -> Iterator[Path]:
-    """A working folder inside `output`, which is made where it doesn't exist, and not left behind empty.
+    """Make a temporary folder inside `output`, which is made as well, and removed if it stays empty.
 
     Raises:
-        UsageError: `usage`, when `output` can't be written to. DeviceError: `disk-full`, when the work in it ran full.
+        UsageError: `usage`, when `output` can't be written to.
+        DeviceError: `disk-full`, when the disk was full during the context.
     """
     is_new = not output.exists()
     try:
@@ -63,7 +67,7 @@ def folder(output: Path) -> Iterator[Path]:
 
 
 def ran_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error, however deep: converters wrap it, or keep only its words."""
+    """Return whether a full disk caused an error. Converters wrap the cause, or keep its text only."""
     while error is not None:
         if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or _NO_SPACE in str(error):
             return True
@@ -73,7 +77,7 @@ def ran_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def quiet(work: Path) -> Iterator[None]:
-    """Send what the converters print, from Python or C++, to a file in `work` instead of the terminal."""
+    """Redirect the converters' output, from Python or C++, to a file in `work`."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -91,14 +95,31 @@ def quiet(work: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
-    # Where sys.stdout is not file 1 (a test's capture), redirecting the file alone isn't enough. And converters add
-    # handlers to the root logger, which would go on writing to a file that is closed by then.
+    # Where sys.stdout is not file 1 (a test's capture), redirecting the file alone isn't enough. Converters also add
+    # handlers to the root logger, which would write to a closed file later.
     handlers = logging.root.handlers[:]
-    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with path.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), _logging_to(log):
         try:
             yield
         finally:
             logging.root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def _logging_to(log: TextIO) -> Iterator[None]:
+    # The caller's own handlers write to streams that no redirection reaches, such as a notebook's.
+    handler = logging.StreamHandler(log)
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagate
 
 
 @contextlib.contextmanager

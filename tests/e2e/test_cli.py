@@ -148,6 +148,16 @@ def test_the_generated_docs_are_true():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("arguments", [("target", "list"), ("target", "show", "nonsense")])
+def test_output_that_nobody_reads_prints_no_traceback(arguments, tmp_path):
+    """The reader has closed the pipe, of a result or of an error."""
+    command = [sys.executable, "-m", "edgeml", *arguments, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait()
+
+
 def test_an_export_stopped_in_the_middle_leaves_nothing(tmp_path):
     """Ctrl-C ends it with 130 and removes its working folder."""
     model = f"{ROOT / 'examples' / 'digits.py'}:digits"

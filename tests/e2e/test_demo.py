@@ -1,4 +1,4 @@
-"""`edgeml demo` as a person runs it: the whole way works, and nothing of it is left anywhere."""
+"""`edgeml demo` as a person runs it: every step works, no foreign warning is printed, and no file is left."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-DEADLINE_S = 300
+#: Seconds until a demonstration counts as hung; it takes one minute on a quiet machine, five on a busy one.
+DEADLINE_S = 550
 
 
 class Sandbox:
@@ -19,13 +20,17 @@ class Sandbox:
         self.home, self.temporary, self.here = (folder / name for name in ("home", "tmp", "here"))
         for path in (self.home, self.temporary, self.here):
             path.mkdir()
+        self.errors = folder / "stderr"
         names = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
         self.environment = {**os.environ, **dict.fromkeys(names, str(self.home)), "TMPDIR": str(self.temporary)}
 
     def start(self):
         """Start the demonstration."""
         command = [sys.executable, "-m", "edgeml", "demo", "--json"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=self.here, env=self.environment)
+        with self.errors.open("w") as errors:
+            return subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.here, env=self.environment
+            )
 
     def left_files(self):
         """Every file that is left."""
@@ -43,8 +48,8 @@ def sandbox(tmp_path):
     return Sandbox(tmp_path)
 
 
-def test_the_whole_way(sandbox):
-    """A real model is exported, delivered, asked, and replaced under traffic; no file lies outside the work folder."""
+def test_demo_delivers_and_swaps_a_real_model_and_prints_no_foreign_warning(sandbox):
+    """A real model is exported, delivered, asked, and replaced under traffic. No file and no warning is left."""
     process = sandbox.start()
     output, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, output
@@ -61,9 +66,10 @@ def test_the_whole_way(sandbox):
     assert found["swap"]["failed"] == 0
     assert sandbox.left_files() == []
     assert sandbox.left_processes() == []
+    assert sandbox.errors.read_text() == ""
 
 
-def test_stopped_in_the_middle(sandbox):
+def test_demo_stopped_in_the_middle_leaves_nothing(sandbox):
     """Ctrl-C ends it with 130; broker, origin and agent are gone, and so is every file."""
     process = sandbox.start()
     for line in process.stdout:

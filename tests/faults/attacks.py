@@ -1,7 +1,7 @@
-"""The attacks of one who owns the broker, by name, each with the code that refuses it. How they are played: `stage`.
+"""The attacks of an attacker who owns the broker, each with the code that refuses it; `attacked_fleet` runs them.
 
-He sees all that passes, keeps it, and changes, withholds, repeats and invents what devices receive. No key of the owner
-is his, but where the name says so.
+The attacker keeps all messages, and changes, withholds, repeats and invents the messages that devices receive. An
+attack's name says where the attacker has a key of the owner.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import msgspec
 import zstandard
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml.repository.layout import opened, utc_now
 from edgeml_core import multi_chunk
 from edgeml_core.trust import FLEET, RELEASES
+from faults.attacked_fleet import TOPICS, AttackedFleet, newest
+from faults.fleet import FLEET as FLEET_NAME
+from faults.fleet import MODEL
 from faults.mitm import Frame, Meddle, honest
-from faults.stage import TOPICS, Stage, newest
-from faults.world import FLEET as FLEET_NAME
-from faults.world import MODEL
 
 TIMESTAMP: Final = TOPICS.trust(FLEET, "metadata/timestamp.json")
 DOCUMENT: Final = TOPICS.trust(FLEET, "targets/")
@@ -39,19 +39,19 @@ class Attack:
     """One attack.
 
     Args:
-        code: what the device refuses it with.
-        begin: sees the stage before the owner deploys a version; what it gives back meddles with each packet after.
-        deploy: how the owner deploys that version; or the attacker, where he has a key.
+        code: of the device's refusal.
+        begin: prepares the attack before a version is deployed, and returns the function that changes each packet.
+        deploy: deploys that version, as the owner or as an attacker with a key.
     """
 
     name: str
     code: str
-    begin: Callable[[Stage], Meddle]
-    deploy: Callable[[Stage, str], None] = lambda stage, version: stage.made.deploy(version)
+    begin: Callable[[AttackedFleet], Meddle]
+    deploy: Callable[[AttackedFleet, str], None] = lambda stage, version: stage.made.deploy(version)
 
 
-def _changed(prefix: str, change: Callable[[bytes], bytes]) -> Callable[[Stage], Meddle]:
-    """Other payloads on the topics that begin so."""
+def _changed(prefix: str, change: Callable[[bytes], bytes]) -> Callable[[AttackedFleet], Meddle]:
+    """Change the payloads on topics with a prefix."""
 
     def meddle(frame: Frame) -> list[Frame]:
         return (
@@ -61,18 +61,18 @@ def _changed(prefix: str, change: Callable[[bytes], bytes]) -> Callable[[Stage],
     return lambda _: meddle
 
 
-def _replayed(repo: str, role: str) -> Callable[[Stage], Meddle]:
-    """What was signed long ago for a role, under the name of what is signed now."""
+def _replayed(repo: str, role: str) -> Callable[[AttackedFleet], Meddle]:
+    """Send old metadata of a role under the name of the current one."""
 
-    def begin(stage: Stage) -> Meddle:
+    def begin(stage: AttackedFleet) -> Meddle:
         old = stage.kept[f"{repo}/{role}"]
         return lambda frame: [frame.but(payload=old)] if _is(frame.topic, repo, role) and frame.payload else [frame]
 
     return begin
 
 
-def _of_the_other_repository(stage: Stage) -> Meddle:
-    """The releases' timestamp and snapshot, rightly signed and of higher versions, in place of the fleet's."""
+def _of_the_other_repository(stage: AttackedFleet) -> Meddle:
+    """Send the releases' timestamp and snapshot, validly signed and of higher versions, in place of the fleet's."""
     owners = opened(stage.made.repo)
     for _ in range(20):
         owners.releases.refresh(utc_now())
@@ -86,8 +86,8 @@ def _of_the_other_repository(stage: Stage) -> Meddle:
     return meddle
 
 
-def _of_unknown_keys(stage: Stage) -> Meddle:
-    """A whole repository of the attacker's own, which wants a model of his own."""
+def _of_unknown_keys(stage: AttackedFleet) -> Meddle:
+    """Send a repository signed with unknown keys, which deploys the attacker's model."""
     folder = stage.made.folder / f"forged-{secrets.token_hex(4)}"
     repository.init(folder, fleet=FLEET_NAME)
     repository.enroll(folder, stage.made.device.name, labels={}, broker_url=None, out_dir=folder / "device")
@@ -104,16 +104,16 @@ def _of_unknown_keys(stage: Stage) -> Meddle:
     )
 
 
-def _with_a_root_of_his_own(stage: Stage) -> Meddle:
-    """The next root, signed by the attacker alone."""
+def _with_a_root_of_his_own(stage: AttackedFleet) -> Meddle:
+    """Send a next root that only the attacker signed."""
     folder = stage.made.folder / f"usurper-{secrets.token_hex(4)}"
     repository.init(folder, fleet=FLEET_NAME)
     stage.plant({TOPICS.trust(FLEET, "metadata/2.root.json"): newest(folder, FLEET, "root")})
     return honest
 
 
-def _signed_long_ago(stage: Stage, version: str) -> None:
-    """The owner signed it long ago, and the attacker let nobody have it until now."""
+def _signed_long_ago(stage: AttackedFleet, version: str) -> None:
+    """Deploy with metadata signed long ago, as an attacker does that withheld it until now."""
     deploy(stage.made.repo, MODEL, version, selector={}, now=datetime.now(UTC) - _EXPIRED)
 
 
@@ -136,13 +136,13 @@ def _bomb(_: bytes) -> bytes:
 
 
 def _difference_bomb(_: bytes) -> bytes:
-    """Two frames as a difference has them, of 64 MiB each."""
+    """Make a delta of two frames that unpack to 64 MiB each."""
     frame = zstandard.ZstdCompressor(level=19).compress(bytes(64 * _A_MIB))
     return b"\x02" + len(frame).to_bytes(2) + frame + frame
 
 
-def _forged_entries(_: Stage) -> Meddle:
-    """Several answers in place of one: the key twice, wrong both times, and more entries than anybody wants."""
+def _forged_entries(_: AttackedFleet) -> Meddle:
+    """Send several chunks in place of one: the key twice, wrong both times, and entries that were never requested."""
 
     def meddle(frame: Frame) -> list[Frame]:
         if not (frame.payload and frame.topic.startswith(CHUNK)):
@@ -154,9 +154,9 @@ def _forged_entries(_: Stage) -> Meddle:
     return meddle
 
 
-def _naming_another_manifest(stage: Stage, version: str) -> None:
-    """With the fleet key, which is online: a version that exists, but with content that nobody released."""
-    # Not after a deployment of the owner's: the device might have that version before it sees this.
+def _naming_another_manifest(stage: AttackedFleet, version: str) -> None:
+    """Deploy with the online fleet key an existing version with content that was never released."""
+    # The owner doesn't deploy it before: the device might have that version already.
     release = opened(stage.made.repo)
     document = release.document()
     forged = tuple(
@@ -175,8 +175,8 @@ def _is(topic: str, repo: str, role: str) -> bool:
     return topic.startswith(prefix) and topic.removesuffix(".json").endswith(role)
 
 
-def _stale_chunks(stage: Stage) -> Meddle:
-    """Chunks of the version that serves, in place of the new one's."""
+def _stale_chunks(stage: AttackedFleet) -> Meddle:
+    """Send chunks of the version that serves in place of the new one's."""
     folder = stage.made.repo / "chunks"
     old = max((path.read_bytes() for path in folder.rglob("*") if path.is_file()), key=len)
     return _changed(CHUNK, lambda _: old)(stage)

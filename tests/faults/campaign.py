@@ -1,7 +1,7 @@
 """The fault campaign's seed, its length and its counts. Every random choice of a scenario comes from the seed.
 
 EDGEML_FAULTS_SEED=7       repeats a run's choices; each run prints its own
-EDGEML_FAULTS_SECONDS=600  lets the scenarios that have no end of their own go on for so long
+EDGEML_FAULTS_SECONDS=600  is how long the scenarios without an end of their own run
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import os
 import time
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
 SEED: Final = int(os.environ.get("EDGEML_FAULTS_SEED", "1"))
 SECONDS: Final = float(os.environ.get("EDGEML_FAULTS_SECONDS", "0"))
-IS_SHORT: Final = "EDGEML_FAULTS_SECONDS" not in os.environ
 
-#: What must stay 0, and is printed though nothing counted it up.
+#: Violations that must stay 0; they are printed even so.
 INVARIANTS: Final = (
     "wrong bytes activated",
     "devices without a serving model",
@@ -29,7 +29,7 @@ COUNTS: Final[Counter[str]] = Counter()
 
 
 def chance(scenario: str) -> np.random.Generator:
-    """The random choices of one scenario: the same for the same seed, whatever ran before."""
+    """Return the random choices of one scenario: the same for the same seed, in any order of tests."""
     return np.random.default_rng([SEED, zlib.crc32(scenario.encode())])
 
 
@@ -38,20 +38,32 @@ def count(what: str, times: int = 1) -> None:
     COUNTS[what] += times
 
 
-def holds(what: str, is_kept: object, told: str) -> None:
-    """One of the invariants: counted when it is broken, which also fails the test."""
+def check_invariant(what: str, is_kept: object, detail: str) -> None:
+    """Count a check of an invariant; a violation also fails the test."""
     COUNTS[what] += not is_kept
     COUNTS[f"checks: {what}"] += 1
-    assert is_kept, f"{what}: {told}"
+    assert is_kept, f"{what}: {detail}"
 
 
-def lasts() -> float:
-    """When a scenario without an end of its own stops, on the monotonic clock."""
+def ends_at_s() -> float:
+    """Return when a scenario without an end of its own stops, by the monotonic clock."""
     return time.monotonic() + SECONDS
 
 
+def dump() -> dict[str, int]:
+    """Return the counts of this process, for the process that prints them."""
+    return dict(COUNTS)
+
+
+def merge(counts: Mapping[str, int]) -> None:
+    """Add the counts of another process."""
+    COUNTS.update(counts)
+
+
 def summary() -> list[str]:
-    """The counts as lines: what was done to the fleet, then what must be 0, out of how many checks."""
+    """Return the counts as lines: faults made, then the invariants, each with the number of its checks."""
+    if not COUNTS:
+        return []
     done = [f"{COUNTS[what]:8} {what}" for what in sorted(COUNTS) if what not in INVARIANTS and ":" not in what]
     kept = [f"{COUNTS[what]:8} {what}, in {COUNTS[f'checks: {what}']} checks" for what in INVARIANTS]
-    return [*done, *kept]
+    return [f"fault campaign, seed {SEED}", *done, *kept]

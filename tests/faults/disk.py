@@ -1,4 +1,4 @@
-"""A small real filesystem, that can be filled to its last block. Only root can mount one."""
+"""A small real filesystem that can be filled to its last block; only root can mount one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final
 
 SIZE_BYTES: Final = 64 * 1024**2
-#: As all but the smallest filesystems have. With 1 KiB, which so small a one gets by itself, SQLite's shared memory can
-#: have holes, and the kernel kills who writes to a hole when the disk is full.
+#: The block size of all but the smallest filesystems. With 1 KiB, SQLite's shared memory can have holes, and the kernel
+#: kills a process that writes to a hole on a full disk.
 BLOCK_BYTES: Final = 4096
 _PIECE_BYTES: Final = 1024**2
 
 
 @contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """An ext4 filesystem from a file, at `folder`, while the block runs."""
+    """Mount an ext4 filesystem from a file at `folder` during the block."""
     folder.mkdir(parents=True)
     image = folder.with_suffix(".img")
     with image.open("wb") as made:
@@ -33,7 +33,7 @@ def mounted(folder: Path) -> Iterator[None]:
 
 
 def fill(folder: Path) -> Path:
-    """Take all that is free, to the last block, as a runaway log would; the file to remove again."""
+    """Fill the disk to its last block, and return the file that does."""
     path = folder.joinpath("runaway.log")
     size = _PIECE_BYTES
     with path.open("wb", buffering=0) as out:

@@ -1,7 +1,7 @@
-"""The road between devices and broker, in the hands of whoever wants to break or forge it: a TCP proxy in a thread.
+"""A man in the middle between devices and broker: a TCP proxy in a thread.
 
-As a bad line it delays, splits, stalls and cuts. As one who owns the broker it knows MQTT's frames: it drops, changes,
-repeats and invents publications towards the devices, whatever they have subscribed to; or it plays the broker itself.
+As a bad link it delays, splits, stalls and cuts. As an attacker it knows MQTT's frames. It drops, changes, repeats and
+invents publications to the devices, or acts as the broker itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME: Final = b"MQTT"
 
 @dataclass(frozen=True)
 class Frame:
-    """One MQTT packet; of a publication also its topic and payload, as far as the packet is whole."""
+    """One MQTT packet; a publication also has its topic and payload."""
 
     kind: int
     raw: bytes
@@ -34,7 +34,7 @@ class Frame:
     between: bytes = b""
 
     def but(self, *, topic: str | None = None, payload: bytes | None = None) -> Frame:
-        """The same publication with another topic or payload."""
+        """Return the same publication with another topic or payload."""
         return published(
             self.topic if topic is None else topic,
             self.payload if payload is None else payload,
@@ -43,22 +43,22 @@ class Frame:
         )
 
 
-#: What becomes of a frame on its way to a device.
+#: Maps a frame to the frames that the device receives.
 Meddle = Callable[[Frame], list[Frame]]
-#: Plays the broker on one connection.
+#: Acts as the broker on one connection.
 Impostor = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass
 class LinkFaults:
-    """How bad the line is, both ways."""
+    """The faults of the link, both ways."""
 
     delay_s: float = 0.0
-    #: How many bytes are written at a time; 0: as they come.
+    #: Bytes that are written at a time; 0: as they come.
     piece_bytes: int = 0
-    #: Accepts and keeps everything, passes nothing on, and says nothing: a cable that was pulled.
+    #: Keeps all bytes and passes none on, as a pulled cable does.
     is_dead: bool = False
-    #: Cuts a connection after so many bytes towards the device; 0: never.
+    #: Cuts a connection after this number of bytes to the device; 0: never.
     cut_after_bytes: int = 0
 
 
@@ -102,7 +102,7 @@ class Mitm:
         self._loop.call_soon_threadsafe(lambda: [connection.cut() for connection in list(self._devices)])
 
     def inject(self, *frames: Frame | bytes) -> None:
-        """Send something to all devices, as if the broker had."""
+        """Send frames to all devices, as the broker would."""
         raw = b"".join(frame if isinstance(frame, bytes) else frame.raw for frame in frames)
         self._loop.call_soon_threadsafe(lambda: [connection.send(raw) for connection in list(self._devices)])
 
@@ -126,7 +126,7 @@ class Mitm:
 
 
 class _Connection:
-    """One device's connection, and ours to the broker for it."""
+    """One device's connection, and the proxy's connection to the broker for it."""
 
     def __init__(self, mitm: Mitm, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._mitm = mitm
@@ -136,7 +136,7 @@ class _Connection:
         self._sent_bytes = 0
 
     async def run(self, connected: set[_Connection]) -> None:
-        """Pass things on until one side has gone."""
+        """Pass frames on until one side closes."""
         broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", self._mitm.broker_port)
         connected.add(self)
         tasks = [
@@ -157,7 +157,7 @@ class _Connection:
         self._writer.transport.abort()
 
     def send(self, raw: bytes) -> None:
-        """Say something to the device between two frames."""
+        """Send bytes to the device between two frames."""
         self._writer.write(raw)
 
     async def _to_broker(self, writer: asyncio.StreamWriter) -> None:
@@ -169,8 +169,10 @@ class _Connection:
 
     async def _to_device(self, reader: asyncio.StreamReader) -> None:
         while True:
-            came = await read_frame(reader, is_v5=self._is_v5)
-            for frame in self._mitm.meddle(came):  # looked up now: what came first after a change is meddled with, too
+            received = await read_frame(reader, is_v5=self._is_v5)
+            for frame in self._mitm.meddle(
+                received
+            ):  # looked up now, so that a change holds for the first frame after it
                 await self._pass_on(self._writer, frame.raw)
                 self._sent_bytes += len(frame.raw)
                 if 0 < self._mitm.line.cut_after_bytes < self._sent_bytes:
@@ -191,7 +193,7 @@ class _Connection:
 
 
 async def read_frame(reader: asyncio.StreamReader, *, is_v5: bool) -> Frame:
-    """The next packet."""
+    """Read the next packet."""
     head = await reader.readexactly(1)
     length, size = 0, 0
     while True:
@@ -208,19 +210,19 @@ async def read_frame(reader: asyncio.StreamReader, *, is_v5: bool) -> Frame:
     topic_end = 2 + int.from_bytes(body[:2], "big")
     payload_at = topic_end + (2 if flags & 0b0110 else 0)
     if is_v5:
-        payload_at += 1 + body[payload_at]  # our publications have few properties: one byte says how long they are
+        payload_at += 1 + body[payload_at]  # our publications have few properties: one byte holds their length
     return Frame(kind, head + body, body[2:topic_end].decode(), body[payload_at:], flags, body[topic_end:payload_at])
 
 
 def published(topic: str, payload: bytes, *, flags: int = 0, between: bytes = b"\x00") -> Frame:
-    """A publication; by default of QoS 0, not retained, in MQTT 5 without properties."""
+    """Make a publication; by default of QoS 0, not retained, in MQTT 5 without properties."""
     name = topic.encode("utf-8", "surrogateescape")
     body = len(name).to_bytes(2, "big") + name + between + payload
     return Frame(PUBLISH, bytes([PUBLISH << 4 | flags]) + varint(len(body)) + body, topic, payload, flags, between)
 
 
 def varint(number: int) -> bytes:
-    """MQTT's form of a length."""
+    """Encode a length as MQTT does."""
     digits = bytearray()
     while True:
         number, digit = divmod(number, 128)
@@ -231,7 +233,7 @@ def varint(number: int) -> bytes:
 
 @contextmanager
 def mitm(broker_port: int) -> Iterator[Mitm]:
-    """A running proxy in front of a broker."""
+    """Run a proxy in front of a broker."""
     made = Mitm(broker_port)
     made.start()
     try:

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 import pytest
 
 from faults import campaign
+from faults.attacked_fleet import AttackedFleet, attacked_fleet
 from faults.attacks import ATTACKS, Attack
-from faults.stage import Stage, stage
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedFleet]:
     """One device for all attacks: each finds it in peace, and leaves it so."""
-    with stage(tmp_path_factory.mktemp("attacked")) as made:
+    with attacked_fleet(tmp_path_factory.mktemp("attacked")) as made:
         yield made
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_it_is_refused_and_serving_goes_on(attacked: Stage, attack: Attack) -> None:
+def test_it_is_refused_and_serving_goes_on(attacked: AttackedFleet, attack: Attack) -> None:
     """Refused, logged, reported; the old version answers meanwhile, and the new one in the end."""
     before, since = attacked.made.device.traffic.answer, len(attacked.observer.heard)
     attacked.mitm.meddle = attack.begin(attacked)

@@ -9,14 +9,14 @@ from typing import Final
 import pytest
 
 from faults import campaign
-from faults.world import until, world
+from faults.fleet import fleet, until
 
 YEAR_S: Final = 365.25 * 24 * 3600
 
 
 def test_in_1970_a_device_takes_what_is_signed_now(tmp_path: Path) -> None:
     """A board without a battery comes up at the epoch: it installs, and what was signed is its clock."""
-    with world(tmp_path) as made:
+    with fleet(tmp_path) as made:
         made.device.restart(clock_s=-time.time())
         made.device.comes_up()
         made.deploy(version := made.release())
@@ -27,7 +27,7 @@ def test_in_1970_a_device_takes_what_is_signed_now(tmp_path: Path) -> None:
 @pytest.mark.parametrize("year", [2100, 2038])
 def test_in_the_far_future_a_device_installs_nothing_and_serves(tmp_path: Path, year: int) -> None:
     """All that is signed has expired: refused, and taken when the clock is right again."""
-    with world(tmp_path) as made:
+    with fleet(tmp_path) as made:
         answer = made.device.traffic.answer
         since = len(made.device.log.read_text())
         made.device.restart(clock_s=(year - 1970) * YEAR_S - time.time())

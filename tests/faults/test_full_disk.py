@@ -10,7 +10,7 @@ import pytest
 
 from faults import campaign
 from faults.disk import fill
-from faults.world import until, world
+from faults.fleet import fleet, until
 
 WEIGHTS_BYTES: Final = 4 * 1024**2
 CODES: Final = ('code="disk-full"', 'code="store-failed"')
@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a
 @pytest.mark.parametrize("restarted", [False, True], ids=["running", "killed"])
 def test_a_real_filesystem_without_a_free_block(tmp_path: Path, restarted: bool) -> None:
     """Another program takes the last block; the agent is killed meanwhile, or not."""
-    with world(tmp_path, small_disk=True) as made:
+    with fleet(tmp_path, small_disk=True) as made:
         answer, since = made.device.traffic.answer, len(made.device.log.read_text())
         runaway = fill(made.device.store)
         if restarted:

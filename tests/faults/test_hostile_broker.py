@@ -13,8 +13,11 @@ from typing import Final
 import pytest
 
 from faults import campaign
+from faults.fleet import Fleet, fleet, until
 from faults.mitm import READ_BYTES, Impostor, published
-from faults.world import World, until, world
+
+#: Minutes of waiting for keepalives and time limits.
+pytestmark = pytest.mark.nightly
 
 #: CONNACKs: not authorized, of MQTT 5 and of 3.1.1; and welcome, of MQTT 5.
 NOT_AUTHORIZED: Final = {5: bytes([0x20, 3, 0, 0x87, 0]), 4: bytes([0x20, 2, 0, 5])}
@@ -66,44 +69,44 @@ IMPOSTORS: Final[dict[Impostor, str]] = {
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[World]:
+def made(tmp_path: Path) -> Iterator[Fleet]:
     """One device."""
-    with world(tmp_path, through_mitm=True) as made:
+    with fleet(tmp_path, through_mitm=True) as made:
         yield made
 
 
 @pytest.mark.parametrize("impostor", IMPOSTORS, ids=lambda impostor: impostor.__name__)
-def test_serving_goes_on(made: World, impostor: Impostor) -> None:
+def test_serving_goes_on(made: Fleet, impostor: Impostor) -> None:
     """The right broker's connection is cut, and another answers at its address."""
-    assert made.road is not None
+    assert made.mitm is not None
     since, peak_kb = len(made.device.log.read_text()), peak_memory_kb(made)
     code = IMPOSTORS[impostor]
-    made.road.impostor = impostor
-    made.road.cut()
+    made.mitm.impostor = impostor
+    made.mitm.cut()
     # The connection that was cut is unreachable, too.
     times = 1 + (code == UNREACHABLE)
     until(lambda: made.device.log.read_text()[since:].count(f'code="{code}"') >= times, "it is refused")
     made.audit()
     assert peak_memory_kb(made) - peak_kb < MEMORY_MAX_KB
-    made.road.impostor = None
+    made.mitm.impostor = None
     made.deploy(version := made.release())
     made.converges(version)
     campaign.count("hostile brokers refused")
 
 
 @pytest.mark.parametrize("topic", NO_TOPICS, ids=["not UTF-8", "wildcards"])
-def test_a_topic_that_is_none(made: World, topic: str) -> None:
+def test_a_topic_that_is_none(made: Fleet, topic: str) -> None:
     """The connection is given up, and the next one is as any."""
-    assert made.road is not None
+    assert made.mitm is not None
     since = len(made.device.log.read_text())
-    made.road.inject(published(topic, b"x"))
+    made.mitm.inject(published(topic, b"x"))
     until(lambda: UNREACHABLE in made.device.log.read_text()[since:], "the connection is given up")
     made.deploy(version := made.release())
     made.converges(version)
     campaign.count("hostile brokers refused")
 
 
-def peak_memory_kb(made: World) -> int:
+def peak_memory_kb(made: Fleet) -> int:
     """What the agent has had resident at most."""
     assert made.device.agent is not None
     status = Path(f"/proc/{made.device.agent.process.pid}/status").read_text()

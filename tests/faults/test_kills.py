@@ -1,8 +1,8 @@
 """SIGKILL of agents, origin, broker and publisher at random instants of one update after the other.
 
-A killed agent must come up with what it served; what it serves must be what was released; and every update that the
-kills leave in peace for a moment must arrive. Three kills soon after an activation look like a model that crashes the
-agent: that the device then goes back to the version before is right, and counted.
+A killed agent must start with the version that it served, and serve only released files. Every update must arrive once
+the kills pause. Three kills soon after an activation look like a model that crashes the agent: the rollback after them
+is right, and counted.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ import pytest
 
 from edgeml import repository
 from faults import campaign
-from faults.programs import Forked
-from faults.world import Device, World, until, world
+from faults.fleet import Device, Fleet, fleet, until
+from faults.forked import Forked
 from support import brokers
+from support.scale import scaled
 
-KILLS: Final = 50 if campaign.IS_SHORT else 200
+KILLS: Final = scaled(200, otherwise=20)
 DEVICES: Final = 3
-KILLS_A_ROUND: Final = 25
+KILLS_A_ROUND: Final = scaled(25, otherwise=10)
 #: 12 chunks: long enough to be killed between any two of them.
 WEIGHTS_BYTES: Final = 12 * 64 * 1024
-#: About what an update takes from the wish to the answer.
+#: Seconds from a deployment to the first answer, about.
 UPDATE_S: Final = 1.0
 VICTIMS: Final = ("agent", "host", "broker")
-SHARES: Final = (0.8, 0.1, 0.1)
+PROBABILITIES: Final = (0.8, 0.1, 0.1)
 #: A broker that forgets what was retained, and one that comes back with what it had a while ago.
 BROKERS: Final = {"forgetful": brokers.OPEN, "stale": f"{brokers.OPEN}\npersistence true\nautosave_interval 2"}
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-def test_whatever_is_killed_when_the_fleet_comes_through(tmp_path: Path, broker: str) -> None:
+def test_killed_programs_leave_a_fleet_that_converges(tmp_path: Path, broker: str) -> None:
     """Half of the kills with a broker that forgets, half with one that remembers old things."""
-    chance, ends, kills = campaign.chance(f"kills {broker}"), campaign.lasts(), 0
-    with world(tmp_path, devices=DEVICES, broker_config=BROKERS[broker]) as made:
+    chance, ends, kills = campaign.chance(f"kills {broker}"), campaign.ends_at_s(), 0
+    with fleet(tmp_path, devices=DEVICES, broker_config=BROKERS[broker]) as made:
         while kills < KILLS // len(BROKERS) or time.monotonic() < ends:
             version = publish(made, chance)
             made.deploy(version)
@@ -50,11 +51,12 @@ def test_whatever_is_killed_when_the_fleet_comes_through(tmp_path: Path, broker:
         made.converges(version)
 
 
-def publish(made: World, chance: np.random.Generator) -> str:
+def publish(made: Fleet, chance: np.random.Generator) -> str:
     """Publish the next version, with the publisher killed at random instants until it gets through."""
     version, path = made.bundle(weights_bytes=WEIGHTS_BYTES)
     while chance.random() < 0.5:
-        publisher = Forked(made.folder / "publish.log", "edgeml", "publish", str(path), "--repo", str(made.repo))
+        command = ("-m", "edgeml", "publish", str(path), "--repo", str(made.repo))
+        publisher = Forked(made.folder / "publish.log", *command)
         time.sleep(chance.uniform(0, 0.15))
         publisher.kill()
         campaign.count("SIGKILLs of the publisher")
@@ -62,10 +64,10 @@ def publish(made: World, chance: np.random.Generator) -> str:
     return version
 
 
-def kill_one(made: World, chance: np.random.Generator) -> None:
-    """Kill something at a random instant, look at what is left of it, and start it again."""
+def kill_one(made: Fleet, chance: np.random.Generator) -> None:
+    """Kill a program at a random instant, check its files, and start it again."""
     time.sleep(chance.exponential(UPDATE_S / 2 / DEVICES))
-    match chance.choice(VICTIMS, p=SHARES):
+    match chance.choice(VICTIMS, p=PROBABILITIES):
         case "agent":
             kill_agent(made, made.devices[chance.integers(DEVICES)], chance)
         case "host":
@@ -82,7 +84,7 @@ def kill_one(made: World, chance: np.random.Generator) -> None:
         made.start_host()  # it gives up when the broker isn't there at its start: a service manager starts it again
 
 
-def kill_agent(made: World, device: Device, chance: np.random.Generator) -> None:
+def kill_agent(made: Fleet, device: Device, chance: np.random.Generator) -> None:
     """Kill one agent; now and then before it has come up from the last kill, else it must have come up."""
     if chance.random() < 0.7:
         device.comes_up()
@@ -92,8 +94,8 @@ def kill_agent(made: World, device: Device, chance: np.random.Generator) -> None
     device.start()
 
 
-def settle(made: World, version: str) -> None:
-    """In peace, every device comes to the version; or to the one before, where our kills looked like its fault."""
+def settle(made: Fleet, version: str) -> None:
+    """Check that every device comes to the version, or to the one before where kills looked like a crash."""
     for device in made.devices:
         device.comes_up()
         until(lambda device=device: is_settled(device, version), f"{device.name} settles: {device.log}")

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from edgeml_agent.store.releases import Partial
+from edgeml_agent.store.releases import PartialRelease
 from edgeml_core import chunks
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
@@ -110,11 +110,15 @@ def fails_at(folder: Path, way: str, step: int, chance: np.random.Generator) -> 
     bench.start()
     asyncio.run(bench.daemon.start_serving())
     serves = set(bench.server.live.values())
-    campaign.holds("devices without a serving model", serves & {"1.0", "2.0"}, f"{way} at step {step}: {serves}")
+    campaign.check_invariant(
+        "devices without a serving model", serves & {"1.0", "2.0"}, f"{way} at step {step}: {serves}"
+    )
     right(bench)
     if bench.store.record(NAME).state is not State.ACTIVE or serves != {"2.0"}:
         asyncio.run(bench.agent.attempt(bench.trust.deployments[-1]))
-    campaign.holds("devices that didn't converge", bench.server.live == {NAME: "2.0"}, f"{way} at step {step}")
+    campaign.check_invariant(
+        "devices that didn't converge", bench.server.live == {NAME: "2.0"}, f"{way} at step {step}"
+    )
     right(bench)
     bench.store.close()
     return disk.is_reached
@@ -137,5 +141,5 @@ def right(bench: Bench) -> None:
     """What would answer, and what would after a rollback, is on the disk as it was released."""
     record = bench.store.record(NAME)
     for digest in filter(None, (record.active, record.previous)):
-        Partial(bench.releases.folder(digest), bench.releases.read(digest)).verify()
-        campaign.holds("wrong bytes activated", digest in bench.trust.manifests, digest)
+        PartialRelease(bench.releases.folder(digest), bench.releases.read(digest)).verify()
+        campaign.check_invariant("wrong bytes activated", digest in bench.trust.manifests, digest)

@@ -27,11 +27,3 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         assert made.ask("GET", "/openapi.json")[0] == 200
         campaign.SIZES["warm"] = made.size()
         yield made
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the counts."""
-    if campaign.PARTS:
-        terminalreporter.section(f"fuzz run of {campaign.INPUTS} inputs, seed {campaign.SEED}")
-        for line in campaign.summary():
-            terminalreporter.line(line)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify.emulation import sysroot
 from edgeml.verify.emulation.prepare import prepare
-from support import tiny_chat
+from support import cache, tiny_chat
+from support import minilm as minilm_bundles
 
 
 @pytest.fixture(autouse=True)
@@ -22,25 +26,76 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def emulation_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the Pis' root was made, as `edgeml target prepare rpi4` makes it."""
-    place = tmp_path_factory.mktemp("emulation")
-    with pytest.MonkeyPatch.context() as patch:
+def emulation_place() -> Path:
+    """Return the folder with the Pis' root, as `edgeml target prepare rpi4` makes it; the test cache keeps it."""
+    with cache.kept("emulation", lambda _: None) as place, pytest.MonkeyPatch.context() as patch:
         patch.setenv(sysroot.PLACE_VARIABLE, str(place))
-        assert prepare(targets.load("rpi4")) is not None
+        assert prepare(targets.load("rpi4")) is not None  # at once where a root is there: nothing writes to it again
     return place
+
+
+def _example_data(name: str) -> Path:
+    """Return the folder that an example's program writes; the test cache keeps it. Nothing may be written there."""
+    program = cache.ROOT / "examples" / f"{name}.py"
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, program, folder], check=True, capture_output=True)
+
+    with cache.kept(f"example-{name}", make, [program]) as folder:
+        return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Return the real sentence encoder's folder."""
+    return minilm_bundles.model_folder()
+
+
+@pytest.fixture(scope="session")
+def minilm_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Exported], list[str]]:
+    """Return MiniLM's bundles for three targets in both formats, and the steps of their export."""
+    folder = tmp_path_factory.getbasetemp()
+    return minilm_bundles.exported_once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
+@pytest.fixture(scope="session")
+def six(minilm_export: tuple[list[Exported], list[str]]) -> list[Exported]:
+    """Return MiniLM's bundles."""
+    return minilm_export[0]
+
+
+@pytest.fixture(scope="session")
+def steps(minilm_export: tuple[list[Exported], list[str]]) -> list[str]:
+    """Return the steps of their export."""
+    return minilm_export[1]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Path:
+    """Return the folder with the example's rows to calibrate and to evaluate on."""
+    return _example_data("digits")
+
+
+@pytest.fixture(scope="session")
+def triage() -> Path:
+    """Return the folder with the example's trained text classifier and its rows."""
+    return _example_data("triage")
 
 
 @pytest.fixture(scope="session")
 def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """The folder of the tiny model that chats, and its bundle in fp32."""
-    folder = tmp_path_factory.mktemp("chatting")
-    model = tiny_chat.pretrained(folder / "chat")
+    with cache.kept("chat", lambda place: tiny_chat.pretrained(place / "chat"), [Path(tiny_chat.__file__)]) as place:
+        model = place / "chat"
     request = ExportRequest(
-        model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
+        model=str(model),
+        targets=("x86-vnni",),
+        formats=("onnx",),
+        quantize="none",
+        output=tmp_path_factory.mktemp("chatting"),
     )
-    (exported,) = export.export(request)
-    return folder / "chat", exported
+    (exported,) = export(request)
+    return model, exported
 
 
 @pytest.fixture(scope="module")

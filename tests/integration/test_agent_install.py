@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.settings import load
 from edgeml_agent.trust.trust import Trust

@@ -17,12 +17,16 @@ from edgeml_agent.link.link import MqttLink
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, messages
+from edgeml_core.calls import Reply
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io import backoff
 from support import brokers
+from support.waiting import until_async
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
+#: Time for the link's own messages at the start of a connection: the echoes of its rights check.
+SETTLED_S = 0.3
 TOPICS = Topics("farm")
 CHUNK = b"content" * 1000
 DIGEST = chunks.sha256(CHUNK)
@@ -56,22 +60,22 @@ class Host:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
 
     async def listen(self) -> None:
         """Keep everything."""
         async for message in self.client.messages:
             assert isinstance(message.payload, bytes)
             if message.payload:
-                self.heard.append((str(message.topic), message.payload))
+                self.received.append((str(message.topic), message.payload))
 
     def states(self) -> list[DeviceState]:
         """The device's states."""
-        return [messages.decode(data, DeviceState) for topic, data in self.heard if topic == TOPICS.state("board-1")]
+        return [messages.decode(data, DeviceState) for topic, data in self.received if topic == TOPICS.state("board-1")]
 
     def reports(self) -> list[Report]:
         """The device's reports."""
-        return [messages.decode(data, Report) for topic, data in self.heard if topic == TOPICS.report("board-1")]
+        return [messages.decode(data, Report) for topic, data in self.received if topic == TOPICS.report("board-1")]
 
 
 @contextlib.asynccontextmanager
@@ -100,19 +104,12 @@ async def host(url: str):
             await asyncio.gather(listening, return_exceptions=True)
 
 
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not holds():  # noqa: ASYNC110 - another task makes it hold
-            await asyncio.sleep(0.01)
-
-
 def a_report(version: str) -> Report:
     """A report."""
     return Report(deployment="d", name="mood", version=version, state="fetching", session=0)
 
 
-def test_signed_files_come_as_they_are_published(url: str) -> None:
+def test_read_returns_signed_files_as_they_are_published(url: str) -> None:
     """Metadata by itself, targets when they are asked for; roots that aren't there at once."""
 
     async def run() -> None:
@@ -120,49 +117,49 @@ def test_signed_files_come_as_they_are_published(url: str) -> None:
             for file, content in (("metadata/timestamp.json", b"time"), ("targets/x.json", b"target")):
                 await at.client.publish(TOPICS.trust("fleet", file), content, qos=1, retain=True)
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
-            assert await link.file("fleet", "metadata/timestamp.json") == b"time"
-            assert await link.file("fleet", "targets/x.json") == b"target"
-            assert await asyncio.wait_for(link.file("fleet", "metadata/2.root.json"), 1) is None
+            assert await link.files.read("fleet", "metadata/timestamp.json") == b"time"
+            assert await link.files.read("fleet", "targets/x.json") == b"target"
+            assert await asyncio.wait_for(link.files.read("fleet", "metadata/2.root.json"), 1) is None
             await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"later", qos=1, retain=True)
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
-            assert await link.file("fleet", "metadata/timestamp.json") == b"later"
+            assert await link.files.read("fleet", "metadata/timestamp.json") == b"later"
 
     asyncio.run(run())
 
 
-def test_wanted_chunks_arrive_and_others_don_t(url: str) -> None:
+def test_want_receives_wanted_chunks_only(url: str) -> None:
     """The topic is subscribed before the want goes out, and left when it is dropped."""
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
-            await link.want([DIGEST])
-            await until(lambda: (TOPICS.want("board-1"), messages.encode(Want(keys=(DIGEST,)))) in at.heard)
+            await link.chunks.want([DIGEST])
+            await until_async(lambda: (TOPICS.want("board-1"), messages.encode(Want(keys=(DIGEST,)))) in at.received)
             await at.client.publish(TOPICS.chunk("0" * 64), b"not wanted")
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
-            arrival = await link.receive(TIMEOUT_S)
+            arrival = await link.chunks.receive(TIMEOUT_S)
             assert arrival is not None
             assert arrival.key == DIGEST
             assert chunks.from_wire(arrival.payload, DIGEST) == CHUNK
-            await link.drop([DIGEST])
+            await link.chunks.drop([DIGEST])
             link.report(a_report("1.0"))
-            await until(at.reports)
+            await until_async(at.reports)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
-            assert await link.receive(0.3) is None
+            assert await link.chunks.receive(0.3) is None
 
     asyncio.run(run())
 
 
-def test_states_and_reports_carry_the_session(url: str) -> None:
+def test_states_and_reports_have_the_session(url: str) -> None:
     """A birth at the connection, each new state, and a goodbye."""
 
     async def run() -> None:
         async with host(url) as at:
             async with running(a_link(url)) as link:
-                await until(lambda: len(at.states()) == 1)
-                link.show(DeviceState(online=True, session=0, arch="aarch64"))
+                await until_async(lambda: len(at.states()) == 1)
+                link.publish_state(DeviceState(online=True, session=0, arch="aarch64"))
                 link.report(a_report("1.0"))
-                await until(lambda: len(at.states()) == 2 and at.reports())
-            await until(lambda: len(at.states()) == 3)
+                await until_async(lambda: len(at.states()) == 2 and at.reports())
+            await until_async(lambda: len(at.states()) == 3)
             assert [(state.online, state.session, state.arch) for state in at.states()] == [
                 (True, 1, ""),
                 (True, 1, "aarch64"),
@@ -180,19 +177,19 @@ def test_a_lost_connection_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     async def run(broker: brokers.Mosquitto) -> None:
         async with (
             host(broker.url) as at,
-            cuttable(broker.port) as (port, cut, mended),
+            cuttable(broker.port) as (port, cut, repaired),
             running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
         ):
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
-            await until(at.states)
+            await until_async(at.states)
             cut()
-            await until(lambda: not at.states()[-1].online)
+            await until_async(lambda: not at.states()[-1].online)
             link.report(a_report("1.0"))
             link.report(a_report("2.0"))
             await asyncio.sleep(0.3)
             assert at.reports() == []
-            mended.set()
-            await until(lambda: [report.version for report in at.reports()] == ["1.0", "2.0"])
+            repaired.set()
+            await until_async(lambda: [report.version for report in at.reports()] == ["1.0", "2.0"])
             assert {report.session for report in at.reports()} == {link.session}
             assert link.session > 1
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
@@ -204,126 +201,194 @@ def test_a_lost_connection_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 @contextlib.asynccontextmanager
 async def cuttable(target: int):
-    """A road to a port that can be cut, and mended: (port, cut, mended)."""
-    mended, writers = asyncio.Event(), []
-    mended.set()
+    """A network path to a port that can be cut and repaired: (port, cut, repaired)."""
+    async with network_path(target) as path:
+        yield path.port, path.cut, path.repaired
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+class NetworkPath:
+    """A TCP proxy that can be cut, and that cuts itself at a packet which holds `cut_at`, before it is passed on."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.cut_at = b""
+        self.cuts = 0
+        self.repaired = asyncio.Event()
+        self.repaired.set()
+        self._target = target
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def cut(self) -> None:
+        """Close all connections, and accept none until `repaired` is set."""
+        self.repaired.clear()
+        self.cuts += 1
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass bytes both ways."""
+        if not self.repaired.is_set():
+            writer.close()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers += [writer, inner_writer]
+        await asyncio.gather(self._forward(reader, inner_writer), self._forward(inner_reader, writer))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if self.cut_at and self.cut_at in data:
+                    self.cut()
+                    return
                 writer.write(data)
                 await writer.drain()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not mended.is_set():
-            writer.close()
-            return
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
-        writers.extend([writer, inner_writer])
-        await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
 
-    def cut() -> None:
-        mended.clear()
-        for writer in writers:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+@contextlib.asynccontextmanager
+async def network_path(target: int):
+    """A network path to a port."""
+    path = NetworkPath(target)
+    server = await asyncio.start_server(path.accept, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1], cut, mended
-        cut()
+        path.port = server.sockets[0].getsockname()[1]
+        yield path
+        path.cut()
 
 
-def test_chunk_topics_of_an_earlier_run_are_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "topic"),
+    [
+        (lambda link: link.report(a_report("1.0")), TOPICS.report("board-1")),
+        (lambda link: link.reply(Reply(id="call-1")), TOPICS.reply("board-1")),
+        (lambda link: link.forward(TOPICS.relay("board-1"), b"relayed"), TOPICS.relay("board-1")),
+    ],
+    ids=["report", "reply", "relayed"],
+)
+def test_a_connection_cut_before_the_puback_loses_no_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    send: Callable[[MqttLink], None],
+    topic: str,
+) -> None:
+    """The device has written the PUBLISH and the network ends before the broker has it: it is published again."""
+    monkeypatch.setattr(backoff, "jittered", lambda _: 0.05)
+
+    async def run(broker: brokers.Mosquitto) -> None:
+        async with (
+            host(broker.url) as at,
+            network_path(broker.port) as path,
+            running(a_link(f"mqtt://127.0.0.1:{path.port}")) as link,
+        ):
+            await at.client.subscribe([(TOPICS.reply("+"), 1), (TOPICS.relay("+"), 1)])
+            # Messages before the cut: the rights check publishes empty payloads on the same topics.
+            link.report(a_report("0.9"))
+            await until_async(lambda: at.states() and at.reports())
+            await asyncio.sleep(SETTLED_S)
+            path.cut_at = topic.encode()
+            send(link)
+            await until_async(lambda: path.cuts)
+            path.cut_at = b""
+            path.repaired.set()
+            await until_async(lambda: sent(at))
+
+    def sent(at: Host) -> list[bytes]:
+        return [data for to, data in at.received if to == topic and b"0.9" not in data]
+
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        asyncio.run(run(broker))
+
+
+def test_chunk_topic_of_an_earlier_run_is_unsubscribed(tmp_path: Path) -> None:
     """The session outlives a kill, and so do its subscriptions: the first message on one ends it."""
 
     async def run(broker: brokers.Mosquitto) -> None:
         async with running(a_link(broker.url)) as first:
-            await first.want([DIGEST])
+            await first.chunks.want([DIGEST])
         async with host(broker.url) as at, running(a_link(broker.url)):
-            await until(lambda: at.states() and at.states()[-1].online)
+            await until_async(lambda: at.states() and at.states()[-1].online)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK), qos=1)
-            await until(lambda: "Received UNSUBSCRIBE from edgeml-farm-board-1" in broker.log)
+            await until_async(lambda: "Received UNSUBSCRIBE from edgeml-farm-board-1" in broker.log)
 
     with brokers.mosquitto(tmp_path / "broker", f"{brokers.OPEN}\nlog_type all") as broker:
         asyncio.run(run(broker))
 
 
-def test_without_a_broker_wants_fail_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a matter of the road."""
-    monkeypatch.setattr("edgeml_agent.link.link.CONNECT_WAIT_S", 0.2)
+def test_want_without_a_broker_fails_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an error of the transport."""
+    monkeypatch.setattr("edgeml_agent.link.current.CONNECT_WAIT_S", 0.2)
 
     async def run() -> None:
         async with running(a_link(f"mqtt://127.0.0.1:{brokers.free_port()}")) as link:
             with pytest.raises(TransportError) as caught:
-                await link.want([DIGEST])
+                await link.chunks.want([DIGEST])
             assert caught.value.code == "broker-unreachable"
-            await link.drop([DIGEST])
+            await link.chunks.drop([DIGEST])
 
     asyncio.run(run())
 
 
-def test_what_is_wanted_is_asked_for_again_when_the_host_comes_back(url: str) -> None:
+def test_want_is_repeated_when_the_host_returns(url: str) -> None:
     """It announces itself, and knows nothing of what was wanted before."""
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
-            await link.want([DIGEST])
-            await until(lambda: len(wants(at)) == 1)
+            await link.chunks.want([DIGEST])
+            await until_async(lambda: len(wants(at)) == 1)
             await asyncio.sleep(STARVED_S)
             await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"time", qos=1, retain=True)
-            await until(lambda: len(wants(at)) == 2)
+            await until_async(lambda: len(wants(at)) == 2)
             assert wants(at)[0] == wants(at)[1]
 
     asyncio.run(run())
 
 
-def test_a_new_connection_asks_for_what_is_outstanding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_want_is_repeated_on_a_new_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was on its way is lost with the old one."""
     monkeypatch.setattr(backoff, "jittered", lambda _: 0.05)
 
     async def run(broker: brokers.Mosquitto) -> None:
         async with (
             host(broker.url) as at,
-            cuttable(broker.port) as (port, cut, mended),
+            cuttable(broker.port) as (port, cut, repaired),
             running(a_link(f"mqtt://127.0.0.1:{port}")) as link,
         ):
-            await link.want([DIGEST])
-            await until(lambda: len(wants(at)) == 1)
+            await link.chunks.want([DIGEST])
+            await until_async(lambda: len(wants(at)) == 1)
             cut()
-            mended.set()
-            await until(lambda: len(wants(at)) == 2)
+            repaired.set()
+            await until_async(lambda: len(wants(at)) == 2)
             await at.client.publish(TOPICS.chunk(DIGEST), chunks.to_wire(CHUNK))
-            assert await link.receive(TIMEOUT_S) is not None
+            assert await link.chunks.receive(TIMEOUT_S) is not None
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
         asyncio.run(run(broker))
 
 
-def test_the_wave_s_position_is_known_at_once(url: str) -> None:
+def test_follow_knows_the_retained_position_at_once(url: str) -> None:
     """It is retained; and gone when no wave is followed."""
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
             await at.client.publish(TOPICS.wave("1" * 32), DIGEST[:32], qos=1, retain=True)
-            await link.follow("1" * 32)
-            assert link.position == DIGEST[:32]
-            await link.follow("")
-            assert link.position == ""
+            await link.chunks.follow("1" * 32)
+            assert link.chunks.position == DIGEST[:32]
+            await link.chunks.follow("")
+            assert link.chunks.position == ""
 
     asyncio.run(run())
 
 
-def test_a_cap_holds_wants_back(tmp_path: Path) -> None:
+def test_want_beyond_the_rate_limit_waits(tmp_path: Path) -> None:
     """Until what came before has had its time."""
 
     async def run(broker: brokers.Mosquitto) -> None:
         async with host(broker.url) as at, running(a_link(broker.url, max_bytes_per_s=1000)) as link:
-            await link.want([DIGEST])
-            await until(lambda: wants(at))
+            await link.chunks.want([DIGEST])
+            await until_async(lambda: wants(at))
             await at.client.publish(TOPICS.chunk(DIGEST), bytes(1000))
-            assert await link.receive(TIMEOUT_S) is not None
+            assert await link.chunks.receive(TIMEOUT_S) is not None
             begun_s = time.monotonic()
-            await link.want([DIGEST])
+            await link.chunks.want([DIGEST])
             assert time.monotonic() - begun_s > 0.5
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
@@ -332,4 +397,4 @@ def test_a_cap_holds_wants_back(tmp_path: Path) -> None:
 
 def wants(at: Host) -> list[bytes]:
     """What has been wanted."""
-    return [payload for topic, payload in at.heard if topic == TOPICS.want("board-1")]
+    return [payload for topic, payload in at.received if topic == TOPICS.want("board-1")]

@@ -30,7 +30,7 @@ def exported(folder: Path, family: str, task: str, *formats: Format, tokens: int
     """A tiny model in fp32, so that no rounding decides between two answers."""
     model = models.pretrained(folder / "model", family, task, tokens=tokens)
     request = ExportRequest(model=model, targets=("x86-vnni",), formats=formats, quantize="none", output=folder / "out")
-    return export.export(request)
+    return export(request)
 
 
 @pytest.mark.parametrize(("family", "file_format"), [("bert", "tflite"), ("bert", "onnx"), ("roberta", "onnx")])
@@ -113,8 +113,8 @@ def test_a_template_that_is_no_plain_data_leaves_a_model_for_prompts(tmp_path: P
     request = ExportRequest(
         model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=tmp_path / "out"
     )
-    (bundle,) = export.export(request)
-    assert "it asks what day it is; the model takes prompts only" in "".join(bundle.warnings)
+    (bundle,) = export(request)
+    assert "it asks what day it is; the model takes prompts only" in "".join(bundle.manifest.card.warnings)
     with pytest.raises(UsageError, match="no chat template"):
         inference.run(bundle.path, {"messages": [{"role": "user", "content": "Hello"}]})
     (found,) = inference.run(bundle.path, {"prompt": "Hello", "max_new_tokens": 3})

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
-from aiomqtt import MqttError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,12 +19,14 @@ from cryptography.x509.oid import NameOID
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.commands import doctor
-from edgeml_agent.link import acl_check, mqtt
+from edgeml_agent.link import acl_check
+from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import MqttError
 from support import brokers
 from support.delivery_site import Program, until
 from support.tiny_models import tiny_onnx_bundle
@@ -78,7 +79,7 @@ def address(broker, user):
     return f"mqtts://{user}:{user}-secret@127.0.0.1:{broker.port}"
 
 
-def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
+def test_shipped_configuration_serves_a_fleet(broker, tmp_path, monkeypatch):
     """Host and device connect by TLS as their own users, and a release becomes active."""
     repo, device, ca = tmp_path / "repo", tmp_path / "device", broker.folder / "ca.crt"
     repository.init(repo)
@@ -116,7 +117,7 @@ def test_a_fleet_works_under_it(broker, tmp_path, monkeypatch):
         (None, None),
     ],
 )
-def test_a_missing_right_is_named(tmp_path, monkeypatch, right, silent):
+def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     """Though every SUBSCRIBE is granted and every PUBLISH looks well."""
     monkeypatch.setattr(acl_check, "ECHO_WAIT_S", 0.5)
     acl = [line for line in (SHIPPED / "acl").read_text().splitlines() if not right or not line.endswith(right)]
@@ -134,8 +135,8 @@ def test_a_missing_right_is_named(tmp_path, monkeypatch, right, silent):
         assert (check.status, check.detail.rpartition(" on ")[2]) == ("failed", silent)
 
 
-def test_a_clock_that_is_late_for_certain_keeps_no_device_out(tmp_path):
-    """The certificate's times are passed over then, and only then; whoever signed it must still be known."""
+def test_late_clock_ignores_validity_periods_only(tmp_path):
+    """The certificate's times are ignored then, and only then; its authority must still be known."""
     certify(tmp_path, since=DAY)
     config = f"allow_anonymous true\ncertfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
 
@@ -144,7 +145,7 @@ def test_a_clock_that_is_late_for_certain_keeps_no_device_out(tmp_path):
         settings = BrokerSettings(url=url, ca=ca, cert=None, key=None)
 
         async def connect():
-            async with mqtt.Broker(settings, "barn-1", lambda: is_late).connected(will=None):
+            async with session(settings, "barn-1", lambda: is_late).connected():
                 pass
 
         asyncio.run(connect())
@@ -174,7 +175,7 @@ def issue(folder, name):
     return folder / f"{name}.crt", folder / f"{name}.key"
 
 
-def test_certificates_can_take_the_place_of_passwords(tmp_path):
+def test_certificates_replace_passwords(tmp_path):
     """The name in it is the user's, with that user's rights only; without one of this authority nobody gets in."""
     own, other = tmp_path / "own", tmp_path / "other"
     for folder in (own, other):
@@ -233,7 +234,7 @@ class Client:
         self._client.loop_stop()
 
 
-def test_a_device_speaks_for_itself_only(broker):
+def test_device_publishes_on_its_own_topics_only(broker):
     """It may want, tell its state, report and reply; not as another device, not as the origin, and call nobody."""
     client = Client(broker, "barn-2")
     own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2"), TOPICS.reply("barn-2"),
@@ -250,7 +251,7 @@ def test_a_device_speaks_for_itself_only(broker):
     assert [topic for topic in foreign if not refused[topic]] == []
 
 
-def test_a_device_hears_no_other_devices_words(broker):
+def test_device_receives_no_messages_of_others(broker):
     """It hears chunks and signed files; what others want and report stays unheard, though SUBSCRIBE is granted."""
     listener, origin = Client(broker, "barn-2"), Client(broker, "origin")
     listener.subscribe("#")
@@ -265,7 +266,7 @@ def test_a_device_hears_no_other_devices_words(broker):
     assert set(foreign) & set(listener.heard) == set()
 
 
-def test_an_operator_calls_and_nothing_else(broker):
+def test_operator_calls_devices_only(broker):
     """It may call any device, and hears states and replies; it can announce, want and tell nothing itself."""
     operator, origin = Client(broker, "operator"), Client(broker, "origin")
     assert not operator.publish(TOPICS.call("barn-1"))
@@ -282,7 +283,7 @@ def test_an_operator_calls_and_nothing_else(broker):
     assert set(unheard) & set(operator.heard) == set()
 
 
-def test_a_client_asks_models_and_hears_its_own_answers(broker):
+def test_client_receives_its_own_answers_only(broker):
     """Of any device; it can neither call nor answer, and hears what others are answered as little as what they ask."""
     client, origin = Client(broker, "client"), Client(broker, "origin")
     assert not client.publish(TOPICS.infer("barn-1", "mood"))
@@ -301,7 +302,7 @@ def test_a_client_asks_models_and_hears_its_own_answers(broker):
     assert set(unheard) & set(client.heard) == set()
 
 
-def test_nobody_gets_in_without_a_password(broker):
+def test_connection_without_a_password_is_refused(broker):
     """An unknown user, a wrong password and no user at all are refused."""
     code = (
         "import sys, asyncio, aiomqtt\n"

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.fetch import flow_control
 from edgeml_core import chunks, wire_keys
 from edgeml_core.trust import REPOSITORIES
@@ -147,7 +147,7 @@ def stored(made: Site, key: str) -> bytes:
 
 
 def test_releases_of_an_unknown_key_are_refused(served: Site, tmp_path: Path) -> None:
-    """Whoever has the broker but not the keys gets signature-invalid; the owner's next version still arrives later."""
+    """An attacker without the keys gets signature-invalid; the owner's next version still arrives later."""
     forged = tmp_path / "forged"
     repository.init(forged, fleet=FLEET)
     repository.enroll(forged, DEVICE, labels={}, broker_url=None, out_dir=tmp_path / "forged-device")
@@ -162,7 +162,7 @@ def test_releases_of_an_unknown_key_are_refused(served: Site, tmp_path: Path) ->
         served.observer.await_report(state="rejected", code="signature-invalid")
 
     served.programs[0].stop()
-    served.start_host()  # it announces everything anew, over what was forged
+    served.start_host()  # it announces everything again, over the forged files
     served.deploy("2.0")
     served.observer.await_report(state="active", version="2.0")
     until(lambda: served.answers(NEW), "version 2.0 answers")

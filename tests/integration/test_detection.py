@@ -48,7 +48,7 @@ def test_a_detector_is_quantized_and_judged_by_its_precision(pictures: tuple[Pat
         calibrate=rows,
         max_drop=1.0,
     )
-    (bundle,) = export.export(request)
+    (bundle,) = export(request)
     card = bundle.manifest.card
     assert card.recipe != "none"
     assert card.parity.rows == 2 * len(photographs())

@@ -19,11 +19,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from edgeml import repository
-from edgeml.check.baseline import observed
+from edgeml.check.baseline import observe
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml.repository.deployments import deploy
 from edgeml_agent.serve.drift import DriftMonitor
 from edgeml_core.drift import Drift
 from edgeml_runtime.model import Model
@@ -39,7 +39,8 @@ SECRET = "xylophone-4711"
 #: The agent, which tells of drift at once.
 IMPATIENT = """
 import sys
-from edgeml_agent import cli, daemon
+from edgeml_agent import cli
+from edgeml_agent.update import daemon
 daemon.DRIFT_TOLD_EVERY_S = 0.2
 sys.exit(cli.main())
 """
@@ -66,7 +67,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, list[byt
         evaluate=folder / "half.jsonl",
         output=folder / "out",
     )
-    (exported,) = export.export(request)
+    (exported,) = export(request)
     return exported, [(folder / json.loads(row)["image"]).read_bytes() for row in rows[1::2]]
 
 
@@ -117,7 +118,7 @@ def judged(folder: Path) -> Path:
     mood(draft, ("mood", "1.0", "x86-vnni"))
     with unpacked(draft) as bundle:
         model = Model.open(bundle.folder, bundle.manifest)
-        with observed(model) as seen:
+        with observe(model) as seen:
             for text in texts(seed=1):
                 model.predict([Text(text)])
         model.close()

@@ -34,7 +34,7 @@ def publish(made: Site, version: str, scale: float) -> None:
     repository.publish(made.repo, [path], group=GROUP)
 
 
-def test_a_listener_learns_nothing_and_the_group_is_served(made: Site):
+def test_encrypted_release_reaches_the_group_only(made: Site):
     """Two versions arrive; every chunk on the wire is sealed, and none is named as the manifests name it."""
     give_key(made)
     made.start_agent()
@@ -54,7 +54,7 @@ def test_a_listener_learns_nothing_and_the_group_is_served(made: Site):
             chunks.from_store(payload, topic.rsplit("/", 1)[1])
 
 
-def test_a_device_without_the_key_says_so(made: Site):
+def test_device_without_the_group_key_reports_it(made: Site):
     """Before it fetches a byte: the release is none for it."""
     made.start_agent()
     publish(made, "1.0", 2.0)

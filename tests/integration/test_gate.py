@@ -121,14 +121,6 @@ def convolutions():
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example's rows to calibrate and to evaluate on."""
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, EXAMPLE, folder], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the hostile model and its rows."""
     return written(tmp_path_factory.mktemp("hostile"), "hostile", HOSTILE)
@@ -165,7 +157,7 @@ def ask(folder: Path, output: Path, **changes: object) -> ExportRequest:
 
 def refused(request: ExportRequest) -> NothingPassed:
     with pytest.raises(NothingPassed) as caught:
-        export.export(request)
+        export(request)
     assert not request.output.exists()
     return caught.value
 
@@ -195,14 +187,14 @@ def test_what_int8_can_not_hold_ships_in_16_bits(tmp_path: Path):
     """The hostile model with weights that 16 bits hold: every int8 recipe fails, and half the bytes pass."""
     folder = tmp_path / "milder"
     folder.mkdir()
-    (exported,) = export.export(ask(written(folder, "hostile", HOSTILE.replace("100000", "3000")), tmp_path / "out"))
+    (exported,) = export(ask(written(folder, "hostile", HOSTILE.replace("100000", "3000")), tmp_path / "out"))
     card = exported.manifest.card
     assert card.recipe == "weight-only-fp16"
     assert [it.recipe for it in card.tried] == list(GATEWAY.engines["onnxruntime"].recipes["encoder"])
     assert not any(it.passed for it in card.tried[:-1])
     assert card.size_bytes < 0.6 * card.baseline_size_bytes
     assert card.parity.cosine > 0.9999
-    assert [(it.cpu, it.how) for it in card.proved] == [("Haswell", "emulated")]
+    assert [(it.cpu, it.how) for it in card.verified] == [("Haswell", "emulated")]
 
 
 def test_the_table_is_shown_to_people_too(hostile: Path, tmp_path: Path):
@@ -253,7 +245,7 @@ def test_a_cnn_never_ships_dynamic_int8_that_is_slower(file_format: str, tmp_pat
         output=tmp_path / "out",
     )
     try:
-        (exported,) = export.export(request)
+        (exported,) = export(request)
     except NothingPassed as error:
         timed = [pair for pair in error.candidates if pair[1]]
         assert all(times.int8_ms > times.fp32_ms for _, times in timed if times)
@@ -276,7 +268,7 @@ def test_budgets_are_held(hostile: Path, tmp_path: Path):
         assert tried.size_bytes > 1000
         assert (timed is not None) == ("max_latency_ms" in budget)
     generous = {"max_size_bytes": 10**6, "max_ram_bytes": 10**9, "max_latency_ms": 1e3}
-    (exported,) = export.export(ask(hostile, tmp_path / "out", targets=("x86-vnni",), quantize="none", **generous))
+    (exported,) = export(ask(hostile, tmp_path / "out", targets=("x86-vnni",), quantize="none", **generous))
     assert exported.path.exists()
 
 
@@ -296,7 +288,7 @@ def test_an_infeasible_request_is_refused_before_any_work(tmp_path: Path):
     }
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(GateFailed) as caught:
-        export.export(ExportRequest(model=str(model), targets=("rpi4",), output=tmp_path / "out"))
+        export(ExportRequest(model=str(model), targets=("rpi4",), output=tmp_path / "out"))
     assert "12.85 billion weights x 1 byte(s) x 1.4 + 67 MB" in caught.value.message
     assert "a model is given 2147 MB of the board's 4295 MB" in caught.value.message
     assert caught.value.hint
@@ -318,12 +310,12 @@ def test_the_ladder_repairs_what_saturates(saturating: Path, tmp_path: Path):
     board = tmp_path / "older.toml"
     text = (targets.folder() / "x86-gateway.toml").read_text().replace('name = "x86-gateway"', 'name = "older"')
     board.write_text(re.sub(r"(encoder|cnn) = \[[^\]]*\]", r'\1 = ["static-s8", "static-s8-reduced"]', text, count=2))
-    (exported,) = export.export(ask(saturating, tmp_path / "out", targets=(str(board),)))
+    (exported,) = export(ask(saturating, tmp_path / "out", targets=(str(board),)))
     card = exported.manifest.card
     assert card.recipe == "static-s8-reduced"
     assert [(it.recipe, it.passed) for it in card.tried] == [("static-s8", False), ("static-s8-reduced", True)]
     assert any("static-s8 was left" in warning and "Haswell" in warning for warning in card.warnings)
-    (proved,) = card.proved
+    (proved,) = card.verified
     assert (proved.cpu, proved.how) == ("Haswell", "emulated")
     assert proved.accuracy is not None
     assert proved.accuracy.drop <= 0.02
@@ -342,16 +334,18 @@ def automatic(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ex
         calibrate=digits / "calibrate.jsonl",
         output=output,
     )
-    return export.export(request)
+    return export(request)
 
 
-def test_one_format_ships_and_the_card_says_why(automatic: list[Exported]):
-    """One bundle a target; where times say nothing of the target, the profile's order decides."""
+def test_export_without_a_format_ships_one_and_the_card_states_why(automatic: list[Exported]):
+    """One bundle a target; for a CPU that this machine can't time, the profile's evidence decides."""
     assert [it.manifest.target for it in automatic] == ["x86-vnni", "rpi-zero2w"]
     board = automatic[1].manifest
-    assert board.file_format == "onnx"
-    assert any("not timed against each other" in warning for warning in board.card.warnings)
-    assert board.card.proved[0].cpu == "Cortex-A53"
+    assert board.file_format == "tflite"
+    assert board.card.choice
+    assert board.card.choice.startswith("tflite ships, by evidence for Cortex-A53: ")
+    assert automatic[1].measurements.compared == ()
+    assert board.card.verified[0].cpu == "Cortex-A53"
 
 
 def test_the_card_has_every_candidate_and_each_class(automatic: list[Exported]):

@@ -23,7 +23,7 @@ def running(tmp_path: Path):
         yield made
 
 
-def test_devices_follow_while_they_run(running: Site):
+def test_running_devices_follow_new_keys(running: Site):
     """The host announces the new roots, and what is deployed after them comes to be served."""
     repository.rotate(running.repo, "fleet", NewKeys())
     repository.rotate(running.repo, "release", NewKeys(files=2, threshold=2))
@@ -33,8 +33,8 @@ def test_devices_follow_while_they_run(running: Site):
     assert running.answers(31.0)
 
 
-def test_an_old_root_put_back_keeps_nobody_from_the_new_one(running: Site):
-    """Whoever owns the broker clears the new roots and puts the old timestamp back: the host mends it."""
+def test_old_root_put_back_does_not_hide_the_new_one(running: Site):
+    """The broker's owner clears the new roots and puts the old timestamp back: the host repairs it."""
     topic = running.observer.topics.trust("fleet", "metadata/timestamp.json")
     old = (running.repo / "fleet" / "metadata" / "timestamp.json").read_bytes()
     repository.rotate(running.repo, "fleet", NewKeys())

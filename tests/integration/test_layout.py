@@ -72,7 +72,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, di
             formats=("onnx", "tflite"),
             output=folder / "out",
         )
-        made[function] = {it.manifest.file_format: files(it.path) for it in export.export(request, Quiet())}
+        made[function] = {it.manifest.file_format: files(it.path) for it in export(request, Quiet())}
     return made
 
 

@@ -140,8 +140,8 @@ def test_the_inherited_socket_is_the_one_meant_for_this_process(listener):
 
 def test_without_a_supervisor_nothing_is_told():
     """Nor is it an error when nobody listens any more."""
-    Supervisor({}).tell("READY=1")
-    Supervisor({"NOTIFY_SOCKET": "/nowhere"}).tell("READY=1")
+    Supervisor({}).notify("READY=1")
+    Supervisor({"NOTIFY_SOCKET": "/nowhere"}).notify("READY=1")
     asyncio.run(asyncio.wait_for(Supervisor({}).run(lambda: True), TIMEOUT_S))
 
 

@@ -4,10 +4,14 @@ import asyncio
 import json
 import statistics
 
+import pytest
+
 from edgeml_agent.serve.worker import QUEUE_MAX
 from support import lone_agents, overload
 from support.server_processes import memory_bytes
 from support.tiny_models import tiny_onnx_bundle
+
+pytestmark = pytest.mark.timing
 
 TIMES = 4
 SECONDS = 4

@@ -86,7 +86,7 @@ def perplexity(model: Path) -> float:
 
 def test_the_perplexity_is_transformers_own_and_int8_is_paired_with_it(model: Path, passages: Path, tmp_path: Path):
     """fp32 to five digits; the int8 that ships rises by at most what is accepted, with an interval around it."""
-    (exported,) = export.export(ask(model, passages, tmp_path / "out", max_drop=0.05))
+    (exported,) = export(ask(model, passages, tmp_path / "out", max_drop=0.05))
     card = exported.manifest.card
     found = card.accuracy
     assert found is not None
@@ -103,7 +103,7 @@ def test_a_rise_beyond_what_is_accepted_leaves_no_bundle(model: Path, passages: 
     """4-bit weights in such a small model cost more than a hair."""
     asked = ask(model, passages, tmp_path / "out", recipe="weight-only-4bit", max_drop=0.0001)
     with pytest.raises(NothingPassed) as caught:
-        export.export(asked)
+        export(asked)
     ((tried, _),) = caught.value.candidates
     assert "perplexity rises by" in tried.why
     assert not (tmp_path / "out").exists()
@@ -112,8 +112,8 @@ def test_a_rise_beyond_what_is_accepted_leaves_no_bundle(model: Path, passages: 
 def test_the_emulated_cpu_answers_with_a_perplexity_too(model: Path, passages: Path, tmp_path: Path):
     """Of the first rows, by the runtime there."""
     assert emulated.unready(targets.load("x86-gateway")) == ""
-    (exported,) = export.export(ask(model, passages, tmp_path / "out", targets=("x86-gateway",), max_drop=0.05))
-    (proved,) = exported.manifest.card.proved
+    (exported,) = export(ask(model, passages, tmp_path / "out", targets=("x86-gateway",), max_drop=0.05))
+    (proved,) = exported.manifest.card.verified
     assert (proved.cpu, proved.how) == ("Haswell", "emulated")
     assert proved.accuracy is not None
     assert proved.accuracy.metric == "perplexity"
@@ -125,4 +125,4 @@ def test_a_row_without_a_text_is_named(model: Path, tmp_path: Path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "The pump"}\n')
     with pytest.raises(UsageError, match="line 1: it has no text"):
-        export.export(ask(model, path, tmp_path / "out"))
+        export(ask(model, path, tmp_path / "out"))

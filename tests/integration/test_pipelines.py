@@ -35,7 +35,7 @@ def exported(folder: Path, model: str) -> Path:
     request = ExportRequest(
         model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=folder / "out"
     )
-    (bundle,) = export.export(request)
+    (bundle,) = export(request)
     return bundle.path
 
 

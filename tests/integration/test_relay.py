@@ -24,7 +24,7 @@ MANY = 50
 WEIGHTS_BYTES = 6_000_000
 
 
-def test_fifty_devices_cost_the_network_as_much_as_one(tmp_path: Path) -> None:
+def test_site_of_fifty_devices_costs_the_network_as_much_as_one(tmp_path: Path) -> None:
     """At most 5 % more, counted as bytes of TCP: metadata, wants, chunks, states and reports."""
     with relayed_site(tmp_path, MANY) as site:
         site.release("1.0", weights_bytes=WEIGHTS_BYTES)
@@ -35,7 +35,7 @@ def test_fifty_devices_cost_the_network_as_much_as_one(tmp_path: Path) -> None:
         assert all_of_them <= 1.05 * one
 
 
-def test_a_site_goes_on_without_the_network(tmp_path: Path) -> None:
+def test_site_without_the_network_is_updated_and_reports_later(tmp_path: Path) -> None:
     """A device that comes late gets a release that others have, from its relay; what it says is passed on later."""
     with relayed_site(tmp_path, 2) as site:
         site.release("1.0", weights_bytes=WEIGHTS_BYTES)
@@ -45,6 +45,7 @@ def test_a_site_goes_on_without_the_network(tmp_path: Path) -> None:
         async def update() -> None:
             async with running(first, site.local.port) as devices:
                 await serving(devices, "1.0")
+                await asyncio.to_thread(until, lambda: has_told(site, "1.0", site.names[:1]), "the first report")
             site.wide.stop()
             async with running(late, site.local.port) as devices:
                 await serving(devices, "1.0")
@@ -54,7 +55,7 @@ def test_a_site_goes_on_without_the_network(tmp_path: Path) -> None:
         asyncio.run(update())
 
 
-def test_a_relay_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_relay_continues_its_pulls(tmp_path: Path) -> None:
     """What it had pulled is there; its site's devices notice no more than a pause."""
     with relayed_site(tmp_path, 3) as site:
         site.release("1.0", weights_bytes=WEIGHTS_BYTES)
@@ -72,7 +73,7 @@ def test_a_relay_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         assert site.line.passed_bytes < 1.5 * WEIGHTS_BYTES
 
 
-def test_a_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
+def test_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
     """The relay can't tell, the devices do: each copy is judged by its digest, and the right one comes in the end."""
     with relayed_site(tmp_path, 2) as site:
         site.release("1.0", weights_bytes=WEIGHTS_BYTES)
@@ -92,7 +93,7 @@ def test_a_bad_copy_in_the_relay_is_pulled_again(tmp_path: Path) -> None:
         assert site.log.count("relay pulls again") == 3
 
 
-def test_a_secret_release_passes(tmp_path: Path) -> None:
+def test_encrypted_release_passes_the_relay(tmp_path: Path) -> None:
     """The relay, which lacks the group's key, passes on what it can't read under names that it can't know."""
     with relayed_site(tmp_path, 2) as site:
         site.release("1.0", GROUP, weights_bytes=1_000_000)
@@ -109,7 +110,7 @@ def test_a_secret_release_passes(tmp_path: Path) -> None:
         assert not cached & stored
 
 
-def test_calls_go_down_and_replies_come_up(tmp_path: Path) -> None:
+def test_calls_and_replies_pass_the_relay(tmp_path: Path) -> None:
     """A device behind a relay is called as any other; the rights that the shipped rules give are enough for all."""
     with relayed_site(tmp_path, 1, has_rights=True) as site:
         digest = site.release("1.0")
@@ -129,7 +130,7 @@ def test_calls_go_down_and_replies_come_up(tmp_path: Path) -> None:
         assert reply.reproduced.min_cosine == 1.0
 
 
-def test_a_relay_speaks_for_its_own_site_only(tmp_path: Path) -> None:
+def test_relay_reports_count_for_its_own_site_only(tmp_path: Path) -> None:
     """By the signed labels: for no device elsewhere, and for none that isn't enrolled."""
     with relayed_site(tmp_path, 1) as site:
         state = DeviceState(online=True, session=7)

@@ -37,7 +37,7 @@ CHILD = """
 import sys, pathlib
 from edgeml_core import golden as files
 from edgeml_core.errors import EdgemlError
-from edgeml_runtime import golden
+from edgeml_runtime.verify import golden
 from edgeml_runtime.model import Model
 from edgeml_runtime.unpack import unpacked
 with unpacked(pathlib.Path(sys.argv[1])) as bundle:

@@ -7,7 +7,6 @@ import io
 import itertools
 import signal
 import socket
-import statistics
 import threading
 import time
 from functools import partial
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 from tests.support import task_models, tiny_models
+from tests.support.waiting import until
 
 from edgeml_agent.http_api.app import build
 from edgeml_agent.http_api.auth import Rules
@@ -368,32 +368,28 @@ def test_a_full_queue_answers_when_to_come_back(tmp_path):
 
 
 def test_health_answers_while_a_model_saturates(tmp_path):
-    """Real inference fills the model's thread and queue; health doesn't wait for it."""
+    """Real inference fills the model's thread and queue until health has answered: it waits for none of it."""
     rows = np.ones((1_000_000, 4), np.float32)
 
     async def main():
         async with server() as (models, client):
             await models.activate("tiny", *unpacked(tmp_path))
-            busy = [asyncio.create_task(models.run("tiny", _burn(rows, seconds=0.1))) for _ in range(10)]
-            took = []
-            while not all(task.done() for task in busy):
-                started = time.perf_counter()
-                assert (await client.get("/health/live")).status_code == 200
-                took.append(time.perf_counter() - started)
-            return took
+            answered = threading.Event()
+            busy = [asyncio.create_task(models.run("tiny", _burn(rows, answered))) for _ in range(10)]
+            found = [(await client.get("/health/live")).status_code for _ in range(20)]
+            ended = [task.done() for task in busy]
+            answered.set()
+            await asyncio.gather(*busy)
+            return found, ended
 
-    took = asyncio.run(main())
-    assert len(took) > 20
-    # The queue holds 1 s of work: an answer that waited for any of it would show.
-    assert statistics.median(took) < 0.05
+    assert asyncio.run(main()) == ([200] * 20, [False] * 10)
 
 
-def _burn(rows, seconds):
-    """A call that keeps a model running for `seconds`."""
+def _burn(rows, answered):
+    """Make a call that keeps a model running until `answered` is set."""
 
     def call(model):
-        until = time.perf_counter() + seconds
-        while time.perf_counter() < until:
+        while not answered.is_set():
             model.infer({"x": rows})
 
     return call
@@ -469,7 +465,7 @@ def test_giving_up_an_activation_leaves_the_old_version_closing(tmp_path):
         queued = [asyncio.create_task(models.run("tiny", lambda _: go_on.wait(20))) for _ in range(3)]
         await asyncio.sleep(0)
         activating = asyncio.create_task(models.activate("tiny", *new))
-        await asyncio.to_thread(_until, lambda: models.active()["tiny"].manifest.version == "2.0")
+        await asyncio.to_thread(until, lambda: models.active()["tiny"].manifest.version == "2.0")
         activating.cancel()
         with pytest.raises(asyncio.CancelledError):
             await activating
@@ -479,15 +475,7 @@ def test_giving_up_an_activation_leaves_the_old_version_closing(tmp_path):
         return version, await asyncio.gather(*queued)
 
     assert asyncio.run(main()) == ("2.0", [True] * 3)
-    _until(lambda: not any(thread.name.startswith("model-tiny") for thread in threading.enumerate()))
-
-
-def _until(condition, timeout_s=5):
-    """Wait for `condition`; fail when it doesn't come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not any(thread.name.startswith("model-tiny") for thread in threading.enumerate()))
 
 
 def test_a_deactivated_model_is_unknown(tmp_path):

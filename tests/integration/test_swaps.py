@@ -3,9 +3,10 @@
 import asyncio
 
 from support import swaps
+from support.scale import scaled
 from support.server_processes import memory_bytes
 
-SWAPS = 50
+SWAPS = scaled(50, otherwise=5)
 #: Both take the first of it, while threads and buffers come into being.
 SETTLING_SWAPS = 3
 RSS_MOST = 1.15

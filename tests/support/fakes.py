@@ -120,7 +120,7 @@ class MemoryLink:
         await self.news.wait()
         self.news.clear()
 
-    def show(self, state: DeviceState) -> None:
+    def publish_state(self, state: DeviceState) -> None:
         """Keep a state."""
         self.shown.append(state)
 
@@ -228,7 +228,7 @@ class MemoryTrust:
 
 
 TUNED = Tuned(
-    threads=1, share=1, prepared=False, saved_bytes=0, exported_ms=2.0, tuned_ms=1.0, predicted_ram_bytes=1,
+    threads=1, batch_size=1, prepared=False, saved_bytes=0, exported_ms=2.0, tuned_ms=1.0, predicted_ram_bytes=1,
     measured_ram_bytes=1,
 )  # fmt: skip
 
@@ -335,7 +335,7 @@ class Bench:
         self.server.live = {}
         self.store = MortalStore(self.folder, self.life)
         self.releases = Releases(self.folder, max_bytes=1 << 30)
-        self.telling = Reporter(
+        self.reporter = Reporter(
             self.link, BOARD, self.store, self.releases, self.clock, drifts=lambda: dict(self.drifts)
         )
         ports = Ports(
@@ -349,13 +349,13 @@ class Bench:
             clock=self.clock,
             calendar=self.calendar,
         )
-        self.agent = Agent(DEVICE, BOARD, ports, self.telling, rule=self.rule)
+        self.agent = Agent(DEVICE, BOARD, ports, self.reporter, shadow_policy=self.rule)
         calls = Calls(self.link, self.releases, self.prober)
         self.daemon = Daemon(
             self.agent,
             self.link,
             self.store,
-            self.telling,
+            self.reporter,
             calls=calls,
             clock=self.clock,
             folder=self.folder,

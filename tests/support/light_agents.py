@@ -17,19 +17,22 @@ from pathlib import Path
 import paho.mqtt.client as paho
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent.fetch.chunk_requests import ChunkRequests
 from edgeml_agent.fetch.window import Fetch, Progress
+from edgeml_agent.link.chunk_feed import ChunkFeed
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Arrival
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
-from edgeml_agent.store.releases import Bases, Partial, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, PartialRelease, Release, Releases
 from edgeml_core import broker as broker_urls
 from edgeml_core import manifest as manifests
 from edgeml_core import wire_keys
 from edgeml_core.messages import Topics
-from support.delivery_site import FLEET, TIMEOUT_S, Program, until
+from support.delivery_site import FLEET
+from support.programs import Program, host_command
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until
 
 MODEL = "tiny"
 
@@ -53,9 +56,9 @@ class LightAgent:
         """Fetch a release and verify it."""
         partial = await asyncio.to_thread(self._releases.begin, release, [])
         missing = await asyncio.to_thread(partial.missing)
-        source = Slow(self.link, self._chunk_s) if self._chunk_s else self.link
-        asking = ChunkRequests(Bases(release.manifest))
-        progress = await Fetch(partial, source, missing=missing, asking=asking, notice=lambda _: None).run()
+        source = Slow(self.link.chunks, self._chunk_s) if self._chunk_s else self.link.chunks
+        requests = ChunkRequests(DeltaBases(release.manifest))
+        progress = await Fetch(partial, source, missing=missing, requests=requests, on_progress=lambda _: None).run()
         await asyncio.to_thread(_finish, self._releases, partial)
         return progress
 
@@ -63,20 +66,20 @@ class LightAgent:
 class Slow:
     """A link of a device that takes its time over each chunk."""
 
-    def __init__(self, link: MqttLink, chunk_s: float) -> None:
-        self._link = link
+    def __init__(self, chunks: ChunkFeed, chunk_s: float) -> None:
+        self._chunks = chunks
         self._chunk_s = chunk_s
-        self.follow, self.want, self.drop = link.follow, link.want, link.drop
+        self.follow, self.want, self.drop = chunks.follow, chunks.want, chunks.drop
 
     @property
     def position(self) -> str:
         """See `ChunkSource.position`."""
-        return self._link.position
+        return self._chunks.position
 
     async def receive(self, timeout_s: float) -> Arrival | None:
         """See `ChunkSource.receive`."""
         await asyncio.sleep(self._chunk_s)
-        return await self._link.receive(timeout_s)
+        return await self._chunks.receive(timeout_s)
 
 
 class Publications:
@@ -126,7 +129,7 @@ def published(repo: Path, devices: Sequence[str], *, weights_bytes: int) -> Rele
 def host(repo: Path, url: str) -> Iterator[Program]:
     """`edgeml fleet serve` as a process, announced."""
     log = repo.parent / "host.log"
-    program = Program(log, "-m", "edgeml", "fleet", "serve", "--repo", str(repo), "--broker", url)
+    program = Program(log, *host_command(repo, url))
     try:
         until(lambda: "announced" in log.read_text(), "the announcement")
         yield program
@@ -159,6 +162,6 @@ async def fetch_all(agents: Sequence[LightAgent], release: Release, *, apart_s: 
     return await asyncio.gather(*(one(number, agent) for number, agent in enumerate(agents)))
 
 
-def _finish(releases: Releases, partial: Partial) -> None:
+def _finish(releases: Releases, partial: PartialRelease) -> None:
     partial.verify()
     releases.finish(partial)

@@ -1,32 +1,31 @@
-"""Agents as users have them in a field with no line: `edgeml-agent install` from a stick, then `edgeml-agent run`.
+"""Agents without a network: `edgeml-agent install` from a USB stick, then `edgeml-agent run`.
 
-Their broker isn't there. Each has a store of its own, and a port that is free when it starts.
+Their broker can't be reached. Each has a store and a port of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_core.bundle import BundleReader
-from support import brokers, server_processes
+from support import ports, server_processes
+from support.programs import agent_command, listen_at
 from support.server_processes import Server
+from support.waiting import until
 
 FLEET: Final = "field"
 DEVICE: Final = "board-1"
 NOWHERE: Final = "mqtt://127.0.0.1:1"
 READY: Final = "/health/ready"
-AGENT: Final = (sys.executable, "-m", "edgeml_agent")
 TUNED_MAX_S: Final = 60.0
 
 
@@ -43,10 +42,10 @@ def running(folder: Path, bundles: Sequence[Path] = (), *, tunes: bool = False) 
         _enroll(folder, config)
         if bundles:
             install(folder, bundles)
-    port = brokers.free_port()
-    config.write_text(re.sub(r'http = ".*"', f'http = "127.0.0.1:{port}"', config.read_text()))
+    port = ports.free_port()
+    listen_at(config, f"127.0.0.1:{port}")
     environment = os.environ | {"EDGEML_SERVE_TUNE": str(tunes).lower()}
-    command = [*AGENT, "run", "--config", config]
+    command = [sys.executable, *agent_command(config)]
     with server_processes.running(command, port, READY, folder / "agent.log", environment) as server:
         if tunes:
             _await_tuned(config)
@@ -72,13 +71,12 @@ def _enroll(folder: Path, config: Path) -> None:
 
 
 def _await_tuned(config: Path) -> None:
-    until = time.monotonic() + TUNED_MAX_S
-    while any(model["tuned"] is None for model in json.loads(_run("models", config=config))["models"]):
-        if time.monotonic() > until:
-            raise RuntimeError(f"not tuned within {TUNED_MAX_S} s")
-        time.sleep(0.5)
+    def is_tuned() -> bool:
+        return all(model["tuned"] is not None for model in json.loads(_run("models", config=config))["models"])
+
+    until(is_tuned, "all models are tuned", TUNED_MAX_S)
 
 
 def _run(*arguments: str, config: Path) -> str:
-    command = [*AGENT, *arguments, "--json", "--config", str(config)]
+    command = [sys.executable, "-m", "edgeml_agent", *arguments, "--json", "--config", str(config)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,7 +1,7 @@
-"""Clients that together want several times what a model can give, and each does as it is told when it is refused.
+"""Clients that together send several times the requests that a model can answer, and obey Retry-After.
 
-Each has a connection of its own and asks once in a while; who gets 429 waits for as long as `Retry-After` says and asks
-again, before it goes on. Runs on the caller's event loop; the server is another process.
+Each client has a connection of its own. A client that gets 429 waits for the seconds in `Retry-After` and repeats the
+request before its next one. All run on the caller's event loop; the server is another process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 from support import plain_http
 
-#: As many as fit into the connections that the agent lets in, with some to spare.
+#: Fewer than the connections that the agent accepts.
 CLIENTS: Final = 200
 ANSWER_MAX_S: Final = 30.0
 CAPACITY_CONNECTIONS: Final = 4
@@ -23,7 +23,7 @@ CAPACITY_CONNECTIONS: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request, and what its answer must be."""
+    """A request, and the check of its answer."""
 
     port: int
     path: str
@@ -33,13 +33,13 @@ class Asked:
 
 @dataclass
 class Outcome:
-    """What came of it all.
+    """The outcome of all requests.
 
     Attributes:
-        accepted_s: from asking to the answer, of each request that was answered.
-        told_s: what `Retry-After` said, each time.
-        returned: for each client that was refused, how often it came back until it was answered.
-        failures: whatever else happened.
+        accepted_s: seconds from each answered request to its answer.
+        told_s: the seconds of each `Retry-After`.
+        returned: for each refused request, how often it was repeated until it was answered.
+        failures: all other outcomes.
     """
 
     accepted_s: list[float] = field(default_factory=list)
@@ -49,18 +49,18 @@ class Outcome:
 
 
 async def unloaded_s(asked: Asked, seconds: float) -> list[float]:
-    """The latencies of one client that has the server for itself."""
+    """Return the latencies of one client alone, in seconds."""
     return (await _closed_loop(asked, 1, seconds)).accepted_s
 
 
 async def capacity_per_s(asked: Asked, seconds: float) -> float:
-    """How many requests a second are answered when there are always some."""
+    """Return the answers per second while requests always wait."""
     outcome = await _closed_loop(asked, CAPACITY_CONNECTIONS, seconds)
     return len(outcome.accepted_s) / seconds
 
 
 async def overload(asked: Asked, *, wanted_per_s: float, seconds: float) -> Outcome:
-    """Want so much for so long; then those who were refused come back once more, and all is over."""
+    """Send `wanted_per_s` requests a second for `seconds`; refused requests are repeated after that, too."""
     outcome, interval_s = Outcome(), CLIENTS / wanted_per_s
     until_s = time.monotonic() + seconds
     async with asyncio.TaskGroup() as tasks:
@@ -98,7 +98,7 @@ async def _closed_loop(asked: Asked, connections: int, seconds: float) -> Outcom
 
 
 async def _ask(connection: plain_http.Connection, asked: Asked, outcome: Outcome) -> int | None:
-    """Note what came of one request: None when it was answered, else the seconds until it may come back."""
+    """Send one request and keep its outcome; return None for an answer, else the seconds of `Retry-After`."""
     begun_s = time.perf_counter()
     async with asyncio.timeout(ANSWER_MAX_S):
         answer = await connection.post(asked.path, asked.body)

@@ -1,6 +1,6 @@
-"""HTTP over a kept connection, with next to no cost: many clients in one process that don't slow the server down.
+"""HTTP over a kept connection at little cost, so that many clients of one process don't slow the server down.
 
-Knows bodies with a Content-Length only.
+Bodies need a Content-Length.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """One request after the other."""
+    """A connection for one request after the other."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def post(self, path: str, body: bytes) -> Answer:
-        """Ask, and wait for the answer."""
+        """Send a request, and wait for the answer."""
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         self._writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -38,7 +38,7 @@ class Connection:
 
 @contextlib.asynccontextmanager
 async def connection(port: int) -> AsyncIterator[Connection]:
-    """A connection to this machine, for the time of a block."""
+    """Connect to a port of this computer for the time of a block."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         yield Connection(reader, writer)

@@ -13,12 +13,12 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
+from edgeml.repository.deployments import deploy
 from edgeml_agent import settings
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.signed_files import BlockingFiles
@@ -34,9 +34,11 @@ from edgeml_agent.update.reporter import Reporter
 from edgeml_runtime.hardware import board
 from support import brokers
 from support.counting_proxy import Counter, counting
-from support.delivery_site import FLEET, MODEL, TIMEOUT_S, Program, until
+from support.delivery_site import FLEET, MODEL
 from support.fakes import MemoryProber, MemoryServer
+from support.programs import Program, Programs, agent_command, host_command, listen_at, programs
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import TIMEOUT_S, until, until_async
 
 SITE = "barn"
 RELAY = "relay-1"
@@ -77,12 +79,14 @@ class SiteDevice:
         machine, clock = board.this_machine(), SystemClock()
         self.store, self.server = Store(found.store.dir), MemoryServer()
         self.link = MqttLink(found.broker, found.device, self.store.next_session)
-        self.trust = Trust(found.trust.root, found.store.dir, BlockingFiles(self.link.file, asyncio.get_running_loop()))
+        self.trust = Trust(
+            found.trust.root, found.store.dir, BlockingFiles(self.link.files.read, asyncio.get_running_loop())
+        )
         releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
-        telling = Reporter(self.link, machine, self.store, releases, clock)
+        reporter = Reporter(self.link, machine, self.store, releases, clock)
         ports = Ports(
             trust=self.trust,
-            chunks=self.link,
+            chunks=self.link.chunks,
             store=self.store,
             releases=releases,
             prober=prober,
@@ -90,10 +94,10 @@ class SiteDevice:
             clock=clock,
             groups=GroupKeys(found.trust.groups),
         )
-        agent = Agent(found.device.id, machine, ports, telling)
+        agent = Agent(found.device.id, machine, ports, reporter)
         calls = Calls(self.link, releases, prober)
         self.daemon = Daemon(
-            agent, self.link, self.store, telling, calls=calls, clock=clock, folder=found.store.dir
+            agent, self.link, self.store, reporter, calls=calls, clock=clock, folder=found.store.dir
         )  # fmt: skip
 
     def serves(self, version: str) -> bool:
@@ -117,11 +121,9 @@ async def running(folders: Sequence[Path], port: int) -> AsyncIterator[list[Site
             device.store.close()
 
 
-async def serving(devices: Sequence[SiteDevice], version: str, timeout_s: float = 2 * TIMEOUT_S) -> None:
+async def serving(devices: Sequence[SiteDevice], version: str, timeout_s: float = 5 * TIMEOUT_S) -> None:
     """Wait until all serve a version."""
-    async with asyncio.timeout(timeout_s):
-        while not all(device.serves(version) for device in devices):  # noqa: ASYNC110 - it stands in their servers
-            await asyncio.sleep(0.05)
+    await until_async(lambda: all(device.serves(version) for device in devices), f"all serve {version}", timeout_s)
 
 
 @dataclass
@@ -133,7 +135,7 @@ class RelayedSite:
     local: brokers.Mosquitto
     line: Counter
     names: list[str]
-    programs: list[Program] = field(default_factory=list)
+    programs: Programs
 
     @property
     def repo(self) -> Path:
@@ -163,13 +165,12 @@ class RelayedSite:
 
     def start_relay(self) -> Program:
         """`edgeml-agent run` of a device with `[relay]`."""
-        config = self.device(RELAY) / "agent.toml"
-        return self.start("relay", "edgeml_agent", "run", "--config", str(config))
+        return self.programs.start(self.folder / "relay.log", *agent_command(self.device(RELAY) / "agent.toml"))
 
-    def start(self, name: str, *module: str) -> Program:
-        """A program with a log of that name."""
-        self.programs.append(Program(self.folder / f"{name}.log", "-m", *module))
-        return self.programs[-1]
+    def start_host(self) -> Program:
+        """`edgeml fleet serve`."""
+        command = host_command(self.repo, address("origin", self.wide.port))
+        return self.programs.start(self.folder / "host.log", *command)
 
     def enroll(self) -> None:
         """Make the repository and its devices."""
@@ -179,9 +180,8 @@ class RelayedSite:
             url = address(name, self.line.port)
             groups = [] if name == RELAY else [GROUP]
             repository.enroll(self.repo, name, labels=labels, groups=groups, broker_url=url, out_dir=self.device(name))
-        config = self.device(RELAY) / "agent.toml"
-        text = re.sub(r'http = ".*"', 'http = "127.0.0.1:0"', config.read_text())
-        config.write_text(f'{text}\n[relay]\nurl = "{address("origin", self.local.port)}"\n')
+        config = listen_at(self.device(RELAY) / "agent.toml")
+        config.write_text(f'{config.read_text()}\n[relay]\nurl = "{address("origin", self.local.port)}"\n')
 
 
 @contextmanager
@@ -196,19 +196,13 @@ def relayed_site(folder: Path, devices: int, *, has_rights: bool = False) -> Ite
         brokers.mosquitto(folder / "wide", f"{wide_rules}\n{PERSISTENT}") as wide,
         brokers.mosquitto(folder / "local", local_rules) as local,
         counting(wide.port) as line,
+        programs() as started,
     ):
-        made = RelayedSite(folder, wide, local, line, names)
+        made = RelayedSite(folder, wide, local, line, names, started)
         made.enroll()
-        made.start(
-            "host", "edgeml", "fleet", "serve", "--repo", str(made.repo), "--broker", address("origin", wide.port)
-        )
-        try:
-            until(lambda: "announced" in (folder / "host.log").read_text(), "the announcement")
-            yield made
-        finally:
-            for program in made.programs:
-                program.process.kill()
-                program.process.wait()
+        host = made.start_host()
+        until(lambda: "announced" in host.log.read_text(), "the announcement")
+        yield made
 
 
 async def update_one(site: RelayedSite, version: str) -> int:
@@ -232,7 +226,7 @@ async def update_all(site: RelayedSite, version: str) -> int:
     return passed_bytes
 
 
-def has_told(site: RelayedSite, version: str) -> bool:
-    """Whether the host knows of every device of the site that it serves a version."""
-    told = [it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE]
-    return all(version in {model.version for model in models} for models in told)
+def has_told(site: RelayedSite, version: str, names: Sequence[str] = ()) -> bool:
+    """Return whether the host has reports of a version from devices of the site: those named, or all."""
+    reported = {it.id: it.models.values() for it in status.devices(site.repo) if it.labels.get("site") == SITE}
+    return all(version in {model.version for model in reported[name]} for name in names or reported)

@@ -1,4 +1,4 @@
-"""Servers as processes: started until they are ready, and what their whole tree of processes takes."""
+"""Servers as processes: started until they are ready; the memory and CPU time of their whole tree of processes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running server: the process that was started, where it listens, and how long it took to be ready."""
+    """A running server: its process, its port, and the seconds until it was ready."""
 
     pid: int
     port: int
     ready_s: float
 
     def pss_bytes(self) -> int:
-        """Memory of the whole tree; what processes share is counted once."""
+        """Return the memory of the whole tree; shared pages count once."""
         return sum(memory_bytes(pid, "Pss") for pid in _tree(self.pid))
 
     def cpu_s(self) -> float:
-        """CPU time of the whole tree so far."""
+        """Return the CPU time of the whole tree so far."""
         return sum(_cpu_s(pid) for pid in _tree(self.pid))
 
 
@@ -40,7 +40,7 @@ class Server:
 def running(
     command: Sequence[str | Path], port: int, ready: str, log: Path, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Server]:
-    """A server for the time of a block; it begins when `GET ready` is answered 200."""
+    """Run a server for the time of a block, which begins when `GET ready` is answered 200."""
     with log.open("ab") as out:
         begun_s = time.perf_counter()
         process = subprocess.Popen(
@@ -57,7 +57,7 @@ def running(
 
 
 def memory_bytes(pid: int, field: str) -> int:
-    """A field of Linux's smaps_rollup, such as `Pss` or `Rss`."""
+    """Return a field of Linux's smaps_rollup, such as `Pss` or `Rss`."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
@@ -85,7 +85,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """As a service manager does; what doesn't end, or leaves children, is killed with its whole session."""
+    """Stop a process as a service manager does; then kill the rest of its session."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_MAX_S)

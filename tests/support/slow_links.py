@@ -1,6 +1,6 @@
-"""A slow line in front of a broker: so many bytes a second each way, so long there and back. In a thread of its own.
+"""A slow link in front of a broker, with a bit rate and a round trip time, in a thread of its own.
 
-Nothing is lost on it; what the broker sends too fast waits at the broker, as behind a modem.
+It loses nothing. Bytes that the broker sends too fast wait at the broker, as behind a modem.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final
 
 START_TIMEOUT_S: Final = 10.0
 LATE_MOST_S: Final = 0.2
-#: What is taken in at a time.
+#: Bytes read at a time.
 PIECE_BYTES: Final = 4096
-#: What the modem holds, beside what is on its way.
+#: Bytes that the modem holds, beside those on their way.
 BUFFER_BYTES: Final = 16 * 1024
 
-#: Pieces, and when each comes out at the other end; an empty one is the end.
+#: Pieces, and the time at which each comes out; an empty one is the end.
 _OnItsWay = asyncio.Queue[tuple[float, bytes]]
 
 
 @dataclass
 class SlowLink:
-    """A line, and what it has carried to the device."""
+    """A link, and the number of bytes that it has passed to the device."""
 
     bytes_per_s: float
     round_trip_s: float
@@ -34,7 +34,7 @@ class SlowLink:
     down_bytes: int = 0
 
     async def serve(self, broker_port: int, started: threading.Event, stop: asyncio.Event) -> None:
-        """Carry until told to stop."""
+        """Pass bytes on until `stop` is set."""
         connections: list[asyncio.Future[object]] = []
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,12 +59,12 @@ class SlowLink:
             await asyncio.gather(*connections, return_exceptions=True)
 
     async def _take(self, reader: asyncio.StreamReader, on_its_way: _OnItsWay, *, is_down: bool) -> None:
-        """Take pieces in as fast as the line goes."""
+        """Read pieces as fast as the link allows."""
         clock = asyncio.get_running_loop().time
         free_s = clock()
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE_BYTES):
-                # Waking up late isn't the line's delay: it makes up for it.
+                # A late wake-up isn't the link's delay: the next piece makes up for it.
                 free_s = max(free_s, clock() - LATE_MOST_S) + len(data) / self.bytes_per_s
                 on_its_way.put_nowait((max(free_s, clock()) + self.round_trip_s / 2, data))
                 self.down_bytes += len(data) if is_down else 0
@@ -73,7 +73,7 @@ class SlowLink:
 
 
 async def _deliver(on_its_way: _OnItsWay, writer: asyncio.StreamWriter) -> None:
-    """Hand each piece over when its time has come; an empty one ends it."""
+    """Write each piece at its time; an empty one is the end."""
     with contextlib.suppress(OSError):
         while True:
             due_s, data = await on_its_way.get()
@@ -87,14 +87,14 @@ async def _deliver(on_its_way: _OnItsWay, writer: asyncio.StreamWriter) -> None:
 
 @contextmanager
 def slow_line(broker_port: int, *, bits_per_s: float, round_trip_s: float) -> Iterator[SlowLink]:
-    """A line to a broker's port."""
+    """Put a link in front of a broker's port."""
     line = SlowLink(bits_per_s / 8, round_trip_s)
     loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
     work = line.serve(broker_port, started, stop)
     thread = threading.Thread(target=loop.run_until_complete, args=(work,), daemon=True)
     thread.start()
     if not started.wait(START_TIMEOUT_S):
-        raise RuntimeError("the line didn't start")
+        raise RuntimeError("the link didn't start")
     try:
         yield line
     finally:

@@ -1,4 +1,4 @@
-"""Swaps under load: a server whose model is swapped on command, and clients that look at each answer.
+"""Swaps under load: a server whose model is swapped on command, and clients that check each answer.
 
 The versions answer `x * scale + 1`, each with its own scale, and hold their weights in memory. As a program this is the
 server: `swaps.py FOLDER` prints its port, then activates the version that each line of stdin names.
@@ -29,7 +29,7 @@ BODY: Final = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": 
 
 @dataclass
 class Outcome:
-    """How many answers each version gave, and the answers that were none, or not those of the version they name."""
+    """The answers by version, and the failures: errors, and answers that aren't those of the version that they name."""
 
     by_version: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.port = int(self._said())
+        self.port = int(self._read_line())
 
     @property
     def pid(self) -> int:
@@ -48,18 +48,18 @@ class Server:
         return self._process.pid
 
     def swap(self, version: str) -> None:
-        """Let another version answer; returns when the one before it is gone."""
+        """Activate another version; return when the one before is unloaded."""
         self._process.stdin.write(f"{version}\n")
-        if self._said() != version:
+        if self._read_line() != version:
             raise RuntimeError(f"version {version} isn't active")
 
-    def _said(self) -> str:
+    def _read_line(self) -> str:
         return self._process.stdout.readline().strip()
 
 
 @contextmanager
 def serving(folder: Path, *, weights_bytes: int) -> Iterator[Server]:
-    """A server for the time of a block; the first version is active."""
+    """Run a server for the time of a block; the first version is active."""
     for version, scale in SCALES.items():
         _unpack(folder, version, scale, weights_bytes)
     command = [sys.executable, __file__, str(folder)]
@@ -73,7 +73,7 @@ def serving(folder: Path, *, weights_bytes: int) -> Iterator[Server]:
 
 
 async def under_load(server: Server, swaps: int) -> Outcome:
-    """What the clients hear while the versions are swapped one after the other so often."""
+    """Swap versions `swaps` times under load; return the clients' answers."""
     outcome, over = Outcome(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):
@@ -90,16 +90,16 @@ async def _client(port: int, outcome: Outcome, over: asyncio.Event) -> None:
     async with plain_http.connection(port) as connection:
         while not over.is_set():
             answer = await connection.post(PATH, BODY)
-            said = json.loads(answer.content)
-            scale = SCALES.get(said.get("model_version", ""))
-            if answer.status == HTTPStatus.OK and said["outputs"][0]["data"] == [x * scale + 1 for x in ROW]:
-                outcome.by_version[said["model_version"]] += 1
+            content = json.loads(answer.content)
+            scale = SCALES.get(content.get("model_version", ""))
+            if answer.status == HTTPStatus.OK and content["outputs"][0]["data"] == [x * scale + 1 for x in ROW]:
+                outcome.by_version[content["model_version"]] += 1
             else:
                 outcome.failures.append(f"{answer.status}: {answer.content[:200]!r}")
 
 
 def _unpack(folder: Path, version: str, scale: float, weights_bytes: int) -> None:
-    """Put a version's files into a folder, its weights inside the model file, so that loading copies them."""
+    """Write a version's files into a folder, its weights inside the model file, so that loading copies them."""
     import onnx  # noqa: PLC0415 - the server's process must not load onnx
 
     from edgeml_core import manifest as manifests  # noqa: PLC0415

@@ -78,13 +78,13 @@ def _refreshed(given: argparse.Namespace) -> TufClient:
 
 def _download(given: argparse.Namespace) -> None:
     judged = _refreshed(given)
-    target, path = judged.listed(given.target_name), given.target_dir / quote(given.target_name, safe="")
+    target, path = judged.find_target(given.target_name), given.target_dir / quote(given.target_name, safe="")
     if target is None:
         raise EdgemlError("release-unknown", f"{given.target_name} isn't listed")
     try:
         target.verify_length_and_hashes(path.read_bytes())
     except (OSError, LengthOrHashMismatchError):
-        path.write_bytes(judged.fetched(target))
+        path.write_bytes(judged.download(target))
 
 
 if __name__ == "__main__":

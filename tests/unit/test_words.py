@@ -5,9 +5,8 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
@@ -27,15 +26,48 @@ def ruled_out() -> list[str]:
 RULED_OUT = re.compile(rf"\b({'|'.join(map(re.escape, ruled_out()))})\b", re.IGNORECASE)
 
 
-def prose(path: Path) -> Iterator[tuple[int, str]]:
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each comment; comments that stand below each other make one text."""
+    text, begun, last = "", 0, -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT or re.match(r"# (noqa|type:)", token.string):
+            continue
+        line, words = token.start[0], token.string.partition("# noqa")[0].lstrip("#: ")
+        if line != last + 1 and text:
+            yield begun, text
+            text = ""
+        begun, last, text = (begun if text else line), line, f"{text}\n{words}".lstrip()
+    if text:
+        yield begun, text
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of each docstring."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield getattr(node, "lineno", 1), ast.get_docstring(node) or ""
+
+
+@cache
+def prose(path: Path) -> tuple[tuple[int, str], ...]:
+    """Line and text of each docstring, comment and message of a module."""
+    return tuple(_prose(path))
+
+
+def _prose(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring, comment and message of a module."""
     source = path.read_text()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not re.match(r"# (noqa|type:)", token.string):
-            yield token.start[0], token.string.partition("# noqa")[0].lstrip("#: ")
+    yield from comments(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
+
+
+def documentation(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each docstring and comment of a module."""
+    source = path.read_text()
+    yield from comments(source)
+    yield from docstrings(ast.parse(source))
 
 
 def without_code(text: str) -> str:
@@ -50,40 +82,47 @@ def sentences(text: str) -> Iterator[str]:
         yield from re.split(r"(?<=[.!?;:])\s+", " ".join(paragraph.split()))
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda it: str(it.relative_to(ROOT)))
-def test_prose_of_a_module_uses_the_words_of_the_glossary(path: Path):
+@cache
+def all_sentences() -> tuple[tuple[str, str], ...]:
+    """Place and text of each sentence in docstrings and comments."""
+    return tuple(
+        (place(path, line), sentence)
+        for path in CODE
+        for line, text in documentation(path)
+        for sentence in sentences(without_code(text))
+    )
+
+
+def place(path: Path, line: int) -> str:
+    """Name a line as an editor takes it."""
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_prose_of_modules_uses_the_words_of_the_glossary():
     """No word that the glossary rules out stands in a docstring, a comment or a message."""
-    found = [(line, it[1]) for line, text in prose(path) for it in RULED_OUT.finditer(without_code(text))]
+    found = [
+        (place(path, line), it[1])
+        for path in CODE
+        for line, text in prose(path)
+        for it in RULED_OUT.finditer(without_code(text))
+    ]
     assert not found, f"see docs/glossary.md: {found}"
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda it: str(it.relative_to(ROOT)))
-def test_sentences_name_their_subject(path: Path):
+def test_sentences_name_their_subject():
     """A thing with a name does something; no sentence begins with "What ..." or "Whoever ..."."""
-    found = [
-        (line, sentence)
-        for line, text in prose(path)
-        for sentence in sentences(without_code(text))
-        if NAMELESS_SUBJECT.search(sentence)
-    ]
+    found = [it for it in all_sentences() if NAMELESS_SUBJECT.search(it[1])]
     assert not found, f"name the subject: {found}"
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda it: str(it.relative_to(ROOT)))
-def test_sentences_are_short(path: Path):
+def test_sentences_are_short():
     """A sentence of a docstring or comment has at most `WORDS_MAX` words."""
-    found = [
-        (line, len(sentence.split()), sentence)
-        for line, text in prose(path)
-        for sentence in sentences(without_code(text))
-        if len(sentence.split()) > WORDS_MAX
-    ]
+    found = [it for it in all_sentences() if len(it[1].split()) > WORDS_MAX]
     assert not found, f"split these sentences: {found}"
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda it: str(it.relative_to(ROOT)))
-def test_docs_use_the_words_of_the_glossary(path: Path):
+def test_docs_use_the_words_of_the_glossary():
     """Nor in the documents, but for the glossary's own table."""
-    text = path.read_text().partition("## Words that are not used")[0]
-    found = [it[1] for it in RULED_OUT.finditer(without_code(text))]
+    texts = {path: path.read_text().partition("## Words that are not used")[0] for path in DOCS}
+    found = [(path.name, it[1]) for path, text in texts.items() for it in RULED_OUT.finditer(without_code(text))]
     assert not found, f"see docs/glossary.md: {found}"

@@ -1,1 +1,1 @@
-"""What `edgeml-agent` shows: status, top, doctor."""
+"""The commands of `edgeml-agent` that show a device's state: status, top, doctor."""

@@ -1,6 +1,6 @@
-"""What of this machine would keep the agent from working, and the remedy: `edgeml-agent doctor`.
+"""`edgeml-agent doctor`: find problems of this host that would keep the agent from working, and their remedies.
 
-The checks that a host needs too are `edgeml_runtime.hardware.diagnostics`'s. Looks and reports; changes nothing here.
+`edgeml_runtime.hardware.diagnostics` has the checks that a host needs too. Nothing is changed here.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from aiomqtt import MqttError
-
-from edgeml_agent.link import mqtt
-from edgeml_agent.link.acl_check import Rights
+from edgeml_agent.link.acl_check import AclCheck
+from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
 from edgeml_core.errors import EdgemlError, TransportError
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import MqttError
 from edgeml_runtime.hardware import diagnostics
 from edgeml_runtime.hardware.diagnostics import Check, python_problem
 
-#: Boards throttle from 80 to 85 degrees Celsius.
+#: Degrees Celsius from which the temperature is a warning: boards throttle from 80 to 85.
 HOT_CELSIUS: Final = 80.0
-#: What the agent must never load: training libraries and the host's command line.
+#: Modules that the agent must never load: training libraries and the host's command line.
 HOST_LIBRARIES: Final = ("torch", "transformers", "onnx", "optimum", "click")
 
 
 def run(settings: Settings | None) -> tuple[Check, ...]:
-    """Look at everything; without settings, at all that needs none. No check can fail the others."""
+    """Run all checks; without settings, those that need none. A failed check doesn't stop the others."""
     return tuple(_checks(settings))
 
 
@@ -41,7 +40,7 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
 
 
 def purity() -> Check:
-    """Whether the agent's own code stays free of training libraries."""
+    """Check that the agent's own code loads no training library."""
     code = (
         "import sys, edgeml_agent.update.agent, edgeml_agent.http_api.app;"
         f"loaded = sys.modules.keys() & {set(HOST_LIBRARIES)!r};"
@@ -54,48 +53,49 @@ def purity() -> Check:
 
 
 def heat(zones: Path) -> Check:
-    """The hottest sensor below `zones`, where there is one."""
+    """Check the hottest sensor below `zones`, if there is one."""
     celsius = max((value for path in zones.glob("thermal_zone*/temp") if (value := _celsius(path))), default=None)
     if celsius is None:
-        return Check("temperature", "ok", "can't be read here")
+        return Check("temperature", "ok", "no sensor can be read")
     if celsius >= HOT_CELSIUS:
-        return Check("temperature", "warning", f"{celsius:.0f} C", "cool the board: it slows down when it is this hot")
+        return Check("temperature", "warning", f"{celsius:.0f} C", "cool the board: it throttles at this temperature")
     return Check("temperature", "ok", f"{celsius:.0f} C")
 
 
 def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool = False) -> Check:
-    """Whether the MQTT broker answers, lets this device in, and lets it say and hear what it must.
+    """Check that the MQTT broker answers, accepts this device, and permits the topics that it needs.
 
     Args:
-        requests: whether the device's models are asked over MQTT.
+        requests: whether the device serves the inference API over MQTT.
     """
     try:
         asyncio.run(_visit(settings, device, requests=requests))
     except TransportError as error:
         return Check("broker", "failed", f"{settings.url}: {error.message}", error.hint)
     except (MqttError, EdgemlError, OSError) as error:
-        remedy = "check [broker] url and its credentials and, with mqtts, ca, cert and key; is the broker running?"
+        remedy = "check that the broker runs, [broker] url and its credentials and, with mqtts, ca, cert and key"
         return Check("broker", "failed", f"{settings.url}: {error}", remedy)
-    return Check("broker", "ok", f"{settings.url} lets this device in")
+    return Check("broker", "ok", f"{settings.url} accepts this device")
 
 
 async def _visit(settings: BrokerSettings, device: DeviceSettings, *, requests: bool) -> None:
-    async with mqtt.Broker(settings, f"{device.id}-doctor").connected(will=None) as client:
-        rights = Rights(Topics(device.fleet), device.id, requests=requests)
+    async with session(settings, f"{device.id}-doctor").connected() as connection:
+        check = AclCheck(Topics(device.fleet), device.id, requests=requests)
 
         async def receive() -> None:
-            async for message in client.messages:
-                rights.on_message(str(message.topic), bytes(message.payload or b""))
+            async for message in connection:
+                if check.is_echo(message):
+                    check.on_echo(message)
 
-        hearing = asyncio.create_task(receive())
+        receiving = asyncio.create_task(receive())
         try:
-            await rights.check(client)
+            await check.run(connection)
         finally:
-            hearing.cancel()
+            receiving.cancel()
 
 
 def _celsius(path: Path) -> float | None:
-    """A sensor's reading, which Linux gives in thousandths; None for one that can't be read."""
+    """Return a sensor's reading, which Linux gives in thousandths; None if it can't be read."""
     try:
         return int(path.read_text()) / 1000
     except (OSError, ValueError):

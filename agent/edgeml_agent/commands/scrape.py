@@ -1,4 +1,4 @@
-"""What the running agent says of itself: one look at its own `/v1/models` and `/metrics`, over HTTP like anybody's."""
+"""A snapshot of the running agent: its own `/v1/models` and `/metrics`, over HTTP as any client reads them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from edgeml_agent.http_api import auth
 from edgeml_agent.settings import ServeSettings
 from edgeml_core.errors import TransportError, UsageError
 
+#: Seconds for each of the two requests.
 TIMEOUT_S: Final = 5.0
-#: Neither page comes near it.
+#: Bytes of an answer; both pages stay far below.
 ANSWER_MAX_BYTES: Final = 4 * 1024**2
-#: Where to ask a server that listens everywhere.
+#: The address of a server that listens on all addresses.
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 _SAMPLE: Final = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -28,7 +29,7 @@ _ESCAPES: Final = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/v1/models` says of one."""
+    """One model in the answer of `/v1/models`."""
 
     id: str
     version: str
@@ -40,14 +41,14 @@ class _Models(msgspec.Struct, frozen=True):
 
 
 class Sample(NamedTuple):
-    """One line of the metrics page."""
+    """One sample of the metrics page."""
 
     name: str
     labels: Mapping[str, str]
     value: float
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Both pages at one moment, on the clock `time.monotonic`."""
 
     at_s: float
@@ -55,35 +56,35 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[Sample, ...]
 
     def of(self, name: str, **labels: str) -> Iterator[Sample]:
-        """The samples of a metric that have these labels."""
+        """Yield the samples of a metric that have these labels."""
         for sample in self.samples:
             if sample.name == name and labels.items() <= sample.labels.items():
                 yield sample
 
     def total(self, name: str, **labels: str) -> float:
-        """Their sum; 0 where there are none."""
+        """Return the sum of these samples; 0 if there are none."""
         return sum(sample.value for sample in self.of(name, **labels))
 
 
-def look(serve: ServeSettings) -> Look:
-    """What the agent says now.
+def take_snapshot(serve: ServeSettings) -> Snapshot:
+    """Read both pages of the agent now.
 
     Raises:
-        UsageError: `config-invalid`, when the settings don't tell where it listens.
-        TransportError: `agent-unreachable`, when nobody answers there, or something else does.
+        UsageError: `config-invalid`, when the settings have no fixed port.
+        TransportError: `agent-unreachable`, when no agent answers at its address.
     """
-    hint = "see that `edgeml-agent run` runs, and with this agent.toml"
+    hint = "check that `edgeml-agent run` runs with this agent.toml"
     where = f"{serve.http.host}:{serve.http.port}"
     try:
         models = msgspec.json.decode(_get(serve, "/v1/models"), type=_Models).data
         samples = tuple(parse(_get(serve, "/metrics").decode()))
     except (OSError, http.client.HTTPException, msgspec.MsgspecError, ValueError) as error:
         raise TransportError("agent-unreachable", f"no agent answers at {where}: {error}", hint) from error
-    return Look(at_s=time.monotonic(), models=models, samples=samples)
+    return Snapshot(at_s=time.monotonic(), models=models, samples=samples)
 
 
 def parse(page: str) -> Iterator[Sample]:
-    """The samples of a page in Prometheus' text format, as `edgeml_agent.serve.metrics` writes it."""
+    """Yield the samples of a page in Prometheus' text format, as `edgeml_agent.serve.metrics` writes it."""
     for line in page.splitlines():
         if found := _SAMPLE.fullmatch(line):
             name, labels, value = found.groups(default="")
@@ -93,8 +94,10 @@ def parse(page: str) -> Iterator[Sample]:
 def _get(serve: ServeSettings, path: str) -> bytes:
     host, port = serve.http.host, serve.http.port
     if port == 0:
-        hint = "give [serve] http a port of its own"
-        raise UsageError("config-invalid", "the agent takes another port at each start", hint)
+        hint = "set [serve] http to a fixed port"
+        raise UsageError(
+            "config-invalid", "[serve] http has port 0, so the agent takes another port at each start", hint
+        )
     token = auth.rules(host, serve.token_file).token
     connection = _connection(_ANYWHERE.get(host, host), port, serve.cert)
     try:
@@ -112,17 +115,17 @@ def _connection(host: str, port: int, cert: Path | None) -> http.client.HTTPConn
     if cert is None:
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     tls = ssl.create_default_context()
-    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # `_connect` knows the very certificate
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # `_connect` compares the certificate itself
     return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls)
 
 
 def _connect(connection: http.client.HTTPConnection, cert: Path | None) -> None:
-    """Open it. Over TLS nothing is said, least of all the token, but to who shows the agent's own certificate."""
+    """Connect. Over TLS nothing is sent, least of all the token, unless the server has the agent's own certificate."""
     connection.connect()
     if cert is not None and isinstance(connection.sock, ssl.SSLSocket):
         own = _CERTIFICATE.search(cert.read_text())
         if own is None or connection.sock.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(own[0]):
-            raise ssl.SSLError(f"it shows another certificate than the first in {cert}")
+            raise ssl.SSLError(f"the server has another certificate than the first in {cert}")
 
 
 def _unescaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the store says of this device and its models, as `edgeml-agent status` and `models` show it. Needs no broker."""
+"""The store's state of this device and its models, for `edgeml-agent status` and `models`. Needs no broker."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from edgeml_core.messages import Tuned
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `version` is the one that answers, empty when none does; `wanted_version` is of the newest update.
+    """One model. `version` is the serving one, empty if none serves; `wanted_version` is of the newest update.
 
-    `tuned` is how it runs here, where that was found out.
+    `tuned` is its tuning for this device, if any.
     """
 
     name: str
@@ -48,7 +48,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def device(settings: Settings) -> DeviceStatus:
-    """The device and its models.
+    """Return the state of the device and its models.
 
     Raises:
         DeviceError: `store-failed`.

@@ -1,1 +1,1 @@
-"""A release's chunks on their way to the disk: how many at a time, in which order, and by which keys."""
+"""The fetch of a release's chunks to the disk: the window, the order of requests, and their wire keys."""

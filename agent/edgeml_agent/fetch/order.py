@@ -1,7 +1,7 @@
-"""In which order the chunks of a release are asked for: that of its files, but beginning where other devices are.
+"""The order in which a fetch requests chunks: that of the files, but from the origin's position on.
 
-Who comes late, or falls behind, goes on right after the chunk that was sent last, together with the others, and asks
-for what it has missed when it has come round: together with all who missed it, too.
+A device that begins late or falls behind continues after the chunk that the origin has sent last, together with the
+other devices. It requests the chunks that it has missed at the end of the round, together with all that missed them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 
-class Order:
-    """The chunks to ask for, by digest.
+class RequestOrder:
+    """The chunks to request, by digest.
 
     Args:
         missing: all of them, in the order of the files.
-        chunk_id: how a wave calls a digest.
+        chunk_id: returns the id of a digest, as positions name it.
     """
 
     def __init__(self, missing: Sequence[str], chunk_id: Callable[[str], str]) -> None:
@@ -27,15 +27,15 @@ class Order:
         return bool(self._waiting)
 
     def take(self) -> str:
-        """The next digest."""
+        """Take the next digest."""
         return self._waiting.popleft()
 
     def again(self, digests: Sequence[str]) -> None:
-        """Ask for these again, before all others."""
+        """Request these again, before all others."""
         self._waiting.extendleft(reversed(digests))
 
     def follow(self, position: str) -> None:
-        """Go on after the chunk with this id, if that is still to be asked for: then it was missed."""
+        """Continue after the chunk with this id, if it is still to be requested: then this device has missed it."""
         if position == self._position:
             return
         self._position = position

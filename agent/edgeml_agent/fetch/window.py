@@ -1,8 +1,8 @@
-"""The receiver's window: which chunks are asked for when, and what is done with what arrives.
+"""The receiver's window: request chunks, store those that arrive, and request again those that don't.
 
-Never more than a window of chunks is on its way, so nothing can pile up for a slow device. How many those are is
-`pace`'s business, in which order they are asked for `order`'s, by which keys `asking`'s. The digest decides: a bad or
-missing chunk is wanted again, with jitter and a bound. Where chunks come from and where they go are ports.
+Never more than a window of chunks is in flight, so nothing piles up for a slow device. The size of the window is left
+to `flow_control`, the order of requests to `order`, their wire keys to `chunk_requests`. A bad or missing chunk is
+requested again, with jitter and a bound. The source of chunks and the release on the disk are ports.
 """
 
 from __future__ import annotations
@@ -16,62 +16,65 @@ from typing import Final
 import msgspec
 
 from edgeml_agent.fetch.chunk_requests import ChunkRequests
-from edgeml_agent.fetch.flow_control import Pace
-from edgeml_agent.fetch.order import Order
+from edgeml_agent.fetch.flow_control import FlowControl
+from edgeml_agent.fetch.order import RequestOrder
 from edgeml_agent.ports import Arrival, ChunkSource
-from edgeml_agent.store.releases import Partial
+from edgeml_agent.store.releases import PartialRelease
 from edgeml_core import wire_keys
 from edgeml_core.errors import RejectedError, TransportError
 from edgeml_io import backoff
 
-#: Silences in a row; each is twice as long as the one before.
+#: Silences in a row after which the fetch fails, each twice as long as the one before: 21 s altogether at least.
 SILENCES_MAX: Final = 3
-#: Copies of one chunk with other content than its digest's.
+#: Copies of one chunk with another digest, after which the fetch fails: a damaged store sends no other copy.
 BAD_COPIES_MAX: Final = 3
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a fetch is, in bytes: `done` of the release's `total`, and how many went over the wire for it."""
+    """The progress of a fetch in bytes: of the release, those on the disk and all; and the bytes received for it."""
 
     done_bytes: int
     total_bytes: int
     wire_bytes: int
 
 
-class _Flight(msgspec.Struct, frozen=True):
-    """When a key was wanted, and how many chunks had arrived by then."""
+class _Request(msgspec.Struct, frozen=True):
+    """When a key was requested, and how many chunks had arrived by then."""
 
     wanted_s: float
     arrivals: int
 
 
 class Fetch:
-    """One release on its way from `source` to `partial`.
+    """The fetch of one release from `source` to `partial`.
 
     Args:
+        partial: the incomplete release on the disk.
+        source: the source of chunks.
         missing: the digests of the chunks to fetch, in the order of the files.
-        asking: by which keys to ask for them.
-        notice: called after each chunk.
+        requests: their wire keys.
+        on_progress: called after each chunk.
     """
 
     def __init__(
         self,
-        partial: Partial,
+        partial: PartialRelease,
         source: ChunkSource,
         *,
         missing: list[str],
-        asking: ChunkRequests,
-        notice: Callable[[Progress], None],
+        requests: ChunkRequests,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self._partial = partial
         self._source = source
-        self._notice = notice
-        self._asking = asking
-        self._pace = Pace()
-        #: Chunks to ask for, and keys on their way.
-        self._order = Order(missing, asking.chunk_id)
-        self._flying: dict[str, _Flight] = {}
-        #: Keys whose topics can be left.
+        self._on_progress = on_progress
+        self._requests = requests
+        self._flow = FlowControl()
+        #: Chunks to request.
+        self._order = RequestOrder(missing, requests.chunk_id)
+        #: Requested keys.
+        self._in_flight: dict[str, _Request] = {}
+        #: Keys that the source can drop.
         self._answered: list[str] = []
         self._needed = set(missing)
         self._arrivals = 0
@@ -80,43 +83,43 @@ class Fetch:
         self._done_bytes = partial.release.manifest.size_bytes - partial.size_of(missing)
 
     async def run(self) -> Progress:
-        """Fetch all that is missing; on return it survives a power cut.
+        """Fetch all missing chunks; on return they survive a power cut.
 
         Raises:
             TransportError: `chunk-timeout`, after `SILENCES_MAX` silences in a row; `broker-unreachable`;
-                `digest-mismatch`, after `BAD_COPIES_MAX` bad copies of one chunk: they say nothing against the release.
+                `digest-mismatch`, after `BAD_COPIES_MAX` bad copies of one chunk: the release itself may be good.
             DeviceError: the disk fails.
         """
         await self._source.follow(wire_keys.chunk_id(self._partial.release.digest))
         try:
             while self._needed:
                 await self._fill_window()
-                arrival = await self._source.receive(self._pace.silence_s + backoff.jittered(self._pace.silence_s / 2))
+                arrival = await self._source.receive(self._flow.silence_s + backoff.jittered(self._flow.silence_s / 2))
                 if arrival is None:
-                    self._fell_silent()
+                    self._on_silence()
                 else:
                     await self._take(arrival)
         finally:
-            await self._source.drop([*self._flying, *self._answered])
+            await self._source.drop([*self._in_flight, *self._answered])
             await self._source.follow("")
             await asyncio.to_thread(self._partial.sync)
         return self._progress()
 
     async def _fill_window(self) -> None:
-        """Ask for as many chunks as there is room for, once half the window is free: that halves the requests."""
+        """Request as many chunks as the window has room for, once half of it is free: that halves the messages."""
         now_s = time.monotonic()
         self._give_up_overtaken(now_s)
-        if len(self._flying) > self._pace.window // 2:
+        if len(self._in_flight) > self._flow.window // 2:
             return
-        self._pace.adapt(now_s)
+        self._flow.adapt(now_s)
         self._order.follow(self._source.position)
         wanted: list[str] = []
-        while self._order and len(self._flying) + len(wanted) < self._pace.window:
+        while self._order and len(self._in_flight) + len(wanted) < self._flow.window:
             digest = self._order.take()
             if digest in self._needed:
-                wanted.append(self._asking.key(digest))
+                wanted.append(self._requests.key(digest))
         if wanted:
-            self._flying |= dict.fromkeys(wanted, _Flight(now_s, self._arrivals))
+            self._in_flight |= dict.fromkeys(wanted, _Request(now_s, self._arrivals))
             await self._source.drop(set(self._answered).difference(wanted))
             self._answered.clear()
             await self._source.want(wanted)
@@ -124,9 +127,9 @@ class Fetch:
     async def _take(self, arrival: Arrival) -> None:
         self._arrivals += 1
         self._wire_bytes += len(arrival.payload)
-        if flight := self._flying.get(arrival.key):
-            self._pace.came(time.monotonic(), flight.wanted_s)
-        digest = self._asking.digest(arrival.key)
+        if request := self._in_flight.get(arrival.key):
+            self._flow.on_arrival(time.monotonic(), request.wanted_s)
+        digest = self._requests.digest(arrival.key)
         if digest not in self._needed:
             return
         try:
@@ -135,50 +138,50 @@ class Fetch:
             self._refuse(arrival.key)
             return
         self._needed.remove(digest)
-        self._flying.pop(arrival.key, None)
+        self._in_flight.pop(arrival.key, None)
         self._answered.append(arrival.key)
-        self._notice(self._progress())
+        self._on_progress(self._progress())
 
     def _store(self, digest: str, arrival: Arrival) -> int:
-        return self._partial.put(digest, self._asking.chunk(arrival))
+        return self._partial.put(digest, self._requests.chunk(arrival))
 
     def _refuse(self, key: str) -> None:
         self._bad[key] += 1
         if self._bad[key] >= BAD_COPIES_MAX:
             message = f"{BAD_COPIES_MAX} copies of chunk {key[:12]} of {self._stem} had other content"
-            hint = "check the origin's repository, and who may publish chunks"
+            hint = "check the origin's repository, and the rights to publish chunks"
             raise TransportError("digest-mismatch", message, hint)
-        self._asking.refused(key)
-        self._want_again([key])
+        self._requests.on_refusal(key)
+        self._request_again([key])
 
-    def _fell_silent(self) -> None:
-        if self._pace.fell_silent() >= SILENCES_MAX:
-            message = f"{len(self._flying)} wanted chunks of {self._stem} didn't arrive"
+    def _on_silence(self) -> None:
+        if self._flow.on_silence() >= SILENCES_MAX:
+            message = f"{len(self._in_flight)} requested chunks of {self._stem} didn't arrive"
             raise TransportError(
                 "chunk-timeout", message, "check that `edgeml fleet serve` runs and reaches the broker"
             )
-        self._give_up(list(self._flying))
+        self._give_up(list(self._in_flight))
 
     def _give_up_overtaken(self, now_s: float) -> None:
         lost = [
             key
-            for key, flight in self._flying.items()
-            if self._pace.is_overtaken(by=self._arrivals - flight.arrivals, wanted_s=flight.wanted_s, now_s=now_s)
+            for key, request in self._in_flight.items()
+            if self._flow.is_overtaken(by=self._arrivals - request.arrivals, wanted_s=request.wanted_s, now_s=now_s)
         ]
         if lost:
-            self._pace.lost()
+            self._flow.on_loss()
             self._give_up(lost)
 
     def _give_up(self, keys: list[str]) -> None:
         for key in keys:
-            self._asking.unanswered(key)
-        self._want_again(keys)
+            self._requests.on_loss(key)
+        self._request_again(keys)
 
-    def _want_again(self, keys: list[str]) -> None:
+    def _request_again(self, keys: list[str]) -> None:
         for key in keys:
-            self._flying.pop(key, None)
+            self._in_flight.pop(key, None)
         self._answered += keys
-        self._order.again([self._asking.digest(key) for key in keys])
+        self._order.again([self._requests.digest(key) for key in keys])
 
     @property
     def _stem(self) -> str:

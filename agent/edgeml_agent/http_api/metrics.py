@@ -76,10 +76,14 @@ def _process_and_board() -> Iterator[Metric]:
         yield _single("process_resident_memory_bytes", "gauge", "Resident memory.", resident)
     if (heat := thermal.celsius()) is not None:
         yield _single("edgeml_cpu_temperature_celsius", "gauge", "The hottest thermal zone of the CPU.", heat)
-    if (is_slowed := thermal.slowed()) is not None:
-        yield _single("edgeml_cpu_throttled", "gauge", "1 while the CPU is slowed for heat or power.", int(is_slowed))
-    if (slowings := thermal.slowings()) is not None:
-        yield _single("edgeml_cpu_throttles_total", "counter", "Times that CPU cores were slowed for heat.", slowings)
+    if (is_throttled := thermal.is_throttled()) is not None:
+        yield _single(
+            "edgeml_cpu_throttled", "gauge", "1 while the CPU is slowed for heat or power.", int(is_throttled)
+        )
+    if (throttle_count := thermal.throttle_count()) is not None:
+        yield _single(
+            "edgeml_cpu_throttles_total", "counter", "Times that CPU cores were slowed for heat.", throttle_count
+        )
 
 
 def _single(name: str, kind: str, text: str, value: float) -> Metric:

@@ -1,1 +1,1 @@
-"""The one connection to the broker: kept up (`link`), over MQTT (`mqtt`), with what came of signed files and chunks."""
+"""The device's connection to its broker: `link` keeps it up, and each other module owns one kind of message."""

@@ -1,8 +1,9 @@
-"""Whether the broker lets this device say and hear what it must: brokers grant every SUBSCRIBE, and then stay silent.
+"""Check that the broker lets this device publish and subscribe where it must.
 
-So each right is tried by an echo: the device says nothing, an empty payload that all others pass over, on a topic that
-it may write and read. Where whole trees are only read, the topic is `TREE/echo/DEVICE`, which every device may write
-for itself. Source of the rights: `docker/mosquitto/acl`.
+Brokers confirm a SUBSCRIBE that their ACL forbids, and then deliver nothing. So each right is tried with an echo: the
+device publishes an empty payload on a topic that it may write and read. All other parts ignore empty payloads. Where a
+device may only read a whole tree, the topic is `TREE/echo/DEVICE`, which every device may write for itself. Source of
+the rights: `docker/mosquitto/acl`.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import asyncio
 import contextlib
 from typing import Final
 
-from aiomqtt import Client
-
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import Connection, Message
 
-#: An echo takes one way to the broker and back.
+#: Seconds for all echoes: an echo takes one round trip, which is below a second on mobile networks.
 ECHO_WAIT_S: Final = 5.0
 
 
-class Rights:
-    """The rights of one device.
+class AclCheck:
+    """The rights that one device needs.
 
     Args:
-        requests: whether it hears requests to its models, and answers.
+        topics: the topics of its fleet.
+        device: its id.
+        requests: whether it answers requests to its models over MQTT.
     """
 
     def __init__(self, topics: Topics, device: str, *, requests: bool = False) -> None:
@@ -38,35 +40,37 @@ class Rights:
         }
         if requests:
             self._needed |= {topics.infer(device, "echo"), topics.answer(device, "echo"), topics.client("echo", device)}
-        self._silent: set[str] = set()
-        self._all_heard = asyncio.Event()
+        self._missing: set[str] = set()
+        self._is_complete = asyncio.Event()
 
-    def on_message(self, topic: str, payload: bytes) -> bool:
-        """Take in what came; whether it was an echo."""
-        if topic not in self._needed or payload:
-            return False
-        self._silent.discard(topic)
-        if not self._silent:
-            self._all_heard.set()
-        return True
+    def is_echo(self, message: Message) -> bool:
+        """Return whether a message is an echo; all others belong to other parts."""
+        return not message.payload and message.topic in self._needed
 
-    async def check(self, client: Client) -> None:
-        """Try every right, while someone else lets us `on_message` what comes.
+    def on_echo(self, message: Message) -> None:
+        """Count an echo."""
+        self._missing.discard(message.topic)
+        if not self._missing:
+            self._is_complete.set()
+
+    async def run(self, connection: Connection) -> None:
+        """Try every right; another task passes the received echoes to `on_echo` meanwhile.
 
         Raises:
-            TransportError: `topic-forbidden`, naming the topics without an echo.
+            TransportError: `topic-forbidden`, with the topics that had no echo.
+            MqttError: the connection is lost.
         """
-        self._silent = set(self._needed)
-        self._all_heard.clear()
+        self._missing = set(self._needed)
+        self._is_complete.clear()
         topics = sorted(self._needed)
-        await client.subscribe([(topic, 0) for topic in topics])
+        await connection.subscribe([(topic, 0) for topic in topics])
         for topic in topics:
-            await client.publish(topic, b"")
+            await connection.publish(topic, b"")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ECHO_WAIT_S):
-                await self._all_heard.wait()
-        await client.unsubscribe(topics)
-        if self._silent:
+                await self._is_complete.wait()
+        await connection.unsubscribe(topics)
+        if self._missing:
             hint = "give this device the rights that docker/mosquitto/acl lists, under the user name that is its id"
-            message = f"the broker doesn't pass on what this device says on {', '.join(sorted(self._silent))}"
+            message = f"the broker doesn't deliver this device's messages on {', '.join(sorted(self._missing))}"
             raise TransportError("topic-forbidden", message, hint)

@@ -1,8 +1,8 @@
-"""Requests to this device's models as MQTT messages, and the answers: what `link` passes on to the door and back.
+"""Requests to this device's models as MQTT messages, and their answers; `edgeml_agent.mqtt_api` reads and answers them.
 
-By MQTT 5 the response topic, the correlation data and the message's expiry are those of the protocol; what a client of
-3.1.1 writes into its payload instead, the door reads. All is QoS 0: who asks wants to know now, and asks again when
-nothing came. So nothing piles up for a device that is away.
+With MQTT 5 the response topic, the correlation data and the expiry are properties of the message. A client of 3.1.1
+writes them into its payload, which the API reads. All messages have QoS 0: a client that gets no answer in time asks
+again. So the broker queues nothing for a device that is away.
 """
 
 from __future__ import annotations
@@ -12,99 +12,103 @@ import time
 from typing import Final
 
 import msgspec
-from aiomqtt import Client, Message, MqttError
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
+from edgeml_agent.link.current import CurrentConnection
 from edgeml_core import names
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import Connection, Message, MqttError
 
-#: Of one request; a photograph of 700 kB in base64 fits.
+#: Bytes of one request; a photograph of 700 kB fits in base64.
 REQUEST_MAX_BYTES: Final = 1024**2
-#: Requests that the door hasn't looked at yet; the newest of too many are lost, as everything of QoS 0 may be.
+#: Requests that the API hasn't read yet; the newest of more are dropped, as any message of QoS 0 may be.
 QUEUED_MAX: Final = 256
+#: Bytes of their payloads: sixteen of the longest.
 QUEUED_MAX_BYTES: Final = 16 * 1024**2
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """One request; nothing about it is trusted yet.
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request; nothing in it is trusted.
 
-    `payload` is None when it was too long. `came_s` is on the clock `time.monotonic`; `expires_s` counts from then.
+    `payload` is None when it was longer than `REQUEST_MAX_BYTES`. `arrived_s` is on the clock `time.monotonic`;
+    `expires_s` is in seconds after it.
     """
 
     model: str
     payload: bytes | None
-    came_s: float
+    arrived_s: float
     expires_s: int | None = None
     reply_to: str | None = None
     correlation: bytes | None = None
 
 
-class RequestLine:
-    """The topics of one device's models. Nothing is heard before it is opened."""
+class InferenceRequests:
+    """The queue of requests to one device. It subscribes to nothing until it is opened."""
 
-    def __init__(self, topics: Topics, device: str) -> None:
+    def __init__(self, topics: Topics, device: str, current: CurrentConnection) -> None:
         self.topics = topics
         self.device = device
-        #: The connection, while there is one.
-        self.client: Client | None = None
+        self._current = current
         self._is_open = False
         self._root = topics.infer(device, "")
-        self._asked: asyncio.Queue[Asked] = asyncio.Queue(QUEUED_MAX)
+        self._requests: asyncio.Queue[InferenceRequest] = asyncio.Queue(QUEUED_MAX)
         self._queued_bytes = 0
 
-    def open(self) -> RequestLine:
-        """Hear requests from the next connection on."""
+    def open(self) -> InferenceRequests:
+        """Receive requests from the next connection on."""
         self._is_open = True
         return self
 
     @property
     def subscriptions(self) -> list[tuple[str, int]]:
-        """What a connection subscribes to for it."""
+        """The topics that a connection subscribes to, with their QoS."""
         return [(self.topics.infer(self.device, "+"), 0)] if self._is_open else []
 
-    def take(self, message: Message) -> bool:
-        """Take a message in, if it is a request. A retained one was for somebody who has gone."""
-        topic, payload = str(message.topic), message.payload
-        if not topic.startswith(self._root):
+    def on_message(self, message: Message) -> None:
+        """Queue a request. A retained one is dropped: its client has stopped waiting."""
+        model = message.topic.removeprefix(self._root)
+        if self._is_open and names.is_name(model) and not message.retain:
+            self._queue(_request(model, message))
+
+    @property
+    def connection(self) -> Connection | None:
+        """The present connection; another object after each reconnection."""
+        return self._current.get_now()
+
+    async def next(self) -> InferenceRequest:
+        """Wait for the next request."""
+        request = await self._requests.get()
+        self._queued_bytes -= len(request.payload or b"")
+        return request
+
+    async def publish(
+        self, topic: str, payload: bytes, *, correlation: bytes | None = None, retain: bool = False
+    ) -> bool:
+        """Publish an answer, with QoS 1 when the broker shall retain it.
+
+        Returns:
+            False when there is no connection; then the message is lost.
+        """
+        connection = self._current.get_now()
+        if connection is None:
             return False
-        model = topic.removeprefix(self._root)
-        if self._is_open and isinstance(payload, bytes) and names.is_name(model) and not message.retain:
-            self._queue(_asked(model, payload, message.properties))
-        return True
-
-    async def asked(self) -> Asked:
-        """The next request."""
-        asked = await self._asked.get()
-        self._queued_bytes -= len(asked.payload or b"")
-        return asked
-
-    def _queue(self, asked: Asked) -> None:
-        if not self._asked.full() and self._queued_bytes < QUEUED_MAX_BYTES:
-            self._queued_bytes += len(asked.payload or b"")
-            self._asked.put_nowait(asked)
-
-    async def say(self, topic: str, payload: bytes, *, correlation: bytes | None = None, retain: bool = False) -> bool:
-        """Publish something now; whether there was a connection to do so."""
-        if self.client is None:
-            return False
-        properties = None
-        if correlation is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] # paho has no annotation here
-            properties.CorrelationData = correlation
         try:
-            await self.client.publish(topic, payload, qos=int(retain), retain=retain, properties=properties)
+            await connection.publish(topic, payload, qos=int(retain), retain=retain, correlation=correlation)
         except MqttError:
             return False
         return True
 
+    def _queue(self, request: InferenceRequest) -> None:
+        if not self._requests.full() and self._queued_bytes < QUEUED_MAX_BYTES:
+            self._queued_bytes += len(request.payload or b"")
+            self._requests.put_nowait(request)
 
-def _asked(model: str, payload: bytes, properties: Properties | None) -> Asked:
-    return Asked(
+
+def _request(model: str, message: Message) -> InferenceRequest:
+    return InferenceRequest(
         model=model,
-        payload=payload if len(payload) <= REQUEST_MAX_BYTES else None,
-        came_s=time.monotonic(),
-        expires_s=getattr(properties, "MessageExpiryInterval", None),
-        reply_to=getattr(properties, "ResponseTopic", None),
-        correlation=getattr(properties, "CorrelationData", None),
+        payload=message.payload if len(message.payload) <= REQUEST_MAX_BYTES else None,
+        arrived_s=time.monotonic(),
+        expires_s=message.expires_s,
+        reply_to=message.reply_to,
+        correlation=message.correlation,
     )

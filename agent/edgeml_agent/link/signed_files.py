@@ -1,4 +1,4 @@
-"""The newest copies of the signed files that came over the link, bounded. Judging them is `trust`'s business."""
+"""The newest copies of the signed files that arrived, bounded; verification is left to `edgeml_agent.trust`."""
 
 from __future__ import annotations
 
@@ -7,50 +7,88 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from edgeml_agent.link.current import CurrentConnection
 from edgeml_core import trust
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import Message
 
+#: Metadata files held: two repositories with some ten each, and their roots of many years.
 HELD_MAX_FILES: Final = 256
+#: Bytes of these files.
 HELD_MAX_BYTES: Final = 32 * 1024**2
+#: Seconds for a retained file after its subscription: the largest manifest takes as much at 6 Mbit/s.
+RETAINED_WAIT_S: Final = 10.0
+#: Seconds without a further change after which a change counts as complete: a host publishes its files in a burst.
+SETTLE_S: Final = 0.3
+_ROOT_SUFFIX: Final = ".root.json"
 
 
 class SignedFiles:
-    """Files by topic. What is too long is not kept, and the oldest of too many go: each can be asked for again."""
+    """Files by topic. A file that is too long is dropped, and the oldest of too many: each can be requested again."""
 
-    def __init__(self, topics: Topics) -> None:
-        self.changed = asyncio.Event()
+    def __init__(self, topics: Topics, current: CurrentConnection) -> None:
         self._topics = topics
+        self._current = current
+        self._changed = asyncio.Event()
         self._roots = tuple(topics.trust(repo, f"{trust.METADATA_DIR}/") for repo in trust.REPOSITORIES)
         self._held: dict[str, bytes] = {}
         self._held_bytes = 0
         self._expected: dict[str, asyncio.Future[bytes]] = {}
-
-    def get(self, repo: str, file: str) -> bytes | None:
-        """The newest copy held."""
-        return self._held.get(self._topics.trust(repo, file))
 
     @property
     def held(self) -> dict[str, bytes]:
         """All metadata held, by topic."""
         return dict(self._held)
 
-    def forget(self) -> None:
-        """Forget all: a new connection brings what the broker retains now, and what it doesn't is gone."""
+    async def read(self, repo: str, file: str) -> bytes | None:
+        """Return one signed file as the broker has it; None when there is none.
+
+        Raises:
+            TransportError: `broker-unreachable` or `broker-misbehaves`.
+        """
+        topic = self._topics.trust(repo, file)
+        if (held := self._held.get(topic)) is not None:
+            return held
+        if file.endswith(_ROOT_SUFFIX):
+            # The trust client asks for root N+1 until there is none: all that exist arrived with the subscription.
+            return None
+        connection = await self._current.get()
+        with self._awaited(topic) as arrival, self._current.translated():
+            await connection.subscribe([(topic, 1)])
+            try:
+                async with asyncio.timeout(RETAINED_WAIT_S):
+                    return await arrival
+            except TimeoutError:
+                return None
+            finally:
+                await connection.unsubscribe([topic])
+
+    async def changed(self) -> None:
+        """Wait until files have changed since the last call, and until no more arrive."""
+        await self._changed.wait()
+        while self._changed.is_set():
+            self._changed.clear()
+            await asyncio.sleep(SETTLE_S)
+
+    def restart(self) -> None:
+        """Forget all files: a new connection brings those that the broker retains now. This counts as a change."""
         self._held.clear()
         self._held_bytes = 0
+        self._changed.set()
 
-    def take(self, topic: str, payload: bytes) -> None:
-        """Keep a file that arrived; an empty payload is a file withdrawn."""
-        waiting = self._expected.get(topic)
-        if waiting is not None and not waiting.done() and payload:
-            waiting.set_result(payload)
+    def on_message(self, message: Message) -> None:
+        """Keep a file; an empty payload withdraws it."""
+        topic, payload = message.topic, message.payload
+        awaited = self._expected.get(topic)
+        if awaited is not None and not awaited.done() and payload:
+            awaited.set_result(payload)
         if topic.startswith(self._roots) and payload != self._held.get(topic, b""):
             self._hold(topic, payload)
-            self.changed.set()
+            self._changed.set()
 
     @contextmanager
-    def expected(self, topic: str) -> Iterator[asyncio.Future[bytes]]:
-        """The next payload of `topic`, for as long as the block runs."""
+    def _awaited(self, topic: str) -> Iterator[asyncio.Future[bytes]]:
+        """Return a future of the topic's next payload, for the time of the block."""
         future = self._expected.setdefault(topic, asyncio.get_running_loop().create_future())
         try:
             yield future
@@ -68,18 +106,19 @@ class SignedFiles:
 
 
 class BlockingFiles:
-    """The link's files for a thread that judges them: a `TrustSource`.
+    """The link's files for the thread that verifies them: a `TrustSource`.
 
     Args:
-        file: the link's method, which runs on `loop`.
+        read: `SignedFiles.read`, which runs on `loop`.
+        loop: the link's event loop.
     """
 
     def __init__(
-        self, file: Callable[[str, str], Coroutine[None, None, bytes | None]], loop: asyncio.AbstractEventLoop
+        self, read: Callable[[str, str], Coroutine[None, None, bytes | None]], loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._file = file
+        self._read = read
         self._loop = loop
 
     def read(self, repo: str, file: str) -> bytes | None:
         """See `TrustSource.read`."""
-        return asyncio.run_coroutine_threadsafe(self._file(repo, file), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._read(repo, file), self._loop).result()

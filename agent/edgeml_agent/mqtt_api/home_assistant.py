@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml_agent.link.inference_requests import RequestLine
+from edgeml_agent.link.inference_requests import InferenceRequests
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
 from edgeml_core.manifest import Manifest
@@ -34,7 +34,7 @@ class Sensors:
         prefix: the topic below which Home Assistant looks; its default is `homeassistant`.
     """
 
-    def __init__(self, line: RequestLine, models: Models, prefix: str) -> None:
+    def __init__(self, line: InferenceRequests, models: Models, prefix: str) -> None:
         self._line = line
         self._models = models
         self._root = f"{prefix}/sensor/{line.device}"
@@ -42,17 +42,17 @@ class Sensors:
     async def run(self) -> None:
         """Keep the sensors of Home Assistant in step with the served models, until cancelled."""
         published: dict[str, bytes] = {}
-        client = None
+        connection = None
         while True:
-            if client is not self._line.client:
-                client, published = (
-                    self._line.client,
+            if connection is not self._line.connection:
+                connection, published = (
+                    self._line.connection,
                     dict.fromkeys(published, b"?"),
                 )  # a broker may forget what it retained
             wanted = dict(self._configs())
             for topic in sorted(wanted.keys() | published.keys()):
                 config = wanted.get(topic, b"")
-                if published.get(topic) != config and await self._line.say(topic, config, retain=True):
+                if published.get(topic) != config and await self._line.publish(topic, config, retain=True):
                     published[topic] = config
             published = {topic: config for topic, config in published.items() if config}
             await asyncio.sleep(LOOK_EVERY_S)

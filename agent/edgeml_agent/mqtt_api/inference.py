@@ -17,7 +17,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, Asked, RequestLine
+from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, InferenceRequest, InferenceRequests
 from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, UsageError
@@ -62,7 +62,7 @@ class _ReplyAddress(msgspec.Struct, frozen=True, kw_only=True):
 class MqttInference:
     """Inference over MQTT on one device."""
 
-    def __init__(self, line: RequestLine, models: Models) -> None:
+    def __init__(self, line: InferenceRequests, models: Models) -> None:
         self._line = line
         self._models = models
         self._in_flight = 0
@@ -71,7 +71,7 @@ class MqttInference:
         """Answer requests until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                asked = await self._line.asked()
+                asked = await self._line.next()
                 if self._in_flight < IN_FLIGHT_MAX:
                     self._in_flight += 1
                     tasks.create_task(self._answer(asked)).add_done_callback(self._ended)
@@ -82,7 +82,7 @@ class MqttInference:
     def _ended(self, _: asyncio.Task[None]) -> None:
         self._in_flight -= 1
 
-    async def _answer(self, asked: Asked, *, is_full: bool = False) -> None:
+    async def _answer(self, asked: InferenceRequest, *, is_full: bool = False) -> None:
         reply = self._default_reply(asked)
         try:
             reply = self._with_reply_topic(reply, asked.reply_to)
@@ -96,9 +96,9 @@ class MqttInference:
             log.defect("request over MQTT failed", error, model=asked.model)
             failure = DeviceError("internal", "the request failed", "see the agent's log for the details")
             payload = _failure(reply.id, failure)
-        await self._line.say(reply.topic, payload, correlation=reply.correlation)
+        await self._line.publish(reply.topic, payload, correlation=reply.correlation)
 
-    async def _predict(self, asked: Asked, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
+    async def _predict(self, asked: InferenceRequest, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
         if is_full:
             raise self._overloaded(asked.model)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
@@ -115,7 +115,7 @@ class MqttInference:
         what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
         return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
-    def _default_reply(self, asked: Asked) -> _ReplyAddress:
+    def _default_reply(self, asked: InferenceRequest) -> _ReplyAddress:
         topic = self._line.topics.answer(self._line.device, asked.model)
         return _ReplyAddress(topic=topic, correlation=asked.correlation)
 
@@ -157,11 +157,11 @@ def _decoded(payload: bytes, kind: type[_Kind]) -> _Kind:
         raise UsageError("input-invalid", f"the request can't be read: {error}", hint) from error
 
 
-def _deadline_s(asked: Asked, envelope: _Envelope) -> float:
-    """The earliest deadline that the client named, on the clock of `came_s`."""
+def _deadline_s(asked: InferenceRequest, envelope: _Envelope) -> float:
+    """The earliest deadline that the client named, on the clock of `arrived_s`."""
     timeout_s = None if envelope.timeout_ms is None else envelope.timeout_ms / 1000
     named_s = [it for it in (asked.expires_s, timeout_s) if it is not None]
-    return asked.came_s + min([*named_s, DEADLINE_MAX_S] if named_s else [DEADLINE_S])
+    return asked.arrived_s + min([*named_s, DEADLINE_MAX_S] if named_s else [DEADLINE_S])
 
 
 def _written(request_id: _Id, model: Model, outputs: Sequence[Answer]) -> bytes:

@@ -1,1 +1,1 @@
-"""Releases that come by hand, verified as if they had come over MQTT."""
+"""Releases from a stick or a file, verified as if they had come over MQTT."""

@@ -1,8 +1,8 @@
-"""`edgeml-agent install`: from a stick, with no broker; judged by the same trust, on the same way as over the network.
+"""`edgeml-agent install`: install from a stick, without a broker, with the same trust and the same steps.
 
-A repository's folder brings its own signed metadata and says what this device should run. A bare bundle is taken when
-the metadata that this device trusts already lists it. What is installed answers at once where an agent runs, else when
-one starts, and until the fleet makes another deployment.
+A repository's folder has its own signed metadata and deployments. A bare bundle is accepted if metadata that this
+device trusts already lists it. The installed release answers at once if an agent runs, else when one starts. It stays
+until the fleet makes another deployment.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from edgeml_core.messages import DeviceState, Report
 from edgeml_runtime.hardware import board
 
 
-class Silence:
-    """A `StatusSink` that nobody hears."""
+class NullStatusSink:
+    """A `StatusSink` that discards everything."""
 
-    def show(self, state: DeviceState) -> None:
-        """See `StatusSink.show`."""
+    def publish_state(self, state: DeviceState) -> None:
+        """See `StatusSink.publish_state`."""
 
     def report(self, report: Report) -> None:
         """See `StatusSink.report`."""
 
 
-class NotServing:
-    """A `ModelServer` for when nothing is served in this process; the probe has shown that the model runs."""
+class NullModelServer:
+    """A `ModelServer` for a process that serves nothing; the probe has run the model."""
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """See `ModelServer.activate`."""
 
-    async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> None:
+    async def compare(self, name: str, folder: Path, manifest: Manifest, policy: ShadowPolicy) -> None:
         """See `ModelServer.compare`."""
 
     async def reload(self, name: str) -> None:
@@ -55,40 +55,44 @@ class NotServing:
 
 
 def install(settings: Settings, source: Path) -> list[ModelRecord]:
-    """Install what a repository's folder wants this device to run, or one bundle.
+    """Install the deployments of a repository's folder for this device, or one bundle.
 
     Returns:
         The models that were installed; those that were up to date are not among them.
 
     Raises:
-        UsageError: `source` can't be read, or an update is under way. RejectedError, TransportError, DeviceError: as on
-            the way over the network; what served before still does.
+        UsageError: `source` can't be read, or an update is under way.
+        RejectedError, TransportError, DeviceError: as for an update over the network; the models that served still do.
     """
     lock = locks.take(settings.store.dir / locks.UPDATE)
     if lock is None:
-        raise UsageError("usage", "the agent is in the middle of an update", "try again when it is done")
+        raise UsageError("usage", "an update is under way on this device", "repeat the command when it has ended")
     store = Store(settings.store.dir)
     with lock:
         try:
-            work = _folder(settings, store, source) if source.is_dir() else _bundle(settings, store, source)
+            work = (
+                _install_folder(settings, store, source)
+                if source.is_dir()
+                else _install_bundle(settings, store, source)
+            )
             return asyncio.run(work)
         finally:
             store.close()
 
 
-async def _folder(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
-    agent, wishes = await _wished(settings, store, source)
+async def _install_folder(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
+    agent, deployments = await _read_folder(settings, store, source)
     installed = []
-    for wish in wishes.values():
-        record = store.record(wish.name)
-        if record.deployment != wish.id or record.state is not State.ACTIVE:
-            await agent.attempt(wish)
-            installed.append(store.record(wish.name))
+    for deployment in deployments.values():
+        record = store.record(deployment.name)
+        if record.deployment != deployment.id or record.state is not State.ACTIVE:
+            await agent.attempt(deployment)
+            installed.append(store.record(deployment.name))
     return installed
 
 
-async def _wished(settings: Settings, store: Store, source: Path) -> tuple[Agent, dict[str, Deployment]]:
-    """What a stick says that this device should run; what the device has seen since, where the stick is older."""
+async def _read_folder(settings: Settings, store: Store, source: Path) -> tuple[Agent, dict[str, Deployment]]:
+    """Return a stick's deployments for this device; those that the device trusts already, if the stick is older."""
 
     def with_files(files: TrustSource) -> Agent:
         return _agent(settings, store, Trust(settings.trust.root, settings.store.dir, files), FolderChunks(source))
@@ -103,33 +107,35 @@ async def _wished(settings: Settings, store: Store, source: Path) -> tuple[Agent
         try:
             return agent, await agent.desired()
         except TransportError:
-            # Not only signed earlier: it says something else than what the device has seen.
+            # The stick isn't only older: its content contradicts the metadata that the device has seen.
             raise older from None
 
 
-async def _bundle(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
+async def _install_bundle(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
     try:
         file = source.open("rb")
     except OSError as error:
-        message = f"{source} can't be read: {error.strerror}"
+        message = f"can't read {source}: {error.strerror}"
         raise UsageError("usage", message, "name a bundle, or the folder of a repository") from error
     with file:
         bundle = BundleReader(file)
-        judge = Trust(settings.trust.root, settings.store.dir, BundleFiles(bundle, HeldFiles(settings.store.dir)))
-        _require_trusted(judge, bundle)
-        # The newest deployment stays noted as done: the fleet's next one counts, not the same once more.
-        wish = _wish(bundle, store.record(bundle.manifest.name).deployment)
-        await _agent(settings, store, judge, BundleChunks(bundle)).attempt(wish)
-    return [store.record(wish.name)]
+        bundle_trust = Trust(
+            settings.trust.root, settings.store.dir, BundleFiles(bundle, HeldFiles(settings.store.dir))
+        )
+        _check_trusted(bundle_trust, bundle)
+        # The newest deployment stays recorded as done, so that only the fleet's next one counts.
+        deployment = _deployment(bundle, store.record(bundle.manifest.name).deployment)
+        await _agent(settings, store, bundle_trust, BundleChunks(bundle)).attempt(deployment)
+    return [store.record(deployment.name)]
 
 
-def _require_trusted(judge: Trust, bundle: BundleReader) -> None:
-    """Refuse a bundle before anything is noted of it: its damage may be that of one stick only."""
+def _check_trusted(bundle_trust: Trust, bundle: BundleReader) -> None:
+    """Refuse a bundle before anything is recorded of it: the damage may be on one stick only."""
     try:
-        judge.manifest(bundle.manifest.stem, bundle.manifest_sha256)
+        bundle_trust.manifest(bundle.manifest.stem, bundle.manifest_sha256)
     except TransportError as error:
         if error.code == "digest-mismatch":
-            raise RejectedError(error.code, error.message, "take the bundle that was published") from error
+            raise RejectedError(error.code, error.message, "copy the published bundle again") from error
         message = f"no signed metadata that this device has seen lists {bundle.manifest.stem}"
         hint = "connect the device once, or install from a copy of the repository's folder"
         raise RejectedError("signature-invalid", message, hint) from error
@@ -138,7 +144,7 @@ def _require_trusted(judge: Trust, bundle: BundleReader) -> None:
             pass
 
 
-def _wish(bundle: BundleReader, deployment: str) -> Deployment:
+def _deployment(bundle: BundleReader, deployment_id: str) -> Deployment:
     manifest = bundle.manifest
     wanted = Wanted(
         target=manifest.target,
@@ -148,21 +154,21 @@ def _wish(bundle: BundleReader, deployment: str) -> Deployment:
         manifest_sha256=bundle.manifest_sha256,
     )
     return Deployment(
-        id=deployment, name=manifest.name, version=manifest.version, selector={}, percent=100.0, bundles=(wanted,)
+        id=deployment_id, name=manifest.name, version=manifest.version, selector={}, percent=100.0, bundles=(wanted,)
     )
 
 
-def _agent(settings: Settings, store: Store, judge: Trust, chunks: ChunkSource) -> Agent:
-    clock, machine = SystemClock(), board.this_machine()
+def _agent(settings: Settings, store: Store, trust: Trust, chunks: ChunkSource) -> Agent:
+    clock, host = SystemClock(), board.this_machine()
     releases = Releases(settings.store.dir, settings.store.max_bytes)
     ports = Ports(
-        trust=judge,
+        trust=trust,
         chunks=chunks,
         store=store,
         releases=releases,
         groups=GroupKeys(settings.trust.groups),
         prober=ChildProber(),
-        server=NotServing(),
+        server=NullModelServer(),
         clock=clock,
     )
-    return Agent(settings.device.id, machine, ports, Reporter(Silence(), machine, store, releases, clock))
+    return Agent(settings.device.id, host, ports, Reporter(NullStatusSink(), host, store, releases, clock))

@@ -1,7 +1,7 @@
-"""Releases that come without a network: a repository's folder on a stick, or a bundle in a file.
+"""Sources without a network: a repository's folder on a stick, or a bundle in a file.
 
-Both are sources of the same kind as the link, and what they give is judged in the same way. A stick is a road: chunks
-that are missing or damaged on it say nothing against the release.
+Both implement the ports of the link, and their content is verified in the same way. A chunk that is missing or damaged
+on a stick is a transport error: it says nothing against the release.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from edgeml_core import chunks, sealing, trust, wire_keys
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, TransportError
 
+#: Folder of the chunks in a repository.
 CHUNKS_DIR: Final = "chunks"
+#: Codec byte of an uncompressed wire chunk (`edgeml_core.chunks`).
 _RAW: Final = b"\x00"
 
 
@@ -55,10 +57,10 @@ class FolderChunks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / CHUNKS_DIR
-        self._asked: deque[Arrival] = deque()
+        self._requested: deque[Arrival] = deque()
 
     async def follow(self, release: str) -> None:
-        """See `ChunkSource.follow`; here nobody goes ahead."""
+        """See `ChunkSource.follow`; a folder has no position."""
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`.
@@ -67,18 +69,18 @@ class FolderChunks:
             TransportError: `chunk-timeout`, when a chunk is missing or damaged.
         """
         for key in keys:
-            # For a difference, too, the whole chunk: nothing here is slow.
+            # A request for a delta gets the whole chunk, since nothing here is slow.
             chunk_id, *_ = wire_keys.ids(key)
             try:
                 payload = _undamaged((self._folder / chunk_id[:2] / chunk_id).read_bytes(), chunk_id)
             except (OSError, RejectedError) as error:
                 message = f"chunk {chunk_id[:12]} is missing or damaged in {self._folder}"
                 raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error
-            self._asked.append(Arrival(key, payload))
+            self._requested.append(Arrival(key, payload))
 
-    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
+    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing arrives later
         """See `ChunkSource.receive`."""
-        return self._asked.popleft() if self._asked else None
+        return self._requested.popleft() if self._requested else None
 
     async def drop(self, keys: Collection[str]) -> None:
         """See `ChunkSource.drop`."""
@@ -106,12 +108,12 @@ class BundleFiles:
 
 
 class BundleChunks:
-    """A bundle as a `ChunkSource`: its chunks in the bundle's order, those that are wanted."""
+    """A bundle as a `ChunkSource`: the requested chunks, in the bundle's order."""
 
     position = ""
 
     def __init__(self, bundle: BundleReader) -> None:
-        #: The keys by which chunks are wanted, by their ids. For a difference, too, the whole chunk comes.
+        #: Requested keys by chunk id. A request for a delta gets the whole chunk.
         self._wanted: dict[str, str] = {}
         self._chunks = (
             (wire_keys.chunk_id(digest), chunk)
@@ -120,14 +122,14 @@ class BundleChunks:
         )
 
     async def follow(self, release: str) -> None:
-        """See `ChunkSource.follow`; here nobody goes ahead."""
+        """See `ChunkSource.follow`; a folder has no position."""
 
     async def want(self, keys: Collection[str]) -> None:
         """See `ChunkSource.want`."""
         self._wanted |= {wire_keys.ids(key)[0]: key for key in keys}
 
-    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing comes later
-        """See `ChunkSource.receive`. Chunks are wanted in the order of the files, so none is passed by too early."""
+    async def receive(self, timeout_s: float) -> Arrival | None:  # noqa: ARG002 - nothing arrives later
+        """See `ChunkSource.receive`. Chunks are requested in the order of the files, so none is skipped too early."""
         for chunk_id, chunk in self._chunks:
             if key := self._wanted.get(chunk_id):
                 return Arrival(key, _RAW + chunk)

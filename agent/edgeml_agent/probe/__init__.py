@@ -1,1 +1,1 @@
-"""A model tried where it can do no harm, in a child process: before it serves, and when an operator calls."""
+"""Runs of a model in a child process, apart from the serving ones: the probe, tuning, operators' calls."""

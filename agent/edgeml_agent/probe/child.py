@@ -1,8 +1,8 @@
-"""The probe's child process: `python -m edgeml_agent.probe.child FOLDER [CALL]` tries a bundle, prints JSON.
+"""The probe's child process: `python -m edgeml_agent.probe.child FOLDER [CALL]` tries a bundle and prints JSON.
 
-Loads the model with the installed runtime, runs the golden inputs, compares; or benches it, when a call asks that. A
-model that crashes, hangs or eats all memory takes this process along and nothing else: the kernel is told to choose it
-first, and to end it with its parent.
+It loads the model with the installed runtime, runs the golden inputs and compares; or benchmarks it, if a call requests
+that. A model that crashes, hangs or takes all memory ends only this process. The kernel is set to choose it first when
+memory runs out, and to end it with its parent.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from edgeml_runtime.bench import child
 from edgeml_runtime.hardware import board
 from edgeml_runtime.verify import golden as golden_check
 
-#: The parent ends the probe earlier; this is for a parent that was killed before the kernel knew what then.
+#: Seconds after which the process ends itself, for a parent that was killed before prctl took effect.
 ALARM_S: Final = 900
-#: Of Linux: which signal comes when the parent dies.
+#: Linux's prctl option for the signal that comes when the parent dies.
 _PR_SET_PDEATHSIG: Final = 1
-#: What a call asks must not take CPU time from what serves: at 10 it has a tenth of what it competes with.
+#: Niceness of tuning and calls: at 10 a process gets a tenth of the CPU time of a serving one.
 NICENESS: Final = 10
+#: The highest oom_score_adj: the kernel ends this process first.
 _CHOOSE_FIRST: Final = "1000"
-#: Instead of a call.
+#: The argument, in place of a call, that requests tuning.
 TUNE: Final = "tune"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the child prints: one of them."""
+    """The child's output; one field is set."""
 
     probed: Probed | None = None
     tuned: Tuned | None = None
@@ -52,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def probe(folder: Path) -> Probed:
-    """Try the bundle whose manifest and files lie in `folder`.
+    """Run the golden inputs of the bundle whose manifest and files are in `folder`.
 
     Raises:
         RejectedError: `bundle-format`. DeviceError: `golden-mismatch`, `runtime-failed` or `runtime-missing`.
@@ -74,27 +75,27 @@ def probe(folder: Path) -> Probed:
 
 
 def answer(folder: Path, call: Call) -> Reply:
-    """What a call asks of the bundle in `folder`; raises as `probe` does, and a UsageError for a case that isn't."""
+    """Run a call on the bundle in `folder`. Errors are those of `probe`, and a UsageError for an absent case."""
     os.nice(NICENESS)
     manifest = manifests.decode((folder / MANIFEST_NAME).read_bytes())
     if call.kind == "bench":
         return msgspec.structs.replace(child.reply(child.of_bundle(folder, manifest, call.timing)), id=call.id)
-    this, found = board.this_machine(), probe(folder)
+    host, found = board.this_machine(), probe(folder)
     return Reply(
         id=call.id,
-        cpu=this.cpu,
-        runtime=this.runtimes.get(manifest.runtime.engine, ""),
+        cpu=host.cpu,
+        runtime=host.runtimes.get(manifest.runtime.engine, ""),
         reproduced=Reproduced(min_cosine=found.min_cosine, max_abs=found.max_abs),
     )
 
 
 def tune(folder: Path) -> Tuned:
-    """Find the best way to run the bundle in `folder` on this machine; raises as `probe` does."""
-    from edgeml_agent.probe.autotune import Sweep  # noqa: PLC0415 - a probe doesn't wait for it
+    """Find the fastest way to run the bundle in `folder` on this host. Errors are those of `probe`."""
+    from edgeml_agent.probe.autotune import Tuner  # noqa: PLC0415 - a probe doesn't need it
 
     os.nice(NICENESS)
     memory.return_large_blocks()
-    return Sweep(folder, manifests.decode((folder / MANIFEST_NAME).read_bytes())).run()
+    return Tuner(folder, manifests.decode((folder / MANIFEST_NAME).read_bytes())).run()
 
 
 def _lower_oom_priority() -> None:
@@ -107,11 +108,11 @@ def _lower_oom_priority() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Probe the folder named, tune it or do there what a call asks, and print the outcome."""
+    """Probe the bundle in a folder, tune it or run a call on it, and print the outcome."""
     _lower_oom_priority()
-    folder, *asked = arguments
+    folder, *call = arguments
     try:
-        outcome = _outcome(Path(folder), *asked)
+        outcome = _outcome(Path(folder), *call)
     except EdgemlError as error:
         outcome = Outcome(refused=Refused.of(error))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The adapter that tries a model in a child process, bounded in time and memory. What the child does: `probe`."""
+"""The prober: it runs a model in a child process, within bounds of time and memory. `child` has the child's code."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from edgeml_core.messages import Tuned
 from edgeml_runtime import engines
 from edgeml_runtime.hardware import board
 
+#: Seconds for a probe: large models load for a minute on the slowest boards.
 TIMEOUT_S: Final = 120.0
-#: Twice what the bundle says it needs, and what an interpreter with its runtime takes before it loads a model (66 MB
-#: measured with onnxruntime 1.32). RLIMIT_AS would be stricter, but counts what threads reserve and never touch.
+#: The child's resident memory may be twice the bundle's declared need, plus bytes for an interpreter with its runtime
+#: (66 MB measured with onnxruntime 1.32). RLIMIT_AS would be stricter, but counts memory that threads reserve and never
+#: touch.
 MEMORY_FACTOR: Final = 2
 MEMORY_BASE_BYTES: Final = 256 * 1024**2
+#: Seconds between two looks at the child's memory.
 WATCH_EVERY_S: Final = 0.05
 
 
@@ -37,7 +40,7 @@ class ChildProber:
     """A `Prober` that starts `python -m edgeml_agent.probe.child` for each model and each call.
 
     Args:
-        available_bytes: the memory that may be had now.
+        available_bytes: returns the memory that is available now.
     """
 
     def __init__(
@@ -76,28 +79,28 @@ class ChildProber:
         return outcome.tuned
 
     async def _outcome(self, manifest: Manifest, timeout_s: float, *arguments: str) -> Outcome:
-        """What the child prints, within its bounds of time and memory."""
+        """Start the child with `arguments` and return its output, within its bounds of time and memory."""
         limit_bytes = MEMORY_BASE_BYTES + MEMORY_FACTOR * manifest.needs.ram_bytes
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "edgeml_agent.probe.child", *arguments,
             stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=_environment(), start_new_session=True,
         )  # fmt: skip
-        watching = asyncio.create_task(_outgrown(child, limit_bytes))
+        watching = asyncio.create_task(_enforce_limit(child, limit_bytes))
         try:
             async with asyncio.timeout(timeout_s):
                 output, _ = await child.communicate()
         except TimeoutError as error:
             raise _crashed(manifest, f"gave no answer within {timeout_s:.0f} s") from error
         finally:
-            outgrown = watching.done() and not watching.cancelled() and watching.result()
+            is_too_large = watching.done() and not watching.cancelled() and watching.result()
             watching.cancel()
             await _end(child)
-        if outgrown:
+        if is_too_large:
             raise _crashed(manifest, f"took more than {limit_bytes} bytes of memory")
-        return _judged(manifest, output, child.returncode or 0)
+        return _read_outcome(manifest, output, child.returncode or 0)
 
 
-def _judged(manifest: Manifest, output: bytes, code: int) -> Outcome:
+def _read_outcome(manifest: Manifest, output: bytes, code: int) -> Outcome:
     if code < 0:
         raise _crashed(manifest, f"was ended by {signal.Signals(-code).name}")
     try:
@@ -109,13 +112,13 @@ def _judged(manifest: Manifest, output: bytes, code: int) -> Outcome:
     return outcome
 
 
-def _crashed(manifest: Manifest, what: str) -> DeviceError:
+def _crashed(manifest: Manifest, event: str) -> DeviceError:
     hint = "try the bundle with `edgeml verify` on the host, or export it for this board"
-    return DeviceError("probe-crashed", f"{manifest.stem} {what} in the probe", hint)
+    return DeviceError("probe-crashed", f"{manifest.stem} {event} in the probe", hint)
 
 
-async def _outgrown(child: Process, limit_bytes: int) -> bool:
-    """Kill the child when its resident memory passes the limit; whether that was so."""
+async def _enforce_limit(child: Process, limit_bytes: int) -> bool:
+    """Kill the child when its resident memory exceeds the limit; return whether it did."""
     while child.returncode is None:
         if _resident_bytes(child.pid) > limit_bytes:
             _kill(child)
@@ -138,11 +141,11 @@ async def _end(child: Process) -> None:
 
 
 def _kill(child: Process) -> None:
-    """The child is the leader of its own group."""
+    """Kill the child's process group, which it leads."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what may hold credentials."""
+    """Return this process's environment without variables that may have credentials."""
     return {name: value for name, value in os.environ.items() if not name.startswith("EDGEML_")}

@@ -1,1 +1,1 @@
-"""A device that is the origin of its site: pulls each chunk once over the network, and passes words up and down."""
+"""A device that is the origin of its site: it pulls each chunk once over the network, and passes messages both ways."""

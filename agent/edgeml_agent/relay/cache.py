@@ -1,7 +1,7 @@
-"""What a relay has pulled: payloads by wire key, bounded on the disk, the longest unused first to go.
+"""The payloads that a relay has pulled, by wire key, bounded on the disk; the least recently used are removed first.
 
-A payload is opaque here: a whole chunk, a difference or an encrypted one. Only that it is what was put in is checked;
-what it is worth, the devices find out. Losing it costs another pull, so nothing is synced.
+A payload is opaque here: a whole chunk, a delta or an encrypted one. The cache checks that it returns the bytes that
+were put in; the devices check the chunk. A lost payload costs another pull, so nothing is synced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeml_core.errors import DeviceError, RejectedError
 
 FOLDER_NAME: Final = "relay"
 _DIGEST_BYTES: Final = 32
-_BESIDE: Final = ".new"
+_NEW_SUFFIX: Final = ".new"
 
 
 class Cache:
@@ -30,26 +30,26 @@ class Cache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        #: Sizes by file name, the longest unused first.
+        #: Sizes by file name, the least recently used first.
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._used_bytes = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held = [path for path in folder.iterdir() if path.suffix != _BESIDE]
+            held = [path for path in folder.iterdir() if path.suffix != _NEW_SUFFIX]
             for path in sorted(held, key=lambda path: path.stat().st_mtime_ns):
-                self._note(path.name, path.stat().st_size)
+                self._count(path.name, path.stat().st_size)
         except OSError as error:
             raise _failed(error) from error
 
     def has(self, key: str) -> bool:
-        """Whether the payload for a key is here."""
+        """Return whether the cache holds the payload for a key."""
         return _name(key) in self._sizes
 
     def wire(self, key: str) -> bytes:
-        """The payload for a key.
+        """Return the payload for a key.
 
         Raises:
-            RejectedError: `digest-mismatch`, when it is lost or was damaged here; then it is gone.
+            RejectedError: `digest-mismatch`, when it is missing or damaged; the cache then forgets it.
         """
         name = _name(key)
         try:
@@ -59,31 +59,31 @@ class Cache:
         payload = data[_DIGEST_BYTES:]
         if data[:_DIGEST_BYTES] != hashlib.sha256(payload).digest():
             self.drop(key)
-            raise RejectedError("digest-mismatch", f"the relay's copy for {key[:12]} is lost or damaged")
+            raise RejectedError("digest-mismatch", f"the relay's copy for {key[:12]} is missing or damaged")
         with self._lock:
             if name in self._sizes:
                 self._sizes.move_to_end(name)
         return payload
 
     def put(self, key: str, payload: bytes) -> None:
-        """Keep a payload, and let the longest unused go where there is no room."""
+        """Keep a payload, and remove the least recently used where there is no room."""
         name, data = _name(key), hashlib.sha256(payload).digest() + payload
         path = self._folder / name
         try:
-            beside = path.with_suffix(_BESIDE)
-            beside.write_bytes(data)
-            beside.replace(path)
+            temporary = path.with_suffix(_NEW_SUFFIX)
+            temporary.write_bytes(data)
+            temporary.replace(path)
         except OSError as error:
             raise _failed(error) from error
         with self._lock:
-            self._note(name, len(data))
+            self._count(name, len(data))
 
     def drop(self, key: str) -> None:
-        """Keep a payload no longer."""
+        """Remove a payload."""
         with self._lock:
             self._remove(_name(key))
 
-    def _note(self, name: str, size_bytes: int) -> None:
+    def _count(self, name: str, size_bytes: int) -> None:
         self._used_bytes += size_bytes - self._sizes.pop(name, 0)
         self._sizes[name] = size_bytes
         while self._used_bytes > self._max_bytes and len(self._sizes) > 1:

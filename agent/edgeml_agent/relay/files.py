@@ -1,7 +1,7 @@
-"""The signed files that a relay shows at its site: metadata, the fleet document, the manifests that the site may want.
+"""The signed files that a relay publishes at its site: metadata, the fleet document, the manifests for the site.
 
-Only what this device could verify itself is shown; the site's devices verify it again. Other sites' manifests are not
-fetched: they would cost the network as much as some updates.
+The relay publishes only files that it has verified itself; the site's devices verify them again. It doesn't fetch other
+sites' manifests: they would cost the network as much as some updates.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Name = tuple[str, str]
 
 
 class SiteFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """What the site may see: the fleet document, its manifests by digest, and all of it as files."""
+    """The fleet document, the site's manifests by digest, and all of them as files."""
 
     document: FleetDocument
     manifests: dict[str, bytes]
     targets: dict[Name, bytes]
 
 
-class Remembered:
-    """A `TrustSource` that reads each target over the network once: a target's name has its digest.
+class TargetCache:
+    """A `TrustSource` that reads each target over the network once: a target's name contains its digest.
 
     One thread at a time may call.
     """
@@ -49,59 +49,60 @@ class Remembered:
         return data
 
     def begin(self) -> None:
-        """Forget what was read before, but for what is kept."""
+        """Forget all targets that `keep` didn't name."""
         self._read.clear()
 
     def named(self, repo: str) -> list[Name]:
-        """What was read of a repository since the beginning."""
+        """Return the targets of a repository that were read since `begin`."""
         return [name for name in self._read if name[0] == repo]
 
     def keep(self, verified: Collection[Name]) -> dict[Name, bytes]:
-        """Keep these, and no others, for the next time."""
+        """Keep these targets, and no others, for the next refresh."""
         self._kept = {name: self._read[name] for name in verified}
         return self._kept
 
 
 class SiteTrust:
-    """The trust of a relay: `ports.Trust`, which hands on what it has judged right.
+    """The trust of a relay: `ports.Trust` that also passes the verified files on.
 
     Args:
-        files: those that `judge` reads.
-        device: the relay's own; its signed label `site` says which site it serves.
-        show: called in the judge's thread with what the site may see now.
+        verifier: the trust of the device itself.
+        targets: the source that `verifier` reads.
+        device: the relay's own id; its signed label `site` names the site that it serves.
+        show: called in the verifier's thread with the site's files.
     """
 
-    def __init__(self, judge: Trust, files: Remembered, device: str, show: Callable[[SiteFiles], None]) -> None:
-        self._judge = judge
-        self._files = files
+    def __init__(self, verifier: Trust, targets: TargetCache, device: str, show: Callable[[SiteFiles], None]) -> None:
+        self._verifier = verifier
+        self._targets = targets
         self._device = device
         self._show = show
 
     def desired(self) -> FleetDocument:
         """See `ports.Trust.desired`."""
-        self._files.begin()
-        document = self._judge.desired()
-        verified = self._files.named(trust.FLEET)
+        self._targets.begin()
+        document = self._verifier.desired()
+        verified = self._targets.named(trust.FLEET)
         manifests: dict[str, bytes] = {}
         for deployment, bundle in desired.bundles_at(document, site_of(document, self._device)):
             stem = names.bundle_stem(deployment.name, deployment.version, bundle.target, bundle.format)
             digest = bundle.manifest_sha256
             try:
-                manifests[digest] = self._judge.manifest(stem, digest)
+                manifests[digest] = self._verifier.manifest(stem, digest)
             except EdgemlError as error:
                 log.failure("relay lacks a manifest", error, release=stem)
                 continue
             verified.append((trust.RELEASES, f"{trust.TARGETS_DIR}/{digest}.{trust.manifest_target(stem)}"))
-        targets = self._files.keep(verified)
+        targets = self._targets.keep(verified)
         self._show(SiteFiles(document=document, manifests=manifests, targets=targets))
         return document
 
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""
-        return self._judge.manifest(stem, digest)
+        return self._verifier.manifest(stem, digest)
 
 
 def site_of(document: FleetDocument, device: str) -> str:
-    """The site that a device stands at; empty when that isn't said."""
+    """Return the site that a device's labels name; empty when they name none."""
     enrolled = document.devices.get(device)
     return enrolled.labels.get(desired.SITE_LABEL, "") if enrolled else ""

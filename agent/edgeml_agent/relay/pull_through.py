@@ -1,7 +1,7 @@
-"""What a site's devices want: from the cache, else pulled over the network once for all who want it. No client here.
+"""Answers to the wants of a site's devices: from the cache, else pulled over the network once for all that want them.
 
-Wire keys and payloads are opaque. A relay is trusted with nothing, and can judge nothing: a device that wants again
-what it has just been given three times is believed, and another copy is pulled, now and then.
+Wire keys and payloads are opaque. A relay can verify no payload: the names of encrypted chunks aren't digests. When a
+device wants a payload again that it has received three times, the relay pulls another copy, at a bounded rate.
 """
 
 from __future__ import annotations
@@ -18,65 +18,71 @@ from edgeml_core import wire_keys
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_io.aio import within
 
-#: Keys on their way at one time: of all devices, and of one device that is the first to want them.
+#: Keys being pulled at one time for all devices: eight windows.
 PULLS_MAX: Final = 512
+#: The same for one device that was the first to want them: two windows.
 PULLS_MAX_OF_ONE: Final = 128
-#: How long the first want for a key waits for others, so that one message asks for all.
+#: Seconds for which the first want waits for others, so that one message asks for all.
 GATHER_S: Final = 0.02
-#: A key that a device wants again after so long was lost on its way here; after a minute it is forgotten.
+#: Seconds after which a key that a device wants again is pulled again: a device waits as many for a lost chunk.
 PULL_AGAIN_S: Final = 3.0
+#: Seconds after which a pull is given up: the longest silence that a device bears.
 PULL_MAX_S: Final = 60.0
-#: Copies of what the cache has that a device is given within a minute before another is pulled, and how soon again.
+#: Copies of one payload for one device within `COPIES_WITHIN_S` before the relay takes the payload for damaged.
 COPIES_MAX: Final = 3
+#: Seconds in which these copies count: a device asks again for a bad chunk within seconds.
 COPIES_WITHIN_S: Final = 60.0
+#: Seconds between two pulls of one payload that devices take for damaged: a hostile device must not cost the network.
 REPULL_EVERY_S: Final = 10.0
+#: Entries remembered of copies and of repeated pulls: a hostile device must not fill the memory.
 GIVEN_MAX: Final = 65_536
 
 K = TypeVar("K")
 V = TypeVar("V")
-#: Gives a device what the cache has now.
+#: Gives a device the cached payloads of these keys.
 Give = Callable[[str, Sequence[str]], None]
 
 
 class _Pull:
-    """One key on its way."""
+    """One key that is being pulled."""
 
     def __init__(self, device: str, now_s: float) -> None:
         self.first = device
         self.wanters = {device}
-        self.begun_s = self.asked_s = now_s
+        self.began_s = self.requested_s = now_s
 
 
 class Pulls:
-    """All keys on their way from `upstream` into `cache`."""
+    """All keys that are being pulled from `upstream` into `cache`."""
 
     def __init__(self, upstream: ChunkSource, cache: Cache, give: Give) -> None:
         self._upstream = upstream
         self._cache = cache
         self._give = give
         self._pulls: dict[str, _Pull] = {}
-        self._of: Counter[str] = Counter()
-        self._to_ask: dict[str, None] = {}
-        self._asked = asyncio.Event()
+        #: The number of pulls by the device that wanted the key first.
+        self._count_of: Counter[str] = Counter()
+        self._to_request: dict[str, None] = {}
+        self._has_requests = asyncio.Event()
         self._given: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         self._repulled_s: OrderedDict[str, float] = OrderedDict()
 
     def want(self, device: str, keys: Collection[str]) -> None:
-        """Give a device what is here, and pull the rest; what is too much is forgotten: it will be wanted again."""
+        """Give a device the cached payloads, and pull the rest; keys beyond the bounds are dropped."""
         now_s = asyncio.get_running_loop().time()
-        here = [key for key in keys if self._is_here(device, key, now_s)]
-        for key in set(keys).difference(here):
+        cached = [key for key in keys if self._is_cached(device, key, now_s)]
+        for key in set(keys).difference(cached):
             self._pull(device, key, now_s)
-        if here:
-            self._give(device, here)
+        if cached:
+            self._give(device, cached)
 
     async def run(self) -> None:
         """Pull until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._ask())
+            tasks.create_task(self._request())
             tasks.create_task(self._receive())
 
-    def _is_here(self, device: str, key: str, now_s: float) -> bool:
+    def _is_cached(self, device: str, key: str, now_s: float) -> bool:
         if not self._cache.has(key):
             return False
         at_s, copies = self._given.pop((device, key), (now_s, 0))
@@ -93,23 +99,23 @@ class Pulls:
         pull = self._pulls.get(key)
         if pull is not None:
             pull.wanters.add(device)
-            if now_s - pull.asked_s < PULL_AGAIN_S:
+            if now_s - pull.requested_s < PULL_AGAIN_S:
                 return
-            pull.asked_s = now_s
-        elif len(self._pulls) < PULLS_MAX and self._of[device] < PULLS_MAX_OF_ONE and _is_key(key):
+            pull.requested_s = now_s
+        elif len(self._pulls) < PULLS_MAX and self._count_of[device] < PULLS_MAX_OF_ONE and _is_key(key):
             self._pulls[key] = _Pull(device, now_s)
-            self._of[device] += 1
+            self._count_of[device] += 1
         else:
             return
-        self._to_ask[key] = None
-        self._asked.set()
+        self._to_request[key] = None
+        self._has_requests.set()
 
-    async def _ask(self) -> None:
+    async def _request(self) -> None:
         while True:
-            await self._asked.wait()
+            await self._has_requests.wait()
             await asyncio.sleep(GATHER_S)
-            self._asked.clear()
-            keys, self._to_ask = list(self._to_ask), {}
+            self._has_requests.clear()
+            keys, self._to_request = list(self._to_request), {}
             try:
                 await self._upstream.want(keys)
             except TransportError as error:
@@ -131,25 +137,25 @@ class Pulls:
         await self._end([arrival.key])
         now_s = asyncio.get_running_loop().time()
         for device in pull.wanters:
-            if self._is_here(device, arrival.key, now_s):
+            if self._is_cached(device, arrival.key, now_s):
                 self._give(device, [arrival.key])
 
     async def _forget_old(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        if old := [key for key, pull in self._pulls.items() if now_s - pull.begun_s > PULL_MAX_S]:
+        if old := [key for key, pull in self._pulls.items() if now_s - pull.began_s > PULL_MAX_S]:
             await self._end(old)
 
     async def _end(self, keys: Sequence[str]) -> None:
         for key in keys:
             first = self._pulls.pop(key).first
-            self._of[first] -= 1
-            if not self._of[first]:
-                del self._of[first]
+            self._count_of[first] -= 1
+            if not self._count_of[first]:
+                del self._count_of[first]
         await self._upstream.drop(keys)
 
 
 class OwnChunks:
-    """The relay's own device as one of the site's: a `ChunkSource` without a broker between."""
+    """The chunks of the relay's own device: a `ChunkSource` that reads the cache without a broker."""
 
     def __init__(self, device: str, upstream: ChunkSource, cache: Cache) -> None:
         self._device = device
@@ -186,7 +192,7 @@ class OwnChunks:
         self._wanted -= set(keys)
 
     def give(self, keys: Sequence[str]) -> None:
-        """Take what the cache has now; never more than is wanted, so never more than a window."""
+        """Queue the cached payloads among the wanted ones: never more than a window."""
         for key in self._wanted.intersection(keys):
             try:
                 self._arrivals.put_nowait(Arrival(key, self._cache.wire(key)))

@@ -1,4 +1,4 @@
-"""A relay's connection to its site's broker, where it is the origin. What goes over it is `relay`'s business."""
+"""A relay's connection to its site's broker, where it is the origin. The messages' meaning is left to `relay`."""
 
 from __future__ import annotations
 
@@ -7,111 +7,111 @@ import math
 import time
 from typing import Final, Protocol
 
-from aiomqtt import Client, MqttError
-
 from edgeml_agent import log
-from edgeml_agent.link import mqtt
 from edgeml_agent.link.link import RECONNECT_FIRST_S, RECONNECT_MAX_S, STABLE_S
+from edgeml_agent.link.session import INBOX_MAX_MESSAGES, session
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core import trust
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
 from edgeml_io import backoff
+from edgeml_io.mqtt import Connection, MqttError
 from edgeml_origin.origin import Origin
 
-_RETAINED_LAST: Final = "timestamp.json"
+#: The file that changes last with every change: a device that sees it finds all others in place.
+_PUBLISHED_LAST: Final = "timestamp.json"
 
 
 class SiteListener(Protocol):
-    """Who hears what is said at the site."""
+    """Receives the messages of the site's devices."""
 
-    def hear_site(self, topic: str, payload: bytes) -> None:
-        """Take a message in; nothing about it is trusted."""
+    def on_site_message(self, topic: str, payload: bytes) -> None:
+        """Handle a message; nothing in it is trusted."""
         ...
 
 
 class Site:
-    """One site's broker. It may be away at any time; what it should retain is told it again when it is back."""
+    """One site's broker. It may be away at any time; each connection publishes again the files that it shall retain."""
 
-    def __init__(self, settings: BrokerSettings, name: str, topics: Topics) -> None:
-        self._url = settings.url
-        self._broker = mqtt.Broker(settings, name)
+    def __init__(self, settings: BrokerSettings, client_id: str, topics: Topics) -> None:
+        self._broker = session(settings, client_id)
         self._topics = topics
         self._retained: dict[str, bytes] = {}
-        self._passing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(mqtt.INBOX_MAX_MESSAGES)
+        self._downward: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(INBOX_MAX_MESSAGES)
         self._changed = asyncio.Event()
 
-    def show(self, files: dict[str, bytes]) -> None:
-        """Let the broker retain these, by topic, and no others that came from here."""
+    def retain(self, files: dict[str, bytes]) -> None:
+        """Let the broker retain these payloads, by topic, and none of the relay's earlier ones."""
         self._retained = files
         self._changed.set()
 
     def pass_down(self, topic: str, payload: bytes) -> None:
-        """Send a message once; it is lost when there are too many."""
-        if not self._passing.full():
-            self._passing.put_nowait((topic, payload))
+        """Publish a message once; it is dropped when too many wait."""
+        if not self._downward.full():
+            self._downward.put_nowait((topic, payload))
 
-    async def run(self, origin: Origin, ear: SiteListener) -> None:
+    async def run(self, origin: Origin, listener: SiteListener) -> None:
         """Stay connected until cancelled."""
         delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
         while True:
-            begun = time.monotonic()
+            began_s = time.monotonic()
             try:
-                async with self._broker.connected(None) as client:
-                    log.event("relay connected", broker=self._url)
-                    await self._connection(client, origin, ear)
+                async with self._broker.connected() as connection:
+                    log.event("relay connected", broker=self._broker.url)
+                    await self._serve(connection, origin, listener)
             except* MqttError as group:
                 log.failure("relay disconnected", self._unreachable(group))
-            if time.monotonic() - begun > STABLE_S:
+            if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))
 
-    async def _connection(self, client: Client, origin: Origin, ear: SiteListener) -> None:
+    async def _serve(self, connection: Connection, origin: Origin, listener: SiteListener) -> None:
         async def publish(key: str, payload: bytes) -> None:
-            await client.publish(self._topics.chunk(key), payload, qos=0, timeout=math.inf)
+            await connection.publish(self._topics.chunk(key), payload, timeout_s=math.inf)
 
-        async def point(release: str, front: str) -> None:
-            await client.publish(self._topics.wave(release), front.encode(), qos=0, retain=True)
+        async def publish_position(release: str, chunk_id: str) -> None:
+            await connection.publish(self._topics.wave(release), chunk_id.encode(), retain=True)
 
         topics = self._topics
-        heard = [(topics.want("+"), 0), (topics.state("+"), 1), (topics.report("+"), 1), (topics.reply("+"), 1)]
-        await client.subscribe(heard)
+        await connection.subscribe(
+            [(topics.want("+"), 0), (topics.state("+"), 1), (topics.report("+"), 1), (topics.reply("+"), 1)]
+        )
         self._changed.set()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(client, ear))
-            tasks.create_task(self._keep_retained(client))
-            tasks.create_task(self._pass_all(client))
-            tasks.create_task(origin.run(publish, point))
+            tasks.create_task(self._receive(connection, listener))
+            tasks.create_task(self._publish_retained(connection))
+            tasks.create_task(self._publish_downward(connection))
+            tasks.create_task(origin.run(publish, publish_position))
 
-    async def _listen(self, client: Client, ear: SiteListener) -> None:
-        async for message in client.messages:
-            if isinstance(message.payload, bytes):
-                ear.hear_site(str(message.topic), message.payload)
+    async def _receive(self, connection: Connection, listener: SiteListener) -> None:
+        async for message in connection:
+            listener.on_site_message(message.topic, message.payload)
 
-    async def _keep_retained(self, client: Client) -> None:
-        """Publish what is new, each file before the one that names it, then clear what is shown no longer."""
-        told: dict[str, bytes] = {}
+    async def _publish_retained(self, connection: Connection) -> None:
+        """Publish new files, each before the one that names it, then clear the old ones."""
+        published: dict[str, bytes] = {}
         while True:
             await self._changed.wait()
             self._changed.clear()
-            wanted = dict(sorted(self._retained.items(), key=lambda item: _order(item[0])))
-            for topic in [*wanted, *(topic for topic in told if topic not in wanted)]:
-                data = wanted.get(topic, b"")
-                if told.get(topic) != data:
-                    await client.publish(topic, data, qos=1, retain=True)
-            told = wanted
+            files = dict(sorted(self._retained.items(), key=lambda item: _order(item[0])))
+            for topic in [*files, *(topic for topic in published if topic not in files)]:
+                payload = files.get(topic, b"")
+                if published.get(topic) != payload:
+                    await connection.publish(topic, payload, qos=1, retain=True)
+            published = files
 
-    async def _pass_all(self, client: Client) -> None:
+    async def _publish_downward(self, connection: Connection) -> None:
         while True:
-            topic, payload = await self._passing.get()
-            await client.publish(topic, payload, qos=1)
+            topic, payload = await self._downward.get()
+            await connection.publish(topic, payload, qos=1)
 
     def _unreachable(self, group: BaseException) -> TransportError:
         while isinstance(group, BaseExceptionGroup):
             group = group.exceptions[0]
-        hint = "check [relay] in agent.toml, and the site's broker; it is tried again"
-        return TransportError("broker-unreachable", f"{self._url}: {group}", hint)
+        hint = "check [relay] in agent.toml, and the site's broker; the relay tries again"
+        return TransportError("broker-unreachable", f"{self._broker.url}: {group}", hint)
 
 
 def _order(topic: str) -> tuple[bool, bool]:
-    return topic.endswith(_RETAINED_LAST), f"/{trust.METADATA_DIR}/" in topic
+    """Sort targets first, then metadata, then the timestamps."""
+    return topic.endswith(_PUBLISHED_LAST), f"/{trust.METADATA_DIR}/" in topic

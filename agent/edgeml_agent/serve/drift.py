@@ -77,7 +77,7 @@ class DriftMonitor:
             name: [one + other for one, other in zip(full.counts[name], filling.counts[name], strict=True)]
             for name in self._baseline.quantities
         }
-        return drift.judge(self._baseline, counts), full.items + filling.items
+        return drift.compare(self._baseline, counts), full.items + filling.items
 
     def _count(self, run: Run) -> None:
         quantities = self._baseline.quantities

@@ -350,7 +350,7 @@ def _opened(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:
             log.failure("not run as tuned", error, model=manifest.name)
             tuning.discard(folder)
         else:
-            return model, measure_run_cost(model, inputs)._replace(share=found.share)
+            return model, measure_run_cost(model, inputs)._replace(batch_size=found.batch_size)
     model = Model.open(folder, manifest)
     model.infer(inputs[0])
     return model, measure_run_cost(model, inputs)

@@ -110,7 +110,7 @@ class Worker:
         self._name = model.manifest.name
         self._threads = model.threads
         self._cores = cores
-        self._share = calibration.share
+        self._share = calibration.batch_size
         self._writes = isinstance(model.manifest.preprocess, PromptInput)
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()

@@ -1,1 +1,1 @@
-"""What survives a restart: the agent's database, releases on the disk, how they run best here, locks."""
+"""State that survives a restart: the agent's database, releases on the disk, their tuning, lock files."""

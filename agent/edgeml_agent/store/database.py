@@ -1,7 +1,7 @@
-"""What the agent must remember across restarts and power cuts: SQLite, every change synced before it counts.
+"""The agent's database: SQLite, with every change synced to the disk before it takes effect.
 
-For each model its update's state, the release that serves and the one before; refused digests; the session counter;
-whether the last run ended cleanly. The releases' files are `edgeml_agent.store.releases`'s business.
+It has each model's update state, active and previous release, refused digests, the session counter and the mark of a
+running agent. The releases' files are in `edgeml_agent.store.releases`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.lifecycle import Event, State, advance
 
 DATABASE_NAME: Final = "agent.sqlite"
-#: Another process, such as `edgeml-agent rollback`, holds the database for milliseconds.
+#: Seconds to wait for the database: another process, such as `edgeml-agent rollback`, holds it for milliseconds.
 BUSY_TIMEOUT_S: Final = 10.0
 
 _SCHEMA: Final = """
@@ -33,19 +33,23 @@ CREATE TABLE IF NOT EXISTS refused (digest TEXT PRIMARY KEY, code TEXT NOT NULL,
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 """
 _SAVE: Final = """
-INSERT INTO model (name, state, deployment, version, wanted, code, message)
-VALUES (:name, :state, :deployment, :version, :wanted, :code, :message)
-ON CONFLICT (name) DO UPDATE SET state = :state, deployment = :deployment, version = :version, wanted = :wanted,
+    INSERT INTO model (name, state, deployment, version, wanted, code, message)
+    VALUES (:name, :state, :deployment, :version, :wanted, :code, :message)
+    ON CONFLICT (name) DO UPDATE SET state = :state, deployment = :deployment, version = :version, wanted = :wanted,
     code = :code, message = :message
 """
 _ACTIVATE: Final = """
-UPDATE model SET previous = CASE WHEN active = :wanted THEN previous ELSE active END, active = :wanted,
+    UPDATE model SET previous = CASE WHEN active = :wanted THEN previous ELSE active END, active = :wanted,
     activated_at = :now, unclean_restarts = 0 WHERE name = :name
+"""
+_ROLL_BACK: Final = """
+    UPDATE model SET state = :state, code = :code, message = :message,
+    active = previous, previous = '', activated_at = 0, unclean_restarts = 0 WHERE name = :name
 """
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: where its update stands, and what serves. Releases are named by their manifest's digest.
+    """One model: the state of its update, and the releases that serve. Releases are named by their manifest's digest.
 
     `deployment`, `version` and `wanted` are of the newest update; `code` and `message` say why it failed.
     """
@@ -63,8 +67,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     unclean_restarts: int = 0
 
     @property
-    def is_on_trial(self) -> bool:
-        """Whether the active release has yet to prove itself: `activated_at` is 0 once it has."""
+    def is_on_probation(self) -> bool:
+        """Whether the active release is on probation: `activated_at` is 0 once that has ended."""
         return self.activated_at != 0
 
 
@@ -77,7 +81,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.Lock()
-        with _translated():
+        with _translate_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
                 folder / DATABASE_NAME, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -89,32 +93,32 @@ class Store:
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock, _translated():
+        with self._lock, _translate_errors():
             self._database.close()
 
     def records(self) -> dict[str, ModelRecord]:
-        """All models by name."""
+        """Return all models by name."""
         with self._reading() as database:
             rows = database.execute("SELECT * FROM model ORDER BY name").fetchall()
         return {row["name"]: msgspec.convert(dict(row), ModelRecord) for row in rows}
 
     def record(self, name: str) -> ModelRecord:
-        """One model; a new one is idle."""
+        """Return one model; a new one is idle."""
         return self.records().get(name) or ModelRecord(name=name)
 
     def save(self, record: ModelRecord) -> None:
-        """Remember where an update stands. What serves is not changed by it."""
+        """Store the state of an update. The active release stays."""
         with self._transaction() as database:
             database.execute(_SAVE, msgspec.structs.asdict(record))
 
     def activate(self, record: ModelRecord, now: float) -> None:
-        """As `save`, and from now on `record.wanted` serves; what served before is kept as the previous release."""
+        """Store the state, make `record.wanted` the active release and the one before it the previous."""
         with self._transaction() as database:
             database.execute(_SAVE, msgspec.structs.asdict(record))
             database.execute(_ACTIVATE, {"name": record.name, "wanted": record.wanted, "now": now})
 
     def roll_back(self, name: str, code: str, message: str) -> ModelRecord:
-        """Let the previous release serve again, and remember why; the other is forgotten.
+        """Make the previous release active again, with the reason; the other is forgotten.
 
         Raises:
             UsageError: `model-unknown`, when there is no such model; `usage`, when it has no previous release.
@@ -122,21 +126,20 @@ class Store:
         with self._transaction() as database:
             row = database.execute("SELECT * FROM model WHERE name = ?", (name,)).fetchone()
             if row is None:
-                raise UsageError("model-unknown", f"no model {name!r} is here", "`edgeml-agent models` lists them")
+                raise UsageError(
+                    "model-unknown", f"this device has no model {name!r}", "list them with `edgeml-agent models`"
+                )
             record = msgspec.convert(dict(row), ModelRecord)
             if not record.previous:
-                raise UsageError("usage", f"{name} has no version before the active one", "deploy another version")
-            # An update under way has another release in mind: it goes on.
+                raise UsageError("usage", f"{name} has no previous version", "deploy another version")
+            # An update under way is for another release and goes on.
             state = advance(record.state, Event.DEVICE_FAILED) if record.state is State.ACTIVE else record.state
-            database.execute(
-                "UPDATE model SET state = ?, code = ?, message = ?, active = previous, previous = '',"
-                " activated_at = 0, unclean_restarts = 0 WHERE name = ?",
-                (state, code, message, name),
-            )
+            values = {"name": name, "state": state, "code": code, "message": message}
+            database.execute(_ROLL_BACK, values)
         return self.record(name)
 
-    def end_trial(self, name: str, activated_at: float) -> None:
-        """The release that was activated then has proved itself; another one that came since has not."""
+    def end_probation(self, name: str, activated_at: float) -> None:
+        """End the probation of the release activated at that time; a release activated since stays on probation."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE model SET activated_at = 0, unclean_restarts = 0 WHERE name = ? AND activated_at = ?",
@@ -144,43 +147,43 @@ class Store:
             )
 
     def count_unclean(self, name: str) -> int:
-        """One more unclean restart since the model's activation; how many there are now."""
+        """Count an unclean restart since the model's activation, and return the count."""
         with self._transaction() as database:
             database.execute("UPDATE model SET unclean_restarts = unclean_restarts + 1 WHERE name = ?", (name,))
         return self.record(name).unclean_restarts
 
     def refuse(self, digest: str, code: str, message: str) -> None:
-        """Never take this release again."""
+        """Record that a release is refused for good."""
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", (digest, code, message))
 
     def refusal(self, digest: str) -> tuple[str, str] | None:
-        """The code and message with which a release was refused, if it was."""
+        """Return the code and message of a release's refusal; None if it wasn't refused."""
         with self._reading() as database:
             row = database.execute("SELECT code, message FROM refused WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else (row["code"], row["message"])
 
     def next_session(self) -> int:
-        """The number of a new connection: one more than any before it."""
+        """Count a new connection and return its number."""
         return self._add("session", 1)
 
     def session(self) -> int:
-        """The number of the newest connection; 0 before the first."""
+        """Return the number of the newest connection; 0 before the first."""
         with self._reading() as database:
             row = database.execute("SELECT value FROM counter WHERE name = 'session'").fetchone()
         return 0 if row is None else int(row["value"])
 
     def begin_run(self) -> bool:
-        """Remember that the agent runs; whether the run before ended cleanly."""
+        """Record that the agent runs, and return whether the run before ended cleanly."""
         return self._add("running", 1) == 1
 
     def end_run(self) -> None:
-        """Remember that the agent ended cleanly."""
+        """Record that the agent ended cleanly."""
         with self._transaction() as database:
             database.execute("DELETE FROM counter WHERE name = 'running'")
 
     def changes(self) -> int:
-        """A number that changes when another process has written."""
+        """Return a number that changes when another process has written."""
         with self._reading() as database:
             return int(database.execute("PRAGMA data_version").fetchone()[0])
 
@@ -195,20 +198,20 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated():
+        with self._lock, _translate_errors():
             yield self._database
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(), self._database:
+        with self._lock, _translate_errors(), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             yield self._database
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        hint = "check that [store] dir is on a writable disk with room"
+        hint = "check that [store] dir is on a writable disk with free space"
         raise DeviceError("store-failed", f"the store's database failed: {error}", hint) from error

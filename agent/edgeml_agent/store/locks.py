@@ -1,6 +1,6 @@
-"""Locks between processes: one agent a store, one update and one look at the signed files at a time.
+"""Locks between processes: one agent per store, one update and one refresh of the signed files at a time.
 
-The kernel frees a lock when its process ends, however it ends.
+The kernel releases a lock when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import BinaryIO, Final
 
 from edgeml_core.errors import DeviceError
 
-#: Held by the agent as long as it runs, by whoever goes the way of an update, by whoever judges signed files.
+#: Lock files: held by a running agent; by an update; by a refresh of the signed files.
 AGENT: Final = "agent.lock"
 UPDATE: Final = "update.lock"
 TRUST: Final = "trust.lock"
 
 
 def take(path: Path) -> BinaryIO | None:
-    """The lock file at `path`, locked until it is closed; None when another process holds it.
+    """Lock the file at `path` and return it, locked until closed; None if another process holds it.
 
     Raises:
         DeviceError: `store-failed`, when the file can't be made.
     """
-    lock = _opened(path)
+    lock = _open(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -36,19 +36,21 @@ def take(path: Path) -> BinaryIO | None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, after waiting for whoever holds it.
+    """Wait for the lock file at `path`, and hold it in the block.
 
     Raises:
         DeviceError: `store-failed`, when the file can't be made.
     """
-    with _opened(path) as lock:
+    with _open(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("ab")
     except OSError as error:
-        raise DeviceError("store-failed", f"{path} can't be made: {error}", "check [store] dir") from error
+        raise DeviceError(
+            "store-failed", f"can't make {path}: {error}", "check that [store] dir is writable"
+        ) from error

@@ -1,10 +1,10 @@
-"""The releases' files: a folder each, fetched into place chunk by chunk, renamed once all of it is verified.
+"""The releases' files: a folder each, written chunk by chunk and renamed once everything is verified.
 
     releases/START-OF-DIGEST.partial/   being fetched: manifest.json and the files, each chunk at its place
     releases/START-OF-DIGEST/           whole and verified, since only `finish` renames
 
-What a partial folder holds is found by hashing it: there is no list of held chunks that could be lost, stale or wrong,
-and a chunk that reached the disk is never fetched again.
+A partial folder is hashed to find the chunks that it has. There is no list of chunks that could be lost or wrong, and a
+chunk that reached the disk is never fetched again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from edgeml_core.manifest import MANIFEST_NAME, Manifest
 from edgeml_io import files
 
 FOLDER_NAME: Final = "releases"
-#: 128 bits of the digest: no two releases share them, and paths stay readable.
+#: Characters of the digest in a folder's name: 128 bits can't collide, and paths stay readable.
 NAME_CHARS: Final = 32
-#: What must stay free on the disk for logs, the database and whatever else lives there.
+#: Bytes that stay free on the disk for logs, the database and other programs.
 RESERVE_BYTES: Final = 32 * 1024**2
-#: A power cut costs at most so many chunks: 4 MiB.
+#: Chunks between two syncs: a power cut costs at most 4 MiB.
 SYNC_EVERY_CHUNKS: Final = 64
 PARTIAL_SUFFIX: Final = ".partial"
 _TRASH: Final = ".trash"
@@ -46,8 +46,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
 
 
-class Partial:
-    """A release on its way to the disk. One thread at a time may call."""
+class PartialRelease:
+    """A release that is being fetched to the disk. One thread at a time may call."""
 
     def __init__(self, folder: Path, release: Release) -> None:
         self.folder = folder
@@ -60,17 +60,17 @@ class Partial:
                 self._places.setdefault(digest, []).append((folder / entry.path, index))
 
     def missing(self) -> list[str]:
-        """The digests of the chunks that are not here, in the order of the files; reads all that is."""
+        """Read all files and return the digests of the chunks that are missing, in the order of the files."""
         missing: dict[str, None] = {}
-        with _translated():
+        with _translate_errors():
             for entry in self.release.manifest.files:
-                held = [chunks.sha256(piece) for piece in _pieces(self.folder / entry.path)]
+                held = [chunks.sha256(chunk) for chunk in _read_chunks(self.folder / entry.path)]
                 held += [""] * (len(entry.chunks) - len(held))
                 missing |= {want: None for want, have in zip(entry.chunks, held, strict=False) if want != have}
         return list(missing)
 
     def size_of(self, digests: Sequence[str]) -> int:
-        """How many bytes the places of these chunks have."""
+        """Return the number of bytes at the places of these chunks."""
         wanted = set(digests)
         return sum(
             chunks.length(entry.size_bytes, index)
@@ -80,8 +80,8 @@ class Partial:
         )
 
     def put(self, digest: str, chunk: bytes) -> int:
-        """Write a verified chunk to all its places; how many bytes those are."""
-        with _translated():
+        """Write a verified chunk to all its places, and return how many bytes these are."""
+        with _translate_errors():
             for path, index in self._places[digest]:
                 _write_at(path, index * chunks.CHUNK_BYTES, chunk)
                 self._unsynced.add(path)
@@ -91,19 +91,19 @@ class Partial:
         return len(chunk) * len(self._places[digest])
 
     def sync(self) -> None:
-        """Make what was put survive a power cut."""
-        with _translated():
+        """Sync the chunks written so far, so that they survive a power cut."""
+        with _translate_errors():
             for path in self._unsynced:
                 files.sync(path)
         self._unsynced.clear()
         self._unsynced_chunks = 0
 
     def verify(self) -> None:
-        """Hold every file on the disk to its SHA-256.
+        """Verify every file on the disk against its SHA-256.
 
         Raises:
             RejectedError: `digest-mismatch`, when the manifest contradicts itself: right chunks, wrong file.
-            DeviceError: `store-failed`, when the disk didn't keep what was written.
+            DeviceError: `store-failed`, when the disk lost written data.
         """
         for entry in self.release.manifest.files:
             if _sha256(self.folder / entry.path) == entry.sha256:
@@ -115,30 +115,30 @@ class Partial:
             raise RejectedError("digest-mismatch", message, "export and publish the model under a new version")
 
 
-class Bases:
-    """What differences can be made to: the chunks of whole releases at the places of another's."""
+class DeltaBases:
+    """The chunks of whole releases that deltas can be made to: those at the places of another release's chunks."""
 
     def __init__(self, wanted: Manifest) -> None:
         self._wanted = wanted
         self._places: dict[str, tuple[str, Path, int]] = {}
 
     def add(self, folder: Path, held: Manifest) -> None:
-        """Take the chunks of the release in `folder`."""
+        """Add the chunks of the release in `folder`."""
         files = {entry.path: entry.chunks for entry in held.files}
         for entry in self._wanted.files:
             for index, (digest, base) in enumerate(zip(entry.chunks, files.get(entry.path, ()), strict=False)):
                 self._places[digest] = (base, folder / entry.path, index)
 
     def digest(self, wanted: str) -> str:
-        """The digest of the chunk at the place of `wanted`; empty where there is none."""
+        """Return the digest of the chunk at the place of `wanted`; empty if there is none."""
         return self._places[wanted][0] if wanted in self._places else ""
 
     def read(self, wanted: str) -> bytes:
-        """The chunk at the place of `wanted`, as it is on the disk; nothing where there is none."""
+        """Read the chunk at the place of `wanted` from the disk; empty if there is none."""
         if wanted not in self._places:
             return b""
         _, path, index = self._places[wanted]
-        with _translated(), path.open("rb") as content:
+        with _translate_errors(), path.open("rb") as content:
             content.seek(index * chunks.CHUNK_BYTES)
             return content.read(chunks.CHUNK_BYTES)
 
@@ -155,19 +155,19 @@ class Releases:
         self._max_bytes = max_bytes
 
     def folder(self, digest: str) -> Path:
-        """Where a whole release lies."""
+        """Return the folder of a whole release."""
         return self._folder / digest[:NAME_CHARS]
 
     def read(self, digest: str) -> Release:
-        """A whole release's manifest, as it was verified."""
-        with _translated():
+        """Read a whole release's manifest, which was verified when it was stored."""
+        with _translate_errors():
             data = (self.folder(digest) / MANIFEST_NAME).read_bytes()
         if chunks.sha256(data) != digest:
             raise DeviceError("store-failed", f"the manifest of release {digest[:12]} is damaged", "check the disk")
         return Release(digest=digest, manifest_bytes=data, manifest=manifests.decode(data))
 
-    def begin(self, release: Release, keep: Collection[str]) -> Partial:
-        """Make room for a release and open its folder, with all that it held before.
+    def begin(self, release: Release, keep: Collection[str]) -> PartialRelease:
+        """Make room for a release and open its folder, with the chunks that it has.
 
         Args:
             keep: digests of the releases that must stay.
@@ -178,92 +178,94 @@ class Releases:
         self.collect({*keep, release.digest})
         whole = self.folder(release.digest)
         if whole.is_dir():
-            return Partial(whole, release)
+            return PartialRelease(whole, release)
         partial = self._partial(release.digest)
         try:
-            self._require_room(release, partial)
+            self._check_room(release, partial)
         except DeviceError:
-            self._forget_tuned()
-            self._require_room(release, partial)
-        with _translated():
+            self._discard_tuning()
+            self._check_room(release, partial)
+        with _translate_errors():
             for entry in release.manifest.files:
                 path = partial / entry.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
             files.write(partial / MANIFEST_NAME, release.manifest_bytes)
-        return Partial(partial, release)
+        return PartialRelease(partial, release)
 
-    def reuse(self, partial: Partial, missing: Sequence[str], held: Collection[str]) -> list[str]:
-        """Copy what whole releases have of a partial one; what is still missing."""
+    def reuse(self, partial: PartialRelease, missing: Sequence[str], held: Collection[str]) -> list[str]:
+        """Copy chunks of whole releases into a partial one, and return the digests that are still missing."""
         left = dict.fromkeys(missing)
         for digest in held:
             manifest = self.read(digest).manifest
             for entry in manifest.files:
-                for chunk in _pieces(self.folder(digest) / entry.path) if left.keys() & set(entry.chunks) else ():
+                for chunk in _read_chunks(self.folder(digest) / entry.path) if left.keys() & set(entry.chunks) else ():
                     if (found := chunks.sha256(chunk)) in left:
                         partial.put(found, chunk)
                         del left[found]
         return list(left)
 
-    def bases(self, release: Release, held: Collection[str]) -> Bases:
-        """What the whole releases `held` have at the places of a release's chunks."""
-        bases = Bases(release.manifest)
+    def bases(self, release: Release, held: Collection[str]) -> DeltaBases:
+        """Return the delta bases that the whole releases `held` have for a release."""
+        bases = DeltaBases(release.manifest)
         for digest in held:
             bases.add(self.folder(digest), self.read(digest).manifest)
         return bases
 
-    def finish(self, partial: Partial) -> Path:
-        """Give a verified release its place; on return it survives a power cut."""
+    def finish(self, partial: PartialRelease) -> Path:
+        """Rename a verified release's folder; on return it survives a power cut."""
         whole = self.folder(partial.release.digest)
         if partial.folder != whole:
-            with _translated():
+            with _translate_errors():
                 files.sync_tree(partial.folder)
                 partial.folder.replace(whole)
                 files.sync(self._folder)
         return whole
 
     def collect(self, keep: Collection[str]) -> None:
-        """Remove all releases, whole or partial, but those in `keep`."""
+        """Remove all releases, whole or partial, except those in `keep`."""
         names = {digest[:NAME_CHARS] for digest in keep}
-        with _translated():
+        with _translate_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
             for folder in sorted(self._folder.iterdir(), key=lambda folder: folder.suffix != _TRASH):
                 if folder.name.removesuffix(PARTIAL_SUFFIX) not in names:
-                    # Renamed first: a folder half removed must not look whole after a power cut.
+                    # Renamed first: a half removed folder must not look whole after a power cut.
                     trash = folder if folder.suffix == _TRASH else folder.rename(folder.with_suffix(_TRASH))
                     shutil.rmtree(trash)
 
     def _partial(self, digest: str) -> Path:
         return self._folder / f"{digest[:NAME_CHARS]}{PARTIAL_SUFFIX}"
 
-    def _forget_tuned(self) -> None:
-        """What the device made of releases for itself goes before an update fails: it can be made again."""
+    def _discard_tuning(self) -> None:
+        """Remove what the device can make again: tuned models go before an update fails."""
         for whole in self._folder.iterdir():
             tuning.discard(whole)
 
-    def _require_room(self, release: Release, partial: Path) -> None:
+    def _check_room(self, release: Release, partial: Path) -> None:
         manifest = release.manifest
-        with _translated():
+        with _translate_errors():
             here, used = _size(partial), _size(self._folder)
             free = shutil.disk_usage(self._folder).free
         needed = max(manifest.size_bytes, manifest.needs.disk_bytes) - here
-        hint = "free some space, or raise [store] max_bytes in agent.toml"
+        hint = "free disk space, or raise [store] max_bytes in agent.toml"
         if used + needed > self._max_bytes:
-            message = f"{manifest.stem} needs {needed} bytes more than the {used} in use; {self._max_bytes} are allowed"
+            message = (
+                f"{manifest.stem} needs {needed} bytes beside the {used} in use; [store] max_bytes is {self._max_bytes}"
+            )
             raise DeviceError("disk-full", message, hint)
         if needed + RESERVE_BYTES > free:
             message = f"{manifest.stem} needs {needed} bytes and {RESERVE_BYTES} in reserve; the disk has {free} free"
             raise DeviceError("disk-full", message, hint)
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _read_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as content:
-        while piece := content.read(chunks.CHUNK_BYTES):
-            yield piece
+        while chunk := content.read(chunks.CHUNK_BYTES):
+            yield chunk
 
 
 def _sha256(path: Path) -> str:
-    with _translated(), path.open("rb") as content:
+    with _translate_errors(), path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
@@ -276,15 +278,15 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
 
 
 def _size(folder: Path) -> int:
-    """The bytes that the files below `folder` take on the disk: holes count nothing."""
+    """Return the bytes that the files below `folder` take on the disk; holes count nothing."""
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in {ENOSPC, EDQUOT}:
-            raise DeviceError("disk-full", f"the disk is full: {error}", "free some space") from error
+            raise DeviceError("disk-full", f"the disk is full: {error}", "free disk space") from error
         raise DeviceError("store-failed", f"the store failed: {error}", "check that [store] dir is writable") from error

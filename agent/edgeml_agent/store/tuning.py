@@ -1,9 +1,9 @@
-"""What a sweep found of a release, kept in the release's own folder: it goes with it, and counts as its bytes.
+"""A release's tuning, stored in the release's own folder: it is removed with it, and counts as its bytes.
 
     releases/START-OF-DIGEST/.tuned/tuned.json, and model.onnx with its weights where they were prepared
 
-No manifest can list a name that begins with a dot. What was found on another CPU, with another runtime or by another
-sweep is worth nothing, and what can't be read isn't there.
+No manifest can list a name that begins with a dot. Tuning from another CPU, runtime or revision of `probe.autotune` is
+ignored, and so is a file that can't be read.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from edgeml_runtime.hardware import board
 
 FOLDER_NAME: Final = ".tuned"
 FILE_NAME: Final = "tuned.json"
-#: Of the sweep: with another one, everything is found out anew.
+#: Revision of the method: another one makes devices tune again.
 REVISION: Final = 1
-_UNFINISHED: Final = ".tuned.new"
+_DRAFT_NAME: Final = ".tuned.new"
 
 
-class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
-    """Where something was found out."""
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """The hardware and software that a tuning holds for."""
 
     cpu: str
     cores: int
@@ -38,50 +38,50 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
-    where: Circumstances
+    where: Environment
     found: Tuned
 
 
-def here(manifest: Manifest) -> Circumstances:
-    """This machine, and the runtime that a bundle needs."""
+def current_environment(manifest: Manifest) -> Environment:
+    """Return this host's environment, with the runtime that the bundle needs."""
     engine = manifest.runtime.engine
     runtime = f"{engine} {engines.installed().get(engine, '')}"
-    return Circumstances(cpu=board.this_machine().cpu, cores=len(os.sched_getaffinity(0)), runtime=runtime)
+    return Environment(cpu=board.this_machine().cpu, cores=len(os.sched_getaffinity(0)), runtime=runtime)
 
 
 def read(folder: Path, manifest: Manifest) -> Tuned | None:
-    """What was found of the release in `folder` in these circumstances; None when that is nothing."""
+    """Return the tuning of the release in `folder` for this environment; None if there is none."""
     try:
         kept = msgspec.json.decode((folder / FOLDER_NAME / FILE_NAME).read_bytes(), type=_Kept)
     except (OSError, msgspec.MsgspecError):
         return None
-    return kept.found if kept.where == here(manifest) else None
+    return kept.found if kept.where == current_environment(manifest) else None
 
 
 def prepared(folder: Path, manifest: Manifest) -> Path:
-    """The model file whose weights were prepared for this machine, where they were."""
+    """Return the path of the model file whose weights were prepared for this host."""
     return folder / FOLDER_NAME / Path(manifest.model).name
 
 
-def unfinished(folder: Path) -> Path:
-    """An empty folder for what a sweep writes; `keep` gives it its place."""
-    made = folder / _UNFINISHED
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    return made
+def make_draft(folder: Path) -> Path:
+    """Make an empty folder for the tuner's files; `commit` moves it into place."""
+    draft = folder / _DRAFT_NAME
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    return draft
 
 
-def keep(folder: Path, manifest: Manifest, found: Tuned) -> None:
-    """Let what was found count from the next load on; a power cut leaves all of it or nothing."""
-    made = folder / _UNFINISHED
-    kept = _Kept(where=here(manifest), found=found)
-    (made / FILE_NAME).write_bytes(msgspec.json.encode(kept))
-    files.sync_tree(made)
+def commit(folder: Path, manifest: Manifest, found: Tuned) -> None:
+    """Make a tuning effective from the next load on; a power cut leaves all of it or nothing."""
+    draft = folder / _DRAFT_NAME
+    kept = _Kept(where=current_environment(manifest), found=found)
+    (draft / FILE_NAME).write_bytes(msgspec.json.encode(kept))
+    files.sync_tree(draft)
     discard(folder)
-    made.replace(folder / FOLDER_NAME)
+    draft.replace(folder / FOLDER_NAME)
     files.sync(folder)
 
 
 def discard(folder: Path) -> None:
-    """Forget what was found: the release runs as it was exported."""
+    """Remove the tuning: the release runs as exported."""
     shutil.rmtree(folder / FOLDER_NAME, ignore_errors=True)

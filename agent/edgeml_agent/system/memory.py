@@ -1,4 +1,4 @@
-"""This process's memory: how much it holds, and giving freed memory back to the system."""
+"""This process's memory: its size, and returning freed memory to the system."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _ANONYMOUS: Final = re.compile(r"^Anonymous:\s+(\d+) kB$", re.MULTILINE)
 _STATM: Final = Path("/proc/self/statm")
 
 
-#: Larger blocks go back to the system as soon as they are freed. glibc raises its own bound, 128 KiB, to 32 MiB by and
-#: by; a model's weights are freed in such blocks once they are packed, and would stay.
+#: Bytes from which freed blocks return to the system at once. glibc raises its own bound from 128 KiB to 32 MiB over
+#: time; a model's weights are freed in such blocks once packed, and would stay.
 LARGE_BLOCK_BYTES: Final = 256 * 1024
-#: Of glibc's malloc.h.
+#: Number of M_MMAP_THRESHOLD in glibc's malloc.h.
 _M_MMAP_THRESHOLD: Final = -3
 
 
 def return_large_blocks() -> None:
-    """Let freed blocks from `LARGE_BLOCK_BYTES` on go back to the system at once; without glibc nothing changes."""
+    """Return freed blocks from `LARGE_BLOCK_BYTES` on to the system at once; without glibc, do nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
@@ -35,7 +35,7 @@ def release() -> None:
     """
     gc.unfreeze()
     gc.collect()
-    # What is alive now mostly stays: the collector needn't look at it with every few requests.
+    # Objects alive now mostly stay alive: the collector need not visit them every few requests.
     gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
@@ -43,7 +43,7 @@ def release() -> None:
 
 
 def resident_bytes() -> int | None:
-    """The resident memory of this process in bytes; None where Linux's /proc isn't."""
+    """Return the resident memory of this process in bytes; None without Linux's /proc."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -51,7 +51,7 @@ def resident_bytes() -> int | None:
 
 
 def anonymous_bytes() -> int:
-    """The memory of this process that no file backs, in bytes; 0 where Linux doesn't tell (before 4.14)."""
+    """Return this process's memory that no file backs, in bytes; 0 where Linux doesn't report it (before 4.14)."""
     try:
         found = _ANONYMOUS.search(_ROLLUP.read_text())
     except OSError:

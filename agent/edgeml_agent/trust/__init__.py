@@ -1,1 +1,1 @@
-"""What of the signed files can be believed: each repository judged, the two joined, time that can't run back."""
+"""Verification of signed files: each TUF repository, the agreement of both, and a time floor."""

@@ -1,4 +1,4 @@
-"""The keys of the groups that this device belongs to, a file each, as `edgeml device enroll --group` wrote them."""
+"""The keys of the groups that this device belongs to, a file each, as `edgeml device enroll --group` writes them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SUFFIX: Final = ".key"
 
 
 class GroupKeys:
-    """Keys in a folder, looked up when a release needs one: one that is put there later counts."""
+    """Group keys in a folder, read when a release needs one: a key added later is found."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def seal(self, group: str) -> Seal:
-        """A group's key at work.
+        """Return the cipher of a group.
 
         Raises:
             DeviceError: `group-key-missing`, also when its file is damaged.

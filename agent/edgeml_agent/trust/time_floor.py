@@ -1,8 +1,8 @@
-"""The time, never before the newest signed one that this device has seen: boards without a clock wake up in 1970.
+"""The time floor: time is never before the newest signed time that this device has seen.
 
-Only signatures raise the floor, so a clock that was wrong for a while, early or late, does no lasting harm. Whoever
-could sign a far future loses that power, and its effect, when the key is replaced: a floor counts only while the key
-that signed it is trusted. Nothing is stored here; what python-tuf keeps suffices.
+Boards without a clock start in 1970. Only signatures raise the floor, so a clock that was wrong for a while does no
+lasting harm. A floor counts only while the key that signed it is trusted: an attacker's far future ends with its key.
+Nothing is stored here, since python-tuf keeps the signed files.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FOLDER_NAME: Final = "trusted"
 
 
 def utc_now() -> datetime:
-    """The machine's clock."""
+    """Return the system clock's time."""
     return datetime.now(UTC)
 
 
 class TimeFloor:
-    """The clock of one device, held up by what it trusts.
+    """A clock that is never before the newest trusted signature.
 
     Args:
         anchors: the folder with `releases.root.json` and `fleet.root.json`.
@@ -40,15 +40,15 @@ class TimeFloor:
         self._clock = clock
 
     def now(self) -> datetime:
-        """The clock's time or the floor, whichever is later."""
+        """Return the later of the clock's time and the floor."""
         return max(self._clock(), self.floor())
 
     def is_late(self) -> bool:
-        """Whether the clock tells a time that is over for certain."""
+        """Return whether the clock is before the floor, so certainly wrong."""
         return self._clock() < self.floor()
 
     def floor(self) -> datetime:
-        """The newest signed time that this device has seen."""
+        """Return the newest signed time that this device has seen."""
         return max((time for repo in trust.REPOSITORIES for time in self._signed_times(repo)), default=trust.NO_TIME)
 
     def _signed_times(self, repo: str) -> Iterator[datetime]:
@@ -60,5 +60,5 @@ class TimeFloor:
             root.verify_delegate(Timestamp.type, timestamp)
             yield trust.issued(timestamp.signed)
         except (RepositoryError, OSError):
-            # Not there yet, or of a key that was replaced: no time can be had from it.
+            # The files are absent, or their key was replaced: no time follows from them.
             return

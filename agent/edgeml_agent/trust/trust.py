@@ -1,6 +1,6 @@
-"""The two TUF repositories as this device trusts them, and what both of them agree on.
+"""The two TUF repositories as this device trusts them, and what both agree on.
 
-Trust begins at the anchors that `edgeml device enroll` wrote. How one repository is judged is `judged`'s business.
+Trust begins at the anchors that `edgeml device enroll` wrote. `tuf_client` verifies each repository.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import RejectedError, TransportError, UsageError
 
+#: Bytes of a trust anchor: python-tuf's own bound of a root.
 ANCHOR_MAX_BYTES: Final = 512_000
+#: python-tuf takes this HTTP status for an absent file.
 _NOT_FOUND: Final = 404
 
 
 class Fetcher(FetcherInterface):
-    """python-tuf's port to the world, over a `TrustSource`; the URLs are `REPO/FILE`."""
+    """python-tuf's fetcher port, over a `TrustSource`; the URLs are `REPO/FILE`."""
 
     def __init__(self, source: TrustSource) -> None:
         self._source = source
@@ -35,14 +37,14 @@ class Fetcher(FetcherInterface):
         repo, _, file = url.partition("/")
         data = self._source.read(repo, file)
         if data is None:
-            raise DownloadHTTPError(f"there is no {file}", _NOT_FOUND)
+            raise DownloadHTTPError(f"{file} doesn't exist", _NOT_FOUND)
         if file.startswith(f"{trust.METADATA_DIR}/"):
-            trust.require_repository(data, repo)
+            trust.check_repository(data, repo)
         return iter((data,))
 
 
 class HeldFiles:
-    """What this device has judged before, as a `TrustSource` for when no other is there."""
+    """A `TrustSource` of the files that this device has already verified, for use without any other."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
@@ -56,18 +58,18 @@ class HeldFiles:
 
 
 class Trust:
-    """The trust of one device. Methods block, and one at a time runs.
+    """The trust of one device. Methods block, and run one at a time.
 
     Args:
         anchors: the folder with `releases.root.json` and `fleet.root.json`.
         state: the store's folder.
-        time: this device's, by which metadata expires.
+        time: the device's clock, by which metadata expires.
     """
 
     def __init__(self, anchors: Path, state: Path, source: TrustSource, time: TimeFloor | None = None) -> None:
         self._anchors = anchors
         self._lock_path = state / locks.TRUST
-        self._judged = {
+        self._clients = {
             repo: TufClient(
                 repo,
                 state / FOLDER_NAME / repo,
@@ -82,8 +84,8 @@ class Trust:
     def desired(self) -> FleetDocument:
         """See `ports.Trust.desired`."""
         with self._lock, locks.held(self._lock_path):
-            # What exists after who should run it: the origin publishes in the other order.
-            refused = [error for repo in (trust.FLEET, trust.RELEASES) if (error := self._refused(repo))]
+            # Fleet before releases: the origin publishes them in the other order, so a named release exists.
+            refused = [error for repo in (trust.FLEET, trust.RELEASES) if (error := self._refresh(repo))]
             if refused:
                 raise refused[0]
             data = self._target(trust.FLEET, desired.FLEET_DOCUMENT)
@@ -94,32 +96,34 @@ class Trust:
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""
         with self._lock, locks.held(self._lock_path):
-            if not self._judged[trust.RELEASES].is_fresh:
-                self._judged[trust.RELEASES].refresh(self._anchor(trust.RELEASES))
+            if not self._clients[trust.RELEASES].is_fresh:
+                self._clients[trust.RELEASES].refresh(self._anchor(trust.RELEASES))
             try:
                 data = self._target(trust.RELEASES, trust.manifest_target(stem))
             except RejectedError as error:
-                # Whoever sent it isn't who signed it: a right copy is still wanted.
-                raise TransportError(error.code, error.message, "check who may publish signed files") from error
+                # The transport damaged it, not its signer: another copy is still wanted.
+                raise TransportError(
+                    error.code, error.message, "check the broker's rules for who may publish signed files"
+                ) from error
         if data is None:
-            hint = "publish the release; a device installs only what both repositories agree on"
+            hint = "publish the release: a device installs only releases that both repositories name"
             raise TransportError("trust-unavailable", f"the releases repository doesn't list {stem}", hint)
         if chunks.sha256(data) != digest:
-            message = f"the fleet document names another {stem} than the one that was released"
+            message = f"the fleet document names another {stem} than the releases repository"
             raise RejectedError("digest-mismatch", message, "deploy the released version")
         return data
 
-    def _refused(self, repo: str) -> RejectedError | None:
-        """Why the newest of a repository is refused. The other is looked at all the same: it may have new keys."""
+    def _refresh(self, repo: str) -> RejectedError | None:
+        """Refresh a repository; return why it was refused. The other is refreshed in any case, for new keys."""
         try:
-            self._judged[repo].refresh(self._anchor(repo))
+            self._clients[repo].refresh(self._anchor(repo))
         except RejectedError as error:
             return error
         return None
 
     def _target(self, repo: str, path: str) -> bytes | None:
-        listed = self._judged[repo].listed(path)
-        return None if listed is None else self._judged[repo].fetched(listed)
+        listed = self._clients[repo].find_target(path)
+        return None if listed is None else self._clients[repo].download(listed)
 
     def _anchor(self, repo: str) -> bytes:
         path = self._anchors / f"{repo}.root.json"
@@ -128,4 +132,4 @@ class Trust:
                 return anchor.read(ANCHOR_MAX_BYTES)
         except OSError as error:
             hint = "copy the trust folder that `edgeml device enroll` wrote, or set [trust] root in agent.toml"
-            raise UsageError("config-invalid", f"the trust anchor {path} can't be read: {error}", hint) from error
+            raise UsageError("config-invalid", f"can't read the trust anchor {path}: {error}", hint) from error

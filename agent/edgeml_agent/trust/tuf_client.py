@@ -1,8 +1,8 @@
-"""One TUF repository as this device has judged it: python-tuf is the judge, this file keeps what it has judged.
+"""One TUF repository as this device has verified it: python-tuf verifies, this file keeps the result.
 
-python-tuf writes its files without syncing them, and takes a damaged one for an absent one, forgetting which version it
-had seen: so it works in a copy, and the copy replaces the original as a whole, synced. Where files come from is the
-fetcher's business: MQTT, a stick; HTTP in the tests. Deliberately absent: delegations (`edgeml_core.trust`).
+python-tuf writes its files without syncing them. It takes a damaged file for an absent one, and so forgets the version
+that it had seen. So it works in a copy, and the synced copy replaces the original as a whole. The fetcher decides where
+files come from: MQTT, a stick, HTTP in tests. Delegations are deliberately absent (see `edgeml_core.trust`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from edgeml_core import trust
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_io import files
 
-#: In the repository's folder, the link to what was judged last.
+#: Name of the link, in the repository's folder, to the files verified last.
 CURRENT: Final = "current"
 
 
 class TufClient:
-    """A repository's newest metadata, as far as it is right.
+    """The newest verified metadata of a repository.
 
     Args:
         name: for messages.
-        folder: for what was judged.
-        urls: where metadata and targets are, as the fetcher understands it.
-        now: the time by which metadata expires.
+        folder: for the verified files.
+        urls: of metadata and targets, as the fetcher understands them.
+        now: returns the time by which metadata expires.
     """
 
     def __init__(
@@ -58,17 +58,18 @@ class TufClient:
         return self._updater is not None
 
     def refresh(self, anchor: bytes) -> None:
-        """Bring it up to date. What was judged right is kept, also when what follows it is refused.
+        """Update the metadata. Files that were verified stay, even if a later one is refused.
 
         Args:
             anchor: the first root, which is trusted.
 
         Raises:
-            RejectedError: what was offered is forged, old, expired or malformed. TransportError: it can't be had.
+            RejectedError: the metadata is forged, old, expired or malformed.
+            TransportError: the metadata can't be fetched.
             DeviceError: `store-failed`.
         """
         self._updater = None
-        with _translated(self._name), _replaced(self._folder) as folder:
+        with _translate_errors(self._name), _replace_folder(self._folder) as folder:
             metadata_url, target_url = self._urls
             updater = Updater(
                 str(folder),
@@ -78,27 +79,27 @@ class TufClient:
                 config=UpdaterConfig(max_root_rotations=trust.ROOT_ROTATIONS_MAX, max_delegations=0),
                 bootstrap=anchor,
             )
-            # python-tuf has no other place for a time that isn't the clock's.
+            # python-tuf takes a reference time nowhere else.
             updater._trusted_set.reference_time = self._now()  # noqa: SLF001
             updater.refresh()
         self._updater = updater
 
-    def listed(self, path: str) -> TargetFile | None:
-        """What was signed about a target; None for one that isn't listed. The last refresh has succeeded."""
-        assert self._updater is not None  # noqa: S101 - the caller's business
-        with _translated(self._name):
+    def find_target(self, path: str) -> TargetFile | None:
+        """Return the signed description of a target; None if it isn't listed. The last refresh must have succeeded."""
+        assert self._updater is not None  # noqa: S101 - the caller refreshes first
+        with _translate_errors(self._name):
             return self._updater.get_targetinfo(path)
 
-    def fetched(self, target: TargetFile) -> bytes:
-        """A target's content, as it was signed. Errors are those of `refresh`."""
-        assert self._updater is not None  # noqa: S101 - the caller's business
-        with _translated(self._name), tempfile.TemporaryDirectory(dir=self._folder.parent) as folder:
+    def download(self, target: TargetFile) -> bytes:
+        """Return a target's verified content. Errors are those of `refresh`."""
+        assert self._updater is not None  # noqa: S101 - the caller refreshes first
+        with _translate_errors(self._name), tempfile.TemporaryDirectory(dir=self._folder.parent) as folder:
             return Path(self._updater.download_target(target, str(Path(folder, "target")))).read_bytes()
 
 
 @contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A copy of `folder/current` to work in, which takes its place at the end, however the block ends."""
+def _replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield a copy of `folder/current`, which replaces it at the end, however the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     current = folder / CURRENT
     now = current.readlink().name if current.is_symlink() else ""
@@ -119,7 +120,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
+def _translate_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (RepositoryError, DownloadError) as error:
@@ -127,4 +128,6 @@ def _translated(name: str) -> Iterator[None]:
             raise error.__cause__ from error
         raise trust.translate(error, name) from error
     except OSError as error:
-        raise DeviceError("store-failed", f"trusted metadata can't be kept: {error}", "check [store] dir") from error
+        raise DeviceError(
+            "store-failed", f"can't store trusted metadata: {error}", "check that [store] dir is writable"
+        ) from error

@@ -1,1 +1,1 @@
-"""A model on its way to the device: the steps, the state machine, when they run and what is reported."""
+"""Updates: the state machine, its steps, the daemon that starts them, and the reports about them."""

@@ -1,9 +1,9 @@
-"""The way of a model on its device, and nothing but the way: when it is gone is `daemon`'s business.
+"""One update of one model, from its deployment to the release that answers.
 
-    announce -> desired state -> fetch -> verify -> probe (-> compare) -> activate -> serve -> report
+    announcement -> desired state -> fetch -> verify -> probe (-> compare) -> activate -> serve -> report
 
-`Agent.update` is that line. Each step moves the update machine, whose table says what may follow; a step that fails
-leaves what serves as it was. The shell touches ports only; no library of an adapter is imported here.
+`Agent.update` is this path: each step advances the state machine, and a step that fails leaves the serving version as
+it is. `daemon` and `update_task` decide when an update runs. Only ports are used here, no adapter's library.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from edgeml_agent import log
 from edgeml_agent.fetch.chunk_requests import ChunkRequests
-from edgeml_agent.fetch.window import Fetch
+from edgeml_agent.fetch.window import Fetch, Progress
 from edgeml_agent.ports import ChunkSource, Clock, ModelServer, Prober, ShadowPolicy, Trust
 from edgeml_agent.schedule import AtOnce, Calendar
 from edgeml_agent.store import tuning
 from edgeml_agent.store.database import ModelRecord, Store
-from edgeml_agent.store.releases import Bases, Partial, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, PartialRelease, Release, Releases
 from edgeml_agent.trust.groups import GroupKeys
+from edgeml_agent.update.metrics import UpdateMetrics
 from edgeml_agent.update.reporter import Reporter
-from edgeml_agent.update.state_machine import Machine, finished
+from edgeml_agent.update.state_machine import StateMachine, run_to_end
 from edgeml_core import desired, lifecycle, names
 from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment
@@ -33,13 +33,17 @@ from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
 from edgeml_core.lifecycle import Event, State
 from edgeml_runtime.hardware.board import Board
 
-#: While an update is in these states, what it holds of a release is worth keeping.
-_ON_THE_WAY: Final = lifecycle.UNDER_WAY | {State.WAITING, State.DEFERRED}
+#: States in which the chunks of the wanted release are kept on the disk.
+_KEEPS_CHUNKS: Final = lifecycle.UNDER_WAY | {State.WAITING, State.DEFERRED}
+#: Final states of an update: only another deployment starts a new one.
+_SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
+#: Codes of failures that the release didn't cause and the device may recover from: the next look retries the update.
+_RECOVERABLE: Final = frozenset({"disk-full", "memory-short", "store-failed"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """The world around the shell."""
+    """The ports that the agent uses."""
 
     trust: Trust
     chunks: ChunkSource
@@ -52,79 +56,103 @@ class Ports:
     calendar: Calendar = field(default_factory=AtOnce)
 
 
-class _TooEarly(Exception):
-    """An update has to stand still until `until_s`, in seconds since 1970."""
+class _Postponed(Exception):
+    """The update must pause until `until_s`, in seconds since 1970."""
 
-    def __init__(self, what: str, until_s: float) -> None:
+    def __init__(self, reason: str, until_s: float) -> None:
         self.until_s = until_s
-        self.text = f"{what} {datetime.fromtimestamp(until_s, UTC):%Y-%m-%d %H:%M} UTC"
+        self.text = f"{reason} {datetime.fromtimestamp(until_s, UTC):%Y-%m-%d %H:%M} UTC"
         super().__init__(self.text)
 
 
 class Agent:
-    """What one device does for the models that it is wanted to run.
+    """The updates and the serving models of one device.
 
     Args:
-        rule: by which a new version is compared with the one that answers, before it takes its place; None for none.
+        shadow_policy: how a new version is compared with the serving one before activation; None skips the comparison.
     """
 
     def __init__(
-        self, device_id: str, board: Board, ports: Ports, telling: Reporter, *, rule: ShadowPolicy | None = None
+        self,
+        device_id: str,
+        board: Board,
+        ports: Ports,
+        reporter: Reporter,
+        *,
+        shadow_policy: ShadowPolicy | None = None,
     ) -> None:
         self._device_id = device_id
         self._board = board
         self._ports = ports
-        self._telling = telling
-        self._rule = rule
+        self._reporter = reporter
+        self._shadow_policy = shadow_policy
         self._target = ""
-        #: Loading a release and remembering it belong together.
-        self._swapping = asyncio.Lock()
-        #: The releases that answer now, by model.
+        #: Held while a release is loaded and recorded: both or neither.
+        self._swap_lock = asyncio.Lock()
+        #: Digest of the serving release by model.
         self.serving: dict[str, str] = {}
-        #: The releases for which the best way to run was sought in this run; one that failed isn't sought again.
+        #: Releases that were tuned in this run, or failed to be; neither is tuned again.
         self._tuned: set[str] = set()
+        self.metrics = UpdateMetrics(ports.store)
 
     async def desired(self) -> dict[str, Deployment]:
-        """What the signed fleet document wants this device to run, by model.
+        """Return the deployments of the signed fleet document that include this device, by model.
 
         Raises:
-            RejectedError: the metadata is forged, old, expired or malformed. TransportError: it can't be had.
+            RejectedError: the metadata is forged, old, expired or malformed.
+            TransportError: the metadata can't be fetched.
         """
         document = await asyncio.to_thread(self._ports.trust.desired)
         device = document.devices.get(self._device_id)
         self._target = "" if device is None else device.labels.get("target", "")
         return desired.wanted_by(document, self._device_id)
 
-    async def update(self, machine: Machine, wish: Deployment) -> None:
-        """The way of a model, from a deployment to the release that answers. A step that fails raises."""
-        await machine.begin(wish.id, wish.version)
-        release, group = await self._resolve(wish)
+    async def update(self, machine: StateMachine, deployment: Deployment) -> None:
+        """Install a deployment: all steps in order, each with its event of the state machine's table.
+
+        Raises:
+            EdgemlError: a step failed; the serving version is unchanged.
+        """
+        await machine.begin(deployment.id, deployment.version)
+        release, group = await self._resolve(deployment)
         await machine.advance(Event.RESOLVED, wanted=release.digest)
-        fetched = await self._fetch(machine, release, group)
+        fetched = await self._fetch(machine.record, release, group)
         await machine.advance(Event.FETCHED)
         folder = await self._verify(fetched)
         await machine.advance(Event.VERIFIED)
         probed = await self._ports.prober.probe(folder, release.manifest)
-        self._require_time(wish)
-        await self._compare(machine, release)
-        await finished(self._activate(machine, release))
-        self._telling.activated(machine.record, probed)
+        self._check_activation_time(deployment)
+        if self._shadow_policy is not None and deployment.name in self.serving:
+            await machine.advance(Event.STAGED)
+            await self._compare(machine.record, release, self._shadow_policy)
+            await machine.advance(Event.AGREED)
+        else:
+            await machine.advance(Event.PROBED)
 
-    async def attempt(self, wish: Deployment) -> float:
-        """Go the way once, and note how it ended.
+        async def activate() -> None:
+            # A power cut after the load and before the record brings the old version back.
+            async with self._swap_lock:
+                await self._load(deployment.name, release, deployment.id)
+                await machine.activate(self._ports.clock.now())
+
+        await run_to_end(activate())
+        self._reporter.activated(machine.record, probed)
+
+    async def attempt(self, deployment: Deployment) -> float | None:
+        """Run `update` once, and record and report how it ended.
 
         Returns:
-            When to go it again, in seconds since 1970, where its time hasn't come yet; 0 when the release answers.
+            When to resume a postponed update, in seconds since 1970; None when the release answers.
 
         Raises:
-            EdgemlError: what ended it; by then it is noted and reported.
+            EdgemlError: the update failed; the failure is recorded and reported.
         """
-        machine = Machine(self._ports.store, wish.name, self._telling.moved)
+        machine = self._machine(deployment.name)
         try:
-            await self.update(machine, wish)
-        except _TooEarly as wait:
-            await machine.advance(Event.POSTPONED, message=wait.text)
-            return wait.until_s
+            await self.update(machine, deployment)
+        except _Postponed as postponed:
+            await machine.advance(Event.POSTPONED, message=postponed.text)
+            return postponed.until_s
         except asyncio.CancelledError:
             await machine.interrupt()
             raise
@@ -132,25 +160,41 @@ class Agent:
             await machine.fail(error)
             raise
         except Exception as error:
-            log.defect("update failed", error, model=wish.name)
-            defect = DeviceError("internal", f"the agent failed: {error}", "its log has the details")
+            log.defect("update failed", error, model=deployment.name)
+            defect = DeviceError("internal", f"the agent failed: {error}", "read the agent's log for the traceback")
             await machine.fail(defect)
             raise defect from error
         else:
-            return 0.0
+            return None
         finally:
             await asyncio.to_thread(self._collect)
 
-    async def _resolve(self, wish: Deployment) -> tuple[Release, str]:
-        """The release of a deployment that suits this device, by its manifest; and the group it is encrypted for."""
+    async def interrupt(self, name: str) -> None:
+        """Record that an update under way stopped, as after a restart."""
+        await self._machine(name).interrupt()
+
+    async def withdraw(self, name: str) -> None:
+        """Record that the deployment of an unfinished update is gone."""
+        await self._machine(name).withdraw()
+
+    def is_settled(self, deployment: Deployment) -> bool:
+        """Return whether the update for a deployment has ended for good."""
+        record = self._ports.store.record(deployment.name)
+        return record.deployment == deployment.id and record.state in _SETTLED and record.code not in _RECOVERABLE
+
+    def _machine(self, name: str) -> StateMachine:
+        return StateMachine(self._ports.store, name, self._reporter.state_changed)
+
+    async def _resolve(self, deployment: Deployment) -> tuple[Release, str]:
+        """Return the deployment's release for this device, and the group that its chunks are encrypted for."""
         board = self._board
         wanted = desired.choose_bundle(
-            wish, arch=board.arch, cpu_features=board.cpu_features, formats=board.formats, target=self._target
+            deployment, arch=board.arch, cpu_features=board.cpu_features, formats=board.formats, target=self._target
         )
         if refusal := self._ports.store.refusal(wanted.manifest_sha256):
             code, message = refusal
             raise RejectedError(code, f"refused before: {message}", "deploy another version")
-        stem = names.bundle_stem(wish.name, wish.version, wanted.target, wanted.format)
+        stem = names.bundle_stem(deployment.name, deployment.version, wanted.target, wanted.format)
         data = await asyncio.to_thread(self._ports.trust.manifest, stem, wanted.manifest_sha256)
         release = Release(digest=wanted.manifest_sha256, manifest_bytes=data, manifest=manifests.decode(data))
         if release.manifest.stem != stem:
@@ -158,47 +202,36 @@ class Agent:
         self._ports.prober.admit(release.manifest)
         return release, wanted.group
 
-    async def _fetch(self, machine: Machine, release: Release, group: str) -> Partial:
-        """All chunks of a release: those on the disk, those of other releases here, and the rest from afar."""
-        opened, missing, bases = await asyncio.to_thread(self._open, release)
+    async def _fetch(self, record: ModelRecord, release: Release, group: str) -> PartialRelease:
+        """Collect all chunks of a release: from its own folder, from other releases here, then from the origin."""
+        partial, missing, bases = await asyncio.to_thread(self._open, release)
         if missing:
-            log.event("fetching", model=machine.record.name, chunks=len(missing))
-            notice = partial(self._telling.progress, machine.record)
-            asking = ChunkRequests(bases, self._ports.groups.seal(group) if group else None)
-            await self._in_hours(Fetch(opened, self._ports.chunks, missing=missing, asking=asking, notice=notice))
-        return opened
+            log.event("fetching", model=record.name, chunks=len(missing))
+            count_bytes = self.metrics.start_fetch(record.name)
 
-    async def _in_hours(self, fetch: Fetch) -> None:
-        """Fetch while it is allowed; what has arrived by then stays."""
+            def on_progress(progress: Progress) -> None:
+                count_bytes(progress.wire_bytes)
+                self._reporter.progress(record, progress)
+
+            requests = ChunkRequests(bases, self._ports.groups.seal(group) if group else None)
+            fetch = Fetch(partial, self._ports.chunks, missing=missing, requests=requests, on_progress=on_progress)
+            await self._fetch_in_window(fetch)
+        return partial
+
+    async def _fetch_in_window(self, fetch: Fetch) -> None:
+        """Fetch while the calendar permits; received chunks stay on the disk."""
         calendar, now_s = self._ports.calendar, self._ports.clock.now()
         if (opens_s := calendar.fetch_at(now_s)) > now_s:
-            raise _TooEarly("fetches from", opens_s)
+            raise _Postponed("fetches from", opens_s)
         closes_s = calendar.fetch_until(now_s)
         try:
             async with asyncio.timeout(None if closes_s is None else closes_s - now_s):
                 await fetch.run()
         except TimeoutError:
-            raise _TooEarly("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
+            raise _Postponed("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
 
-    async def _compare(self, machine: Machine, release: Release) -> None:
-        """Where that is wished, give the release the same requests as the one that answers, and see that they agree."""
-        name = machine.record.name
-        if self._rule is None or name not in self.serving:
-            await machine.advance(Event.PROBED)
-            return
-        await machine.advance(Event.STAGED)
-        folder = self._ports.releases.folder(release.digest)
-        found = await self._ports.server.compare(name, folder, release.manifest, self._rule)
-        self._telling.compared(machine.record, found)
-        await machine.advance(Event.AGREED)
-
-    def _require_time(self, wish: Deployment) -> None:
-        now_s = self._ports.clock.now()
-        if (at_s := self._ports.calendar.activate_at(wish, now_s)) > now_s:
-            raise _TooEarly("is fetched and proved, activates from", at_s)
-
-    async def _verify(self, fetched: Partial) -> Path:
-        """The release's folder, once every file on the disk is what was signed."""
+    async def _verify(self, fetched: PartialRelease) -> Path:
+        """Verify every file against the manifest, and return the finished release's folder."""
 
         def verify() -> Path:
             fetched.verify()
@@ -206,19 +239,24 @@ class Agent:
 
         return await asyncio.to_thread(verify)
 
-    async def _activate(self, machine: Machine, release: Release) -> None:
-        """Let the release answer, then remember that it does. Between the two, a power cut brings the old one back."""
-        async with self._swapping:
-            await self._load(machine.record.name, release, machine.record.deployment)
-            await machine.activate(self._ports.clock.now())
+    def _check_activation_time(self, deployment: Deployment) -> None:
+        now_s = self._ports.clock.now()
+        if (at_s := self._ports.calendar.activate_at(deployment, now_s)) > now_s:
+            raise _Postponed("is fetched and probed, activates from", at_s)
+
+    async def _compare(self, record: ModelRecord, release: Release, policy: ShadowPolicy) -> None:
+        """Give the new release the requests of the serving one, and report how far the answers agree."""
+        folder = self._ports.releases.folder(release.digest)
+        compared = await self._ports.server.compare(record.name, folder, release.manifest, policy)
+        self._reporter.compared(record, compared)
 
     async def serve(self, name: str) -> None:
-        """Let what the store says answer for `name`; the version before it, where that one fails.
+        """Load the store's active release of `name`; roll back to the previous one if that fails.
 
         Raises:
-            DeviceError: neither can; what answered before still does.
+            DeviceError: both failed; the version that answered before still does.
         """
-        async with self._swapping:
+        async with self._swap_lock:
             record = self._ports.store.record(name)
             if not record.active or self.serving.get(name) == record.active:
                 return
@@ -231,9 +269,9 @@ class Agent:
                 record = self._ports.store.roll_back(name, error.code, error.message)
                 await self._load(name, self._ports.releases.read(record.active), "")
             if record.state is State.ROLLED_BACK:
-                self._telling.moved(record)
+                self._reporter.state_changed(record)
             else:
-                self._telling.state()
+                self._reporter.publish_state()
 
     async def _load(self, name: str, release: Release, deployment: str) -> None:
         folder = self._ports.releases.folder(release.digest)
@@ -242,43 +280,43 @@ class Agent:
         log.event("serving", model=name, version=release.manifest.version, deployment=deployment)
 
     async def tune(self, name: str) -> None:
-        """Find out, once, how the release that answers for `name` runs best here, and let it run so."""
+        """Tune the serving release of `name` for this device, once, and reload it with the result."""
         digest = self.serving[name]
         folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
         if digest in self._tuned or await asyncio.to_thread(tuning.read, folder, release.manifest) is not None:
             return
         try:
-            found = await self._ports.prober.tune(folder, release.manifest)
-            async with self._swapping:
+            tuned = await self._ports.prober.tune(folder, release.manifest)
+            async with self._swap_lock:
                 if self.serving.get(name) == digest:
-                    await finished(self._ports.server.reload(name))
+                    await run_to_end(self._ports.server.reload(name))
         except EdgemlError as error:
             self._tuned.add(digest)
             log.failure("not tuned", error, model=name)
         else:
             self._tuned.add(digest)
-            self._telling.tuned(self._ports.store.record(name), found)
+            self._reporter.tuned(self._ports.store.record(name), tuned)
 
-    def _open(self, release: Release) -> tuple[Partial, list[str], Bases]:
+    def _open(self, release: Release) -> tuple[PartialRelease, list[str], DeltaBases]:
         records = self._ports.store.records()
-        opened = self._ports.releases.begin(release, _kept(records))
+        partial = self._ports.releases.begin(release, _kept(records))
         held = [record.active for record in records.values() if record.active and record.name == release.manifest.name]
-        missing = self._ports.releases.reuse(opened, opened.missing(), held)
-        return opened, missing, self._ports.releases.bases(release, held)
+        missing = self._ports.releases.reuse(partial, partial.missing(), held)
+        return partial, missing, self._ports.releases.bases(release, held)
 
     def _collect(self) -> None:
         try:
             self._ports.releases.collect(_kept(self._ports.store.records()))
         except DeviceError as error:
-            # How the update ended stands; what couldn't be removed is tried again before the next.
+            # The update's outcome stands; the next update removes the rest.
             log.failure("old releases stay", error)
 
 
 def _kept(records: dict[str, ModelRecord]) -> set[str]:
-    """The releases that must stay: active, previous, and on their way."""
+    """Return the releases that must stay on the disk: active, previous, and those of unfinished updates."""
     return {
         digest
         for record in records.values()
-        for digest in (record.active, record.previous, record.wanted if record.state in _ON_THE_WAY else "")
+        for digest in (record.active, record.previous, record.wanted if record.state in _KEEPS_CHUNKS else "")
         if digest
     }

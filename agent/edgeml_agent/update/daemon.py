@@ -1,7 +1,6 @@
-"""When the agent does what: serve at once, follow the fleet and the store, try again, stop in order.
+"""The agent as it runs: serve at once, follow the fleet document and the store, start updates, end in order.
 
-One update at a time goes its way on a device, since link and memory are shared. A newer wish for a model interrupts the
-one before. What a step of an update is, is `agent`'s business.
+`UpdateTask` runs one model's update, and `Agent` has its steps.
 """
 
 from __future__ import annotations
@@ -9,53 +8,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from edgeml_agent import log
 from edgeml_agent.ports import Clock, Link
 from edgeml_agent.probe.remote_calls import Calls
 from edgeml_agent.serve.metrics import Metric
-from edgeml_agent.store import locks
 from edgeml_agent.store.database import ModelRecord, Store
-from edgeml_agent.update import metrics as update_metrics
 from edgeml_agent.update.agent import Agent
 from edgeml_agent.update.reporter import Reporter
-from edgeml_agent.update.state_machine import Machine
-from edgeml_core.desired import Deployment
+from edgeml_agent.update.slot import UpdateSlot
+from edgeml_agent.update.update_task import RETRY_FIRST_S, RETRY_MAX_S, UpdateTask
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.lifecycle import State
 from edgeml_io import backoff
 
-#: A new version is on trial for so long by the clock, or in one run: unclean restarts until then are laid to it.
-CRASH_WINDOW_S: Final = 600.0
-#: November 2023. A clock that says less was never set, and what it said then is no time.
-CLOCK_SET_S: Final = 1_700_000_000.0
+#: Probation after activation, in seconds of wall time or uptime. Unclean restarts during it count against the version.
+PROBATION_S: Final = 600.0
+#: Unclean restarts during probation after which the previous version serves again.
 CRASHES_MAX: Final = 3
-#: Without any announcement the signed files are looked at so often: they may have expired.
+#: November 2023, in seconds since 1970. An earlier clock was never set, so its times mean nothing.
+CLOCK_SET_S: Final = 1_700_000_000.0
+#: Seconds between two looks at the signed files without an announcement: they may have expired.
 LOOK_EVERY_S: Final = 600.0
+#: Seconds between two looks at the store: `edgeml-agent rollback` takes effect within them.
 STORE_LOOK_EVERY_S: Final = 1.0
-#: Drift is slow. A state is retained by the broker: a quantity that wavers about a bound may not rewrite it all day.
-DRIFT_TOLD_EVERY_S: Final = 600.0
-CLOCK_LOOK_EVERY_S: Final = 60.0
+#: Seconds between two reports of drift. Drift is slow, and a quantity near a bound must not rewrite the retained state.
+DRIFT_REPORT_EVERY_S: Final = 600.0
+#: Seconds between two looks for a serving release that was never tuned.
 TUNE_LOOK_EVERY_S: Final = 5.0
-RETRY_FIRST_S: Final = 2.0
-RETRY_MAX_S: Final = 300.0
-ATTEMPTS_MAX: Final = 8
-#: What an update came to for good: it is not gone for again but for another deployment.
-_SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
-#: What the release isn't to blame for, and this machine may get over: it is gone for again at the next look.
-_PASSING: Final = frozenset({"disk-full", "memory-short", "store-failed"})
-_AT_REST: Final = _SETTLED | {State.IDLE}
+#: States without an unfinished update.
+_AT_REST: Final = frozenset({State.IDLE, State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
 
 
 class Daemon:
     """The agent as it runs on a device.
 
     Args:
-        folder: the store's, where the lock lies.
-        tunes: whether to find out how models run best here.
+        folder: the store's folder.
+        tunes: whether to tune serving releases for this device.
     """
 
     def __init__(
@@ -63,7 +56,7 @@ class Daemon:
         agent: Agent,
         link: Link,
         store: Store,
-        telling: Reporter,
+        reporter: Reporter,
         *,
         calls: Calls,
         clock: Clock,
@@ -74,186 +67,125 @@ class Daemon:
         self._link = link
         self._calls = calls
         self._store = store
-        self._telling = telling
+        self._reporter = reporter
         self._clock = clock
         self._tunes = tunes
-        self._tuning: asyncio.Task[None] | None = None
-        self._lock_path = folder / locks.UPDATE
-        self._one_at_a_time = asyncio.Lock()
-        self._updates: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._slot = UpdateSlot(folder, clock)
+        self._updates: dict[str, UpdateTask] = {}
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
         self.ready = False
 
     async def run(self) -> None:
-        """Serve and follow until cancelled."""
+        """Serve and follow the fleet until cancelled."""
         await self.start_serving()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._link.run())
                 tasks.create_task(self._follow_fleet(tasks))
                 tasks.create_task(self._follow_store())
-                tasks.create_task(self._prove())
+                tasks.create_task(self._end_probations())
                 tasks.create_task(self._tune())
-                tasks.create_task(self._tell_drift())
+                tasks.create_task(self._report_drift())
                 tasks.create_task(self._calls.run())
         finally:
-            # An error of ours is no crash: only what kills the process leaves the mark of an unclean run.
-            with _as_far_as_the_disk_lets():
+            # An exception of the agent's own is no crash: only a killed process leaves the mark of an unclean run.
+            with _store_errors_logged():
                 self._store.end_run()
 
     def metrics(self) -> Iterator[Metric]:
-        """Where updates stand, for `/metrics`."""
-        return update_metrics.of(self._store, self._telling)
+        """Return the metrics of updates for `/metrics`."""
+        return self._agent.metrics.collect()
 
     async def start_serving(self) -> None:
-        """Serve what served last, before anything else, unless the agent keeps crashing since its activation."""
+        """Serve the active releases before anything else; roll back those whose probation had too many crashes."""
         clean = True
-        with _as_far_as_the_disk_lets():
+        with _store_errors_logged():
             clean = self._store.begin_run()
         for record in self._store.records().values():
-            with _as_far_as_the_disk_lets():
-                await Machine(self._store, record.name, self._telling.moved).interrupt()
+            with _store_errors_logged():
+                await self._agent.interrupt(record.name)
                 if not clean:
                     self._count_crash(record)
             try:
                 await self._agent.serve(record.name)
             except EdgemlError as error:
                 log.failure("not serving", error, model=record.name)
-        self._telling.state()
+        self._reporter.publish_state()
         self.ready = True
 
     def _count_crash(self, record: ModelRecord) -> None:
         is_clock_right = CLOCK_SET_S < record.activated_at < self._clock.now()
-        is_long_ago = is_clock_right and self._clock.now() - record.activated_at >= CRASH_WINDOW_S
-        if not record.is_on_trial or is_long_ago or not record.previous:
+        is_over = is_clock_right and self._clock.now() - record.activated_at >= PROBATION_S
+        if not record.is_on_probation or is_over or not record.previous:
             return
         if self._store.count_unclean(record.name) >= CRASHES_MAX:
-            message = f"{CRASHES_MAX} unclean restarts within {CRASH_WINDOW_S:.0f} s of activating {record.version}"
+            message = f"{CRASHES_MAX} unclean restarts within {PROBATION_S:.0f} s of activating {record.version}"
             self._store.roll_back(record.name, "crash-loop", message)
 
-    async def _prove(self) -> None:
-        """End a version's trial when it has served for so long in one run, whatever the clock says."""
+    async def _end_probations(self) -> None:
+        """End each version's probation once it has served for `PROBATION_S` in one run, by any clock."""
         while True:
             activated = {record.name: record.activated_at for record in self._store.records().values()}
-            await asyncio.sleep(CRASH_WINDOW_S)
+            await asyncio.sleep(PROBATION_S)
             for name, activated_at in activated.items():
-                await asyncio.to_thread(self._store.end_trial, name, activated_at)
+                await asyncio.to_thread(self._store.end_probation, name, activated_at)
 
-    async def _tell_drift(self) -> None:
+    async def _report_drift(self) -> None:
         while True:
-            await asyncio.sleep(DRIFT_TOLD_EVERY_S)
-            self._telling.drift()
+            await asyncio.sleep(DRIFT_REPORT_EVERY_S)
+            self._reporter.drift()
 
     async def _follow_fleet(self, tasks: asyncio.TaskGroup) -> None:
         wait_s = LOOK_EVERY_S
         while True:
-            # Not `wait_for`: cancelled as an announcement comes, that one would go on.
+            # Not `wait_for`: an announcement that comes as it is cancelled would be lost.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._link.announced()
             wait_s = await self._look(tasks)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> float:
-        """See what is wanted, and go for it; how long to wait until the next look."""
+        """Read the desired state, and start or withdraw updates.
+
+        Returns:
+            Seconds until the next look, unless an announcement comes before.
+        """
         try:
-            wishes = await self._agent.desired()
+            deployments = await self._agent.desired()
         except TransportError as error:
             log.failure("no desired state", error)
             return next(self._delays)
         except EdgemlError as error:
-            self._telling.refused(error)
+            self._reporter.refused(error)
             return LOOK_EVERY_S
-        except Exception as error:  # noqa: BLE001 - whatever it is, it isn't worth what serves
-            defect = DeviceError("internal", f"the agent failed: {error}", "its log has the details")
+        except Exception as error:  # noqa: BLE001 - no defect in this step may end the process that serves
+            defect = DeviceError("internal", f"the agent failed: {error}", "read the agent's log for the traceback")
             log.defect("no desired state", error)
-            self._telling.refused(defect)
+            self._reporter.refused(defect)
             return LOOK_EVERY_S
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
-        self._telling.trust_restored()
+        self._reporter.trust_restored()
         for record in self._store.records().values():
-            if record.name not in wishes and record.state not in _AT_REST:
-                self._leave(record.name, tasks)
-        for wish in wishes.values():
-            self._start_update(wish, tasks)
+            if record.name not in deployments and record.state not in _AT_REST:
+                self._update(record.name, tasks).withdraw()
+        for name, deployment in deployments.items():
+            self._update(name, tasks).start(deployment)
         return LOOK_EVERY_S
 
-    def _start_update(self, wish: Deployment, tasks: asyncio.TaskGroup) -> None:
-        deployment, before = self._updates.get(wish.name, ("", None))
-        if before is not None and not before.done():
-            if deployment == _aim(wish):
-                return
-            before.cancel()
-        elif self._is_settled(wish):
-            return
-        self._updates[wish.name] = (_aim(wish), tasks.create_task(self._run_update(wish, before)))
-
-    def _leave(self, name: str, tasks: asyncio.TaskGroup) -> None:
-        """Stop the update of a model that is wanted no longer."""
-        deployment, before = self._updates.get(name, ("", None))
-        if before is None or before.done() or deployment:
-            if before is not None:
-                before.cancel()
-            self._updates[name] = ("", tasks.create_task(self._withdraw(name, before)))
-
-    async def _withdraw(self, name: str, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait([before])
-        with await self._undisturbed(), _as_far_as_the_disk_lets():
-            await Machine(self._store, name, self._telling.moved).withdraw()
-
-    def _is_settled(self, wish: Deployment) -> bool:
-        record = self._store.record(wish.name)
-        return record.deployment == wish.id and record.state in _SETTLED and record.code not in _PASSING
-
-    async def _run_update(self, wish: Deployment, before: asyncio.Task[None] | None) -> None:
-        """Attempts, until one succeeds, is refused or fails here.
-
-        A bad road is tried again, with a bound. What is too early goes on when its time has come: in between other
-        models, and `edgeml-agent install`, have their turn.
-        """
-        if before is not None:
-            await asyncio.wait([before])
-        delays = islice(backoff.delays(RETRY_FIRST_S, RETRY_MAX_S), ATTEMPTS_MAX - 1)
-        while True:
-            if self._tuning is not None:
-                self._tuning.cancel()
-            try:
-                async with self._one_at_a_time:
-                    with await self._undisturbed():
-                        again_s = await self._agent.attempt(wish)
-            except TransportError:
-                if (delay_s := next(delays, None)) is None:
-                    return
-                await self._clock.sleep(delay_s)
-            except EdgemlError:
-                return
-            else:
-                if not again_s:
-                    return
-                await self._until(again_s)
-
-    async def _until(self, time_s: float) -> None:
-        """Wait for a time of day. The clock is looked at now and then: it may be set meanwhile."""
-        while (left_s := time_s - self._clock.now()) > 0:
-            await self._clock.sleep(min(left_s, CLOCK_LOOK_EVERY_S))
-
-    async def _undisturbed(self) -> BinaryIO:
-        """The lock that keeps `edgeml-agent install` out."""
-        while (lock := locks.take(self._lock_path)) is None:
-            await self._clock.sleep(STORE_LOOK_EVERY_S)
-        return lock
+    def _update(self, name: str, tasks: asyncio.TaskGroup) -> UpdateTask:
+        if name not in self._updates:
+            self._updates[name] = UpdateTask(name, self._agent, self._slot, self._clock, tasks)
+        return self._updates[name]
 
     async def _tune(self) -> None:
-        """See how what serves runs best here, when no update is under way; one that comes doesn't wait for it."""
+        """Tune serving releases while no update is under way."""
         while self._tunes:
             await self._clock.sleep(TUNE_LOOK_EVERY_S)
             for name in list(self._agent.serving):
-                if not self._one_at_a_time.locked():
-                    self._tuning = asyncio.create_task(self._agent.tune(name))
-                    await _ended(self._tuning)
+                await self._slot.run_in_background(partial(self._agent.tune, name))
 
     async def _follow_store(self) -> None:
-        """Serve what another process, such as `edgeml-agent rollback`, has put into the store."""
+        """Serve the release that another process, such as `edgeml-agent rollback`, has made active."""
         seen = self._store.changes()
         while True:
             await self._clock.sleep(STORE_LOOK_EVERY_S)
@@ -267,25 +199,10 @@ class Daemon:
                 log.failure("store not followed", error)
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Wait for the end of a task that others may cancel; it ends with whoever waits."""
-    try:
-        await asyncio.wait([task])
-    finally:
-        task.cancel()
-    if not task.cancelled() and isinstance(error := task.exception(), Exception):
-        log.defect("not tuned", error)
-
-
-def _aim(wish: Deployment) -> str:
-    """What an update under way goes for; a larger percentage is nothing else."""
-    return f"{wish.id} {wish.activate_after or ''}"
-
-
 @contextlib.contextmanager
-def _as_far_as_the_disk_lets() -> Iterator[None]:
-    """What can't be remembered, since the disk is full or fails, is no reason not to serve."""
+def _store_errors_logged() -> Iterator[None]:
+    """Log an error of the store and go on: a full or failing disk must not keep models from serving."""
     try:
         yield
     except DeviceError as error:
-        log.failure("not remembered", error)
+        log.failure("not stored", error)

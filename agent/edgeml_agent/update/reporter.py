@@ -1,11 +1,11 @@
-"""What the device tells of itself: its retained state, reports of updates, refusals of signed files. And its log.
+"""The device's reports: its retained state, the progress and outcome of updates, refused signed files; and its log.
 
-No content of models or requests, ever. Progress is told now and then, moves at once.
+No report has content of models or requests, ever. State changes are reported at once, progress at most every
+`PROGRESS_EVERY_S`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -24,25 +24,25 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared, DeviceState, ModelState, Report, Tuned
 from edgeml_runtime.hardware.board import Board
 
+#: Seconds between two reports of a fetch's progress: a report costs about as many bytes as a small chunk.
 PROGRESS_EVERY_S: Final = 5.0
+#: Characters of an error message in a report; the log has the rest.
 MESSAGE_MAX_CHARS: Final = 500
-_NOTHING: Final = Progress(done_bytes=0, total_bytes=0, wire_bytes=0)
-
 
 #: The drift of models by name and version.
 Drifts = Mapping[tuple[str, str], Drift]
 
 
 class Reporter:
-    """One device's words.
+    """The reports of one device.
 
     Args:
-        drifts: how far what the models see and answer is from what they were judged on, now.
+        drifts: returns the current drift of the serving models.
     """
 
     def __init__(
         self,
-        voice: StatusSink,
+        sink: StatusSink,
         board: Board,
         store: Store,
         releases: Releases,
@@ -50,89 +50,84 @@ class Reporter:
         *,
         drifts: Callable[[], Drifts] = dict,
     ) -> None:
-        self._voice = voice
+        self._sink = sink
         self._board = board
         self._store = store
         self._releases = releases
         self._clock = clock
         self._drifts = drifts
-        #: The drift as it was told last.
-        self._drifted: Drifts = {}
+        #: The drift as it was last reported.
+        self._reported_drifts: Drifts = {}
         self._manifests: dict[str, Manifest] = {}
         self._refused: EdgemlError | None = None
-        self._progress_at = 0.0
-        #: How far the last fetch of each model came: the reports that follow it say so, too.
-        self._fetched: dict[str, Progress] = {}
-        #: What came over the wire for each model since the start.
-        self.wire_bytes: Counter[str] = Counter()
+        self._progress_at_s = 0.0
+        #: Progress of the last fetch of each model; later reports of the same update repeat it.
+        self._progress: dict[str, Progress] = {}
 
-    def moved(self, record: ModelRecord) -> None:
-        """An update has come to another state."""
+    def state_changed(self, record: ModelRecord) -> None:
+        """Report the new state of an update."""
         cause = {"code": record.code, "message": record.message}
         log.event(f"update {record.state}", model=record.name, version=record.version, **cause)
         if record.state is State.RESOLVING:
-            self._fetched.pop(record.name, None)
+            self._progress.pop(record.name, None)
         if record.deployment:
-            self._voice.report(self._report(record))
-        self.state()
+            self._sink.report(self._report(record))
+        self.publish_state()
 
     def progress(self, record: ModelRecord, progress: Progress) -> None:
-        """An update's fetch has come further."""
-        before = self._fetched.get(record.name, _NOTHING)
-        is_new = progress.wire_bytes < before.wire_bytes
-        self.wire_bytes[record.name] += progress.wire_bytes - (0 if is_new else before.wire_bytes)
-        self._fetched[record.name] = progress
+        """Report a fetch's progress: its end at once, the rest at most every `PROGRESS_EVERY_S`."""
+        self._progress[record.name] = progress
         is_whole = progress.done_bytes == progress.total_bytes
-        if is_whole or self._clock.now() - self._progress_at >= PROGRESS_EVERY_S:
-            self._progress_at = self._clock.now()
+        if is_whole or self._clock.now() - self._progress_at_s >= PROGRESS_EVERY_S:
+            self._progress_at_s = self._clock.now()
             log.event("fetched", model=record.name, done=progress.done_bytes, of=progress.total_bytes)
-            self._voice.report(self._report(record))
+            self._sink.report(self._report(record))
 
     def activated(self, record: ModelRecord, probed: Probed) -> None:
-        """An update has come to its end; the last report of it carries what the probe measured."""
+        """Report the end of an update, with the probe's measurements."""
         median_ms = round(probed.median_ms, 2)
         log.event("probed", model=record.name, median_ms=median_ms, peak_rss_bytes=probed.peak_rss_bytes)
-        self._voice.report(msgspec.structs.replace(self._report(record), probe_ms=median_ms))
+        self._sink.report(msgspec.structs.replace(self._report(record), probe_ms=median_ms))
 
-    def compared(self, record: ModelRecord, found: Compared | None) -> None:
-        """A new version and the one that serves have had the same requests; None when there was nothing to compare."""
-        if found is not None:
-            log.event("compared", model=record.name, version=record.version, **msgspec.structs.asdict(found))
-            self._voice.report(msgspec.structs.replace(self._report(record), compared=found))
+    def compared(self, record: ModelRecord, compared: Compared | None) -> None:
+        """Report how a new version compared with the serving one; None when there was nothing to compare."""
+        if compared is not None:
+            log.event("compared", model=record.name, version=record.version, **msgspec.structs.asdict(compared))
+            self._sink.report(msgspec.structs.replace(self._report(record), compared=compared))
 
-    def tuned(self, record: ModelRecord, found: Tuned) -> None:
-        """How the release that serves runs best here."""
-        log.event("tuned", model=record.name, **msgspec.structs.asdict(found))
-        self._voice.report(msgspec.structs.replace(self._report(record), tuned=found))
+    def tuned(self, record: ModelRecord, tuned: Tuned) -> None:
+        """Report how the serving release was tuned."""
+        log.event("tuned", model=record.name, **msgspec.structs.asdict(tuned))
+        self._sink.report(msgspec.structs.replace(self._report(record), tuned=tuned))
 
     def refused(self, error: EdgemlError) -> None:
-        """Signed files were refused: nothing was changed by them. Told once, until they are believed again."""
+        """Report that signed files were refused, once for each message, until they are trusted again."""
         if self._refused is None or error.message != self._refused.message:
             self._refused = error
             log.failure("trust refused", error)
             no_update = ModelRecord(name="", state=State.REJECTED, code=error.code, message=error.message)
-            self._voice.report(self._report(no_update))
-            self.state()
+            self._sink.report(self._report(no_update))
+            self.publish_state()
 
     def trust_restored(self) -> None:
-        """The signed files are right."""
+        """Clear the refusal from the state: the signed files are right again."""
         if self._refused is not None:
             self._refused = None
-            self.state()
+            self.publish_state()
 
     def drift(self) -> None:
-        """Tell how far models have drifted, if a grade is another than was told, or a quantity moved that hadn't."""
+        """Publish the state if a drift grade changed, or another quantity drifts, since the last report."""
         now = self._drifts()
-        changed = {key: it for key, it in now.items() if _grades(self._drifted.get(key)) != _grades(it)}
+        changed = {key: it for key, it in now.items() if _grades(self._reported_drifts.get(key)) != _grades(it)}
         for (name, version), drift in changed.items():
             log.event("drift", model=name, version=version, drift=drift.summary, observed=drift.observed)
         if changed:
-            self.state()
+            self.publish_state()
 
-    def state(self) -> None:
-        """The device's whole state, as it is now."""
-        board, self._drifted = self._board, self._drifts()
-        self._voice.show(
+    def publish_state(self) -> None:
+        """Publish the device's whole state as it is now."""
+        board, self._reported_drifts = self._board, self._drifts()
+        self._sink.publish_state(
             DeviceState(
                 online=True,
                 session=0,
@@ -159,11 +154,11 @@ class Reporter:
             state=record.state,
             target=manifest.target,
             format=manifest.file_format,
-            drift=self._drifted.get((record.name, manifest.version)),
+            drift=self._reported_drifts.get((record.name, manifest.version)),
         )
 
     def _report(self, record: ModelRecord) -> Report:
-        fetched = self._fetched.get(record.name)
+        progress = self._progress.get(record.name)
         return Report(
             deployment=record.deployment,
             name=record.name,
@@ -172,10 +167,10 @@ class Reporter:
             session=0,
             code=record.code,
             message=record.message[:MESSAGE_MAX_CHARS],
-            **(msgspec.structs.asdict(fetched) if fetched else {}),
+            **(msgspec.structs.asdict(progress) if progress else {}),
         )
 
 
 def _grades(drift: Drift | None) -> object:
-    """What is worth telling anew when it changes; the figures themselves always change a little."""
+    """Return the parts of a drift whose change is reported: the figures themselves always change a little."""
     return drift and (drift.grade, drift.psi.keys())

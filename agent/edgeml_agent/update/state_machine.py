@@ -1,6 +1,6 @@
-"""The update machine of one model: each move goes through the table and is on the disk before it counts.
+"""The state machine of one model's update: the database stores each transition before it takes effect.
 
-How the steps are done is `agent`'s business, which state follows which is `edgeml_core.lifecycle`'s.
+`agent` performs the steps. `edgeml_core.lifecycle` has the table of transitions.
 """
 
 from __future__ import annotations
@@ -17,73 +17,77 @@ from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.lifecycle import Event, State
 
 T = TypeVar("T")
-#: An update stands still in these, and goes on by itself.
-_WAITING: Final = frozenset({State.WAITING, State.DEFERRED})
+#: States in which an update pauses and later resumes by itself.
+_PAUSED: Final = frozenset({State.WAITING, State.DEFERRED})
 
 
-class Machine:
-    """Where the update of one model stands.
+class StateMachine:
+    """The state of one model's update.
 
     Args:
-        notice: called after each move.
+        on_change: called with the record after each transition.
     """
 
-    def __init__(self, store: Store, name: str, notice: Callable[[ModelRecord], None]) -> None:
+    def __init__(self, store: Store, name: str, on_change: Callable[[ModelRecord], None]) -> None:
         self._store = store
-        self._notice = notice
+        self._on_change = on_change
         self.record = store.record(name)
 
     async def begin(self, deployment: str, version: str) -> None:
-        """Go for a deployment: newly wanted, tried again, or going on after an interruption."""
+        """Start the update for a deployment: a new one, one to retry, or one to resume after an interruption."""
         if self.record.state in lifecycle.UNDER_WAY:
             event = Event.INTERRUPTED
         else:
-            event = Event.RETRIED if self.record.state in _WAITING else Event.WANTED
+            event = Event.RETRIED if self.record.state in _PAUSED else Event.WANTED
         await self.advance(event, deployment=deployment, version=version, wanted="")
 
     async def interrupt(self) -> None:
-        """Note that an update under way stops here; it goes on another time."""
+        """Stop an update that is under way, so that it can resume later."""
         if self.record.state in lifecycle.UNDER_WAY:
             await self.advance(Event.INTERRUPTED)
 
     async def withdraw(self) -> None:
-        """Note that an update that is under way, or waits, is wanted no longer."""
+        """End an update that is under way or paused, because its deployment is gone."""
         event = Event.KEPT if self.record.active else Event.WITHDRAWN
         if event in lifecycle.TABLE[self.record.state]:
             await self.advance(event, deployment="", version="", wanted="")
 
     async def advance(self, event: Event, **changes: str) -> None:
-        """Move on."""
+        """Make the transition for `event` and set `changes` in the record."""
         state = lifecycle.advance(self.record.state, event)
-        given = {"code": "", "message": ""} | changes
-        self.record = msgspec.structs.replace(self.record, state=state, **given)
-        await finished(asyncio.to_thread(self._store.save, self.record))
-        self._notice(self.record)
+        cleared = {"code": "", "message": ""}
+        self.record = msgspec.structs.replace(self.record, state=state, **cleared | changes)
+        await run_to_end(asyncio.to_thread(self._store.save, self.record))
+        self._on_change(self.record)
 
-    async def activate(self, now: float) -> None:
-        """Move to active: the wanted release serves, the one before is kept."""
+    async def activate(self, now_s: float) -> None:
+        """Advance by `ACTIVATED`; the same transaction makes the wanted release the active one.
+
+        Args:
+            now_s: time of the activation, in seconds since 1970.
+        """
         state = lifecycle.advance(self.record.state, Event.ACTIVATED)
         self.record = msgspec.structs.replace(self.record, state=state)
-        await finished(asyncio.to_thread(self._store.activate, self.record, now))
+        await run_to_end(asyncio.to_thread(self._store.activate, self.record, now_s))
         self.record = self._store.record(self.record.name)
-        self._notice(self.record)
+        self._on_change(self.record)
 
     async def fail(self, error: EdgemlError) -> None:
-        """Note who must act. What the sender got wrong is never taken again."""
+        """Advance by the error's family. A release whose content was rejected is never fetched again."""
         match error:
             case RejectedError():
                 event = Event.REFUSED
                 if self.record.wanted:
                     self._store.refuse(self.record.wanted, error.code, error.message)
             case TransportError():
-                event = Event.ROAD_FAILED
+                event = Event.TRANSPORT_FAILED
             case _:
                 event = Event.DEVICE_FAILED
         await self.advance(event, code=error.code, message=error.message)
 
 
-async def finished(work: Coroutine[Any, Any, T]) -> T:
-    """Do `work` to its end, even when cancelled meanwhile: what is on the disk and what is in memory stay the same."""
+async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if the caller is cancelled, so that disk and memory stay in step."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -1,7 +1,7 @@
-"""The session behind a socket and nothing else: the least that any server in Python adds. Argument: the port.
+"""The session behind a socket and nothing else, the least that any server in Python adds: `bare_server.py PORT`.
 
 It takes binary requests of the Open Inference Protocol and sends the output's bytes. It parses no HTTP beyond lengths,
-checks, counts and bounds nothing, and knows one model.
+checks, counts and bounds nothing, and serves one model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Bare(asyncio.Protocol):
 
     def __init__(self, model: OnnxModel) -> None:
         self._model = model
-        self._came = b""
+        self._received = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """See `asyncio.Protocol`."""
@@ -33,22 +33,24 @@ class Bare(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        self._came += data
-        head, ended, body = self._came.partition(_END)
+        self._received += data
+        head, ended, body = self._received.partition(_END)
         if not ended or len(body) < _number(head, b"content-length"):
             return
-        self._came = b""
+        self._received = b""
         content = (
             b"" if head.startswith(b"GET") else self._answer(body, _number(head, b"inference-header-content-length"))
         )
         self._transport.write(_ANSWER % (len(content), content))
 
     def _answer(self, body: bytes, json_length: int) -> bytes:
-        inputs, at = {}, json_length
-        for told in json.loads(body[:json_length])["inputs"]:
-            size = told["parameters"]["binary_data_size"]
-            inputs[told["name"]] = np.frombuffer(body[at : at + size], _DTYPES[told["datatype"]]).reshape(told["shape"])
-            at += size
+        inputs, start = {}, json_length
+        for tensor in json.loads(body[:json_length])["inputs"]:
+            size = tensor["parameters"]["binary_data_size"]
+            inputs[tensor["name"]] = np.frombuffer(body[start : start + size], _DTYPES[tensor["datatype"]]).reshape(
+                tensor["shape"]
+            )
+            start += size
         (output,) = self._model.run(inputs).values()
         return b"{}" + output.tobytes()
 

@@ -1,4 +1,4 @@
-"""KServe's Python server: a custom predictor, as its documentation has them. Argument: the port."""
+"""KServe's Python server with a custom predictor, as its documentation describes: `kserve_server.py PORT`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OnnxPredictor(Model):
 
 
 if __name__ == "__main__":
-    for name in ("kserve.trace", "uvicorn.access"):  # else it logs each request, which nobody else does here
+    for name in ("kserve.trace", "uvicorn.access"):  # the other servers log no requests
         KSERVE_LOG_CONFIG["loggers"][name]["level"] = "WARNING"
     port = int(sys.argv[1])
     ModelServer(http_port=port, enable_grpc=False, workers=1, enable_latency_logging=False).start([OnnxPredictor()])

@@ -1,4 +1,4 @@
-"""LitServe's server program: a `LitAPI`, as its documentation has them. Argument: the port. JSON of its own."""
+"""LitServe's server with a `LitAPI`, as its documentation describes; JSON of its own: `litserve_server.py PORT`."""
 
 from __future__ import annotations
 

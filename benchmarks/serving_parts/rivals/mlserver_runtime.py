@@ -1,4 +1,4 @@
-"""MLServer's server program: a custom runtime, as its documentation has them ("Custom Inference Runtimes")."""
+"""MLServer's custom runtime, as its documentation describes ("Custom Inference Runtimes")."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _LOG_FATAL = 4
 
 
 class OnnxModel:
-    """One session. Outputs by name for inputs by name."""
+    """One session, which takes inputs by name and returns outputs by name."""
 
     def __init__(self) -> None:
         served = json.loads(os.environ["SERVED_MODEL"])
@@ -33,5 +33,5 @@ class OnnxModel:
         }
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference."""
+        """Run one inference."""
         return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))

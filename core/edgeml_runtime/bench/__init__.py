@@ -1,1 +1,1 @@
-"""How fast a bundle runs, and how busy the host was meanwhile."""
+"""Benchmarks of a bundle, and how busy the host was during them."""

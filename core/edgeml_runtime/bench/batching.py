@@ -1,7 +1,7 @@
-"""How a model runs on this machine, measured when it is loaded: how long one run takes, and whether sharing one pays.
+"""The cost of a run on this machine, measured when a model is loaded: its time, and whether batches pay.
 
-A model whose weights come slowly from memory answers eight rows in little more than the time of one (5 to 7 times as
-many a second for an MLP); one that computes much per weight gains nothing and makes all of them wait (a conv net).
+Some models wait for their weights from memory. Such a model runs eight rows in little more than the time of one (an
+MLP: 5 to 7 times the throughput). A model that computes much per weight gains nothing (a convolutional net).
 """
 
 from __future__ import annotations
@@ -16,49 +16,50 @@ import numpy as np
 from edgeml_runtime.model import Model
 from edgeml_runtime.tensors import Array
 
-#: Requests in one run: more gain little on a CPU.
-SHARED_MAX: Final = 8
-#: Sharing must bring so much more throughput: less isn't worth waiting for each other.
+#: Requests in one batch: more gain little on a CPU.
+BATCH_MAX: Final = 8
+#: Ratio of throughput in batches to that of single runs; less isn't worth the wait for each other.
 GAIN_MIN: Final = 1.5
-#: What an answer may change by the company that it is computed in: dynamic quantization scales over all rows.
+#: Relative and absolute change of an output by the other rows of its batch. Dynamic quantization scales over all rows.
 TOLERANCE: Final = 1e-4
-#: A model slower than this isn't tried in company: the trial would keep its first client waiting.
-TRIED_MAX_S: Final = 0.05
-#: When a model is loaded, which its first client waits for.
+#: Seconds of one run; a slower model isn't measured in batches, since its first client waits for the measurement.
+MEASURED_RUN_MAX_S: Final = 0.05
+#: Runs of each batch size; the first client waits for them.
 REPEATS: Final = 3
 
 Inputs = Mapping[str, Array]
 
 
 class RunCost(NamedTuple):
-    """What was measured of a loaded model.
+    """The measured cost of a loaded model.
 
     Attributes:
-        run_s: the median time of a run of one row.
-        share: how many requests should share a run; 1 where sharing doesn't pay or would change answers.
+        run_s: the median time of a run of one row, in seconds.
+        batch_size: how many requests should share a run; 1 where a batch doesn't pay or would change answers.
     """
 
     run_s: float
-    share: int
+    batch_size: int
 
 
 def measure_run_cost(model: Model, cases: Sequence[Inputs], *, repeats: int = REPEATS) -> RunCost:
-    """Run the model alone and in company.
+    """Time a model with one row and with a batch.
 
     Args:
-        cases: golden inputs, a row each.
-        repeats: of each; the median counts.
+        model: loaded.
+        cases: golden inputs by tensor name; the first axis of each array is the row.
+        repeats: of each batch size; the median counts.
     """
-    alone_s, alone = timed(model, cases[0], repeats)
+    one_s, one = timed(model, cases[0], repeats)
     can_share = model.takes_batches or model.stacks
-    if alone_s > TRIED_MAX_S or not can_share or any(it.shape[:1] != (1,) for it in cases[0].values()):
-        return RunCost(alone_s, 1)
+    if one_s > MEASURED_RUN_MAX_S or not can_share or any(it.shape[:1] != (1,) for it in cases[0].values()):
+        return RunCost(one_s, 1)
     rows = [cases[0], *(case for case in cases[1:] if _shapes(case) == _shapes(cases[0]))]
-    company = (rows * SHARED_MAX)[:SHARED_MAX]
-    joined = {name: np.concatenate([row[name] for row in company]) for name in cases[0]}
-    together_s, together = timed(model, joined, repeats)
-    same = all(np.allclose(together[name][:1], alone[name], rtol=TOLERANCE, atol=TOLERANCE) for name in alone)
-    return RunCost(alone_s, SHARED_MAX if same and alone_s * SHARED_MAX >= GAIN_MIN * together_s else 1)
+    batch = (rows * BATCH_MAX)[:BATCH_MAX]
+    joined = {name: np.concatenate([row[name] for row in batch]) for name in cases[0]}
+    batch_s, outputs = timed(model, joined, repeats)
+    same = all(np.allclose(outputs[name][:1], one[name], rtol=TOLERANCE, atol=TOLERANCE) for name in one)
+    return RunCost(one_s, BATCH_MAX if same and one_s * BATCH_MAX >= GAIN_MIN * batch_s else 1)
 
 
 def _shapes(case: Inputs) -> dict[str, tuple[int, ...]]:
@@ -66,7 +67,13 @@ def _shapes(case: Inputs) -> dict[str, tuple[int, ...]]:
 
 
 def timed(model: Model, inputs: Inputs, repeats: int = REPEATS) -> tuple[float, dict[str, Array]]:
-    """The median time of a run in seconds, and what it gives."""
+    """Run the model and return the median time in seconds, and the outputs of the last run.
+
+    Args:
+        model: loaded.
+        inputs: arrays by tensor name; the first axis is the row.
+        repeats: number of runs.
+    """
     times_s = []
     for _ in range(repeats):
         begun_s = time.perf_counter()

@@ -1,7 +1,7 @@
-"""A model timed in a process of its own: `python -m edgeml_runtime.bench.child`, a `Job` on stdin, a `Reply` on stdout.
+"""The program that benchmarks a model: `python -m edgeml_runtime.bench.child`.
 
-It loads what a device loads and nothing else, so that its peak memory is a device's. Both are msgpack. What it times
-lies on this machine already; how the process comes to run here is the business of whoever starts it.
+It reads a `Job` from stdin and writes a `Reply` to stdout, both msgpack. It loads only the code that a device loads, so
+that its peak memory is a device's. The model's files are on this machine already; the caller puts them there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from edgeml_core import golden
-from edgeml_core.calls import Refused, Reply, Timing, Trial
+from edgeml_core.calls import BenchmarkResult, Refused, Reply, Timing
 from edgeml_core.card import Latency
 from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_core.golden import TensorData
@@ -28,118 +28,131 @@ from edgeml_runtime.engines import Session
 from edgeml_runtime.hardware import board
 from edgeml_runtime.tensors import Array, from_data
 
+#: Runs before any is timed: the first ones allocate buffers and fill caches.
 WARMUP_RUNS: Final = 5
-#: Fewer give no 99th percentile worth its name.
+#: Timed runs; fewer give no 99th percentile worth the name.
 RUNS_MIN: Final = 30
+#: Timed runs; bounds the memory for the times of a model that takes microseconds.
 RUNS_MAX: Final = 100_000
 _PEAK: Final = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True):
-    """A model to time: its file, its manifest, and one input as that model takes it."""
+class TimedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model to time: its file, its manifest, and one input by tensor name."""
 
     path: str
     manifest: Manifest
     inputs: Mapping[str, TensorData]
 
     def load(self, threads: int | None) -> Session:
-        """The model in its runtime."""
+        """Load the model in its runtime."""
         return engines.load(Path(self.path), self.manifest, threads=threads)
 
     def arrays(self) -> dict[str, Array]:
-        """The one input as arrays."""
+        """Decode the input: arrays by tensor name, with the dtypes and shapes of the manifest's inputs."""
         return {name: from_data(tensor) for name, tensor in self.inputs.items()}
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process is given."""
+    """A request to the program.
 
-    timed: Timed
+    Args:
+        threads: of the runtime; None takes the manifest's number.
+        seconds: of timed runs, after the warm-up.
+    """
+
+    model: TimedModel
     threads: int | None
     seconds: float
 
 
 def of_bundle(folder: Path, manifest: Manifest, timing: Timing) -> Job:
-    """The job for the bundle whose files lie in `folder`.
+    """Make the job for a bundle whose files lie in `folder`.
 
     Raises:
-        UsageError: `usage`, for a golden case that there isn't. RejectedError: `bundle-format`.
+        UsageError: `usage`, when the bundle has no such golden case.
+        RejectedError: `bundle-format`.
     """
     cases = golden.decode((folder / manifest.golden.path).read_bytes())
     if timing.case > len(cases):
         hint = f"name one from 1 to {len(cases)}"
         raise UsageError("usage", f"the bundle has no golden case {timing.case}", hint)
     inputs = cases[timing.case - 1].inputs
-    timed = Timed(path=str(folder / manifest.model), manifest=manifest, inputs=inputs)
-    return Job(timed=timed, threads=timing.threads, seconds=timing.seconds)
+    model = TimedModel(path=str(folder / manifest.model), manifest=manifest, inputs=inputs)
+    return Job(model=model, threads=timing.threads, seconds=timing.seconds)
 
 
 def reply(job: Job) -> Reply:
-    """What came of the job, on which CPU and with which runtime; an error is an answer, too."""
-    this, runtime = board.this_machine(), job.timed.manifest.runtime
-    threads = engines.thread_count(job.timed.manifest, job.threads)
-    found = Reply(cpu=this.cpu, runtime=this.runtimes.get(runtime.engine, ""), threads=threads)
+    """Run a job. The reply names the CPU and the runtime; an error is a reply, too."""
+    this, runtime = board.this_machine(), job.model.manifest.runtime
+    threads = engines.thread_count(job.model.manifest, job.threads)
+    empty = Reply(cpu=this.cpu, runtime=this.runtimes.get(runtime.engine, ""), threads=threads)
     try:
-        return msgspec.structs.replace(found, trial=run(job))
+        return msgspec.structs.replace(empty, benchmark=run(job))
     except EdgemlError as error:
-        return msgspec.structs.replace(found, refused=Refused.of(error))
+        return msgspec.structs.replace(empty, refused=Refused.of(error))
 
 
-def run(job: Job) -> Trial:
+def run(job: Job) -> BenchmarkResult:
     """Load the model and time it.
 
     Raises:
         DeviceError: a runtime is missing or failed.
     """
     begun = time.perf_counter()
-    session = job.timed.load(job.threads)
+    session = job.model.load(job.threads)
     load_ms = ms_since(begun)
-    given = job.timed.arrays()
-    first_ms = run_ms(session, given)
+    inputs = job.model.arrays()
+    first_ms = run_ms(session, inputs)
     for _ in range(WARMUP_RUNS):
-        session.run(given)
+        session.run(inputs)
     joules, before, begun = energy.read(), host_load.counts(), time.perf_counter()
-    times_ms = _times_ms(session, given, job.seconds)
+    times_ms = _times_ms(session, inputs, job.seconds)
     elapsed_ms = ms_since(begun)
-    return Trial(
+    return BenchmarkResult(
         latency=latency(times_ms),
         load_ms=round(load_ms, 4),
         first_inference_ms=round(first_ms, 4),
         throughput_per_s=round(1000 * len(times_ms) / elapsed_ms, 2),
         peak_rss_bytes=peak_rss_bytes(),
         energy=energy.between(joules, energy.read(), len(times_ms)),
-        host=host_load.judge(before, host_load.counts(), times_ms),
+        host=host_load.assess(before, host_load.counts(), times_ms),
     )
 
 
-def _times_ms(session: Session, given: Mapping[str, Array], seconds: float) -> list[float]:
+def _times_ms(session: Session, inputs: Mapping[str, Array], seconds: float) -> list[float]:
     times_ms: list[float] = []
     until = time.perf_counter() + seconds
     while len(times_ms) < RUNS_MIN or (len(times_ms) < RUNS_MAX and time.perf_counter() < until):
-        times_ms.append(run_ms(session, given))
+        times_ms.append(run_ms(session, inputs))
     return times_ms
 
 
 def latency(times_ms: list[float]) -> Latency:
-    """The percentiles of times taken after `WARMUP_RUNS` runs."""
+    """Compute the percentiles of times in ms, taken after `WARMUP_RUNS` runs."""
     p50, p90, p99 = (round(float(value), 4) for value in np.percentile(times_ms, (50, 90, 99)))
     return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, runs=len(times_ms), warmup=WARMUP_RUNS)
 
 
-def run_ms(session: Session, given: Mapping[str, Array]) -> float:
-    """How long one run takes, in ms."""
+def run_ms(session: Session, inputs: Mapping[str, Array]) -> float:
+    """Time one run, in ms.
+
+    Args:
+        session: the loaded model.
+        inputs: arrays by tensor name, with the dtypes and shapes of the manifest's inputs.
+    """
     begun = time.perf_counter()
-    session.run(given)
+    session.run(inputs)
     return ms_since(begun)
 
 
 def ms_since(begun: float) -> float:
-    """The ms since `begun`, by `time.perf_counter`."""
+    """Return the ms since `begun`, a value of `time.perf_counter` in seconds."""
     return (time.perf_counter() - begun) * 1000
 
 
 def peak_rss_bytes() -> int:
-    """The peak of this process alone; getrusage's would be its parent's where that was larger."""
+    """Read the peak memory of this process; getrusage's would be the parent's where that was larger."""
     found = _PEAK.search(Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else 0
 

@@ -1,6 +1,6 @@
-"""Energy from RAPL, the CPU's own counters, where Linux lets this process read them. Nothing is estimated.
+"""Energy from RAPL, the counters in the CPU, where Linux lets this process read them. Nothing is estimated.
 
-A counter is of the whole CPU package: what idles and what else runs is in it.
+A counter covers the whole CPU package, with idle power and other processes.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ import msgspec
 from edgeml_core.card import Energy
 
 POWERCAP: Final = Path("/sys/class/powercap")
-#: Whole packages; `intel-rapl:0:0` is a part of one. AMD's CPUs are named so too.
+#: Names of whole packages; `intel-rapl:0:0` is a part of one. Linux names AMD's CPUs so, too.
 _PACKAGE: Final = re.compile(r"intel-rapl:\d+")
 _MICRO: Final = 1e-6
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """Every package's counter and the length at which it starts again, in microjoules; or why there is none."""
+    """The counters of all packages at one time.
+
+    Attributes:
+        packages: by name, the counter and the value at which it wraps around, in microjoules.
+        missing: why there are no counters.
+    """
 
     packages: dict[str, tuple[int, int]] = {}
     missing: str = ""
 
 
 def read(powercap: Path = POWERCAP) -> Reading:
-    """The counters now."""
+    """Read the counters now."""
     try:
         found = [path for path in sorted(powercap.iterdir()) if _PACKAGE.fullmatch(path.name)]
         packages = {path.name: (_number(path / "energy_uj"), _number(path / "max_energy_range_uj")) for path in found}
@@ -41,18 +46,18 @@ def read(powercap: Path = POWERCAP) -> Reading:
 
 
 def between(before: Reading, after: Reading, runs: int) -> Energy:
-    """The energy of each of `runs` inferences between two readings."""
+    """Compute the energy of each of `runs` inferences between two readings."""
     missing = before.missing or after.missing
     if missing or before.packages.keys() != after.packages.keys():
         return Energy(joules_per_inference=None, note=missing or "the RAPL counters changed meanwhile")
-    used_uj = sum(_used(*before.packages[name], after.packages[name][0]) for name in before.packages)
+    used_uj = sum(_difference_uj(*before.packages[name], after.packages[name][0]) for name in before.packages)
     if not used_uj:
         return Energy(joules_per_inference=None, note="the RAPL counters stand still, as in a virtual machine")
     note = f"RAPL, {len(before.packages)} whole CPU package(s), idle power included"
     return Energy(joules_per_inference=round(used_uj * _MICRO / runs, 6), note=note)
 
 
-def _used(before: int, range_uj: int, after: int) -> int:
+def _difference_uj(before: int, range_uj: int, after: int) -> int:
     return after - before if after >= before else after - before + range_uj
 
 

@@ -1,6 +1,6 @@
-"""Was the machine quiet while something was timed? CPU time that others took, by Linux's own counts.
+"""How busy the host was during a benchmark: CPU time of other processes and guests, as Linux counts it.
 
-A figure from a busy machine is still printed; what is doubtful about it is said beside it.
+Figures from a busy host are still reported, with a sentence on each doubt beside them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final
 
 import msgspec
 
-from edgeml_core.calls import Host
+from edgeml_core.calls import HostLoad
 
-#: Cores that other processes may keep busy meanwhile: a quiet Linux does with less.
+#: Cores that other processes may keep busy during a benchmark; a quiet Linux needs less.
 OTHER_CORES_MAX: Final = 0.15
-#: Share of the CPU time that the hypervisor may give to other guests.
+#: Fraction of the CPU time that the hypervisor may give to other guests; more shows in the 99th percentile.
 STEAL_MAX: Final = 0.01
-#: How far the second half's median may lie from the first half's, as a share of it.
+#: Distance of the second half's median from the first half's, as a fraction of it; a throttled CPU passes it.
 DRIFT_MAX: Final = 0.05
-#: How far the 75th percentile may lie above the 25th, as a share of the median.
+#: Distance of the 75th percentile from the 25th, as a fraction of the median; a busy host passes it.
 SPREAD_MAX: Final = 0.20
 STAT: Final = Path("/proc/stat")
 _IDLE, _IOWAIT, _STEAL, _COUNTED = 3, 4, 7, 8
@@ -30,7 +30,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU seconds since the start: the whole machine's, the stolen ones, and this process's own."""
+    """CPU seconds since the start of the system: all, busy and stolen ones, and this process's own."""
 
     total_s: float
     busy_s: float
@@ -39,7 +39,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def counts(stat: Path = STAT) -> Counts | None:
-    """The counts now; None where the system doesn't keep them."""
+    """Read the counts now; None where the system doesn't keep them."""
     try:
         ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1 : _COUNTED + 1]]
     except (OSError, ValueError):
@@ -55,8 +55,12 @@ def counts(stat: Path = STAT) -> Counts | None:
     )
 
 
-def judge(before: Counts | None, after: Counts | None, times_ms: Sequence[float]) -> Host:
-    """What went on between two counts, while `times_ms` were taken."""
+def assess(before: Counts | None, after: Counts | None, times_ms: Sequence[float]) -> HostLoad:
+    """Report the host's load between two counts.
+
+    Args:
+        times_ms: the times of all runs between the counts, in order.
+    """
     drift, spread = _drift(times_ms), _spread(times_ms)
     other_cores, steal = others(before, after)
     doubts = []
@@ -68,11 +72,11 @@ def judge(before: Counts | None, after: Counts | None, times_ms: Sequence[float]
         doubts.append(f"the second half's median is {drift:+.1%} off the first's (more than {DRIFT_MAX:.0%})")
     if spread > SPREAD_MAX:
         doubts.append(f"the quartiles lie {spread:.1%} of the median apart (more than {SPREAD_MAX:.0%})")
-    return Host(other_cores=other_cores, steal=steal, drift=drift, spread=spread, doubts=tuple(doubts))
+    return HostLoad(other_cores=other_cores, steal=steal, drift=drift, spread=spread, doubts=tuple(doubts))
 
 
 def others(before: Counts | None, after: Counts | None) -> tuple[float | None, float | None]:
-    """The cores that other processes kept busy between two counts, and the share that the hypervisor took."""
+    """Return the cores that other processes kept busy between two counts, and the fraction that the hypervisor took."""
     if before is None or after is None or after.total_s <= before.total_s:
         return None, None
     total_s = after.total_s - before.total_s

@@ -1,1 +1,1 @@
-"""Texts, pictures and sounds become tensors. One module for each kind of input."""
+"""Encoders of texts, pictures and sounds to tensors. One module for each kind of input."""

@@ -1,7 +1,7 @@
 """Sound for a model: the bytes of a WAV file to samples, samples to the tensor that transformers' extractors make.
 
-The standard library reads the file and numpy does the rest. Nothing is resampled: that takes a filter which would have
-to be the one that the model was trained behind.
+The standard library reads the file and numpy does the rest. Nothing is resampled: the result would depend on a filter
+that the model was not trained with.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from edgeml_core.processing import AudioInput, MelSpectrum
 from edgeml_runtime.tasks import Audio
 from edgeml_runtime.tensors import Array
 
-#: Kaldi's frames: 25 ms every 10 ms at 16 kHz, transformed at the next power of two.
+#: Samples; Kaldi's frames are 25 ms every 10 ms at 16 kHz, transformed at the next power of two.
 FRAME_SAMPLES: Final = 400
 HOP_SAMPLES: Final = 160
 _FFT_SAMPLES: Final = 512
 _PREEMPHASIS: Final = 0.97
 _LOWEST_HZ: Final = 20.0
-#: Of a band's energy before its logarithm: float32's epsilon.
+#: Lower bound of a band's energy before its logarithm: float32's epsilon.
 _FLOOR: Final = 1.192092955078125e-07
-#: Bytes of one sample of integers, what silence is, and what full scale is.
+#: Data type, silence and full scale of integer samples, by their size in bytes.
 _INTEGERS: Final = {1: ("<u1", 128, 2**7), 2: ("<i2", 0, 2**15), 4: ("<i4", 0, 2**31)}
 
 
 def read_wav(data: bytes) -> Audio:
-    """The recording in a WAV file of 8, 16, 24 or 32-bit integers; several channels become their mean.
+    """Read a WAV file of 8, 16, 24 or 32-bit integers; several channels become their mean.
+
+    Returns:
+        float32 samples of shape [samples], within -1 and 1.
 
     Raises:
-        UsageError: `input-invalid`, when it is no such file or damaged.
+        UsageError: `input-invalid`, when the file is damaged or of another kind.
     """
     hint = "send a WAV file of 16-bit PCM"
     try:
@@ -48,7 +51,7 @@ def read_wav(data: bytes) -> Audio:
 
 
 def _samples(frames: bytes, width: int) -> Array:
-    if width == 3:  # numpy has no such integer: each is made the upper part of one of four bytes
+    if width == 3:  # numpy has no 24-bit integer: each becomes the upper part of one of four bytes
         padded = np.zeros((len(frames) // 3, 4), dtype=np.uint8)
         padded[:, 1:] = np.frombuffer(frames, np.uint8).reshape(-1, 3)
         frames, width = padded.tobytes(), 4
@@ -57,13 +60,13 @@ def _samples(frames: bytes, width: int) -> Array:
 
 
 def samples_max(spec: AudioInput) -> int:
-    """How much of a recording the model listens to."""
+    """Count the samples of a recording that the model reads."""
     most = min(spec.max_samples, max(spec.pad_to, default=spec.max_samples))
     return most if spec.mel is None else min(most, (spec.mel.frames - 1) * HOP_SAMPLES + FRAME_SAMPLES)
 
 
 def to_tensor(audio: Audio, spec: AudioInput) -> Array:
-    """The model's input for one recording.
+    """Encode one recording.
 
     Returns:
         float32 of shape [1, samples], or [1, frames, bins] for a mel spectrum.
@@ -102,10 +105,10 @@ def _mel(samples: Array, mel: MelSpectrum, rate_hz: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _filters(bins: int, rate_hz: int) -> Array:
-    """Triangles over frequencies, of equal width in mels, one column a band."""
-    lines = _mels(np.arange(_FFT_SAMPLES // 2 + 1) * (rate_hz / _FFT_SAMPLES))
+    """Make triangles over frequencies, of equal width in mels, one column a band."""
+    frequencies = _mels(np.arange(_FFT_SAMPLES // 2 + 1) * (rate_hz / _FFT_SAMPLES))
     corners = np.linspace(_mels(np.array(_LOWEST_HZ)), _mels(np.array(rate_hz // 2)), bins + 2)
-    widths, distances = np.diff(corners), corners[np.newaxis] - lines[:, np.newaxis]
+    widths, distances = np.diff(corners), corners[np.newaxis] - frequencies[:, np.newaxis]
     rising, falling = -distances[:, :-2] / widths[:-1], distances[:, 2:] / widths[1:]
     return np.maximum(0, np.minimum(rising, falling))
 

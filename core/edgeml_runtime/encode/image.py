@@ -1,7 +1,7 @@
 """The adapter to Pillow: the bytes of an image file to a tensor, as transformers' image processors make it.
 
-The order is theirs: upright, colour mode, resize, centre crop, rescale, normalize. Only formats read in-process are
-accepted, and no picture is decoded before its size in pixels is known to be bounded.
+The order is theirs: upright, colour mode, resize, centre crop, rescale, normalize. Only formats that Pillow decodes in
+this process are accepted. A picture's size in pixels is checked before it is decoded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgeml_core.processing import ImageInput
 from edgeml_runtime.tensors import Array
 
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-#: A camera's 32 megapixels; decoded they are 96 MiB, which a 512 MB board can still hold.
+#: Pixels; a camera's 32 megapixels are 96 MiB when decoded, which a 512 MB board can hold.
 PIXELS_MAX: Final = 32 * 1024 * 1024
 
 _RESAMPLE: Final = {
@@ -28,20 +28,20 @@ _RESAMPLE: Final = {
 }
 
 
-class Seen(NamedTuple):
-    """A picture's tensor, and the width and height in pixels that it had when it was upright and whole."""
+class EncodedPicture(NamedTuple):
+    """A picture's tensor, and the width and height in pixels of the whole upright picture."""
 
     tensor: Array
     size: tuple[int, int]
 
 
 def to_tensor(data: bytes, image: ImageInput) -> Array:
-    """The model's input for one picture: see `seen`."""
-    return seen(data, image).tensor
+    """Encode one picture: see `encode`."""
+    return encode(data, image).tensor
 
 
-def seen(data: bytes, image: ImageInput) -> Seen:
-    """The model's input for one picture, and the picture's size.
+def encode(data: bytes, image: ImageInput) -> EncodedPicture:
+    """Encode one picture, and report the picture's size.
 
     Args:
         data: a file in one of `FORMATS`.
@@ -51,7 +51,7 @@ def seen(data: bytes, image: ImageInput) -> Seen:
         A tensor of float32 and shape [1, channels, height, width], or [1, height, width, channels] for NHWC.
 
     Raises:
-        UsageError: `input-invalid`, when it is no such file, damaged or larger than `PIXELS_MAX`.
+        UsageError: `input-invalid`, when the file is damaged, of another format or larger than `PIXELS_MAX`.
 
     Source: transformers 4.57 `ViTImageProcessor`, held equal within 1e-5 by a test.
     """
@@ -61,24 +61,24 @@ def seen(data: bytes, image: ImageInput) -> Seen:
     mean, std = np.asarray(image.mean, np.float32), np.asarray(image.std, np.float32)
     scaled = (pixels * np.float32(image.rescale) - mean) / std
     ordered = scaled.transpose(2, 0, 1) if image.layout == "NCHW" else scaled
-    return Seen(np.ascontiguousarray(ordered[np.newaxis], dtype=np.float32), decoded.size)
+    return EncodedPicture(np.ascontiguousarray(ordered[np.newaxis], dtype=np.float32), decoded.size)
 
 
 def _decoded(data: bytes, image: ImageInput) -> Image.Image:
     try:
         picture = Image.open(BytesIO(data), formats=FORMATS)
-        _require_pixels(picture.width, picture.height)
+        _check_pixels(picture.width, picture.height)
         return ImageOps.exif_transpose(picture).convert("RGB" if image.channels == 3 else "L")
     except UsageError:
         raise
-    except Exception as error:  # a damaged file makes Pillow raise almost anything; found by flipping bytes
+    except Exception as error:  # Pillow raises errors of many types for damaged files; found by flipping bytes
         hint = f"send a whole file in one of the formats {', '.join(FORMATS)}"
         raise UsageError("input-invalid", f"the image can't be read: {error}", hint) from error
 
 
-def _require_pixels(width: int, height: int) -> None:
+def _check_pixels(width: int, height: int) -> None:
     if width * height > PIXELS_MAX:
-        message = f"the image has {width} x {height} pixels, or would when resized; at most {PIXELS_MAX} are allowed"
+        message = f"the image has {width} x {height} pixels, or would have after resizing; {PIXELS_MAX} are allowed"
         raise UsageError("input-invalid", message, "scale it down before sending it")
 
 
@@ -90,7 +90,7 @@ def _resized(picture: Image.Image, image: ImageInput) -> Image.Image:
     short, long = sorted(picture.size)
     length = int(edge * long / short)
     size = (edge, length) if picture.width <= picture.height else (length, edge)
-    _require_pixels(*size)  # a very narrow picture grows without bound
+    _check_pixels(*size)  # a very narrow picture grows without bound
     resized = picture.resize(size, resample)
     left, top = (resized.width - image.width) // 2, (resized.height - image.height) // 2
     return resized.crop((left, top, left + image.width, top + image.height))

@@ -1,7 +1,7 @@
-"""The adapter to `tokenizers`: texts to the tensors that a text model asks for, cut and padded as transformers does.
+"""The adapter to `tokenizers`: texts to a model's tensors, cut and padded as transformers does.
 
-Too long a text is cut at `max_length`, as transformers' classification and embedding pipelines cut it, and its tokens
-say how many are missing. A question's context is not cut but read in windows that overlap.
+A text beyond `max_length` is cut, as transformers' classification and embedding pipelines cut it. Its `Tokens` count
+the missing ones. A question's context is not cut but read in windows that overlap.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime.tasks import Question, Tokens
 from edgeml_runtime.tensors import Array
 
-#: What a text model may ask for, by input name, and the Encoding's attribute that holds it.
+#: The inputs that a text model may have, each with the Encoding's attribute that fills it.
 _FIELDS: Final = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
-#: How many tokens two neighbouring windows of a context share at most.
+#: Tokens that two neighbouring windows of a context share at most.
 #: Source: transformers 4.57 `QuestionAnsweringPipeline`, its default.
 OVERLAP_MAX: Final = 128
-#: Windows of one context. In windows of 384 tokens they hold twice what prose of the longest context allowed takes.
+#: Windows of one context; with 384 tokens each they hold twice the tokens of the longest context allowed.
 WINDOWS_MAX: Final = 256
 
 
@@ -43,10 +43,10 @@ class Encoder:
     Args:
         path: the `tokenizer.json`.
         text: the manifest's cutting and padding.
-        inputs: the model's inputs; the tensors are made for these names, in these data types.
+        inputs: the model's inputs; they give the tensors' names and data types.
 
     Raises:
-        RejectedError: `bundle-format`, when the tokenizer is malformed or the model asks for what no tokenizer gives.
+        RejectedError: `bundle-format`, when the tokenizer is malformed, or doesn't fill an input of the model.
         DeviceError: `store-failed`, when the file can't be read.
     """
 
@@ -62,7 +62,10 @@ class Encoder:
             self._tokenizer.enable_truncation(self._longest)
 
     def encode(self, texts: Sequence[str]) -> tuple[dict[str, Array], list[Tokens]]:
-        """The model's inputs for a batch of texts, each of shape [texts, length], and every text's own tokens.
+        """Encode a batch of texts.
+
+        Returns:
+            The model's inputs by name, each of shape [texts, length], and every text's own tokens.
 
         Raises:
             UsageError: `input-invalid`, when a text is not Unicode (it holds half a surrogate pair).
@@ -73,25 +76,25 @@ class Encoder:
             raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
         return self._tensors(encodings), [_cut_tokens(encoding) for encoding in encodings]
 
-    def windows(self, asked: Question) -> list[Window]:
-        """A question with each part of its context: one window where the model's length holds both.
+    def windows(self, question: Question) -> list[Window]:
+        """Split a context into windows, each with the question; one window where the model's length holds both.
 
         Raises:
             UsageError: `input-invalid`, when a text is not Unicode or the context is empty; `prompt-too-long`, when a
                 question leaves too little room for its context.
         """
-        encodings = self._pairs(asked)
-        windows = [Window(it, _pair_tokens(it, asked.context)) for it in encodings]
+        encodings = self._pairs(question)
+        windows = [Window(it, _pair_tokens(it, question.context)) for it in encodings]
         if not all(any(window.tokens.words) for window in windows):
             raise UsageError("input-invalid", "the context is empty", "send the text that holds the answer")
         return windows
 
     def joined(self, windows: Sequence[Window]) -> dict[str, Array]:
-        """The model's inputs for windows in one run."""
+        """Make the model's inputs for windows in one run."""
         return self._tensors([window.encoding for window in windows])
 
-    def _pairs(self, asked: Question) -> list[Encoding]:
-        whole = self._pair(asked)
+    def _pairs(self, question: Question) -> list[Encoding]:
+        whole = self._pair(question)
         context = whole.sequence_ids.count(1)
         room = self._longest - (len(whole.ids) - context)
         if context <= room or not context:
@@ -99,26 +102,26 @@ class Encoder:
         overlap = self._overlap(room, context)
         self._tokenizer.enable_truncation(self._longest, stride=overlap, strategy="only_second")
         try:
-            first = self._pair(asked)
+            first = self._pair(question)
         finally:
             self._tokenizer.no_truncation()
         return [first, *first.overflowing]
 
-    def _pair(self, asked: Question) -> Encoding:
+    def _pair(self, question: Question) -> Encoding:
         try:
-            return self._tokenizer.encode(asked.question, asked.context)
+            return self._tokenizer.encode(question.question, question.context)
         except TypeError as error:
             raise UsageError("input-invalid", f"a question can't be read: {error}", "send valid Unicode") from error
 
     def _overlap(self, room: int, context: int) -> int:
-        """How many tokens neighbouring windows share; half of a window where a long question leaves little room."""
+        """Choose the overlap of neighbouring windows: half of a window where a long question leaves little room."""
         for overlap in (min(self._longest // 2, OVERLAP_MAX), max(room, 0) // 2):
             if overlap < room and (context - room) <= (WINDOWS_MAX - 1) * (room - overlap):
                 return overlap
         raise UsageError(
             "prompt-too-long",
             f"the context has {context} tokens, and the question leaves {max(room, 0)} of {self._longest} at a time",
-            f"send a shorter question or context: {WINDOWS_MAX} parts of it are looked through at most",
+            f"send a shorter question or context: at most {WINDOWS_MAX} parts of it are read",
         )
 
     def _tensors(self, encodings: Sequence[Encoding]) -> dict[str, Array]:
@@ -135,7 +138,7 @@ class Encoder:
 
 
 def opened(path: Path) -> Tokenizer:
-    """The tokenizer in a `tokenizer.json`, which neither pads nor cuts.
+    """Load the tokenizer in a `tokenizer.json`, without padding and cutting.
 
     Raises:
         RejectedError: `bundle-format`, when it is malformed. DeviceError: `store-failed`, when it can't be read.
@@ -176,6 +179,6 @@ def _pair_tokens(encoding: Encoding, context: str) -> Tokens:
 
 
 def _word(encoding: Encoding, index: int, word: int | None) -> tuple[int, int]:
-    """The span of the word around a token of the context; the token's own, where the tokenizer knows no words."""
+    """Find the span of the word around a token of the context; the token's own where the tokenizer has no words."""
     span = None if word is None else encoding.word_to_chars(word, sequence_index=1)
     return span or encoding.offsets[index]  # type: ignore[no-any-return] # tokenizers has no types

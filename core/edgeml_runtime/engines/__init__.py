@@ -19,8 +19,8 @@ from edgeml_core.manifest import Engine, Manifest, RuntimeNeeds
 if TYPE_CHECKING:
     from edgeml_runtime.tensors import Array
 
-#: The distributions that carry each engine, the preferred one first. tflite-runtime is LiteRT under its old name; its
-#: versions count on TensorFlow's scale, so the golden check, not the number, decides whether it will do.
+#: The distributions of each engine, the preferred one first. tflite-runtime is LiteRT under its old name. Its versions
+#: follow TensorFlow's, so the golden cases and not the number decide whether it is good enough.
 DISTRIBUTIONS: Final[dict[Engine, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime",),
     "litert": ("ai-edge-litert", "tflite-runtime"),
@@ -34,7 +34,13 @@ class Session(Protocol):
     """A model loaded in its runtime. One thread at a time may call `run`."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name.
+        """Run the model.
+
+        Args:
+            inputs: arrays by name, of the model's data types and shapes.
+
+        Returns:
+            The outputs by name.
 
         Raises:
             DeviceError: `runtime-failed`, when the runtime refuses or fails.
@@ -48,7 +54,7 @@ class Session(Protocol):
 
 
 def installed() -> dict[Engine, str]:
-    """The versions of the runtimes installed here, read from package metadata; nothing is imported."""
+    """Read the versions of the installed runtimes from package metadata; nothing is imported."""
     found: dict[Engine, str] = {}
     for engine, distributions in DISTRIBUTIONS.items():
         for distribution in reversed(distributions):
@@ -66,7 +72,7 @@ def check_runtime(needs: RuntimeNeeds) -> None:
         DeviceError: `runtime-missing`, when it is absent, too old or a version known to be bad.
         RejectedError: `bundle-format`, when the bundle's own version numbers can't be read.
     """
-    remedy = f"pip install --upgrade 'edgeml[{EXTRAS[needs.engine]}]' on this machine"
+    remedy = f"pip install --upgrade 'edgeml-deploy[{EXTRAS[needs.engine]}]' on this machine"
     version = installed().get(needs.engine)
     if version is None:
         raise DeviceError("runtime-missing", f"{needs.engine} is not installed", remedy)
@@ -79,12 +85,12 @@ def check_runtime(needs: RuntimeNeeds) -> None:
 
 
 def load(path: Path, manifest: Manifest, *, threads: int | None = None) -> Session:
-    """The model file at `path`, loaded in the runtime that its manifest names.
+    """Load a model file in the runtime that its manifest names.
 
     Args:
         path: the file; external weights lie beside it.
         manifest: gives the runtime, its options and threads.
-        threads: instead of the manifest's; neither exceeds the cores that this process may use.
+        threads: instead of the manifest's number; the cores that this process may use bound both.
 
     Raises:
         DeviceError: `runtime-missing` (see `check_runtime`); `runtime-failed`, when the runtime can't load the file.
@@ -94,38 +100,40 @@ def load(path: Path, manifest: Manifest, *, threads: int | None = None) -> Sessi
     count = thread_count(manifest, threads)
     match manifest.runtime.engine:
         case "onnxruntime":
-            from edgeml_runtime.engines.ort import OrtSession  # noqa: PLC0415 -- only who needs this runtime loads it
+            from edgeml_runtime.engines.ort import OrtSession  # noqa: PLC0415 -- loaded only for its own models
 
             return OrtSession(path, manifest.runtime.options, threads=count)
         case "litert":
-            from edgeml_runtime.engines.litert import LiteRtSession  # noqa: PLC0415 -- only who needs this runtime loads it
+            from edgeml_runtime.engines.litert import LiteRtSession  # noqa: PLC0415 -- loaded only for its own models
 
             return LiteRtSession(path, manifest.runtime.options, threads=count)
 
 
 def prepare(path: Path, target: Path, manifest: Manifest) -> bool:
-    """Write the model with its weights as this CPU wants them: then they are mapped, not made at each load.
+    """Write the model with its weights packed for this CPU, so that a load maps them instead of packing them.
 
     Args:
-        path: the model file. target: where the new one goes, its weights beside it.
+        path: the model file.
+        target: the new model file; its weights lie beside it.
+        manifest: the bundle's.
 
     Returns:
-        Whether the runtime can do that.
+        Whether the runtime can write packed weights.
 
     Raises:
         DeviceError: `runtime-failed`.
     """
     if manifest.runtime.engine != "onnxruntime":
         return False
-    from edgeml_runtime.engines import ort  # noqa: PLC0415 -- only who needs this runtime loads it
+    from edgeml_runtime.engines import ort  # noqa: PLC0415 -- loaded only for its own models
 
     ort.prepare(path, target, manifest.runtime.options)
     return True
 
 
-def thread_count(manifest: Manifest, asked: int | None) -> int:
-    """The threads that a model runs with: those asked for, else its manifest's, on the cores of this process."""
-    return max(1, min(asked or manifest.runtime.threads, len(os.sched_getaffinity(0))))
+def thread_count(manifest: Manifest, requested: int | None) -> int:
+    """Count a model's threads: the requested number or else its manifest's, at most the cores of this process."""
+    return max(1, min(requested or manifest.runtime.threads, len(os.sched_getaffinity(0))))
 
 
 def _is_older(version: str, than: str) -> bool:
@@ -134,7 +142,7 @@ def _is_older(version: str, than: str) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers a version begins with: pre-releases and local builds count as their release."""
+    """Parse the numbers at the start of a version: pre-releases and local builds count as their release."""
     found = _RELEASE.match(version)
     if found is None:
         raise RejectedError("bundle-format", f"runtime version {version!r} is not a version number")

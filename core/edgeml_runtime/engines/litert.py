@@ -1,7 +1,7 @@
 """The adapter to LiteRT: ai-edge-litert where installed, else tflite-runtime, the same library under its old name.
 
-Models have fixed shapes: one signature, or one for each fixed length (such as `len_32` and `len_128`) with the same
-input and output names. `run` takes the signature whose input shapes equal the given ones. LiteRT writes one line to
+Models have fixed shapes: one signature, or one for each fixed length (such as `len_32` and `len_256`) with the same
+input and output names. `run` takes the signature whose input shapes equal the given ones. LiteRT prints one message to
 stderr when it sets XNNPACK up, and has no switch for that.
 """
 
@@ -28,7 +28,7 @@ class LiteRtSession:
     Args:
         path: the `.tflite` file.
         options: must be empty: LiteRT has none.
-        threads: for one operator.
+        threads: of one operator.
 
     Raises:
         DeviceError: `runtime-failed`, when LiteRT can't load the model or it has no signature.
@@ -40,8 +40,8 @@ class LiteRtSession:
             raise RejectedError("bundle-format", f"LiteRT has no options, but got {', '.join(sorted(options))}")
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
-            # Signature runners allocate on their own, but later or without XNNPACK: tflite-runtime 2.14 ran an fp32
-            # encoder in 77 ms instead of 27, and ai-edge-litert 2.3 spent 38 ms instead of 6 on its first run.
+            # Signature runners allocate on their own, but later or without XNNPACK. Without this call tflite-runtime
+            # 2.14 ran an fp32 encoder in 77 ms instead of 27; ai-edge-litert 2.3 took 38 ms instead of 6 first.
             self._interpreter.allocate_tensors()
             names = self._interpreter.get_signature_list()
             self._signatures = [_Signature(self._interpreter.get_signature_runner(name)) for name in names]
@@ -61,7 +61,7 @@ class LiteRtSession:
                 return outputs
         given = {name: list(array.shape) for name, array in inputs.items()}
         taken = "; ".join(str({n: list(s) for n, s in signature.shapes.items()}) for signature in self._signatures)
-        raise UsageError("input-invalid", f"the model has no variant for the shapes {given}", f"it takes {taken}")
+        raise UsageError("input-invalid", f"the model has no variant for the shapes {given}", f"send one of {taken}")
 
     def close(self) -> None:
         """See `engines.Session.close`."""
@@ -84,5 +84,5 @@ class _Signature:
 
 
 def _failed(verb: str, error: Exception) -> DeviceError:
-    hint = "`edgeml verify` on the host shows whether the bundle or this machine is at fault"
+    hint = "run `edgeml verify` on the host: it shows whether the bundle or this machine is at fault"
     return DeviceError("runtime-failed", f"LiteRT couldn't {verb} the model: {error}", hint)

@@ -1,7 +1,7 @@
 """The adapter to onnxruntime: CPU only, quiet, each of its exceptions translated.
 
-Options are the session's own config entries, from a short list: a bundle tunes speed and precision, and can't name
-files, libraries or other providers. External weights load from beside the model file.
+Options are the session's own config entries, from a short list. A bundle tunes speed and precision; it can't name
+files, libraries or other providers. External weights lie beside the model file.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ OPTIONS: Final = frozenset(
         "session.x64quantprecision",
     }
 )
-#: How a model is written with its weights packed; smaller ones than a page's quarter stay in the model file.
+#: Session entries that write a model with its weights packed. Weights below 1024 bytes stay in the model file.
 PREPARED: Final = {
     "session.save_external_prepacked_constant_initializers": "1",
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
 _WEIGHTS_NAME: Final = "session.optimized_model_external_initializers_file_name"
-#: Fatal ones only: an error is raised, with the same text that would be logged.
+#: Severity; errors are raised with the text that would be logged, so only fatal ones are logged.
 _LOG_FATAL: Final = 4
 
 #: onnxruntime's own exceptions share no base but Exception; the built-in ones come from its bindings.
@@ -60,7 +60,7 @@ class OrtSession:
     Args:
         path: the `.onnx` file.
         options: session config entries, of `OPTIONS` only.
-        threads: for one operator; operators run one after the other.
+        threads: of one operator; operators run in sequence.
 
     Raises:
         DeviceError: `runtime-failed`, when onnxruntime can't load the model.
@@ -89,12 +89,14 @@ class OrtSession:
 
 
 def prepare(path: Path, target: Path, options: Mapping[str, str]) -> None:
-    """Write the model at `path` to `target` as onnxruntime optimized it, its weights packed for this CPU beside it.
+    """Write the model at `path` to `target`, optimized, with its weights packed for this CPU beside it.
 
-    Source: onnxruntime_session_options_config_keys.h. The result is good for this CPU and this version only.
+    The result is valid for this CPU and this version of onnxruntime only.
 
     Raises:
         DeviceError: `runtime-failed`. RejectedError: as for `OrtSession`.
+
+    Source: onnxruntime_session_options_config_keys.h.
     """
     settings = _settings(options, threads=1)
     settings.optimized_model_filepath = str(target)
@@ -119,5 +121,5 @@ def _settings(options: Mapping[str, str], threads: int) -> onnxruntime.SessionOp
 
 
 def _failed(verb: str, error: Exception) -> DeviceError:
-    hint = "`edgeml verify` on the host shows whether the bundle or this machine is at fault"
+    hint = "run `edgeml verify` on the host: it shows whether the bundle or this machine is at fault"
     return DeviceError("runtime-failed", f"onnxruntime couldn't {verb} the model: {error}", hint)

@@ -1,1 +1,1 @@
-"""Text written token by token: the loop, the chat in front of it, the detokenizer behind it."""
+"""Text generation: the loop over tokens, the chat template before it, the detokenizer after it."""

@@ -1,4 +1,4 @@
-"""Messages to one prompt, by the template in a manifest. It is plain data: nothing of a template runs on a device."""
+"""Messages joined to one prompt by the chat template in a manifest, which is data: a device runs no code of it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from edgeml_core.errors import UsageError
 from edgeml_core.processing import ChatTemplate
 from edgeml_runtime.tasks import Message
 
+#: Stands for the beginning and the end of a conversation, beside the roles.
 _OUTSIDE: Final = ""
 
 
-def rendered(messages: Sequence[Message], template: ChatTemplate) -> str:
-    """The prompt that the model answers with its next message.
+def render(messages: Sequence[Message], template: ChatTemplate) -> str:
+    """Join messages to the prompt of the model's next message.
 
     Raises:
-        UsageError: `input-invalid`, when the messages come in an order that the template doesn't know.
+        UsageError: `input-invalid`, when the template has no such order of roles.
     """
     contents = [it.content.strip() if template.trim else it.content for it in messages]
     frames = _frames([_OUTSIDE, *(it.role for it in messages), _OUTSIDE], template)

@@ -1,40 +1,40 @@
-"""Tokens to text as they come: each piece is given out once nothing that follows can change it."""
+"""Tokens decoded to text one at a time: a character is returned once no later token can change it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
-#: Tokens of the prompt that are spelled along with the new ones: how a word begins depends on what is before it.
+#: Tokens of the prompt that are decoded before the new ones; the beginning of a word depends on the text before it.
 _CONTEXT_TOKENS: Final = 8
-#: What stands for bytes that are no character. At the end of a text they may be the beginning of one; and tokenizers
-#: with a token for each byte then write this for all bytes before it, too.
+#: Tokenizers decode bytes that form no character to this one. At the end of a text they may be half a character.
+#: Tokenizers with a token for each byte then decode all bytes before them to it, too.
 _BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 
-class Spelling:
+class Detokenizer:
     """The text of one answer.
 
     Args:
-        decode: a tokenizer's.
-        given: the prompt's tokens.
-        stop: the text ends before the first of these.
+        decode: the tokenizer's method.
+        prompt: the prompt's token ids.
+        stop: sequences; the text ends before the first of them.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], given: Sequence[int], stop: Sequence[str] = ()) -> None:
-        #: Whether one of `stop` has come.
+    def __init__(self, decode: Callable[[list[int]], str], prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
+        #: Whether the text has reached one of `stop`.
         self.stopped = False
         self._decode = decode
-        self._ids = _context(decode, given)
+        self._ids = _context(decode, prompt)
         self._before = len(decode(self._ids))
         self._stop = tuple(stop)
         self._text = ""
-        self._shown = 0
+        self._returned = 0
 
     def add(self, token: int) -> str:
-        """The characters that are certain with this token and weren't before it."""
+        """Add a token and return the characters that it makes certain."""
         self._ids.append(token)
-        # All of it again: a thousand tokens are spelled in less time than the model takes for one.
+        # All tokens are decoded again: a thousand of them take less time than one run of the model.
         self._text = self._decode(self._ids)[self._before :]
         found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
         if found:
@@ -44,28 +44,28 @@ class Spelling:
         return self._until(self._certain())
 
     def rest(self) -> str:
-        """The characters that were held back, when nothing follows any more."""
+        """Return the characters that were held back; no token follows."""
         return self._until(len(self._text))
 
     def _until(self, end: int) -> str:
-        piece = self._text[self._shown : end]
-        self._shown = max(self._shown, end)
+        piece = self._text[self._returned : end]
+        self._returned = max(self._returned, end)
         return piece
 
     def _certain(self) -> int:
-        """How many characters are certain: neither part of a broken one nor the beginning of a stop."""
+        """Count the characters that are certain: neither half a character nor the beginning of a stop sequence."""
         end = len(self._text.rstrip(_BROKEN))
-        return end - max((_begun(self._text[:end], stop) for stop in self._stop), default=0)
+        return end - max((_overlap(self._text[:end], stop) for stop in self._stop), default=0)
 
 
-def _context(decode: Callable[[list[int]], str], given: Sequence[int]) -> list[int]:
-    """The last tokens of the prompt, from where no character is cut in two."""
+def _context(decode: Callable[[list[int]], str], prompt: Sequence[int]) -> list[int]:
+    """Return the last tokens of the prompt, from the beginning of a character on."""
     count = _CONTEXT_TOKENS
-    while count < len(given) and decode(list(given[-count:])).startswith(_BROKEN):
+    while count < len(prompt) and decode(list(prompt[-count:])).startswith(_BROKEN):
         count *= 2
-    return list(given[-count:])
+    return list(prompt[-count:])
 
 
-def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `stop`."""
+def _overlap(text: str, stop: str) -> int:
+    """Count the characters at the end of `text` that may be the beginning of `stop`."""
     return max((length for length in range(1, len(stop)) if text.endswith(stop[:length])), default=0)

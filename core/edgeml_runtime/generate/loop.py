@@ -1,8 +1,8 @@
-"""A language model asked token by token: a prompt becomes tensors, and the model's answer to them the next ones.
+"""Text generation with a language model: one run for the prompt, then one for each further token.
 
-Attention's keys and values of earlier tokens go from each run into the next. One prompt at a time; whoever takes the
-pieces of an answer ends it by taking no more. A passage that is there already takes one run, which says how likely each
-of its tokens was.
+The keys and values of earlier tokens (the KV cache) are outputs of each run and inputs of the next. So a run computes
+new tokens only. One prompt is continued at a time, and the caller ends an answer by taking no further delta. The
+likelihood of a whole text takes one run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeml_core.manifest import Manifest, TensorSpec
 from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.generate import chat
-from edgeml_runtime.generate.detokenizer import Spelling
+from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.postprocess.classification import softmax
 from edgeml_runtime.tasks import (
     Chat,
@@ -32,89 +32,94 @@ from edgeml_runtime.tasks import (
 )
 from edgeml_runtime.tensors import Array
 
-#: Below it no token but the likeliest is ever drawn, and float32 overflows.
-_COLDEST: Final = 1e-6
+#: Temperature below which only the likeliest token is ever drawn, and float32 overflows.
+_TEMPERATURE_MIN: Final = 1e-6
 _IDS: Final = "input_ids"
 _MASK: Final = "attention_mask"
 _POSITIONS: Final = "position_ids"
 
 
 class Writer:
-    """A tokenizer and what a model's inputs and outputs mean.
+    """A language model's tokenizer, and the meaning of its inputs and outputs.
 
     Raises:
-        RejectedError: `bundle-format`, when the model asks for what is not known, or the tokenizer is malformed.
+        RejectedError: `bundle-format`, when the model has an unknown input, or the tokenizer is malformed.
         DeviceError: `store-failed`, when the tokenizer can't be read.
     """
 
     def __init__(self, folder: Path, prompt: PromptInput, manifest: Manifest) -> None:
         if not isinstance(manifest.postprocess, Generation):
-            raise RejectedError("bundle-format", "a prompt is asked for, but no text is generated")
+            raise RejectedError("bundle-format", "the model takes prompts, but its postprocessing generates no text")
         self._spec = manifest.postprocess
         self.output: Final = self._spec.output
         known = {_IDS, _MASK, _POSITIONS, *self._spec.past}
         if unknown := [spec.name for spec in manifest.inputs if spec.name not in known]:
-            raise RejectedError("bundle-format", f"no prompt gives a model's inputs {', '.join(unknown)}")
+            raise RejectedError("bundle-format", f"a prompt has no tensors for the model's inputs {', '.join(unknown)}")
         self._prompt = prompt
         self._inputs: dict[str, TensorSpec] = {spec.name: spec for spec in manifest.inputs}
         self._tokenizer = opened(folder / prompt.tokenizer)
 
-    def first(self, asked: Prompt | Chat) -> dict[str, Array]:
-        """The tensors of the first run: the whole prompt, and nothing before it.
+    def prompt_tensors(self, request: Prompt | Chat) -> dict[str, Array]:
+        """Make the inputs of the first run: the whole prompt and an empty cache.
+
+        Returns:
+            Arrays by tensor name: integers [1, tokens], and the cache, float [1, heads, 0, size], by layer.
 
         Raises:
-            UsageError: `input-invalid`, when the prompt is empty or not Unicode, or messages can't be made into one;
-                `prompt-too-long`.
+            UsageError: `input-invalid`, when the prompt is empty or not Unicode, or the chat template refuses the
+                messages; `prompt-too-long`.
         """
-        if isinstance(asked, Chat):
-            # The template writes special tokens itself, the first one too.
-            ids = self._ids(self._conversation(asked), special=False)
+        if isinstance(request, Chat):
+            # The template writes the special tokens, the first one too.
+            ids = self._ids(self._render(request), special=False)
         else:
-            ids = self._ids(asked.prompt)
-        most = self._prompt.max_length - 1
+            ids = self._ids(request.prompt)
+        tokens_max = self._prompt.max_length - 1
         if not ids:
-            raise UsageError("input-invalid", "the prompt has 0 tokens", f"send 1 to {most} tokens")
-        if len(ids) > most:
-            message = f"the prompt has {len(ids)} tokens, and the model reads {most} and writes one"
+            raise UsageError("input-invalid", "the prompt has 0 tokens", f"send 1 to {tokens_max} tokens")
+        if len(ids) > tokens_max:
+            message = f"the prompt has {len(ids)} tokens, and the model reads {tokens_max} and writes one"
             raise UsageError("prompt-too-long", message, "send a shorter prompt")
         return self._begin(ids)
 
-    def whole(self, passage: ScoredText) -> dict[str, Array]:
-        """The tensors of a passage, cut at the model's most tokens.
+    def text_tensors(self, item: ScoredText) -> dict[str, Array]:
+        """Make the inputs for a whole text, cut at the model's maximum of tokens.
 
         Raises:
-            UsageError: `input-invalid`, when it has no two tokens or is not Unicode.
+            UsageError: `input-invalid`, when it has fewer than two tokens or is not Unicode.
         """
-        ids = self._ids(passage.text)[: self._prompt.max_length]
+        ids = self._ids(item.text)[: self._prompt.max_length]
         if len(ids) < 2:
-            raise UsageError("input-invalid", f"the text has {len(ids)} tokens", "take texts of two tokens or more")
+            raise UsageError("input-invalid", f"the text has {len(ids)} tokens", "send texts of two tokens or more")
         return self._begin(ids)
 
-    def pieces(self, asked: Prompt | Chat, tensors: dict[str, Array], infer: Infer) -> Iterator[TokenDelta]:
-        """The answer token by token, each made when it is taken.
+    def generate(self, request: Prompt | Chat, tensors: dict[str, Array], infer: Infer) -> Iterator[TokenDelta]:
+        """Generate the answer, one run for each delta that the caller takes.
 
         Args:
-            tensors: what `first` made of it.
+            request: the bounds of the answer, and how tokens are drawn.
+            tensors: from `prompt_tensors`.
+            infer: runs the model.
         """
-        given: list[int] = tensors[_IDS][0].tolist()
-        room = min(asked.max_new_tokens, self._prompt.max_length - len(given))
-        spelling = Spelling(self._tokenizer.decode, given, asked.stop)
-        for count, token in enumerate(self._tokens(tensors, asked, infer), start=1):
+        prompt: list[int] = tensors[_IDS][0].tolist()
+        room = min(request.max_new_tokens, self._prompt.max_length - len(prompt))
+        detokenizer = Detokenizer(self._tokenizer.decode, prompt, request.stop)
+        for count, token in enumerate(self._tokens(tensors, request, infer), start=1):
             ends = token in self._spec.stop_ids
-            text = "" if ends else spelling.add(token)
+            text = "" if ends else detokenizer.add(token)
             finish: Finish | None = "length" if count == room else None
-            if ends or spelling.stopped:
+            if ends or detokenizer.stopped:
                 finish = "stop"
             if finish:
-                text += spelling.rest()
-            yield TokenDelta(text=text, prompt_tokens=len(given), tokens=count, finish=finish)
+                text += detokenizer.rest()
+            yield TokenDelta(text=text, prompt_tokens=len(prompt), tokens=count, finish=finish)
             if finish:
                 return
 
-    def _conversation(self, asked: Chat) -> str:
+    def _render(self, request: Chat) -> str:
         if self._prompt.chat is None:
             raise UsageError("input-invalid", "the model has no chat template", "send a prompt instead of messages")
-        return chat.rendered(asked.messages, self._prompt.chat)
+        return chat.render(request.messages, self._prompt.chat)
 
     def _ids(self, text: str, *, special: bool = True) -> list[int]:
         try:
@@ -123,7 +128,7 @@ class Writer:
             raise UsageError("input-invalid", f"the prompt can't be read: {error}", "send valid Unicode") from error
 
     def _begin(self, ids: Sequence[int]) -> dict[str, Array]:
-        """The tensors of a run with nothing before it."""
+        """Make the inputs of a run with an empty cache."""
         past = {
             name: np.zeros([1, *(max(0, length) for length in spec.shape[1:])], dtype=spec.dtype)
             for name, spec in self._inputs.items()
@@ -131,49 +136,56 @@ class Writer:
         }
         return self._tensors(ids, len(ids), past)
 
-    def _tokens(self, tensors: dict[str, Array], asked: Continuation, infer: Infer) -> Iterator[int]:
-        """Tokens without end, each from a run of its own."""
-        drawn = np.random.default_rng(asked.seed)
+    def _tokens(self, tensors: dict[str, Array], request: Continuation, infer: Infer) -> Iterator[int]:
+        """Generate token ids without end, each from a run of its own."""
+        generator = np.random.default_rng(request.seed)
         total = tensors[_IDS].shape[1]
         while True:
             outputs = infer(tensors)
-            token = _next(outputs[self._spec.output][0, -1], asked, drawn)
+            token = _next(outputs[self._spec.output][0, -1], request, generator)
             yield token
             total += 1
-            past = {name: outputs[made] for name, made in zip(self._spec.past, self._spec.present, strict=True)}
+            past = {name: outputs[present] for name, present in zip(self._spec.past, self._spec.present, strict=True)}
             tensors = self._tensors([token], total, past)
 
     def _tensors(self, ids: Sequence[int], total: int, past: Mapping[str, Array]) -> dict[str, Array]:
-        """The inputs for `ids`, the last of `total` tokens."""
-        whole = {_IDS: list(ids), _MASK: [1] * total, _POSITIONS: list(range(total - len(ids), total))}
+        """Make the inputs for `ids`, the last of `total` tokens."""
+        values = {_IDS: list(ids), _MASK: [1] * total, _POSITIONS: list(range(total - len(ids), total))}
         counted = {
-            name: np.array([values], dtype=self._inputs[name].dtype)
-            for name, values in whole.items()
+            name: np.array([row], dtype=self._inputs[name].dtype)
+            for name, row in values.items()
             if name in self._inputs
         }
         return {**counted, **past}
 
 
 def likelihood(tensors: Mapping[str, Array], infer: Infer, *, output: str) -> LikelihoodAnswer:
-    """How likely a passage is: the chance of each token after the ones before it."""
-    wanted = tensors[_IDS][0, 1:]
-    scored = infer(tensors)[output][0]
-    # One position at a time: a large vocabulary in float64 for all of them would not fit a board.
-    total = sum(_log_chance(logits, int(token)) for logits, token in zip(scored, wanted, strict=False))
-    return {"log_likelihood": total, "tokens": len(wanted)}
+    """Compute the likelihood of a text: the probability of each token after those before it.
+
+    Args:
+        tensors: from `Writer.text_tensors`.
+        infer: runs the model.
+        output: name of the logits, float [1, tokens, vocabulary].
+    """
+    following = tensors[_IDS][0, 1:]
+    scores = infer(tensors)[output][0]
+    # One position at a time: a board has no memory for a large vocabulary in float64 at all positions.
+    total = sum(_log_probability(logits, int(token)) for logits, token in zip(scores, following, strict=False))
+    return {"log_likelihood": total, "tokens": len(following)}
 
 
-def _log_chance(logits: Array, token: int) -> float:
+def _log_probability(logits: Array, token: int) -> float:
     shifted = logits.astype(np.float64) - float(logits.max())
     return float(shifted[token] - np.log(np.exp(shifted).sum()))
 
 
-def _next(logits: Array, asked: Continuation, drawn: np.random.Generator) -> int:
-    if asked.temperature < _COLDEST:
+def _next(logits: Array, request: Continuation, generator: np.random.Generator) -> int:
+    """Choose the next token from logits, float [vocabulary]."""
+    if request.temperature < _TEMPERATURE_MIN:
         return int(logits.argmax())
-    chances = softmax(logits / np.float32(asked.temperature)).astype(np.float64)
-    if asked.top_p < 1:
-        order = np.argsort(-chances, kind="stable")
-        likelier = np.cumsum(chances[order])[:-1]
-        chances[order[1:][likelier >= asked.top_p]] = 0
-    return int(drawn.choice(len(chances), p=chances / chances.sum()))
+    probabilities = softmax(logits / np.float32(request.temperature)).astype(np.float64)
+    if request.top_p < 1:
+        order = np.argsort(-probabilities, kind="stable")
+        likelier = np.cumsum(probabilities[order])[:-1]
+        probabilities[order[1:][likelier >= request.top_p]] = 0
+    return int(generator.choice(len(probabilities), p=probabilities / probabilities.sum()))

@@ -1,1 +1,1 @@
-"""What this machine is, and what is wrong with it."""
+"""The hardware of this machine, and diagnostics of it."""

@@ -1,4 +1,4 @@
-"""What this machine is: CPU, its features as Linux names them, memory, installed runtimes. Nothing is measured."""
+"""The hardware of this machine: CPU, its features as Linux names them, memory, installed runtimes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEMORY_INFO: Final = Path("/proc/meminfo")
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine. `formats` are the model formats whose runtime is installed."""
+    """One machine; `cpu` is its own name for the CPU, and `runtimes` has the version of each installed runtime."""
 
     arch: str
     cpu: str
@@ -31,7 +31,7 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def this_machine() -> Board:
-    """The machine that this process runs on."""
+    """Describe the machine of this process."""
     cpu = _fields(_CPU_INFO)
     arch = platform.machine()
     return Board(
@@ -44,7 +44,7 @@ def this_machine() -> Board:
 
 
 def available_bytes() -> int:
-    """The memory that a new process could take now without swapping, as the kernel estimates it."""
+    """Return the memory in bytes that a new process could take now without swapping, by the kernel's estimate."""
     return _kibibytes("MemAvailable")
 
 
@@ -54,7 +54,7 @@ def _kibibytes(field: str) -> int:
 
 
 def _fields(path: Path) -> dict[str, str]:
-    """The first value of each `name : value` line."""
+    """Read a file of `name : value` lines; of a repeated name, the first value."""
     fields: dict[str, str] = {}
     try:
         text = path.read_text()

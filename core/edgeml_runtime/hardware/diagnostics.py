@@ -1,6 +1,6 @@
-"""Checks of a machine that host and device share: Python, CPU, runtimes, memory, disk, clock.
+"""Diagnostics that host and device share: Python, CPU, runtimes, memory, disk, clock.
 
-Each looks at one thing and changes nothing. Runtimes are imported in a child process, since one built for another CPU
+Each check reads one fact and changes nothing. A child process imports the runtimes, since one built for another CPU
 kills the process that imports it.
 """
 
@@ -24,11 +24,14 @@ from edgeml_runtime.hardware import board
 
 Status = Literal["ok", "warning", "failed"]
 
+#: The oldest Python with the syntax and library that edgeml uses.
 PYTHON_MIN: Final = (3, 11)
+#: Bytes of memory and of disk for a small model, with its runtime and the version before it.
 MEMORY_MIN_BYTES: Final = 128 * 1024**2
 DISK_MIN_BYTES: Final = 256 * 1024**2
+#: Seconds for one import of a runtime; a slow board reads it from a cold SD card.
 IMPORT_TIMEOUT_S: Final = 60
-#: No machine that runs this code has a right clock before it.
+#: The time of this release; an earlier clock is wrong.
 CLOCK_FLOOR: Final = datetime(2026, 11, 1, tzinfo=UTC)
 #: CPU features that int8 kernels use, as Linux names them.
 NOTABLE_FEATURES: Final = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
@@ -40,7 +43,7 @@ _ADAPTERS: Final[dict[Engine, str]] = {
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing looked at. `remedy` is one sentence, empty when all is well."""
+    """The result of one check. `remedy` is one imperative sentence, empty when the status is ok."""
 
     name: str
     status: Status
@@ -49,7 +52,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def machine() -> Iterator[Check]:
-    """All of this machine that needs no settings."""
+    """Run all checks that need no settings."""
     this = board.this_machine()
     yield python(sys.version_info[:3])
     yield cpu(this.arch, this.cpu_features)
@@ -59,7 +62,7 @@ def machine() -> Iterator[Check]:
 
 
 def python(version: tuple[int, int, int]) -> Check:
-    """Whether this Python is recent enough."""
+    """Check that this Python is recent enough."""
     detail = ".".join(map(str, version))
     if version < PYTHON_MIN:
         return Check("python", "failed", detail, "install Python {}.{} or newer".format(*PYTHON_MIN))
@@ -67,7 +70,7 @@ def python(version: tuple[int, int, int]) -> Check:
 
 
 def cpu(arch: str, features: frozenset[str]) -> Check:
-    """Whether bundles exist for this CPU, and what of it int8 can use."""
+    """Check that bundles exist for this CPU, and list its features that int8 uses."""
     detail = " ".join([arch, *(name for name in NOTABLE_FEATURES if name in features)])
     if arch not in {"aarch64", "x86_64"}:
         return Check("cpu", "failed", detail, "use a 64-bit system: bundles are made for aarch64 and x86_64")
@@ -77,8 +80,8 @@ def cpu(arch: str, features: frozenset[str]) -> Check:
 
 
 def engine(name: Engine) -> Check:
-    """Whether a runtime is installed and its wheel suits this CPU: imported where it can do no harm."""
-    install = f"pip install --upgrade 'edgeml[{engines.EXTRAS[name]}]'"
+    """Check that a runtime is installed and that its wheel suits this CPU, by an import in a child process."""
+    install = f"pip install --upgrade 'edgeml-deploy[{engines.EXTRAS[name]}]'"
     version = engines.installed().get(name)
     if version is None and name == "litert":
         return Check(name, "ok", f"not installed; only .tflite bundles need it: {install}")
@@ -91,7 +94,7 @@ def engine(name: Engine) -> Check:
 
 
 def memory(available_bytes: int) -> Check:
-    """Whether there is memory for a small model."""
+    """Check that a small model fits into the available memory."""
     detail = f"{available_bytes // _MIB} MiB available"
     if available_bytes < MEMORY_MIN_BYTES:
         return Check("memory", "warning", detail, f"free memory up to {MEMORY_MIN_BYTES // _MIB} MiB, or add zram")
@@ -99,13 +102,15 @@ def memory(available_bytes: int) -> Check:
 
 
 def disk(folder: Path) -> Check:
-    """Whether the disk below `folder`, or below its nearest parent that exists, has room."""
-    wanted = folder.absolute()
-    there = next(path for path in (wanted, *wanted.parents) if path.is_dir())
-    free_bytes = shutil.disk_usage(there).free
-    detail = f"{free_bytes // _MIB} MiB free at {there}"
-    if not os.access(there, os.W_OK):
-        return Check("disk", "failed", f"{there} can't be written", "take another folder, or run as this one's owner")
+    """Check the free space at `folder`, or at its nearest parent that exists."""
+    absolute = folder.absolute()
+    existing = next(path for path in (absolute, *absolute.parents) if path.is_dir())
+    free_bytes = shutil.disk_usage(existing).free
+    detail = f"{free_bytes // _MIB} MiB free at {existing}"
+    if not os.access(existing, os.W_OK):
+        return Check(
+            "disk", "failed", f"{existing} can't be written", "take another folder, or run as this one's owner"
+        )
     if free_bytes < DISK_MIN_BYTES:
         return Check(
             "disk", "warning", detail, f"free space up to {DISK_MIN_BYTES // _MIB} MiB, or take another folder"
@@ -114,7 +119,7 @@ def disk(folder: Path) -> Check:
 
 
 def clock(now: datetime) -> Check:
-    """Whether the time can be right; signatures expire by it."""
+    """Check that the clock is not before this release; signatures expire by it."""
     detail = now.isoformat(timespec="seconds")
     if now < CLOCK_FLOOR:
         return Check("clock", "warning", f"{detail} is in the past", "set the clock, or turn on NTP: timedatectl")
@@ -122,7 +127,7 @@ def clock(now: datetime) -> Check:
 
 
 def python_problem(code: str) -> str | None:
-    """What went wrong when a child process ran `code`; None when nothing did."""
+    """Run Python code in a child process and describe its failure; None when it succeeds."""
     try:
         command = [sys.executable, "-P", "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S, check=False)

@@ -1,1 +1,1 @@
-"""A model's outputs become answers: a table by task, and one module for each kind of answer."""
+"""Postprocessing, from a model's outputs to answers: a table by kind, and one module for each kind of answer."""

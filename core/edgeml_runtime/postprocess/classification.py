@@ -1,4 +1,4 @@
-"""From logits to labels with their scores: of a whole item, or of each of its tokens."""
+"""Labels and their scores, from logits: of a whole item, or of each of its tokens."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ from edgeml_runtime.tensors import Array
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities over the last axis, in float32."""
+    """Compute probabilities over the last axis.
+
+    Args:
+        logits: float [..., labels].
+
+    Returns:
+        float32 of the same shape.
+    """
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def sigmoid(logits: Array) -> Array:
-    """Each logit's own probability, in float32; computed so that nothing overflows."""
+    """Compute each logit's own probability, without overflow.
+
+    Args:
+        logits: float of any shape.
+
+    Returns:
+        float32 of the same shape.
+    """
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float32))))
 
 
@@ -36,8 +50,16 @@ _ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
 
 
 def classes(row: Row, spec: Classes) -> ClassesAnswer:
-    """The scores over the labels, the highest first."""
-    scores = _ACTIVATIONS[spec.activation](labelled(row.outputs[spec.output], len(spec.labels), dimensions=1))
+    """Score all labels, the highest score first.
+
+    Args:
+        row: `spec.output` is float [labels].
+        spec: names the output, the labels and the activation.
+
+    Raises:
+        RejectedError: `bundle-format`, when the output has another shape.
+    """
+    scores = _ACTIVATIONS[spec.activation](check_labels(row.outputs[spec.output], len(spec.labels), dimensions=1))
     order = np.argsort(-scores, kind="stable")
     answer: ClassesAnswer = {
         "labels": [{"label": spec.labels[index], "score": float(scores[index])} for index in order]
@@ -46,9 +68,17 @@ def classes(row: Row, spec: Classes) -> ClassesAnswer:
 
 
 def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
-    """The surest label of each token that stands for text."""
+    """Choose the label with the highest score for each token of the text, special tokens left out.
+
+    Args:
+        row: `spec.output` is float [tokens, labels].
+        spec: names the output and the labels.
+
+    Raises:
+        RejectedError: `bundle-format`, when the output has another shape.
+    """
     tokens = row.tokens or Tokens(texts=(), spans=(), special=())
-    scores = softmax(labelled(row.outputs[spec.output], len(spec.labels), dimensions=2))
+    scores = softmax(check_labels(row.outputs[spec.output], len(spec.labels), dimensions=2))
     answer: TokensAnswer = {
         "tokens": [
             {
@@ -67,11 +97,16 @@ def token_classes(row: Row, spec: TokenClasses) -> TokensAnswer:
     return with_truncation(answer, row)
 
 
-def labelled(logits: Array, labels: int, *, dimensions: int) -> Array:
-    """Logits that have one number for each label.
+def check_labels(logits: Array, labels: int, *, dimensions: int) -> Array:
+    """Check that logits have one number for each label, and return them.
+
+    Args:
+        logits: float [..., labels], with `dimensions` axes.
+        labels: their number.
+        dimensions: the number of axes.
 
     Raises:
-        RejectedError: `bundle-format`, when they don't.
+        RejectedError: `bundle-format`, when the shape differs.
     """
     if logits.ndim != dimensions or logits.shape[-1] != labels:
         raise RejectedError("bundle-format", f"the model's scores have shape {list(logits.shape)} for {labels} labels")

@@ -1,4 +1,4 @@
-"""From an encoder's outputs to one vector a text, as its bundle's pooling says."""
+"""One vector for each text, from an encoder's outputs and the pooling in the manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from edgeml_runtime.tensors import Array
 
 
 def embedding(row: Row, spec: Embedding) -> EmbeddingAnswer:
-    """The vector pooled from the tokens that are not padding."""
+    """Pool the vectors of the tokens without padding, and normalize the result where `spec` says so.
+
+    Args:
+        row: `spec.output` is float [tokens, size], or [size] of a model that pools.
+        spec: names the output, the pooling and the normalization.
+    """
     output = row.outputs[spec.output]
     if output.ndim == 2:
         count = len(row.tokens.texts) if row.tokens else len(output)

@@ -1,4 +1,4 @@
-"""From a question's scores to the part of its context that answers it; how both became tokens is `text`'s business."""
+"""The answer to a question as a part of its context, from the scores of the tokens (`encode/text.py`)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from edgeml_runtime.postprocess.classification import softmax
 from edgeml_runtime.tasks import Row, SpanAnswer, Tokens
 from edgeml_runtime.tensors import Array
 
-#: So many of the likeliest spans of tokens are made into whole words; spans of the same words add up.
-SPANS_TAKEN: Final = 12
+#: Spans of tokens that are extended to whole words, the likeliest first; the scores of spans of the same words add up.
+SPANS_MAX: Final = 12
 
 
 def span(row: Row, spec: Span) -> SpanAnswer:
-    """The likeliest answer in a context that is read at once: see `best`."""
+    """Find the likeliest answer in a context of one window; see `best`."""
     return best([row], spec)
 
 
 def best(windows: Iterable[Row], spec: Span) -> SpanAnswer:
-    """The likeliest answer in the context, in whole words. What is found in several windows adds up.
+    """Find the likeliest answer in the context, in whole words. The scores of one answer in several windows add up.
+
+    Args:
+        windows: of one context; `spec.start` and `spec.end` are float [tokens].
+        spec: names the outputs and the most tokens of an answer.
 
     Source: transformers 4.57 `QuestionAnsweringPipeline`, held equal by a test.
     """
@@ -34,11 +38,11 @@ def best(windows: Iterable[Row], spec: Span) -> SpanAnswer:
 
 
 def _find(row: Row, spec: Span, found: dict[str, SpanAnswer]) -> None:
-    """Add a window's likeliest spans to those found."""
+    """Add a window's likeliest spans to the answers found."""
     tokens = row.tokens or Tokens(texts=(), spans=(), special=())
     start, end = (_span_scores(row.outputs[name], tokens) for name in (spec.start, spec.end))
     scores = np.tril(np.triu(np.outer(start, end)), spec.max_tokens - 1).ravel()
-    for index in np.argsort(-scores, kind="stable")[:SPANS_TAKEN]:
+    for index in np.argsort(-scores, kind="stable")[:SPANS_MAX]:
         first, last = (tokens.words[at] for at in divmod(int(index), len(start)))
         if first and last:
             text = tokens.context[first[0] : last[1]]
@@ -47,7 +51,10 @@ def _find(row: Row, spec: Span, found: dict[str, SpanAnswer]) -> None:
 
 
 def _span_scores(logits: Array, tokens: Tokens) -> Array:
-    """Each token's probability. The first token, for "no answer", takes its share, but never begins or ends one."""
+    """Compute each token's probability, float32 [tokens].
+
+    The first token stands for "no answer". It has a probability too, but never begins or ends a span.
+    """
     allowed = np.array([word is not None for word in tokens.words], dtype=bool)
     allowed[:1] |= tokens.special[:1]
     scores = softmax(np.where(allowed, logits[: len(allowed)], np.float32(-10_000)))

@@ -1,4 +1,4 @@
-"""The function for each kind of postprocessing, from one item's outputs to its answer."""
+"""The function of each kind of postprocessing, from one item's outputs to its answer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Golden outputs recorded and reproduced, here or in a child process."""
+"""Golden outputs: recorded on the host, reproduced on any CPU by a program of this package."""

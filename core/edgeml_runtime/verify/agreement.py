@@ -1,7 +1,7 @@
-"""Whether two versions of a model agree on one item: a function for each kind of answer, in a table.
+"""The agreement of two versions of a model on one item, by a function for each kind of answer.
 
-A retrained model's scores differ always; what counts is what somebody would act on: the label, the words, the
-direction of a vector. Who is right isn't known here.
+The scores of a retrained model always differ. Two answers agree when a caller would act on them in the same way: by the
+label, the text, the direction of a vector. Which version is right is not known here.
 """
 
 from __future__ import annotations
@@ -17,35 +17,42 @@ from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify.golden import cosine
 
-#: Vectors that point this much the same way find the same neighbours, nearly always.
+#: Cosine of two vectors; above it a search for neighbours nearly always finds the same ones.
 COSINE_MIN: Final = 0.95
-#: Of a text's tokens so many must have the same label.
+#: Fraction of a text's tokens with the same label; borderline tokens differ between two trainings.
 TOKENS_SHARE_MIN: Final = 0.95
 
 
 def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess) -> bool:
-    """Whether the answers to one request, item by item, would lead to the same.
+    """Return whether two versions agree on all items of a request.
 
     Args:
-        spec: how the version that serves makes answers of outputs.
+        one: answers of the version that serves.
+        other: answers of the other version, in the same order.
+        spec: the serving version's postprocessing.
     """
     same = _TABLE[type(spec)]
     return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
 
 
 def outputs_agree(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """The same for a model's raw outputs: each has its shape, and points the same way."""
-    return one.keys() == other.keys() and all(_same_way(one[name], other[name]) for name in one)
+    """Return whether two sets of raw outputs agree: the same names and shapes, and nearly the same directions.
+
+    Args:
+        one: arrays by output name, of any dtype and shape.
+        other: as `one`.
+    """
+    return one.keys() == other.keys() and all(_is_parallel(one[name], other[name]) for name in one)
 
 
-def _same_way(one: Array, other: Array) -> bool:
+def _is_parallel(one: Array, other: Array) -> bool:
     if one.shape != other.shape:
         return False
     here, there = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
     return cosine(here, there) >= COSINE_MIN
 
 
-def _classes(one: Any, other: Any) -> bool:  # noqa: ANN401 -- an answer of the kind that the table says
+def _classes(one: Any, other: Any) -> bool:  # noqa: ANN401 -- an answer of the kind in the table
     return bool(one["labels"][0]["label"] == other["labels"][0]["label"])
 
 
@@ -55,14 +62,14 @@ def _token_classes(one: Any, other: Any) -> bool:  # noqa: ANN401
 
 
 def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
-    """The same labels, each in about the same places."""
+    """Compare labels, and the boxes of each label."""
     here, there = ([it["label"] for it in side["boxes"]] for side in (one, other))
     if sorted(here) != sorted(there):
         return False
-    return all(all(detection.matched(_places(one, label), _places(other, label))) for label in set(here))
+    return all(all(detection.match(_edges(one, label), _edges(other, label))) for label in set(here))
 
 
-def _places(answer: Any, label: str) -> list[Array]:  # noqa: ANN401
+def _edges(answer: Any, label: str) -> list[Array]:  # noqa: ANN401
     return [detection.edges(it) for it in answer["boxes"] if it["label"] == label]
 
 
@@ -71,11 +78,11 @@ def _span(one: Any, other: Any) -> bool:  # noqa: ANN401
 
 
 def _embedding(one: Any, other: Any) -> bool:  # noqa: ANN401
-    return _same_way(np.asarray(one["embedding"]), np.asarray(other["embedding"]))
+    return _is_parallel(np.asarray(one["embedding"]), np.asarray(other["embedding"]))
 
 
-def _written(*_: Any) -> bool:  # noqa: ANN401
-    """Two texts of language models are never the same: that both were written is all that can be asked."""
+def _always(*_: Any) -> bool:  # noqa: ANN401
+    """Accept any two texts: two language models never write the same one."""
     return True
 
 
@@ -90,6 +97,6 @@ _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     Boxes: _boxes,
     Span: _span,
     Embedding: _embedding,
-    Generation: _written,
+    Generation: _always,
     TensorOutput: _tensors,
 }

@@ -1,9 +1,8 @@
-"""A bundle proven on the CPU that this process runs on: `python -m edgeml_runtime.verify.child FOLDER`.
+"""The program that verifies a bundle on the CPU of this process: `python -m edgeml_runtime.verify.child FOLDER`.
 
-Reads a `Request` from stdin, loads the model in FOLDER with the runtime installed here, runs its golden cases, answers
-the items, and writes a `Reply` to stdout, both as msgpack. How far the golden outputs are off is data: whoever asked
-judges it. How this process comes to run on the target's CPU is the host's business; where that is emulated, the times
-in the reply mean nothing.
+It reads a `Request` from stdin and writes a `Reply` to stdout, both msgpack. It loads the model in FOLDER with the
+installed runtime, runs the golden cases and answers the items. The distances from the golden outputs are data; the
+caller holds them to the bundle's bounds. The times in the reply are no measure of speed on an emulated CPU.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ from edgeml_runtime.verify.golden import Distance
 _KINDS: Final[dict[str, type[Item]]] = {kind.__name__: kind for kind in get_args(Item)}
 
 
-class Sent(msgspec.Struct, frozen=True):
-    """One item on its way: the name of its kind and its fields, arrays as `TensorData`."""
+class EncodedItem(msgspec.Struct, frozen=True):
+    """One item: the name of its kind, and its fields with arrays as `TensorData`."""
 
     kind: str
     fields: dict[str, Any]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be proven. `manifest` is the bundle's; its files lie in the folder."""
+    """A bundle to verify, by its manifest; its files lie in the folder. The items are to be answered as well."""
 
     manifest: Manifest
-    items: tuple[Sent, ...] = ()
+    items: tuple[EncodedItem, ...] = ()
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found: the CPU as it calls itself, the runtime's version, and either both lists or the error."""
+    """The CPU's own name, the runtime's version, and either both lists or the error."""
 
     cpu: str
     runtime: str
@@ -57,44 +56,44 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     refused: Refused | None = None
 
 
-def encode(manifest: Manifest, asked: Iterable[Item]) -> bytes:
-    """The request for a proof of the bundle with `manifest`, and answers to what is `asked`."""
-    sent = tuple(Sent(type(item).__name__, _fields(item)) for item in asked)
-    return msgspec.msgpack.encode(Request(manifest=manifest, items=sent))
+def encode(manifest: Manifest, items: Iterable[Item]) -> bytes:
+    """Encode the request to verify the bundle of `manifest` and to answer `items`."""
+    encoded = tuple(EncodedItem(type(item).__name__, _fields(item)) for item in items)
+    return msgspec.msgpack.encode(Request(manifest=manifest, items=encoded))
 
 
-def prove(folder: Path, request: Request) -> Reply:
+def verify(folder: Path, request: Request) -> Reply:
     """Run the golden cases and answer the items.
 
     Args:
         folder: holds the files that the manifest names; the manifest itself need not be there.
-        request: what is to be proven.
+        request: names the bundle and the items.
     """
     this = board.this_machine()
-    found = Reply(cpu=this.cpu, runtime=this.runtimes.get(request.manifest.runtime.engine, ""))
+    empty = Reply(cpu=this.cpu, runtime=this.runtimes.get(request.manifest.runtime.engine, ""))
     try:
         expected = cases.decode((folder / request.manifest.golden.path).read_bytes())
         model = Model.open(folder, request.manifest)
         try:
             distances = tuple(golden.distances(model.session, request.manifest, expected))
-            answers = _answers(model, items(request))
-            return msgspec.structs.replace(found, distances=distances, answers=answers)
+            answers = _answers(model, decode_items(request))
+            return msgspec.structs.replace(empty, distances=distances, answers=answers)
         finally:
             model.close()
     except EdgemlError as error:
         refused = Refused.of(error)
     except OSError as error:
         refused = Refused.of(DeviceError("store-failed", str(error), "check the folder and the disk"))
-    return msgspec.structs.replace(found, refused=refused)
+    return msgspec.structs.replace(empty, refused=refused)
 
 
-def _answers(model: Model, asked: Sequence[Item]) -> tuple[Answer, ...]:
-    """One item at a time: its answer then doesn't depend on the company that it was asked in."""
-    return tuple(answer for item in asked for answer in model.predict([item]))
+def _answers(model: Model, items: Sequence[Item]) -> tuple[Answer, ...]:
+    """Answer one item at a time, so that no answer depends on the other items of a batch."""
+    return tuple(answer for item in items for answer in model.predict([item]))
 
 
-def items(request: Request) -> list[Item]:
-    """The items as they were before `encode`."""
+def decode_items(request: Request) -> list[Item]:
+    """Decode the items that `encode` encoded."""
     return [msgspec.convert(it.fields, _KINDS[it.kind], dec_hook=_decoded) for it in request.items]
 
 
@@ -102,7 +101,7 @@ def _fields(item: Item) -> dict[str, Any]:
     return {name: _encoded(value) for name, value in msgspec.structs.asdict(item).items()}
 
 
-def _encoded(value: Any) -> Any:  # noqa: ANN401 -- whatever an item may hold
+def _encoded(value: Any) -> Any:  # noqa: ANN401 -- a value of any field of an item
     if isinstance(value, np.ndarray):
         return msgspec.to_builtins(to_data(value), builtin_types=(bytes,))
     if isinstance(value, dict):
@@ -110,10 +109,10 @@ def _encoded(value: Any) -> Any:  # noqa: ANN401 -- whatever an item may hold
     return value
 
 
-def _decoded(kind: type, value: object) -> Any:  # noqa: ANN401 -- msgspec's hook; arrays are all that it is asked for
+def _decoded(kind: type, value: object) -> Any:  # noqa: ANN401 -- msgspec's hook, called for arrays only
     del kind
     return from_data(msgspec.convert(value, TensorData))
 
 
 if __name__ == "__main__":
-    sys.exit(stdio.answer(Request, partial(prove, Path(sys.argv[1]))))
+    sys.exit(stdio.answer(Request, partial(verify, Path(sys.argv[1]))))

@@ -1,6 +1,7 @@
-"""The golden check: a model must answer here as it did where its bundle was made.
+"""Golden outputs: recorded where the bundle is made, reproduced where it runs.
 
-Each output is held to the manifest's two bounds: cosine at least `min_cosine`, no element off by more than `max_abs`.
+Each output keeps the manifest's two bounds: its cosine is at least `min_cosine`, and no element differs by more than
+`max_abs`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edgeml_runtime.tensors import Array, from_data, to_data
 
 
 class Distance(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one output of one case is from what was recorded; both figures NaN when they can't be compared."""
+    """The distance of one output of one case from the recorded one; NaN when the two can't be compared."""
 
     case: int
     output: str
@@ -29,12 +30,12 @@ class Distance(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: float
 
     def within(self, bounds: Golden) -> bool:
-        """Whether it keeps both bounds; NaN never does."""
+        """Return whether both bounds are kept; NaN never keeps them."""
         return self.cosine >= bounds.min_cosine and self.max_abs <= bounds.max_abs
 
 
 class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How close the outputs came at worst, and how long the runs took."""
+    """The worst distances of all outputs, and the times of the runs."""
 
     min_cosine: float
     max_abs: float
@@ -43,18 +44,23 @@ class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record(session: Session, inputs: Sequence[Mapping[str, Array]]) -> tuple[GoldenCase, ...]:
-    """What the model answers to each of `inputs`, ready for `edgeml_core.golden.encode`."""
+    """Run a model and record golden cases, for `edgeml_core.golden.encode`.
+
+    Args:
+        session: the loaded model.
+        inputs: for each case, arrays by tensor name with the dtypes and shapes of the manifest's inputs.
+    """
     return tuple(
         GoldenCase(
-            inputs={name: to_data(array) for name, array in given.items()},
-            outputs={name: to_data(array) for name, array in session.run(given).items()},
+            inputs={name: to_data(array) for name, array in case.items()},
+            outputs={name: to_data(array) for name, array in session.run(case).items()},
         )
-        for given in inputs
+        for case in inputs
     )
 
 
 def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> GoldenResult:
-    """Run every case and hold the outputs to the manifest's bounds.
+    """Run every case and check its outputs against the manifest's bounds.
 
     Returns:
         The worst figures over all cases; `first_ms` is the first run's, `median_ms` that of those after it.
@@ -79,7 +85,7 @@ def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> 
 
 
 def distances(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> Iterator[Distance]:
-    """Run every case and compare each of its outputs, as they are asked for.
+    """Run every case and compare its outputs, one at a time.
 
     Raises:
         DeviceError: `runtime-failed`. RejectedError: `bundle-format`, when a case leaves out an output that the
@@ -88,9 +94,9 @@ def distances(session: Session, manifest: Manifest, cases: Sequence[GoldenCase])
     for number, case in enumerate(cases):
         if missing := {spec.name for spec in manifest.outputs} - case.outputs.keys():
             raise RejectedError("bundle-format", f"golden case {number} has no output {', '.join(sorted(missing))}")
-        given = {name: from_data(tensor) for name, tensor in case.inputs.items()}
+        inputs = {name: from_data(tensor) for name, tensor in case.inputs.items()}
         begun = time.perf_counter()
-        outputs = session.run(given)
+        outputs = session.run(inputs)
         run_ms = (time.perf_counter() - begun) * 1000
         for name, tensor in case.outputs.items():
             cosine, max_abs = _compare(outputs.get(name), from_data(tensor))
@@ -98,7 +104,7 @@ def distances(session: Session, manifest: Manifest, cases: Sequence[GoldenCase])
 
 
 def _compare(found: Array | None, expected: Array) -> tuple[float, float]:
-    """Cosine and largest distance; both NaN when the tensors can't be compared."""
+    """Compute cosine and largest distance; both are NaN when the tensors can't be compared."""
     if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
         return float("nan"), float("nan")
     if expected.size == 0:
@@ -108,7 +114,12 @@ def _compare(found: Array | None, expected: Array) -> tuple[float, float]:
 
 
 def cosine(one: Array, other: Array) -> float:
-    """The cosine of two vectors in float64; two zero vectors agree, a zero vector with any other has 0."""
+    """Compute the cosine of two vectors; of two zero vectors it is 1, of a zero vector with another 0.
+
+    Args:
+        one: float [elements].
+        other: float [elements], as long.
+    """
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     if lengths == 0.0:
         return 1.0 if np.array_equal(one, other) else 0.0
@@ -116,7 +127,7 @@ def cosine(one: Array, other: Array) -> float:
 
 
 def mismatch(distance: Distance, *, where: str = "") -> DeviceError:
-    """The error for an output out of bounds; `where` names the CPU when it is not this machine's."""
+    """Build the error for an output out of bounds; `where` names the CPU when it is not this machine's."""
     return DeviceError(
         "golden-mismatch",
         f"{f'on {where}: ' if where else ''}case {distance.case}, output {distance.output!r} differs from what the "

@@ -1,4 +1,4 @@
-"""Is the bundle as good as the original? Parity, accuracy, latency, memory, each in its file; `gate` decides.
+"""Checks whether a candidate is as good as the original: parity, accuracy, latency and memory. `gate` decides.
 
-Models run through `edgeml_runtime`, as they will on the device. Nothing here changes a model.
+Models run through `edgeml_runtime`, as on the device. No check changes a model.
 """

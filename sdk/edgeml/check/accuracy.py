@@ -18,20 +18,26 @@ from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, 
 from edgeml_runtime.tasks import Answer, Text
 from edgeml_runtime.tensors import Array
 
-#: Of the standard normal distribution, for 95 %.
+#: Standard deviations; quantile of the normal distribution for a 95 % interval.
 _Z95: Final = 1.959964
 _DECIMALS: Final = 6
-#: Classes on the card, those that lost most.
+#: Classes on the card; the rest lost less.
 CLASSES_MAX: Final = 100
 _WORD_LABELS: Final = "give each row as many labels as its text has words"
 
 
 def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Accuracy:
-    """The accuracy of fp32 and int8 on the same rows.
+    """Measure the accuracy of fp32 and int8 on the same rows.
 
-    Classes: the best label is right. Token classes: each word's, by its first token. Embeddings: the nearest other row
-    has the same label. Spans: the words are those of the label. Tensors: the index of the largest output is right.
-    Language models: perplexity, whose `drop` is the share by which it rises. Boxes: mean average precision.
+    Classes: the best label is right. Token classes: each word's label, by its first token. Embeddings: the nearest
+    other row has the same label. Spans: the words are those of the label. Tensors: the index of the largest output is
+    right. Language models: perplexity, whose `drop` is the fraction by which it rises. Boxes: mean average precision.
+
+    Args:
+        fp32: the original's answers, one for each row.
+        int8: the candidate's answers.
+        rows: with labels.
+        manifest: the candidate's.
 
     Raises:
         UsageError: `data-invalid`, when rows have no label or one that the model doesn't have.
@@ -40,8 +46,8 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
         return perplexity.measure(fp32, int8, z95=_Z95)
     if isinstance(manifest.postprocess, Boxes):
         return mean_average_precision.measure(fp32, int8, rows, manifest.postprocess.labels)
-    judged, judged_after = (list(_judged(answers, rows, manifest)) for answers in (fp32, int8))
-    before, after = (np.array([right for _, right in pairs], dtype=bool) for pairs in (judged, judged_after))
+    verdicts = [list(_judge(answers, rows, manifest)) for answers in (fp32, int8)]
+    before, after = (np.array([right for _, right in them], dtype=bool) for them in verdicts)
     drop = float(before.mean() - after.mean())
     return Accuracy(
         metric=_metric(manifest),
@@ -50,12 +56,12 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
         int8=round(float(after.mean()), _DECIMALS),
         drop=round(drop, _DECIMALS),
         ci95=interval(lost=int((before & ~after).sum()), won=int((after & ~before).sum()), pairs=len(before)),
-        classes=_classes([label for label, _ in judged], before, after),
+        classes=_classes([label for label, _ in verdicts[0]], before, after),
     )
 
 
 def _classes(labels: Sequence[str], before: Array, after: Array) -> tuple[ClassAccuracy, ...]:
-    """The accuracy of each class, the one that lost most first."""
+    """Measure the accuracy of each class, the one that lost most first."""
     found = []
     for label in sorted(set(labels)):
         own = np.array([it == label for it in labels])
@@ -65,15 +71,17 @@ def _classes(labels: Sequence[str], before: Array, after: Array) -> tuple[ClassA
 
 
 def interval(*, lost: int, won: int, pairs: int) -> tuple[float, float]:
-    """The 95 % interval of a paired drop in accuracy.
+    """Compute the 95 % interval of a paired drop in accuracy.
+
+    Wald's interval with half a pair added to each of the four cells. So zero observed differences don't give an
+    interval of zero width.
 
     Args:
         lost: pairs that fp32 got right and int8 wrong.
-        won: the other way round.
-        pairs: all of them.
+        won: pairs that int8 got right and fp32 wrong.
+        pairs: all pairs.
 
-    Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions (2005): Wald's with
-    half a pair added to each of the four cells, so that no difference seen doesn't become none possible.
+    Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions (2005).
     """
     total, difference, discordant = pairs + 2, lost - won, lost + won + 1
     spread = _Z95 * math.sqrt(discordant - difference**2 / total) / total
@@ -96,16 +104,16 @@ def check_drop(accuracy: Accuracy, max_drop: float) -> None:
 
 
 def _change(accuracy: Accuracy) -> str:
-    if accuracy.is_share:
+    if accuracy.is_fraction:
         return f"drops by {accuracy.drop:.2%}, from {accuracy.fp32:.2%} to {accuracy.int8:.2%}"
     return f"rises by {accuracy.drop:.2%}, from {accuracy.fp32:.2f} to {accuracy.int8:.2f}"
 
 
 def doubt(accuracy: Accuracy, max_drop: float) -> str | None:
-    """A warning when there are too few rows to rule out a larger drop than is accepted."""
+    """Warn of too few rows to rule out a larger drop than is accepted; None where there are enough."""
     if accuracy.ci95[1] <= max_drop:
         return None
-    change = "drop" if accuracy.is_share else "rise"
+    change = "drop" if accuracy.is_fraction else "rise"
     return f"{accuracy.rows} rows can't rule out a {change} of up to {accuracy.ci95[1]:.2%}; more rows would"
 
 
@@ -121,8 +129,8 @@ def _metric(manifest: Manifest) -> str:
             return "accuracy"
 
 
-def _judged(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
-    """What should have been answered, and whether it was."""
+def _judge(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Yield each expected label, and whether the answer has it."""
     match manifest.postprocess:
         case Embedding():
             yield from _nearest(answers, rows, manifest)
@@ -132,8 +140,8 @@ def _judged(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) 
         case Classes(labels=labels):
             for answer, row in zip(answers, rows, strict=True):
                 scored: Mapping[str, Any] = answer
-                wanted = _known(row.label, labels)
-                yield wanted, scored["labels"][0]["label"] == wanted
+                expected = _known(row.label, labels)
+                yield expected, scored["labels"][0]["label"] == expected
         case Span():
             for answer, row in zip(answers, rows, strict=True):
                 yield "answer", _is_answer(answer, row)
@@ -143,7 +151,7 @@ def _judged(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) 
 
 
 def _is_answer(answer: Answer, row: Row) -> bool:
-    """Whether the words are those of the label, whatever their case. No label is on the card: it is content."""
+    """Compare the answer's words with those of the label, without regard to case. The card quotes neither."""
     if not isinstance(row.label, str):
         raise UsageError("data-invalid", f"label {row.label!r} is not a text", "give each question its answer's words")
     given: Mapping[str, Any] = answer
@@ -152,12 +160,14 @@ def _is_answer(answer: Answer, row: Row) -> bool:
 
 
 def _known(label: Label | None, labels: Sequence[str]) -> str:
-    """A label by name, or by its index."""
+    """Look a label up by name or index."""
     if isinstance(label, int) and 0 <= label < len(labels):
         return labels[label]
     if isinstance(label, str) and label in labels:
         return label
-    raise UsageError("data-invalid", f"label {label!r} is not one of the model's", f"they are {', '.join(labels[:20])}")
+    raise UsageError(
+        "data-invalid", f"label {label!r} is not one of the model's", f"use one of {', '.join(labels[:20])}"
+    )
 
 
 def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
@@ -179,7 +189,7 @@ def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[st
     start = 0
     for word, label in zip(words, row.label, strict=True):
         start = text.index(word, start)
-        if start in found:  # a word cut off at the model's length is not judged
-            wanted = _known(label, labels)
-            yield wanted, found[start] == wanted
+        if start in found:  # a word beyond the model's length has no answer
+            expected = _known(label, labels)
+            yield expected, found[start] == expected
         start += len(word)

@@ -1,6 +1,6 @@
-"""The baseline for drift: what the device will count, counted here over the rows that the model is judged on.
+"""The baseline for drift: the device's counts, taken over the rows that the model is checked on.
 
-It is made of the answers of the model that ships, by the device's code, while the checks ask for them anyway.
+The device's own code counts the answers of the model that ships, during the checks.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from edgeml_runtime.drift_features import RESOLUTIONS, Run, observations
 from edgeml_runtime.model import Model
 
 
-class Seen:
-    """What was observed of a model's answers to a data file."""
+class Observations:
+    """Counts of a model's answers to a data file."""
 
     def __init__(self, model: Model) -> None:
         self._manifest = model.manifest
@@ -33,16 +33,16 @@ class Seen:
                 self._values[name].append(value)
 
     def baseline(self, rows_from: RowsFrom) -> Baseline | None:
-        """What a device is to compare with; None after too few rows."""
+        """Make the baseline that a device compares with; None after too few rows."""
         return drift.baseline(self._values, rows=self._rows, rows_from=rows_from, resolutions=RESOLUTIONS)
 
 
 @contextmanager
-def observed(model: Model) -> Iterator[Seen]:
-    """Observe what a model is asked meanwhile."""
-    seen, before = Seen(model), model.observed
-    model.observed = seen.add
+def observe(model: Model) -> Iterator[Observations]:
+    """Observe the runs of a model within the context."""
+    observations, before = Observations(model), model.observed
+    model.observed = observations.add
     try:
-        yield seen
+        yield observations
     finally:
         model.observed = before

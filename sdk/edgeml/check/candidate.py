@@ -1,4 +1,4 @@
-"""A candidate: a model for one target, opened by its draft manifest as the device will open it."""
+"""A candidate: a model for one target, opened with a manifest as on the device."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edgeml_core.profile import Profile
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
 
-#: One thread adds up in one order: what is recorded is then the same on every run.
+#: Threads; one thread adds in one order, so that golden outputs are the same after every export.
 THREADS: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A quantized model, the fp32 one that it was made of, and the draft of its manifest."""
+    """A quantized model, the fp32 model that it was made from, and the manifest that the checks open it with."""
 
     model: Built
     fp32: Built
@@ -31,14 +31,14 @@ class Candidate:
 
     @property
     def key(self) -> Hashable:
-        """Equal for candidates that answer alike: the same file in a runtime set up alike."""
+        """Equal for candidates with equal answers: the same file in the same runtime with the same options."""
         runtime = self.manifest.runtime
         return self.model.path, runtime.engine, tuple(sorted(runtime.options.items()))
 
 
 @contextmanager
-def opened(candidate: Candidate) -> Iterator[Model]:
-    """The candidate's model in its runtime.
+def open_candidate(candidate: Candidate) -> Iterator[Model]:
+    """Load the candidate's model in its runtime.
 
     Raises:
         DeviceError: `runtime-failed`, when the runtime can't load it.
@@ -50,11 +50,13 @@ def opened(candidate: Candidate) -> Iterator[Model]:
         model.close()
 
 
-def original(source: Source, candidate: Candidate, *, cut: bool) -> Model:
-    """The original behind the same pre- and postprocessing.
+def open_original(source: Source, candidate: Candidate, *, cut: bool) -> Model:
+    """Put the original behind the candidate's pre- and postprocessing.
 
     Args:
-        cut: whether texts and sounds are cut where the candidate cuts them, else where the original does.
+        source: the original.
+        candidate: gives the files and the processing.
+        cut: whether texts and sounds are cut at the candidate's length; otherwise at the original's.
     """
     signature = _cut(source.signature, candidate.model.signature) if cut else source.signature
     manifest = msgspec.structs.replace(

@@ -1,6 +1,6 @@
-"""All checks of one candidate: is it the original still, how accurate is it, what does it answer?
+"""All checks of one candidate: parity with the original, accuracy, golden cases and the baseline for drift.
 
-Nothing is judged here. How each check is made is in its own file.
+`gate` compares the results with the limits. Each kind of check has its own module.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Final
 from msgspec import UNSET
 
 from edgeml.check import accuracy, memory, parity
-from edgeml.check.baseline import observed
-from edgeml.check.candidate import Candidate, opened, original
+from edgeml.check.baseline import observe
+from edgeml.check.candidate import Candidate, open_candidate, open_original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
-from edgeml.check.predictions import ask, scores
+from edgeml.check.predictions import predict, scores
 from edgeml.exporters.source import Source
 from edgeml.memo import Memo
+from edgeml.quantize import recipes
 from edgeml_core.card import Accuracy, Card, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
@@ -31,13 +32,13 @@ from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify import golden
 
 NO_LABELS: Final = "not measured: no --evaluate was given"
-#: The first inputs, and the largest one: a text model's short and long variant are both proven so.
+#: Inputs; two differ enough to show a model that ignores its input.
 GOLDEN_FIRST: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What a candidate's model answered, against the original; `answers` are those to the evaluation rows."""
+    """A candidate's answers compared with the original's; `answers` are those to the evaluation rows."""
 
     parity: Parity
     accuracy: Accuracy | None
@@ -48,7 +49,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the checks found out, for the manifest."""
+    """The results of the checks, for the manifest."""
 
     card: Card
     cases: tuple[GoldenCase, ...]
@@ -57,10 +58,15 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """What every candidate is held against.
+    """The original and the data that every candidate is checked against.
 
     Args:
-        max_drop: the loss of accuracy that is accepted, as a fraction of 1.
+        source: the original.
+        inputs: for parity and golden cases.
+        evaluation: rows with labels, for accuracy.
+        calibration: rows for static int8.
+        max_drop: the accepted loss of accuracy, as a fraction of 1.
+        once: results that several targets share.
     """
 
     source: Source
@@ -71,7 +77,7 @@ class Checks:
     once: Memo = field(default_factory=Memo)
 
     def run(self, candidate: Candidate) -> Findings:
-        """Look at a candidate; `edgeml.check.gate` judges what is found.
+        """Run all checks of a candidate.
 
         Raises:
             DeviceError: `runtime-failed`, when the runtime can't run the model.
@@ -84,14 +90,18 @@ class Checks:
         )
 
     def typical_input(self, candidate: Candidate) -> dict[str, Array]:
-        """The input of median length as the candidate's model takes it: of the operator's rows where there are any."""
+        """Prepare the input of median length: of the operator's rows, or else of the checks' own inputs.
+
+        Returns:
+            Tensors by name, as the candidate's model takes them.
+        """
         prepare = preparer(candidate.model.folder, candidate.manifest)
         items = (self.evaluation.items or self.calibration.items or self.inputs.items)[:ROWS_TAKEN_MAX]
         prepared = sorted((prepare([item]).tensors for item in items), key=_elements)
         return prepared[len(prepared) // 2]
 
     def _answered(self, candidate: Candidate) -> Answered:
-        with opened(candidate) as model:
+        with open_candidate(candidate) as model:
             answers, baseline = self._answers(model)
             return Answered(
                 parity=parity.compare(
@@ -107,19 +117,23 @@ class Checks:
             )
 
     def _answers(self, model: Model) -> tuple[list[Answer], Baseline | None]:
-        """The answers to the evaluation rows, and how they were spread; without such rows, the calibration's."""
-        with observed(model) as seen:
-            answers = ask(model, self.evaluation.items)
+        """Answer the evaluation rows, and count the answers; without such rows count those to calibration rows."""
+        with observe(model) as observations:
+            answers = predict(model, self.evaluation.items)
             if answers or not is_observed(model.manifest):
-                return answers, seen.baseline("evaluation")
-            ask(model, self.calibration.items[:ROWS_TAKEN_MAX])
-            return answers, seen.baseline("calibration")
+                return answers, observations.baseline("evaluation")
+            predict(model, self.calibration.items[:ROWS_TAKEN_MAX])
+            return answers, observations.baseline("calibration")
 
     def accuracies(self, candidate: Candidate, elsewhere: Sequence[Answer]) -> tuple[Accuracy, Accuracy]:
-        """The accuracy of a candidate that was looked at on the first evaluation rows: here, and of answers elsewhere.
+        """Measure accuracy on the first evaluation rows, on this machine and on another CPU.
 
         Args:
-            elsewhere: what it answered to those rows on another CPU.
+            candidate: has been checked.
+            elsewhere: its answers to those rows on the other CPU.
+
+        Returns:
+            The accuracy here, and there.
         """
         found = self.once(("answered", candidate.key), lambda: self._answered(candidate))
         here = self._accuracy(candidate, found.answers[: len(elsewhere)])
@@ -131,21 +145,28 @@ class Checks:
         return accuracy.measure(before[:count], answers, rows[:count], candidate.manifest)
 
     def _original(self, candidate: Candidate, *, cut: bool) -> list[Answer]:
-        """The original's answers: to the inputs where `cut`, else to the evaluation rows."""
+        """Answer with the original: the inputs where `cut`, else the evaluation rows."""
         items = self.inputs.items if cut else self.evaluation.items
         key = "original", cut, candidate.model.file_format if cut else ""
-        return self.once(key, lambda: (scores if cut else ask)(original(self.source, candidate, cut=cut), items))
+        return self.once(
+            key, lambda: (scores if cut else predict)(open_original(self.source, candidate, cut=cut), items)
+        )
 
     def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
+        """Prepare the first inputs, the largest one, and one of each fixed length that is not among them."""
         prepare = preparer(candidate.model.folder, candidate.manifest)
         prepared = [prepare([item]).tensors for item in self.inputs.items]
-        rest = prepared[GOLDEN_FIRST:]
-        largest = max(rest, key=_elements, default=None)
-        return [*prepared[:GOLDEN_FIRST], *([largest] if largest else [])]
+        golden_inputs = prepared[:GOLDEN_FIRST]
+        rest = sorted(prepared[GOLDEN_FIRST:], key=_elements, reverse=True)
+        if not getattr(candidate.manifest.preprocess, "pad_to", ()):
+            return golden_inputs + rest[:1]
+        by_size = {_elements(tensors): tensors for tensors in reversed(rest)}
+        sizes = by_size.keys() - {_elements(tensors) for tensors in golden_inputs}
+        return golden_inputs + [by_size[size] for size in sorted(sizes)]
 
     def _card(self, candidate: Candidate, found: Answered) -> Card:
         doubt = accuracy.doubt(found.accuracy, self.max_drop) if found.accuracy else None
-        is_calibrated = candidate.model.recipe.startswith("static")
+        is_calibrated = recipes.TABLE[candidate.model.recipe].needs_calibration
         return Card(
             recipe=candidate.model.recipe,
             size_bytes=candidate.model.size_bytes,
@@ -169,8 +190,8 @@ class Checks:
         text, own = candidate.model.signature.preprocess, self.source.signature.preprocess
         if not (isinstance(text, TextInput) and isinstance(own, TextInput)) or text.max_length == own.max_length:
             return ()
-        what = "contexts are read in parts of" if isinstance(text, QuestionInput) else "texts are cut at"
-        return (f"{what} {text.max_length} tokens; the original takes {own.max_length}",)
+        action = "contexts are read in parts of" if isinstance(text, QuestionInput) else "texts are cut at"
+        return (f"{action} {text.max_length} tokens; the original takes {own.max_length}",)
 
 
 def _elements(tensors: Mapping[str, Array]) -> int:

@@ -1,8 +1,8 @@
 """Data files: JSON lines, some with a `label`.
 
-They are of `{"text": ...}`, `{"question": ..., "context": ...}`, `{"image": path}`, `{"audio": path}` or
-`{"inputs": {...}}`, as the model takes them. A language model takes `{"text": ...}`, whole texts without a label; a
-picture for a detector has `"boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}]` instead of a label.
+A line is `{"text": ...}`, `{"question": ..., "context": ...}`, `{"image": path}`, `{"audio": path}` or
+`{"inputs": {...}}`, as the model takes it. A language model takes whole texts without a label. A picture for a
+detector has `"boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}]` instead of a label.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from edgeml_runtime import tensors
 from edgeml_runtime.encode.audio import read_wav
 from edgeml_runtime.tasks import Audio, Image, Item, Question, ScoredText, Tensors, Text
 
+#: Rows; more take hours and change no decision.
 ROWS_MAX: Final = 100_000
+#: Problems in one message.
 PROBLEMS_SHOWN_MAX: Final = 10
 
 
@@ -47,7 +49,7 @@ class _Line(msgspec.Struct, frozen=True):
     boxes: tuple[LabelledBox, ...] | None = None
 
 
-#: What a line must have, by what the model takes.
+#: The fields that a line must have, by the model's preprocessing.
 _NEEDED: Final[dict[type, tuple[str, ...]]] = {
     QuestionInput: ("question", "context"),
     TextInput: ("text",),
@@ -59,7 +61,7 @@ _NEEDED: Final[dict[type, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One item, and what the model should say to it."""
+    """One item, and the label that the model should give it."""
 
     item: Item
     label: Label | None = None
@@ -79,10 +81,10 @@ class Rows:
 
 
 def read(path: Path | None, signature: Signature) -> Rows:
-    """The rows in a data file; none where there is no file.
+    """Read the rows of a data file; none where no file is given.
 
     Raises:
-        UsageError: `data-invalid`, naming the first lines that don't fit the model.
+        UsageError: `data-invalid`, naming the first lines that the model can't take.
     """
     if path is None:
         return Rows()
@@ -108,7 +110,7 @@ def read(path: Path | None, signature: Signature) -> Rows:
 
 
 def _file(item: Item) -> bytes:
-    """What an item holds that its line only names."""
+    """The content of the file that a line names; empty where it names none."""
     match item:
         case Image(data=data):
             return data
@@ -123,7 +125,7 @@ def _row(line: bytes, folder: Path, signature: Signature) -> Row:
     needed = _NEEDED.get(type(signature.preprocess), ())
     values = [getattr(found, name) for name in needed]
     if None in values:
-        raise UsageError("data-invalid", f"it has no {' and no '.join(needed)}")
+        raise UsageError("data-invalid", f"the line has no {' and no '.join(needed)}")
     label = found.label if found.boxes is None else found.boxes
     return Row(item=_item(values, found, folder, signature), label=label)
 
@@ -137,7 +139,7 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
         case PromptInput():
             return ScoredText(*values)
         case ImageInput():
-            # Of a detector all boxes are wanted, the least sure ones, too: precision is looked at over all thresholds.
+            # A detector's precision is measured over all thresholds, so it returns its least certain boxes, too.
             threshold = 0.0 if isinstance(signature.postprocess, Boxes) else None
             return Image((folder / values[0]).read_bytes(), threshold)
         case AudioInput():
@@ -149,12 +151,12 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
 def _tensors(inputs: dict[str, Any], signature: Signature) -> Iterator[tuple[str, tensors.Array]]:
     specs = {spec.name: spec for spec in signature.inputs}
     if inputs.keys() != specs.keys():
-        raise UsageError("data-invalid", f"its inputs are {sorted(inputs)}, the model's {sorted(specs)}")
+        raise UsageError("data-invalid", f"the line has the inputs {sorted(inputs)}, the model takes {sorted(specs)}")
     for name, nested in inputs.items():
         yield name, tensors.from_nested(specs[name], nested)
 
 
 def _invalid(path: Path, problems: list[str]) -> UsageError:
     shown = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
-    hint = 'every line is an object such as {"text": "...", "label": "..."}'
+    hint = 'write every line as an object such as {"text": "...", "label": "..."}'
     return UsageError("data-invalid", f"{path} has {len(problems)} problem(s): {shown}", hint)

@@ -1,6 +1,6 @@
-"""Could the model ever run on the target? Answered from config.json alone, before a weight is read.
+"""The refusal of models that can't fit a target in any recipe, from config.json alone, before a weight is read.
 
-Only a lower bound is computed: what is refused here can't fit in any recipe, what isn't may still fail the gate.
+The arithmetic is a lower bound: a model that passes may still fail the gate.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import Final
 import msgspec
 
 from edgeml.check.memory import RAM_PER_BYTE, RUNTIME_BYTES
+from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.profile import Profile
 
-#: Bytes for each weight in the smallest recipe, by what the recipe's name ends in; int8 elsewhere.
+#: Bytes for each weight in the target's smallest recipe.
 _BYTES_4BIT: Final = 0.5
 _BYTES_INT8: Final = 1.0
 _BYTES_FP32: Final = 4.0
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """The sizes in a transformer's config.json, under the names that architectures give them."""
+    """The sizes in a transformer's config.json, under the names of several architectures."""
 
     hidden_size: int | None = None
     n_embd: int | None = None
@@ -41,10 +42,10 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 def parameters(folder: Path) -> int | None:
-    """At least how many weights a transformer has; None where its config.json doesn't tell.
+    """Count the weights of a transformer, as a lower bound; None where its config.json lacks the sizes.
 
-    Embeddings once, and for each layer four square matrices of attention and two of the feed-forward part, or three
-    where it is gated. Norms, biases and heads are left out.
+    The sum has the embeddings once. Each layer adds four square matrices of attention, and two of the feed-forward
+    part, or three where it is gated. Norms, biases and heads are left out.
     """
     try:
         shape = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Shape)
@@ -61,10 +62,13 @@ def parameters(folder: Path) -> int | None:
 
 
 def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:
-    """Refuse a model that can't fit the target however it is quantized.
+    """Check that a model can fit the target in its smallest recipe.
 
     Args:
-        quantized: whether int8 may be tried at all.
+        model: the folder; any other source passes.
+        profile: the target.
+        quantized: whether int8 may be tried.
+        max_ram_bytes: the request's own bound.
 
     Raises:
         GateFailed: `gate-failed`, with the arithmetic.
@@ -86,5 +90,5 @@ def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_byt
 
 
 def _bytes_each(profile: Profile) -> float:
-    every = [recipe for setup in profile.engines.values() for order in setup.recipes.values() for recipe in order]
-    return _BYTES_4BIT if any(recipe.endswith("4bit") for recipe in every) else _BYTES_INT8
+    every = [name for setup in profile.engines.values() for order in setup.recipes.values() for name in order]
+    return _BYTES_4BIT if any(recipes.TABLE[name].bits == 4 for name in every) else _BYTES_INT8

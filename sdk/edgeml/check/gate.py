@@ -1,7 +1,7 @@
-"""The gate: what is asked of a candidate, and the judgement on what the checks found.
+"""The gate: the limits that a candidate must meet.
 
-Each rule raises with the figures; none measures anything. Texts are the same on every run: times stay out of them, so
-that the card, which names why a candidate was left, follows from the model and its inputs alone.
+Each rule compares findings with a limit, and raises with both figures. Messages hold no times: the card quotes them,
+and it must be the same after every export.
 """
 
 from __future__ import annotations
@@ -13,34 +13,28 @@ from edgeml.check import accuracy, memory, parity
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
-from edgeml.quantize.recipes import family
+from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
-from edgeml_core.profile import ModelKind
+from edgeml_core.profile import ModelKind, RecipeName
 
-#: Times as long as fp32 that int8 may take: well above what a busy machine does to two medians of one run, so that a
-#: second export decides as the first did. Dynamic int8 of a convolutional network is not given it.
+#: Ratio of times, int8 to fp32, that is accepted. A busy machine moves the ratio of two medians of one run by less, so
+#: a second export decides as the first did. Dynamic int8 of a convolutional network has no such allowance.
 SLOWER_MAX: Final = 1.25
-#: Milliseconds; where fp32 takes less, the runtime's own overhead is what would be compared.
+#: Milliseconds; where fp32 takes less, the times compare the runtime's own overhead.
 TRIVIAL_MS: Final = 0.2
-
-
-#: The format that the profile names first ships unless another is that many times as fast in turns with it, in each of
-#: `FASTER_RUNS` runs: a second export must choose as the first did.
-FASTER_MIN: Final = 1.25
-FASTER_RUNS: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is asked: fractions of 1, milliseconds on this machine, bytes. None asks nothing."""
+    """The limits of a request: fractions of 1, milliseconds on this machine, bytes. None is no limit."""
 
     max_drop: float
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
     max_ram_bytes: int | None = None
 
-    def require_fit(self, candidate: Candidate) -> None:
-        """Check size and memory, which are known before anything is run.
+    def check_fit(self, candidate: Candidate) -> None:
+        """Check size and memory, before the model is loaded.
 
         Raises:
             GateFailed: `gate-failed`.
@@ -55,7 +49,7 @@ class Limits:
         needed = memory.estimate_bytes(candidate.model, candidate.fp32)
         memory.check_memory(needed, candidate.profile, self.max_ram_bytes)
 
-    def require_same(self, findings: Findings) -> None:
+    def check_quality(self, findings: Findings) -> None:
         """Check parity and accuracy.
 
         Raises:
@@ -65,13 +59,13 @@ class Limits:
         if findings.card.accuracy:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
-    def require_fast(self, recipe: str, kind: ModelKind, times: Times) -> None:
-        """Check that int8 pays on this machine, and takes no longer than was asked.
+    def check_speed(self, name: RecipeName, kind: ModelKind, times: Times) -> None:
+        """Check that int8 is no slower than fp32 on this machine, and within the request's limit.
 
         Raises:
             GateFailed: `gate-failed`.
         """
-        if is_slow(recipe, kind, times):
+        if is_slow(name, kind, times):
             hint = "take another target or --format, or ship fp32 with --quantize none"
             raise GateFailed("gate-failed", "slower than fp32 on the machine that exported it", hint)
         if self.max_latency_ms is not None and times.int8.p50_ms > self.max_latency_ms:
@@ -82,19 +76,11 @@ class Limits:
             )
 
 
-def is_faster(times: Times) -> bool:
-    """Whether one model is faster by far than another that was timed in its turns, as `fp32`.
-
-    Where the other takes next to no time, the runtimes' own overhead would be compared.
-    """
-    return times.fp32.p50_ms >= TRIVIAL_MS and times.int8.p50_ms * FASTER_MIN < times.fp32.p50_ms
-
-
-def is_slow(recipe: str, kind: ModelKind, times: Times) -> bool:
-    """Whether a recipe lost to fp32."""
+def is_slow(name: RecipeName, kind: ModelKind, times: Times) -> bool:
+    """Whether a recipe is slower than fp32 by more than noise."""
     fp32, int8 = times.fp32.p50_ms, times.int8.p50_ms
-    if recipe == "none":
+    if name == "none":
         return False
-    if kind == "cnn" and family(recipe) == "dynamic":  # type: ignore[arg-type] # a built model's recipe is one
+    if kind == "cnn" and recipes.TABLE[name].family == "dynamic":
         return int8 > fp32
     return fp32 >= TRIVIAL_MS and int8 > fp32 * SLOWER_MAX

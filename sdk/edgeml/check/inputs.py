@@ -1,6 +1,6 @@
-"""What the checks run a model on: the operator's rows where there are any, else inputs that come with edgeml.
+"""The inputs of the checks: the operator's rows where there are any, else inputs that come with edgeml.
 
-Real where that is possible. For images and tensors without data there is only a fixed pattern, and the card says so.
+Text models get real sentences. Images, sounds and tensors get fixed patterns, and the card says so.
 """
 
 from __future__ import annotations
@@ -19,23 +19,29 @@ from edgeml.exporters.source import Source
 from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 
-#: Of each data file; parity settles with far fewer.
+#: Rows of each data file; parity settles with far fewer.
 ROWS_TAKEN_MAX: Final = 64
 PATTERNS: Final = 4
+#: Characters of a paragraph: 130 to 250 tokens.
+PARAGRAPH_CHARS: Final = 700
+#: Tokens of the long text: the longest length that is compiled into a model.
+LONG_TOKENS: Final = 512
+#: Characters, more than tokenizers put into one token; the tokenizer cuts the rest.
+CHARS_PER_TOKEN: Final = 8
 QUESTIONS: Final = ("What happened?", "Where was it?", "Who or what was it about?", "When did it happen?")
 UNREAL: Final = "parity was measured on fixed patterns: give --evaluate or --calibrate to measure it on real inputs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Items to run, and what the card says of them."""
+    """Items to run, and notes on them for the card."""
 
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
 
 
 def gather(source: Source, *data: Rows) -> Inputs:
-    """The inputs for parity, golden cases and latency."""
+    """Gather the inputs for parity, golden cases and latency."""
     given = tuple(item for rows in data for item in rows.items[:ROWS_TAKEN_MAX])
     preprocess = source.signature.preprocess
     if isinstance(preprocess, TextInput | PromptInput):
@@ -46,7 +52,7 @@ def gather(source: Source, *data: Rows) -> Inputs:
         return Inputs(items=tuple(_pattern(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
     if isinstance(preprocess, AudioInput):
         return Inputs(items=tuple(_sweep(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
-    # A function's example is real; an .onnx file has none, so its source made a ramp.
+    # A function brings a real example. An .onnx file brings none, so the loader made a ramp.
     notes = (UNREAL,) if source.original_name.startswith("ONNX") else ()
     return Inputs(items=(Tensors(dict(source.example)),), notes=notes)
 
@@ -58,11 +64,18 @@ def _texts(preprocess: TextInput | PromptInput) -> Iterable[Item]:
         case PromptInput():
             return map(_prompt, SENTENCES)
         case _:
-            return map(Text, SENTENCES)
+            return map(Text, _sentences_and_long_texts(preprocess.max_length))
+
+
+def _sentences_and_long_texts(max_length: int) -> list[str]:
+    """List the sentences, a paragraph and a long text: every fixed length of a model gets an input."""
+    whole = " ".join(SENTENCES)
+    chars = min(max_length, LONG_TOKENS) * CHARS_PER_TOKEN
+    return [*SENTENCES, whole[:PARAGRAPH_CHARS], (whole * (chars // len(whole) + 1))[:chars]]
 
 
 def _questions() -> list[Item]:
-    """Each sentence with its neighbours as context, so that lengths differ."""
+    """Ask questions of each sentence with its neighbours as context, so that lengths differ."""
     contexts = (" ".join(SENTENCES[at : at + 1 + at % 3]) for at in range(len(SENTENCES)))
     return [Question(QUESTIONS[at % len(QUESTIONS)], context) for at, context in enumerate(contexts)]
 
@@ -72,14 +85,14 @@ def _prompt(sentence: str) -> Prompt:
 
 
 def _sweep(audio: AudioInput, turn: int) -> Audio:
-    """A second or less of a tone that rises, another for each `turn`."""
+    """Make a second or less of a rising tone, another for each `turn`."""
     seconds = np.arange(max(audio.min_samples, min(audio.max_samples, audio.sampling_rate_hz))) / audio.sampling_rate_hz
     tone = np.sin(2 * np.pi * (200 * (turn + 1) + 600 * seconds) * seconds)
     return Audio((0.3 * tone).astype(np.float32), audio.sampling_rate_hz)
 
 
 def _pattern(image: ImageInput, turn: int) -> Image:
-    """A picture of slanted stripes over a gradient, another for each `turn`."""
+    """Draw slanted stripes over a gradient, another picture for each `turn`."""
     down, across = np.mgrid[0 : image.height, 0 : image.width]
     stripes = 127.5 + 127.5 * np.sin((down * (turn + 1) + across * 2) * np.pi / 8)
     gradient = 255 * across / max(1, image.width - 1)

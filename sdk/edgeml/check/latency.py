@@ -1,40 +1,42 @@
 """Latency of int8 against fp32 on this machine: interleaved, on the same threads, in a fresh process.
 
-The figures are this CPU's and say so; they are never passed off as the board's.
+The figures name this machine's CPU. They are never given as the board's.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from edgeml import child_process
+from edgeml_core.calls import Refused
 from edgeml_core.card import Latency
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
-from edgeml_runtime.bench.child import Timed
+from edgeml_runtime.bench.child import TimedModel
 from edgeml_runtime.tensors import Array, to_data
 
 TIMEOUT_S: Final = 600
+PROGRAM: Final = "edgeml.check.latency_child"
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _MODEL_NAME: Final = re.compile(r"^(?:model name|Model)\s*:\s*(.+)$", re.MULTILINE)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stopwatch process is given."""
+    """The request to the latency child."""
 
-    int8: Timed
-    fp32: Timed
+    int8: TimedModel
+    fp32: TimedModel
     threads: int
+    budget_s: float
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stopwatch process answers."""
+    """The times of both models, in the latency child."""
 
     int8: Latency
     fp32: Latency
@@ -43,31 +45,47 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     peak_rss_bytes: int
 
 
-def timed(path: Path, manifest: Manifest, inputs: Mapping[str, Array]) -> Timed:
-    """A model to time on one input."""
-    return Timed(path=str(path), manifest=manifest, inputs={name: to_data(array) for name, array in inputs.items()})
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """The latency child's reply: the times, or the error that came instead."""
+
+    times: Times | None = None
+    refused: Refused | None = None
+
+
+def timed(path: Path, manifest: Manifest, inputs: Mapping[str, Array]) -> TimedModel:
+    """Describe a model to time on one input.
+
+    Args:
+        path: the model file.
+        manifest: names its runtime.
+        inputs: tensors by name, as the model takes them.
+    """
+    return TimedModel(
+        path=str(path), manifest=manifest, inputs={name: to_data(array) for name, array in inputs.items()}
+    )
 
 
 def measure(job: Job) -> Times:
-    """Time both models in a process of their own, so that nothing that this one has loaded counts.
+    """Time both models in a process of their own, without the memory that this process has loaded.
 
     Raises:
         DeviceError: `runtime-failed`, when the process fails or takes longer than `TIMEOUT_S`.
     """
-    command = [sys.executable, "-m", "edgeml.check.latency_child"]
+    site = child_process.here(PROGRAM, timeout_s=TIMEOUT_S)
     try:
-        ran = subprocess.run(
-            command, input=msgspec.msgpack.encode(job), capture_output=True, timeout=TIMEOUT_S, check=True
-        )
-        return msgspec.json.decode(ran.stdout, type=Times)
-    except subprocess.CalledProcessError as error:
-        message = error.stderr.decode(errors="replace").strip()[-500:]
-        raise DeviceError("runtime-failed", f"timing the model failed: {message}", "try the other format") from error
-    except (subprocess.TimeoutExpired, OSError, msgspec.MsgspecError) as error:
-        raise DeviceError("runtime-failed", f"timing the model failed: {error}", "try the other format") from error
+        reply = child_process.run(site, msgspec.msgpack.encode(job), Reply)
+    except DeviceError as error:
+        raise _failed(error.message) from error
+    if reply.times is None:
+        raise _failed(reply.refused.message if reply.refused else "the reply is empty")
+    return reply.times
+
+
+def _failed(cause: str) -> DeviceError:
+    return DeviceError("runtime-failed", f"timing the model failed: {cause}", "try the other format")
 
 
 def cpu_name() -> str:
-    """This machine's CPU as it calls itself."""
+    """Read the name of this machine's CPU."""
     found = _MODEL_NAME.search(_CPUINFO.read_text()) if _CPUINFO.exists() else None
     return found[1].strip() if found else "unknown CPU"

@@ -1,4 +1,4 @@
-"""The process that times a model: `python -m edgeml.check.latency_child`, a Job on stdin, Times on stdout.
+"""The program that times two models: `python -m edgeml.check.latency_child`, a `Job` on stdin, a `Reply` on stdout.
 
 It loads what a device loads and nothing else, so that its peak memory is a device's.
 """
@@ -10,27 +10,29 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
-from edgeml.check.latency import Job, Times
+from edgeml.check.latency import Job, Reply, Times
+from edgeml_core.calls import Refused
+from edgeml_core.errors import EdgemlError
+from edgeml_runtime import stdio
 from edgeml_runtime.bench import child
 from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array
 
+#: Runs of each model; more change no median.
 RUNS_MAX: Final = 300
-#: For both models together, once each has had its fewest runs.
-BUDGET_S: Final = 1.5
 
 
-def main() -> None:
-    """Read a job, time it, write the times."""
-    job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Job)
-    sys.stdout.buffer.write(msgspec.json.encode(measure(job)))
+def reply(job: Job) -> Reply:
+    """Time both models; an error of a runtime is a reply, too."""
+    try:
+        return Reply(times=measure(job))
+    except EdgemlError as error:
+        return Reply(refused=Refused.of(error))
 
 
 def measure(job: Job) -> Times:
-    """The times of both models; int8 is loaded first, while the process is still as small as a device's.
+    """Time both models. int8 is loaded first, while the process is still as small as a device's.
 
     Raises:
         DeviceError: a runtime is missing or failed.
@@ -42,7 +44,7 @@ def measure(job: Job) -> Times:
     first_ms = child.run_ms(int8, given)
     peak = child.peak_rss_bytes()
     fp32 = job.fp32.load(job.threads)
-    int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32))
+    int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32), job.budget_s)
     return Times(
         int8=child.latency(int8_ms),
         fp32=child.latency(fp32_ms),
@@ -53,19 +55,25 @@ def measure(job: Job) -> Times:
 
 
 def _interleaved(
-    one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]]
+    one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]], budget_s: float
 ) -> tuple[list[float], list[float]]:
-    """Times of both in turns, so that whatever else the machine does falls on both."""
+    """Time both in turns, so that other load on the machine falls on both.
+
+    Args:
+        one: a loaded model with its inputs.
+        other: likewise.
+        budget_s: seconds for both models together; each has its fewest runs in any case.
+    """
     for session, inputs in (one, other) * WARMUP_RUNS:
         session.run(inputs)
     first: list[float] = []
     second: list[float] = []
     begun = time.perf_counter()
-    while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < BUDGET_S):
+    while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < budget_s):
         first.append(child.run_ms(*one))
         second.append(child.run_ms(*other))
     return first, second
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(stdio.answer(Job, reply))

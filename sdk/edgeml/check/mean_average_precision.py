@@ -1,7 +1,7 @@
 """A detector's mean average precision on labelled pictures, paired with fp32, with an interval for the drop.
 
-A box counts where it shares half of its union with one that was drawn. Average precision of a label is the
-mean precision at 101 recalls, as in COCO's evaluation, over the 100 surest boxes of each picture.
+A box counts where it shares half of its union with a labelled box. Average precision of a label is the mean precision
+at 101 recalls, as in COCO's evaluation, over the 100 most certain boxes of each picture.
 
 Source: Lin et al., Microsoft COCO (2014), and its evaluation's recalls and order of matching.
 """
@@ -22,11 +22,11 @@ from edgeml_runtime.tasks import Answer, Found
 from edgeml_runtime.tensors import Array
 
 METRIC: Final = "mean average precision at IoU 0.5"
-#: Fewer pictures have no spread to make an interval of.
+#: Pictures; fewer have no spread for an interval.
 ROWS_MIN: Final = 2
-#: The surest boxes of a picture that are looked at.
+#: Boxes of a picture, the most certain ones, as in COCO's evaluation.
 BOXES_MAX: Final = 100
-#: Pictures are drawn again so many times; the interval's ends then settle within a hundredth of its width.
+#: Resamplings of the pictures; the interval's ends then settle within a hundredth of its width.
 DRAWS: Final = 1000
 _RECALLS: Final = np.linspace(0, 1, 101)
 _DECIMALS: Final = 6
@@ -37,7 +37,7 @@ _HINT: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Class:
-    """What one model said of one label, the surest box first: which picture it is in, and whether it was right."""
+    """One model's boxes of one label, the most certain first: the picture of each, and whether it was right."""
 
     pictures: Array
     right: Array
@@ -46,27 +46,34 @@ class _Class:
 def measure(
     fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row], labels: Sequence[str], *, seed: int = 0
 ) -> Accuracy:
-    """The mean average precision of fp32 and int8 over the labels that the pictures have.
+    """Measure the mean average precision of fp32 and int8 over the labels that the pictures have.
 
-    The interval is from drawing the pictures again with replacement, the same for both models.
+    The interval is from resampling the pictures with replacement, the same for both models.
 
     Args:
-        fp32: answers with all boxes, down to a threshold of 0.
+        fp32: the original's answers with all boxes, down to a threshold of 0.
+        int8: the candidate's, likewise.
+        rows: pictures with their boxes.
         labels: the model's.
+        seed: of the resampling.
 
     Raises:
         UsageError: `data-invalid`, when there are too few pictures, none has an object, or one has no boxes given or a
             label that the model doesn't have.
     """
-    wanted = [list(_wanted(row, labels)) for row in rows]
-    named = sorted({label for sought in wanted for label, _ in sought})
+    labelled = [list(_labelled(row, labels)) for row in rows]
+    named = sorted({label for boxes in labelled for label, _ in boxes})
     if len(rows) < ROWS_MIN or not named:
-        raise UsageError("data-invalid", f"it takes {ROWS_MIN} pictures or more, and an object in one of them", _HINT)
-    counts = {label: np.array([sum(it == label for it, _ in sought) for sought in wanted]) for label in named}
-    judged = [{label: _judged(answers, wanted, label) for label in named} for answers in (fp32, int8)]
+        raise UsageError(
+            "data-invalid",
+            f"{len(rows)} picture(s) with {len(named)} label(s); at least {ROWS_MIN} and 1 are needed",
+            _HINT,
+        )
+    counts = {label: np.array([sum(it == label for it, _ in boxes) for boxes in labelled]) for label in named}
+    judged = [{label: _judge(answers, labelled, label) for label in named} for answers in (fp32, int8)]
 
     def precisions(weights: Array) -> Array:
-        """Of both models for each label; NaN for a label that no picture has."""
+        """Compute both models' precision for each label; NaN for a label that no picture has."""
         return np.array([[_average(model[it], counts[it], weights) for it in named] for model in judged])
 
     before, after = precisions(np.ones(len(rows)))
@@ -103,8 +110,8 @@ def _interval(precisions: Callable[[Array], Array], pictures: int, drawn: np.ran
     return float(low), float(high)
 
 
-def _wanted(row: Row, labels: Sequence[str]) -> Iterator[tuple[str, Array]]:
-    """The label and box of each object in a picture."""
+def _labelled(row: Row, labels: Sequence[str]) -> Iterator[tuple[str, Array]]:
+    """Yield the label and box of each object in a picture."""
     if not isinstance(row.label, tuple):
         raise UsageError("data-invalid", "a picture has no boxes", _HINT)
     for sought in row.label:
@@ -114,7 +121,7 @@ def _wanted(row: Row, labels: Sequence[str]) -> Iterator[tuple[str, Array]]:
 
 
 def _known(labels: Sequence[str]) -> str:
-    return f"they are {', '.join(labels[:20])}"
+    return f"use one of {', '.join(labels[:20])}"
 
 
 def _corners(sought: LabelledBox) -> Array:
@@ -124,20 +131,20 @@ def _corners(sought: LabelledBox) -> Array:
     return np.array(sought.box, dtype=np.float64)
 
 
-def _judged(answers: Sequence[Answer], wanted: Sequence[Sequence[tuple[str, Array]]], label: str) -> _Class:
+def _judge(answers: Sequence[Answer], labelled: Sequence[Sequence[tuple[str, Array]]], label: str) -> _Class:
     scores, pictures, right = [], [], []
-    for picture, (answer, sought) in enumerate(zip(answers, wanted, strict=True)):
+    for picture, (answer, boxes) in enumerate(zip(answers, labelled, strict=True)):
         given: Mapping[str, Any] = answer
         found: list[Found] = [it for it in given["boxes"][:BOXES_MAX] if it["label"] == label]
         scores += [it["score"] for it in found]
         pictures += [picture] * len(found)
-        right += detection.matched([detection.edges(it) for it in found], [box for it, box in sought if it == label])
+        right += detection.match([detection.edges(it) for it in found], [box for it, box in boxes if it == label])
     order = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
     return _Class(pictures=np.array(pictures, dtype=np.int64)[order], right=np.array(right, dtype=bool)[order])
 
 
 def _average(model: _Class, counts: Array, weights: Array) -> float:
-    """A label's average precision, each picture counting `weights` times; NaN where none has it."""
+    """Compute a label's average precision, each picture counting `weights` times; NaN where none has it."""
     objects = float((counts * weights).sum())
     if not objects:
         return float("nan")

@@ -1,4 +1,4 @@
-"""How close a model's answers are to the original's, over real inputs."""
+"""Parity: the distance of a model's answers from the original's, over real inputs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from edgeml_core.processing import Embedding
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.verify.golden import cosine
 
-#: Below it, a model is not a worse version of the original but another one.
+#: Cosine; below it a model is another one, not a worse version of the original.
 COSINE_MIN: Final = 0.95
-#: Figures on the card are cut to what is the same on every run.
+#: Digits of figures on the card; more would differ between runs.
 _COSINE_DECIMALS: Final = 6
 _DIGITS: Final = 4
 
 
 def compare(found: Sequence[Answer], original: Sequence[Answer], manifest: Manifest, *, against: str) -> Parity:
-    """The parity of two models' answers to the same items.
+    """Compare two models' answers to the same items.
+
+    Args:
+        found: the candidate's answers.
+        original: the original's answers.
+        manifest: the candidate's.
+        against: the original's name, for the card.
 
     Returns:
-        `cosine` is the lowest of any single embedding; for scores and tensors, whose direction means nothing item by
-        item, that of all answers laid end to end. `max_abs` is the largest distance of any number.
+        `cosine` is the lowest of any single embedding. The direction of scores and tensors means nothing for a single
+        item, so their `cosine` is that of all answers concatenated. `max_abs` is the largest distance of any number.
     """
     pairs = [(vector(one, manifest), vector(other, manifest)) for one, other in zip(found, original, strict=True)]
     if not isinstance(manifest.postprocess, Embedding):
@@ -41,10 +47,10 @@ def compare(found: Sequence[Answer], original: Sequence[Answer], manifest: Manif
 
 
 def check_parity(parity: Parity) -> None:
-    """Check that the model is the original still.
+    """Check that the model answers like the original.
 
     Raises:
-        GateFailed: `gate-failed`, when it answers something else.
+        GateFailed: `gate-failed`.
     """
     if not parity.cosine >= COSINE_MIN:
         raise GateFailed(

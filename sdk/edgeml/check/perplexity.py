@@ -13,17 +13,22 @@ from edgeml_core.errors import UsageError
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 
-#: Fewer texts have no spread to make an interval of.
+#: Texts; fewer have no spread for an interval.
 ROWS_MIN: Final = 2
 _DECIMALS: Final = 6
 _HINT: Final = 'give two lines of {"text": "..."} or more'
 
 
 def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Accuracy:
-    """The perplexity of fp32 and int8 over all tokens of the same texts, and by which share it rises.
+    """Measure the perplexity of fp32 and int8 over all tokens of the same texts, and the fraction by which it rises.
 
-    The interval is the normal one of a ratio of sums: what each text's log likelihood lost, over its tokens. Texts are
-    independent of each other, tokens of one text are not.
+    The interval is the normal one of a ratio of sums: the loss of each text's log likelihood over its tokens. Texts
+    are independent of each other; tokens of one text are not.
+
+    Args:
+        fp32: the original's answers, one for each text.
+        int8: the candidate's answers.
+        z95: standard deviations of a 95 % interval.
 
     Raises:
         UsageError: `data-invalid`, when there are too few texts.
@@ -33,7 +38,9 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Ac
     before, tokens = _summed(fp32)
     after, _ = _summed(int8)
     if len(tokens) < ROWS_MIN:
-        raise UsageError("data-invalid", f"perplexity needs {ROWS_MIN} texts for an interval", _HINT)
+        raise UsageError(
+            "data-invalid", f"{len(tokens)} text(s); perplexity needs at least {ROWS_MIN} for an interval", _HINT
+        )
     count, lost = tokens.sum(), before - after
     rise = lost.sum() / count
     spread = z95 * math.sqrt(((lost - rise * tokens) ** 2).sum() * len(tokens) / (len(tokens) - 1)) / count
@@ -48,6 +55,6 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Ac
 
 
 def _summed(answers: Sequence[Answer]) -> tuple[Array, Array]:
-    """Each text's log likelihood and its tokens."""
+    """Collect each text's log likelihood and its number of tokens, as vectors of float64 and int64."""
     given: Sequence[Mapping[str, Any]] = answers
     return np.array([it["log_likelihood"] for it in given]), np.array([it["tokens"] for it in given])

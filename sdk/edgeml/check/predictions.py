@@ -1,4 +1,4 @@
-"""What a model answers to items one by one, and its answers as vectors to compare. The device's code, run here."""
+"""A model's answers to single items, and the answers as vectors to compare. The device's code makes them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edgeml_runtime.tasks import Answer, Item, Picture, Tokens
 from edgeml_runtime.tensors import Array
 
 
-def ask(model: Model, items: Sequence[Item]) -> list[Answer]:
-    """The answers, each item in a run of its own: a batch would scale dynamic activations over all its items."""
+def predict(model: Model, items: Sequence[Item]) -> list[Answer]:
+    """Answer each item in a run of its own: a batch would scale dynamic activations over all its items."""
     return [model.predict([item])[0] for item in items]
 
 
 def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
-    """As `ask`; but where an answer jumps from one span or word to another, the numbers that it was chosen by."""
+    """Answer as `predict`; spans, boxes and generated tokens are replaced by the scores that they are chosen by."""
     spec = model.manifest.postprocess
     match spec:
         case Boxes(logits=logits, boxes=boxes):
@@ -30,11 +30,11 @@ def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
         case Generation(output=output):
             return [_outputs(model, item, (output,)) for item in items]
         case _:
-            return ask(model, items)
+            return predict(model, items)
 
 
 def _outputs(model: Model, item: Item, names: Sequence[str]) -> Answer:
-    """Of a run: a question's scores without padding, a prompt's for the token after it, a picture's all."""
+    """Run one item: a question's scores without padding, a prompt's for the next token, all of a picture."""
     prepared = model.prepare([item])
     outputs = model.infer(prepared.tensors)
     match prepared.about:
@@ -48,7 +48,7 @@ def _outputs(model: Model, item: Item, names: Sequence[str]) -> Answer:
 
 
 def vector(answer: Answer, manifest: Manifest) -> Array:
-    """The answer as one float64 vector, comparable between two models of one signature."""
+    """Flatten an answer to one float64 vector, comparable between two models of one signature."""
     given: Mapping[str, Any] = answer
     match manifest.postprocess:
         case Classes(labels=labels):
@@ -62,5 +62,5 @@ def vector(answer: Answer, manifest: Manifest) -> Array:
 
 
 def _at(labels: Sequence[str], entry: Mapping[str, Any]) -> list[float]:
-    """A token's best score at its label's place: another label gives an orthogonal vector."""
+    """Put a token's best score at its label's place: another label gives an orthogonal vector."""
     return [entry["score"] if label == entry["label"] else 0.0 for label in labels]

@@ -1,6 +1,6 @@
 """Real sentences for text models whose operator gives no data: parity and golden cases need real input.
 
-Short to long, several fields and languages, numbers and marks. They are never calibrated on.
+They are short to long, of several fields and languages, with numbers and marks. Nothing is calibrated on them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ SENTENCES: Final[tuple[str, ...]] = (
     "Turn the machine off before you open the cover.",
     "A small dog ran across the wet street and hid under a parked car.",
     "Interest rates were left unchanged, although two members of the board voted for a cut.",
-    (
-        "The committee, which had met only twice since its foundation, could not agree on who should write the report, "
-        "and so the question of the budget was put off until the members had heard from the auditors."
+    " ".join(
+        (
+            "The committee, which had met only twice since its foundation, could not agree on who should write",
+            "the report, and so the question of the budget was put off until the members had heard from the auditors.",
+        )
     ),
     "Bearing 4 shows a vibration of 7.1 mm/s at 50 Hz; the limit is 4.5 mm/s.",
     "She plays the violin in an orchestra and teaches mathematics at the local school.",
     "Can the camera tell a ripe tomato from an unripe one in poor light?",
     "No fault was found, the unit was cleaned, tested under load for two hours and returned to service.",
     "Water boils at a lower temperature in the mountains because the air pressure is lower there.",
-    (
-        "Please call the front desk at extension 2045 if nobody has come to collect the samples by noon, since they "
-        "must not stand at room temperature for more than four hours before they are analysed in the laboratory."
+    " ".join(
+        (
+            "Please call the front desk at extension 2045 if nobody has come to collect the samples by noon,",
+            "since they must not stand at room temperature for more than four hours before they are analysed in the laboratory.",
+        )
     ),
 )

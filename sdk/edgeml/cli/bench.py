@@ -1,4 +1,4 @@
-"""`edgeml bench`: how fast is a bundle, here or on a board?"""
+"""`edgeml bench`: measure how fast a bundle is, here or on a board."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeml.bundles import Bundle
 from edgeml.cli import device_options
 from edgeml.cli.output import Output, command, size, table
-from edgeml_core.calls import SECONDS, SECONDS_MAX, Timing
+from edgeml_core.calls import SECONDS, SECONDS_MAX
 
 if TYPE_CHECKING:
-    from edgeml.bench import Bench
+    from edgeml.bench import Benchmark
 
 
 @click.command()
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     default="local",
     show_default=True,
     metavar="local|ssh://HOST|device:ID",
-    help="This machine; one with edgeml[agent], reached by ssh; or a device of a fleet that holds the bundle. "
-    "Never emulated: such time is not speed.",
+    help="This machine; a machine with edgeml-deploy[agent], reached by ssh; or a device of a fleet that holds the "
+    "bundle. Never an emulated CPU: its time says nothing about the board.",
 )
-@device_options.reaching
+@device_options.with_connection
 @click.option("--threads", type=click.IntRange(min=1), help="Instead of the bundle's own number.")
 @click.option(
     "--case", type=click.IntRange(min=1), default=1, show_default=True, help="The golden case whose input is run."
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, max=SECONDS_MAX, min_open=True),
     default=SECONDS,
     show_default=True,
-    help="How long to run after the warm-up.",
+    help="Time to run after the warm-up.",
 )
 @command(
     extra="agent",
@@ -56,9 +57,9 @@ def bench(
     threads: int | None,
     case: int,
     seconds: float,
-    **reach: Any,  # noqa: ANN401 - see places
+    **connection: Any,  # noqa: ANN401 - see device_options
 ) -> None:
-    """Time BUNDLE at batch 1, in a process of its own, and say whether the machine was quiet.
+    """Time BUNDLE at batch 1, in a process of its own, and report whether the machine was quiet.
 
     \b
     --json answers one object:
@@ -72,23 +73,23 @@ def bench(
     from edgeml import bench as benching  # noqa: PLC0415 - kept out of --help
 
     out.note(f"timing {bundle.name} for {seconds:g} s on {on}")
-    timing = Timing(case=case, threads=threads, seconds=seconds)
-    found = benching.measure(bundle, on, timing=timing, line=device_options.line(on, **reach))
+    fleet = device_options.connection(on, **connection)
+    found = Bundle.open(bundle).bench(on, case=case, threads=threads, seconds=seconds, fleet=fleet)
     out.result(benching.to_dict(found), table((bundle.name, found.manifest_sha256[:12]), _rows(found)))
-    for doubt in found.trial.host.doubts:
+    for doubt in found.result.host.doubts:
         out.note(f"the host was not quiet: {doubt}")
 
 
-def _rows(found: Bench) -> Iterator[tuple[str, str]]:
-    trial, latency = found.trial, found.trial.latency
+def _rows(found: Benchmark) -> Iterator[tuple[str, str]]:
+    result, latency = found.result, found.result.latency
     yield "latency p50/p90/p99", f"{latency.p50_ms:.3f} / {latency.p90_ms:.3f} / {latency.p99_ms:.3f} ms"
     yield "runs", f"{latency.runs} after {latency.warmup} warm-up runs"
-    yield "spread, drift", f"{trial.host.spread:.1%} between quartiles, {trial.host.drift:+.1%} between halves"
-    yield "throughput", f"{trial.throughput_per_s:.1f} inferences/s, one after another"
-    yield "load, first answer", f"{trial.load_ms:.0f} ms, {trial.first_inference_ms:.1f} ms"
-    yield "peak memory", size(trial.peak_rss_bytes)
-    yield "energy", trial.energy.summary
+    yield "spread, drift", f"{result.host.spread:.1%} between quartiles, {result.host.drift:+.1%} between halves"
+    yield "throughput", f"{result.throughput_per_s:.1f} inferences/s, one after another"
+    yield "load, first answer", f"{result.load_ms:.0f} ms, {result.first_inference_ms:.1f} ms"
+    yield "peak memory", size(result.peak_rss_bytes)
+    yield "energy", result.energy.summary
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.input_shapes.items())
     yield "input", f"golden case {found.case}: {shapes}"
     yield "measured on", f"{found.on}: {found.cpu}, {found.threads} thread(s), {found.engine} {found.engine_version}"
-    yield "host", "quiet" if trial.host.quiet else "NOT quiet: run it again when the machine is idle"
+    yield "host", "quiet" if result.host.quiet else "NOT quiet: run it again when the machine is idle"

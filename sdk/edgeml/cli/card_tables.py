@@ -1,4 +1,4 @@
-"""The tables of a card as text: what was tried, what is known on each CPU, what each class lost."""
+"""The tables of a card as text: the candidates, the results on each CPU, the loss of each class."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from edgeml.cli.output import size, table
-from edgeml_core.card import ClassAccuracy, Timed, Tried
+from edgeml_core.card import CandidateTimes, ClassAccuracy, Tried
 
 if TYPE_CHECKING:
-    from edgeml.bundles import Inspected
+    from edgeml.bundles import Bundle
 
-#: Classes shown, those that lost most first; all are in `--json`.
+#: Rows of the table of classes, those that lost most first; `--json` has all.
 CLASSES_SHOWN_MAX: Final = 20
 _TRIED: Final = ("format", "recipe", "size", "RAM (estimated)", "cosine", "drop", "95 %", "speed here", "outcome")
-_PROOFS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
+_VERIFICATIONS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
 _CLASSES: Final = ("class", "rows", "fp32", "int8", "drop")
 
 
-def every(found: Inspected) -> Iterator[str]:
-    """The tables of a bundle, those that have rows, each under its title."""
+def tables(found: Bundle) -> Iterator[str]:
+    """Format the tables of a bundle that have rows, each under its title."""
     card, measured = found.manifest.card, found.measurements
     if card.tried:
         times = {(it.format, it.recipe): it for it in measured.candidates} if measured else {}
-        yield f"what was tried:\n{candidates((it, times.get((it.format, it.recipe))) for it in card.tried)}"
-    if found.proofs:
+        yield f"candidates:\n{candidates((it, times.get((it.format, it.recipe))) for it in card.tried)}"
+    if found.verifications:
         rows = (
             (
                 it.cpu,
@@ -33,19 +33,19 @@ def every(found: Inspected) -> Iterator[str]:
                 it.accuracy.summary if it.accuracy else "not measured",
                 it.note or "golden outputs reproduced",
             )
-            for it in found.proofs
+            for it in found.verifications
         )
-        yield f"on each CPU:\n{table(_PROOFS, rows)}"
+        yield f"on each CPU:\n{table(_VERIFICATIONS, rows)}"
     if card.accuracy and card.accuracy.classes:
         yield f"by class:\n{_classes(card.accuracy.classes)}"
 
 
-def candidates(pairs: Iterable[tuple[Tried, Timed | None]]) -> str:
-    """Every candidate of the gate, with its times where it was timed."""
+def candidates(pairs: Iterable[tuple[Tried, CandidateTimes | None]]) -> str:
+    """Format the candidates of the gate, with the times of those that were timed."""
     return table(_TRIED, (_candidate(it, timed) for it, timed in pairs))
 
 
-def _candidate(it: Tried, timed: Timed | None) -> tuple[str, ...]:
+def _candidate(it: Tried, timed: CandidateTimes | None) -> tuple[str, ...]:
     return (
         it.format,
         it.recipe,
@@ -60,7 +60,7 @@ def _candidate(it: Tried, timed: Timed | None) -> tuple[str, ...]:
 
 
 def _classes(classes: Iterable[ClassAccuracy]) -> str:
-    """Each class, the one that lost most first, as the card has them."""
+    """Format the classes in the order of the card: the class that lost most is first."""
     every = list(classes)
     rows = [
         (it.label, it.rows, f"{it.fp32:.2%}", f"{it.int8:.2%}", f"{it.fp32 - it.int8:+.2%}")

@@ -1,4 +1,4 @@
-"""`edgeml completion`: the script that a shell evaluates. click writes it."""
+"""`edgeml completion`: print the script that a shell evaluates. click writes it."""
 
 from __future__ import annotations
 

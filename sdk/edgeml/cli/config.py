@@ -1,12 +1,13 @@
 """Defaults from files, and `edgeml config show`: flag > EDGEML_* > ./edgeml.toml > the user's > the system's.
 
-A file has one table a command (`[export]`, `[fleet.deploy]`) whose keys are its long options without the dashes.
-click itself applies the precedence; here the files are only read and merged.
+A file has one table for each command (`[export]`, `[fleet.deploy]`); its keys are the long options without dashes.
+click applies the precedence; here the files are only read and merged. `show` masks secrets.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,21 @@ from edgeml_core.errors import UsageError
 
 CONFIG_NAME: Final = "edgeml.toml"
 ENVIRONMENT_PREFIX: Final = "EDGEML_"
+MASKED: Final = "********"
+#: A setting with one of these words in its name holds a secret; a name that ends in `_file` holds a path.
+_SECRET_NAME: Final = re.compile(r"(pass(word|phrase)|secret|token|credential|api_?key)(?!.*_file$)", re.IGNORECASE)
+#: User and password of a URL, up to the last `@`: a password may hold any character.
+_USERINFO: Final = re.compile(r"(?<=://).*(?=@)", re.DOTALL)
 
 
 def files() -> tuple[Path, ...]:
-    """The configuration files, weakest first; they need not exist."""
+    """List the configuration files, weakest first; they need not exist."""
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return (Path("/etc/edgeml") / CONFIG_NAME, user / "edgeml" / CONFIG_NAME, Path(CONFIG_NAME))
 
 
 def default_map() -> dict[str, Any]:
-    """The files' values as click's nested defaults: command -> option -> value.
+    """Merge the files into click's nested defaults: command -> option -> value.
 
     Raises:
         UsageError: `config-invalid`, when a file is not TOML.
@@ -43,7 +49,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise UsageError("config-invalid", f"{path} can't be read: {error}", "mend or remove the file") from error
+        raise UsageError("config-invalid", f"{path} can't be read: {error}", "correct or remove the file") from error
 
 
 def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:
@@ -64,7 +70,10 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def settings() -> dict[str, tuple[object, str]]:
-    """Each setting in force with its origin: a file's path, or the environment variable's name."""
+    """Find each setting in force with its origin: a file's path, or the environment variable's name.
+
+    Secrets are replaced by `MASKED`.
+    """
     found: dict[str, tuple[object, str]] = {}
     for path in files():
         values: dict[str, Any] = {}
@@ -74,18 +83,29 @@ def settings() -> dict[str, tuple[object, str]]:
         if variable.startswith(ENVIRONMENT_PREFIX):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", ".", 1)
             found[name] = (value, variable)
-    return found
+    return {name: (masked(name, value), origin) for name, (value, origin) in found.items()}
+
+
+def masked(name: str, value: object) -> object:
+    """Replace a secret: the whole value of a setting with such a name, or user and password in a URL."""
+    if isinstance(value, list):
+        return [masked(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value and _SECRET_NAME.search(name):
+        return MASKED
+    return _USERINFO.sub(MASKED, value)
 
 
 @click.group()
 def config() -> None:
-    """Where each setting comes from."""
+    """Print each setting and its origin."""
 
 
 @config.command()
 @command(examples=("edgeml config show", "EDGEML_EXPORT_TARGET=rpi4 edgeml config show --json"))
 def show(out: Output) -> None:
-    """Print each setting that a file or the environment gives, and which."""
+    """Print each setting that a file or the environment gives, with its origin; secrets are masked."""
     found = settings()
     value = {name: {"value": value, "origin": origin} for name, (value, origin) in found.items()}
     rows = [(name, value, origin) for name, (value, origin) in found.items()]

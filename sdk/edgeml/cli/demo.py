@@ -1,4 +1,4 @@
-"""`edgeml demo`: the whole way on this machine."""
+"""`edgeml demo`: export, deliver and serve a real model on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABEL_MAX_CHARS = 50
 def demo(out: Output) -> None:
     """Export a real model, deliver it over MQTT, ask the agent, and swap in a second version under traffic.
 
-    Takes about a minute, asks nothing, uses free loopback ports, and removes all that it made.
+    It takes about a minute, uses free loopback ports, and removes every file at the end.
     """
     from edgeml.demo import scenario  # noqa: PLC0415 - kept out of --help
 
@@ -31,8 +31,8 @@ def demo(out: Output) -> None:
         "bundle": {
             "name": found.bundle.manifest.stem,
             "size_bytes": found.bundle.size_bytes,
-            "card": msgspec.to_builtins(found.bundle.manifest.card),
-            "measurements": msgspec.to_builtins(found.bundle.measurements),
+            "card": msgspec.to_builtins(found.bundle.card),
+            "measurements": msgspec.to_builtins(found.measurements),
         },
         "sentences": list(scenario.SENTENCES),
         "similarity": found.similarity,
@@ -53,8 +53,7 @@ def _similarity(sentences: Sequence[str], similarity: list[list[float]]) -> str:
 
 
 def _card(found: Demonstrated) -> str:
-    card, measured = found.bundle.manifest.card, found.bundle.measurements
-    assert measured is not None  # noqa: S101 - an export writes them
+    card, measured = found.bundle.card, found.measurements
     rows = [
         ("size", f"{size(card.size_bytes)}, {card.size_bytes / card.baseline_size_bytes:.2f} x fp32"),
         ("speed", f"{measured.speedup:.2f} x fp32 ({measured.int8.p50_ms:.1f} against {measured.fp32.p50_ms:.1f} ms)"),

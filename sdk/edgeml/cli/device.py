@@ -20,7 +20,9 @@ def device() -> None:
 @click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
 @click.option("--broker", metavar="URL", help="mqtt[s]://HOST[:PORT] as the device sees it.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="Signed; `target` names the board.")
-@click.option("--group", "groups", metavar="GROUP", multiple=True, help="It may read what is encrypted for GROUP.")
+@click.option(
+    "--group", "groups", metavar="GROUP", multiple=True, help="The device may read models that are encrypted for GROUP."
+)
 @click.option("-o", "--output", metavar="DEVICE_DIR", type=click.Path(path_type=Path), required=True)
 @command(
     examples=(
@@ -42,10 +44,10 @@ def enroll(
 
     Without --broker, the device takes EDGEML_BROKER_URL from its environment.
     """
-    from edgeml import repository  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
-    enrolled = repository.enroll(
-        repo, device_id, labels=names.parse_labels(labels), broker_url=broker, groups=groups, out_dir=output
+    enrolled = Repository.open(repo).enroll(
+        device_id, labels=names.parse_labels(labels), broker=broker, groups=groups, output=output
     )
     text = f"enrolled {device_id}\nnext: copy {output} to it, and run `edgeml-agent run --config agent.toml` there"
     out.result(enrolled.to_dict(), text)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from edgeml.cli.output import Function, require_extra
-from edgeml_core import broker as broker_urls
 
 if TYPE_CHECKING:
     from edgeml.fleet.call import DeviceConnection
@@ -23,15 +22,15 @@ _OPTIONS: Final = (
 )
 
 
-def reaching(function: Function) -> Function:
-    """Give a command the options that `line` takes."""
+def with_connection(function: Function) -> Function:
+    """Give a command the options that `connection` takes."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
-def line(on: str, *, broker: str | None, fleet: str, **files: Any) -> DeviceConnection | None:  # noqa: ANN401 - paths
-    """The way to the fleet of the device that `on` names; None for any other place, or when no broker is named.
+def connection(on: str, *, broker: str | None, fleet: str, **files: Any) -> DeviceConnection | None:  # noqa: ANN401 - paths
+    """Describe how the device that `on` names is reached; None for any other place, or when no broker is named.
 
     Raises:
         UsageError: `extra-missing`; `usage`, when the broker's URL is malformed.
@@ -39,7 +38,6 @@ def line(on: str, *, broker: str | None, fleet: str, **files: Any) -> DeviceConn
     if not on.startswith("device:") or broker is None:
         return None
     require_extra("fleet")
-    from edgeml.fleet.call import DeviceConnection  # noqa: PLC0415 - imports MQTT
-    from edgeml.fleet.link import Broker  # noqa: PLC0415 - as above
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    return DeviceConnection(broker=Broker(url=broker_urls.parse(broker), **files), fleet=fleet)
+    return Fleet.connect(broker, fleet=fleet, **files)

@@ -1,4 +1,4 @@
-"""`edgeml fleet`: serve, deploy to and watch a fleet."""
+"""`edgeml fleet`: serve a fleet, deploy to it and watch it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgeml.cli.output import Moment, Output, Share, command, table
+from edgeml.cli.output import Fraction, Moment, Output, command, table
 from edgeml_core import names
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _FILE = click.Path(path_type=Path)
 
 @click.group()
 def fleet() -> None:
-    """Serve, deploy to and watch a fleet."""
+    """Serve a fleet, deploy to it and watch it."""
 
 
 @fleet.command()
@@ -43,24 +43,22 @@ def fleet() -> None:
     ),
 )
 def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Announce the repository, answer devices' wants, record what they report; until stopped."""
-    from edgeml.fleet import link  # noqa: PLC0415 - imports MQTT
-    from edgeml.fleet import serve as service  # noqa: PLC0415
-    from edgeml_core import broker as broker_urls  # noqa: PLC0415
+    """Announce the repository, send the chunks that devices ask for, and record their reports, until stopped."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    files = {name: options.pop(name) for name in ("ca", "cert", "key")}
-    service.run(repo, link.Broker(url=broker_urls.parse(broker), **files), out, **options)
+    max_bytes_per_s = options.pop("max_bytes_per_s")
+    Fleet(repo, broker=broker, **options).serve(out, max_bytes_per_s=max_bytes_per_s)
 
 
 @fleet.command()
 @click.argument("release", metavar="NAME[:VERSION]")
 @_repo
 @click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
-@click.option("--percent", type=Share(), default=1.0, show_default="100%", help="Of the devices selected.")
+@click.option("--percent", type=Fraction(), default=1.0, show_default="100%", help="Of the devices selected.")
 @click.option(
-    "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from then on: 2030-01-31T22:00."
+    "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from TIME on: 2030-01-31T22:00."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be deployed, and to whom.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; print the release and its devices.")
 @command(
     examples=(
         "edgeml fleet deploy minilm --repo ./repo --to site=barn --dry-run",
@@ -69,21 +67,21 @@ def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa
     )
 )
 def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
-    """Make devices want a release; the version published last when none is named.
+    """Sign that devices run a release: the version that was published last, when none is named.
 
-    A running `edgeml fleet serve` sees it and announces it.
+    A running `edgeml fleet serve` announces it.
     """
-    from edgeml.fleet import deploy as deploying  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
     name, _, version = release.partition(":")
     labels, percent = names.parse_labels(selector), options.pop("percent") * 100
-    deployed = deploying.deploy(repo, name, version or None, selector=labels, percent=percent, **options)
-    made = deployed.deployment
-    whom = f"{_pairs(labels) or 'all'}, {made.percent:g} %: {len(deployed.devices)} device(s)"
+    deployed = Repository.open(repo).deploy(name, version or None, to=labels, percent=percent, **options)
+    signed = deployed.deployment
+    devices = f"{_pairs(labels) or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
     done = "would deploy" if options["dry_run"] else "deployed"
-    value = {**msgspec.to_builtins(made), "devices": deployed.devices, "dry_run": options["dry_run"]}
-    when = f", serving after {made.activate_after:%Y-%m-%d %H:%M} UTC" if made.activate_after else ""
-    out.result(value, f"{done} {made.name} {made.version} to {whom}{when} ({made.id})")
+    value = {**msgspec.to_builtins(signed), "devices": deployed.devices, "dry_run": options["dry_run"]}
+    when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""
+    out.result(value, f"{done} {signed.name} {signed.version} to {devices}{when} ({signed.id})")
 
 
 @fleet.command()
@@ -91,10 +89,10 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
 @_database
 @command(examples=("edgeml fleet status --repo ./repo", "edgeml fleet status --repo ./repo --json"))
 def status(out: Output, repo: Path, database: Path | None) -> None:
-    """How far each deployment is, and what failed where."""
-    from edgeml.fleet import status as fleet_status  # noqa: PLC0415 - kept out of --help
+    """Print how far each deployment is, and every failure."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    found = fleet_status.status(repo, database=database)
+    found = Fleet(repo, database=database).status()
     out.result(found.to_dict(), _status_text(found))
 
 
@@ -103,10 +101,10 @@ def status(out: Output, repo: Path, database: Path | None) -> None:
 @_database
 @command(examples=("edgeml fleet devices --repo ./repo", "edgeml fleet devices --repo ./repo --json"))
 def devices(out: Output, repo: Path, database: Path | None) -> None:
-    """Every enrolled device, and what it last said."""
-    from edgeml.fleet import status as fleet_status  # noqa: PLC0415 - kept out of --help
+    """Print every enrolled device with its last state."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    found = fleet_status.devices(repo, database=database)
+    found = Fleet(repo, database=database).devices()
     headers = ("device", "online", "last seen (UTC)", "labels", "models", "drift")
     out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
 
@@ -115,7 +113,7 @@ def _device_row(device: DeviceStatus) -> tuple[str, ...]:
     seen = f"{datetime.fromtimestamp(device.seen_s, UTC):%Y-%m-%d %H:%M:%S}" if device.seen_s else "never"
     models = ", ".join(f"{name} {model.version} ({model.state})" for name, model in device.models.items())
     drifts = {name: model.drift.summary for name, model in device.models.items() if model.drift is not None}
-    drift = ", ".join(said if len(device.models) == 1 else f"{name} {said}" for name, said in drifts.items())
+    drift = ", ".join(text if len(device.models) == 1 else f"{name} {text}" for name, text in drifts.items())
     return device.id, "yes" if device.online else "no", seen, _pairs(device.labels), models, drift
 
 

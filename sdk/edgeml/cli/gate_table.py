@@ -1,4 +1,4 @@
-"""The table of a failed gate: every candidate with what was found of it and why it was left."""
+"""The table of a failed gate: every candidate with its figures and the reason why it was left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from edgeml.cli import card_tables
 from edgeml.cli.output import Output
-from edgeml_core.card import Timed
+from edgeml_core.card import CandidateTimes
 from edgeml_core.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from edgeml.pipeline.request import Exported
 
 
-def tell(out: Output, error: GateFailed) -> tuple[Exported, ...]:
-    """Show the candidates that an error brings: a JSON line under `--json`, otherwise a table on stderr.
+def report(out: Output, error: GateFailed) -> tuple[Exported, ...]:
+    """Print the candidates of an error: a JSON line under `--json`, otherwise a table on stderr.
 
     Returns:
-        The bundles that passed all the same.
+        The bundles that passed nevertheless.
     """
     from edgeml.pipeline.attempt import NothingPassed, SomeFailed  # noqa: PLC0415 - kept out of --help
 
     if isinstance(error, SomeFailed):
         for each in error.failed:
-            _tell(out, each)
+            _report(out, each)
         return error.exported
     if isinstance(error, NothingPassed):
-        _tell(out, error)
+        _report(out, error)
     return ()
 
 
-def _tell(out: Output, error: NothingPassed) -> None:
+def _report(out: Output, error: NothingPassed) -> None:
     if out.as_json:
         entries = [msgspec.to_builtins(tried) | _times(timed) for tried, timed in error.candidates]
         out.event("candidates", "", target=error.target, candidates=entries)
@@ -42,5 +42,5 @@ def _tell(out: Output, error: NothingPassed) -> None:
         click.echo(f"candidates for {error.target}:\n{card_tables.candidates(error.candidates)}", err=True)
 
 
-def _times(timed: Timed | None) -> dict[str, float | None]:
+def _times(timed: CandidateTimes | None) -> dict[str, float | None]:
     return {"fp32_ms": timed.fp32_ms if timed else None, "int8_ms": timed.int8_ms if timed else None}

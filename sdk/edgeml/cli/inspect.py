@@ -1,4 +1,4 @@
-"""`edgeml inspect`: what a bundle says of itself, and what was measured of it."""
+"""`edgeml inspect`: print the manifest of a bundle, its card and its measurements."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edgeml.bundles import Bundle
 from edgeml.cli import card_tables
 from edgeml.cli.output import Output, command, size, table
 from edgeml_core.card import Measurements
@@ -27,12 +28,11 @@ _NOT_MEASURED = "not measured: the .measured.json file is not beside the bundle"
     )
 )
 def inspect(out: Output, bundle: Path, html: Path | None) -> None:
-    """Show BUNDLE's manifest and result card; the page of --html needs no network and no script."""
-    from edgeml import bundles  # noqa: PLC0415 - kept out of --help
-    from edgeml.report import page  # noqa: PLC0415 - kept out of --help
-
-    found = bundles.inspect(bundle)
+    """Print BUNDLE's manifest and result card. The page of --html needs no network and no script."""
+    found = Bundle.open(bundle)
     if html:
+        from edgeml.report import page  # noqa: PLC0415 - kept out of --help
+
         page.write_to(html, found)
         out.note(f"wrote {html}")
     value = {
@@ -43,7 +43,7 @@ def inspect(out: Output, bundle: Path, html: Path | None) -> None:
     }
     rows = [("size of the bundle", size(found.size_bytes)), *_manifest_rows(found.manifest)]
     rows += _card_rows(found.manifest) + list(_measured_rows(found.measurements))
-    parts = [table((found.manifest.stem, found.manifest_sha256[:12]), rows), *card_tables.every(found)]
+    parts = [table((found.manifest.stem, found.manifest_sha256[:12]), rows), *card_tables.tables(found)]
     out.result(value, "\n\n".join(parts))
 
 
@@ -75,7 +75,9 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append((accuracy.metric, accuracy.summary))
     else:
         rows.append(("accuracy", card.accuracy_note or "not measured"))
-    rows.append(("drift baseline", card.baseline_said))
+    if card.choice:
+        rows.append(("choice of format", card.choice))
+    rows.append(("drift baseline", card.baseline_summary))
     return rows + [("warning", warning) for warning in card.warnings]
 
 

@@ -17,22 +17,22 @@ from edgeml_core.errors import EdgemlError, UsageError
 
 EXIT_INTERRUPTED: Final = 130
 
-#: name -> (where its click command stands, what `edgeml --help` says of it); in the order of the work.
+#: name -> (module and attribute of its click command, its line in `edgeml --help`); in the order of the work.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "demo": ("edgeml.cli.demo:demo", "The whole way on this machine, with a real model."),
+    "demo": ("edgeml.cli.demo:demo", "Export, deliver and serve a real model on this machine."),
     "export": ("edgeml.cli.export:export", "Export and quantize a model for a board, check it, pack it."),
-    "inspect": ("edgeml.cli.inspect:inspect", "A bundle's manifest and result card."),
-    "run": ("edgeml.cli.run:run", "Local inference with a bundle, by the device's code."),
-    "verify": ("edgeml.cli.verify:verify", "Are a bundle's golden outputs reproduced?"),
-    "bench": ("edgeml.cli.bench:bench", "A bundle's latency, throughput, memory and energy here."),
+    "inspect": ("edgeml.cli.inspect:inspect", "Print a bundle's manifest and result card."),
+    "run": ("edgeml.cli.run:run", "Run a bundle on this machine with the device's code."),
+    "verify": ("edgeml.cli.verify:verify", "Reproduce a bundle's golden outputs, here or elsewhere."),
+    "bench": ("edgeml.cli.bench:bench", "Measure a bundle's latency, throughput, memory and energy."),
     "target": ("edgeml.cli.target:target", "Boards: list, show, check, prepare."),
     "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh, export."),
     "publish": ("edgeml.cli.publish:publish", "Sign bundles and add them to a repository."),
     "device": ("edgeml.cli.device:device", "Enroll devices."),
-    "fleet": ("edgeml.cli.fleet:fleet", "Serve, deploy to and watch a fleet."),
-    "config": ("edgeml.cli.config:config", "Where each setting comes from."),
-    "doctor": ("edgeml.cli.doctor:doctor", "What is missing or wrong here, and the remedy."),
-    "completion": ("edgeml.cli.completion:completion", "Shell completion for bash, zsh or fish."),
+    "fleet": ("edgeml.cli.fleet:fleet", "Serve a fleet, deploy to it and watch it."),
+    "config": ("edgeml.cli.config:config", "Print each setting and its origin."),
+    "doctor": ("edgeml.cli.doctor:doctor", "Report every fault of this installation, with its remedy."),
+    "completion": ("edgeml.cli.completion:completion", "Print the completion script for bash, zsh or fish."),
 }
 
 
@@ -70,7 +70,14 @@ def edgeml(ctx: click.Context) -> None:
 
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone, as with `head`: there is nothing to report
+    sys.exit(0)
+
+
+def _run(arguments: list[str]) -> None:
     try:
         edgeml.main(args=arguments, prog_name="edgeml", standalone_mode=False, auto_envvar_prefix="EDGEML")
     except click.exceptions.NoArgsIsHelpError as error:
@@ -82,11 +89,8 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except EdgemlError as error:
         output.fail(error, as_json="--json" in arguments)
     except (KeyboardInterrupt, click.Abort):
-        stopped = UsageError("interrupted", "stopped; nothing half-written is left behind")
+        stopped = UsageError("interrupted", "stopped by the operator; no unfinished file is left behind")
         output.fail(stopped, as_json="--json" in arguments, exit_code=EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as `head` does: nothing to say
-    sys.exit(0)
 
 
 def _usage_hint(error: click.ClickException) -> str:

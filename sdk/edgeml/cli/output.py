@@ -1,6 +1,6 @@
-"""How commands speak: results on stdout, progress and notes on stderr, `--json` and `--quiet` everywhere.
+"""Output of all commands: results on stdout, progress and notes on stderr, `--json` and `--quiet` everywhere.
 
-Also the decorator that every command is made with. Nothing here knows what a command does.
+Also the decorator of every command, and the types of options that several commands have.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 
 from edgeml_core.errors import EdgemlError, UsageError
 
-#: What an extra brings, by the modules that tell whether it is installed.
+#: The modules by which an extra is found to be installed.
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "agent": ("numpy", "onnxruntime", "tokenizers", "PIL"),
     "export": ("torch", "transformers", "optimum", "onnx", "onnxruntime", "rich"),
@@ -33,40 +33,40 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Output:
-    """Where one command's words go."""
+    """Where one command prints."""
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
 
     def result(self, value: Mapping[str, object], text: str) -> None:
-        """The command's answer: `value` under `--json`, otherwise `text`."""
+        """Print the command's answer: `value` under `--json`, otherwise `text`."""
         click.echo(json.dumps(value) if self.as_json else text)
 
     def event(self, name: str, text: str, **fields: object) -> None:
-        """A step of long work: a JSON line under `--json`, otherwise a line on stderr."""
+        """Print a step of long work: a JSON line under `--json`, otherwise a line on stderr."""
         if self.as_json:
             click.echo(json.dumps({"event": name, **fields}))
         else:
             self.note(text)
 
     def note(self, text: str) -> None:
-        """A line for people on stderr."""
+        """Print a line on stderr, except with `--quiet`."""
         if not self.quiet:
             click.echo(text, err=True)
 
 
-class Share(click.ParamType[float]):
-    """A share of 1, written as `1%` or `0.01`."""
+class Fraction(click.ParamType[float]):
+    """A fraction of 1, written as `1%` or `0.01`."""
 
     name = "percent"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
-        """The share as a fraction of 1."""
+        """Parse the fraction."""
         try:
             return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
         except ValueError:
-            self.fail(f"{value!r} is not a share such as 1% or 0.01", param, ctx)
+            self.fail(f"{value!r} is not a fraction such as 1% or 0.01", param, ctx)
 
 
 class Moment(click.ParamType[datetime]):
@@ -75,7 +75,7 @@ class Moment(click.ParamType[datetime]):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401
-        """The time in UTC."""
+        """Parse the time; it is returned in UTC."""
         try:
             return datetime.fromisoformat(value).astimezone(UTC)
         except ValueError:
@@ -88,7 +88,7 @@ class Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
-        """The size in bytes."""
+        """Parse the size, in bytes."""
         if isinstance(value, int):
             return value
         found = _SIZE.fullmatch(value.strip())
@@ -98,14 +98,14 @@ class Size(click.ParamType[int]):
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Rows as aligned columns, one line each: for eyes and for grep."""
+    """Format rows as aligned columns, one line each."""
     cells = [list(headers), *(["-" if cell in (None, "") else str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def size(size_bytes: float) -> str:
-    """A size for people, in decimal units."""
+    """Format a size in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size_bytes) < 1000 or unit == "GB":
             break
@@ -114,7 +114,7 @@ def size(size_bytes: float) -> str:
 
 
 def command(*, extra: str = "", examples: Sequence[str] = ()) -> Callable[[Function], Function]:
-    """Options and help that every command has: `--json`, `--quiet`, examples; and its extra checked before it runs.
+    """Give a command the options `--json` and `--quiet` and its examples, and check its extra before it runs.
 
     The function gets an `Output` as its keyword `out`.
     """
@@ -138,15 +138,19 @@ def _with_examples(text: str, examples: Sequence[str]) -> str:
 
 
 def require_extra(extra: str) -> None:
-    """Raise a UsageError `extra-missing` that names the install, unless `extra` is installed."""
+    """Check that an extra is installed.
+
+    Raises:
+        UsageError: `extra-missing`, with the command that installs it.
+    """
     missing = [module for module in EXTRAS.get(extra, ()) if importlib.util.find_spec(module) is None]
     if missing:
         message = f"this command needs {', '.join(missing)}, not installed here"
-        raise UsageError("extra-missing", message, f"pip install 'edgeml[{extra}]'")
+        raise UsageError("extra-missing", message, f"pip install 'edgeml-deploy[{extra}]'")
 
 
 def fail(error: EdgemlError, *, as_json: bool, exit_code: int | None = None) -> NoReturn:
-    """Say what is wrong and what mends it, and exit with the family's code."""
+    """Print an error with its hint, and exit with the code of its family."""
     if as_json:
         click.echo(json.dumps({"error": error.to_dict()}))
     else:

@@ -1,4 +1,4 @@
-"""`edgeml publish`: bundles become signed releases."""
+"""`edgeml publish`: sign bundles as releases of a repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from edgeml.cli.output import Output, command, size, table
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
-@click.option("--encrypt-for", "group", metavar="GROUP", help="Only devices enrolled with --group GROUP can read it.")
+@click.option(
+    "--encrypt-for", "group", metavar="GROUP", help="Only devices that were enrolled with --group GROUP can read it."
+)
 @command(
     examples=(
         "edgeml publish minilm-1-rpi4-onnx.edgeml --repo ./repo",
@@ -25,11 +27,11 @@ def publish(out: Output, bundles: tuple[Path, ...], repo: Path, group: str | Non
 
     Measurements beside a bundle are signed with it.
     """
-    from edgeml import repository  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
-    published = repository.publish(repo, bundles, group=group)
+    published = Repository.open(repo).publish(*bundles, group=group)
     rows = [
-        (it.name, it.version, it.target, it.format, size(it.size_bytes), "added" if it.added else "was there")
+        (it.name, it.version, it.target, it.format, size(it.size_bytes), "added" if it.added else "unchanged")
         for it in published
     ]
     text = table(("name", "version", "target", "format", "size", ""), rows)

@@ -1,4 +1,4 @@
-"""`edgeml run`: inference on this machine by the device's own code."""
+"""`edgeml run`: inference on this machine by the code that runs on a device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from edgeml.bundles import Bundle
 from edgeml.cli.output import Output, command
 from edgeml_core.errors import UsageError
 
@@ -28,12 +29,10 @@ def run(out: Output, bundle: Path, source: str) -> None:
     By task: {"text": ...}, {"question": ..., "context": ...}, {"prompt": ..., "max_new_tokens": 20}, {"image": base64},
     for a detector with "threshold": 0.5, {"audio": base64 of a WAV file} or {"inputs": {name: nested list}}.
     """
-    from edgeml.inference import run as infer  # noqa: PLC0415 - kept out of --help
-
     text = sys.stdin.read() if source == "-" else source
     try:
         request = json.loads(text)
     except ValueError as error:
         raise UsageError("input-invalid", f"--input is not JSON: {error}", 'for example {"text": "hello"}') from error
-    outputs = infer(bundle, request)
+    outputs = Bundle.open(bundle).run(request)
     out.result({"outputs": outputs}, "\n".join(json.dumps(answer) for answer in outputs))

@@ -1,4 +1,4 @@
-"""`edgeml target`: boards as data."""
+"""`edgeml target`: list, show, check and prepare the boards that models are exported for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(out: Output, name: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @command(examples=("edgeml target check my-board.toml",))
 def check(out: Output, file: Path) -> None:
-    """Say all that is wrong with a target profile at once."""
+    """Print every problem of a target profile."""
     from edgeml_core import profile as profiles  # noqa: PLC0415 - kept out of --help
 
     try:
@@ -55,19 +55,21 @@ def check(out: Output, file: Path) -> None:
 
 @target.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Make it again, even if it would do.")
+@click.option("--force", is_flag=True, help="Make it again, even where it is complete.")
 @command(extra="agent", examples=("edgeml target prepare rpi4",))
 def prepare(out: Output, name: str, *, force: bool) -> None:
-    """Make once what emulates target NAME's CPU here, for `verify --on emulated` and every export.
+    """Install the emulation of target NAME's CPU, once: for `verify --on emulated` and every export.
 
     A board of another architecture needs that architecture's Python and runtimes, fetched from Debian and the package
     index: some 320 MB in $EDGEML_EMULATION_DIR, or else in edgeml/emulation in your cache folder. All boards of an
-    architecture share them. Debian comes from where this machine's apt gets it, or from $EDGEML_DEBIAN_MIRROR.
+    architecture share them. Debian packages come from the mirrors of this machine's apt, or from $EDGEML_DEBIAN_MIRROR.
     """
     from edgeml import targets  # noqa: PLC0415 - kept out of --help
     from edgeml.verify.emulation.prepare import prepare as make  # noqa: PLC0415 - kept out of --help
 
     profile = targets.load(name)
-    place = make(profile, force=force, tell=out.note)
-    where = str(place) if place else None
-    out.result({"target": name, "ready": True, "folder": where}, f"{profile.cpu.core} can be emulated here")
+    folder = make(profile, force=force, on_step=out.note)
+    out.result(
+        {"target": name, "ready": True, "folder": str(folder) if folder else None},
+        f"{profile.cpu.core} can be emulated here",
+    )

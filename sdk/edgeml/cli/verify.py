@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgeml.bundles import Bundle
 from edgeml.cli import device_options
 from edgeml.cli.output import Output, command
 
@@ -18,10 +19,10 @@ from edgeml.cli.output import Output, command
     default="local",
     show_default=True,
     metavar="local|emulated|ssh://HOST|device:ID",
-    help="This machine; the target's CPU emulated; a machine with edgeml[agent], reached by ssh: "
+    help="This machine; the target's CPU emulated; a machine with edgeml-deploy[agent], reached by ssh: "
     "ssh://[USER@]HOST[:PORT][/PATH/OF/PYTHON]; or a device of a fleet that holds the bundle.",
 )
-@device_options.reaching
+@device_options.with_connection
 @command(
     extra="agent",
     examples=(
@@ -31,14 +32,12 @@ from edgeml.cli.output import Output, command
         "edgeml verify minilm-1-rpi4-onnx.edgeml --on device:barn-1 --broker mqtts://broker.example",
     ),
 )
-def verify(out: Output, bundle: Path, on: str, **reach: Any) -> None:  # noqa: ANN401 - see places
+def verify(out: Output, bundle: Path, on: str, **connection: Any) -> None:  # noqa: ANN401 - see device_options
     """Run BUNDLE's golden inputs and compare with its golden outputs; every byte is checked first.
 
-    On a device nothing is sent: it runs the same bundle, which it holds already, beside what it serves.
+    A device receives nothing: it runs the same bundle, which it holds already, beside the models that it serves.
     """
-    from edgeml import verify  # noqa: PLC0415 - kept out of --help
-
-    found = verify.verify(bundle, on, line=device_options.line(on, **reach))
+    found = Bundle.open(bundle).verify(on, fleet=device_options.connection(on, **connection))
     cpu = f"an emulated {found.cpu}" if found.how == "emulated" else found.cpu
     text = f"reproduced on {cpu}: cosine {found.min_cosine:.6f}, largest difference {found.max_abs:.2e}"
     value = {"on": on, "cpu": found.cpu, "how": found.how, "cosine": found.min_cosine, "max_abs": found.max_abs}

@@ -1,1 +1,1 @@
-"""`edgeml demo`: the whole way on this machine, with a real model; all of it real, all of it removed at the end."""
+"""`edgeml demo`: a real model exported, delivered and served on this machine. All files are removed at the end."""

@@ -1,6 +1,6 @@
-"""edgeml's own programs as child processes: what the demonstration shows is what a person would type.
+"""edgeml's own programs as child processes, called with the arguments that a person would type.
 
-Ctrl-C reaches them through us only, so that each is ended in order.
+The children are in sessions of their own: Ctrl-C reaches the demonstration alone, which ends them in order.
 """
 
 from __future__ import annotations
@@ -18,51 +18,55 @@ from typing import IO, Any, Final
 from edgeml_core.errors import DeviceError
 from edgeml_io.aio import within
 
+#: Seconds between SIGTERM and SIGKILL; an agent finishes its requests and closes its store in about one.
 STOP_TIMEOUT_S: Final = 15.0
+#: Characters of a program's log in the error message when it ends by itself: the last lines.
 _EXCERPT_CHARS: Final = 600
 
 
-async def finished(module: str, *arguments: str, tell: Callable[[str], None], temporary: Path) -> dict[str, Any]:
+async def run(module: str, *arguments: str, report: Callable[[str], None], temporary: Path) -> dict[str, Any]:
     """Run `python -m module arguments --json` to its end.
 
     Args:
-        temporary: where it and its libraries put temporary files.
-        tell: is told each step that the program tells.
+        module: the program.
+        arguments: of the program.
+        report: is called with each step that the program prints.
+        temporary: the folder for temporary files of the program and its libraries.
 
     Returns:
-        The last object that it prints.
+        The last object that the program prints.
 
     Raises:
-        DeviceError: with the program's own code and words, when it fails.
+        DeviceError: with the program's own code and message, when it fails.
     """
-    answer: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     async with _started(module, *arguments, "--json", stdout=PIPE, stderr=DEVNULL, TMPDIR=str(temporary)) as process:
-        assert process.stdout is not None  # noqa: S101 - asked for above
+        assert process.stdout is not None  # noqa: S101 - requested above
         async for line in process.stdout:
-            answer = json.loads(line)
-            if "stage" in answer:
-                tell(f"  {answer['stage']}")
+            result = json.loads(line)
+            if "stage" in result:
+                report(f"  {result['stage']}")
         code = await process.wait()
     if code != 0:
-        error = {"code": "internal", "message": f"{module} failed: {code}", "hint": ""} | answer.get("error", {})
+        error = {"code": "internal", "message": f"{module} failed: {code}", "hint": ""} | result.get("error", {})
         raise DeviceError(error["code"], error["message"], error["hint"])
-    return answer
+    return result
 
 
 @asynccontextmanager
 async def running(log: Path, module: str, *arguments: str, **environment: str) -> AsyncIterator[None]:
-    """Run `python -m module arguments` for as long as the block lasts; what it says goes to `log`.
+    """Run `python -m module arguments` until the block ends; its output is written to `log`.
 
     Raises:
-        DeviceError: `runtime-failed`, at the end of the block, when it ended by itself: with its last words.
+        DeviceError: `runtime-failed`, at the end of the block, when the program ended by itself.
     """
     with log.open("wb") as output:
         async with _started(module, *arguments, stdout=output, stderr=output, **environment) as process:
             yield
             ended_early = process.returncode is not None
     if ended_early:
-        words = await asyncio.to_thread(log.read_text)
-        raise DeviceError("runtime-failed", f"{module} ended: {words[-_EXCERPT_CHARS:]}")
+        text = await asyncio.to_thread(log.read_text)
+        raise DeviceError("runtime-failed", f"{module} ended: {text[-_EXCERPT_CHARS:]}")
 
 
 @asynccontextmanager

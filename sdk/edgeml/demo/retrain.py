@@ -1,6 +1,6 @@
-"""A little real training of the encoder: a few contrastive steps that move every weight slightly.
+"""A short real training of the encoder: a few contrastive steps that change every weight slightly.
 
-Run as `python -m edgeml.demo.retrain FROM TO --json`, away from the demonstration's event loop.
+Run as `python -m edgeml.demo.retrain FROM TO --json`, outside the demonstration's event loop.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Final
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+#: Training steps: enough to change every weight, at a second each.
 STEPS: Final = 4
+#: Of AdamW. Source: the usual rate for fine-tuning encoders of this size.
 LEARNING_RATE: Final = 2e-5
-#: Cosines are divided by it before the softmax. Source: the sentence-transformers training recipe's scale of 20.
+#: Divisor of the cosines before the softmax. Source: the sentence-transformers training recipe's scale of 20.
 TEMPERATURE: Final = 0.05
 SEED: Final = 0
 PAIRS: Final = (

@@ -1,4 +1,4 @@
-"""The demonstration's story: one function of named steps, and what it found out. How it is printed is the CLI's."""
+"""The steps of the demonstration, and its results. `edgeml.cli.demo` prints them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from edgeml import bundles, repository, targets
-from edgeml.bundles import Inspected
+from edgeml import targets
+from edgeml.bundles import Bundle
 from edgeml.demo import programs
 from edgeml.demo.site import Site, opened
 from edgeml.demo.traffic import Served, traffic
-from edgeml.fleet.deploy import deploy
+from edgeml.repository import Repository
+from edgeml_core.card import Measurements
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.messages import Report
 
@@ -31,17 +32,18 @@ SENTENCES: Final = (
     "A fever was recorded after midnight on the ward.",
     "The tractor needs a new battery.",
 )
-#: Requests go on for so long after the new version has begun to answer.
+#: Seconds of traffic after the new version is active: enough for some hundred requests to it.
 AFTER_SWAP_S: Final = 1.0
 
-Tell = Callable[[str], None]
+Progress: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstrated:
-    """What the demonstration found out. `similarity[i][j]` is the cosine of sentences i and j."""
+    """The results. `similarity[i][j]` is the cosine of sentences i and j."""
 
-    bundle: Inspected
+    bundle: Bundle
+    measurements: Measurements
     similarity: list[list[float]]
     first: Report
     second: Report
@@ -50,49 +52,53 @@ class Demonstrated:
 
 
 def encoder() -> Path:
-    """The folder of the MiniLM sentence encoder that its Python package carries.
+    """Find the folder of the MiniLM sentence encoder in its Python package.
 
     Raises:
         UsageError: `extra-missing`, when the package isn't installed.
     """
     spec = util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise UsageError("extra-missing", "the demonstration's model is not installed", "pip install 'edgeml[demo]'")
+        hint = "pip install 'edgeml-deploy[demo]'"
+        raise UsageError("extra-missing", "the model of the demonstration is not installed", hint)
     return Path(spec.origin).parent / "model"
 
 
-def run(tell: Tell) -> Demonstrated:
-    """Export, publish, deliver, ask; then a second version under traffic. Leaves nothing behind, also when stopped.
+def run(progress: Progress) -> Demonstrated:
+    """Export, publish, deliver and ask; then swap in a second version under traffic. Every file is removed at the end.
 
     Args:
-        tell: is told each step, one line a time.
+        progress: is called with each step, one line each.
 
     Raises:
-        EdgemlError: whatever step failed says why.
+        EdgemlError: the error of the step that failed.
     """
     folder = Path(tempfile.mkdtemp(prefix="edgeml-demo-"))
     try:
-        return asyncio.run(_whole_way(folder, tell))
+        return asyncio.run(_run_steps(folder, progress))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _whole_way(folder: Path, tell: Tell) -> Demonstrated:
+async def _run_steps(folder: Path, progress: Progress) -> Demonstrated:
     started = time.monotonic()
     model = encoder()
-    bundle = await _export(model, "1", folder, tell)
-    fleet = _repository(folder, bundle, tell)
-    async with opened(folder, fleet, DEVICE, tell) as site:
-        first = await _deliver(site, fleet, "1", tell)
+    bundle = await _export(model, "1", folder, progress)
+    repository = _publish(folder, bundle, progress)
+    async with opened(folder, repository, DEVICE, progress) as site:
+        first = await _deliver(site, repository, "1", progress)
         similarity = await asyncio.to_thread(_similarity, site)
-        tell("training the encoder a little further, on this CPU")
-        await programs.finished(
-            "edgeml.demo.retrain", str(model), str(folder / "retrained"), tell=tell, temporary=folder
+        progress("training the encoder a little further, on this CPU")
+        await programs.run(
+            "edgeml.demo.retrain", str(model), str(folder / "retrained"), report=progress, temporary=folder
         )
-        repository.publish(fleet, [await _export(folder / "retrained", "2", folder, tell)])
-        swap, second = await _under_traffic(site, lambda: _deliver(site, fleet, "2", tell), tell)
+        repository.publish(await _export(folder / "retrained", "2", folder, progress))
+        swap, second = await _deliver_under_traffic(site, lambda: _deliver(site, repository, "2", progress), progress)
+    measurements = bundle.measurements
+    assert measurements is not None  # noqa: S101 - an export writes them
     return Demonstrated(
-        bundle=bundles.inspect(bundle),
+        bundle=bundle,
+        measurements=measurements,
         similarity=similarity,
         first=first,
         second=second,
@@ -101,28 +107,27 @@ async def _whole_way(folder: Path, tell: Tell) -> Demonstrated:
     )
 
 
-async def _export(model: Path, version: str, folder: Path, tell: Tell) -> Path:
-    """The bundle of one version, for a board like this machine."""
+async def _export(model: Path, version: str, folder: Path, progress: Progress) -> Bundle:
+    """Export one version for the board that is most like this machine."""
     target = targets.this_machine().name
-    tell(f"exporting {NAME} {version} for {target}: ONNX, int8")
+    progress(f"exporting {NAME} {version} for {target}: ONNX, int8")
     named = ("--name", NAME, "--version", version, "--target", target, "--format", "onnx")
-    answer = await programs.finished(
-        "edgeml", "export", str(model), *named, "-o", str(folder / "out"), tell=tell, temporary=folder
+    result = await programs.run(
+        "edgeml", "export", str(model), *named, "-o", str(folder / "out"), report=progress, temporary=folder
     )
-    return Path(answer["bundles"][0]["path"])
+    return Bundle.open(result["bundles"][0]["path"])
 
 
-def _repository(folder: Path, bundle: Path, tell: Tell) -> Path:
-    tell("making a repository with its keys; signing the release")
-    fleet = folder / "fleet"
-    repository.init(fleet)
-    repository.publish(fleet, [bundle])
-    return fleet
+def _publish(folder: Path, bundle: Bundle, progress: Progress) -> Repository:
+    progress("making a repository with its keys; signing the release")
+    repository = Repository.init(folder / "fleet")
+    repository.publish(bundle)
+    return repository
 
 
-async def _deliver(site: Site, fleet: Path, version: str, tell: Tell) -> Report:
-    tell(f"deploying {NAME} {version} over MQTT")
-    return await site.active(deploy(fleet, NAME, version, selector={"site": "farm-7"}).deployment)
+async def _deliver(site: Site, repository: Repository, version: str, progress: Progress) -> Report:
+    progress(f"deploying {NAME} {version} over MQTT")
+    return await site.active(repository.deploy(NAME, version, to={"site": "farm-7"}).deployment)
 
 
 def _similarity(site: Site) -> list[list[float]]:
@@ -131,8 +136,10 @@ def _similarity(site: Site) -> list[list[float]]:
     return [[sum(a * b for a, b in zip(one, two, strict=True)) for two in vectors] for one in vectors]
 
 
-async def _under_traffic(site: Site, deliver: Callable[[], Awaitable[Report]], tell: Tell) -> tuple[Served, Report]:
-    tell("swapping the second version in under traffic")
+async def _deliver_under_traffic(
+    site: Site, deliver: Callable[[], Awaitable[Report]], progress: Progress
+) -> tuple[Served, Report]:
+    progress("swapping the second version in under traffic")
     with traffic(site, NAME, SENTENCES) as served:
         report = await deliver()
         await asyncio.sleep(AFTER_SWAP_S)

@@ -1,4 +1,4 @@
-"""Clients that ask without pause, for as long as a `with` block lasts, and keep count of what they got."""
+"""Clients that send requests without pause while a `with` block runs, and count the answers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from typing import Final
 from edgeml.demo.site import Site
 from edgeml_core.errors import EdgemlError
 
+#: Threads: as many as keep two cores busy beside the agent.
 CLIENTS: Final = 4
 
 
 @dataclass
 class Served:
-    """What the clients saw: answers by the version that gave them, and failures."""
+    """The answers that the clients received, by version, and their failures."""
 
     versions: Counter[str] = field(default_factory=Counter)
     failed: int = 0
 
     @property
     def answered(self) -> int:
-        """All answers."""
+        """Count all answers."""
         return self.versions.total()
 
 
 @contextmanager
 def traffic(site: Site, name: str, texts: Sequence[str]) -> Iterator[Served]:
-    """Ask `name` from several threads until the block ends; the counts are final then."""
+    """Send requests to the model `name` from several threads until the block ends; the counts are final then."""
     served, lock, stop = Served(), threading.Lock(), threading.Event()
 
     def ask() -> None:

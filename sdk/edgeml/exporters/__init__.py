@@ -1,4 +1,4 @@
-"""A source model becomes fp32 model files: `load` reads it, `onnx` and `tflite` write it.
+"""Exporters from a source model to fp32 model files: `load` reads it, `to_onnx` and `to_tflite` convert it.
 
-Nothing here quantizes, judges or packs. Importing this package imports no training library.
+Quantization, checks and packing are left to other packages. Importing this package imports no training library.
 """

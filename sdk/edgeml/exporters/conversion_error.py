@@ -1,4 +1,4 @@
-"""A converter's failure in one line: which operator it has no way for, where its text says so."""
+"""The error for a failed converter: one line, with the unsupported operator where its text names one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import onnx
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
 
-#: PyTorch's operators, as its exporters and LiteRT's name them.
+#: Names of PyTorch's operators in the errors of its exporters and LiteRT's.
 _OPERATOR: Final = re.compile(r"\b(?:aten|prims|quantized|torchvision|torchaudio)(?:::|\.)\w+(?:\.\w+)?")
+#: Characters of the converter's own error in a message.
 _LINE_MAX_CHARS: Final = 200
 _NAMES: Final[dict[Format, str]] = {"onnx": "ONNX", "tflite": "TFLite"}
 _HINTS: Final[dict[Format, str]] = {
@@ -22,19 +23,19 @@ _HINTS: Final[dict[Format, str]] = {
 
 
 def unsupported(file_format: Format, error: Exception) -> UsageError:
-    """The error for a converter that failed with `error`."""
+    """Build the error for a converter that failed with `error`."""
     text = f"{error}\n{error.__cause__ or error.__context__ or ''}"
     operator = _OPERATOR.search(text)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    why = f"operator {operator[0]} has none" if operator else line[:_LINE_MAX_CHARS]
-    message = f"there is no way to {_NAMES[file_format]} for this model: {why}"
+    why = f"operator {operator[0]} is not supported" if operator else line[:_LINE_MAX_CHARS]
+    message = f"can't convert this model to {_NAMES[file_format]}: {why}"
     return UsageError("model-unsupported", message, _HINTS[file_format])
 
 
 def no_tflite(path: Path) -> UsageError:
-    """The error for an `.onnx` file where TFLite is asked for."""
+    """Build the error for an `.onnx` file and a request for TFLite."""
     graph = onnx.load(path, load_external_data=False).graph
     own = sorted({node.op_type for node in graph.node if node.domain == "ai.onnx.ml"})
-    why = f"it has no operator {own[0]}" if own else "it is made from PyTorch models"
+    why = f"TFLite has no operator {own[0]}" if own else "the converter takes PyTorch models"
     hint = "export it with --format onnx, or name the PyTorch model"
-    return UsageError("model-unsupported", f"there is no way to TFLite for an .onnx file: {why}", hint)
+    return UsageError("model-unsupported", f"can't convert an .onnx file to TFLite: {why}", hint)

@@ -1,6 +1,6 @@
-"""A model from a `.pt2` file, as torch.export saves it. A file that could run code is refused before torch reads it.
+"""A model from a `.pt2` file of torch.export. A file that could run code is refused before torch reads it.
 
-What the program fixes stays fixed: only the lengths that were exported as dynamic are of any length in the bundle.
+The bundle takes any length only where the program was exported with a dynamic one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgeml_core.manifest import Task, TensorSpec
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
 
-#: Lengths are kept as text, which torch has sympy evaluate as Python: numbers, symbols and arithmetic are let through.
+#: Lengths are text in the file, which sympy evaluates as Python: only numbers, symbols and arithmetic are accepted.
 _LENGTH: Final = re.compile(
     r"(?:Symbol\('[suz]\d+'(?:, \w+=(?:True|False))*\)|[suz]?\d+|Integer|Rational|Add|Mul|Pow|Max|Min"
     r"|FloorDiv|CeilDiv|PythonMod|Mod|[ +*/,()-])*"
@@ -32,23 +32,23 @@ _HINT: Final = "save it again with torch.export.save(torch.export.export(model, 
 
 
 def load(path: Path, task: Task | None) -> Source:
-    """The model in a `.pt2` file.
+    """Load the model in a `.pt2` file.
 
     Raises:
         UsageError: `model-unsafe`, when reading it could run code; `model-unreadable`; `model-unsupported`, for a task
             of texts or sounds.
     """
-    _require_safe(path)
+    _check_safe(path)
     try:
         program = torch.export.load(path)
         arguments, keywords = program.example_inputs
         names = tuple(program.graph_signature.user_inputs)
         inputs = tuple(_specs(program, names, names))
         example = dict(zip(names, (*arguments, *keywords.values()), strict=True))
-    except Exception as error:  # torch raises whatever its reader raises
+    except Exception as error:  # torch lets errors of its reader pass
         raise UsageError("model-unreadable", f"{path} can't be read: {error!r}", _HINT) from error
     module = Named(_Program(program, len(arguments)), names, outputs=(), by_keyword=False)
-    tensors = {spec.name: _one(example[spec.name], spec) for spec in inputs}
+    tensors = {spec.name: _first(example[spec.name], spec) for spec in inputs}
     try:
         named = TorchSession(module).run(tensors)
         outputs = tuple(_specs(program, program.graph_signature.user_outputs, named))
@@ -66,7 +66,7 @@ def load(path: Path, task: Task | None) -> Source:
 
 
 class _Program(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """An exported program as a module that the converters may put into evaluation mode: it is in no other."""
+    """An exported program as a module. Converters may request evaluation mode, which is its only mode."""
 
     def __init__(self, program: Any, positional: int) -> None:  # noqa: ANN401 -- torch has no types here
         super().__init__()
@@ -75,34 +75,34 @@ class _Program(torch.nn.Module):  # type: ignore[misc] # torch is not followed
         self.inner = program.module()
         self.inner.train = lambda mode=True: self.inner  # noqa: ARG005 -- torch's own raises
 
-    def forward(self, *inputs: torch.Tensor) -> Any:  # noqa: ANN401 -- whatever the program returns
-        """The program's outputs."""
+    def forward(self, *inputs: torch.Tensor) -> Any:  # noqa: ANN401 -- any structure of tensors
+        """Run the program."""
         keywords = dict(zip(self._names, inputs[self._positional :], strict=True))
         return self.inner(*inputs[: self._positional], **keywords)
 
 
 def _specs(program: Any, nodes: Iterable[str], names: Iterable[str]) -> Iterator[TensorSpec]:  # noqa: ANN401 -- as above
-    """Specs of the graph's nodes, under these names; a length that the program leaves open is any length."""
+    """Make specs of the graph's nodes with the given names; a dynamic length becomes -1."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     for node, name in zip(nodes, names, strict=True):
         shape = tuple(length if isinstance(length, int) else -1 for length in values[node].shape)
         yield TensorSpec(name=name, dtype=dtype(values[node]), shape=shape)
 
 
-def _one(value: torch.Tensor, spec: TensorSpec) -> Array:
-    """One item of an example, where the program takes any number of them."""
+def _first(value: torch.Tensor, spec: TensorSpec) -> Array:
+    """Take the first item of an example, if the program has a dynamic batch axis."""
     return (value[:1] if spec.shape[:1] == (-1,) else value).numpy()  # type: ignore[no-any-return] # torch is not followed
 
 
 def _kind(program: Any) -> ModelKind:  # noqa: ANN401 -- torch has no types here
-    """As `torch_session.kind`, by operators."""
+    """Return the kind of model by its operators, as `torch_session.kind` does by its modules."""
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     attends = any("attention" in target or "softmax" in target for target in called)
     return "cnn" if sum(".conv" in target for target in called) > 1 and not attends else "encoder"
 
 
-def _require_safe(path: Path) -> None:
-    """Tensors are read as such (`TORCH_FORCE_WEIGHTS_ONLY_LOAD`, set by `work`); what else there may be is refused."""
+def _check_safe(path: Path) -> None:
+    """Refuse all content but tensors, which `TORCH_FORCE_WEIGHTS_ONLY_LOAD` (see `workspace`) makes safe to read."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -112,11 +112,11 @@ def _require_safe(path: Path) -> None:
     unsafe = [name for name in names if "custom_obj" in name or "aotinductor" in name or name.endswith(".so")]
     unsafe += [text for text in _lengths(documents) if not _LENGTH.fullmatch(text)]
     if unsafe:
-        raise UsageError("model-unsafe", f"the file could run code: it holds {unsafe[0][:80]!r}", _HINT)
+        raise UsageError("model-unsafe", f"the file could run code: it has {unsafe[0][:80]!r}", _HINT)
 
 
 def _lengths(value: object) -> Iterator[str]:
-    """The text of every length anywhere in a document."""
+    """List the text of every length in a document."""
     if isinstance(value, list):
         for entry in value:
             yield from _lengths(entry)

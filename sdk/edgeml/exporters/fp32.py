@@ -1,4 +1,4 @@
-"""The fp32 model in a file format, with the assets beside it. Imports a converter only when it is asked for."""
+"""The fp32 model in a file format, with the assets beside it. Converters are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgeml_core.manifest import Format
 
 
 def write(source: Source, file_format: Format, folder: Path) -> Built:
-    """Write the fp32 model and its assets to `folder`, an empty one; temporary files go beside it.
+    """Write the fp32 model and its assets to an empty folder, with temporary files beside it.
 
     Raises:
-        UsageError: `model-unsupported`, when the format has no way for the model.
+        UsageError: `model-unsupported`, when the model can't be converted to the format.
     """
     for name, asset in source.assets.items():
         shutil.copyfile(asset, folder / name)

@@ -1,7 +1,7 @@
 """A model from a Python function: `file.py:function` returns `(torch.nn.Module, example_inputs)`.
 
-Running the file runs its code: it is the operator's own. Example inputs are a tensor, a tuple of tensors or a dict. A
-fitted scikit-learn estimator with rows to predict is taken as well.
+The file's code runs here, so it must be the operator's own. Example inputs are a tensor, a tuple of tensors or a dict.
+The function may also return a fitted scikit-learn estimator and rows to predict.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml.pipeline.request import ModelInMemory
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
 from edgeml_core.processing import Classes, ImageInput, Postprocess, Preprocess, TensorInput, TensorOutput
@@ -23,30 +24,47 @@ from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
 
 _HINT: Final = "the function must return (torch.nn.Module, example inputs of batch size 1), or (fitted estimator, rows)"
+#: Axes of a batch of images: batch, channels, height, width.
 _IMAGE_DIMENSIONS: Final = 4
 
 
 def load(path: Path, function: str, task: Task | None, work: Path) -> Source:
-    """The model that a function returns.
+    """Load the model that a function returns.
 
     Raises:
         UsageError: `model-unreadable`, when the file or function fails; `model-unsupported`, for a task of texts.
     """
-    module, given = _returned(path, function)
-    if not isinstance(module, torch.nn.Module):
-        return _estimator(function, module, given, work, task=task)
+    model, example = _call(path, function)
+    return of_model(ModelInMemory(name=function, model=model, example=example), task, work, path)
+
+
+def of_model(given: ModelInMemory, task: Task | None, work: Path, *files: Path) -> Source:
+    """Take a model in memory: a torch module with example inputs, or a fitted estimator with rows.
+
+    Args:
+        given: its torch module is left in evaluation mode.
+        task: `tensors` or `image-classification`; None takes `tensors`.
+        work: where files made on the way may lie.
+        files: their digests are part of the source's identity.
+
+    Raises:
+        UsageError: `model-unreadable`, when the model can't run its example; `model-unsupported`, for a task of texts.
+    """
+    name, model = given.name, given.model
+    if not isinstance(model, torch.nn.Module):
+        return _estimator(name, model, given.example, work, task=task)
     try:
-        example = _tensors(given)
-        tensors = {name: value.numpy() for name, value in example.items()}
+        inputs = _tensors(given.example)
+        tensors = {key: value.numpy() for key, value in inputs.items()}
     except (TypeError, AttributeError, RuntimeError) as error:
         raise UsageError("model-unreadable", f"the example inputs are no tensors: {error}", _HINT) from error
-    named = Named(module.eval(), tuple(example), outputs=(), by_keyword=False)
+    named = Named(model.eval(), tuple(inputs), outputs=(), by_keyword=False)
     try:
         outputs = TorchSession(named).run(tensors)
         signature = specs(tensors), specs(outputs)
     except Exception as error:  # the operator's own code
         raise UsageError("model-unreadable", f"the model can't run its example: {error!r}", _HINT) from error
-    return source(function, named, tensors, signature, task=task, kind=kind(module), sha256=digest(module, path))
+    return source(name, named, tensors, signature, task=task, kind=kind(model), sha256=digest(model, *files))
 
 
 def source(
@@ -59,17 +77,22 @@ def source(
     kind: ModelKind,
     sha256: str,
 ) -> Source:
-    """A PyTorch model without a tokenizer or labels.
+    """Describe a PyTorch model without a tokenizer or labels.
 
     Args:
-        example: inputs of batch 1.
+        name: fit to name a release.
+        module: takes and returns tensors by name.
+        example: inputs of batch 1, arrays by tensor name.
         signature: specs of inputs and outputs.
+        task: None for plain tensors.
+        kind: decides which quantization recipes suit.
+        sha256: of weights and code.
 
     Raises:
         UsageError: `model-unsupported`, for a task of texts or sounds.
     """
     inputs, outputs = signature
-    preprocess, postprocess = _meaning(task, inputs, outputs)
+    preprocess, postprocess = _processing(task, inputs, outputs)
     return Source(
         name=name,
         task=task or "tensors",
@@ -85,7 +108,7 @@ def source(
     )
 
 
-def _returned(path: Path, function: str) -> tuple[Any, Any]:
+def _call(path: Path, function: str) -> tuple[Any, Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UsageError("model-unreadable", f"there is no Python file {path}", "name path/file.py:function")
@@ -104,12 +127,12 @@ def _estimator(name: str, model: Any, rows: Any, work: Path, *, task: Task | Non
     try:
         from edgeml.exporters import sklearn_pipeline  # noqa: PLC0415 -- imports scikit-learn and skl2onnx
     except ImportError as error:
-        hint = "pip install 'edgeml[export-sklearn]'"
+        hint = "pip install 'edgeml-deploy[export-sklearn]'"
         raise UsageError("extra-missing", f"scikit-learn models need {error.name}", hint) from error
     return sklearn_pipeline.source(name, model, rows, work, task=task)
 
 
-def _tensors(example: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- whatever the function returned
+def _tensors(example: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- the operator's own value
     if isinstance(example, torch.Tensor):
         return {"input": example}
     if isinstance(example, Mapping):
@@ -119,7 +142,7 @@ def _tensors(example: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- whatev
     return {f"input_{index}": value for index, value in enumerate(example)}
 
 
-def _meaning(
+def _processing(
     task: Task | None, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> tuple[Preprocess, Postprocess]:
     match task:

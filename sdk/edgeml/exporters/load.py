@@ -1,6 +1,6 @@
-"""What MODEL names, loaded: a Hugging Face folder, an `.onnx` or `.pt2` file or a Python function. Dispatch only.
+"""A model loaded from a Hugging Face folder, an `.onnx` or `.pt2` file, or a Python function. Dispatch only.
 
-There is no hub access: a model is what lies on this disk.
+Models are read from this disk alone, without access to a hub.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ from edgeml_core import names
 from edgeml_core.errors import UsageError
 
 _FUNCTION: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
+#: Characters that a release's name can't have.
 _UNFIT: Final = re.compile(r"[^a-z0-9_]+")
 _ACCEPTED: Final = "name a Hugging Face folder, a file.onnx, a file.pt2 or path/file.py:function"
 
 
 def load(request: ExportRequest, work: Path) -> Source:
-    """The model that the request names.
+    """Load the model that the request names.
 
     Args:
-        request: its `model` and `task` are read.
-        work: where files made on the way may lie.
+        request: its `model` or `in_memory`, and its `task`, are read.
+        work: a folder for temporary files.
 
     Raises:
         UsageError: `model-unreadable`, `model-unsafe` or `model-unsupported`.
     """
+    if request.in_memory is not None:
+        from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
+
+        return functions.of_model(request.in_memory, request.task, work)
     if function := _FUNCTION.fullmatch(request.model):
         from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
 
@@ -50,10 +55,10 @@ def load(request: ExportRequest, work: Path) -> Source:
 
 
 def release_name(request: ExportRequest, source: Source) -> str:
-    """The name asked for, else one made of the model's.
+    """Return the requested name, or one made of the model's.
 
     Raises:
         UsageError: `usage`, when the model's name has no letter or digit to make one of.
     """
-    made = _UNFIT.sub("-", source.name.lower())[: names.NAME_MAX_CHARS].strip("-_")
-    return names.require_name(request.name or made, "model name (give one with --name)")
+    derived = _UNFIT.sub("-", source.name.lower())[: names.NAME_MAX_CHARS].strip("-_")
+    return names.require_name(request.name or derived, "model name (give one with --name)")

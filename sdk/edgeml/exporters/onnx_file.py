@@ -1,6 +1,6 @@
-"""A model from an `.onnx` file. Its original is the file itself: what parity then says is what quantizing changed.
+"""A model from an `.onnx` file. The file is its own original, so parity measures the effect of quantization alone.
 
-A tokenizer, image processor or labels are taken from the JSON files beside it when a task is named.
+With a task, the tokenizer, image processor or labels come from the JSON files beside it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from edgeml_core.profile import ModelKind
 from edgeml_runtime.engines.ort import OrtSession
 from edgeml_runtime.tensors import Array
 
-#: Per-channel QDQ needs it (ONNX: DequantizeLinear's axis).
+#: The first opset with per-channel QDQ (ONNX: DequantizeLinear's axis).
 OPSET_MIN: Final = 13
 _QUANTIZED: Final = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
 
 
 def load(path: Path, task: Task | None, work: Path) -> Source:
-    """The model in an `.onnx` file.
+    """Load the model in an `.onnx` file.
 
     Raises:
         UsageError: `model-unreadable`, or `model-unsupported` for an old opset or a model quantized already.
@@ -119,7 +119,7 @@ def _postprocess(folder: Path, task: Task, outputs: tuple[TensorSpec, ...]) -> P
 
 
 def _example(spec: TensorSpec) -> Array:
-    """A ramp: the same everywhere, and all its values differ."""
+    """Make a ramp: all values of a float input differ, and are the same on every machine."""
     shape = tuple(1 if length == -1 else length for length in spec.shape)
     if spec.dtype in ("float32", "float16"):
         return np.linspace(-1, 1, int(np.prod(shape)), dtype=spec.dtype).reshape(shape)

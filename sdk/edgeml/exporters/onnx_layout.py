@@ -1,7 +1,7 @@
 """The final form of an ONNX model: `model.onnx` and `model.weights`, the same bytes for the same model.
 
-Every large tensor lies at an aligned offset in the order of the graph. Offsets follow from shapes alone, so two
-versions of one architecture have equal offsets: a runtime can map the weights, and a new version differs from the old
+Every large tensor lies at an aligned offset in the order of the graph, so that a runtime can map the weights. Offsets
+depend on shapes alone, so two versions of one architecture have equal offsets. A new version then differs from the old
 one only in the chunks whose weights changed.
 """
 
@@ -14,26 +14,27 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from edgeml.exporters.source import Built, Signature
+from edgeml_core.profile import RecipeName
 
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.weights"
-#: A page: what a runtime can map on every supported system.
+#: Bytes of a page; a runtime can map at its multiples on every supported system.
 ALIGNMENT_BYTES: Final = 4096
-#: Smaller tensors stay in the graph: shape inference reads them, and padding would cost more than they weigh.
+#: Bytes of a tensor; a smaller one stays in the graph, where shape inference reads it and padding costs nothing.
 EXTERNAL_MIN_BYTES: Final = 1024
 
 
-def write(model: onnx.ModelProto, folder: Path, *, recipe: str, signature: Signature) -> Built:
-    """Write a model to `folder`; `model` is changed and must not be used after."""
+def write(model: onnx.ModelProto, folder: Path, *, recipe: RecipeName, signature: Signature) -> Built:
+    """Write a model to `folder`; it changes `model`, which must not be used after that."""
     with (folder / WEIGHTS).open("wb") as weights:
         for tensor in model.graph.initializer:
-            _place(tensor, weights)
+            _store(tensor, weights)
     _strip(model)
     (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
     return Built(file_format="onnx", recipe=recipe, folder=folder, model=MODEL, weights=(WEIGHTS,), signature=signature)
 
 
-def _place(tensor: TensorProto, weights: BinaryIO) -> None:
+def _store(tensor: TensorProto, weights: BinaryIO) -> None:
     data = numpy_helper.to_array(tensor).tobytes()
     name, dims, data_type = tensor.name, tuple(tensor.dims), tensor.data_type
     tensor.Clear()
@@ -51,7 +52,7 @@ def _place(tensor: TensorProto, weights: BinaryIO) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what exporters leave in the file about the machine that they ran on."""
+    """Remove metadata of the exporting machine, which exporters leave in the file."""
     model.doc_string = ""
     model.graph.doc_string = ""
     del model.metadata_props[:]

@@ -1,6 +1,6 @@
 """The adapter to skl2onnx: a fitted scikit-learn estimator or pipeline, over rows of numbers.
 
-A classifier answers with its probabilities under its own labels; anything else with the numbers that it predicts.
+A classifier answers with its probabilities by label, any other estimator with the numbers that it predicts.
 """
 
 from __future__ import annotations
@@ -31,26 +31,30 @@ _PREDICTED: Final = "variable"
 
 
 class Estimator:
-    """A fitted estimator behind the runtime's port."""
+    """A fitted estimator as a runtime session."""
 
     def __init__(self, estimator: Any) -> None:  # noqa: ANN401 -- scikit-learn has no types
         self.output = _PROBABILITIES if is_classifier(estimator) else _PREDICTED
         self._predict = estimator.predict_proba if is_classifier(estimator) else estimator.predict
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The probabilities, or what is predicted, one row each."""
+        """Predict rows, float32 [rows, columns]; the output is probabilities or numbers, float32 [rows, values]."""
         rows = inputs[INPUT]
         return {self.output: np.asarray(self._predict(rows), dtype=np.float32).reshape(len(rows), -1)}
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Free nothing."""
 
 
 def source(name: str, estimator: Any, rows: object, work: Path, *, task: Task | None) -> Source:  # noqa: ANN401 -- as above
-    """The model that a fitted estimator is.
+    """Describe a fitted estimator as a model.
 
     Args:
-        rows: examples of what it takes, numbers only.
+        name: fit to name a release.
+        estimator: or a pipeline.
+        rows: examples of its input, numbers only.
+        work: a folder for temporary files.
+        task: None or `tensors`.
 
     Raises:
         UsageError: `model-unreadable`, when it isn't fitted or the rows don't fit it; `model-unsupported`, when ONNX
@@ -59,7 +63,7 @@ def source(name: str, estimator: Any, rows: object, work: Path, *, task: Task | 
     if task not in (None, "tensors"):
         raise UsageError("model-unsupported", f"task {task} is not for rows of numbers", "leave out --task")
     if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
-        hint = "take one with predict_proba, or wrap it in CalibratedClassifierCV"
+        hint = "use one with predict_proba, or wrap it in CalibratedClassifierCV"
         raise UsageError("model-unsupported", f"{type(estimator).__name__} gives no probabilities", hint)
     try:
         example = np.asarray(rows, dtype=np.float32)
@@ -68,7 +72,7 @@ def source(name: str, estimator: Any, rows: object, work: Path, *, task: Task | 
     except (ValueError, TypeError, NotFittedError, AttributeError) as error:
         hint = "return (fitted estimator, rows of numbers)"
         raise UsageError("model-unreadable", f"the estimator can't predict its example: {error}", hint) from error
-    model = _converted(estimator, example, original.output)
+    model = _convert(estimator, example, original.output)
     path = work / "estimator.onnx"
     onnx.save(model, path)
     return Source(
@@ -80,7 +84,7 @@ def source(name: str, estimator: Any, rows: object, work: Path, *, task: Task | 
             inputs=(TensorSpec(name=INPUT, dtype="float32", shape=(-1, *example.shape[1:])),),
             outputs=(TensorSpec(name=original.output, dtype="float32", shape=(-1, width)),),
             preprocess=TensorInput(),
-            postprocess=_meaning(estimator, original.output),
+            postprocess=_postprocess(estimator, original.output),
         ),
         example={INPUT: example[:1]},
         original=original,
@@ -91,23 +95,23 @@ def source(name: str, estimator: Any, rows: object, work: Path, *, task: Task | 
     )
 
 
-def _meaning(estimator: Any, output: str) -> Postprocess:  # noqa: ANN401 -- as above
+def _postprocess(estimator: Any, output: str) -> Postprocess:  # noqa: ANN401 -- as above
     if not is_classifier(estimator):
         return TensorOutput()
     return Classes(output=output, labels=tuple(map(str, estimator.classes_)), activation="none")
 
 
-def _converted(estimator: Any, example: Array, output: str) -> onnx.ModelProto:  # noqa: ANN401 -- as above
+def _convert(estimator: Any, example: Array, output: str) -> onnx.ModelProto:  # noqa: ANN401 -- as above
     options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
     try:
         model = skl2onnx.to_onnx(
             estimator,
             initial_types=[(INPUT, skl2onnx.common.data_types.FloatTensorType([None, *example.shape[1:]]))],
-            name=type(estimator).__name__,  # else it is drawn by lot
+            name=type(estimator).__name__,  # the default is random
             options=options,
             target_opset=_OPSETS,
         )
         return select_model_inputs_outputs(model, [output])
     except Exception as error:  # skl2onnx's exceptions share no base
-        hint = "take an estimator that skl2onnx supports"
-        raise UsageError("model-unsupported", f"there is no way to ONNX for this model: {error}", hint) from error
+        hint = "use an estimator that skl2onnx supports"
+        raise UsageError("model-unsupported", f"can't convert this model to ONNX: {error}", hint) from error

@@ -1,15 +1,15 @@
-"""What a loaded model is to the steps after: what it takes and gives, how to run it, what to convert. No libraries."""
+"""A loaded model as the later steps see it: its signature, its original to run, its module to convert. No libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeml_core.manifest import Format, Task, TensorSpec
 from edgeml_core.processing import Postprocess, Preprocess
-from edgeml_core.profile import ModelKind
+from edgeml_core.profile import ModelKind, RecipeName
 from edgeml_runtime.engines import Session
 from edgeml_runtime.tensors import Array
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 #: The quantization recipe of a model that is not quantized.
-FLOAT: str = "none"
+FLOAT: Final[RecipeName] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What a model takes and gives, and how requests become tensors and tensors answers."""
+    """A model's inputs and outputs, and their pre- and postprocessing."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -35,7 +35,7 @@ class TorchModel:
     """A PyTorch model to convert.
 
     Args:
-        module: called with the inputs by name, it returns the outputs by name.
+        module: takes the inputs and returns the outputs by name.
         pretrained: the transformers model inside, where there is one.
     """
 
@@ -48,17 +48,17 @@ class Source:
     """A loaded model.
 
     Args:
-        name: from where it was loaded, fit to name a release.
+        name: of its folder, file or function.
         kind: decides which quantization recipes suit.
-        sha256: of all that the export depends on.
+        sha256: of all files and weights that the export depends on.
         signature: of the original.
         example: one input of batch 1 to trace with.
-        original: runs the original; what parity and accuracy are held against.
-        original_name: what the original is, for the card.
+        original: runs the original, the reference of parity and accuracy.
+        original_name: of the original's library, for the card.
         assets: files that go into the bundle, by their path there.
         model: the PyTorch model, or the `.onnx` file.
-        tools: versions of what loaded it.
-        notes: what the card is to say of what could not be taken over.
+        tools: versions of the libraries that loaded it.
+        notes: for the card, on features of the original that the bundle lacks.
     """
 
     name: str
@@ -80,13 +80,14 @@ class Built:
     """A model's files in a folder of their own, with the assets, ready to be opened as a bundle's are.
 
     Args:
-        model: the model file's name; `weights` lie beside it where the format keeps them apart.
-        recipe: how it was quantized; `none` for fp32.
-        notes: what the card is to say of how it was made.
+        model: the model file's name.
+        weights: names of further files of the model, where the format has them.
+        recipe: of its quantization; `none` for fp32.
+        notes: for the card, on how it was made.
     """
 
     file_format: Format
-    recipe: str
+    recipe: RecipeName
     folder: Path
     model: str
     signature: Signature

@@ -1,4 +1,4 @@
-"""Parts of a PyTorch model written so that what litert-torch makes of them suits LiteRT's int8 kernels: the same sums.
+"""Parts of a PyTorch model in forms that suit LiteRT's int8 kernels, with the same results.
 
 Importing this registers the layer norm's form with litert-torch.
 """
@@ -13,14 +13,14 @@ from litert_torch.fx_infra import decomp
 
 from edgeml.exporters.source import TorchModel
 
-#: Their forward takes a mask of three dimensions; one of two they spread to a full square before the first layer.
+#: Model types whose forward takes a mask of three dimensions, and expands a mask of two to a full square.
 _SQUARES_ITS_MASK: Final = ("bert", "camembert", "roberta", "xlm-roberta")
 
 
 def module(model: TorchModel) -> torch.nn.Module:
-    """The module to convert: as it is, but for an attention mask that stays one row.
+    """Wrap the module to convert, so that the attention mask stays one row.
 
-    LiteRT's XNNPACK takes no operator that spreads the mask; on MiniLM the row saves 6 % of the time.
+    XNNPACK in LiteRT has no operator that expands the mask. On MiniLM the row saves 6 % of the time.
     """
     config = getattr(model.pretrained, "config", None)
     return _RowMask(model.module).eval() if getattr(config, "model_type", "") in _SQUARES_ITS_MASK else model.module
@@ -43,10 +43,10 @@ def layer_norm(  # noqa: PLR0917 -- aten.layer_norm's own parameters
     eps: float = 1e-5,
     cudnn_enable: bool = True,  # noqa: ARG001, FBT001, FBT002
 ) -> torch.Tensor:
-    """A layer norm that divides centred values.
+    """Compute a layer norm by dividing centred values.
 
-    The converter's own form ends in a way that it folds into the products behind: their weights then hold the norm's,
-    and they read activations with outliers. Int8 MiniLM's distance from PyTorch is 1.2e-3 with this, 1.9e-3 with that.
+    The converter folds the end of its own form into the next products. Their weights then include the norm's, and
+    their inputs have outliers. The distance of int8 MiniLM from PyTorch is 1.2e-3 with this form, 1.9e-3 with that.
     """
     dims = list(range(-len(shape), 0))
     centred = values - values.mean(dims, keepdim=True)

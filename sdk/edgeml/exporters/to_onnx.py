@@ -1,4 +1,4 @@
-"""The adapter to optimum and torch's exporter: a source becomes an fp32 ONNX model with any batch size and length."""
+"""The adapter to optimum and torch's exporter: the fp32 ONNX model of a source, with any batch size and length."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from edgeml.exporters.source import Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 
-#: Has LayerNormalization as one operator, and all that the quantizers ask for.
+#: The first opset with LayerNormalization as one operator; the quantizers support it.
 OPSET: Final = 17
 
 
 def convert(source: Source, work: Path) -> onnx.ModelProto:
-    """The fp32 model.
+    """Convert a source to the fp32 model.
 
     Raises:
-        UsageError: `model-unsupported`, when the exporter has no way for the architecture or an operator.
+        UsageError: `model-unsupported`, when the exporter doesn't support the architecture or an operator.
     """
     if isinstance(source.model, Path):
         return onnx.load(source.model)
     path = work / "exported.onnx"
     try:
-        # A detector's positions follow from its pictures' size, which is fixed: traced, they are constants.
+        # A detector's positions depend on the size of its pictures, which is fixed: tracing makes them constants.
         if source.model.pretrained is not None and source.task != "object-detection":
             _pretrained(source, source.model.pretrained, path)
         else:
@@ -38,7 +38,7 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         return onnx.load(path)
     except UsageError:
         raise
-    except Exception as error:  # the exporters raise whatever their passes raise
+    except Exception as error:  # the exporters let errors of their passes pass
         raise conversion_error.unsupported("onnx", error) from error
 
 
@@ -57,7 +57,7 @@ def _module(source: Source, model: TorchModel, path: Path) -> None:
     outputs = [spec.name for spec in source.signature.outputs]
     example = tuple(torch.from_numpy(source.example[name]) for name in names)
     torch.onnx.export(
-        # Not in evaluation mode, the wrapper would take the model inside back into training when the exporter is done.
+        # Without evaluation mode here, the exporter puts the inner model back into training mode at its end.
         _Positional(model.module, tuple(names)).eval(),
         example,
         path,
@@ -77,7 +77,7 @@ def _free(spec: TensorSpec) -> list[int]:
 
 
 class _Positional(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """The exporter passes inputs in order and takes outputs as a tuple."""
+    """A module with inputs in order and outputs as a tuple, for the exporter."""
 
     def __init__(self, named: torch.nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()

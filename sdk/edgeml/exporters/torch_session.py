@@ -1,4 +1,4 @@
-"""The PyTorch original behind the runtime's port, so that it runs through the same pre- and postprocessing."""
+"""The PyTorch original as a runtime session, so that it has the same pre- and postprocessing as the bundle."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgeml_runtime.tensors import Array
 
 
 class Named(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """A module called with its inputs by name, which returns its outputs by name.
+    """A module with inputs and outputs by name.
 
     Args:
         inner: the model.
         inputs: names of the inputs, in the model's order.
-        outputs: names of the outputs; empty takes all the model gives, named here.
+        outputs: names of the outputs; empty takes all of them and names them.
         by_keyword: whether the model takes its inputs as keywords.
     """
 
@@ -33,19 +33,19 @@ class Named(torch.nn.Module):  # type: ignore[misc] # torch is not followed
         self._inputs, self._outputs, self._by_keyword = inputs, outputs, by_keyword
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The outputs by name. LiteRT takes 32-bit ids, embeddings 64-bit ones."""
+        """Run the model. LiteRT has 32-bit ids where PyTorch's embeddings take 64-bit ones."""
         wide = {name: value.long() if value.dtype == torch.int32 else value for name, value in inputs.items()}
-        given = self.inner(**wide) if self._by_keyword else self.inner(*(wide[name] for name in self._inputs))
-        named = _by_name(given)
+        outputs = self.inner(**wide) if self._by_keyword else self.inner(*(wide[name] for name in self._inputs))
+        named = _by_name(outputs)
         return {name: named[name] for name in self._outputs or named}
 
 
-def _by_name(given: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- whatever a module returns
-    if isinstance(given, torch.Tensor):
-        return {"output": given}
-    if isinstance(given, Mapping):
-        return {str(name): value for name, value in given.items()}
-    return {f"output_{index}": value for index, value in enumerate(given)}
+def _by_name(outputs: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- any structure that a module returns
+    if isinstance(outputs, torch.Tensor):
+        return {"output": outputs}
+    if isinstance(outputs, Mapping):
+        return {str(name): value for name, value in outputs.items()}
+    return {f"output_{index}": value for index, value in enumerate(outputs)}
 
 
 class TorchSession:
@@ -55,38 +55,42 @@ class TorchSession:
         self._module = module.eval()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name."""
+        """Run the model on arrays by tensor name, with the dtypes and shapes of its signature."""
         with torch.inference_mode():
             outputs = self._module(**{name: torch.from_numpy(np.array(array)) for name, array in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
     def close(self) -> None:
-        """Nothing to free: the converters still need the module."""
+        """Keep the module, which the converters still need."""
 
 
 def specs(tensors: Mapping[str, Array], *, lengths: bool = False) -> tuple[TensorSpec, ...]:
-    """Specs of tensors with any batch size, and any length in the second dimension where `lengths`."""
-    free = 2 if lengths else 1
+    """Make specs of arrays by tensor name, with any batch size.
+
+    Args:
+        tensors: the first axis is the batch.
+        lengths: whether the second axis has any length, too.
+    """
+    dynamic = 2 if lengths else 1
     return tuple(
-        TensorSpec(name=name, dtype=DTYPES[array.dtype.name], shape=(-1,) * free + array.shape[free:])
+        TensorSpec(name=name, dtype=DTYPES[array.dtype.name], shape=(-1,) * dynamic + array.shape[dynamic:])
         for name, array in tensors.items()
     )
 
 
 def dtype(tensor: torch.Tensor) -> DType:
-    """The data type of a tensor.
+    """Return the data type of a tensor.
 
     Raises:
-        KeyError: a bundle has no such data type.
+        KeyError: a bundle can't have this data type.
     """
     return DTYPES[str(tensor.dtype).removeprefix("torch.")]
 
 
 def kind(module: torch.nn.Module) -> ModelKind:
-    """`cnn` for two convolutions or more and no attention, else `encoder`.
+    """Return the kind of model: `cnn` for two convolutions or more and no attention, else `encoder`.
 
-    A vision transformer has one convolution, to cut patches; a transformer of sound several, to cut frames, which weigh
-    little.
+    A vision transformer has one convolution, for its patches. An audio transformer has several small ones for frames.
     """
     convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     attends = any("Attention" in type(part).__name__ for part in module.modules())
@@ -95,11 +99,11 @@ def kind(module: torch.nn.Module) -> ModelKind:
 
 
 def digest(module: torch.nn.Module, *files: Path) -> str:
-    """The SHA-256 of all weights by name, and of files."""
-    whole = hashlib.sha256()
+    """Compute the SHA-256 of all weights by name, and of files."""
+    sha256 = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        whole.update(name.encode() + b"\0" + str(value.dtype).encode() + b"\0")
-        whole.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha256.update(name.encode() + b"\0" + str(value.dtype).encode() + b"\0")
+        sha256.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     for path in files:
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
+        sha256.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha256.hexdigest()

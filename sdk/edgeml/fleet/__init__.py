@@ -1,4 +1,4 @@
-"""The fleet from the host's side: deployments, the origin of chunks, the registry of devices, their status.
+"""The host's side of a fleet: deployments, the origin of chunks, the registry of devices, their status.
 
-Imports of MQTT stay in `serve` and what it starts; nothing is imported here.
+This package imports nothing itself: only `serve` and `call` need MQTT.
 """

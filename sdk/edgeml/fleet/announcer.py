@@ -1,61 +1,68 @@
-"""The repository as retained messages: what the broker lacks is published, what nothing names any more is cleared.
+"""The repository as retained messages: publish the files that the broker lacks, and clear those that are superseded.
 
-What others write over or delete there is published again, what they add is cleared: no device believes it, but it would
-keep devices from what they may believe. The watch is a look at both `timestamp.json` every second: they are what
-changes last with every change.
+Another client may overwrite, delete or add files. No device accepts such a file, but it may keep devices from the
+signed one. So the announcer publishes its own files again, and clears added ones. To see a change of the repository,
+compare both `timestamp.json`: they change last with every change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from aiomqtt import Client
-
-from edgeml.repository import Repository
+from edgeml.repository import RepositoryFolder
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
 from edgeml_core import chunks
 from edgeml_core.messages import Topics
 
 _AT_LEAST_ONCE: Final = 1
 _CLEARED: Final = b""
-#: Topics with foreign content that are remembered until they are repaired; of more, a later look hears again.
+#: Topics with foreign content that wait for their repair. Of more, the next connection receives the content again.
 FOREIGN_MAX_TOPICS: Final = 4096
 
 
-def stamps(repository: Repository) -> tuple[bytes, ...]:
-    """What differs after every change."""
+class Publisher(Protocol):
+    """The connection: see `edgeml_io.mqtt.Connection`."""
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Publish a message."""
+        ...
+
+
+def stamps(repository: RepositoryFolder) -> tuple[bytes, ...]:
+    """Return the files that differ after every change."""
     return tuple((signed.folder / TIMESTAMP_FILE).read_bytes() for signed in repository.both)
 
 
 class Announcer:
-    """What one connection's broker has been told of a repository."""
+    """The files that this connection's broker has from a repository."""
 
-    def __init__(self, client: Client, topics: Topics) -> None:
-        self._client = client
+    def __init__(self, connection: Publisher, topics: Topics) -> None:
+        self._connection = connection
         self._topics = topics
-        self._told: dict[str, frozenset[str]] = {}
+        self._announced: dict[str, frozenset[str]] = {}
         self._cleared: set[str] = set()
-        #: What the broker should retain, as file and digest, and where something else was heard.
+        #: The payloads that the broker should retain, as file and digest.
         self._retained: dict[str, tuple[Path, str]] = {}
+        #: Topics on which another payload was received.
         self._foreign: set[str] = set()
 
     async def announce(self, signed: SignedRepository) -> None:
         """Publish the files that the broker doesn't have from us yet, the timestamp last, then clear old ones.
 
-        Files of the state before this one are left for the devices that are just reading it, and cleared the next time.
+        The files of the state before this one stay for the devices that are just reading it. The next call clears them.
         """
-        files, told = signed.files(), self._told.get(signed.name, frozenset())
+        files, announced = signed.files(), self._announced.get(signed.name, frozenset())
         for file in files:
-            if file not in told or file == TIMESTAMP_FILE:
+            if file not in announced or file == TIMESTAMP_FILE:
                 topic = self._topics.trust(signed.name, file)
                 await self._retain(topic, self._content(topic, signed.folder / file))
-        await self._clear(signed, [file for file in signed.superseded() if file not in told])
-        self._told[signed.name] = frozenset(files)
+        await self._clear(signed, [file for file in signed.superseded() if file not in announced])
+        self._announced[signed.name] = frozenset(files)
 
     def on_message(self, topic: str, payload: bytes) -> None:
-        """Note what someone published on a topic of ours; mostly it is the echo of our own words."""
+        """Compare a received payload with ours; mostly it is the echo of our own message."""
         _, digest = self._retained.get(topic, (None, chunks.sha256(_CLEARED)))
         if chunks.sha256(payload) == digest:
             self._foreign.discard(topic)
@@ -63,7 +70,7 @@ class Announcer:
             self._foreign.add(topic)
 
     async def repair(self) -> int:
-        """Put right what others have changed; on how many topics."""
+        """Publish again the files that others have changed, and return their number."""
         foreign, self._foreign = self._foreign, set()
         for topic in foreign:
             path, _ = self._retained.get(topic, (None, ""))
@@ -79,10 +86,10 @@ class Announcer:
                 self._cleared.add(topic)
 
     def _content(self, topic: str, path: Path) -> bytes:
-        """A file's content, which from now on is what the broker should retain."""
+        """Read a file, and note that the broker should retain it."""
         data = path.read_bytes()
         self._retained[topic] = path, chunks.sha256(data)
         return data
 
     async def _retain(self, topic: str, data: bytes) -> None:
-        await self._client.publish(topic, data, qos=_AT_LEAST_ONCE, retain=True)
+        await self._connection.publish(topic, data, qos=_AT_LEAST_ONCE, retain=True)

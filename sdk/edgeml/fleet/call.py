@@ -1,7 +1,7 @@
-"""One device called over the broker: what is asked goes to it, its reply comes back.
+"""Call one device over the broker, and wait for its reply.
 
-The device runs what it holds already (`edgeml_core.calls`); nothing is sent to it but the question. One connection a
-call, beside that of `serve`: where the broker takes client ids from user names, it needs a user of its own.
+The device runs a bundle that it holds already (`edgeml_core.calls`); the call only names it. Each call has a connection
+of its own beside that of `serve`. Where the broker takes client ids from user names, it needs a user of its own.
 """
 
 from __future__ import annotations
@@ -12,38 +12,37 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from aiomqtt import Client, MqttError
 
-from edgeml.fleet import link
-from edgeml.fleet.link import Broker
+from edgeml.fleet.link import Broker, session
 from edgeml_core import calls, messages
 from edgeml_core.calls import Call, Kind, Reply, Timing
 from edgeml_core.errors import TransportError, UsageError
 from edgeml_core.messages import DeviceState, Topics
+from edgeml_io.mqtt import Connection, MqttError
 
-#: A retained state comes with the subscription.
+#: Seconds for the device's retained state, which the broker sends at the subscription.
 STATE_WAIT_S: Final = 5.0
-#: The device itself ends a call in time; this is for the way there and back.
+#: Seconds beyond the time in which the device itself ends a call: for both ways through the broker.
 GRACE_S: Final = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConnection:
-    """The way to the devices of a fleet."""
+    """How to reach the devices of a fleet."""
 
     broker: Broker
     fleet: str
 
 
-def ask(line: DeviceConnection, device: str, *, kind: Kind, manifest_sha256: str, timing: Timing) -> Reply:
-    """What a device replies; an error may stand in the reply.
+def ask(connection: DeviceConnection, device: str, *, kind: Kind, manifest_sha256: str, timing: Timing) -> Reply:
+    """Call a device, and return its reply; the reply may hold an error.
 
     Args:
-        line: the way to it.
+        connection: how to reach the device.
         device: its id.
-        kind: what is asked.
+        kind: the kind of call.
         manifest_sha256: names the bundle.
-        timing: for a bench.
+        timing: for a benchmark.
 
     Raises:
         UsageError: `device-unknown`. RejectedError: `document-format`, when the reply is malformed.
@@ -51,66 +50,64 @@ def ask(line: DeviceConnection, device: str, *, kind: Kind, manifest_sha256: str
     """
     call = Call(id=secrets.token_hex(16), session=1, kind=kind, manifest_sha256=manifest_sha256, timing=timing)
     try:
-        return asyncio.run(_ask(line, device, call))
+        return asyncio.run(_ask(connection, device, call))
     except MqttError as error:
         hint = "start the broker, and check --broker, its user and its certificates"
-        raise TransportError("broker-unreachable", f"{line.broker.url}: {error}", hint) from error
+        raise TransportError("broker-unreachable", f"{connection.broker.url}: {error}", hint) from error
 
 
-async def _ask(line: DeviceConnection, device: str, call: Call) -> Reply:
-    """Send the call to the device's connection as it is now."""
-    topics = Topics(line.fleet)
-    async with link.connected(line.broker, f"edgeml-call-{secrets.token_hex(8)}", lasting=False) as client:
-        await client.subscribe([(topics.state(device), 1), (topics.reply(device), 1)])
-        session = await _session(client, device, topics)
-        sent = msgspec.structs.replace(call, session=session)
-        await client.publish(topics.call(device), messages.encode(sent), qos=1)
+async def _ask(to: DeviceConnection, device: str, call: Call) -> Reply:
+    """Send the call to the device's present connection."""
+    topics = Topics(to.fleet)
+    broker = session(to.broker, f"edgeml-call-{secrets.token_hex(8)}", is_lasting=False)
+    async with broker.connected() as connection:
+        await connection.subscribe([(topics.state(device), 1), (topics.reply(device), 1)])
+        number = await _session_number(connection, device, topics)
+        sent = msgspec.structs.replace(call, session=number)
+        await connection.publish(topics.call(device), messages.encode(sent), qos=1)
         try:
             async with asyncio.timeout(calls.TIMEOUT_S + GRACE_S):
-                return await _reply(client, device, sent)
+                return await _reply(connection, device, sent)
         except TimeoutError as error:
-            hint = "look at its log; where the broker has rights by topic, device/ID/call and device/ID/reply need some"
+            hint = "read its log; where the broker has rights by topic, grant device/ID/call and device/ID/reply"
             raise TransportError("call-timeout", f"{device} gave no reply", hint) from error
 
 
-async def _session(client: Client, device: str, topics: Topics) -> int:
-    """The session of the device's connection, by its retained state."""
+async def _session_number(connection: Connection, device: str, topics: Topics) -> int:
+    """The number of the device's connection, from its retained state."""
     try:
         async with asyncio.timeout(STATE_WAIT_S):
-            state = messages.decode(await _payload(client, topics.state(device)), DeviceState)
+            state = messages.decode(await _payload(connection, topics.state(device)), DeviceState)
     except TimeoutError as error:
         message = f"the broker knows no device {device!r} in fleet {topics.root.rpartition('/')[2]!r}"
-        hint = "see `edgeml fleet devices`; name its fleet with --fleet; the broker's user needs rights to its state"
+        hint = "see `edgeml fleet devices`; name its fleet with --fleet; grant the broker's user rights to its state"
         raise UsageError("device-unknown", message, hint) from error
     if not state.online:
         raise _offline(device, "is offline")
     return state.session
 
 
-async def _payload(client: Client, topic: str) -> bytes:
-    async for message in client.messages:
-        if str(message.topic) == topic and isinstance(message.payload, bytes) and message.payload:
+async def _payload(connection: Connection, topic: str) -> bytes:
+    async for message in connection:
+        if message.topic == topic and message.payload:
             return message.payload
     raise AssertionError("messages never end by themselves")
 
 
-async def _reply(client: Client, device: str, call: Call) -> Reply:
-    """The reply to the call; a device that goes away meanwhile, or has come anew, will give none."""
-    async for message in client.messages:
-        payload = message.payload
-        if not isinstance(payload, bytes):
-            continue
-        if str(message.topic).endswith("/reply"):
-            reply = messages.decode(payload, Reply)
+async def _reply(connection: Connection, device: str, call: Call) -> Reply:
+    """Wait for the reply. A device that disconnects meanwhile, or connects again, will send none."""
+    async for message in connection:
+        if message.topic.endswith("/reply"):
+            reply = messages.decode(message.payload, Reply)
             if reply.id == call.id:
                 return reply
             continue
-        state = messages.decode(payload, DeviceState)
+        state = messages.decode(message.payload, DeviceState)
         if state.session > call.session or (state.session == call.session and not state.online):
-            raise _offline(device, "went away before it replied")
+            raise _offline(device, "disconnected before it replied")
     raise AssertionError("messages never end by themselves")
 
 
-def _offline(device: str, what: str) -> TransportError:
-    hint = "look at its power, its network and its agent's log; `edgeml fleet devices` says when it was seen last"
-    return TransportError("device-offline", f"{device} {what}", hint)
+def _offline(device: str, problem: str) -> TransportError:
+    hint = "check its power, its network and its agent's log; `edgeml fleet devices` shows when it was last seen"
+    return TransportError("device-offline", f"{device} {problem}", hint)

@@ -1,7 +1,7 @@
-"""The host's answers to wire keys: whole chunks as they lie in the repository, differences made when first asked for.
+"""The host's payloads for wire keys: whole chunks from the repository, and deltas, computed at the first request.
 
-Each difference is made once for all who ask for it, and kept while there is room. What is asked for by a sealed id is
-encrypted for its group. When to answer is `edgeml_origin`'s.
+A delta is computed once for all devices that want it, and cached while there is room. A payload for a sealed id is
+encrypted for its group. The time of an answer is left to `edgeml_origin`.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from edgeml.repository.store import ChunkStore
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
 
-#: At 2 to 8 KB each, the differences between several versions of a 400 MB model.
-KEPT_MAX_BYTES: Final = 64 * 1024**2
+#: Bytes of cached deltas: at 2 to 8 KB each, those between several versions of a 400 MB model.
+CACHE_MAX_BYTES: Final = 64 * 1024**2
 
 
-class Answers:
-    """See `edgeml_origin.origin.Store`. Several threads may ask."""
+class ChunkPayloads:
+    """See `edgeml_origin.origin.Store`. Several threads may call."""
 
-    def __init__(self, store: ChunkStore, kept_max_bytes: int = KEPT_MAX_BYTES) -> None:
+    def __init__(self, store: ChunkStore, cache_max_bytes: int = CACHE_MAX_BYTES) -> None:
         self._store = store
-        self._kept_max_bytes = kept_max_bytes
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._kept_bytes = 0
+        self._cache_max_bytes = cache_max_bytes
+        self._cached: OrderedDict[str, bytes] = OrderedDict()
+        self._cached_bytes = 0
         self._lock = Lock()
         self._sealed: Mapping[str, Sealed] = {}
 
     def use(self, sealed: Mapping[str, Sealed]) -> None:
-        """From now on know these sealed ids."""
+        """Replace the known sealed ids."""
         self._sealed = sealed
 
     def wire(self, key: str) -> bytes:
-        """See `edgeml_origin.origin.Store`; the whole chunk where its base is lost or damaged."""
+        """See `edgeml_origin.origin.Store`; a chunk whose base is missing or damaged is returned whole."""
         chunk, *bases = (self._sealed.get(chunk_id) for chunk_id in wire_keys.ids(key))
         if chunk is None:
             return self._plain(key)
-        # A base of another group is as good as none.
+        # A device of this group can't have a base of another group.
         known = [base.chunk_id for base in bases if base is not None and base.seal is chunk.seal]
         return chunk.seal.close(self._plain(wire_keys.join(chunk.chunk_id, *known)), key)
 
@@ -48,24 +48,24 @@ class Answers:
         if not wire_keys.has_base(key):
             return self._store.wire(key)
         with self._lock:
-            if kept := self._kept.get(key):
-                self._kept.move_to_end(key)
-                return kept
-        payload = self._difference(*wire_keys.ids(key))
-        self._keep(key, payload)
+            if cached := self._cached.get(key):
+                self._cached.move_to_end(key)
+                return cached
+        payload = self._delta(*wire_keys.ids(key))
+        self._cache(key, payload)
         return payload
 
-    def _difference(self, chunk_id: str, base_id: str) -> bytes:
+    def _delta(self, chunk_id: str, base_id: str) -> bytes:
         chunk = self._store.chunk(chunk_id)
         try:
             return chunks.to_wire_from(self._store.chunk(base_id), chunk)
         except RejectedError:
             return chunks.to_wire(chunk)
 
-    def _keep(self, key: str, payload: bytes) -> None:
+    def _cache(self, key: str, payload: bytes) -> None:
         with self._lock:
-            self._kept_bytes += len(payload) - len(self._kept.pop(key, b""))
-            self._kept[key] = payload
-            while self._kept_bytes > self._kept_max_bytes:
-                _, oldest = self._kept.popitem(last=False)
-                self._kept_bytes -= len(oldest)
+            self._cached_bytes += len(payload) - len(self._cached.pop(key, b""))
+            self._cached[key] = payload
+            while self._cached_bytes > self._cache_max_bytes:
+                _, oldest = self._cached.popitem(last=False)
+                self._cached_bytes -= len(oldest)

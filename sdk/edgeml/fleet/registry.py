@@ -1,6 +1,6 @@
-"""The registry: what devices last said, in SQLite. Survives restarts of the host; `now_s` is passed in.
+"""The registry: the last state and reports of each device, in SQLite. It survives restarts of the host.
 
-Only enrolled devices get in here; that is the caller's business. Used by one thread at a time.
+The caller records messages of enrolled devices only. One thread at a time may call.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
 
-#: The registry's file, where no other is named: in the repository's folder.
+#: The registry's file in the repository's folder; `--database` names another.
 DATABASE_FILE: Final = "fleet.db"
-#: How long to wait for another process that writes, in seconds.
+#: Seconds to wait for another process that writes: a transaction of 256 messages takes far less.
 BUSY_TIMEOUT_S: Final = 10.0
 
 _SCHEMA: Final = """
@@ -33,14 +33,14 @@ CREATE TABLE IF NOT EXISTS host (session TEXT NOT NULL) STRICT;
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's last state, and when it came (seconds since 1970)."""
+    """A device's last state, and its time of arrival in seconds since 1970."""
 
     state: DeviceState
     seen_s: float
 
 
 class DeviceMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of a device, and when it came."""
+    """One message of a device, and its time of arrival in seconds since 1970."""
 
     device: str
     message: DeviceState | Report
@@ -57,16 +57,16 @@ class Registry:
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             self._database.execute("PRAGMA journal_mode = WAL")
-            # What a power cut takes, devices say again: their states are retained.
+            # States that a power cut takes are retained by the broker, which sends them again.
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._database.close()
 
     def session(self) -> str:
-        """The name of this registry's session with the broker, which holds what devices say while nobody listens."""
+        """Return the name of this registry's session with the broker, which keeps messages for an absent host."""
         with _translated(self._path), self._transaction():
             row = self._database.execute("SELECT session FROM host").fetchone()
             name = row[0] if row else secrets.token_hex(8)
@@ -74,21 +74,21 @@ class Registry:
                 self._database.execute("INSERT INTO host VALUES (?)", (name,))
         return str(name)
 
-    def record(self, said: Iterable[DeviceMessage]) -> None:
-        """Keep what devices said, in one transaction.
+    def record(self, received: Iterable[DeviceMessage]) -> None:
+        """Record messages in one transaction.
 
-        A will that comes late, of an older session than the last birth, is ignored. A birth always holds, even with an
-        older session: a device that lost its store begins to count anew.
+        A late will, of an older session than the last birth, is ignored. A birth always counts, even with an older
+        session: a device that lost its store counts its sessions from 1 again.
         """
         with _translated(self._path), self._transaction():
-            for it in said:
+            for it in received:
                 if isinstance(it.message, Report):
                     self._record_report(it.device, it.message, it.seen_s)
                 elif not self._is_late_will(it.device, it.message):
                     self._record_state(it.device, it.message, it.seen_s)
 
     def devices(self) -> dict[str, Seen]:
-        """The last state of each device."""
+        """Return the last state of each device."""
         with _translated(self._path):
             rows = self._database.execute("SELECT id, seen_s, state FROM device ORDER BY id").fetchall()
         return {
@@ -96,7 +96,7 @@ class Registry:
         }
 
     def reports(self, deployment: str) -> dict[str, Report]:
-        """The last report of each device about one deployment."""
+        """Return the last report of each device about one deployment."""
         with _translated(self._path):
             query = "SELECT device, report FROM report WHERE deployment = ? ORDER BY device"
             rows = self._database.execute(query, (deployment,)).fetchall()

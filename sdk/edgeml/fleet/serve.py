@@ -1,7 +1,8 @@
-"""`edgeml fleet serve`: the repository announced, wants answered, states and reports recorded, signatures kept fresh.
+"""`edgeml fleet serve`: announce the repository, answer wants, record states and reports, keep signatures fresh.
 
-The main path is `serve`; after the first connection it reconnects for ever. Deciding is done elsewhere: what to send
-in `edgeml_origin`, what to announce in `announcer`, what counts in `registry`. Only enrolled devices are listened to.
+The main path is `serve`; after the first connection it reconnects for ever. The decisions are made elsewhere: which
+chunk to send in `edgeml_origin`, which file to announce in `announcer`, which state counts in `registry`. Messages of
+devices that aren't enrolled are ignored.
 """
 
 from __future__ import annotations
@@ -14,41 +15,48 @@ import time
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
-from aiomqtt import Client, Message, MqttError
-
-from edgeml.fleet import announcer, link
+from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
-from edgeml.fleet.chunk_payloads import Answers
-from edgeml.fleet.link import Broker
+from edgeml.fleet.chunk_payloads import ChunkPayloads
+from edgeml.fleet.link import Broker, session
 from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
-from edgeml.fleet.snapshot import View, look
-from edgeml.repository import Repository, layout, opened, renewal
+from edgeml.fleet.snapshot import Snapshot, read
+from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
+from edgeml_io import backoff
+from edgeml_io.mqtt import Connection, Message, MqttError
 from edgeml_origin.origin import Origin
 
 _log = logging.getLogger(__name__)
 
+#: Seconds between two looks at the repository: an operator sees a deployment announced within one.
 WATCH_EVERY_S: Final = 1.0
+#: Seconds between two checks whether the freshness is to be signed: it lasts for days.
 REFRESH_CHECK_EVERY_S: Final = 3600.0
-#: A connection that lasted this long was good: the next failure waits the shortest time again.
-STABLE_AFTER_S: Final = 60.0
-#: Messages of devices not recorded yet, and how many go into one transaction.
+#: Seconds between connections at first: the host should return before its devices, whose messages it would miss.
+RECONNECT_FIRST_S: Final = 0.3
+#: The longest time between them, in seconds; the jitter makes it at most 30.
+RECONNECT_MAX_S: Final = 20.0
+#: Seconds after which a connection counts as good: the next delay is the first one again.
+STABLE_S: Final = 60.0
+#: Messages of devices that aren't recorded yet; the newest of more are lost.
 RECORD_QUEUE_MAX: Final = 10_000
+#: Messages in one transaction of the registry: each transaction syncs the disk.
 RECORD_BATCH_MAX: Final = 256
-#: How often messages that can't be read are told of, for each device.
-TELL_DROPPED_EVERY_S: Final = 60.0
+#: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
+DROPPED_EVENT_EVERY_S: Final = 60.0
 _CHUNK_QOS: Final = 0
 _WANT_QOS: Final = 0
 _DEVICE_QOS: Final = 1
 
 
 class Events(Protocol):
-    """Who is told how the service goes."""
+    """Receives the events of the service."""
 
     def event(self, name: str, text: str, **fields: object) -> None:
-        """Something an operator wants to know."""
+        """Print or record an event for the operator."""
 
 
 async def serve(
@@ -59,9 +67,9 @@ async def serve(
     Args:
         repo: the repository's folder.
         broker: where to connect.
-        events: is told of connections and announcements.
+        events: receives connections and announcements.
         database: the registry's file; by default `fleet.db` in the repository.
-        max_bytes_per_s: what all chunks together may take; by default as much as goes.
+        max_bytes_per_s: a limit on all chunks together; None sets none.
 
     Raises:
         UsageError: `repo-invalid`, also when the fleet key is locked; or a certificate can't be used.
@@ -70,9 +78,9 @@ async def serve(
     """
     repository = opened(repo)
     await asyncio.to_thread(renewal.unlock, repository)
-    view = await asyncio.to_thread(look, repository)
+    snapshot = await asyncio.to_thread(read, repository)
     registry = Registry(database or repo / DATABASE_FILE)
-    host = Host(repository, registry, view, events, max_bytes_per_s=max_bytes_per_s)
+    host = Host(repository, registry, snapshot, events, max_bytes_per_s=max_bytes_per_s)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(host.record())
@@ -89,7 +97,7 @@ async def serve(
 def run(
     repo: Path, broker: Broker, events: Events, *, database: Path | None = None, max_bytes_per_s: int | None = None
 ) -> None:
-    """`serve` as a program: SIGTERM ends it in order."""
+    """Run `serve` as a program: SIGTERM ends it in order."""
 
     async def until_terminated() -> None:
         service = asyncio.ensure_future(serve(repo, broker, events, database=database, max_bytes_per_s=max_bytes_per_s))
@@ -106,9 +114,9 @@ class Host:
 
     def __init__(
         self,
-        repository: Repository,
+        repository: RepositoryFolder,
         registry: Registry,
-        view: View,
+        snapshot: Snapshot,
         events: Events,
         *,
         max_bytes_per_s: int | None = None,
@@ -117,162 +125,163 @@ class Host:
         self._registry = registry
         self._events = events
         self._topics = Topics(repository.fleet_name)
-        self._answers = Answers(repository.chunks)
-        self._origin = Origin(self._answers, max_bytes_per_s)
-        self._said: asyncio.Queue[DeviceMessage] = asyncio.Queue(RECORD_QUEUE_MAX)
+        self._payloads = ChunkPayloads(repository.chunks)
+        self._origin = Origin(self._payloads, max_bytes_per_s)
+        self._unrecorded: asyncio.Queue[DeviceMessage] = asyncio.Queue(RECORD_QUEUE_MAX)
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
+        #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
-        self._use(view)
+        self._use(snapshot)
 
     async def stay_connected(self, broker: Broker) -> None:
-        """Connect, serve, and again when the connection is lost; only the first failure is an error."""
-        attempt, connections = 0, 0
-        session = f"edgeml-host-{self._repository.fleet_name}-{self._registry.session()}"
+        """Connect and serve, again whenever the connection is lost; only the first failure is an error."""
+        connections, delays = 0, backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+        lasting = session(broker, f"edgeml-host-{self._repository.fleet_name}-{self._registry.session()}")
         while True:
             began_s = time.monotonic()
             try:
-                async with link.connected(broker, session) as client:
+                async with lasting.connected() as connection:
                     connections += 1
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
-                    await self._serve_connection(client)
+                    await self._serve_connection(connection)
             except* MqttError as group:
                 cause = _first(group)
                 if connections == 0:
                     hint = "start the broker, and check --broker, its user and its certificates"
                     raise TransportError("broker-unreachable", f"{broker.url}: {cause}", hint) from cause
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
-            attempt = 0 if time.monotonic() - began_s > STABLE_AFTER_S else attempt + 1
-            await asyncio.sleep(link.backoff_s(attempt))
+            if time.monotonic() - began_s > STABLE_S:
+                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+            await asyncio.sleep(next(delays))
 
     async def record(self) -> None:
-        """Write what devices said to the registry, as it comes."""
+        """Write the messages of devices to the registry, as they arrive."""
         while True:
-            said = [await self._said.get()]
-            while len(said) < RECORD_BATCH_MAX and not self._said.empty():
-                said.append(self._said.get_nowait())
-            await asyncio.to_thread(self._registry.record, said)
+            batch = [await self._unrecorded.get()]
+            while len(batch) < RECORD_BATCH_MAX and not self._unrecorded.empty():
+                batch.append(self._unrecorded.get_nowait())
+            await asyncio.to_thread(self._registry.record, batch)
 
     async def keep_fresh(self) -> None:
-        """Sign anew before devices would find the metadata expired."""
+        """Sign the freshness again before devices would find the metadata expired."""
         while True:
             try:
                 if await asyncio.to_thread(renewal.is_due, self._repository, layout.utc_now()):
                     await asyncio.to_thread(renewal.renew, self._repository, layout.utc_now())
-                    self._events.event("refreshed", "signed freshness anew")
+                    self._events.event("refreshed", "signed freshness again")
             except EdgemlError as error:
                 self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
             await asyncio.sleep(REFRESH_CHECK_EVERY_S)
 
-    async def _serve_connection(self, client: Client) -> None:
+    async def _serve_connection(self, connection: Connection) -> None:
         async def publish(key: str, payload: bytes) -> None:
-            # Our own line may be slow: that it still takes bytes is the keepalive's to watch.
-            await client.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS, timeout=math.inf)
+            # The host's own network may be slow. The keepalive finds a connection that takes no bytes.
+            await connection.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS, timeout_s=math.inf)
 
-        async def point(release: str, front: str) -> None:
-            await client.publish(self._topics.wave(release), front.encode(), qos=_CHUNK_QOS, retain=True)
+        async def publish_position(release: str, chunk_id: str) -> None:
+            await connection.publish(self._topics.wave(release), chunk_id.encode(), qos=_CHUNK_QOS, retain=True)
 
-        announced = Announcer(client, self._topics)
+        announcing = Announcer(connection, self._topics)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(client, announced))
-            tasks.create_task(self._announce(announced))
-            tasks.create_task(self._origin.run(publish, point))
-            tasks.create_task(self._show_relayed(client))
+            tasks.create_task(self._receive(connection, announcing))
+            tasks.create_task(self._announce(announcing))
+            tasks.create_task(self._origin.run(publish, publish_position))
+            tasks.create_task(self._publish_relayed(connection))
 
-    async def _listen(self, client: Client, announced: Announcer) -> None:
-        # What a device wanted while nobody was there, it has long asked for again: only QoS 1 is kept.
-        await client.subscribe(self._topics.want("+"), qos=_WANT_QOS)
-        heard = (
+    async def _receive(self, connection: Connection, announcing: Announcer) -> None:
+        # With QoS 0 the broker keeps no wants for an absent host: devices have asked again since.
+        await connection.subscribe([(self._topics.want("+"), _WANT_QOS)])
+        for topic in (
             self._topics.state("+"),
             self._topics.report("+"),
             self._topics.relay("+"),
             self._topics.trust("+", "#"),
-        )
-        for topic in heard:
-            await client.subscribe(topic, qos=_DEVICE_QOS)
-        async for message in client.messages:
-            self._receive(message, announced)
+        ):
+            await connection.subscribe([(topic, _DEVICE_QOS)])
+        async for message in connection:
+            self._on_message(message, announcing)
 
-    def _receive(self, message: Message, announced: Announcer) -> None:
-        payload, topic = message.payload, str(message.topic)
+    def _on_message(self, message: Message, announcing: Announcer) -> None:
+        payload, topic = message.payload, message.topic
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
-        if kind == "trust" and isinstance(payload, bytes):
-            announced.on_message(topic, payload)
+        if kind == "trust":
+            announcing.on_message(topic, payload)
             return
-        if device not in self._view.devices or not isinstance(payload, bytes) or not payload:
+        if device not in self._snapshot.devices or not payload:
             return
         try:
-            if kind == "want":
-                self._origin.want(device, messages.decode(payload, Want).keys)
-            elif kind == "relay":
-                self._hear_relay(device, payload)
-            else:
-                is_state = rest == ["state"]
-                self._note(
-                    device, messages.decode(payload, DeviceState) if is_state else messages.decode(payload, Report)
-                )
+            match [kind, *rest]:
+                case ["want"]:
+                    self._origin.want(device, messages.decode(payload, Want).keys)
+                case ["relay"]:
+                    self._on_relay_batch(device, payload)
+                case ["device", "state"]:
+                    self._queue(device, messages.decode(payload, DeviceState))
+                case _:
+                    self._queue(device, messages.decode(payload, Report))
         except RejectedError as error:
             self._drop(device, error)
 
     def _drop(self, device: str, error: RejectedError) -> None:
-        """Tell of a message that can't be read; of one sender's now and then, however many there are."""
+        """Report a malformed message, for each sender at most once in `DROPPED_EVENT_EVERY_S`."""
         now_s = time.monotonic()
-        if now_s - self._dropped_s.get(device, -math.inf) >= TELL_DROPPED_EVERY_S:
+        if now_s - self._dropped_s.get(device, -math.inf) >= DROPPED_EVENT_EVERY_S:
             self._dropped_s[device] = now_s
             text = f"dropped a message on a topic of {device}: {error.message}"
             self._events.event("dropped", text, device=device, code=error.code)
 
-    def _hear_relay(self, relay: str, payload: bytes) -> None:
-        """Take in what a relay says of devices; it counts for those that stand, by their signed labels, at its site."""
-        sites = self._view.sites
-        for saying in relay_batch.unpack(payload):
-            message = saying.state or saying.report
-            if message is not None and sites[relay] and sites.get(saying.device) == sites[relay]:
-                self._note(saying.device, message)
+    def _on_relay_batch(self, relay: str, payload: bytes) -> None:
+        """Queue a relay's messages about the devices whose signed labels name its own site; the others are ignored."""
+        sites = self._snapshot.sites
+        for relayed in relay_batch.unpack(payload):
+            message = relayed.state or relayed.report
+            if message is not None and sites[relay] and sites.get(relayed.device) == sites[relay]:
+                self._queue(relayed.device, message)
                 if isinstance(message, DeviceState) and not self._relayed.full():
-                    self._relayed.put_nowait((saying.device, message))
+                    self._relayed.put_nowait((relayed.device, message))
 
-    async def _show_relayed(self, client: Client) -> None:
-        """Retain the states of devices behind relays, as others say theirs: for callers, and whoever else looks."""
+    async def _publish_relayed(self, connection: Connection) -> None:
+        """Retain the states of devices behind relays, as other devices retain their own: a caller reads them."""
         while True:
             device, state = await self._relayed.get()
-            await client.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
+            await connection.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
 
-    def _note(self, device: str, message: DeviceState | Report) -> None:
+    def _queue(self, device: str, message: DeviceState | Report) -> None:
         try:
-            self._said.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
+            self._unrecorded.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
         except asyncio.QueueFull:
-            _log.warning("devices say more than can be recorded; a message of %s is lost", device)
+            _log.warning("more messages arrive than can be recorded; one of %s is lost", device)
 
-    async def _announce(self, announced: Announcer) -> None:
+    async def _announce(self, announcing: Announcer) -> None:
         seen: tuple[bytes, ...] = ()
         while True:
             try:
                 stamps = announcer.stamps(self._repository)
                 if stamps != seen:
-                    self._use(await asyncio.to_thread(look, self._repository))
+                    self._use(await asyncio.to_thread(read, self._repository))
                     for signed in self._repository.both:
-                        await announced.announce(signed)
+                        await announcing.announce(signed)
                     seen = stamps
-                    self._tell_announced()
-                elif repaired := await announced.repair():
-                    self._notify_repaired(repaired)
+                    self._report_announced()
+                elif repaired := await announcing.repair():
+                    self._report_repaired(repaired)
             except (EdgemlError, OSError) as error:
-                # The operator may be restoring it: what is announced stays until it is whole again.
+                # The operator may be restoring it. The announced files stay until it is whole again.
                 _log.warning("the repository can't be read, trying again: %s", error)
             await asyncio.sleep(WATCH_EVERY_S)
 
-    def _use(self, view: View) -> None:
-        self._view = view
-        self._answers.use(view.sealed)
-        self._origin.demand.allow(releases=view.releases, devices=view.devices)
+    def _use(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._payloads.use(snapshot.sealed)
+        self._origin.scheduler.allow(releases=snapshot.releases, devices=snapshot.devices)
 
-    def _tell_announced(self) -> None:
-        releases, devices = len(self._view.releases), len(self._view.devices)
+    def _report_announced(self) -> None:
+        releases, devices = len(self._snapshot.releases), len(self._snapshot.devices)
         text = f"announced {releases} release(s) to {devices} device(s)"
         self._events.event("announced", text, releases=releases, devices=devices)
 
-    def _notify_repaired(self, files: int) -> None:
-        text = f"repaired {files} signed file(s) that others had changed on the broker: check who may write there"
+    def _report_repaired(self, files: int) -> None:
+        text = f"repaired {files} signed file(s) that others had changed on the broker: check the rights to write there"
         self._events.event("repaired", text, files=files)
 
 

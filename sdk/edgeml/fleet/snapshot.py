@@ -1,6 +1,6 @@
-"""What the signed repository says now, as the service needs it: releases with their chunks and who is to have them.
+"""A snapshot of the signed repository for the service: releases with their chunks, and the devices that may want them.
 
-The repository is verified as it is read. Announcing it is `announcer`'s business.
+Reading verifies the repository. The announcement is left to `announcer`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edgeml.repository import Repository, releases
+from edgeml.repository import RepositoryFolder, releases
 from edgeml.repository.chunk_ids import Outgoing, Sealed
 from edgeml_core import desired, wire_keys
 from edgeml_core.desired import FleetDocument
 from edgeml_origin.cohorts import AnnouncedRelease
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
-    """All releases in the order of their publication, the devices that are enrolled, and the sites where they stand."""
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """All releases in the order of their publication, the enrolled devices, the sealed ids, and each device's site."""
 
     releases: tuple[AnnouncedRelease, ...]
     devices: frozenset[str]
@@ -26,7 +26,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     sites: dict[str, str]
 
 
-def look(repository: Repository) -> View:
+def read(repository: RepositoryFolder) -> Snapshot:
     """Read and verify the repository.
 
     Raises:
@@ -36,7 +36,7 @@ def look(repository: Repository) -> View:
     expected = _expected(document)
     published = releases(repository)
     outgoing = Outgoing(published, repository.groups)
-    listed = tuple(
+    announced = tuple(
         AnnouncedRelease(
             release=wire_keys.chunk_id(it.manifest_sha256),
             ids=outgoing.ids(it),
@@ -45,11 +45,11 @@ def look(repository: Repository) -> View:
         for it in published
     )
     sites = {name: device.labels.get(desired.SITE_LABEL, "") for name, device in document.devices.items()}
-    return View(releases=listed, devices=frozenset(document.devices), sealed=outgoing.sealed, sites=sites)
+    return Snapshot(releases=announced, devices=frozenset(document.devices), sealed=outgoing.sealed, sites=sites)
 
 
 def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:
-    """The devices that may come to want each release; which of several bundles suits a device, it says itself."""
+    """The devices that may want each release; a device itself selects the bundle that suits it."""
     expected: defaultdict[str, set[str]] = defaultdict(set)
     for name, device in document.devices.items():
         target = device.labels.get("target", "")

@@ -1,6 +1,6 @@
-"""What `edgeml fleet status` and `edgeml fleet devices` tell: the signed wishes held against what devices said.
+"""The status of a fleet: the signed deployments beside the states and reports of devices.
 
-Read from the repository and the registry's file; a running `serve` is not asked.
+It reads the repository and the registry's file; it doesn't need a running `serve`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final
 import msgspec
 
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Seen
-from edgeml.repository import Repository, opened
+from edgeml.repository import RepositoryFolder, opened
 from edgeml_core import desired
 from edgeml_core.desired import Deployment
 from edgeml_core.drift import Drift
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, ModelState, Report
 
-#: What a device that said nothing about a deployment yet is counted as.
+#: The state of a device that has reported nothing about a deployment yet.
 SILENT: Final = "silent"
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One enrolled device. `seen_s` is in seconds since 1970, 0 when it was never seen.
 
-    `code` and `message` say why it refuses what the fleet signs; they are empty while it doesn't.
+    `code` and `message` are the reason for which it refuses the fleet's signed files; empty while it accepts them.
     """
 
     id: str
@@ -42,12 +42,12 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
     def to_dict(self) -> dict[str, object]:
-        """As `--json` prints it."""
+        """Return the fields as `--json` prints them."""
         return dict(msgspec.to_builtins(self))
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a deployment didn't come to one device, or why that device refuses what the fleet signs."""
+    """The reason for which one device refuses a deployment, or all signed files of the fleet."""
 
     device: str
     code: str
@@ -55,7 +55,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drifted(msgspec.Struct, frozen=True, kw_only=True):
-    """A model on a device that sees or answers something else than what it was judged on."""
+    """A model on a device whose inputs or answers are far from its baseline."""
 
     device: str
     name: str
@@ -64,7 +64,7 @@ class Drifted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment: how many devices it is for, and how many of them are in which state."""
+    """One deployment: the number of its devices, altogether and by state."""
 
     id: str
     name: str
@@ -87,12 +87,12 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     drifted: tuple[Drifted, ...]
 
     def to_dict(self) -> dict[str, object]:
-        """As `--json` prints it."""
+        """Return the fields as `--json` prints them."""
         return dict(msgspec.to_builtins(self))
 
 
 def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
-    """How the fleet stands.
+    """Return the status of a fleet.
 
     Args:
         repo: the repository's folder.
@@ -103,10 +103,10 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
     """
     repository = opened(repo)
     document = repository.document()
-    wishes = {name: desired.wanted_by(document, name) for name in document.devices}
+    wanted = {name: desired.wanted_by(document, name) for name in document.devices}
     with _registry(repository, database) as registry:
         seen = registry.devices()
-        deployments = tuple(_deployment(it, wishes, seen, registry.reports(it.id)) for it in document.deployments)
+        deployments = tuple(_deployment(it, wanted, seen, registry.reports(it.id)) for it in document.deployments)
     states = {name: seen[name].state for name in document.devices if name in seen}
     return FleetStatus(
         fleet=document.fleet,
@@ -121,7 +121,7 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
 
 
 def devices(repo: Path, *, database: Path | None = None) -> list[DeviceStatus]:
-    """Every enrolled device, with what it last said. Arguments and errors are those of `status`."""
+    """Return every enrolled device with its last state. Arguments and errors are those of `status`."""
     repository = opened(repo)
     with _registry(repository, database) as registry:
         seen = registry.devices()
@@ -136,7 +136,7 @@ def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:
 
 
 @contextmanager
-def _registry(repository: Repository, database: Path | None) -> Iterator[Registry]:
+def _registry(repository: RepositoryFolder, database: Path | None) -> Iterator[Registry]:
     registry = Registry(database or repository.folder / DATABASE_FILE)
     try:
         yield registry
@@ -161,11 +161,11 @@ def _device(name: str, labels: dict[str, str], seen: Seen | None) -> DeviceStatu
 
 def _deployment(
     deployment: Deployment,
-    wishes: Mapping[str, Mapping[str, Deployment]],
+    wanted: Mapping[str, Mapping[str, Deployment]],
     seen: Mapping[str, Seen],
     reports: Mapping[str, Report],
 ) -> DeploymentStatus:
-    wanting = [name for name, wanted in wishes.items() if wanted.get(deployment.name) == deployment]
+    wanting = [name for name, of_device in wanted.items() if of_device.get(deployment.name) == deployment]
     states = Counter(_state(deployment, seen.get(name), reports.get(name)) for name in wanting)
     failures = [
         Failure(device=name, code=reports[name].code, message=reports[name].message)
@@ -185,7 +185,7 @@ def _deployment(
 
 
 def _state(deployment: Deployment, seen: Seen | None, report: Report | None) -> str:
-    """Where a deployment stands on one device: by its retained state, which outlives lost reports, else its report."""
+    """The deployment's state on one device: from the retained state, which outlives lost reports, else the report."""
     model = seen.state.models.get(deployment.name) if seen else None
     if model is not None and model.version == deployment.version and model.state == State.ACTIVE:
         return model.state

@@ -1,1 +1,1 @@
-"""One export from MODEL to bundles: `export` has the steps, the others one step each."""
+"""One export from MODEL to bundles: `export` has all steps, each other module has one."""

@@ -1,73 +1,105 @@
-"""One recipe's attempt at the gate: what came of it, as far as it got; and the errors when all attempts failed."""
+"""One recipe's attempt at the gate, passed or failed; and the errors when all attempts failed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
 from edgeml.check.memory import estimate_bytes
 from edgeml.pipeline.request import Exported
-from edgeml_core.card import Proved, Timed, Tried
+from edgeml_core.card import CandidateTimes, TargetVerification, Tried
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
-from edgeml_core.profile import Recipe
+from edgeml_core.profile import RecipeName
 
 
-@dataclass(kw_only=True)
-class Attempt:
-    """Filled in step by step; `error` is what stopped it."""
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A candidate that met every limit, with all findings."""
 
     file_format: Format
-    recipe: Recipe
-    candidate: Candidate | None = None
-    findings: Findings | None = None
-    times: Times | None = None
-    proved: tuple[Proved, ...] = ()
-    error: EdgemlError | None = None
+    recipe: RecipeName
+    candidate: Candidate
+    findings: Findings
+    times: Times
+    verifications: tuple[TargetVerification, ...] = ()
 
     @property
     def tried(self) -> Tried:
-        """What the card keeps of it."""
-        made, found = self.candidate, self.findings
-        measured = found.card.accuracy if found else None
-        return Tried(
-            format=self.file_format,
-            recipe=self.recipe,
-            why=self.error.message if self.error else "",
-            size_bytes=made.model.size_bytes if made else 0,
-            ram_bytes=estimate_bytes(made.model, made.fp32) if made else 0,
-            cosine=found.card.parity.cosine if found and math.isfinite(found.card.parity.cosine) else None,
-            drop=measured.drop if measured else None,
-            ci95=measured.ci95 if measured else None,
-        )
+        """The card's entry."""
+        return _tried(self, "")
 
     @property
-    def timed(self) -> Timed | None:
-        """What was measured of its speed."""
-        if self.times is None:
-            return None
-        fp32_ms, int8_ms = self.times.fp32.p50_ms, self.times.int8.p50_ms
-        return Timed(format=self.file_format, recipe=self.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
+    def timed(self) -> CandidateTimes:
+        """The times beside fp32."""
+        return _timed(self, self.times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A recipe that an error stopped; the steps before it left their findings."""
+
+    file_format: Format
+    recipe: RecipeName
+    error: EdgemlError
+    candidate: Candidate | None = None
+    findings: Findings | None = None
+    times: Times | None = None
+
+    @property
+    def tried(self) -> Tried:
+        """The card's entry."""
+        return _tried(self, self.error.message)
+
+    @property
+    def timed(self) -> CandidateTimes | None:
+        """The times beside fp32; None where the attempt failed earlier."""
+        return _timed(self, self.times) if self.times else None
+
+
+Attempt: TypeAlias = Passed | Failed
+
+
+def _tried(attempt: Attempt, why: str) -> Tried:
+    candidate, card = attempt.candidate, attempt.findings.card if attempt.findings else None
+    accuracy = card.accuracy if card else None
+    return Tried(
+        format=attempt.file_format,
+        recipe=attempt.recipe,
+        why=why,
+        size_bytes=candidate.model.size_bytes if candidate else 0,
+        ram_bytes=estimate_bytes(candidate.model, candidate.fp32) if candidate else 0,
+        cosine=card.parity.cosine if card and math.isfinite(card.parity.cosine) else None,
+        drop=accuracy.drop if accuracy else None,
+        ci95=accuracy.ci95 if accuracy else None,
+    )
+
+
+def _timed(attempt: Attempt, times: Times) -> CandidateTimes:
+    fp32_ms, int8_ms = times.fp32.p50_ms, times.int8.p50_ms
+    return CandidateTimes(format=attempt.file_format, recipe=attempt.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
 
 
 class NothingPassed(GateFailed):
-    """No candidate passed for a bundle: brings them all, with their times where they got so far."""
+    """No candidate passed for a bundle. The error holds all candidates, with their times where they were timed."""
 
     def __init__(self, target: str, attempts: Sequence[Attempt]) -> None:
+        failures = [it for it in attempts if isinstance(it, Failed)]
         formats = ", ".join(dict.fromkeys(it.file_format for it in attempts))
-        hints = dict.fromkeys(it.error.hint for it in attempts if it.error)
-        message = f"no recipe passed for {target} {formats}: {_failures(attempts)}"
+        hints = dict.fromkeys(it.error.hint for it in failures)
+        message = f"no recipe passed for {target} {formats}: {_reasons(failures)}"
         super().__init__("gate-failed", message, "; or ".join(hints))
         self.target = target
         self.candidates = tuple((it.tried, it.timed) for it in attempts)
 
 
 class SomeFailed(GateFailed):
-    """Of several bundles asked for not all passed: brings each failure, and the bundles that were written."""
+    """Some of several bundles failed. The error holds each failure, and the bundles that were written."""
 
     def __init__(self, failed: Sequence[NothingPassed], exported: Sequence[Exported]) -> None:
         hints = dict.fromkeys(error.hint for error in failed if error.hint)
@@ -77,10 +109,9 @@ class SomeFailed(GateFailed):
         self.exported = tuple(exported)
 
 
-def _failures(attempts: Sequence[Attempt]) -> str:
+def _reasons(failures: Sequence[Failed]) -> str:
     """Each reason once, behind the recipes that failed for it."""
     recipes: dict[str, list[str]] = {}
-    for it in attempts:
-        if it.error:
-            recipes.setdefault(it.error.message, []).append(it.recipe)
+    for it in failures:
+        recipes.setdefault(it.error.message, []).append(it.recipe)
     return "; ".join(f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in recipes.items())

@@ -1,147 +1,206 @@
 """The candidates of one target and format, tried in the order of its recipes until one passes the gate.
 
-Each step fills in the attempt: quantize -> check -> time -> prove. The first that fails ends it; what was found stays.
+The steps of an attempt: quantize -> check -> time -> verify on the target's CPU. The first step that fails ends it.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from edgeml import workspace
-from edgeml.check import gate, latency
+from edgeml.check import latency, length_mix, turns
 from edgeml.check.candidate import Candidate
-from edgeml.check.gate import FASTER_RUNS, is_slow
+from edgeml.check.checks import Findings
+from edgeml.check.gate import is_slow
 from edgeml.exporters import fp32
 from edgeml.exporters.source import Built
-from edgeml.pipeline import pack, target_cpu
-from edgeml.pipeline.attempt import Attempt
+from edgeml.pipeline import comparison, pack, target_cpu
+from edgeml.pipeline.attempt import Attempt, Failed, Passed
+from edgeml.pipeline.comparison import Comparison, Entrant
 from edgeml.pipeline.context import Job
 from edgeml.quantize import apply, recipes
 from edgeml_core.errors import EdgemlError, GateFailed
-from edgeml_core.manifest import Format
-from edgeml_core.profile import Profile, Recipe
-from edgeml_runtime.bench.child import Timed
+from edgeml_core.manifest import ENGINES, Format
+from edgeml_core.profile import Profile, RecipeName
+from edgeml_runtime.bench.child import TimedModel
 from edgeml_runtime.inputs import preparer
-from edgeml_runtime.tensors import Array
+from edgeml_runtime.tensors import Array, to_data
 
-#: What a failed candidate raises; the next one is tried then.
-_FAILED: Final = frozenset({"gate-failed", "model-unsupported", "runtime-failed", "probe-crashed"})
+#: Errors that end one attempt; the next recipe is tried after them.
+_FAILURES: Final = frozenset({"gate-failed", "model-unsupported", "runtime-failed", "probe-crashed"})
 #: Inputs that the sensitivity of nodes is measured on; their order settles with few.
 SAMPLES_MAX: Final = 8
 
 
-def attempts(job: Job, profile: Profile, file_format: Format) -> list[Attempt]:
-    """All attempts made, the last of which passed if any did.
+def try_candidates(job: Job, profile: Profile, file_format: Format) -> list[Attempt]:
+    """Try the recipes of a format until one passes.
+
+    Returns:
+        All attempts. Only the last one can have passed.
 
     Raises:
-        UsageError: the format has no way for the model, or the target no such recipe.
+        UsageError: the model can't be converted to the format, or the target has no such recipe.
     """
-    asked = job.request
-    order = recipes.plan(profile, file_format, job.source.kind, quantize=asked.quantize, recipe=asked.recipe)
-    whole = _export(job, file_format)
-    made: list[Attempt] = []
+    request = job.request
+    order = recipes.plan(profile, file_format, job.source.kind, quantize=request.quantize, only=request.recipe)
+    original = _export(job, file_format)
+    attempts: list[Attempt] = []
     for recipe in order:
-        made.append(_attempt(job, whole, recipe, profile))
-        if made[-1].error is None:
+        attempts.append(_try(job, original, recipe, profile))
+        if isinstance(attempts[-1], Passed):
             break
-    return made
+    return attempts
 
 
-def _attempt(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> Attempt:
-    attempt = Attempt(file_format=whole.file_format, recipe=recipe)
+def _try(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Attempt:
+    candidate, findings, times = None, None, None
     try:
-        candidate = attempt.candidate = _quantize(job, whole, recipe, profile)
-        job.limits.require_fit(candidate)
-        _check(job, attempt, candidate)
-        _time(job, attempt, candidate)
-        _prove(job, attempt, candidate)
+        candidate = _quantize(job, original, recipe, profile)
+        job.limits.check_fit(candidate)
+        findings = _check(job, candidate)
+        job.limits.check_quality(findings)
+        times = _time(job, candidate, recipe)
+        job.limits.check_speed(recipe, job.source.kind, times)
+        verifications = target_cpu.verify(job, candidate, findings)
     except EdgemlError as error:
-        if error.code not in _FAILED or workspace.ran_full(error):
+        if error.code not in _FAILURES or workspace.ran_full(error):
             raise
-        attempt.error = error
-    return attempt
+        return Failed(
+            file_format=original.file_format,
+            recipe=recipe,
+            error=error,
+            candidate=candidate,
+            findings=findings,
+            times=times,
+        )
+    return Passed(
+        file_format=original.file_format,
+        recipe=recipe,
+        candidate=candidate,
+        findings=findings,
+        times=times,
+        verifications=verifications,
+    )
 
 
 def _export(job: Job, file_format: Format) -> Built:
-    def make() -> Built:
+    def write() -> Built:
         job.progress.stage(f"export {file_format}")
         return fp32.write(job.source, file_format, job.new_folder())
 
-    return job.once(("fp32", file_format), make)
+    return job.once(("fp32", file_format), write)
 
 
-def _quantize(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> Candidate:
-    if recipes.family(recipe) == "static" and not job.checks.calibration.rows:
+def _quantize(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Candidate:
+    if recipes.TABLE[recipe].needs_calibration and not job.checks.calibration.rows:
         raise GateFailed("gate-failed", recipes.UNCALIBRATED, "give real rows with --calibrate")
 
-    def make() -> Built:
-        job.progress.stage(f"quantize {whole.file_format} {recipe}")
+    def quantize() -> Built:
+        job.progress.stage(f"quantize {original.file_format} {recipe}")
         with workspace.quiet(job.folder):
-            return apply.apply(recipe, whole, job.new_folder(), _samples(job, whole, recipe, profile))
+            return apply.apply(recipe, original, job.new_folder(), _samples(job, original, recipe, profile))
 
-    model = job.once(("quantized", whole.file_format, recipe), make)
-    manifest = pack.draft(model, job.source, profile, job.release)
-    return Candidate(model=model, fp32=whole, profile=profile, manifest=manifest)
+    model = job.once(("quantized", original.file_format, recipe), quantize)
+    return Candidate(model=model, fp32=original, profile=profile, manifest=_build(job, model, profile).manifest())
 
 
-def _samples(job: Job, whole: Built, recipe: Recipe, profile: Profile) -> list[dict[str, Array]]:
-    """Real inputs as the model takes them: all calibration rows for static int8, some inputs for sensitivity."""
-    if recipes.family(recipe) == "static":
+def _build(job: Job, model: Built, profile: Profile) -> pack.Build:
+    return pack.Build(model=model, source=job.source, profile=profile, release=job.release)
+
+
+def _samples(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> list[dict[str, Array]]:
+    """Prepare real inputs: all calibration rows for static int8, some inputs for the sensitivity of nodes."""
+    if recipes.TABLE[recipe].needs_calibration:
         items = job.checks.calibration.items
-    elif recipes.is_mixed(recipe):
+    elif recipes.TABLE[recipe].mixed:
         items = list(job.checks.inputs.items[:SAMPLES_MAX])
     else:
         return []
-    prepare = preparer(whole.folder, pack.draft(whole, job.source, profile, job.release))
+    prepare = preparer(original.folder, _build(job, original, profile).manifest())
     return [prepare([item]).tensors for item in items]
 
 
-def _check(job: Job, attempt: Attempt, candidate: Candidate) -> None:
+def _check(job: Job, candidate: Candidate) -> Findings:
     job.progress.stage(f"check {candidate.manifest.stem} {candidate.model.recipe}")
     with workspace.quiet(job.folder):
-        attempt.findings = job.checks.run(candidate)
-    job.limits.require_same(attempt.findings)
+        return job.checks.run(candidate)
 
 
-def _time(job: Job, attempt: Attempt, candidate: Candidate) -> None:
-    """Time the candidate against fp32; one that lost is timed once more, and loses if it does again."""
-    manifest = candidate.manifest
-    threads = min(manifest.runtime.threads, os.cpu_count() or 1)
+def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
+    """Time the candidate against fp32; a slow one is timed once more."""
+    threads = _threads(candidate)
 
     def measure() -> latency.Times:
-        job.progress.stage(f"time {manifest.stem} {candidate.model.recipe}")
-        int8 = _timed(job, candidate)
-        reference = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
-        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads))
+        job.progress.stage(f"time {candidate.manifest.stem} {candidate.model.recipe}")
+        typical = job.checks.typical_input(candidate)
+        int8 = latency.timed(candidate.model.path, candidate.manifest, typical)
+        reference: TimedModel = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
+        budget_s = job.request.budget.paired_s
+        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads, budget_s=budget_s))
 
-    def make() -> latency.Times:
+    def measure_twice_if_slow() -> latency.Times:
         times = measure()
-        return measure() if is_slow(attempt.recipe, job.source.kind, times) else times
+        return measure() if is_slow(recipe, job.source.kind, times) else times
 
-    attempt.times = job.once(("times", candidate.key, threads), make)
-    job.limits.require_fast(attempt.recipe, job.source.kind, attempt.times)
-
-
-def is_faster(job: Job, one: Attempt, other: Attempt) -> bool:
-    """Whether a candidate that passed is faster by far than another, in each of a few runs in turns."""
-    assert one.candidate is not None  # noqa: S101 -- what passed has been through every step
-    assert other.candidate is not None  # noqa: S101 -- as above
-    threads = min(one.candidate.manifest.runtime.threads, os.cpu_count() or 1)
-    in_turns = latency.Job(int8=_timed(job, one.candidate), fp32=_timed(job, other.candidate), threads=threads)
-    for _ in range(FASTER_RUNS):
-        job.progress.stage(f"time {one.candidate.manifest.stem} against {other.file_format}")
-        if not gate.is_faster(latency.measure(in_turns)):
-            return False
-    return True
+    return job.once(("times", candidate.key, threads), measure_twice_if_slow)
 
 
-def _timed(job: Job, candidate: Candidate) -> Timed:
-    return latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
+def compare(job: Job, passed: Sequence[Passed]) -> Comparison:
+    """Compare candidates of one target on this machine, over the expected lengths.
+
+    Raises:
+        DeviceError: `runtime-failed`.
+    """
+
+    def measure() -> Comparison:
+        names = " and ".join(it.file_format for it in passed)
+        job.progress.stage(f"time {names} in turns")
+        mix = length_mix.samples(job.checks, [it.candidate for it in passed])
+        contestants = [_contestant(it, [sample.tensors[at] for sample in mix]) for at, it in enumerate(passed)]
+        with turns.started(contestants, [sample.weight for sample in mix]) as running:
+
+            def turn() -> dict[Format, float]:
+                return {it.file_format: ms for it, ms in zip(passed, running.take(), strict=True)}
+
+            return comparison.compare(_entrants(passed), turn, budget_s=job.request.budget.turns_s)
+
+    return job.once(("compared", *(it.candidate.key for it in passed)), measure)
 
 
-def _prove(job: Job, attempt: Attempt, candidate: Candidate) -> None:
-    if attempt.findings:
-        attempt.proved = target_cpu.proved(job, candidate, attempt.findings)
+def _contestant(passed: Passed, inputs: Sequence[Mapping[str, Array]]) -> turns.Contestant:
+    return turns.Contestant(
+        path=str(passed.candidate.model.path),
+        manifest=passed.candidate.manifest,
+        threads=_threads(passed.candidate),
+        inputs=tuple({name: to_data(array) for name, array in tensors.items()} for tensors in inputs),
+    )
+
+
+def _entrants(passed: Sequence[Passed]) -> list[Entrant]:
+    """The candidates with their losses: of accuracy where rows have labels, else of cosine to the original."""
+    order = list(passed[0].candidate.profile.engines)
+    is_labelled = all(it.findings.card.accuracy for it in passed)
+    return [
+        Entrant(
+            file_format=it.file_format,
+            loss=_loss(it, is_labelled=is_labelled),
+            rank=order.index(ENGINES[it.file_format]),
+        )
+        for it in passed
+    ]
+
+
+def _loss(passed: Passed, *, is_labelled: bool) -> float:
+    card = passed.findings.card
+    if is_labelled and card.accuracy:
+        return max(0.0, card.accuracy.drop)
+    return 1 - card.parity.cosine if math.isfinite(card.parity.cosine) else 0.0
+
+
+def _threads(candidate: Candidate) -> int:
+    return min(candidate.manifest.runtime.threads, os.cpu_count() or 1)

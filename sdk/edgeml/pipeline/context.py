@@ -1,4 +1,4 @@
-"""One export under way: what was asked, what was loaded, where work lies. Made by `edgeml.pipeline.export`."""
+"""One export under way: its request, the loaded model, and its working folder. `edgeml.pipeline.export` makes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def new_folder(self) -> Path:
-        """An empty folder."""
+        """Make an empty folder."""
         path = self.folder / f"{next(self.numbers)}"
         path.mkdir()
         return path

@@ -1,4 +1,4 @@
-"""The way of a model on the host: load -> export -> quantize -> check -> pack, for every target and format.
+"""The export of a model: load -> convert -> quantize -> check -> pack, for every target and format.
 
 `export` has all steps; `edgeml.pipeline.candidates` has those of one candidate. Signing and publishing come after it
 (`edgeml.repository`).
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from edgeml import targets, verify, workspace
 from edgeml.check import data, feasible, inputs
@@ -20,7 +21,7 @@ from edgeml.check.gate import Limits
 from edgeml.exporters.load import load, release_name
 from edgeml.memo import Memo
 from edgeml.pipeline import candidates, format_choice, measurements, pack
-from edgeml.pipeline.attempt import Attempt, NothingPassed, SomeFailed
+from edgeml.pipeline.attempt import Failed, NothingPassed, Passed, SomeFailed
 from edgeml.pipeline.context import Job
 from edgeml.pipeline.request import Exported, ExportRequest, NullProgress, Progress
 from edgeml.quantize import recipes
@@ -30,37 +31,37 @@ from edgeml_core.profile import Profile
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> list[Exported]:
-    """Export a model: one bundle for each target and format asked for. One that fails its gate doesn't stop the others.
+    """Export a model to one bundle for each target and requested format. A bundle that fails doesn't stop the others.
 
     Args:
-        request: what is asked.
-        progress: who is told how it goes.
+        request: the model, the targets and the limits.
+        progress: receives the steps and the bundles.
 
     Returns:
-        The bundles in the order of targets, then formats; each lies in `request.output` with its measurements.
+        The bundles in the order of targets, then formats. Each lies in `request.output` with its measurements.
 
     Raises:
         UsageError: the model, a data file, a target or an option is wrong.
-        GateFailed: `gate-failed`, when no recipe passed for one of the bundles, and nothing of it is written: a
-            `NothingPassed` brings its candidates; of several, `SomeFailed` brings each failure and what was written all
-            the same. A plain one says, before any work, that the model can't fit a target.
+        GateFailed: `gate-failed`, when no recipe passed for one of the bundles; nothing of that bundle is written.
+            `NothingPassed` holds its candidates. Among several bundles `SomeFailed` holds each failure, and the bundles
+            that were written. A plain one states before any work that the model can't fit a target.
         DeviceError: a runtime is missing or failed.
     """
     profiles = [targets.load(name) for name in dict.fromkeys(request.targets)]
-    _require_possible(request, profiles)
+    _check_possible(request, profiles)
     with workspace.folder(request.output) as folder:
         job = _load(request, progress or NullProgress(), folder)
-        packed, failed = _bundles(job, list(format_choice.wanted(request, profiles)))
+        packed, failed = _bundles(job, list(format_choice.list_formats(request, profiles)))
         delivered = [_deliver(job, exported) for exported in packed]
     if failed:
         raise SomeFailed(failed, delivered) if len(failed) + len(delivered) > 1 else failed[0]
     return delivered
 
 
-def _require_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None:
-    """Refuse before any work what can't be done."""
+def _check_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None:
+    """Refuse impossible requests before any work."""
     if request.calibrate is None:
-        recipes.require_calibration(request.recipe or request.quantize)
+        recipes.check_calibration(request.recipe or request.quantize)
     quantized = "none" not in (request.quantize, request.recipe)
     for profile in profiles:
         feasible.check_feasible(request.model, profile, quantized=quantized, max_ram_bytes=request.max_ram_bytes)
@@ -98,11 +99,11 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
 
 
 def _bundles(
-    job: Job, wanted: Sequence[tuple[Profile, tuple[Format, ...]]]
+    job: Job, planned: Sequence[tuple[Profile, tuple[Format, ...]]]
 ) -> tuple[list[Exported], list[NothingPassed]]:
-    """Those that passed, packed in the working folder, and the errors of those that didn't."""
+    """Pack the bundles that passed in the working folder; collect the errors of the others."""
     packed, failed = [], []
-    for profile, formats in wanted:
+    for profile, formats in planned:
         try:
             packed.append(_bundle(job, profile, formats))
         except NothingPassed as error:
@@ -111,42 +112,39 @@ def _bundles(
 
 
 def _bundle(job: Job, profile: Profile, formats: Sequence[Format]) -> Exported:
-    """One bundle: of the formats, the one that wins; of each, the first recipe of the target's that passes."""
+    """Make one bundle of the format that wins, with the first of the target's recipes that passes."""
     chosen = format_choice.choose(
         formats,
         profile,
-        partial(candidates.attempts, job, profile),
-        is_faster=partial(candidates.is_faster, job),
+        partial(candidates.try_candidates, job, profile),
+        compare=partial(candidates.compare, job),
     )
     if chosen.winner is None:
         raise NothingPassed(profile.name, chosen.attempts)
     return _pack(job, chosen.winner, chosen)
 
 
-def _pack(job: Job, attempt: Attempt, chosen: format_choice.Chosen) -> Exported:
-    candidate, findings = attempt.candidate, attempt.findings
-    assert candidate is not None  # noqa: S101 -- what passed has been through every step
-    assert findings is not None  # noqa: S101 -- as above
+def _pack(job: Job, passed: Passed, chosen: format_choice.Chosen) -> Exported:
+    candidate, findings = passed.candidate, passed.findings
     job.progress.stage(f"pack {candidate.manifest.stem}")
-    manifest = pack.complete(candidate.manifest, candidate.profile, findings)
-    manifest = msgspec.structs.replace(manifest, card=_card(findings.card, attempt, chosen))
-    manifest = pack.sealed(manifest, candidate.model, findings.cases)
+    build = pack.Build(model=candidate.model, source=job.source, profile=candidate.profile, release=job.release)
+    manifest = build.manifest(findings, _card(findings.card, passed, chosen))
     path = pack.write(manifest, candidate.model, job.folder)
     with workspace.quiet(job.folder):
         verify.verify(path)
-    return Exported(
-        path=path, manifest=manifest, measurements=measurements.measurements(job, attempt, manifest, chosen)
-    )
+    return Exported(path=path, manifest=manifest, measurements=measurements.measure(job, passed, manifest, chosen))
 
 
-def _card(found: card.Card, attempt: Attempt, chosen: format_choice.Chosen) -> card.Card:
-    """The card with all candidates and what is known of the target's CPU."""
-    left = dict.fromkeys(f"{it.recipe} was left: {it.error.message}" for it in chosen.attempts if it.error)
+def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen) -> card.Card:
+    """Complete the card with all candidates and the verification on the target's CPU."""
+    failures = (it for it in chosen.attempts if isinstance(it, Failed))
+    left = dict.fromkeys(f"{it.recipe} was left: {it.error.message}" for it in failures)
     return msgspec.structs.replace(
         found,
         tried=tuple(it.tried for it in chosen.attempts),
-        proved=attempt.proved,
+        verified=passed.verifications,
         warnings=(*chosen.notes, *left, *found.warnings),
+        choice=chosen.reason or UNSET,
     )
 
 

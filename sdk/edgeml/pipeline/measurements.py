@@ -1,43 +1,42 @@
-"""What this machine measured of the bundle that ships: the gate's times, and a trial of the bundle alone."""
+"""The measurements beside a bundle: the gate's times, the choice of its format, and a benchmark of the bundle alone."""
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Final
 
 from edgeml import bench
 from edgeml.check import latency
 from edgeml.check.candidate import Candidate
-from edgeml.pipeline.attempt import Attempt
+from edgeml.pipeline.attempt import Passed
+from edgeml.pipeline.comparison import Comparison
 from edgeml.pipeline.context import Job
 from edgeml.pipeline.format_choice import Chosen
 from edgeml_core import chunks
 from edgeml_core import manifest as manifests
-from edgeml_core.calls import Trial
-from edgeml_core.card import Measurements, Verified
+from edgeml_core.calls import BenchmarkResult
+from edgeml_core.card import Compared, Measurements, Verified
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.bench import child
 
-#: Throughput and energy settle within it; the gate's own times come from the longer run beside fp32.
-TRIAL_S: Final = 1.0
+_DECIMALS: Final = 4
 
 
-def measurements(job: Job, attempt: Attempt, manifest: Manifest, chosen: Chosen) -> Measurements:
-    """What goes beside a bundle.
+def measure(job: Job, passed: Passed, manifest: Manifest, chosen: Chosen) -> Measurements:
+    """Collect the measurements of the bundle that ships, and benchmark it alone.
 
     Args:
-        attempt: the one that ships.
-        manifest: of the sealed bundle.
-        chosen: brings the other attempts.
+        passed: the candidate that ships.
+        manifest: of the bundle.
+        chosen: has the other attempts.
 
     Raises:
         DeviceError: `runtime-failed`.
     """
-    candidate, times = attempt.candidate, attempt.times
-    assert candidate is not None  # noqa: S101 -- what passed has been through every step
-    assert times is not None  # noqa: S101 -- as above
+    candidate, times = passed.candidate, passed.times
     threads = min(manifest.runtime.threads, os.cpu_count() or 1)
-    alone = job.once(("trial", candidate.key, threads), lambda: _alone(job, candidate, threads))
+    alone = job.once(("bench", candidate.key, threads), lambda: _alone(job, candidate, threads))
     here = latency.cpu_name()
     return Measurements(
         manifest_sha256=chunks.sha256(manifests.encode(manifest)),
@@ -53,14 +52,34 @@ def measurements(job: Job, attempt: Attempt, manifest: Manifest, chosen: Chosen)
         doubts=alone.host.doubts,
         verified_on=(
             Verified(cpu=here, how="measured", ok=True),
-            *(Verified(cpu=it.cpu, how=it.how, ok=it.how == "emulated", note=it.note) for it in attempt.proved),
+            *(Verified(cpu=it.cpu, how=it.how, ok=it.how == "emulated", note=it.note) for it in passed.verifications),
         ),
         candidates=tuple(it.timed for it in chosen.attempts if it.timed),
+        compared=_compared(chosen.comparison) if chosen.comparison else (),
     )
 
 
-def _alone(job: Job, candidate: Candidate, threads: int) -> Trial:
-    """The bundle's model in a process of its own, with nothing beside it that would take its time or energy."""
+def _compared(found: Comparison) -> tuple[Compared, ...]:
+    return tuple(
+        Compared(
+            format=it.file_format,
+            expected_ms=round(it.expected_ms, _DECIMALS),
+            time_ratio=round(it.time_ratio, _DECIMALS),
+            interval=_rounded(it.interval) if math.isfinite(it.interval[1]) else None,
+            turns=found.turns,
+        )
+        for it in found.ratios
+    )
+
+
+def _rounded(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    return round(low, _DECIMALS), round(high, _DECIMALS)
+
+
+def _alone(job: Job, candidate: Candidate, threads: int) -> BenchmarkResult:
+    """Benchmark the bundle's model in a process of its own, with nothing beside it."""
     job.progress.stage(f"bench {candidate.manifest.stem}")
     given = latency.timed(candidate.model.path, candidate.manifest, job.checks.typical_input(candidate))
-    return bench.figures(bench.here(child.Job(timed=given, threads=threads, seconds=TRIAL_S)))
+    seconds = job.request.budget.alone_s
+    return bench.result(bench.run_here(child.Job(model=given, threads=threads, seconds=seconds)))

@@ -1,7 +1,7 @@
-"""A checked model becomes a bundle: manifest, card and files in one deterministic file, the measurements beside it.
+"""A checked model becomes a bundle: manifest, card and files in one deterministic file.
 
-The manifest is drafted before the checks, which open the model with it as a device would, and completed after them.
-Nothing in it depends on when or where it was made.
+The checks open the model with a manifest, too, as a device would. Nothing in a manifest depends on the time or the
+machine of the export.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import msgspec
-
 from edgeml.check.checks import Findings
 from edgeml.exporters.source import Built, Source
 from edgeml_core import __version__, bundle, golden
 from edgeml_core import manifest as manifests
 from edgeml_core.card import Card, Parity
 from edgeml_core.golden import GoldenCase
-from edgeml_core.manifest import ENGINES, CpuNeeds, Format, Golden, Manifest, Needs, Provenance, RuntimeNeeds
+from edgeml_core.manifest import ENGINES, CpuNeeds, FileEntry, Format, Golden, Manifest, Needs, Provenance, RuntimeNeeds
 from edgeml_core.profile import Profile
 from edgeml_runtime.tensors import from_data
 
@@ -30,76 +28,96 @@ _TOOLS: Final[dict[Format, tuple[str, ...]]] = {
     "onnx": ("onnx", "optimum-onnx", "onnxruntime"),
     "tflite": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
 }
+#: Significant digits of bounds; more would differ between runs.
+_DIGITS: Final = 4
 _UNMEASURED: Final = Parity(against="", rows=0, max_abs=0.0, cosine=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What a bundle is called."""
+    """The name and version of a bundle."""
 
     name: str
     version: str
 
 
-def draft(model: Built, source: Source, profile: Profile, release: Release) -> Manifest:
-    """The manifest of a model that is yet to be checked: its files, golden cases and card are still empty."""
-    setup = profile.engines[ENGINES[model.file_format]]
-    return Manifest(
-        format=manifests.FORMAT,
-        name=release.name,
-        version=release.version,
-        target=profile.name,
-        task=source.task,
-        cpu=CpuNeeds(arch=profile.cpu.arch, features=profile.cpu.needs),
-        runtime=RuntimeNeeds(
-            engine=ENGINES[model.file_format],
-            min_version=setup.min_version,
-            bad_versions=tuple(sorted(setup.bad_versions)),
-            threads=setup.threads,
-            options=setup.options,
-        ),
-        model=model.model,
-        files=(),
-        inputs=model.signature.inputs,
-        outputs=model.signature.outputs,
-        preprocess=model.signature.preprocess,
-        postprocess=model.signature.postprocess,
-        golden=Golden(path=golden.GOLDEN_NAME, cases=0, min_cosine=setup.golden.min_cosine, max_abs=0.0),
-        needs=Needs(ram_bytes=0, disk_bytes=0),
-        card=Card(recipe=model.recipe, size_bytes=model.size_bytes, baseline_size_bytes=0, parity=_UNMEASURED),
-        provenance=Provenance(source_sha256=source.sha256, tools=_tools(model, source)),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A model for one target of one release. `manifest` is the only maker of manifests.
 
+    Args:
+        model: in its folder, with its assets.
+        source: the model that it was exported from.
+        profile: the target.
+        release: name and version.
+    """
 
-def complete(manifest: Manifest, profile: Profile, findings: Findings) -> Manifest:
-    """The manifest with its card, its needs, and its golden cases bounded as the target's engine allows."""
-    bounds, cases = profile.engines[manifest.runtime.engine].golden, findings.cases
-    return msgspec.structs.replace(
-        manifest,
-        card=findings.card,
-        needs=msgspec.structs.replace(manifest.needs, ram_bytes=findings.ram_bytes),
-        golden=msgspec.structs.replace(
-            manifest.golden, cases=len(cases), max_abs=float(f"{bounds.max_relative * _largest(cases):.4g}")
-        ),
-    )
+    model: Built
+    source: Source
+    profile: Profile
+    release: Release
 
+    def manifest(self, findings: Findings | None = None, card: Card | None = None) -> Manifest:
+        """The manifest, for the checks or for the bundle.
 
-def sealed(manifest: Manifest, model: Built, cases: tuple[GoldenCase, ...]) -> Manifest:
-    """The manifest with its files listed; the golden cases are written beside the model's for that."""
-    (model.folder / golden.GOLDEN_NAME).write_bytes(golden.encode(cases))
-    with _opened(model.folder) as files:
-        entries = tuple(bundle.describe(name, content) for name, content in files.items())
-    size_bytes = sum(entry.size_bytes for entry in entries)
-    return msgspec.structs.replace(
-        manifest, files=entries, needs=msgspec.structs.replace(manifest.needs, disk_bytes=size_bytes)
-    )
+        Args:
+            findings: of the checks. None gives the manifest that the checks open the model with: without files, golden
+                cases and figures. Otherwise the golden cases are written beside the model, and all files are listed.
+            card: instead of the findings' own.
+        """
+        cases = findings.cases if findings else ()
+        files = self._files(cases) if findings else ()
+        engine = ENGINES[self.model.file_format]
+        setup = self.profile.engines[engine]
+        return Manifest(
+            format=manifests.FORMAT,
+            name=self.release.name,
+            version=self.release.version,
+            target=self.profile.name,
+            task=self.source.task,
+            cpu=CpuNeeds(arch=self.profile.cpu.arch, features=self.profile.cpu.needs),
+            runtime=RuntimeNeeds(
+                engine=engine,
+                min_version=setup.min_version,
+                bad_versions=tuple(sorted(setup.bad_versions)),
+                threads=setup.threads,
+                options=setup.options,
+            ),
+            model=self.model.model,
+            files=files,
+            inputs=self.model.signature.inputs,
+            outputs=self.model.signature.outputs,
+            preprocess=self.model.signature.preprocess,
+            postprocess=self.model.signature.postprocess,
+            golden=Golden(
+                path=golden.GOLDEN_NAME,
+                cases=len(cases),
+                min_cosine=setup.golden.min_cosine,
+                max_abs=float(f"{setup.golden.max_relative * _largest(cases):.{_DIGITS}g}"),
+            ),
+            needs=Needs(
+                ram_bytes=findings.ram_bytes if findings else 0, disk_bytes=sum(entry.size_bytes for entry in files)
+            ),
+            card=card or (findings.card if findings else self._unmeasured),
+            provenance=Provenance(source_sha256=self.source.sha256, tools=_tools(self.model, self.source)),
+        )
+
+    @property
+    def _unmeasured(self) -> Card:
+        size_bytes = self.model.size_bytes
+        return Card(recipe=self.model.recipe, size_bytes=size_bytes, baseline_size_bytes=0, parity=_UNMEASURED)
+
+    def _files(self, cases: tuple[GoldenCase, ...]) -> tuple[FileEntry, ...]:
+        (self.model.folder / golden.GOLDEN_NAME).write_bytes(golden.encode(cases))
+        with _opened(self.model.folder) as files:
+            return tuple(bundle.describe(name, content) for name, content in files.items())
 
 
 def write(manifest: Manifest, model: Built, folder: Path) -> Path:
-    """Write the bundle of a sealed manifest into `folder`.
+    """Write the bundle of a manifest that lists its files into `folder`.
 
     Returns:
-        Its path.
+        The bundle's path.
     """
     path = folder / f"{manifest.stem}{bundle.BUNDLE_SUFFIX}"
     with _opened(model.folder) as files, path.open("wb") as destination:

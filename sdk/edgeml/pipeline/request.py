@@ -1,23 +1,53 @@
-"""What is asked of an export, who is told how it goes, and what comes back. Values only: no libraries, no work."""
+"""The request of an export, its progress and its result. Values only: no libraries, no work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol, get_args
+from typing import Any, Final, Protocol, get_args, runtime_checkable
 
+from edgeml.quantize.recipes import Quantize
 from edgeml_core import names
-from edgeml_core.card import Accuracy, Measurements
+from edgeml_core.card import Measurements
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format, Manifest, Task
-from edgeml_core.profile import Recipe
-
-Quantize = Literal["auto", "dynamic", "static", "weight-only", "none"]
+from edgeml_core.profile import RecipeName
 
 #: Fractions of 1: int8 may lose this much of the task metric against fp32.
 MAX_DROP_DEFAULT: Final = 0.01
 VERSION_DEFAULT: Final = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringBudget:
+    """Seconds that timing takes for each candidate, at most; the fewest runs are made in any case.
+
+    Args:
+        paired_s: the candidate and its fp32 model, in turns.
+        alone_s: the bundle that ships, alone; throughput and energy settle within a second.
+        turns_s: candidates of several formats against each other. Beyond it an export would take longer for the choice
+            than for the conversion of a small model.
+    """
+
+    paired_s: float = 1.5
+    alone_s: float = 1.0
+    turns_s: float = 40.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInMemory:
+    """A model object instead of a file.
+
+    Args:
+        name: fit to name a release.
+        model: a `torch.nn.Module` or a fitted scikit-learn estimator.
+        example: inputs of batch 1, as a function in `file.py:function` returns them.
+    """
+
+    name: str
+    model: Any
+    example: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +57,12 @@ class ExportRequest:
     Args:
         model: a Hugging Face directory, `file.onnx` or `path/file.py:function`.
         targets: names of target profiles, or paths of profile files.
-        formats: the file formats; empty ships for each target the one that wins its gate.
-        task: what the model does; None detects it.
-        quantize: which kind of recipes to try; `auto` tries the profile's, in its order.
+        formats: the file formats; with none the best format ships for each target (`format_choice`).
+        task: the model's task; None detects it.
+        quantize: the family of recipes to try; `auto` tries the profile's, in its order.
         recipe: the only recipe to try.
         calibrate: JSON lines to calibrate static quantization on.
-        evaluate: JSON lines with labels to measure accuracy on; for a language model whole texts, for its perplexity.
+        evaluate: JSON lines with labels to measure accuracy on; whole texts for a language model's perplexity.
         max_drop: the loss of the task metric that is accepted, as a fraction of 1; for perplexity, of its fp32 value.
         max_latency_ms: the median latency that is accepted, as measured on this machine.
         max_size_bytes: the size of the model's files that is accepted.
@@ -40,6 +70,8 @@ class ExportRequest:
         name: the model's name; None takes it from `model`.
         version: the release's version.
         output: the folder that the bundles are written to.
+        budget: the seconds that timing takes.
+        in_memory: the model itself; `model` is only its name in messages then.
 
     Raises:
         UsageError: `usage`, for a bad name, version or bound, or no target.
@@ -51,7 +83,7 @@ class ExportRequest:
     formats: Sequence[Format] = ()
     task: Task | None = None
     quantize: Quantize = "auto"
-    recipe: Recipe | None = None
+    recipe: RecipeName | None = None
     calibrate: Path | None = None
     evaluate: Path | None = None
     max_drop: float = MAX_DROP_DEFAULT
@@ -60,94 +92,60 @@ class ExportRequest:
     max_ram_bytes: int | None = None
     name: str | None = None
     version: str = VERSION_DEFAULT
+    budget: MeasuringBudget = MeasuringBudget()
+    in_memory: ModelInMemory | None = None
 
     def __post_init__(self) -> None:
         if not self.targets:
-            raise UsageError("usage", "no target is named", "add --target NAME; `edgeml target list` shows them")
+            raise UsageError("usage", "no target is named", "add --target NAME; list them with `edgeml target list`")
         if not 0 <= self.max_drop <= 1:
-            raise UsageError("usage", f"max-drop {self.max_drop} is not within 0 and 1", "for example --max-drop 1%")
+            raise UsageError(
+                "usage",
+                f"max-drop {self.max_drop} is not within 0 and 1",
+                "give a fraction or percentage, such as --max-drop 1%",
+            )
         for budget in ("max_latency_ms", "max_size_bytes", "max_ram_bytes"):
             if (value := getattr(self, budget)) is not None and not value > 0:
-                raise UsageError("usage", f"{budget} {value} is not above 0", "for example --max-ram 30MB")
-        self._require_recipe()
+                raise UsageError(
+                    "usage", f"{budget} {value} is not above 0", "give a positive limit, such as --max-ram 30MB"
+                )
+        self._check_recipe()
         if self.name is not None:
             names.require_name(self.name, "model name")
         names.require_version(self.version)
 
-    def _require_recipe(self) -> None:
+    def _check_recipe(self) -> None:
         if self.recipe is None:
             return
-        if self.recipe not in get_args(Recipe):
-            known = ", ".join(get_args(Recipe))
-            raise UsageError("usage", f"there is no recipe {self.recipe!r}", f"the recipes are {known}")
+        if self.recipe not in get_args(RecipeName):
+            known = ", ".join(get_args(RecipeName))
+            raise UsageError("usage", f"there is no recipe {self.recipe!r}", f"name one of {known}")
         if self.quantize != "auto":
-            raise UsageError("usage", "--recipe and --quantize exclude each other", "leave one of them out")
+            raise UsageError("usage", "both --recipe and --quantize are given", "leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One bundle written: where it lies, what it says of itself, what this machine measured of it."""
+    """One bundle written: its path, its manifest, and the measurements of this machine."""
 
     path: Path
     manifest: Manifest
     measurements: Measurements
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The card's, and what was only seen on this machine."""
-        speedup = self.measurements.speedup
-        if self.manifest.card.recipe == "none" or speedup >= 1:
-            return self.manifest.card.warnings
-        return (*self.manifest.card.warnings, f"on this CPU it runs at {speedup:.2f} times the speed of fp32")
 
-    def to_dict(self) -> dict[str, object]:
-        """One entry of `edgeml export --json` (see docs/cli.md)."""
-        manifest, card, measured = self.manifest, self.manifest.card, self.measurements
-        return {
-            "path": str(self.path),
-            "name": manifest.name,
-            "version": manifest.version,
-            "target": manifest.target,
-            "format": manifest.file_format,
-            "recipe": card.recipe,
-            "size_bytes": card.size_bytes,
-            "baseline_size_bytes": card.baseline_size_bytes,
-            "accuracy": _accuracy(card.accuracy),
-            "latency_ms": {
-                "fp32_p50": measured.fp32.p50_ms,
-                "int8_p50": measured.int8.p50_ms,
-                "measured_on": measured.cpu,
-            },
-            "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
-            "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on],
-            "warnings": list(self.warnings),
-        }
-
-
-def _accuracy(accuracy: Accuracy | None) -> dict[str, object] | None:
-    if accuracy is None:
-        return None
-    return {
-        "metric": accuracy.metric,
-        "fp32": accuracy.fp32,
-        "int8": accuracy.int8,
-        "drop": accuracy.drop,
-        "ci95": list(accuracy.ci95),
-    }
-
-
+@runtime_checkable
 class Progress(Protocol):
-    """Who is told how an export goes."""
+    """The receiver of an export's progress."""
 
     def stage(self, name: str) -> None:
-        """A named step begins, such as `quantize rpi4 onnx: dynamic-int8`; it ends when the next begins."""
+        """Receive the name of a step that begins, such as `quantize onnx dynamic-s8`; the previous step has ended."""
 
     def done(self, exported: Exported) -> None:
-        """A bundle was written."""
+        """Receive a bundle that was written."""
 
 
 class NullProgress:
-    """A progress that nobody looks at."""
+    """A progress that shows nothing."""
 
     def stage(self, name: str) -> None:
         """Ignore the step."""

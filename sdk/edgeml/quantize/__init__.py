@@ -1,4 +1,4 @@
-"""An fp32 model becomes an int8 one: `recipes` says which ways to try, one pass a file does the work.
+"""Quantization of fp32 models: `recipes` has the table of recipes and their order, one module for each pass the work.
 
-Nothing here judges the result: `edgeml.check` does. Importing this package imports no quantizer.
+`edgeml.check` measures the result. Importing this package imports no quantizer.
 """

@@ -1,4 +1,4 @@
-"""A recipe's name to the passes that it stands for, run on an fp32 model. Importing this imports no quantizer."""
+"""A recipe applied to an fp32 model, by the quantizer of its file format. Importing this imports no quantizer."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeml.exporters.source import Built
-from edgeml_core.profile import Recipe
+from edgeml_core.profile import RecipeName
 from edgeml_runtime.tensors import Array
 
 
-def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
+def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
     """Quantize a model.
 
     Args:
-        recipe: one that the model's format knows.
+        name: a recipe of the model's file format.
         model: in fp32.
-        folder: an empty one for the result; the assets of `model` are copied to it.
-        calibration: the model's inputs, as real requests make them; empty where there are none.
+        folder: empty, for the result and a copy of the model's assets.
+        calibration: arrays by tensor name, with the dtypes and shapes of the model's inputs; may be empty.
 
     Raises:
-        UsageError: `model-unsupported`, when the model has nothing to quantize or the quantizer can't.
+        UsageError: `model-unsupported`, when the model has nothing to quantize or the quantizer fails.
     """
     own = {model.model, *model.weights}
     for asset in model.folder.iterdir():
@@ -30,7 +30,7 @@ def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapp
     if model.file_format == "onnx":
         from edgeml.quantize.onnx import recipes  # noqa: PLC0415 -- imports onnx and onnxruntime's quantizer
 
-        return recipes.apply(recipe, model, folder, calibration)
+        return recipes.apply(name, model, folder, calibration)
     from edgeml.quantize import tflite  # noqa: PLC0415 -- imports ai-edge-quantizer
 
-    return tflite.apply(recipe, model, folder, calibration)
+    return tflite.apply(name, model, folder, calibration)

@@ -15,14 +15,14 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from edgeml.exporters.source import Built
 from edgeml_core.errors import UsageError
-from edgeml_core.profile import Recipe
+from edgeml_core.profile import RecipeName
 from edgeml_runtime.tensors import Array
 
 
 def _half() -> Any:  # noqa: ANN401 -- the quantizer's recipes have no type
-    """Weights of 16 bits, which run as fp32: the one recipe that the library doesn't bring."""
-    made = recipe_manager.RecipeManager()
-    made.add_quantization_config(
+    """Make the recipe for weights of 16 bits that run as fp32; the library has none."""
+    manager = recipe_manager.RecipeManager()
+    manager.add_quantization_config(
         regex=".*",
         operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
         op_config=qtyping.OpQuantizationConfig(
@@ -32,10 +32,10 @@ def _half() -> Any:  # noqa: ANN401 -- the quantizer's recipes have no type
         ),
         algorithm_key=AlgorithmName.FLOAT_CASTING,
     )
-    return made.get_quantization_recipe()
+    return manager.get_quantization_recipe()
 
 
-_RECIPES: Final[dict[Recipe, Any]] = {
+_RECIPES: Final[dict[RecipeName, Any]] = {
     "dynamic": recipes.dynamic_wi8_afp32,
     "static": recipes.static_wi8_ai8,
     "weight-only": recipes.weight_only_wi8_afp32,
@@ -43,30 +43,30 @@ _RECIPES: Final[dict[Recipe, Any]] = {
 }
 
 
-def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
-    """The quantized model. See `edgeml.quantize.apply`."""
-    made = replace(model, recipe=recipe, folder=folder)
-    if recipe == "none":
-        shutil.copyfile(model.path, made.path)
-        return made
+def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
+    """Quantize a model. See `edgeml.quantize.apply`."""
+    result = replace(model, recipe=name, folder=folder)
+    if name == "none":
+        shutil.copyfile(model.path, result.path)
+        return result
     try:
-        tool = quantizer.Quantizer(str(model.path), _RECIPES[recipe]())
-        # Requests and answers stay in float.
+        tool = quantizer.Quantizer(str(model.path), _RECIPES[name]())
+        # Inputs and outputs of the model stay in float.
         for edge in (
             qtyping.TFLOperationName.INPUT,
             qtyping.TFLOperationName.OUTPUT,
         ):
             tool.update_quantization_recipe(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
-        seen = tool.calibrate(_by_signature(model.path, calibration)) if tool.need_calibration else None
-        tool.quantize(seen).export_model(str(made.path), overwrite=True)
-    except Exception as error:  # the quantizer raises whatever its steps raise
+        ranges = tool.calibrate(_by_signature(model.path, calibration)) if tool.need_calibration else None
+        tool.quantize(ranges).export_model(str(result.path), overwrite=True)
+    except Exception as error:  # the quantizer lets errors of its steps pass
         hint = "use --quantize weight-only, or --quantize none to ship fp32"
-        raise UsageError("model-unsupported", f"the model can't be quantized so: {error}", hint) from error
-    return made
+        raise UsageError("model-unsupported", f"this recipe can't quantize the model: {error}", hint) from error
+    return result
 
 
 def _by_signature(path: Path, calibration: Sequence[Mapping[str, Array]]) -> dict[str, list[dict[str, Array]]]:
-    """Each signature's calibration inputs: those of its own shapes, which runtimes tell signatures apart by."""
+    """Sort calibration inputs by the signature whose shapes they have."""
     interpreter = Interpreter(model_path=str(path))
     shapes = {
         name: {
@@ -76,6 +76,6 @@ def _by_signature(path: Path, calibration: Sequence[Mapping[str, Array]]) -> dic
         for name in interpreter.get_signature_list()
     }
     return {
-        name: [dict(given) for given in calibration if {key: value.shape for key, value in given.items()} == wanted]
-        for name, wanted in shapes.items()
+        name: [dict(inputs) for inputs in calibration if {key: it.shape for key, it in inputs.items()} == expected]
+        for name, expected in shapes.items()
     }

@@ -1,21 +1,29 @@
-"""The page itself: sections in order, in a frame that lets nothing else in."""
+"""The page of a bundle, written by the template page.html from the sections.
+
+All text from the bundle is untrusted: Jinja escapes every expression, and characters that can't be seen become their
+numbers. The page has no script and refers to no other file.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Final
 
-from edgeml.bundles import Inspected
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from edgeml.bundles import Bundle
 from edgeml.report import sections
-from edgeml.report.markup import el, write
 from edgeml_core.errors import UsageError
 
-_STYLE: Final = Path(__file__).with_name("style.css")
-#: Should an escape ever be missed, a browser still runs and fetches nothing.
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_TEMPLATE: Final = "page.html"
+#: Control characters, and those that turn the direction of the text after them.
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def write_to(path: Path, found: Inspected) -> None:
+def write_to(path: Path, found: Bundle) -> None:
     """Write a bundle's page to a file.
 
     Raises:
@@ -29,35 +37,39 @@ def write_to(path: Path, found: Inspected) -> None:
         ) from error
 
 
-def render(found: Inspected) -> str:
-    """The HTML of a bundle's page."""
-    manifest, measured = found.manifest, found.measurements
-    card = manifest.card
-    title = f"{manifest.name} {manifest.version}"
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{title} for {manifest.target}"),
-        el("style", _STYLE.read_text()),
+def render(found: Bundle) -> str:
+    """Render the HTML of a bundle's page."""
+    manifest = found.manifest
+    return _template().render(
+        title=f"{manifest.name} {manifest.version}",
+        manifest=manifest,
+        tiles=sections.tiles(found),
+        latency=sections.latency(found.measurements),
+        sizes=sections.sizes(manifest.card),
+        classes=sections.classes(manifest.card.accuracy),
+        candidates=sections.candidates(found),
+        verifications=sections.verifications(found.verifications),
+        contents=sections.manifest(found),
+        figures=sections.figures(found),
     )
-    plots = el(
-        "div",
-        sections.latency(measured),
-        el("div", sections.sizes(card), sections.classes(card.accuracy)),
-        class_="columns",
-    )
-    body = el(
-        "body",
-        el("header", el("h1", title), el("p", f"{manifest.target} · {manifest.file_format} · {card.recipe}")),
-        sections.tiles(found),
-        sections.warnings(card),
-        plots,
-        sections.candidates(found),
-        sections.proofs(found.proofs),
-        sections.manifest(found),
-        sections.figures(found),
-    )
-    return write(el("html", head, body, lang="en"))
+
+
+def visible(text: str) -> str:
+    r"""Replace each character that can't be seen, or disturbs the text around it, by `\uNNNN`."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@cache
+def _template() -> Template:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        keep_trailing_newline=True,
+    ).get_template(_TEMPLATE)
+
+
+def _finalize(value: object) -> object:
+    """Make text visible before it is escaped; a macro's result has been through here already."""
+    return value if isinstance(value, Markup) else visible(str(value))

@@ -1,72 +1,108 @@
-"""What stands on the page: the figures of a card and its measurements as tiles, plots and tables.
+"""The contents of the page: figures of a card and its measurements as tiles, plots and tables.
 
-A part that nothing was measured for says so, or is left out; nothing is computed here but shares and order.
+A part without measurements says so, or is left out. Nothing is computed here but fractions and order. The template
+page.html places the parts and escapes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from edgeml.bundles import Inspected
-from edgeml.report.markup import Child, Element, el
-from edgeml.report.plots import Bar, Kind, Pair, Point, bars, pairs, scatter
-from edgeml_core.card import Accuracy, Card, Latency, Measurements, Proved, Timed, Tried
+from edgeml.bundles import Bundle
+from edgeml.report.plots import Bar, Kind, Pair, Plot, Point, bars, pairs, scatter
+from edgeml_core.card import (
+    Accuracy,
+    CandidateTimes,
+    Card,
+    Latency,
+    Measurements,
+    TargetVerification,
+    Tried,
+)
 from edgeml_core.manifest import TensorSpec
 
-#: Classes plotted; the whole list is in the figures below.
+#: Classes in the plot; all of them are in the figures at the end.
 CLASSES_SHOWN_MAX: Final = 20
 NOT_MEASURED: Final = "not measured"
+#: Bytes from which a size is given in MB; below it kB tell small models apart.
 _MEGABYTES_FROM: Final = 100_000
 
+#: A name and its value.
+Row = tuple[str, str]
+#: Times by format and recipe.
+Times = Mapping[tuple[str, str], CandidateTimes]
 
-def tiles(found: Inspected) -> Element:
-    """The four figures that decide."""
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure that decides."""
+
+    title: str
+    figure: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with a head."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A plot with a note below it, then pairs of name and value, then a table; each may be missing."""
+
+    title: str
+    plot: Plot | None = None
+    note: str = ""
+    pairs: Sequence[Row] = ()
+    grid: Grid | None = None
+
+
+def tiles(found: Bundle) -> list[Tile]:
+    """List the four figures that decide."""
     card, measured = found.manifest.card, found.measurements
-    share = card.size_bytes / card.baseline_size_bytes if card.baseline_size_bytes else 1.0
+    fraction = card.size_bytes / card.baseline_size_bytes if card.baseline_size_bytes else 1.0
     speed = f"{measured.speedup:.2f} x fp32" if measured else NOT_MEASURED
     where = f"measured on {measured.cpu}, {measured.threads} thread(s)" if measured else "no measurements beside it"
     accuracy = card.accuracy
-    return el(
-        "div",
-        _tile("Speed", speed, where),
-        _tile("Size", f"{share:.2f} x fp32", f"{_size(card.size_bytes)} of {_size(card.baseline_size_bytes)}"),
-        _tile("Parity", f"{card.parity.cosine:.4f}", f"cosine to {card.parity.against}, {card.parity.rows} rows"),
+    return [
+        Tile("Speed", speed, where),
+        Tile("Size", f"{fraction:.2f} x fp32", f"{_size(card.size_bytes)} of {_size(card.baseline_size_bytes)}"),
+        Tile("Parity", f"{card.parity.cosine:.4f}", f"cosine to {card.parity.against}, {card.parity.rows} rows"),
         _accuracy(accuracy) if accuracy else _no_accuracy(card),
-        class_="tiles",
-    )
+    ]
 
 
-def warnings(card: Card) -> Element | None:
-    """What the card warns of."""
-    return _section("Warnings", el("ul", *(el("li", summary) for summary in card.warnings))) if card.warnings else None
-
-
-def candidates(found: Inspected) -> Element | None:
-    """Every candidate of the gate: a plot of those that were timed, and a table with why each was left."""
+def candidates(found: Bundle) -> Section | None:
+    """List every candidate of the gate, with a plot of those that were timed."""
     card, measured = found.manifest.card, found.measurements
-    shipped = (found.manifest.file_format, card.recipe)
     if not card.tried:
         return None
     times = {(it.format, it.recipe): it for it in measured.candidates} if measured else {}
+    shipped = (found.manifest.file_format, card.recipe)
     head = ("#", "recipe", "ms", "drop", "cosine", "size", "memory", "outcome")
     rows = [_candidate_row(number, it, times, shipped) for number, it in enumerate(card.tried, 1)]
     plot = _candidate_plot(card, times)
     note = f"times measured on {measured.cpu}" if measured and times else "times: not measured"
     legend = "; fp is fp32, blue passed, red was left" if plot is not None else ""
-    return _section("Candidates", plot, el("p", note + legend, class_="muted"), _grid(head, rows))
+    choice = [("choice of format", card.choice)] if card.choice else []
+    return Section(title="Candidates", plot=plot, note=note + legend, pairs=choice, grid=Grid(head, rows))
 
 
-def latency(measured: Measurements | None) -> Element:
-    """The distribution of both models' times."""
+def latency(measured: Measurements | None) -> Section:
+    """Show the distribution of both models' times."""
     if measured is None:
-        return _section("Latency", el("p", NOT_MEASURED))
-    rows = [_latency_bar("fp32", measured.fp32, "fp32"), _latency_bar("int8", measured.int8, "int8")]
+        return Section(title="Latency", note=NOT_MEASURED)
     summary = f"p50, p90, p99 in ms; {measured.cpu}, {measured.threads} thread(s)"
     runs = f"{measured.int8.runs} runs each after {measured.int8.warmup} of warm-up, in turns, batch 1"
-    more = [
+    rows = [
         ("load", f"{measured.load_ms:.1f} ms"),
         ("first inference", f"{measured.first_inference_ms:.2f} ms"),
         ("peak memory", _size(measured.peak_rss_bytes)),
@@ -74,41 +110,35 @@ def latency(measured: Measurements | None) -> Element:
         ("energy", measured.energy.summary),
         ("host", "; ".join(measured.doubts) or "quiet"),
     ]
-    return _section(
-        "Latency", bars(rows, f"Latency: {summary}"), el("p", f"{summary}; {runs}", class_="muted"), _pairs(more)
-    )
+    plot = bars([_latency_bar("fp32", measured.fp32), _latency_bar("int8", measured.int8)], f"Latency: {summary}")
+    return Section(title="Latency", plot=plot, note=f"{summary}; {runs}", pairs=rows)
 
 
-def sizes(card: Card) -> Element:
-    """The model's files against fp32's."""
+def sizes(card: Card) -> Section:
+    """Compare the model's files with those of fp32."""
     rows = [
         Bar(label="fp32", summary=_size(card.baseline_size_bytes), marks=(card.baseline_size_bytes,), kind="fp32"),
         Bar(label=card.recipe, summary=_size(card.size_bytes), marks=(card.size_bytes,), kind="int8"),
     ]
-    return _section("Size of the model", bars(rows, "Size of the model's files, fp32 and shipped"))
+    return Section(title="Size of the model", plot=bars(rows, "Size of the model's files, fp32 and shipped"))
 
 
-def classes(accuracy: Accuracy | None) -> Element | None:
-    """Each class's accuracy before and after, those that lost most first."""
+def classes(accuracy: Accuracy | None) -> Section | None:
+    """Show each class's accuracy before and after, the largest drop first."""
     if accuracy is None or not accuracy.classes:
         return None
     ordered = sorted(accuracy.classes, key=lambda it: it.int8 - it.fp32)
     rows = [
-        Pair(
-            label=it.label,
-            summary=f"{it.fp32:.1%} → {it.int8:.1%}, {it.rows} rows",
-            fp32=it.fp32,
-            int8=it.int8,
-        )
+        Pair(label=it.label, summary=f"{it.fp32:.1%} → {it.int8:.1%}, {it.rows} rows", fp32=it.fp32, int8=it.int8)
         for it in ordered[:CLASSES_SHOWN_MAX]
     ]
     note = f"{len(rows)} of {len(ordered)} classes, the largest drop first; the hollow dot is fp32"
-    return _section("By class", pairs(rows, f"Accuracy by class: {note}"), el("p", note, class_="muted"))
+    return Section(title="By class", plot=pairs(rows, f"Accuracy by class: {note}"), note=note)
 
 
-def proofs(known: Sequence[Proved]) -> Element | None:
-    """On which CPUs it was run, and how."""
-    rows: list[Sequence[str]] = [
+def verifications(known: Sequence[TargetVerification]) -> Section | None:
+    """List the CPUs on which the bundle was verified, and how."""
+    rows = [
         (
             it.cpu,
             it.how,
@@ -118,11 +148,12 @@ def proofs(known: Sequence[Proved]) -> Element | None:
         )
         for it in known
     ]
-    return _section("Proof", _grid(("CPU", "how", "cosine", "accuracy", "outcome"), rows)) if rows else None
+    head = ("CPU", "how", "cosine", "accuracy", "outcome")
+    return Section(title="Verification", grid=Grid(head, rows)) if rows else None
 
 
-def manifest(found: Inspected) -> Element:
-    """What a device reads before it fetches the bundle."""
+def manifest(found: Bundle) -> Section:
+    """Show the part of the manifest that a device reads before it fetches the bundle."""
     it = found.manifest
     rows = [
         ("digest", found.manifest_sha256),
@@ -138,22 +169,21 @@ def manifest(found: Inspected) -> Element:
             f"{it.golden.cases}: cosine ≥ {it.golden.min_cosine}, no value off by more than {it.golden.max_abs}",
         ),
         ("calibration", _calibration(it.card)),
-        ("drift baseline", it.card.baseline_said),
+        ("drift baseline", it.card.baseline_summary),
         ("source", it.provenance.source_sha256),
         ("made with", ", ".join(f"{name} {version}" for name, version in it.provenance.tools.items())),
     ]
     files = [(entry.path, _size(entry.size_bytes), entry.sha256[:16]) for entry in it.files]
-    return _section("Manifest", _pairs(rows), _grid(("file", "size", "SHA-256"), files))
+    return Section(title="Manifest", pairs=rows, grid=Grid(("file", "size", "SHA-256"), files))
 
 
-def figures(found: Inspected) -> Element:
-    """Every figure and word of card and measurements as they are, for those who look for one."""
+def figures(found: Bundle) -> list[Row]:
+    """List every value of card and measurements as it is, by its path."""
     parts = {"card": found.manifest.card, "measured": found.measurements}
-    rows = [row for name, part in parts.items() for row in _leaves(name, msgspec.to_builtins(part))]
-    return el("details", el("summary", "All figures"), _pairs(rows))
+    return [row for name, part in parts.items() for row in _leaves(name, msgspec.to_builtins(part))]
 
 
-def _candidate_plot(card: Card, times: dict[tuple[str, str], Timed]) -> Element | None:
+def _candidate_plot(card: Card, times: Times) -> Plot | None:
     timed = [(str(number), it, times.get((it.format, it.recipe))) for number, it in enumerate(card.tried, 1)]
     by_drop = any(it.drop is not None for _, it, _ in timed)
     points = []
@@ -164,14 +194,14 @@ def _candidate_plot(card: Card, times: dict[tuple[str, str], Timed]) -> Element 
             points.append(Point(number=number, x=time.int8_ms, y=-100 * value if by_drop else value, kind=kind))
     if not points:
         return None
-    whole = max(time.fp32_ms for _, _, time in timed if time is not None)
-    points.insert(0, Point(number="fp", x=whole, y=0.0 if by_drop else 1.0, kind="fp32"))
+    fp32_ms = max(time.fp32_ms for _, _, time in timed if time is not None)
+    points.insert(0, Point(number="fp", x=fp32_ms, y=0.0 if by_drop else 1.0, kind="fp32"))
     measured = f"{card.accuracy.metric} against fp32, %" if card.accuracy else "accuracy against fp32, points"
     y_title = measured if by_drop else "cosine to the original"
     return scatter(points, "p50, ms", y_title, f"Candidates: latency against {y_title}")
 
 
-def _candidate_row(number: int, it: Tried, times: dict[tuple[str, str], Timed], shipped: tuple[str, str]) -> list[str]:
+def _candidate_row(number: int, it: Tried, times: Times, shipped: tuple[str, str]) -> list[str]:
     time = times.get((it.format, it.recipe))
     return [
         str(number),
@@ -185,25 +215,25 @@ def _candidate_row(number: int, it: Tried, times: dict[tuple[str, str], Timed], 
     ]
 
 
-def _latency_bar(label: str, of: Latency, kind: Kind) -> Bar:
+def _latency_bar(kind: Kind, of: Latency) -> Bar:
     summary = f"{of.p50_ms:.2f} / {of.p90_ms:.2f} / {of.p99_ms:.2f}"
-    return Bar(label=label, summary=summary, marks=(of.p50_ms, of.p90_ms, of.p99_ms), kind=kind)
+    return Bar(label=kind, summary=summary, marks=(of.p50_ms, of.p90_ms, of.p99_ms), kind=kind)
 
 
-def _accuracy(accuracy: Accuracy) -> Element:
-    change = "Drop" if accuracy.is_share else "Rise"
-    return _tile(change, f"{accuracy.drop:+.2%}", f"{accuracy.metric} {accuracy.summary}")
+def _accuracy(accuracy: Accuracy) -> Tile:
+    change = "Drop" if accuracy.is_fraction else "Rise"
+    return Tile(change, f"{accuracy.drop:+.2%}", f"{accuracy.metric} {accuracy.summary}")
 
 
-def _no_accuracy(card: Card) -> Element:
-    return _tile("Drop", NOT_MEASURED, card.accuracy_note.removeprefix(f"{NOT_MEASURED}: "))
+def _no_accuracy(card: Card) -> Tile:
+    return Tile("Drop", NOT_MEASURED, card.accuracy_note.removeprefix(f"{NOT_MEASURED}: "))
 
 
 def _calibration(card: Card) -> str:
     return f"{card.calibration_rows} rows, SHA-256 {card.calibration_sha256[:16]}" if card.calibration_rows else "none"
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - whatever a struct consists of
+def _leaves(path: str, value: Any) -> Iterator[Row]:  # noqa: ANN401 - any part of a struct
     if isinstance(value, dict):
         for key, below in value.items():
             yield from _leaves(f"{path}.{key}", below)
@@ -212,31 +242,6 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield from _leaves(f"{path}.{number}", below)
     else:
         yield path, NOT_MEASURED if value is None else str(value)
-
-
-def _section(title: str, *children: Child) -> Element:
-    return el("section", el("h2", title), *children)
-
-
-def _tile(title: str, figure: str, summary: str) -> Element:
-    return el("div", el("h2", title), el("p", figure, class_="figure"), el("p", summary, class_="muted"), class_="tile")
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> Element:
-    return el(
-        "table", *(el("tr", el("th", name, scope="row"), el("td", summary)) for name, summary in rows), class_="pairs"
-    )
-
-
-def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Element:
-    """A table that becomes a list of its rows on a narrow screen: each cell knows its column's name."""
-    columns = el("tr", *(el("th", name, scope="col") for name in head))
-    body = [el("tr", *map(_cell, row, head)) for row in rows]
-    return el("table", el("thead", columns), el("tbody", *body), class_="grid")
-
-
-def _cell(summary: str, column: str) -> Element:
-    return el("td", summary, data_column=column, **({} if summary else {"class_": "empty"}))
 
 
 def _tensor(spec: TensorSpec) -> str:

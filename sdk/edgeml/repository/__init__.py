@@ -1,16 +1,20 @@
 """The repository on the host's disk: signed releases, the signed fleet document, and the chunks of all bundles.
 
-No network here: `edgeml.fleet` serves what lies in it.
+No network here: `edgeml.fleet` serves the repository. `Repository` is the entry for callers; its methods are the
+functions of this package, each of which takes the folder.
 """
 
+from edgeml.repository.deployments import Deployed, deploy
 from edgeml.repository.devices import Enrolled, enroll
-from edgeml.repository.layout import Repository, init, opened
+from edgeml.repository.layout import RepositoryFolder, init, opened
 from edgeml.repository.offline import SiteCopy, export_site
 from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed, refresh
+from edgeml.repository.repository import Repository
 from edgeml.repository.rotation import KeyGroup, NewKeys, rotate
 
 __all__ = [
+    "Deployed",
     "Enrolled",
     "KeyGroup",
     "NewKeys",
@@ -18,7 +22,9 @@ __all__ = [
     "Refreshed",
     "Release",
     "Repository",
+    "RepositoryFolder",
     "SiteCopy",
+    "deploy",
     "enroll",
     "export_site",
     "init",

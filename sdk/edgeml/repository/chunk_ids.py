@@ -1,6 +1,6 @@
-"""What leaves the repository: chunks by the ids that devices ask for, encrypted where their release is for a group.
+"""The ids under which devices ask for chunks: plain, or encrypted where the release is for a group.
 
-The same chunk may go out under several ids: plain, and sealed for each group that has a release with it.
+One chunk may have several ids: its own, and one for each group that has a release with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgeml_core.sealing import Seal
 
 
 class Sealed(NamedTuple):
-    """What a sealed id stands for."""
+    """The chunk of an encrypted id, and the cipher of its group."""
 
     chunk_id: str
     seal: Seal
@@ -36,24 +36,24 @@ class Outgoing:
             self.sealed |= self._sealed(release)
 
     def ids(self, release: Release) -> frozenset[str]:
-        """The ids that devices which are to have a release may name: of its chunks, and of bases of theirs."""
+        """Find the ids that devices of a release may name: its chunks, and the bases of their deltas."""
         if release.group:
             return frozenset(self._sealed(release))
         return frozenset(map(wire_keys.chunk_id, _digests(release)))
 
     def own(self, release: Release) -> Mapping[str, Sealed | None]:
-        """The ids of a release's chunks alone, with what those that are sealed stand for."""
+        """Find the ids of a release's own chunks; each encrypted id with its chunk."""
         if release.group:
             return self._named(release.group, _digests(release))
         return dict.fromkeys(map(wire_keys.chunk_id, _digests(release)))
 
     def _sealed(self, release: Release) -> dict[str, Sealed]:
-        """The sealed ids; a difference tells of its base, so that must be no secret of another group."""
+        """Find the encrypted ids. A delta reveals its base, so a base must not be a secret of another group."""
         if not release.group:
             return {}
         versions = [it for it in self._published if it.manifest.name == release.manifest.name]
-        told = [it for it in versions if it.group in {"", release.group}]
-        return self._named(release.group, (digest for it in told for digest in _digests(it)))
+        readable = [it for it in versions if it.group in {"", release.group}]
+        return self._named(release.group, (digest for it in readable for digest in _digests(it)))
 
     def _named(self, group: str, digests: Iterator[str]) -> dict[str, Sealed]:
         seal = self._seals[group]

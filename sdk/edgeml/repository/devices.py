@@ -1,6 +1,6 @@
-"""Enrolling a device: its id and labels into the signed fleet document, its trust anchors and agent.toml into a folder.
+"""Enrollment of a device: its id and labels in the signed fleet document, its trust anchors and agent.toml in a folder.
 
-Certificates are not made here: the broker's CA and the device's own are named in agent.toml by whoever has them.
+Certificates are not made here: an operator adds the broker's CA and the device's own certificate to agent.toml.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from edgeml.repository import groups as group_keys
 from edgeml.repository import layout
-from edgeml.repository.layout import Repository
+from edgeml.repository.layout import RepositoryFolder
 from edgeml_core import broker, names
 from edgeml_core.desired import Device, FleetDocument
 from edgeml_core.errors import UsageError
@@ -50,15 +50,15 @@ def enroll(
     groups: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Enrolled:
-    """Make a device part of the fleet, and write what it needs to `out_dir`.
+    """Add a device to the fleet, and write the files that it needs to `out_dir`.
 
     Args:
         repo: the repository's folder.
         device_id: unique in the fleet.
         labels: signed; deployments select by them. `target` names the board.
         broker_url: `mqtt[s]://...`; None leaves it to EDGEML_BROKER_URL on the device.
-        groups: gets their keys, to read models that are encrypted for them.
-        out_dir: gets agent.toml, trust/ and groups/, before the device is signed: after a crash between, enroll again.
+        groups: the device gets their keys, to read models that are encrypted for them.
+        out_dir: gets agent.toml, trust/ and groups/ before the device is signed. After a crash between, enroll again.
         now: the time to sign at; by default the clock's.
 
     Raises:
@@ -72,7 +72,9 @@ def enroll(
         document = repository.document()
         if device_id in document.devices:
             message = f"device {device_id!r} is enrolled already"
-            raise UsageError("device-exists", message, "choose another id, or use the folder that enrolling it made")
+            raise UsageError(
+                "device-exists", message, "choose another id, or use the folder that was made when it was enrolled"
+            )
         keys = {group: repository.groups.make(group) for group in groups}
         _write_folder(out_dir, _config(device_id, repository.fleet_name, broker_url), repository, keys)
         devices = {**document.devices, device_id: Device(labels=dict(labels))}
@@ -82,7 +84,7 @@ def enroll(
     return Enrolled(device=device_id, labels=dict(labels), fleet=repository.fleet_name, config=config)
 
 
-def _write_folder(out_dir: Path, config: str, repository: Repository, keys: Mapping[str, str]) -> None:
+def _write_folder(out_dir: Path, config: str, repository: RepositoryFolder, keys: Mapping[str, str]) -> None:
     try:
         (out_dir / TRUST_FOLDER).mkdir(parents=True, exist_ok=True)
         for signed in repository.both:

@@ -1,8 +1,8 @@
-"""Groups of devices that a secret model is encrypted for: a key each, and which release is for which group.
+"""Groups of devices that share a key, for models that only they may read.
 
-A group's key is REPO/keys/groups/GROUP.key, made when the group is first named; `enroll` copies it to devices. That a
-release is for a group is signed beside its manifest. Encrypting is done when a chunk is sent: the repository's own
-chunks are not encrypted.
+A group's key is REPO/keys/groups/GROUP.key, made when the group is first named; `enroll` copies it to devices. The
+group of a release is signed beside its manifest. A chunk is encrypted when it is sent; the repository's own chunks are
+not encrypted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Groups:
         self._folder = keys / FOLDER
 
     def make(self, group: str) -> str:
-        """The key of a group, in hex; made if there is none yet.
+        """Get the key of a group, in hex; it is made if there is none yet.
 
         Raises:
             UsageError: `usage`, when `group` is no name; `repo-invalid`, when the key can't be read or written.
@@ -42,10 +42,12 @@ class Groups:
             return path.read_text()
         except OSError as error:
             hint = "check the owner of the repository's keys folder"
-            raise UsageError("repo-invalid", f"the key of group {group!r} can't be had: {error}", hint) from error
+            raise UsageError(
+                "repo-invalid", f"the key of group {group!r} can't be read or written: {error}", hint
+            ) from error
 
     def seal(self, group: str) -> Seal:
-        """A group's key at work.
+        """Load the cipher of a group.
 
         Raises:
             UsageError: `repo-invalid`, when it is missing or damaged.
@@ -54,7 +56,7 @@ class Groups:
         try:
             return Seal(bytes.fromhex(path.read_text()))
         except (OSError, ValueError) as error:
-            hint = f"put {path.name} back: without it no device can be sent what is encrypted for the group"
+            hint = f"restore {path.name}: without it no chunk can be encrypted for the group"
             raise UsageError("repo-invalid", f"the key of group {group!r} can't be read from {path}", hint) from error
 
     def _path(self, group: str) -> Path:

@@ -1,10 +1,12 @@
 """The signing keys in a folder: two groups of them, `release` and `fleet`, each of one key or several.
 
-The release keys sign what exists and what is trusted; they may lie offline and be put back to publish. The fleet keys
-sign which device runs what, and freshness; they are where `edgeml fleet serve` runs. A key is an ed25519 key in a PKCS8
-PEM file, `GROUP.pem` or `GROUP-ID.pem`, mode 0600, or it lies elsewhere and `GROUP-ID.uri` holds its signer's URI, of
-any scheme that securesystemslib knows: a token, a key service. Which keys are trusted, and how many must sign, is what
-the signed root says; which group signs which role is `signed`'s business.
+The release keys sign releases and the list of trusted keys; they may lie offline and be put back to publish. The fleet
+keys sign deployments and timestamps; they are on the host that runs `edgeml fleet serve`.
+
+A key is an ed25519 key in a PKCS8 PEM file, `GROUP.pem` or `GROUP-ID.pem`, mode 0600. A key on a token or in a key
+service has a file `GROUP-ID.uri` with the URI of its signer. securesystemslib lists the schemes.
+
+The signed root names the trusted keys and the number that must sign. `signed` maps groups to roles.
 """
 
 from __future__ import annotations
@@ -30,16 +32,16 @@ from edgeml_io import files
 RELEASE_KEY: Final = "release"
 FLEET_KEY: Final = "fleet"
 GROUPS: Final = (RELEASE_KEY, FLEET_KEY)
-#: Keys that devices trust no longer are moved here: who may delete them is not decided by a program.
+#: Folder of keys that devices trust no longer: an operator decides when to delete them.
 RETIRED_FOLDER: Final = "retired"
-#: Of a key's id, so many characters are in its file's name.
+#: Characters of a key's id in the name of its file: enough to tell apart the keys of one group.
 _ID_CHARS: Final = 8
 _PRIVATE_FOLDER_MODE: Final = 0o700
 _PRIVATE_FILE_MODE: Final = 0o600
 
 
 class Keys:
-    """The keys in one folder, each opened when it is first needed: any may be absent."""
+    """The keys in one folder. Each is opened when it is first needed; any may be absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,26 +51,26 @@ class Keys:
         """Make a key for each group, in a folder that only its owner may enter; an empty `secret` encrypts nothing."""
         self.folder.mkdir(mode=_PRIVATE_FOLDER_MODE)
         return {
-            group: self._made(self.folder / f"{group}.pem", Ed25519PrivateKey.generate(), secret) for group in GROUPS
+            group: self._write(self.folder / f"{group}.pem", Ed25519PrivateKey.generate(), secret) for group in GROUPS
         }
 
     def make(self, group: str, secret: str) -> Key:
         """Make one more key."""
         private = Ed25519PrivateKey.generate()
         named = CryptoSigner(private).public_key.keyid[:_ID_CHARS]
-        return self._made(self.folder / f"{group}-{named}.pem", private, secret)
+        return self._write(self.folder / f"{group}-{named}.pem", private, secret)
 
     def refer(self, group: str, uri: str, public: Key) -> None:
-        """Note where a key lies that isn't a file here."""
+        """Write the URI of a key that is on a token or in a key service."""
         path = self.folder / f"{group}-{public.keyid[:_ID_CHARS]}.uri"
         files.write(path, f"{uri}\n".encode(), mode=_PRIVATE_FILE_MODE)
 
     def count(self, group: str) -> int:
-        """How many keys of a group are here."""
+        """Count the keys of a group in the folder."""
         return len(list(self._files(group)))
 
     def signers(self, group: str, trusted: Mapping[str, Key]) -> list[Signer]:
-        """Those of the group's keys here that are among `trusted`, which is by key id, ready to sign.
+        """Open the group's keys in the folder that are among `trusted`, which is by key id.
 
         Raises:
             UsageError: `repo-invalid`, when one can't be opened.
@@ -84,7 +86,7 @@ class Keys:
         return list(found.values())
 
     def retire(self, group: str, keyids: Collection[str]) -> None:
-        """Move these keys out of the way."""
+        """Move these keys to the folder of retired keys."""
         for path in list(self._files(group)):
             signer = self._signers.get(path)
             known = signer.public_key.keyid if signer else _named(path)
@@ -94,7 +96,7 @@ class Keys:
                 path.rename(retired / path.name)
                 self._signers.pop(path, None)
 
-    def _made(self, path: Path, private: Ed25519PrivateKey, secret: str) -> Key:
+    def _write(self, path: Path, private: Ed25519PrivateKey, secret: str) -> Key:
         encryption = BestAvailableEncryption(secret.encode()) if secret else NoEncryption()
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         files.write(path, pem, mode=_PRIVATE_FILE_MODE)
@@ -108,14 +110,14 @@ class Keys:
 
 
 def _named(path: Path) -> str:
-    """The part of the key's id that is in its file's name; empty for a group's first key."""
+    """Find the part of the key's id in the name of its file; empty for a group's first key."""
     return path.stem.partition("-")[2]
 
 
 def _opened(path: Path) -> Signer:
     try:
         data = path.read_bytes()
-        secret = passphrase.asked(str(path)).encode() if b"ENCRYPTED" in data else None
+        secret = passphrase.ask(str(path)).encode() if b"ENCRYPTED" in data else None
         return CryptoSigner(load_pem_private_key(data, secret))
     except OSError as error:
         raise UsageError("repo-invalid", f"the key {path} can't be read", "check its owner and its disk") from error
@@ -127,8 +129,8 @@ def _opened(path: Path) -> Signer:
 def _referred(path: Path, public: Key) -> Signer:
     try:
         uri = path.read_text().strip()
-        return Signer.from_priv_key_uri(uri, public, passphrase.asked)
+        return Signer.from_priv_key_uri(uri, public, passphrase.ask)
     except Exception as error:
-        # Each scheme has errors of its own: of its library, its token, its service.
-        hint = "check the URI in that file, that its token or service is there, and that its library is installed"
-        raise UsageError("repo-invalid", f"the key that {path} names can't be had: {error}", hint) from error
+        # Each scheme raises errors of its own library, token or service.
+        hint = "check the URI in that file, plug in its token or start its service, and install its library"
+        raise UsageError("repo-invalid", f"the key that {path} names can't be opened: {error}", hint) from error

@@ -1,11 +1,11 @@
-"""The folder of a repository: where everything lies, how it is made, opened and locked.
+"""The folder of a repository: its files, and how it is made, opened and locked.
 
-    REPO/repo.toml              the fleet's name, and how many [days] the signatures of a role last where not the usual
+    REPO/repo.toml              the fleet's name, and [days]: how long the signatures of a role last, if not the default
     REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/chunks/ab/ab12...      every chunk of every release
 
-Nothing of it but `keys` is secret; only `serve`, publishing and deploying write to it, one at a time.
+Only `keys` is secret. Publishing, deploying and `serve` write to the folder, one at a time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ CONFIG_FILE: Final = "repo.toml"
 LOCK_FILE: Final = "lock"
 CHUNKS_FOLDER: Final = "chunks"
 DEFAULT_FLEET: Final = "edge"
+#: Days; a century: a larger number is a typing error.
 LIFETIME_MAX_DAYS: Final = 36_500
 
 
-class Repository:
-    """An opened repository. Reading needs no lock: every state is whole."""
+class RepositoryFolder:
+    """An opened folder. Readers need no lock: every state on the disk is complete."""
 
     def __init__(self, folder: Path, fleet_name: str, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> None:
         self.keys = Keys(folder / "keys")
@@ -50,45 +51,45 @@ class Repository:
 
     @property
     def both(self) -> tuple[SignedRepository, SignedRepository]:
-        """The two TUF repositories; what exists comes before who should run it."""
+        """The two TUF repositories: releases come before the deployments that name them."""
         return self.releases, self.fleet
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait for other writers, and keep them out.
+        """Lock the folder against other writers, as long as the context lasts.
 
         Raises:
-            UsageError: `repo-invalid`, when the folder can't be written: whatever was under way is not signed.
+            UsageError: `repo-invalid`, when the folder can't be written; nothing is signed then.
         """
         try:
             with (self.folder / LOCK_FILE).open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
         except OSError as error:
-            hint = "check the owner of the repository's folder and the room on its disk, then repeat the command"
+            hint = "check the owner of the repository's folder and the space on its disk, then repeat the command"
             raise UsageError("repo-invalid", f"{self.folder} can't be written: {error}", hint) from error
 
     def document(self) -> FleetDocument:
-        """The signed fleet document."""
+        """Read the signed fleet document."""
         return desired.decode(self.fleet.read([desired.FLEET_DOCUMENT])[desired.FLEET_DOCUMENT])
 
     def write_document(self, document: FleetDocument, now: datetime) -> None:
         """Sign another fleet document; the caller holds the lock.
 
         Raises:
-            UsageError: `usage`, when it is longer than devices accept.
+            UsageError: `usage`, when it is above the limit of devices.
         """
         data = desired.encode(document)
         if len(data) > desired.FLEET_DOCUMENT_MAX_BYTES:
-            message = f"the fleet document would have {len(data)} bytes; {desired.FLEET_DOCUMENT_MAX_BYTES} are allowed"
+            message = f"the fleet document would have {len(data)} bytes, limit {desired.FLEET_DOCUMENT_MAX_BYTES}"
             raise UsageError("usage", message, "split the devices over several repositories, each with its own fleet")
         self.fleet.change({desired.FLEET_DOCUMENT: data}, now)
 
 
 def init(
     path: Path, *, fleet: str = DEFAULT_FLEET, secret: str | None = None, now: datetime | None = None
-) -> Repository:
-    """Make a repository with new keys. It is made beside `path` and renamed: there is never half of one.
+) -> RepositoryFolder:
+    """Make a repository with new keys. It is made beside `path` and renamed, so that it is complete or absent.
 
     Args:
         path: a folder that doesn't exist, or is empty.
@@ -105,19 +106,19 @@ def init(
     beside = path.absolute().with_name(f".{path.absolute().name}.new")
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        _fill(beside, fleet, passphrase.given() if secret is None else secret, now or utc_now())
+        _fill(beside, fleet, passphrase.from_environment() if secret is None else secret, now or utc_now())
         beside.replace(path.absolute())
         files.sync(path.absolute().parent)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise UsageError("usage", f"{path} can't be made", "name a folder that you may write to") from error
-    return Repository(path, fleet)
+    return RepositoryFolder(path, fleet)
 
 
 def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     folder.mkdir(parents=True)
     (folder / CHUNKS_FOLDER).mkdir()
-    repository = Repository(folder, fleet)
+    repository = RepositoryFolder(folder, fleet)
     keys = repository.keys.create(secret)
     document = FleetDocument(fleet=fleet, devices={}, deployments=())
     repository.releases.create({}, keys, now)
@@ -125,8 +126,8 @@ def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     files.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())
 
 
-def opened(path: Path) -> Repository:
-    """The repository in the folder `path`.
+def opened(path: Path) -> RepositoryFolder:
+    """Open the repository in a folder.
 
     Raises:
         UsageError: `repo-invalid`, when there is none, or its repo.toml is wrong.
@@ -137,11 +138,11 @@ def opened(path: Path) -> Repository:
     except (OSError, tomllib.TOMLDecodeError, KeyError, EdgemlError) as error:
         hint = f"make one with `edgeml repo init {path}`, or name another folder with --repo"
         raise UsageError("repo-invalid", f"{path} is not an edgeml repository", hint) from error
-    return Repository(path, fleet, {**trust.EXPIRY, **_lifetimes(config.get("days", {}))})
+    return RepositoryFolder(path, fleet, {**trust.EXPIRY, **_lifetimes(config.get("days", {}))})
 
 
 def _lifetimes(days: object) -> dict[str, timedelta]:
-    """What repo.toml says in [days].
+    """Read [days] of repo.toml.
 
     Raises:
         UsageError: `repo-invalid`.
@@ -150,10 +151,10 @@ def _lifetimes(days: object) -> dict[str, timedelta]:
         raise UsageError("repo-invalid", "[days] in repo.toml names another role", f"use {', '.join(trust.EXPIRY)}")
     if not all(type(value) is int and 0 < value <= LIFETIME_MAX_DAYS for value in days.values()):
         hint = f"use whole numbers of 1 to {LIFETIME_MAX_DAYS}"
-        raise UsageError("repo-invalid", "[days] in repo.toml has something else than days", hint)
+        raise UsageError("repo-invalid", "a value of [days] in repo.toml is no number of days", hint)
     return {role: timedelta(days=value) for role, value in days.items()}
 
 
 def utc_now() -> datetime:
-    """The host's clock, as signatures carry it."""
+    """Read the host's clock."""
     return datetime.now(UTC)

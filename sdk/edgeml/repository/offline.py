@@ -1,8 +1,8 @@
-"""A site's part of the repository in a folder: for a stick, where no network goes. `edgeml-agent install` takes it.
+"""The part of the repository for one site, in a folder: for a USB stick, where there is no network.
 
-The two TUF repositories as they are, and only the chunks that the site's devices may want. Devices judge it as they
-judge what comes over the network: it holds no key, and whoever finds it learns what anyone on the broker could. What
-is for a group is encrypted.
+`edgeml-agent install` reads it. The copy has both TUF repositories, and the chunks that the site's devices may need.
+Devices verify it like messages from the broker. It holds no key; a finder learns no more than a client of the broker.
+Chunks for a group are encrypted.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import msgspec
 
 from edgeml.repository import layout
 from edgeml.repository.chunk_ids import Outgoing, Sealed
-from edgeml.repository.layout import CHUNKS_FOLDER, Repository
+from edgeml.repository.layout import CHUNKS_FOLDER, RepositoryFolder
 from edgeml.repository.releases import releases
 from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
 from edgeml_core import desired, sealing, trust
 from edgeml_core.errors import UsageError
 from edgeml_io import files
 
-#: A stick travels, and lies about until somebody uses it: as long may an old one pass for new.
+#: Validity of the signatures of a copy: half a year, since a stick travels and waits. An old copy is accepted as long.
 OFFLINE_LIFETIME: Final = timedelta(days=180)
 _LIFETIMES: Final = {**trust.EXPIRY, "snapshot": OFFLINE_LIFETIME, "timestamp": OFFLINE_LIFETIME}
 
 
 class SiteCopy(msgspec.Struct, frozen=True, kw_only=True):
-    """What one site's copy has, how large its chunks are, and until when devices take it."""
+    """The content of one site's copy, the size of its chunks, and the time until which devices accept it."""
 
     site: str
     devices: tuple[str, ...]
@@ -47,8 +47,8 @@ class SiteCopy(msgspec.Struct, frozen=True, kw_only=True):
 def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = None) -> SiteCopy:
     """Write a site's part of the repository to a folder, or bring an earlier copy there up to date.
 
-    Every state has a version of its own, the copy's too, and the repository's next is newer: a device takes the copy
-    after whatever it has seen, and the network's after the copy.
+    Every state has a version of its own: the copy's is newer than any state before it, and older than the next one. So
+    a device accepts the copy after any message from the network, and the network's next state after the copy.
 
     Args:
         repo: the repository's folder.
@@ -57,7 +57,7 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
         now: the time to sign at; by default the clock's.
 
     Raises:
-        UsageError: `usage`, when no device stands there or the folder can't be used; `repo-invalid`.
+        UsageError: `usage`, when no device has that label or the folder can't be used; `repo-invalid`.
         RejectedError: `digest-mismatch`, when a chunk is lost or damaged in the repository.
     """
     repository, now = layout.opened(repo), now or layout.utc_now()
@@ -67,14 +67,14 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
         devices = desired.devices_at(document, site)
         if not devices:
             message = f"no enrolled device has the label {desired.SITE_LABEL}={site}"
-            raise UsageError("usage", message, "`edgeml fleet devices` lists devices and their labels")
+            raise UsageError("usage", message, "see the devices and their labels with `edgeml fleet devices`")
         stems, outgoing = _wanted(repository, site)
         try:
             size_bytes = _copy_chunks(repository, outgoing, out_dir / CHUNKS_FOLDER)
             expires = [_copy_signed(signed, out_dir / signed.name, now) for signed in repository.both]
         except OSError as error:
             message = f"{out_dir} can't be written: {error.strerror or error}"
-            raise UsageError("usage", message, "use a stick with room, and repeat the command") from error
+            raise UsageError("usage", message, "use a stick with free space, and repeat the command") from error
     return SiteCopy(
         site=site,
         devices=tuple(sorted(devices)),
@@ -91,8 +91,8 @@ def _require_usable(folder: Path) -> None:
         raise UsageError("usage", f"{folder} has other content", "name a new folder, or that of an earlier copy")
 
 
-def _wanted(repository: Repository, site: str) -> tuple[tuple[str, ...], dict[str, Sealed | None]]:
-    """The releases that the site's devices may want, and their chunks by id; those for a group are sealed."""
+def _wanted(repository: RepositoryFolder, site: str) -> tuple[tuple[str, ...], dict[str, Sealed | None]]:
+    """Find the releases for the site's devices, and their chunks by id; those for a group are encrypted."""
     digests = {bundle.manifest_sha256 for _, bundle in desired.bundles_at(repository.document(), site)}
     wanted = [release for release in releases(repository) if release.manifest_sha256 in digests]
     outgoing = Outgoing(wanted, repository.groups)
@@ -100,8 +100,12 @@ def _wanted(repository: Repository, site: str) -> tuple[tuple[str, ...], dict[st
     return tuple(release.manifest.stem for release in wanted), found
 
 
-def _copy_chunks(repository: Repository, outgoing: Mapping[str, Sealed | None], folder: Path) -> int:
-    """Copy the chunks, and remove others; how many bytes they have together."""
+def _copy_chunks(repository: RepositoryFolder, outgoing: Mapping[str, Sealed | None], folder: Path) -> int:
+    """Copy the chunks, and remove others.
+
+    Returns:
+        The bytes of all chunks.
+    """
     size_bytes, paths = 0, set()
     for key, sealed in sorted(outgoing.items()):
         payload = repository.chunks.wire(sealed.chunk_id if sealed else key)
@@ -114,7 +118,11 @@ def _copy_chunks(repository: Repository, outgoing: Mapping[str, Sealed | None], 
 
 
 def _copy_signed(signed: SignedRepository, folder: Path, now: datetime) -> datetime:
-    """Copy one TUF repository, signed to last, the timestamp last; when it expires."""
+    """Copy one TUF repository, with long-lived signatures, the timestamp last.
+
+    Returns:
+        The time when it expires.
+    """
     with _long_lived(signed, now) as expires:
         paths = {_place(folder / file, (signed.folder / file).read_bytes()) for file in signed.files()}
     _keep_only(folder, paths)
@@ -123,7 +131,7 @@ def _copy_signed(signed: SignedRepository, folder: Path, now: datetime) -> datet
 
 @contextmanager
 def _long_lived(signed: SignedRepository, now: datetime) -> Iterator[datetime]:
-    """The repository signed to last while the block runs; after it as long as ever, in a version of its own."""
+    """Sign the repository for a long time while the block runs, and for the usual time after it."""
     try:
         yield min(signed.refresh(now, _LIFETIMES).values())
     finally:

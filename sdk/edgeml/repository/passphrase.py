@@ -1,6 +1,6 @@
-"""Where the passphrase of a key file comes from: EDGEML_KEY_PASSPHRASE, else the person at the terminal.
+"""The passphrase of a key file: from EDGEML_KEY_PASSPHRASE, else typed at the terminal.
 
-What is asked for is kept nowhere. Tokens and key services ask for their PINs the same way.
+A typed passphrase is not stored. Tokens and key services get their PINs the same way.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ from edgeml_core.errors import UsageError
 VARIABLE: Final = "EDGEML_KEY_PASSPHRASE"
 
 
-def given() -> str:
-    """The variable's value, empty where it isn't set."""
+def from_environment() -> str:
+    """Read the variable; empty where it isn't set."""
     return os.environ.get(VARIABLE, "")
 
 
-def asked(what: str) -> str:
-    """The secret that opens `what`.
+def ask(name: str) -> str:
+    """Get the secret that opens the key `name`.
 
     Raises:
-        UsageError: `repo-invalid`, when the variable isn't set and nobody sits at the terminal.
+        UsageError: `repo-invalid`, when the variable isn't set and there is no terminal.
     """
-    if secret := given():
+    if secret := from_environment():
         return secret
     if not sys.stdin.isatty():
-        hint = f"set {VARIABLE} to the passphrase that it was made with"
-        raise UsageError("repo-invalid", f"{what} is locked, and nobody is here to ask", hint)
-    return getpass.getpass(f"Passphrase of {what}: ")
+        hint = f"set {VARIABLE} to the passphrase that the key was made with"
+        raise UsageError("repo-invalid", f"{name} is locked, and there is no terminal to ask at", hint)
+    return getpass.getpass(f"Passphrase of {name}: ")
 
 
-def chosen() -> str:
-    """A passphrase for new keys.
+def choose() -> str:
+    """Get a passphrase for new keys.
 
     Raises:
-        UsageError: `usage`, when the variable isn't set and nobody sits at the terminal, or two entries differ.
+        UsageError: `usage`, when the variable isn't set and there is no terminal, or two entries differ.
     """
-    if secret := given():
+    if secret := from_environment():
         return secret
     if not sys.stdin.isatty():
         hint = f"set {VARIABLE}, or leave the keys unencrypted with --no-passphrase"
-        raise UsageError("usage", "new keys need a passphrase, and nobody is here to ask", hint)
+        raise UsageError("usage", "new keys need a passphrase, and there is no terminal to ask at", hint)
     first = getpass.getpass("Passphrase for the new keys: ")
     if not first or first != getpass.getpass("The same again: "):
-        raise UsageError("usage", "the two passphrases differ, or are empty", "try again; or give --no-passphrase")
+        raise UsageError(
+            "usage", "the two passphrases differ, or are empty", "repeat the command, or give --no-passphrase"
+        )
     return first

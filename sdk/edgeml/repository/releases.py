@@ -1,6 +1,7 @@
-"""Publishing: bundles become signed releases. A bundle is read once, each chunk checked, then stored; signing is last.
+"""Publication: bundles become signed releases.
 
-When one bundle of several is refused, none is published; chunks stored until then stay, named by nothing.
+Each chunk of a bundle is read once, checked and stored. Signing is last.
+When one bundle of several is refused, none is published. Chunks that were stored until then stay, without a name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 
 from edgeml import bundles as bundle_files
 from edgeml.repository import layout
-from edgeml.repository.layout import Repository
+from edgeml.repository.layout import RepositoryFolder
 from edgeml_core import card, chunks, manifest, trust
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, UsageError
@@ -22,7 +23,7 @@ from edgeml_core.manifest import FileEntry, Manifest
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """One release. `added` is false when it was there already, with the same content."""
+    """One release. `added` is false when it was released already, with the same content."""
 
     name: str
     version: str
@@ -39,7 +40,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """One signed release, as the repository has it. It is encrypted for `group`, if that isn't empty."""
+    """One signed release. It is encrypted for `group`, if that isn't empty."""
 
     manifest: Manifest
     manifest_sha256: str
@@ -49,18 +50,18 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 def publish(
     repo: Path, bundles: Sequence[Path], *, group: str | None = None, now: datetime | None = None
 ) -> list[Published]:
-    """Sign bundles and add them, as one change. New measurements of a release that is there are signed, too.
+    """Sign bundles and add them, as one change. New measurements of an earlier release are signed, too.
 
     Args:
         repo: the repository's folder.
         bundles: `.edgeml` files; measurements beside them are signed with them.
-        group: encrypt them, on their way, for devices enrolled with this group; None leaves what is released as it is.
+        group: encrypt them for devices that were enrolled with this group; None leaves an earlier release as it is.
         now: the time to sign at; by default the clock's.
 
     Raises:
         UsageError: `repo-invalid`; `release-exists`, for a name, version, target and format that is released with
-            other content, or for others. RejectedError: a bundle is malformed or damaged, or its measurements are
-            another's.
+            other content, or for another group.
+        RejectedError: a bundle is malformed or damaged, or its measurements are another bundle's.
     """
     repository = layout.opened(repo)
     with repository.locked():
@@ -80,8 +81,8 @@ def publish(
     return published
 
 
-def releases(repository: Repository) -> list[Release]:
-    """All releases in the order of their publication."""
+def releases(repository: RepositoryFolder) -> list[Release]:
+    """List all releases in the order of their publication."""
     paths = [path for path in repository.releases.targets() if not path.endswith(card.MEASUREMENTS_SUFFIX)]
     contents = repository.releases.read(paths)
     marks = {path: data.decode() for path, data in contents.items() if path.endswith(trust.GROUP_SUFFIX)}
@@ -97,24 +98,24 @@ def releases(repository: Repository) -> list[Release]:
 
 
 def _mark(stem: str, group: str | None, signed: dict[str, str]) -> dict[str, bytes]:
-    """The file that says for which group a release is encrypted."""
+    """Make the signed file that names the group of a release."""
     path = trust.group_target(stem)
     if group is None:
         return {}
     if trust.manifest_target(stem) in signed and signed.get(path) != chunks.sha256(group.encode()):
         message = f"{stem} is released already, not for group {group!r}"
-        raise UsageError("release-exists", message, "export it under a new --version; a release never changes")
+        raise UsageError("release-exists", message, "export it under a new --version: a release never changes")
     return {path: group.encode()}
 
 
-def _store(repository: Repository, reader: BundleReader, taken: dict[str, str]) -> Published:
+def _store(repository: RepositoryFolder, reader: BundleReader, taken: dict[str, str]) -> Published:
     release = reader.manifest
     path = trust.manifest_target(release.stem)
     added = path not in taken
     if taken.setdefault(path, reader.manifest_sha256) != reader.manifest_sha256:
         message = f"{release.stem} is released already, with other content"
-        raise UsageError("release-exists", message, "export it under a new --version; a release never changes")
-    # Also for a release that is there: publishing it again mends lost chunks.
+        raise UsageError("release-exists", message, "export it under a new --version: a release never changes")
+    # Also for an earlier release: publishing it again restores lost chunks.
     stored_bytes = sum(repository.chunks.add(_verified(reader, entry)) for entry in release.files)
     return Published(
         name=release.name,
@@ -129,7 +130,7 @@ def _store(repository: Repository, reader: BundleReader, taken: dict[str, str]) 
 
 
 def _verified(reader: BundleReader, entry: FileEntry) -> Iterator[bytes]:
-    """The file's chunks, each checked; after the last also the digest of the whole."""
+    """Read the file's chunks, each checked; after the last one also the digest of the whole file."""
     whole = hashlib.sha256()
     for chunk in reader.chunks(entry):
         whole.update(chunk)

@@ -1,4 +1,4 @@
-"""Freshness: signatures renewed before they expire, by hand (`edgeml repo refresh`) or by `edgeml fleet serve`."""
+"""Renewal of signatures before they expire, by hand (`edgeml repo refresh`) or by `edgeml fleet serve`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tuf.api.metadata import Timestamp
 
 from edgeml.repository import layout
 from edgeml.repository.keys import FLEET_KEY
-from edgeml.repository.layout import Repository
+from edgeml.repository.layout import RepositoryFolder
 
 
 class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
-    """When each role of one TUF repository expires now."""
+    """The new expiry of each role of one TUF repository."""
 
     repository: str
     expires: dict[str, datetime]
@@ -25,7 +25,7 @@ class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refresh(repo: Path, *, now: datetime | None = None) -> list[Refreshed]:
-    """Sign snapshot and timestamp of both TUF repositories anew, and targets when half their time is over.
+    """Sign snapshot and timestamp of both TUF repositories again, and the targets when half their time is over.
 
     Args:
         repo: the repository's folder.
@@ -37,14 +37,14 @@ def refresh(repo: Path, *, now: datetime | None = None) -> list[Refreshed]:
     return renew(layout.opened(repo), now or layout.utc_now())
 
 
-def renew(repository: Repository, now: datetime) -> list[Refreshed]:
-    """As `refresh`, for a repository that is open, its keys perhaps unlocked."""
+def renew(repository: RepositoryFolder, now: datetime) -> list[Refreshed]:
+    """Renew the signatures of a repository that is open; its keys may be unlocked already."""
     with repository.locked():
         return [Refreshed(repository=signed.name, expires=signed.refresh(now)) for signed in repository.both]
 
 
-def unlock(repository: Repository) -> None:
-    """Open the fleet keys that are here, so that nobody need be asked later.
+def unlock(repository: RepositoryFolder) -> None:
+    """Open the fleet keys in the folder, so that no passphrase is needed later.
 
     Raises:
         UsageError: `repo-invalid`, when one can't be opened.
@@ -53,8 +53,8 @@ def unlock(repository: Repository) -> None:
     repository.keys.signers(FLEET_KEY, trusted)
 
 
-def is_due(repository: Repository, now: datetime) -> bool:
-    """Whether a timestamp has less than half of its time left, so that devices that were away find the rest of it."""
+def is_due(repository: RepositoryFolder, now: datetime) -> bool:
+    """Check whether a timestamp has less than half of its time left: devices that return later need the other half."""
     return any(
         signed.load().expires[Timestamp.type] - now < signed.lifetimes[Timestamp.type] / 2 for signed in repository.both
     )

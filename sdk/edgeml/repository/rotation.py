@@ -1,8 +1,8 @@
-"""Rotation: other keys, or more of them, for a group; a new root that the old keys and the new ones have signed.
+"""Rotation: new keys for a group, by a root that both the old keys and the new ones have signed.
 
-Devices follow by themselves, however long they were away: each root leads to the next. The fleet keys can be replaced
-without them, by the release keys. Release keys that are lost, so many that too few are left to sign, can't be replaced:
-then a new repository is made, and devices are enrolled anew. All keys that must sign are needed in one place at a time.
+Devices follow by themselves, even after a long absence: each root leads to the next. The release keys can replace the
+fleet keys without them. Release keys can't be replaced when too few are left to sign: then make a new repository, and
+enroll the devices again. All keys that must sign are needed in one place.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from securesystemslib.signer import Key, SSlibKey
 
 from edgeml.repository import layout
 from edgeml.repository.keys import GROUPS
-from edgeml.repository.layout import Repository
+from edgeml.repository.layout import RepositoryFolder
 from edgeml_core.errors import UsageError
 
 
 class NewKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """What a group shall have from now on.
+    """The keys that a group has from now on.
 
     Attributes:
-        files: how many new key files to make.
+        files: number of new key files to make.
         secret: encrypts them; empty leaves them open.
-        signers: keys that lie elsewhere, each as a signer's URI and a PEM file with its public key.
+        signers: keys on tokens or in key services, each as a signer's URI and a PEM file with its public key.
         keep: whether the present keys stay, too.
-        threshold: how many must sign.
+        threshold: number of keys that must sign.
     """
 
     files: int = 1
@@ -40,7 +40,7 @@ class NewKeys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """The ids of the keys that devices trust for a group, how many must sign, and how many are in the folder."""
+    """The ids of the keys that devices trust for a group, the number that must sign, and the number in the folder."""
 
     group: str
     keys: tuple[str, ...]
@@ -53,7 +53,7 @@ class KeyGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def groups(repo: Path) -> list[KeyGroup]:
-    """The groups of keys as they are.
+    """List the groups of keys.
 
     Raises:
         UsageError: `repo-invalid`.
@@ -63,16 +63,16 @@ def groups(repo: Path) -> list[KeyGroup]:
 
 
 def rotate(repo: Path, group: str, new: NewKeys, *, now: datetime | None = None) -> KeyGroup:
-    """Give a group of keys other members; both TUF repositories are signed anew.
+    """Replace the keys of a group; both TUF repositories are signed again.
 
     Args:
         repo: the repository's folder.
         group: `release` or `fleet`.
-        new: what the group shall have.
+        new: the keys that the group has from now on.
         now: the time to sign at; by default the clock's.
 
     Raises:
-        UsageError: `usage`, when fewer keys are asked for than must sign, or a public key can't be read;
+        UsageError: `usage`, when fewer keys are named than must sign, or a public key can't be read;
             `repo-invalid`, when keys that must sign are missing or can't be opened. Nothing is changed then.
     """
     repository = layout.opened(repo)
@@ -94,12 +94,12 @@ def rotate(repo: Path, group: str, new: NewKeys, *, now: datetime | None = None)
     return _group(repository, group)
 
 
-def _group(repository: Repository, group: str) -> KeyGroup:
+def _group(repository: RepositoryFolder, group: str) -> KeyGroup:
     keys, threshold = repository.releases.trusted(group)
     return KeyGroup(group=group, keys=tuple(sorted(keys)), threshold=threshold, here=repository.keys.count(group))
 
 
-def _added(repository: Repository, group: str, new: NewKeys) -> Iterator[Key]:
+def _added(repository: RepositoryFolder, group: str, new: NewKeys) -> Iterator[Key]:
     for _ in range(new.files):
         yield repository.keys.make(group, new.secret)
     for uri, path in new.signers:
@@ -115,5 +115,5 @@ def _added(repository: Repository, group: str, new: NewKeys) -> Iterator[Key]:
 def _require_enough(new: NewKeys, present: int) -> None:
     count = new.files + len(new.signers) + (present if new.keep else 0)
     if not 1 <= new.threshold <= count:
-        message = f"{new.threshold} of {count} key(s) can't be asked to sign"
-        raise UsageError("usage", message, "let at least one sign, and at most as many as there are")
+        message = f"the threshold {new.threshold} is not within 1 and the {count} key(s) named"
+        raise UsageError("usage", message, "give --threshold a number from 1 to the number of keys")

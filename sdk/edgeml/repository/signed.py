@@ -1,8 +1,8 @@
-"""One TUF repository in a folder: read and verified, changed, signed anew. python-tuf makes and judges the metadata.
+"""One TUF repository in a folder: read and verified, changed, signed again. python-tuf makes and verifies the metadata.
 
-With consistent snapshots: every file but `timestamp.json` has a name of its own version or digest and is never
-written over. So the rename of `timestamp.json`, the last step of each change, is the change: a crash before it leaves
-the old state whole, and who reads in the middle, on disk or among retained messages, never meets a mix.
+Snapshots are consistent: every file but `timestamp.json` has its version or digest in its name and is never written
+over. The rename of `timestamp.json`, the last step of each change, commits the change. A crash before it leaves the old
+state complete. A reader at any moment, on disk or among retained messages, never sees a mixture.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from edgeml_core import trust
 from edgeml_core.errors import UsageError
 from edgeml_io import files
 
-#: Which group of keys signs which role. A stolen fleet key can neither release a model nor change whom devices trust.
+#: The group of keys that signs each role. A stolen fleet key can neither release a model nor change the trusted keys.
 SIGNED_BY: Final[dict[str, dict[str, str]]] = {
     trust.RELEASES: {"root": RELEASE_KEY, "targets": RELEASE_KEY, "snapshot": FLEET_KEY, "timestamp": FLEET_KEY},
     trust.FLEET: {"root": RELEASE_KEY, "targets": FLEET_KEY, "snapshot": FLEET_KEY, "timestamp": FLEET_KEY},
 }
-#: Files that nothing names any more are kept a while, so that their retained messages can be found and cleared.
+#: Number of superseded files that are kept, so that `serve` finds and clears their retained messages.
 SUPERSEDED_KEPT_FILES: Final = 64
 
 TIMESTAMP_FILE: Final = f"{trust.METADATA_DIR}/timestamp.json"
@@ -50,7 +50,7 @@ class Signed:
 
     @property
     def expires(self) -> dict[str, datetime]:
-        """When each role expires."""
+        """The expiry of each role."""
         roles: tuple[Metadata[Any], ...] = (self.root, self.targets, self.snapshot, self.timestamp)
         return {str(metadata.signed.type): metadata.signed.expires for metadata in roles}
 
@@ -83,7 +83,7 @@ class SignedRepository:
         self._write(state, now, changed=(Root.type, Targets.type))
 
     def load(self) -> Signed:
-        """The state that `timestamp.json` leads to, its signatures verified; expired metadata is accepted here.
+        """Load the state that `timestamp.json` leads to, and verify its signatures; expired metadata is accepted here.
 
         Raises:
             UsageError: `repo-invalid`, when files are missing, damaged or signed by other keys.
@@ -92,7 +92,7 @@ class SignedRepository:
         try:
             return self._loaded(newest)
         except UnsignedMetadataError as error:
-            # A rotation that was cut short leaves a root whose keys have signed nothing yet: the one before it holds.
+            # An interrupted rotation leaves a root whose keys have signed nothing yet: the root before it is valid.
             with contextlib.suppress(RepositoryError, OSError, KeyError):
                 return self._loaded(newest - 1)
             raise _invalid(self.folder, error) from error
@@ -107,20 +107,20 @@ class SignedRepository:
         return Signed(roots=roots, root=root, targets=targets, snapshot=snapshot, timestamp=timestamp)
 
     def version(self) -> int:
-        """The version of the targets role: it grows with every change."""
+        """Read the version of the targets role: it grows with every change."""
         return int(self.load().targets.signed.version)
 
     def newest_root(self) -> bytes:
-        """The trust anchor for a new device."""
+        """Read the trust anchor for a new device."""
         return self._metadata(f"{self.load().roots}.root.json").read_bytes()
 
     def targets(self) -> list[str]:
-        """The paths of all targets in the order in which they were added."""
+        """List the paths of all targets in the order in which they were added."""
         targets = self.load().targets.signed.targets
         return sorted(targets, key=lambda path: int(targets[path].custom[_ORDER]))
 
     def read(self, paths: list[str] | None = None) -> dict[str, bytes]:
-        """Targets' contents, checked against what was signed; all of them when no `paths` are given.
+        """Read targets, checked against their signed digests; all of them when no `paths` are given.
 
         Raises:
             UsageError: `repo-invalid`, when one is missing or damaged.
@@ -136,7 +136,7 @@ class SignedRepository:
         return contents
 
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of each target by its path."""
+        """List the SHA-256 of each target by its path."""
         return {path: target.hashes[_HASH] for path, target in self.load().targets.signed.targets.items()}
 
     def change(self, contents: Mapping[str, bytes], now: datetime) -> None:
@@ -146,13 +146,13 @@ class SignedRepository:
         self._write(state, now, changed=(Targets.type,))
 
     def trusted(self, group: str) -> tuple[dict[str, Key], int]:
-        """The keys that devices trust for a group, by id, and how many of them must sign."""
+        """Find the keys that devices trust for a group, by id, and the number that must sign."""
         root = self.load().root.signed
         role = next(root.roles[role] for role, of in SIGNED_BY[self.name].items() if of == group)
         return {keyid: root.keys[keyid] for keyid in role.keyids}, role.threshold
 
     def rotate(self, group: str, keys: Mapping[str, Key], threshold: int, now: datetime) -> None:
-        """Let `keys` take the place of a group's, and `threshold` of them sign; as one change.
+        """Replace the keys of a group by `keys`, of which `threshold` must sign, as one change.
 
         Raises:
             UsageError: `repo-invalid`, when too few of the present root keys, or of the new ones, are here.
@@ -171,20 +171,20 @@ class SignedRepository:
         self._write(rotated, now, changed=(Root.type, Targets.type))
 
     def refresh(self, now: datetime, lifetimes: Mapping[str, timedelta] | None = None) -> dict[str, datetime]:
-        """Sign freshness anew, and the targets role too where less than half of its time is left and its key is here.
+        """Sign snapshot and timestamp again, and the targets too where half their time is over and their key is here.
 
         Returns:
-            When each role expires.
+            The expiry of each role.
         """
         state = self.load()
         due = state.targets.signed.expires - now < (lifetimes or self.lifetimes)["targets"] / 2
         needed = state.root.signed.roles[Targets.type].threshold
-        is_signed_anew = due and self._keys.count(SIGNED_BY[self.name][Targets.type]) >= needed
-        self._write(state, now, changed=(Targets.type,) if is_signed_anew else (), lifetimes=lifetimes)
+        signs_targets = due and self._keys.count(SIGNED_BY[self.name][Targets.type]) >= needed
+        self._write(state, now, changed=(Targets.type,) if signs_targets else (), lifetimes=lifetimes)
         return state.expires
 
     def files(self) -> list[str]:
-        """The files of the present state, relative to the folder, each before the one that names it; timestamp last."""
+        """List the files of the present state, relative to the folder. Each comes before the file that names it."""
         state = self.load()
         metadata = [f"{version}.root.json" for version in range(1, state.roots + 1)]
         metadata += [f"{state.targets.signed.version}.targets.json", f"{state.snapshot.signed.version}.snapshot.json"]
@@ -192,7 +192,7 @@ class SignedRepository:
         return [*targets, *(f"{trust.METADATA_DIR}/{name}" for name in metadata), TIMESTAMP_FILE]
 
     def superseded(self) -> list[str]:
-        """Files that were part of an earlier state and are of none now, the latest first."""
+        """List the files that belong to an earlier state only, the latest first."""
         found = [
             path for folder in (trust.METADATA_DIR, trust.TARGETS_DIR) for path in (self.folder / folder).iterdir()
         ]
@@ -217,9 +217,9 @@ class SignedRepository:
         changed: Collection[str],
         lifetimes: Mapping[str, timedelta] | None = None,
     ) -> None:
-        """Sign, then write, the timestamp last; `changed` says of which roles but it and the snapshot.
+        """Sign the roles in `changed`, the snapshot and the timestamp; then write them, the timestamp last.
 
-        Nothing is written before all is signed. A new root is signed by the caller.
+        Nothing is written before all roles are signed. The caller signs a new root.
         """
         lifetimes = lifetimes or self.lifetimes
         if Targets.type in changed:
@@ -261,9 +261,9 @@ class SignedRepository:
         except RepositoryError as error:
             group, needed = SIGNED_BY[self.name][role], root.signed.roles[role].threshold
             message = (
-                f"{needed} {group} key(s) must sign the {self.name} {role}, and too few that devices trust are here"
+                f"{needed} {group} key(s) must sign the {self.name} {role}; the folder has too few that devices trust"
             )
-            hint = f"put the {group} key back as {self._keys.folder / group}.pem, or mount what its .uri file names"
+            hint = f"put the {group} key back as {self._keys.folder / group}.pem, or plug in its token"
             raise UsageError("repo-invalid", message, hint) from error
 
     def _newest_root(self) -> int:
@@ -306,5 +306,5 @@ def _target_file(target: TargetFile) -> str:
 
 
 def _invalid(folder: Path, error: Exception) -> UsageError:
-    hint = "restore it from a backup; `edgeml repo init DIR` makes a new one, in which devices must be enrolled anew"
-    return UsageError("repo-invalid", f"{folder} is not a whole, rightly signed repository: {error}", hint)
+    hint = "restore it from a backup, or make a new one with `edgeml repo init DIR` and enroll the devices again"
+    return UsageError("repo-invalid", f"{folder} is not a complete and correctly signed repository: {error}", hint)

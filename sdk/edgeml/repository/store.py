@@ -1,7 +1,7 @@
 """The repository's chunks: one file each, named by the chunk's id (`edgeml_core.wire_keys`), `ab/ab12...`.
 
-Kept as they go over the wire (`edgeml_core.chunks.to_wire`): compressed once, when published, so that the origin only
-copies bytes; smaller on disk; and the system's page cache is all the cache that is needed.
+Chunks are stored as they are sent (`edgeml_core.chunks.to_wire`): compressed once, when they are published. The origin
+only copies bytes, and the system's page cache is the only cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgeml_io import files
 
 
 class ChunkStore:
-    """Chunks in a folder. Each is stored once, however many bundles have it."""
+    """Chunks in a folder. Each is stored once, also when several bundles have it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -24,7 +24,7 @@ class ChunkStore:
         """Store chunks; on return they survive a power cut.
 
         Returns:
-            How many bytes were written: nothing for a chunk that was here already, and whole.
+            The bytes that were written; none for a chunk that was stored already and is intact.
         """
         written_bytes, folders = 0, set()
         for chunk in contents:
@@ -42,7 +42,7 @@ class ChunkStore:
         return written_bytes
 
     def wire(self, chunk_id: str) -> bytes:
-        """One chunk as it is published.
+        """Read one chunk as it is sent.
 
         Raises:
             RejectedError: `digest-mismatch`, when the file is missing or damaged.
@@ -52,7 +52,7 @@ class ChunkStore:
         return payload
 
     def chunk(self, chunk_id: str) -> bytes:
-        """One chunk itself.
+        """Read one chunk, decompressed.
 
         Raises:
             RejectedError: `digest-mismatch`, when the file is missing or damaged.

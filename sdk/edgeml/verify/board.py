@@ -1,6 +1,6 @@
-"""The files from which a runtime learns its CPU, as the board's own kernel shows them.
+"""The files of /proc and /sys from which a runtime reads its CPU, with the contents that the board's kernel gives.
 
-Without them the runtimes read the host's: onnxruntime then crashes, and XNNPACK is silently left out.
+Without them the runtimes read the host's files: onnxruntime then crashes, and LiteRT silently leaves out XNNPACK.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _IDENTITIES: Final[dict[str, _Identity]] = {
 
 
 def problem(profile: Profile) -> str:
-    """Why the board's files can't be written; empty when they can."""
+    """Explain why the board's files can't be written, with the remedy; empty when they can."""
     if profile.cpu.arch != "aarch64":
         return (
             f"a foreign {profile.cpu.arch} CPU can't be emulated on this machine: verify on an {profile.cpu.arch} one"
         )
     if profile.cpu.emulator not in _IDENTITIES:
-        return f"edgeml doesn't know how {profile.cpu.emulator} shows itself: take one of {', '.join(_IDENTITIES)}"
+        return f"edgeml has no identity registers for {profile.cpu.emulator}: take one of {', '.join(_IDENTITIES)}"
     return ""
 
 

@@ -1,6 +1,6 @@
-"""A bundle run on a device of a fleet, `device:ID`: one that it holds already, beside what it serves.
+"""A bundle verified or benchmarked by a device of a fleet, `device:ID`, which holds it already and serves meanwhile.
 
-The device judges a proof itself, by the bounds in the manifest that was signed.
+The device compares golden outputs itself, by the bounds in the signed manifest.
 """
 
 from __future__ import annotations
@@ -8,52 +8,52 @@ from __future__ import annotations
 from edgeml.fleet import call
 from edgeml.fleet.call import DeviceConnection
 from edgeml.verify import DEVICE
-from edgeml.verify.child import Proof
+from edgeml.verify.verification import Verification
 from edgeml_core import names
 from edgeml_core.calls import Kind, Reply, Timing
 from edgeml_core.errors import RejectedError, UsageError
 
 
-def prove(on: str, line: DeviceConnection | None, manifest_sha256: str) -> Proof:
-    """Have the golden outputs of a bundle reproduced on a device.
+def verify(on: str, connection: DeviceConnection | None, manifest_sha256: str) -> Verification:
+    """Reproduce the golden outputs of a bundle on a device.
 
     Args:
         on: `device:ID`.
-        line: the way to its fleet.
+        connection: to the broker of its fleet.
         manifest_sha256: names the bundle.
 
     Raises:
-        UsageError: `usage`, when there is no way; `device-unknown`. TransportError: the device can't be reached.
+        UsageError: `usage`, without a connection; `device-unknown`.
+        TransportError: the device can't be reached.
         DeviceError: `release-absent`, `device-busy`, `memory-short`, `golden-mismatch`, `probe-crashed`, or the runtime
             there failed.
     """
-    reply = ask(on, line, kind="verify", manifest_sha256=manifest_sha256)
+    reply = request(on, connection, kind="verify", manifest_sha256=manifest_sha256)
     if reply.reproduced is None:
-        raise RejectedError("document-format", f"the reply from {on} holds no proof")
-    found = reply.reproduced
-    return Proof(
+        raise RejectedError("document-format", f"the reply from {on} has no golden result")
+    return Verification(
         cpu=reply.cpu,
         how="measured",
         runtime=reply.runtime,
-        min_cosine=found.min_cosine,
-        max_abs=found.max_abs,
+        min_cosine=reply.reproduced.min_cosine,
+        max_abs=reply.reproduced.max_abs,
         answers=[],
     )
 
 
-def ask(
+def request(
     on: str,
-    line: DeviceConnection | None,
+    connection: DeviceConnection | None,
     *,
     kind: Kind,
     manifest_sha256: str,
     timing: Timing = Timing(),  # noqa: B008 - frozen
 ) -> Reply:
-    """What a device replies; raises as `prove` does."""
+    """Request a verification or a benchmark from a device; raises as `verify` does."""
     device = names.require_name(on.removeprefix(DEVICE), "device id")
-    if line is None:
+    if connection is None:
         raise UsageError("usage", f"{on} is reached over its fleet's broker", "name it: --broker mqtts://HOST")
-    reply = call.ask(line, device, kind=kind, manifest_sha256=manifest_sha256, timing=timing)
+    reply = call.ask(connection, device, kind=kind, manifest_sha256=manifest_sha256, timing=timing)
     if reply.refused is not None:
         raise reply.refused.error(f"on {device}: ")
     return reply

@@ -1,7 +1,7 @@
-"""A bundle run on another machine by the system's ssh: its files go there, and edgeml's own code runs there.
+"""A bundle verified or benchmarked on another machine by the system's ssh, which copies its files there.
 
-That machine needs `edgeml[agent]`; what is copied lies in a temporary folder that is removed. Keys, known hosts and
-names are ssh's own business; it never asks for a password.
+That machine needs `edgeml-deploy[agent]`. The copies lie in a temporary folder, which is removed at the end. Keys,
+known hosts and host names are left to ssh; it never prompts for a password.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from edgeml.verify import child
-from edgeml.verify.child import ExecutionSite, Proof
+from edgeml import child_process
+from edgeml.child_process import ExecutionSite
+from edgeml.verify import verification
+from edgeml.verify.verification import Verification
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest
-from edgeml_runtime.verify import child as verify_child
+from edgeml_runtime.verify.child import encode
 
+#: Seconds until ssh gives up to connect; a board on a slow radio link takes some.
 CONNECT_TIMEOUT_S: Final = 15
-#: ssh's own exit code when there is no connection, or it broke.
+#: Exit code of ssh when it can't connect, or the connection breaks.
 LOST_CODE: Final = 255
-#: Where the bundle's files lie there, seen from where the program starts.
+#: Folder of the bundle's files there, below the program's working folder.
 FOLDER: Final = "bundle"
 _PYTHON: Final = "python3"
 _REQUEST: Final = "request"
@@ -33,12 +36,12 @@ _SCRIPT: Final = (
     'folder=$(mktemp -d) && trap \'rm -rf "$folder"\' EXIT && tar -x -C "$folder" && cd "$folder" && '
     f"{{python}} -m {{program}} < {_REQUEST}"
 )
-Answer = TypeVar("Answer", bound=msgspec.Struct)
+Reply = TypeVar("Reply", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteTask:
-    """What is sent there: a bundle's files, and a program of ours with its request."""
+    """A bundle's files, and a program of edgeml with its request, to send to another machine."""
 
     folder: Path
     manifest: Manifest
@@ -46,7 +49,7 @@ class RemoteTask:
     request: bytes
 
 
-def prove(folder: Path, manifest: Manifest, on: str) -> Proof:
+def verify(folder: Path, manifest: Manifest, on: str) -> Verification:
     """Reproduce a bundle's golden outputs on the machine at `ssh://[USER@]HOST[:PORT][/PATH/OF/PYTHON]`.
 
     Args:
@@ -55,39 +58,39 @@ def prove(folder: Path, manifest: Manifest, on: str) -> Proof:
         on: the machine.
 
     Raises:
-        UsageError: `usage`, when `on` is no such address. TransportError: `host-unreachable`.
+        UsageError: `usage`, when `on` is no such address.
+        TransportError: `host-unreachable`.
         DeviceError: `golden-mismatch`, `probe-crashed`, or the runtime there failed.
     """
-    program, request = f"edgeml_runtime.verify.child {FOLDER}", verify_child.encode(manifest, ())
-    errand = RemoteTask(folder=folder, manifest=manifest, program=program, request=request)
-    return child.run(_place(on, errand), manifest, _packed(errand))
+    program, request = f"{verification.PROGRAM} {FOLDER}", encode(manifest, ())
+    task = RemoteTask(folder=folder, manifest=manifest, program=program, request=request)
+    return verification.run(_site(on, task), manifest, _packed(task))
 
 
-def ask(on: str, errand: RemoteTask, kind: type[Answer]) -> Answer:
-    """The answer of a program on the machine at `on`; raises as `prove` does."""
-    return child.ask(_place(on, errand), _packed(errand), kind)
+def run(on: str, task: RemoteTask, reply: type[Reply]) -> Reply:
+    """Run a program on the machine at `on` and return its reply; raises as `verify` does."""
+    return child_process.run(_site(on, task), _packed(task), reply)
 
 
-def _place(on: str, errand: RemoteTask) -> ExecutionSite:
+def _site(on: str, task: RemoteTask) -> ExecutionSite:
     address = _address(on)
     return ExecutionSite(
         name=str(address.hostname),
-        how="measured",
-        command=_command(address, errand.program),
+        command=_command(address, task.program),
         lost_code=LOST_CODE,
-        hint="pip install 'edgeml[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
+        hint="pip install 'edgeml-deploy[agent]' on that machine, and name its Python: ssh://HOST/PATH/OF/PYTHON",
     )
 
 
 def _address(on: str) -> SplitResult:
-    refused = UsageError("usage", f"{on!r} is no such place", "take local, ssh://HOST or device:ID")
+    invalid = UsageError("usage", f"{on!r} is no place to run a bundle", "name local, ssh://HOST or device:ID")
     try:
         address = urlsplit(on)
-        named = (address.hostname or "-", address.port)
+        host, _ = (address.hostname or "-", address.port)  # reading the port checks it
     except ValueError as error:
-        raise refused from error
-    if address.scheme != "ssh" or named[0].startswith("-") or address.query or address.fragment:
-        raise refused
+        raise invalid from error
+    if address.scheme != "ssh" or host.startswith("-") or address.query or address.fragment:
+        raise invalid
     return address
 
 
@@ -101,13 +104,13 @@ def _command(address: SplitResult, program: str) -> list[str]:
     return ["ssh", *options, "--", str(address.hostname), f"sh -c {shlex.quote(script)}"]
 
 
-def _packed(errand: RemoteTask) -> bytes:
-    """One stream with the request and the bundle's files, whatever else lies in the folder left out."""
+def _packed(task: RemoteTask) -> bytes:
+    """Pack the request and the files that the manifest names into one tar stream."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         member = tarfile.TarInfo(_REQUEST)
-        member.size = len(errand.request)
-        archive.addfile(member, io.BytesIO(errand.request))
-        for entry in errand.manifest.files:
-            archive.add(errand.folder / entry.path, f"{FOLDER}/{entry.path}")
+        member.size = len(task.request)
+        archive.addfile(member, io.BytesIO(task.request))
+        for entry in task.manifest.files:
+            archive.add(task.folder / entry.path, f"{FOLDER}/{entry.path}")
     return stream.getvalue()

@@ -11,6 +11,7 @@ from edgeml_core.errors import DeviceError
 from edgeml_core.lifecycle import State
 from support.fakes import Bench
 from support.samples import a_manifest
+from support.waiting import until_async
 
 ID = "0" * 31 + "1"
 FILES = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": b"weights" * 100}
@@ -39,9 +40,7 @@ def live(bench, *payloads, until):
         bench.link.news.set()
         for payload in payloads:
             bench.link.calls.put_nowait(payload)
-        async with asyncio.timeout(10):
-            while not until():  # noqa: ASYNC110 - it stands in a database
-                await asyncio.sleep(0.001)
+        await until_async(until)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -60,7 +59,7 @@ def replies(bench, *payloads, count=1):
     return bench.link.replies
 
 
-def test_what_is_held_is_checked(bench):
+def test_call_for_a_held_release_verifies_it(bench):
     """In the prober, and nothing of what serves is changed by it."""
     before = bench.store.records()
     (reply,) = replies(bench, call(bench))
@@ -69,7 +68,7 @@ def test_what_is_held_is_checked(bench):
     assert bench.store.records() == before
 
 
-def test_what_is_not_held_is_not_run(bench):
+def test_call_for_an_absent_release_runs_nothing(bench):
     """A digest that names nothing here, not even by its beginning; a release that is only half here."""
     active = bench.store.record("sample").active
     partial = "f" * 64
@@ -81,14 +80,14 @@ def test_what_is_not_held_is_not_run(bench):
     assert bench.prober.probed == ["1"]
 
 
-def test_a_model_that_fails_is_said(bench):
+def test_call_for_a_failing_model_replies_its_error(bench):
     """With the code that the probe gave; the device goes on."""
     bench.prober.failures["1"] = DeviceError("golden-mismatch", "far off", "export it again")
     (reply,) = replies(bench, call(bench))
     assert (reply.refused.code, reply.refused.message) == ("golden-mismatch", "far off")
 
 
-def test_a_model_that_does_not_fit_now_is_not_tried(bench):
+def test_call_without_enough_memory_runs_nothing(bench):
     """Memory that what serves may need isn't taken."""
     bench.prober.refusal = DeviceError("memory-short", "too large", "stop other programs")
     (reply,) = replies(bench, call(bench))
@@ -96,8 +95,8 @@ def test_a_model_that_does_not_fit_now_is_not_tried(bench):
     assert bench.prober.probed == ["1"]
 
 
-def test_one_call_at_a_time(bench):
-    """The second is told so at once, while the first still runs."""
+def test_call_during_another_is_refused(bench):
+    """The second gets its reply at once, while the first still runs."""
     bench.prober.answers_go.clear()
     second = call(bench, id="2".rjust(32, "0"))
     (reply,) = replies(bench, call(bench), second)
@@ -119,20 +118,20 @@ def test_one_call_at_a_time(bench):
         {"timing": {"threads": 10**6}},
     ],
 )
-def test_other_calls_are_passed_over(bench, changes):
+def test_call_of_another_session_is_ignored(bench, changes):
     """Late ones, malformed ones, ones that ask for too much: no reply, and the next is answered."""
     bad, good = call(bench, **changes), call(bench, id="a" * 32)
     (reply,) = replies(bench, bad, b"{", b"", b"\xff" * 100_000, good)
     assert reply.id == "a" * 32
 
 
-def test_a_call_is_the_same_after_its_way(bench):
+def test_call_encoded_and_decoded_is_the_same(bench):
     """Encoded and decoded."""
     made = messages.decode(call(bench), Call)
     assert messages.decode(messages.encode(made), Call) == made
 
 
-def test_a_defect_does_not_end_the_agent(bench):
+def test_call_with_a_defect_does_not_end_the_agent(bench):
     """What serves must go on: the reply says whose fault it was."""
     bench.prober.failures["1"] = ValueError("a defect")
     first, second = replies(bench, call(bench), call(bench, id="b" * 32), count=2)

@@ -12,12 +12,14 @@ from edgeml_agent.ports import ShadowPolicy
 from edgeml_agent.schedule import AtOnce, DeviceCalendar
 from edgeml_agent.store import locks
 from edgeml_agent.update import daemon as daemons
+from edgeml_agent.update import update_task
 from edgeml_core import chunks
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
 from support.fakes import TUNED, Bench
 from support.samples import a_manifest
+from support.waiting import until_async
 
 NAME = "sample"
 
@@ -28,7 +30,7 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-def wish(bench, version, **changes):
+def deploy(bench, version, **changes):
     """Release and deploy a version; the digest of its weights."""
     weights = version.encode() * 100
     files = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": weights}
@@ -47,9 +49,7 @@ def live(bench, *deeds, until):
             bench.link.news.set()
             for _ in range(40):
                 await asyncio.sleep(0.001)
-        async with asyncio.timeout(20):
-            while not until():  # noqa: ASYNC110 - it may stand in the store
-                await asyncio.sleep(0.001)
+        await until_async(until)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -62,7 +62,7 @@ def serves(bench, version):
 
 
 def deferred(bench):
-    """Whether an update has told that it waits for its time."""
+    """Whether an update has reported that it waits for its time."""
     return lambda: bench.link.reports and bench.link.reports[-1].state is State.DEFERRED
 
 
@@ -71,9 +71,9 @@ def codes(bench):
     return [report.code for report in bench.link.reports if report.code]
 
 
-def test_what_is_wanted_answers_and_is_told(bench):
+def test_deployment_when_new_is_served_and_reported(bench):
     """Reports name every state, the state message the version."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=lambda: bench.link.reports and bench.link.reports[-1].probe_ms > 0)
     states = list(dict.fromkeys(report.state for report in bench.link.reports))
     assert states == ["resolving", "fetching", "verifying", "probing", "activating", "active"]
@@ -81,17 +81,17 @@ def test_what_is_wanted_answers_and_is_told(bench):
     assert bench.link.shown[-1].arch == "aarch64"
 
 
-def test_drift_is_told_when_its_grade_changes(bench, monkeypatch):
+def test_drift_with_a_new_grade_is_published(bench, monkeypatch):
     """In the retained state, now and then: not for every figure, and not for a version that is gone."""
-    monkeypatch.setattr(daemons, "DRIFT_TOLD_EVERY_S", 0.001)
-    wish(bench, "1.0")
+    monkeypatch.setattr(daemons, "DRIFT_REPORT_EVERY_S", 0.001)
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     assert bench.link.shown[-1].models[NAME].drift is None
 
     def drifts(grade, observed, **psi):
         bench.drifts[NAME, "1.0"] = Drift(grade=grade, observed=observed, psi=psi)
 
-    def told():
+    def reported():
         return bench.link.shown[-1].models[NAME].drift
 
     def count_states():
@@ -105,26 +105,26 @@ def test_drift_is_told_when_its_grade_changes(bench, monkeypatch):
         count_states,
         partial(drifts, "major", 500, score=0.6),
     )
-    live(bench, *moved, until=lambda: told() and told().grade == "major")
+    live(bench, *moved, until=lambda: reported() and reported().grade == "major")
     assert counts[0] == counts[1]
-    assert told() == Drift(grade="major", observed=500, psi={"score": 0.6})
-    wish(bench, "2.0")
+    assert reported() == Drift(grade="major", observed=500, psi={"score": 0.6})
+    deploy(bench, "2.0")
     live(bench, until=serves(bench, "2.0"))
-    assert told() is None
+    assert reported() is None
 
 
-def test_a_deployment_is_gone_for_once(bench):
+def test_deployment_announced_again_is_not_repeated(bench):
     """However often it is announced, and after a restart."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, lambda: None, lambda: None, until=serves(bench, "1.0"))
     live(bench, until=serves(bench, "1.0"))
     assert bench.prober.probed == ["1.0"]
 
 
-def test_a_refused_release_is_never_tried_again(bench):
-    """Not after a restart, and not when it is deployed anew: then it is refused at once, by the same code."""
-    wish(bench, "1.0")
-    wish(bench, "2.0")
+def test_release_once_refused_is_never_tried_again(bench):
+    """Not after a restart, and not when it is deployed again: then it is refused at once, by the same code."""
+    deploy(bench, "1.0")
+    deploy(bench, "2.0")
     bench.prober.failures["2.0"] = RejectedError("bundle-format", "its files contradict each other")
     live(bench, until=lambda: "bundle-format" in codes(bench))
     second = bench.trust.deployments[-1].bundles[0]
@@ -133,81 +133,81 @@ def test_a_refused_release_is_never_tried_again(bench):
     assert bench.prober.probed.count("2.0") == 1
 
 
-def test_damaged_copies_are_no_verdict_on_a_release(bench):
-    """Whoever sent them is refused and told of; when right copies come, the release is installed."""
-    digest = wish(bench, "1.0")
+def test_fetch_of_damaged_copies_is_retried(bench):
+    """They are reported; when right copies come, the release is installed."""
+    digest = deploy(bench, "1.0")
     bench.origin.bad[digest] = 2 * BAD_COPIES_MAX
     live(bench, until=serves(bench, "1.0"))
     assert codes(bench).count("digest-mismatch") == 2
 
 
-def test_what_this_machine_got_over_is_gone_for_again(bench):
-    """A full disk says nothing against a release: the next look goes for it."""
-    wish(bench, "1.0")
+def test_update_after_a_full_disk_is_retried(bench):
+    """A full disk is no fault of the release: the next look retries it."""
+    deploy(bench, "1.0")
     bench.prober.failures["1.0"] = DeviceError("disk-full", "no room")
     live(bench, until=lambda: "disk-full" in codes(bench))
     bench.prober.failures.clear()
     live(bench, until=serves(bench, "1.0"))
 
 
-def test_a_defect_in_judging_is_told_and_costs_nothing(bench):
-    """What serves goes on, and the next look may find it mended."""
-    wish(bench, "1.0")
+def test_desired_state_with_a_defect_is_reported_and_harms_nothing(bench):
+    """The serving version goes on, and the next look may succeed."""
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     bench.trust.refusal = ValueError("unheard of")
     live(bench, until=lambda: "internal" in codes(bench))
     assert bench.server.live == {NAME: "1.0"}
     bench.trust.refusal = None
-    wish(bench, "2.0")
+    deploy(bench, "2.0")
     live(bench, until=serves(bench, "2.0"))
 
 
-def test_a_bad_road_is_tried_again_with_growing_pauses(bench):
-    """Until the bound; another announcement begins anew."""
-    digest = wish(bench, "1.0")
+def test_update_over_a_bad_network_is_retried_with_growing_pauses(bench):
+    """Until the bound; another announcement starts again."""
+    digest = deploy(bench, "1.0")
     bench.origin.lost[digest] = 10_000
-    live(bench, until=lambda: codes(bench).count("chunk-timeout") == daemons.ATTEMPTS_MAX)
+    live(bench, until=lambda: codes(bench).count("chunk-timeout") == update_task.ATTEMPTS_MAX)
     pauses = [seconds for seconds in bench.clock.slept if seconds != daemons.STORE_LOOK_EVERY_S]
-    assert len(pauses) >= daemons.ATTEMPTS_MAX - 1
+    assert len(pauses) >= update_task.ATTEMPTS_MAX - 1
     assert max(pauses) > 16 * min(pauses)
     bench.origin.lost.clear()
     live(bench, until=serves(bench, "1.0"))
 
 
-def test_a_failure_of_this_machine_keeps_the_old_version(bench):
+def test_update_that_fails_on_the_device_keeps_the_old_version(bench):
     """In the probe and at activation."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     bench.prober.failures["2.0"] = DeviceError("probe-crashed", "it crashed")
     bench.server.failures.add("3.0")
-    live(bench, lambda: wish(bench, "2.0"), until=lambda: "probe-crashed" in codes(bench))
-    live(bench, lambda: wish(bench, "3.0"), until=lambda: "runtime-failed" in codes(bench))
+    live(bench, lambda: deploy(bench, "2.0"), until=lambda: "probe-crashed" in codes(bench))
+    live(bench, lambda: deploy(bench, "3.0"), until=lambda: "runtime-failed" in codes(bench))
     assert bench.server.live == {NAME: "1.0"}
     assert bench.store.record(NAME).state is State.ROLLED_BACK
 
 
-def test_a_defect_of_ours_is_noted_and_harms_nothing(bench):
+def test_update_with_a_defect_is_recorded_and_harms_nothing(bench):
     """Any exception in a step is an internal error of that update."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     bench.prober.failures["2.0"] = ZeroDivisionError("a defect")
-    live(bench, lambda: wish(bench, "2.0"), until=lambda: "internal" in codes(bench))
+    live(bench, lambda: deploy(bench, "2.0"), until=lambda: "internal" in codes(bench))
     assert bench.server.live == {NAME: "1.0"}
 
 
-def test_a_device_that_can_t_run_a_model_doesn_t_fetch_it(bench):
+def test_update_that_the_device_cannot_run_fetches_nothing(bench):
     """The prober is asked before."""
     bench.prober.refusal = DeviceError("memory-short", "too little")
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=lambda: "memory-short" in codes(bench))
     assert bench.origin.wanted == []
 
 
-def test_a_newer_wish_interrupts(bench):
+def test_deployment_when_newer_interrupts_the_older(bench):
     """The one before is left where it was."""
-    digest = wish(bench, "1.0")
+    digest = deploy(bench, "1.0")
     bench.origin.lost[digest] = 10_000
-    live(bench, lambda: wish(bench, "2.0"), until=serves(bench, "2.0"))
+    live(bench, lambda: deploy(bench, "2.0"), until=serves(bench, "2.0"))
     assert bench.prober.probed == ["2.0"]
 
 
@@ -215,12 +215,12 @@ def test_a_newer_wish_interrupts(bench):
 LATER = datetime(2999, 1, 1, 22, 0, tzinfo=UTC)
 
 
-def test_what_is_deployed_for_later_is_fetched_now(bench):
-    """And proved; it waits, is told as deferred, and serves when its time has come, also after a restart."""
+def test_deployment_for_later_is_fetched_now(bench):
+    """And probed; it is reported as deferred, and activated at its time, also after a restart."""
     bench.calendar = DeviceCalendar(fetch=None, activate=None)
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
-    wish(bench, "2.0", activate_after=LATER)
+    deploy(bench, "2.0", activate_after=LATER)
     live(bench, until=deferred(bench))
     assert bench.prober.probed == ["1.0", "2.0"]
     assert bench.server.live == {NAME: "1.0"}
@@ -232,10 +232,10 @@ def test_what_is_deployed_for_later_is_fetched_now(bench):
     assert len(bench.origin.wanted) == wanted
 
 
-def test_another_time_for_the_same_deployment_is_followed(bench):
+def test_deployment_with_another_time_is_followed(bench):
     """Sooner, too."""
     bench.calendar = DeviceCalendar(fetch=None, activate=None)
-    wish(bench, "1.0", activate_after=LATER)
+    deploy(bench, "1.0", activate_after=LATER)
 
     def hurry():
         bench.trust.deployments[-1] = msgspec.structs.replace(bench.trust.deployments[-1], activate_after=None)
@@ -245,10 +245,10 @@ def test_another_time_for_the_same_deployment_is_followed(bench):
     assert bench.clock.now() < LATER.timestamp()
 
 
-def test_a_model_that_waits_for_its_time_holds_up_no_other(bench):
+def test_deployment_that_is_deferred_delays_no_other(bench):
     """Neither another model nor an install."""
     bench.calendar = DeviceCalendar(fetch=None, activate=None)
-    wish(bench, "1.0", activate_after=LATER)
+    deploy(bench, "1.0", activate_after=LATER)
     files = {"golden.msgpack": b"golden", "model.onnx": b"other graph", "model.weights": b"other" * 100}
     bench.deploy("other", "1.0", bench.release(a_manifest(name="other", version="1.0"), files))
     live(bench, until=lambda: bench.server.live == {"other": "1.0"})
@@ -276,7 +276,7 @@ class Night(AtOnce):
         return now_s + 0.05
 
 
-def test_fetching_stops_when_its_hours_end(bench, monkeypatch):
+def test_fetch_at_the_end_of_its_window_stops(bench, monkeypatch):
     """And goes on when they begin again."""
     bench.calendar = Night(bench.clock)
     received, begins_s = bench.origin.receive, bench.calendar.begins_s
@@ -287,16 +287,16 @@ def test_fetching_stops_when_its_hours_end(bench, monkeypatch):
         return await received(timeout_s)
 
     monkeypatch.setattr(bench.origin, "receive", receive)
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     assert bench.store.record(NAME).activated_at >= begins_s
     states = list(dict.fromkeys(report.state for report in bench.link.reports))
     assert states[:3] == ["resolving", "fetching", "deferred"]
 
 
-def test_a_withdrawn_wish_is_left(bench):
+def test_update_of_a_withdrawn_deployment_ends(bench):
     """And goes on when it is wanted again."""
-    digest = wish(bench, "1.0")
+    digest = deploy(bench, "1.0")
     bench.origin.lost[digest] = 10_000
     deployments = bench.trust.deployments[:]
     live(bench, bench.trust.deployments.clear, until=lambda: bench.store.record(NAME).state is State.IDLE)
@@ -305,11 +305,11 @@ def test_a_withdrawn_wish_is_left(bench):
     live(bench, until=serves(bench, "1.0"))
 
 
-def test_a_wish_withdrawn_while_the_agent_was_away_is_left(bench):
-    """What served before is what the state tells; the update that waited is gone."""
-    wish(bench, "1.0")
+def test_update_withdrawn_while_the_agent_was_stopped_ends(bench):
+    """The state shows the version that served before; the paused update has ended."""
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
-    bench.origin.lost[wish(bench, "2.0")] = 10_000
+    bench.origin.lost[deploy(bench, "2.0")] = 10_000
     live(bench, until=lambda: bench.store.record(NAME).state is State.WAITING)
     bench.trust.deployments.clear()
     live(bench, until=serves(bench, "1.0"))
@@ -318,9 +318,9 @@ def test_a_wish_withdrawn_while_the_agent_was_away_is_left(bench):
     assert bench.link.shown[-1].models[NAME].state == State.ACTIVE
 
 
-def test_a_settled_deployment_outlives_its_withdrawal(bench):
+def test_deployment_once_settled_outlives_its_withdrawal(bench):
     """A model that serves is not taken away because nothing wants it."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     deployment = bench.store.record(NAME).deployment
     bench.trust.deployments.clear()
@@ -328,9 +328,9 @@ def test_a_settled_deployment_outlives_its_withdrawal(bench):
     assert bench.store.record(NAME).deployment == deployment
 
 
-def test_refused_signed_files_are_reported_once(bench):
+def test_signed_files_once_refused_are_reported_once(bench):
     """Until they are right again; nothing else changes."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     bench.trust.refusal = RejectedError("rollback-attempt", "older metadata was offered")
     live(bench, lambda: None, lambda: None, until=lambda: "rollback-attempt" in codes(bench))
@@ -341,19 +341,19 @@ def test_refused_signed_files_are_reported_once(bench):
     live(bench, until=lambda: bench.link.shown[-1].code == "")
 
 
-def test_missing_signed_files_are_looked_for_again(bench, monkeypatch):
+def test_signed_files_that_are_missing_are_fetched_again(bench, monkeypatch):
     """Without any announcement."""
     monkeypatch.setattr(daemons, "RETRY_FIRST_S", 0.01)
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     bench.trust.refusal = TransportError("trust-unavailable", "not yet")
     live(bench, lambda: setattr(bench.trust, "refusal", None), until=serves(bench, "1.0"))
     assert codes(bench) == []
 
 
-def test_the_third_crash_after_an_activation_goes_back(bench):
+def test_probation_with_three_crashes_rolls_back(bench):
     """Not the second; the deployment isn't tried again."""
     for version in ("1.0", "2.0"):
-        wish(bench, version)
+        deploy(bench, version)
         live(bench, until=serves(bench, version))
     crash(bench, times=2)
     assert bench.server.live == {NAME: "2.0"}
@@ -364,33 +364,33 @@ def test_the_third_crash_after_an_activation_goes_back(bench):
     assert bench.prober.probed == ["1.0", "2.0"]
 
 
-def test_crashes_long_after_an_activation_are_not_the_model_s(bench):
+def test_probation_past_by_the_clock_counts_no_crash(bench):
     """By a clock that was set."""
     bench.clock.seconds = 2 * daemons.CLOCK_SET_S
     for version in ("1.0", "2.0"):
-        wish(bench, version)
+        deploy(bench, version)
         live(bench, until=serves(bench, version))
-    bench.clock.seconds += daemons.CRASH_WINDOW_S
+    bench.clock.seconds += daemons.PROBATION_S
     crash(bench, times=5)
     assert bench.server.live == {NAME: "2.0"}
 
 
-def test_crashes_after_a_long_run_are_not_the_model_s(bench, monkeypatch):
+def test_probation_past_by_uptime_counts_no_crash(bench, monkeypatch):
     """Something else is at fault then."""
     for version in ("1.0", "2.0"):
-        wish(bench, version)
+        deploy(bench, version)
         live(bench, until=serves(bench, version))
-    monkeypatch.setattr(daemons, "CRASH_WINDOW_S", 0.01)
-    live(bench, until=lambda: not bench.store.record(NAME).is_on_trial)
+    monkeypatch.setattr(daemons, "PROBATION_S", 0.01)
+    live(bench, until=lambda: not bench.store.record(NAME).is_on_probation)
     crash(bench, times=5)
     assert bench.server.live == {NAME: "2.0"}
 
 
 @pytest.mark.parametrize("jump_s", [-1e9, 1e9])
-def test_a_clock_that_jumps_hides_no_crash(bench, jump_s):
+def test_probation_across_a_clock_jump_counts_every_crash(bench, jump_s):
     """A board that wakes up in 1970, or whose clock is set after the activation."""
     for version in ("1.0", "2.0"):
-        wish(bench, version)
+        deploy(bench, version)
         live(bench, until=serves(bench, version))
     bench.clock.seconds += jump_s
     crash(bench, times=3)
@@ -405,10 +405,10 @@ def crash(bench, times):
         asyncio.run(bench.daemon.start_serving())
 
 
-def test_an_active_version_that_fails_to_load_gives_way(bench):
+def test_start_with_an_unloadable_version_rolls_back(bench):
     """At the start; the one before answers, and it is reported."""
     for version in ("1.0", "2.0"):
-        wish(bench, version)
+        deploy(bench, version)
         live(bench, until=serves(bench, version))
     bench.server.failures.add("2.0")
     bench.start()
@@ -417,39 +417,39 @@ def test_an_active_version_that_fails_to_load_gives_way(bench):
     assert codes(bench) == ["runtime-failed"]
 
 
-def test_an_operator_s_rollback_is_followed(bench):
+def test_store_changed_by_a_rollback_is_followed(bench):
     """By another process, through the store."""
     for version in ("1.0", "2.0"):
-        wish(bench, version)
+        deploy(bench, version)
         live(bench, until=serves(bench, version))
     other = Bench(bench.folder)
     live(bench, lambda: other.store.roll_back(NAME, "", ""), until=lambda: bench.server.live == {NAME: "1.0"})
     assert bench.prober.probed == ["1.0", "2.0"]
 
 
-def test_an_update_waits_for_an_install(bench):
+def test_update_during_an_install_waits(bench):
     """Both would write to the same folders."""
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     lock = locks.take(bench.folder / locks.UPDATE)
     live(bench, lambda: lock.close() if bench.store.records() == {} else None, until=serves(bench, "1.0"))
 
 
-def test_what_serves_is_tuned_once_and_loaded_anew(bench):
+def test_tuning_of_a_serving_release_reloads_it_once(bench):
     """When no update is under way; the report says what was found. What can't be tuned goes on as it is."""
     bench.tunes = True
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=lambda: bench.link.reports and bench.link.reports[-1].tuned)
     assert bench.link.reports[-1].tuned == TUNED
     assert (bench.prober.tuned, bench.server.reloaded) == (["1.0"], [NAME])
 
 
-def test_an_update_does_not_wait_for_what_is_being_tuned(bench):
+def test_tuning_during_an_update_is_cancelled(bench):
     """It is left, and the new version is tuned in its turn."""
     bench.tunes = True
     bench.prober.tunes_go.clear()
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
-    wish(bench, "1.1")
+    deploy(bench, "1.1")
     live(bench, until=serves(bench, "1.1"))
     assert bench.prober.tuned == []
     bench.prober.tunes_go.set()
@@ -457,11 +457,11 @@ def test_an_update_does_not_wait_for_what_is_being_tuned(bench):
     assert bench.prober.tuned == ["1.1"]
 
 
-def test_what_cannot_be_tuned_goes_on_as_it_is(bench):
+def test_tuning_that_fails_leaves_the_release(bench):
     """It isn't tried again in the same run; the next version is."""
     bench.tunes = True
     bench.prober.untunable.add("1.0")
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
 
     def looked_often():
         return bench.prober.tuned and bench.clock.slept.count(daemons.TUNE_LOOK_EVERY_S) > 20
@@ -469,17 +469,17 @@ def test_what_cannot_be_tuned_goes_on_as_it_is(bench):
     live(bench, until=looked_often)
     assert bench.server.live == {NAME: "1.0"}
     assert (bench.prober.tuned, bench.server.reloaded) == (["1.0"], [])
-    wish(bench, "1.1")
+    deploy(bench, "1.1")
     live(bench, until=lambda: bench.server.reloaded)
     assert bench.server.live == {NAME: "1.1"}
 
 
-def test_a_new_version_is_compared_before_it_takes_the_old_one_s_place(bench):
-    """Where that is wished, and something serves: the first version has nothing to be compared with."""
+def test_shadow_of_a_new_version_precedes_its_activation(bench):
+    """If `serve.shadow` is set and a version serves: the first version has none to be compared with."""
     bench.rule = ShadowPolicy(requests=7)
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
-    wish(bench, "1.1")
+    deploy(bench, "1.1")
     live(bench, until=serves(bench, "1.1"))
     states = [report.state for report in bench.link.reports if report.version == "1.1"]
     assert list(dict.fromkeys(states))[-3:] == ["shadowing", "activating", "active"]
@@ -487,13 +487,13 @@ def test_a_new_version_is_compared_before_it_takes_the_old_one_s_place(bench):
     assert [report.compared.compared for report in bench.link.reports if report.compared] == [7]
 
 
-def test_a_version_that_disagrees_is_rolled_back_and_not_tried_again(bench):
+def test_shadow_that_disagrees_rolls_back_for_good(bench):
     """What served goes on; the report has the code."""
     bench.rule = ShadowPolicy()
     bench.server.disagreeing.add("1.1")
-    wish(bench, "1.0")
+    deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
-    wish(bench, "1.1")
+    deploy(bench, "1.1")
     live(bench, until=lambda: codes(bench))
     live(bench, until=lambda: bench.server.live)
     assert bench.server.live == {NAME: "1.0"}

@@ -6,6 +6,7 @@ import threading
 from edgeml_agent.commands import doctor
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as urls
+from edgeml_io import mqtt
 from support import brokers
 
 DEVICE = DeviceSettings(id="device-7", fleet="edge", labels={})
@@ -25,7 +26,7 @@ def hang_up(listener):
             link.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-def test_this_machine_is_well():
+def test_doctor_on_this_host_finds_no_failure():
     """Without settings nothing fails: all that is needed is installed where these tests run."""
     checks = doctor.run(None)
     assert [check for check in checks if check.status == "failed"] == []
@@ -62,7 +63,7 @@ def test_wrong_credentials_fail_and_are_never_shown(tmp_path):
 
 def test_what_is_no_broker_fails(monkeypatch):
     """A web server on the port hangs up on MQTT."""
-    monkeypatch.setattr(doctor.mqtt, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(mqtt, "TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
         thread = threading.Thread(target=hang_up, args=(listener,))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edgeml_agent.fetch import flow_control
-from edgeml_agent.fetch.chunk_requests import DIFFERENCE_TRIES, LATER_TRIES, ChunkRequests
+from edgeml_agent.fetch.chunk_requests import DELTA_TRIES, LATER_DELTA_TRIES, ChunkRequests
 from edgeml_agent.fetch.window import BAD_COPIES_MAX, SILENCES_MAX, Fetch
-from edgeml_agent.store.releases import Bases, Release, Releases
+from edgeml_agent.store.releases import DeltaBases, Release, Releases
 from edgeml_core import bundle, chunks, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import TransportError
@@ -54,12 +54,12 @@ def origin():
 def fetch(partial, origin, bases=None):
     """Fetch what is missing; all notices, the last one being the result."""
     notices = []
-    asking = ChunkRequests(bases or Bases(partial.release.manifest))
-    run = Fetch(partial, origin, missing=partial.missing(), asking=asking, notice=notices.append)
+    requests = ChunkRequests(bases or DeltaBases(partial.release.manifest))
+    run = Fetch(partial, origin, missing=partial.missing(), requests=requests, on_progress=notices.append)
     return [*notices, asyncio.run(run.run())]
 
 
-def test_every_chunk_is_wanted_once(partial, origin):
+def test_fetch_requests_every_chunk_once(partial, origin):
     """On a good road, never more than a window at a time, and all topics are left at the end."""
     progress = fetch(partial, origin)[-1]
     assert origin.wanted == DIGESTS
@@ -70,7 +70,7 @@ def test_every_chunk_is_wanted_once(partial, origin):
     partial.verify()
 
 
-def test_only_what_is_missing_is_wanted(partial, origin):
+def test_fetch_requests_missing_chunks_only(partial, origin):
     """And what was held counts as done from the first notice on."""
     for digest in DIGESTS[:20]:
         partial.put(digest, origin.stored[digest])
@@ -80,14 +80,14 @@ def test_only_what_is_missing_is_wanted(partial, origin):
     assert notices[-1].done_bytes == notices[-1].total_bytes
 
 
-def test_lost_chunks_are_wanted_again(partial, origin):
+def test_lost_chunk_is_requested_again(partial, origin):
     """After a silence; also the same one several times."""
     origin.lost = {DIGESTS[0]: SILENCES_MAX - 1, DIGESTS[30]: 1, DIGESTS[-1]: 2}
     fetch(partial, origin)
     partial.verify()
 
 
-def test_a_chunk_that_others_overtake_is_wanted_again_without_a_silence(partial, origin, monkeypatch):
+def test_overtaken_chunk_is_requested_again_without_a_silence(partial, origin, monkeypatch):
     """One loss in a stream of chunks doesn't wait for the end."""
     monkeypatch.setattr(flow_control, "OVERTAKEN_S", 0.0)
     monkeypatch.setattr(flow_control, "MOST_CHUNKS", 8)
@@ -108,7 +108,7 @@ def without_silence(receive):
     return received
 
 
-def test_the_road_is_given_up_after_so_many_silences(partial, origin):
+def test_fetch_fails_after_the_last_silence(partial, origin):
     """With all that came on the disk."""
     origin.lost = {DIGESTS[5]: 1000}
     with pytest.raises(TransportError) as caught:
@@ -117,7 +117,7 @@ def test_the_road_is_given_up_after_so_many_silences(partial, origin):
     assert partial.missing() == [DIGESTS[5]]
 
 
-def test_damaged_copies_are_wanted_again(partial, origin):
+def test_damaged_copy_is_requested_again(partial, origin):
     """One less than the bound is borne."""
     origin.bad = {DIGESTS[3]: BAD_COPIES_MAX - 1}
     fetch(partial, origin)
@@ -125,7 +125,7 @@ def test_damaged_copies_are_wanted_again(partial, origin):
     partial.verify()
 
 
-def test_a_source_that_keeps_damaging_a_chunk_is_given_up(partial, origin):
+def test_fetch_fails_after_the_last_bad_copy(partial, origin):
     """It says nothing against the release; and nothing of the damaged copies is on the disk."""
     origin.bad = {DIGESTS[3]: BAD_COPIES_MAX}
     with pytest.raises(TransportError) as caught:
@@ -134,7 +134,7 @@ def test_a_source_that_keeps_damaging_a_chunk_is_given_up(partial, origin):
     assert DIGESTS[3] in partial.missing()
 
 
-def test_what_nobody_wanted_is_ignored(partial, origin):
+def test_unrequested_chunk_is_ignored(partial, origin):
     """A publication for another device, or of a rogue."""
     asyncio.run(origin.want([wire_keys.chunk_id(DIGESTS[0])]))
     origin.add(b"unwanted")
@@ -176,7 +176,7 @@ def whole_keys(keys):
     return [key for key in keys if not wire_keys.has_base(key)]
 
 
-def test_where_the_version_before_has_a_chunk_the_difference_is_wanted(releases, partial, origin, held, bases):
+def test_fetch_requests_deltas_to_the_version_before(releases, partial, origin, held, bases):
     """Once each; it is all that comes over the wire."""
     knows_old_chunks(origin)
     missing = releases.reuse(partial, partial.missing(), [held.digest])
@@ -187,7 +187,7 @@ def test_where_the_version_before_has_a_chunk_the_difference_is_wanted(releases,
     partial.verify()
 
 
-def test_a_bad_difference_makes_the_whole_chunk_wanted(partial, origin, bases):
+def test_bad_delta_is_followed_by_a_request_for_the_whole_chunk(partial, origin, bases):
     """At once; the others' differences are wanted still, and whole copies have their own bound."""
     knows_old_chunks(origin)
     origin.bad = {DIGESTS[3]: BAD_COPIES_MAX}
@@ -196,7 +196,7 @@ def test_a_bad_difference_makes_the_whole_chunk_wanted(partial, origin, bases):
     partial.verify()
 
 
-def test_a_difference_that_is_lost_is_wanted_again(partial, origin, bases):
+def test_lost_delta_is_requested_again(partial, origin, bases):
     """Others have come, so it is no riddle to the origin: the whole chunk would cost many times as much."""
     knows_old_chunks(origin)
     origin.lost = {DIGESTS[3]: SILENCES_MAX - 1}
@@ -205,35 +205,33 @@ def test_a_difference_that_is_lost_is_wanted_again(partial, origin, bases):
     partial.verify()
 
 
-def test_a_difference_that_never_comes_makes_the_whole_chunk_wanted(origin, bases):
+def test_delta_that_never_arrives_is_given_up_for_the_whole_chunk(origin, bases):
     """After so many tries."""
     knows_old_chunks(origin)
-    asking = ChunkRequests(bases)
+    requests = ChunkRequests(bases)
 
     async def comes(digest):
-        await origin.want([asking.key(digest)])
-        asking.chunk(await origin.receive(0))
+        await origin.want([requests.key(digest)])
+        requests.chunk(await origin.receive(0))
 
     asyncio.run(comes(DIGESTS[0]))
     keys = []
-    for _ in range(LATER_TRIES + 1):
-        keys.append(asking.key(DIGESTS[3]))
-        asking.unanswered(keys[-1])
-    assert whole_keys(keys) == keys[LATER_TRIES:]
+    for _ in range(LATER_DELTA_TRIES + 1):
+        keys.append(requests.key(DIGESTS[3]))
+        requests.on_loss(keys[-1])
+    assert whole_keys(keys) == keys[LATER_DELTA_TRIES:]
 
 
-def test_an_origin_that_does_not_know_the_version_before_is_asked_for_whole_chunks(
-    releases, partial, origin, held, bases
-):
+def test_origin_without_the_version_before_is_asked_for_whole_chunks(releases, partial, origin, held, bases):
     """It is tried with the first window, not with each."""
     releases.reuse(partial, partial.missing(), [held.digest])
     fetch(partial, origin, bases)
     differences = len(origin.keys) - len(whole_keys(origin.keys))
-    assert 0 < differences <= DIFFERENCE_TRIES * flow_control.FIRST_CHUNKS
+    assert 0 < differences <= DELTA_TRIES * flow_control.FIRST_CHUNKS
     partial.verify()
 
 
-def test_a_damaged_chunk_of_the_version_before_does_no_harm(releases, partial, origin, held, bases):
+def test_damaged_base_is_followed_by_the_whole_chunk(releases, partial, origin, held, bases):
     """The difference to it makes another chunk than is wanted; the whole one comes."""
     knows_old_chunks(origin)
     path = releases.folder(held.digest) / "model.weights"
@@ -243,7 +241,7 @@ def test_a_damaged_chunk_of_the_version_before_does_no_harm(releases, partial, o
     partial.verify()
 
 
-def test_who_comes_late_begins_where_the_others_are(partial, origin):
+def test_late_fetch_begins_at_the_position(partial, origin):
     """After the chunk that was sent last, then round to the beginning; the wave is followed as long as that lasts."""
     origin.position = wire_keys.chunk_id(DIGESTS[20])
     fetch(partial, origin)

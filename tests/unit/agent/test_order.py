@@ -1,13 +1,13 @@
 """The order of asking."""
 
-from edgeml_agent.fetch.order import Order
+from edgeml_agent.fetch.order import RequestOrder
 
 CHUNKS = ["a", "b", "c", "d", "e"]
 
 
 def an_order():
     """Five chunks, which a wave calls by upper case."""
-    return Order(CHUNKS, str.upper)
+    return RequestOrder(CHUNKS, str.upper)
 
 
 def rest(order):
@@ -18,7 +18,7 @@ def rest(order):
     return taken
 
 
-def test_without_a_wave_it_is_that_of_the_files():
+def test_order_without_a_position_is_that_of_the_files():
     """Also where nobody knows the position."""
     order = an_order()
     order.follow("")
@@ -26,14 +26,14 @@ def test_without_a_wave_it_is_that_of_the_files():
     assert rest(order) == CHUNKS
 
 
-def test_with_a_wave_it_goes_on_after_its_position_and_round():
+def test_follow_continues_after_the_position():
     """What was missed comes last."""
     order = an_order()
     order.follow("C")
     assert rest(order) == ["d", "e", "a", "b", "c"]
 
 
-def test_a_wave_that_is_behind_or_level_is_not_followed():
+def test_follow_ignores_a_position_that_is_behind():
     """Its position was asked for already."""
     order = an_order()
     assert [order.take(), order.take()] == ["a", "b"]
@@ -42,7 +42,7 @@ def test_a_wave_that_is_behind_or_level_is_not_followed():
     assert rest(order) == ["c", "d", "e"]
 
 
-def test_a_wave_that_gets_away_is_followed_again():
+def test_follow_of_a_later_position_skips_again():
     """What is skipped stays in its order."""
     order = an_order()
     assert order.take() == "a"
@@ -52,7 +52,7 @@ def test_a_wave_that_gets_away_is_followed_again():
     assert rest(order) == ["e", "b", "d"]
 
 
-def test_what_is_asked_for_again_comes_first():
+def test_again_comes_before_all_others():
     """In the order in which it was asked for."""
     order = an_order()
     taken = [order.take(), order.take()]

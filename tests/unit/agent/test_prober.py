@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import multiprocessing
-import time
 import zipfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from edgeml_agent.probe import prober
 from edgeml_agent.probe.prober import ChildProber
 from edgeml_core.errors import DeviceError, RejectedError
 from support.tiny_models import tiny_onnx_bundle
+from support.waiting import until
 
 
 def unpacked(tmp_path, **changes):
@@ -40,7 +40,7 @@ def test_a_good_model_passes(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "code"), [("crash", "probe-crashed"), ("wrong golden", "golden-mismatch"), ("huge", "runtime-failed")]
 )
-def test_a_model_with_a_fault_is_this_machine_s_failure(tmp_path, fault, code):
+def test_prober_of_a_faulty_model_is_a_device_error(tmp_path, fault, code):
     """Each by its own code; a crash names the signal."""
     with pytest.raises(DeviceError) as caught:
         probe(tmp_path, fault=fault)
@@ -48,7 +48,7 @@ def test_a_model_with_a_fault_is_this_machine_s_failure(tmp_path, fault, code):
     assert ("SIGFPE" in caught.value.message) == (fault == "crash")
 
 
-def test_a_model_that_hangs_is_ended(tmp_path):
+def test_prober_of_a_hanging_model_kills_it(tmp_path):
     """The child is gone afterwards: `probe` waits for it."""
     with pytest.raises(DeviceError, match="no answer within 1 s") as caught:
         probe(tmp_path, timeout_s=1.0, fault="hang")
@@ -86,15 +86,7 @@ def expendable(folder):
     return any((process / "oom_score_adj").read_text() == "1000\n" for process in probing(folder))
 
 
-def until(holds):
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_a_model_that_outgrows_its_memory_is_ended(tmp_path, monkeypatch):
+def test_prober_of_a_model_beyond_its_memory_kills_it(tmp_path, monkeypatch):
     """Held to what the bundle says it needs."""
     monkeypatch.setattr(prober, "MEMORY_BASE_BYTES", 30_000_000)
     monkeypatch.setattr(prober, "WATCH_EVERY_S", 0.001)
@@ -112,7 +104,7 @@ def test_a_damaged_golden_file_is_the_sender_s_fault(tmp_path):
     assert caught.value.code == "bundle-format"
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_prober_with_a_missing_file_reports_it(tmp_path):
     """Not a crash."""
     folder, manifest = unpacked(tmp_path)
     (folder / "manifest.json").unlink()
@@ -121,7 +113,7 @@ def test_a_missing_file_is_said(tmp_path):
     assert caught.value.code == "store-failed"
 
 
-def test_what_can_t_run_here_isn_t_fetched(tmp_path):
+def test_prober_of_an_unsuitable_model_refuses_it(tmp_path):
     """A runtime that is too old, or too little memory."""
     _, manifest = unpacked(tmp_path)
     ChildProber().admit(manifest)

@@ -77,7 +77,7 @@ class Bench:
             await asyncio.sleep(0.005)
 
 
-def test_all_who_want_a_key_share_one_pull(tmp_path):
+def test_want_of_several_devices_shares_one_pull(tmp_path):
     """Those that come while it is on its way, and those that come after."""
     bench = Bench(tmp_path)
 
@@ -95,7 +95,7 @@ def test_all_who_want_a_key_share_one_pull(tmp_path):
     }  # fmt: skip
 
 
-def test_what_a_device_wants_a_fourth_time_is_pulled_again(tmp_path):
+def test_fourth_want_of_a_device_pulls_again(tmp_path):
     """A copy may be bad, and only devices can tell; but not more often than the network can bear."""
     bench = Bench(tmp_path)
 
@@ -108,7 +108,7 @@ def test_what_a_device_wants_a_fourth_time_is_pulled_again(tmp_path):
     assert [text.split()[1] for *_, text in bench.given] == [*"111", *"22222"]
 
 
-def test_others_who_want_what_is_here_pull_nothing(tmp_path):
+def test_want_of_a_cached_key_pulls_nothing(tmp_path):
     """However many they are."""
     bench = Bench(tmp_path)
 
@@ -121,7 +121,7 @@ def test_others_who_want_what_is_here_pull_nothing(tmp_path):
     assert bench.upstream.wanted == [key(1)]
 
 
-def test_what_is_lost_on_the_way_is_asked_again(tmp_path, monkeypatch):
+def test_lost_pull_is_requested_again(tmp_path, monkeypatch):
     """When a device wants it again, and not sooner."""
     monkeypatch.setattr(relay_pulls, "PULL_AGAIN_S", 0.1)
     bench = Bench(tmp_path)
@@ -139,7 +139,7 @@ def test_what_is_lost_on_the_way_is_asked_again(tmp_path, monkeypatch):
     assert bench.upstream.wanted == [key(1)] * 2
 
 
-def test_what_never_comes_is_forgotten(tmp_path, monkeypatch):
+def test_pull_without_an_answer_is_forgotten(tmp_path, monkeypatch):
     """It holds no place for ever."""
     monkeypatch.setattr(relay_pulls, "PULL_AGAIN_S", 0.02)
     monkeypatch.setattr(relay_pulls, "PULL_MAX_S", 1.0)
@@ -157,7 +157,7 @@ def test_what_never_comes_is_forgotten(tmp_path, monkeypatch):
     assert bench.given[0][1] == key(9999)
 
 
-def test_a_device_that_wants_too_much_leaves_room_for_others(tmp_path):
+def test_greedy_device_leaves_room_for_others(tmp_path):
     """Each has a share; all together have a bound; what is no key is dropped."""
     bench = Bench(tmp_path)
     bench.upstream.lost = {key(number): 1 for number in range(PULLS_MAX * 3)}
@@ -176,7 +176,7 @@ def test_a_device_that_wants_too_much_leaves_room_for_others(tmp_path):
     bench.run(work)
 
 
-def test_the_relay_s_own_device_gets_its_chunks_without_a_broker(tmp_path):
+def test_own_device_receives_chunks_without_a_broker(tmp_path):
     """From the cache, and from afar; nothing after it has dropped them."""
     bench = Bench(tmp_path)
     own = OwnChunks("own", bench.upstream, bench.cache)
@@ -195,7 +195,7 @@ def test_the_relay_s_own_device_gets_its_chunks_without_a_broker(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["a", "b"])
-def test_a_lost_copy_is_pulled_again(tmp_path, device):
+def test_lost_copy_is_pulled_again(tmp_path, device):
     """Whoever finds it gone."""
     bench = Bench(tmp_path)
 

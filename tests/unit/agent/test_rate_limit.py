@@ -2,12 +2,12 @@
 
 import pytest
 
-from edgeml_agent.link.rate_limit import Cap
+from edgeml_agent.link.rate_limit import RateLimit
 
 
-def test_what_came_has_its_time():
+def test_wait_s_is_the_time_of_the_arrived_bytes():
     """Two kilobytes at one a second: two seconds, whenever they came."""
-    cap = Cap(1000)
+    cap = RateLimit(1000)
     assert cap.wait_s(5.0) == 0.0
     cap.spend(1500, 5.0)
     cap.spend(500, 5.5)
@@ -15,15 +15,15 @@ def test_what_came_has_its_time():
     assert cap.wait_s(8.0) == 0.0
 
 
-def test_a_pause_earns_nothing():
+def test_pause_saves_no_time():
     """After an hour of silence no more comes in a second than before."""
-    cap = Cap(1000)
+    cap = RateLimit(1000)
     cap.spend(1000, 3600.0)
     assert cap.wait_s(3600.0) == pytest.approx(1.0)
 
 
-def test_without_a_cap_nobody_waits():
+def test_without_a_limit_nothing_waits():
     """However much comes."""
-    cap = Cap(None)
+    cap = RateLimit(None)
     cap.spend(10**9, 0.0)
     assert cap.wait_s(0.0) == 0.0

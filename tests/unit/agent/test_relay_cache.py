@@ -11,7 +11,7 @@ KEY = "0" * 32
 DIFFERENCE = f"{KEY}/{'1' * 32}"
 
 
-def test_what_was_put_in_comes_out(tmp_path):
+def test_wire_returns_the_payload_that_was_put(tmp_path):
     """Also by another process, later; a difference is something else than the whole."""
     cache = Cache(tmp_path / "relay", 10_000)
     cache.put(KEY, b"whole")
@@ -22,7 +22,7 @@ def test_what_was_put_in_comes_out(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"rot"),
                                     lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")])  # fmt: skip
-def test_a_damaged_copy_is_gone(tmp_path, damage):
+def test_damaged_copy_is_forgotten(tmp_path, damage):
     """It is neither given out nor said to be here."""
     cache = Cache(tmp_path, 10_000)
     cache.put(KEY, b"whole")
@@ -32,7 +32,7 @@ def test_a_damaged_copy_is_gone(tmp_path, damage):
     assert not cache.has(KEY)
 
 
-def test_the_longest_unused_goes_first(tmp_path):
+def test_put_beyond_the_bound_removes_the_least_recently_used(tmp_path):
     """Reading counts as use; a new process goes by the files' times."""
     cache = Cache(tmp_path, 350)
     for name in "abc":
@@ -47,7 +47,7 @@ def test_the_longest_unused_goes_first(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_what_is_dropped_takes_no_room(tmp_path):
+def test_dropped_payload_takes_no_room(tmp_path):
     """And can be put in again."""
     cache = Cache(tmp_path, 250)
     cache.put("a", bytes(68))
@@ -58,7 +58,7 @@ def test_what_is_dropped_takes_no_room(tmp_path):
     assert (cache.has("a"), cache.has("b"), cache.has("c")) == (False, True, True)
 
 
-def test_a_disk_that_fails_is_named(tmp_path):
+def test_failing_disk_is_store_failed(tmp_path):
     """At the start and when something is put in."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError, match="cache failed"):

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from edgeml_agent.store import tuning
-from edgeml_agent.store.releases import PARTIAL_SUFFIX, Partial, Release, Releases
+from edgeml_agent.store.releases import PARTIAL_SUFFIX, PartialRelease, Release, Releases
 from edgeml_core import bundle, chunks
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import DeviceError, RejectedError
@@ -62,7 +62,7 @@ def test_a_release_is_whole_after_all_chunks(releases):
     assert releases.read(release.digest) == release
 
 
-def test_what_was_put_is_found_after_a_restart(releases, tmp_path):
+def test_releases_after_a_restart_keep_their_chunks(releases, tmp_path):
     """Nothing but the files is needed for it; a chunk that was damaged meanwhile is missing."""
     release, content = a_release(), FILES["model.weights"]
     partial = releases.begin(release, keep=[])
@@ -90,7 +90,7 @@ def test_a_file_that_contradicts_its_manifest_is_the_sender_s_fault(releases):
     assert caught.value.code == "digest-mismatch"
 
 
-def test_a_disk_that_loses_what_was_written_is_this_machine_s_fault(releases):
+def test_releases_on_a_lossy_disk_are_a_device_error(releases):
     """The release is not blamed."""
     partial = releases.begin(a_release(), keep=[])
     fill(partial)
@@ -138,7 +138,7 @@ def test_collection_keeps_what_must_stay(releases):
     assert [path.name for path in releases.folder(kept.digest).parent.iterdir()] == [releases.folder(kept.digest).name]
 
 
-def test_no_room_is_said_before_the_first_byte(tmp_path):
+def test_releases_without_space_refuse_before_the_first_byte(tmp_path):
     """The quota counts what must stay; what may go makes room."""
     size = a_release().manifest.size_bytes
     needs = manifests.Needs(ram_bytes=0, disk_bytes=0)
@@ -149,10 +149,10 @@ def test_no_room_is_said_before_the_first_byte(tmp_path):
         releases.begin(new, keep=[old.digest])
     assert caught.value.code == "disk-full"
     assert not list(releases.folder(old.digest).parent.glob(f"*{PARTIAL_SUFFIX}"))
-    assert isinstance(releases.begin(new, keep=[]), Partial)
+    assert isinstance(releases.begin(new, keep=[]), PartialRelease)
 
 
-def test_what_was_tuned_makes_room_for_an_update(tmp_path):
+def test_releases_without_space_discard_tuned_models(tmp_path):
     """It is made again; an update that finds no room is not."""
     releases = Releases(tmp_path, max_bytes=800_000)
     needs = manifests.Needs(ram_bytes=0, disk_bytes=0)
@@ -161,7 +161,7 @@ def test_what_was_tuned_makes_room_for_an_update(tmp_path):
     made = whole(releases, old) / tuning.FOLDER_NAME
     made.mkdir()
     (made / "model.prepared").write_bytes(bytes(range(256)) * 2000)
-    assert isinstance(releases.begin(new, keep=[old.digest]), Partial)
+    assert isinstance(releases.begin(new, keep=[old.digest]), PartialRelease)
     assert not made.exists()
     assert releases.read(old.digest) == old
 

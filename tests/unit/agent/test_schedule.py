@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edgeml_agent.schedule import AtOnce, DeviceCalendar, Hours, parse
+from edgeml_agent.schedule import AtOnce, DailyWindow, DeviceCalendar, parse
 from edgeml_core.desired import Deployment
 
 NIGHT = parse("22:00-05:00")
 NOON = parse("11:30-13:00")
 
 
-def a_wish(activate_after=None):
+def a_deployment(activate_after=None):
     """A deployment."""
     return Deployment(
         id="d", name="m", version="1", selector={}, percent=100.0, bundles=(), activate_after=activate_after
@@ -59,6 +59,46 @@ def test_the_night_of_summer_time_is_short():
     assert NIGHT.closes_at(at("2030-03-30 22:00")) - at("2030-03-30 22:00") == 6 * 3600
 
 
+def test_the_night_of_winter_time_is_long():
+    """Eight hours pass between 22:00 and 5:00; the hour that comes twice is inside the window both times."""
+    begins, ends = at("2030-10-26 22:00"), NIGHT.closes_at(at("2030-10-26 22:00"))
+    assert ends - begins == 8 * 3600
+    for hour in range(8):
+        now_s = begins + hour * 3600
+        assert (NIGHT.opens_at(now_s), NIGHT.closes_at(now_s)) == (now_s, ends)
+    assert NIGHT.opens_at(ends) == at("2030-10-27 22:00")
+
+
+def test_a_window_in_the_skipped_hour_opens_on_that_day():
+    """At 2 the clocks go on to 3: a window from 2:15 to 2:45 still has a next opening, after the present."""
+    skipped = parse("02:15-02:45")
+    now_s = at("2030-03-31 01:00")
+    assert now_s < skipped.opens_at(now_s) < at("2030-03-31 05:00")
+
+
+def test_seconds_within_the_last_minute_are_inside_the_window():
+    """It closes at the minute, and opens again the next day."""
+    assert NOON.opens_at(at("2030-01-10 12:59:59")) == at("2030-01-10 12:59:59")
+    assert NOON.opens_at(at("2030-01-10 13:00:00")) == at("2030-01-11 11:30")
+    assert NOON.opens_at(at("2030-01-10 11:29:59.5")) == at("2030-01-10 11:30")
+
+
+def test_a_time_that_has_passed_delays_nothing():
+    """A deployment for yesterday is activated now, or when the window opens."""
+    now, yesterday = at("2030-01-10 12:00"), datetime(2030, 1, 9, 11, 0, tzinfo=UTC)
+    assert DeviceCalendar(fetch=None, activate=NOON).activate_at(a_deployment(yesterday), now) == now
+    assert DeviceCalendar(fetch=None, activate=NIGHT).activate_at(a_deployment(yesterday), now) == at(
+        "2030-01-10 22:00"
+    )
+
+
+def test_a_deployment_for_within_the_window_is_activated_at_its_time():
+    """Not when the window opens."""
+    at_23 = datetime(2030, 1, 10, 22, 0, tzinfo=UTC)
+    calendar = DeviceCalendar(fetch=None, activate=NIGHT)
+    assert calendar.activate_at(a_deployment(at_23), at("2030-01-10 12:00")) == at("2030-01-10 23:00")
+
+
 @pytest.mark.parametrize("text", ["", "22-05", "22:00", "24:00-05:00", "22:60-05:00", "05:00-05:00", "22:00-05:00 "])
 def test_other_texts_are_refused(text):
     """With an example of what is meant."""
@@ -69,16 +109,19 @@ def test_other_texts_are_refused(text):
 def test_a_release_serves_when_both_its_deployment_and_the_device_let_it():
     """The later of the two; with neither, at once."""
     now = at("2030-01-10 12:00")
-    wish = a_wish(activate_after=datetime(2030, 1, 12, 11, 0, tzinfo=UTC))
-    assert DeviceCalendar(fetch=None, activate=NIGHT).activate_at(wish, now) == at("2030-01-12 22:00")
-    assert DeviceCalendar(fetch=None, activate=None).activate_at(wish, now) == at("2030-01-12 12:00")
-    assert DeviceCalendar(fetch=None, activate=None).activate_at(a_wish(), now) == now
-    assert AtOnce().activate_at(wish, now) == now
+    deployment = a_deployment(activate_after=datetime(2030, 1, 12, 11, 0, tzinfo=UTC))
+    assert DeviceCalendar(fetch=None, activate=NIGHT).activate_at(deployment, now) == at("2030-01-12 22:00")
+    assert DeviceCalendar(fetch=None, activate=None).activate_at(deployment, now) == at("2030-01-12 12:00")
+    assert DeviceCalendar(fetch=None, activate=None).activate_at(a_deployment(), now) == now
+    assert AtOnce().activate_at(deployment, now) == now
 
 
 def test_fetching_has_hours_of_its_own():
     """Always, where none are set."""
     now = at("2030-01-10 12:00")
-    always, nightly = DeviceCalendar(fetch=None, activate=NIGHT), DeviceCalendar(fetch=Hours(60, 120), activate=None)
+    always, nightly = (
+        DeviceCalendar(fetch=None, activate=NIGHT),
+        DeviceCalendar(fetch=DailyWindow(60, 120), activate=None),
+    )
     assert (always.fetch_at(now), always.fetch_until(now)) == (now, None)
     assert (nightly.fetch_at(now), nightly.fetch_until(now)) == (at("2030-01-11 01:00"), at("2030-01-11 02:00"))

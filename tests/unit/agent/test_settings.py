@@ -3,6 +3,7 @@
 import pytest
 
 from edgeml_agent import schedule, settings
+from edgeml_agent.ports import ShadowPolicy
 from edgeml_core.errors import UsageError
 
 LEAST = '[device]\nid = "board-1"\n[broker]\nurl = "mqtt://broker.example"\n'
@@ -15,7 +16,7 @@ def loaded(tmp_path, text, **environment):
     return settings.load(path, environment)
 
 
-def test_only_the_id_and_the_broker_must_be_given(tmp_path):
+def test_settings_with_only_id_and_broker_have_defaults(tmp_path):
     """All else has a default; paths are beside the file."""
     found = loaded(tmp_path, LEAST)
     assert found.device == settings.DeviceSettings(id="board-1", fleet="edge", labels={})
@@ -26,7 +27,7 @@ def test_only_the_id_and_the_broker_must_be_given(tmp_path):
     )
 
 
-def test_the_environment_is_stronger_than_the_file(tmp_path):
+def test_settings_from_the_environment_override_the_file(tmp_path):
     """Each key as EDGEML_SECTION_KEY; numbers and labels are read from text."""
     found = loaded(
         tmp_path,
@@ -43,8 +44,8 @@ def test_the_environment_is_stronger_than_the_file(tmp_path):
     assert found.serve.http == settings.HttpAddress(host="::1", port=0)
 
 
-def test_all_problems_are_named_at_once(tmp_path):
-    """One try shows everything that is to be mended."""
+def test_settings_with_problems_name_all_of_them(tmp_path):
+    """One try shows all that is to be fixed."""
     text = 'extra = 1\n[device]\nid = "Board 1"\nserial = 3\n[broker]\n[store]\nmax_bytes = -1\n'
     text += '[serve]\nhttp = "8080"\n[x]\n'
     with pytest.raises(UsageError) as caught:
@@ -55,35 +56,57 @@ def test_all_problems_are_named_at_once(tmp_path):
         assert problem in caught.value.message
 
 
-def test_models_are_asked_over_mqtt_only_where_it_is_said(tmp_path):
-    """The door is closed unless it is opened; without it, no sensor could show anything."""
-    told, sensors = LEAST + "[serve]\nmqtt = true\n", '[homeassistant]\nprefix = "homeassistant"\n'
+def test_settings_without_serve_mqtt_have_no_mqtt_api(tmp_path):
+    """The API is off by default; sensors require it."""
+    with_mqtt, sensors = LEAST + "[serve]\nmqtt = true\n", '[homeassistant]\nprefix = "homeassistant"\n'
     assert not loaded(tmp_path, LEAST).serve.mqtt
-    assert loaded(tmp_path, told).serve.mqtt
+    assert loaded(tmp_path, with_mqtt).serve.mqtt
     assert loaded(tmp_path, LEAST, EDGEML_SERVE_MQTT="true").serve.mqtt
-    assert not loaded(tmp_path, told, EDGEML_SERVE_MQTT="false").serve.mqtt
-    assert loaded(tmp_path, told + sensors).homeassistant.prefix == "homeassistant"
-    for text in (LEAST + sensors, told.replace("true", '"yes"'), told.replace("true", "1.5"),
-                 told + sensors.replace("home", "#/"), told + sensors.replace("home", "/")):  # fmt: skip
+    assert not loaded(tmp_path, with_mqtt, EDGEML_SERVE_MQTT="false").serve.mqtt
+    assert loaded(tmp_path, with_mqtt + sensors).homeassistant.prefix == "homeassistant"
+    for text in (LEAST + sensors, with_mqtt.replace("true", '"yes"'), with_mqtt.replace("true", "1.5"),
+                 with_mqtt + sensors.replace("home", "#/"), with_mqtt + sensors.replace("home", "/")):  # fmt: skip
         with pytest.raises(UsageError):
             loaded(tmp_path, text)
 
 
-def test_hours_are_read(tmp_path):
+def test_settings_of_a_relay_without_a_url_are_none(tmp_path):
+    """Its keys are those of a broker and a size; only the url makes it one."""
+    assert loaded(tmp_path, LEAST).relay is None
+    assert loaded(tmp_path, LEAST + "[relay]\nmax_bytes = 5\n").relay is None
+    found = loaded(tmp_path, LEAST, EDGEML_RELAY_URL="mqtt://site", EDGEML_RELAY_CA="ca.crt").relay
+    assert (str(found.broker.url), found.broker.ca) == ("mqtt://site:1883", tmp_path / "ca.crt")
+    assert found.max_bytes == 2 * 1024**3
+    with pytest.raises(UsageError, match=r"1 problem.*relay\.max_bytes: must be a whole number of bytes above 0"):
+        loaded(tmp_path, LEAST + "[relay]\nmax_bytes = 0\n")
+
+
+def test_settings_of_the_shadow_policy_have_defaults(tmp_path):
+    """Seconds and counts are whole numbers, the others fractions."""
+    assert loaded(tmp_path, LEAST).shadow == ShadowPolicy()
+    found = loaded(tmp_path, LEAST + "[shadow]\nrequests = 7\ncanary = 1\n", EDGEML_SHADOW_MAX_S="60").shadow
+    assert found == ShadowPolicy(requests=7, max_s=60, canary=1.0)
+    with pytest.raises(UsageError, match="2 problem") as caught:
+        loaded(tmp_path, LEAST + "[shadow]\nmax_s = 1.5\ncanary = 2\n")
+    assert "shadow.max_s: must be a whole number above 0" in caught.value.message
+    assert "shadow.canary: must be a fraction between 0 and 1" in caught.value.message
+
+
+def test_settings_of_windows_are_parsed(tmp_path):
     """When to serve what is new, and when to fetch; none is always."""
     found = loaded(tmp_path, LEAST + '[update]\nwindow = "22:00-05:30"\n').update
-    assert found == settings.UpdateSettings(window=schedule.Hours(22 * 60, 5 * 60 + 30), fetch_window=None)
+    assert found == settings.UpdateSettings(window=schedule.DailyWindow(22 * 60, 5 * 60 + 30), fetch_window=None)
 
 
 @pytest.mark.parametrize("line", ['labels = "site"', "labels = 3", 'labels = {Site = "farm"}', "id = 3", "fleet = ''"])
-def test_values_of_the_wrong_kind_are_problems(tmp_path, line):
+def test_settings_of_the_wrong_type_are_problems(tmp_path, line):
     """Whatever TOML allows."""
     text = LEAST.replace('id = "board-1"\n', f"{line}\n" if line.startswith("id") else f'id = "board-1"\n{line}\n')
     with pytest.raises(UsageError, match="1 problem"):
         loaded(tmp_path, text)
 
 
-def test_the_password_in_the_url_is_not_repeated(tmp_path):
+def test_settings_with_a_password_never_show_it(tmp_path):
     """Not in problems, and not in what is shown of the settings."""
     with pytest.raises(UsageError) as caught:
         loaded(tmp_path, LEAST.replace("mqtt://", "http://user:secret@"))
@@ -92,7 +115,7 @@ def test_the_password_in_the_url_is_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"[device", b"\xff"])
-def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
+def test_settings_in_a_malformed_file_are_refused(tmp_path, content):
     """With the file's name."""
     path = tmp_path / "agent.toml"
     path.write_bytes(content)
@@ -100,7 +123,7 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
         settings.load(path, {})
 
 
-def test_tls_takes_a_certificate_and_its_key(tmp_path):
+def test_settings_with_half_of_a_key_pair_are_refused(tmp_path):
     """Beside the file, as all paths; one without the other is a mistake, and none is plain HTTP."""
     both = LEAST + '[serve]\ncert = "web.crt"\nkey = "web.key"\n'
     assert loaded(tmp_path, both).serve.cert == tmp_path / "web.crt"

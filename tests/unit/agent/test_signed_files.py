@@ -1,91 +1,188 @@
-"""Copies of signed files: the newest, bounded, and noticed."""
+"""Copies of signed files: the newest, bounded, and requested when they are missing."""
 
 import asyncio
 
 import pytest
 
 from edgeml_agent.link import signed_files
+from edgeml_agent.link.current import CurrentConnection
 from edgeml_agent.link.signed_files import BlockingFiles, SignedFiles
 from edgeml_core import trust
+from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io.mqtt import Message
+from support import fake_time
+from support.memory_connection import URL, MemoryConnection
 
 TOPICS = Topics("farm")
+TIMESTAMP = TOPICS.trust("fleet", "metadata/timestamp.json")
+TARGET = TOPICS.trust("releases", "targets/x.json")
 
 
-@pytest.fixture
-def files():
+def new_files(current=None):
     """Nothing held yet."""
-    return SignedFiles(TOPICS)
+    return SignedFiles(TOPICS, current or CurrentConnection(URL))
 
 
-def test_the_newest_copy_is_held_and_noticed(files):
-    """The same again is no news; an empty payload withdraws it."""
-    topic = TOPICS.trust("fleet", "metadata/timestamp.json")
-    files.take(topic, b"one")
-    assert files.get("fleet", "metadata/timestamp.json") == b"one"
-    files.changed.clear()
-    files.take(topic, b"one")
-    assert not files.changed.is_set()
-    files.take(topic, b"")
-    assert files.changed.is_set()
-    assert files.get("fleet", "metadata/timestamp.json") is None
+def receive(files, topic, payload):
+    """Let a file come."""
+    files.on_message(Message(topic, payload))
 
 
-def test_other_topics_are_not_kept(files):
-    """Neither of unknown repositories nor targets nobody asked for."""
-    for topic in (TOPICS.trust("other", "metadata/timestamp.json"), TOPICS.trust("fleet", "targets/x"), "x"):
-        files.take(topic, b"data")
-    assert not files.changed.is_set()
+async def has_changed(files):
+    """Whether there is a change that was not waited for yet."""
+    try:
+        async with asyncio.timeout(10 * signed_files.SETTLE_S):
+            await files.changed()
+    except TimeoutError:
+        return False
+    return True
 
 
-def test_floods_are_bounded(files, monkeypatch):
-    """By number, by size together, and each by what metadata may be long."""
-    for number in range(2 * signed_files.HELD_MAX_FILES):
-        files.take(TOPICS.trust("fleet", f"metadata/{number}.root.json"), b"x")
-    held = [number for number in range(600) if files.get("fleet", f"metadata/{number}.root.json")]
-    assert held == list(range(signed_files.HELD_MAX_FILES, 2 * signed_files.HELD_MAX_FILES))
-    files.take(TOPICS.trust("fleet", "metadata/long.json"), bytes(trust.METADATA_MAX_BYTES + 1))
-    assert files.get("fleet", "metadata/long.json") is None
-    monkeypatch.setattr(signed_files, "HELD_MAX_BYTES", 10)
-    files.take(TOPICS.trust("fleet", "metadata/a.json"), b"123456")
-    files.take(TOPICS.trust("fleet", "metadata/b.json"), b"123456")
-    assert files.get("fleet", "metadata/a.json") is None
-    assert files.get("fleet", "metadata/b.json") == b"123456"
+def test_on_message_holds_the_newest_copy_and_counts_changes():
+    """The same again is no change; an empty payload withdraws it."""
+
+    async def main(_):
+        files = new_files()
+        receive(files, TIMESTAMP, b"one")
+        assert files.held == {TIMESTAMP: b"one"}
+        assert await has_changed(files)
+        receive(files, TIMESTAMP, b"one")
+        assert not await has_changed(files)
+        receive(files, TIMESTAMP, b"")
+        assert await has_changed(files)
+        assert files.held == {}
+
+    fake_time.run(main)
 
 
-def test_a_new_connection_begins_with_nothing(files):
-    """A file that only a broker before had, such as a forged root, is gone; what comes again is news."""
-    topic = TOPICS.trust("fleet", "metadata/2.root.json")
-    files.take(topic, b"forged")
-    files.changed.clear()
-    files.forget()
-    assert files.held == {}
-    files.take(topic, b"forged")
-    assert files.changed.is_set()
+def test_changed_waits_until_a_burst_is_over():
+    """A host publishes its files one after the other."""
+
+    async def main(clock):
+        files = new_files()
+        receive(files, TIMESTAMP, b"0")
+        waiting = asyncio.create_task(files.changed())
+        for number in range(1, 5):
+            await asyncio.sleep(signed_files.SETTLE_S / 2)
+            receive(files, TIMESTAMP, b"%d" % number)
+        assert not waiting.done()
+        last_s = clock.now_s
+        await waiting
+        assert 0 < clock.now_s - last_s <= 2 * signed_files.SETTLE_S
+
+    fake_time.run(main)
 
 
-def test_an_expected_file_is_handed_over():
-    """Of any topic, while it is expected."""
+def test_on_message_on_other_topics_holds_nothing():
+    """Neither of unknown repositories nor targets that were not requested."""
 
-    async def run():
-        files, topic = SignedFiles(TOPICS), TOPICS.trust("releases", "targets/x.json")
-        with files.expected(topic) as arrival:
-            files.take(topic, b"data")
-            assert await arrival == b"data"
-        files.take(topic, b"later")
+    async def main(_):
+        files = new_files()
+        for topic in (TOPICS.trust("other", "metadata/timestamp.json"), TOPICS.trust("fleet", "targets/x"), "x"):
+            receive(files, topic, b"data")
+        assert files.held == {}
+        assert not await has_changed(files)
 
-    asyncio.run(run())
+    fake_time.run(main)
 
 
-def test_a_thread_can_wait_for_a_file():
+def test_floods_are_bounded(monkeypatch):
+    """By number, by size together, and each by the bound of metadata."""
+
+    async def main(_):
+        files = new_files()
+        names = [TOPICS.trust("fleet", f"metadata/{number}.root.json") for number in range(600)]
+        for topic in names[: 2 * signed_files.HELD_MAX_FILES]:
+            receive(files, topic, b"x")
+        assert list(files.held) == names[signed_files.HELD_MAX_FILES : 2 * signed_files.HELD_MAX_FILES]
+        long, a, b = (TOPICS.trust("fleet", f"metadata/{name}.json") for name in ("long", "a", "b"))
+        receive(files, long, bytes(trust.METADATA_MAX_BYTES + 1))
+        assert long not in files.held
+        monkeypatch.setattr(signed_files, "HELD_MAX_BYTES", 10)
+        receive(files, a, b"123456")
+        receive(files, b, b"123456")
+        assert files.held == {b: b"123456"}
+
+    fake_time.run(main)
+
+
+def test_restart_forgets_all_files():
+    """A file that only an earlier broker had, such as a forged root, is gone; its return is a change."""
+
+    async def main(_):
+        files = new_files()
+        receive(files, TIMESTAMP, b"forged")
+        assert await has_changed(files)
+        files.restart()
+        assert files.held == {}
+        assert await has_changed(files), "a new connection is one by itself"
+        receive(files, TIMESTAMP, b"forged")
+        assert await has_changed(files)
+
+    fake_time.run(main)
+
+
+def test_read_requests_a_file_that_is_not_held():
+    """It subscribes for the time of the request."""
+
+    async def main(_):
+        current, connection = CurrentConnection(URL), MemoryConnection()
+        files = new_files(current)
+        with current.use(connection):
+            reading = asyncio.create_task(files.read("releases", "targets/x.json"))
+            await asyncio.sleep(1)
+            assert connection.subscribed == {TARGET: 1}
+            receive(files, TARGET, b"data")
+            assert await reading == b"data"
+            assert connection.subscribed == {}
+
+    fake_time.run(main)
+
+
+def test_read_of_a_file_that_the_broker_lacks_ends_in_time():
+    """None, after the wait; a root that didn't come with the subscription at once."""
+
+    async def main(clock):
+        current, connection = CurrentConnection(URL), MemoryConnection()
+        files = new_files(current)
+        with current.use(connection):
+            began_s = clock.now_s
+            assert await files.read("fleet", "metadata/2.root.json") is None
+            assert clock.now_s == began_s
+            assert await files.read("releases", "targets/x.json") is None
+            assert clock.now_s - began_s == pytest.approx(signed_files.RETAINED_WAIT_S)
+            assert connection.subscribed == {}
+
+    fake_time.run(main)
+
+
+def test_read_on_a_lost_connection_is_an_error_of_the_agent():
+    """Not None: the file may well be there."""
+
+    async def main(_):
+        current, connection = CurrentConnection(URL), MemoryConnection()
+        files = new_files(current)
+        with current.use(connection):
+            connection.answers.clear()
+            reading = asyncio.create_task(files.read("releases", "targets/x.json"))
+            await asyncio.sleep(1)
+            connection.lose()
+            with pytest.raises(TransportError, match="lost"):
+                await reading
+
+    fake_time.run(main)
+
+
+def test_blocking_read_waits_in_a_thread():
     """While the loop goes on."""
 
-    async def file(repo, name):
+    async def read(repo, name):
         await asyncio.sleep(0)
         return f"{repo}/{name}".encode()
 
-    async def run():
-        blocking = BlockingFiles(file, asyncio.get_running_loop())
+    async def main():
+        blocking = BlockingFiles(read, asyncio.get_running_loop())
         return await asyncio.to_thread(blocking.read, "fleet", "metadata/timestamp.json")
 
-    assert asyncio.run(run()) == b"fleet/metadata/timestamp.json"
+    assert asyncio.run(main()) == b"fleet/metadata/timestamp.json"

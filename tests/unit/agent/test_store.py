@@ -19,13 +19,13 @@ def wanted(digest, state=State.ACTIVE):
     return ModelRecord(name="mood", state=state, deployment="d", version="1", wanted=digest)
 
 
-def test_a_model_that_nobody_wanted_is_idle(store):
+def test_store_of_an_unknown_model_is_idle(store):
     """Asking for it writes nothing."""
     assert store.record("mood") == ModelRecord(name="mood")
     assert store.records() == {}
 
 
-def test_what_was_saved_is_there_after_a_restart(store, tmp_path):
+def test_store_after_a_restart_has_all_records(store, tmp_path):
     """Every field."""
     record = ModelRecord(name="m", state=State.REJECTED, deployment="d", version="1", wanted="w", code="c", message="t")
     store.save(record)
@@ -61,7 +61,7 @@ def test_a_rollback_goes_back_once(store):
     record = store.roll_back("mood", "crash-loop", "why")
     assert (record.active, record.previous, record.state) == ("a", "", State.ROLLED_BACK)
     assert (record.code, record.message) == ("crash-loop", "why")
-    with pytest.raises(UsageError, match="no version before"):
+    with pytest.raises(UsageError, match="no previous version"):
         store.roll_back("mood", "", "")
     with pytest.raises(UsageError) as caught:
         store.roll_back("other", "", "")
@@ -84,7 +84,7 @@ def test_refusals_are_remembered(store, tmp_path):
 
 
 def test_sessions_count_on_after_a_restart(store, tmp_path):
-    """A late will is told from a newer birth by them."""
+    """They distinguish a late will from a newer state."""
     assert [store.session(), store.next_session(), store.next_session()] == [0, 1, 2]
     assert Store(tmp_path).next_session() == 3
 
@@ -97,7 +97,7 @@ def test_a_run_is_clean_only_when_the_one_before_was_ended(store):
     assert store.begin_run()
 
 
-def test_writes_of_another_process_are_noticed(store, tmp_path):
+def test_store_written_by_another_process_counts_a_change(store, tmp_path):
     """Own writes are not."""
     before = store.changes()
     store.next_session()

@@ -14,9 +14,13 @@ def written(sys, **files):
     return sys
 
 
-def test_a_machine_that_tells_nothing_has_no_figures(tmp_path):
+def test_thermal_without_sensors_has_no_figures(tmp_path):
     """None is not a cool CPU."""
-    assert (thermal.celsius(tmp_path), thermal.slowed(tmp_path), thermal.slowings(tmp_path)) == (None, None, None)
+    assert (thermal.celsius(tmp_path), thermal.is_throttled(tmp_path), thermal.throttle_count(tmp_path)) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_the_hottest_zone_of_the_cpu_counts(tmp_path):
@@ -35,16 +39,17 @@ def test_the_hottest_zone_of_the_cpu_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "slowed"), [("0\n", False), ("50000\n", False), ("50005\n", True), ("1\n", False), ("80008\n", True)]
+    ("content", "is_throttled"),
+    [("0\n", False), ("50000\n", False), ("50005\n", True), ("1\n", False), ("80008\n", True)],
 )
 @pytest.mark.parametrize("soc", ["soc", "soc_at_107c000000"])
-def test_a_raspberry_pi_tells_whether_it_is_slowed_now(said, slowed, soc, tmp_path):
+def test_thermal_of_a_raspberry_pi_shows_current_throttling(content, is_throttled, soc, tmp_path):
     """What has been since the start is no state, and a voltage that is low alone slows nothing."""
     file = f"devices__platform__{soc}__{soc}_of_firmware__get_throttled"
-    assert thermal.slowed(written(tmp_path, **{file: said})) is slowed
+    assert thermal.is_throttled(written(tmp_path, **{file: content})) is is_throttled
 
 
 def test_x86_counts_for_each_core(tmp_path):
     """Together they are the machine's."""
     counts = {f"devices__system__cpu__cpu{core}__thermal_throttle__core_throttle_count": f"{core}\n" for core in (1, 4)}
-    assert thermal.slowings(written(tmp_path, **counts)) == 5
+    assert thermal.throttle_count(written(tmp_path, **counts)) == 5

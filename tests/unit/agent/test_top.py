@@ -3,7 +3,7 @@
 import pytest
 
 from edgeml_agent.commands import top
-from edgeml_agent.commands.scrape import Look, Model, parse
+from edgeml_agent.commands.scrape import Model, Snapshot, parse
 from edgeml_agent.serve.metrics import Metric, RequestCounts, render
 
 MODEL = Model(id="mood", version="1.1", task="text-classification")
@@ -25,7 +25,7 @@ def look(at_s, counts, depth=0):
             ]
         )
     )
-    return Look(at_s=at_s, models=(MODEL,), samples=tuple(parse(page)))
+    return Snapshot(at_s=at_s, models=(MODEL,), samples=tuple(parse(page)))
 
 
 def counted(*requests):
@@ -54,7 +54,7 @@ def test_an_idle_model_has_no_quantiles():
     assert (model.requests_per_s, model.p50_ms, model.p99_ms) == (0.0, None, None)
 
 
-def test_an_agent_that_started_anew_counts_from_nothing():
+def test_top_after_a_restart_counts_from_zero():
     """Its counters are lower than before; no rate is negative."""
     (model,) = top.between(look(0.0, counted(*[("ok", 1.0)] * 9)), look(1.0, counted(("ok", 99.0)))).models
     assert (model.requests_per_s, model.failed_per_s) == (0.0, 0.0)

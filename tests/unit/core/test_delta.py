@@ -22,24 +22,24 @@ def changed(share: float, seed: int = 1) -> bytes:
 def test_streams_lead_back_to_the_chunk(share):
     """However few or many bytes changed, gaps longer than a byte included."""
     chunk = changed(share)
-    positions, amounts = delta.streams(BASE, chunk)
+    positions, amounts = delta.diff(BASE, chunk)
     assert len(amounts) == sum(a != b for a, b in zip(BASE, chunk, strict=True))
-    assert delta.applied(BASE, positions, amounts) == chunk
+    assert delta.apply(BASE, positions, amounts) == chunk
 
 
 def test_every_amount_wraps_round():
     """New minus old is taken modulo 256, for all pairs of bytes."""
     base = bytes(old for old in range(256) for _ in range(256))
     chunk = bytes(range(256)) * 256
-    _, amounts = delta.streams(base, chunk)
+    _, amounts = delta.diff(base, chunk)
     assert list(amounts) == [(new - old) % 256 for old, new in zip(base, chunk, strict=True) if new != old]
-    assert delta.applied(base, *delta.streams(base, chunk)) == chunk
+    assert delta.apply(base, *delta.diff(base, chunk)) == chunk
 
 
 @pytest.mark.parametrize("positions", [b"\x00\x00", b"", b"\x04", b"\xff"])
 def test_streams_that_don_t_fit_make_nothing(positions):
     """Too many positions or too few, or one behind the end."""
-    assert delta.applied(b"abcd", positions, b"\x01") is None
+    assert delta.apply(b"abcd", positions, b"\x01") is None
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.05, 0.08), (0.2, 0.25)])

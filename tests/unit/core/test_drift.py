@@ -44,7 +44,7 @@ def test_chance_is_chi_squared(bins, quantile):
     """The 99.9 % quantiles in any table of the distribution, over the sizes of both samples."""
     one, other = [100] * bins, [25] * bins
     expected = quantile * (1 / sum(one) + 1 / sum(other))
-    assert drift.chance(one, other) == pytest.approx(expected, rel=0.03)
+    assert drift.chance_bound(one, other) == pytest.approx(expected, rel=0.03)
 
 
 def test_numbers_fall_into_deciles_and_beyond_both_ends():
@@ -70,7 +70,7 @@ def test_no_bin_is_narrower_than_the_resolution():
 
 
 def test_rare_labels_are_counted_together():
-    """The frequent ones first, at most so many; whatever else comes is one of the others."""
+    """The frequent ones first, up to the bound; all others are counted together."""
     found = made(["cow"] * 50 + ["dog"] * 45 + ["cat"] * 4 + ["owl"])
     assert found == Categories(labels=("cow", "dog"), counts=(50, 45, 5))
     assert (found.bin("dog"), found.bin("owl"), found.bin("unheard of")) == (1, 2, 2)
@@ -87,22 +87,22 @@ def test_too_few_rows_make_no_baseline():
 
 def test_grades_follow_the_customary_bounds():
     """The same shares are fine; a fifth more in one bin is worth a look; turned over is another population."""
-    same = drift.judge(BASELINE, {"score": (250, 500, 250), "label": (750, 250, 0)})
+    same = drift.compare(BASELINE, {"score": (250, 500, 250), "label": (750, 250, 0)})
     assert {name: it.grade for name, it in same.items()} == {"score": "ok", "label": "ok"}
-    moved = drift.judge(BASELINE, {"score": (400, 450, 150), "label": (250, 750, 0)})
+    moved = drift.compare(BASELINE, {"score": (400, 450, 150), "label": (250, 750, 0)})
     assert {name: it.grade for name, it in moved.items()} == {"score": "moderate", "label": "major"}
 
 
 def test_what_chance_could_do_is_no_drift():
     """Of few items the index is above the bound now and then; it has to be above what chance gives, too."""
-    few = drift.judge(BASELINE, {"score": (22, 22, 7), "label": (0, 0, 0)})
+    few = drift.compare(BASELINE, {"score": (22, 22, 7), "label": (0, 0, 0)})
     assert few["score"].psi > drift.MODERATE_PSI
     assert few["score"].grade == "ok"
 
 
 def test_nothing_is_said_of_too_few_items():
     """Below the least number there is no index, and without one no drift."""
-    shifts = drift.judge(BASELINE, {"score": (0, 0, drift.OBSERVED_MIN - 1), "label": (0, 0, 0)})
+    shifts = drift.compare(BASELINE, {"score": (0, 0, drift.OBSERVED_MIN - 1), "label": (0, 0, 0)})
     assert shifts == {}
     assert drift.drift(shifts, drift.OBSERVED_MIN - 1) is None
 
@@ -121,8 +121,8 @@ def test_a_card_without_a_baseline_is_as_it_was():
     assert b'baseline"' not in manifest.encode(a_manifest())
     with_one = a_manifest(card=msgspec.structs.replace(a_manifest().card, baseline=BASELINE))
     assert manifest.decode(manifest.encode(with_one)) == with_one
-    assert with_one.card.baseline_said == "score, label over 400 evaluation rows"
-    assert a_manifest().card.baseline_said.startswith("none")
+    assert with_one.card.baseline_summary == "score, label over 400 evaluation rows"
+    assert a_manifest().card.baseline_summary.startswith("none")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The update machine's table."""
+"""The table of the state machine of an update."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from edgeml_core.lifecycle import TABLE, UNDER_WAY, Event, State, advance, diagr
 
 
 def test_the_way_of_an_update():
-    """Seven events take a wish to an answering model."""
+    """Seven events take a deployment to a serving model."""
     state = State.IDLE
     for event in (Event.WANTED, Event.RESOLVED, Event.FETCHED, Event.VERIFIED, Event.PROBED, Event.ACTIVATED):
         state = advance(state, event)
@@ -35,7 +35,7 @@ def test_every_step_under_way_survives_each_kind_of_failure():
     """Whoever is at fault, there is a state to go to."""
     for state in UNDER_WAY:
         assert advance(state, Event.REFUSED) is State.REJECTED
-        assert advance(state, Event.ROAD_FAILED) is State.WAITING
+        assert advance(state, Event.TRANSPORT_FAILED) is State.WAITING
         assert advance(state, Event.DEVICE_FAILED) is State.ROLLED_BACK
 
 

@@ -65,19 +65,19 @@ BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
         ({"preprocess": processing.PromptInput(tokenizer="absent", max_length=5)}, "which is not among the files"),
         (
             {"postprocess": processing.Generation(output="z", stop_ids=(), past=("p",), present=())},
-            "past inputs and present outputs that don't belong together",
+            "past inputs with other present outputs",
         ),
         (
             {"preprocess": processing.AudioInput(sampling_rate_hz=0, min_samples=9, max_samples=8)},
             "preprocess.max_samples is negative",
         ),
         ({"preprocess": processing.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
-        ({"postprocess": BOXES}, "boxes are asked of a model that takes no picture"),
+        ({"postprocess": BOXES}, "postprocess has boxes, but the model takes no image"),
         ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
         ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),
         ({"postprocess": msgspec.structs.replace(BOXES, threshold=1.5)}, "threshold 1.5 is not between"),
-        ({"postprocess": BOXES, "outputs": outputs(logits=2, boxes=4)}, "'logits' has not 3 values"),
-        ({"postprocess": BOXES, "outputs": outputs(logits=3, boxes=5)}, "'boxes' has not 4 values"),
+        ({"postprocess": BOXES, "outputs": outputs(logits=2, boxes=4)}, "'logits' must have 3 values"),
+        ({"postprocess": BOXES, "outputs": outputs(logits=3, boxes=5)}, "'boxes' must have 4 values"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_problem(changes, problem, monkeypatch):

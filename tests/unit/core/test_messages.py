@@ -5,7 +5,7 @@ import pytest
 from edgeml_core import messages
 from edgeml_core.calls import Call, Refused, Reply, Timing
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.messages import DeviceState, ModelState, Report, Topics, Want
+from edgeml_core.messages import DeviceState, ModelState, Report, Topics, Tuned, Want
 
 REPORT = Report(deployment="d", name="m", version="1", state="fetching", session=3, done_bytes=5)
 CALL = Call(id="0" * 32, session=3, kind="bench", manifest_sha256="f" * 64, timing=Timing(case=2, threads=4))
@@ -70,3 +70,14 @@ def test_a_refusal_is_the_same_error_after_its_way(family):
     error = Refused.of(family("usage", "no such case", "name another")).error("on barn-1: ")
     assert type(error) is family
     assert (error.code, error.message, error.hint) == ("usage", "on barn-1: no such case", "name another")
+
+
+def test_tuned_on_the_wire_names_the_batch_size_share():
+    """Hosts and devices of different versions understand each other, and devices keep their tuning."""
+    tuned = Tuned(
+        threads=2, batch_size=4, prepared=False, saved_bytes=0, exported_ms=2.0, tuned_ms=1.0, predicted_ram_bytes=1,
+        measured_ram_bytes=1,
+    )  # fmt: skip
+    report = Report(deployment="d1", name="mood", version="1.0", state="active", session=1, tuned=tuned)
+    assert b'"tuned":{"threads":2,"share":4,' in messages.encode(report)
+    assert messages.decode(messages.encode(report), Report) == report

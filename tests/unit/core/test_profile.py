@@ -31,7 +31,7 @@ def test_a_board_is_read_with_its_numbers():
 
 @pytest.mark.parametrize(
     "number",
-    ["cpu.cores", "memory.ram_bytes", "memory.model_share", "power", "engines.onnxruntime.golden"],
+    ["cpu.cores", "memory.ram_bytes", "memory.model_share", "power", "engines.onnxruntime.golden", "evidence.static"],
 )
 def test_a_number_without_a_source_is_refused(number: str):
     """Taking away any source names the number that has lost it."""
@@ -61,6 +61,14 @@ def test_an_empty_source_is_refused():
 def test_a_recipe_of_the_other_engine_is_refused():
     """LiteRT has no S8 recipe, onnxruntime no plain dynamic one."""
     assert "dynamic-s8" in refused(RPI4.replace('encoder = ["dynamic", ', 'encoder = ["dynamic-s8", '))
+
+
+def test_parse_evidence_for_a_format_without_its_engine_is_refused():
+    """A board that runs onnxruntime alone can't prefer TFLite."""
+    before, _, after = RPI4.partition("[engines.litert]")
+    rest = after.partition("[evidence.dynamic]")[1:]
+    text = "\n".join(line for line in (before + "".join(rest)).splitlines() if not line.startswith('"engines.litert'))
+    assert "evidence.static.format is tflite" in refused(text)
 
 
 def test_a_kind_of_model_without_recipes_is_refused():

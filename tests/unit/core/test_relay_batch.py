@@ -49,7 +49,7 @@ def test_a_newer_saying_has_the_same_subject():
         zstandard.compress(b'[{"device": 3}]'),
         zstandard.compress(b"[" * 100_000),
         zstandard.compress(bytes(relay_batch.UNPACKED_MAX_BYTES + 1)),
-        relay_batch.pack(sayings(relay_batch.SAYINGS_MAX + 1)),
+        relay_batch.pack(sayings(relay_batch.MESSAGES_MAX + 1)),
         relay_batch.pack(sayings(2))[:-4],
     ],
 )

@@ -14,7 +14,9 @@ KEY = wire_keys.join(OURS.chunk_id(DIGEST), OURS.chunk_id(chunks.sha256(b"base")
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\x80", b"\0" * 300, b"x" * sealing.PAD_BYTES, os.urandom(chunks.WIRE_CHUNK_MAX_BYTES)]
+    "payload",
+    [b"", b"\x80", b"\0" * 300, b"x" * sealing.PAD_BYTES, os.urandom(chunks.WIRE_CHUNK_MAX_BYTES)],
+    ids=["empty", "padding's mark", "zeros", "one pad", "longest"],
 )
 def test_what_is_sealed_is_opened_by_the_group(payload):
     """Whatever its end is, and up to the longest."""
@@ -29,7 +31,7 @@ def test_ids_say_nothing_to_others():
 
 
 def test_lengths_are_blurred_and_the_same_is_never_the_same():
-    """Two answers of about one length can't be told apart by it, nor can a chunk be recognised when it comes again."""
+    """Two answers of about one length can't be distinguished by it, nor is a repeated chunk recognizable."""
     sealed = [OURS.close(payload, KEY) for payload in (b"a" * 300, b"a" * 300, b"b" * 500)]
     assert len(set(sealed)) == 3
     assert len(set(map(len, sealed))) == 1
@@ -56,6 +58,7 @@ def test_what_is_kept_without_the_key_shows_its_damage():
         b"",
         OURS.close(os.urandom(2 * chunks.CHUNK_BYTES), KEY),
     ],
+    ids=["another group", "another key", "cut", "flipped", "short", "plain", "empty", "too long"],
 )
 def test_anything_else_is_refused(forged):
     """Another group's, one for another chunk, cut, changed, not sealed at all, or too long."""

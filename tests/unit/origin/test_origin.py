@@ -15,6 +15,8 @@ SMALL = {f"{number:032x}": b"%d" % number * 100 for number in range(5)}
 LARGE = {f"{number:032x}": bytes([number]) * 5000 for number in range(5, 8)}
 STORED = SMALL | LARGE
 LOST = "f" * 32
+#: Requested last: the origin publishes in order, so all that was due before is out when this is.
+LAST, LAST_PAYLOAD = "e" * 32, bytes(5000)
 
 
 class MemoryStore:
@@ -22,36 +24,43 @@ class MemoryStore:
 
     def wire(self, key: str) -> bytes:
         """See `Store.wire`."""
+        if key == LAST:
+            return LAST_PAYLOAD
         if key not in STORED:
             raise RejectedError("digest-mismatch", f"{key} is lost")
         return STORED[key]
 
 
 def answered(wants: list[tuple[str, list[str]]], *, max_bytes_per_s: float | None = None):
-    """All that is published and pointed for wants, until nothing more comes."""
+    """All that is published and positions for wants, until nothing more comes."""
     published: list[tuple[str, bytes]] = []
-    pointed: list[tuple[str, str]] = []
+    positions: list[tuple[str, str]] = []
 
     async def publish(key: str, payload: bytes) -> None:
         published.append((key, payload))
 
-    async def point(release: str, front: str) -> None:
-        pointed.append((release, front))
+    async def publish_position(release: str, chunk_id: str) -> None:
+        positions.append((release, chunk_id))
 
     async def run() -> None:
         origin = Origin(MemoryStore(), max_bytes_per_s)
-        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST}), devices=DEVICES)
-        origin.demand.allow(releases=[listed], devices=DEVICES)
+        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST, LAST}), devices=DEVICES)
+        origin.scheduler.allow(releases=[listed], devices=DEVICES)
         for device, keys in wants:
             origin.want(device, keys)
-        running = asyncio.create_task(origin.run(publish, point))
-        while origin.demand.wait_s(asyncio.get_running_loop().time()) is not None or not pointed:  # noqa: ASYNC110
+        running = asyncio.create_task(origin.run(publish, publish_position))
+        while origin.scheduler.wait_s(asyncio.get_running_loop().time()) is not None or not positions:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        for device in DEVICES:
+            origin.want(device, [LAST])
+        while (LAST, LAST_PAYLOAD) not in published:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        published.remove((LAST, LAST_PAYLOAD))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(run())
-    return published, pointed
+    return published, positions
 
 
 def both(keys):
@@ -59,7 +68,7 @@ def both(keys):
     return [(device, list(keys)) for device in sorted(DEVICES)]
 
 
-def test_small_answers_for_the_same_devices_go_together():
+def test_small_answers_for_the_same_devices_are_joined():
     """On the topic of the first; larger ones go alone."""
     published, _ = answered(both(STORED))
     assert dict(published[:-1]) == LARGE
@@ -68,33 +77,33 @@ def test_small_answers_for_the_same_devices_go_together():
     assert multi_chunk.split(joined) == {multi_chunk.name(key): payload for key, payload in SMALL.items()}
 
 
-def test_small_answers_for_different_devices_go_alone():
+def test_small_answers_for_different_devices_are_published_alone():
     """Who listens to one topic only hears it all the same."""
     first, second, *_ = SMALL
     published, _ = answered([("pi-1", [first]), ("pi-2", [first, second])])
     assert sorted(published) == [(key, SMALL[key]) for key in (first, second)]
 
 
-def test_a_single_small_answer_is_not_wrapped():
+def test_single_small_answer_is_published_unwrapped():
     """It would only be longer."""
     first, *_ = SMALL
     published, _ = answered(both([first]))
     assert published == [(first, SMALL[first])]
 
 
-def test_what_is_lost_doesn_t_keep_the_rest_back():
+def test_missing_chunk_does_not_delay_the_others():
     """The others are answered."""
     published, _ = answered(both([LOST, *LARGE]))
     assert dict(published) == LARGE
 
 
-def test_the_position_of_the_wave_is_told():
+def test_position_of_the_release_is_published():
     """For those who come later."""
-    _, pointed = answered(both(LARGE))
-    assert pointed == [("r" * 32, list(LARGE)[-1])]
+    _, positions = answered(both(LARGE))
+    assert positions == [("r" * 32, list(LARGE)[-1])]
 
 
-def test_a_cap_spreads_publications():
+def test_rate_limit_spreads_publications():
     """15 KB at 30 KB a second take half a second."""
     begun_s = time.monotonic()
     published, _ = answered(both(LARGE), max_bytes_per_s=30_000)

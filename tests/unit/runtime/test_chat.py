@@ -4,7 +4,7 @@ import pytest
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import ChatTemplate
-from edgeml_runtime.generate.chat import rendered
+from edgeml_runtime.generate.chat import render
 from edgeml_runtime.tasks import Message
 
 BETWEEN = {
@@ -19,16 +19,16 @@ def conversation(*said):
     return [Message(role, content) for role, content in said]
 
 
-def test_what_stands_before_a_message_depends_on_the_one_before_it():
+def test_render_text_between_depends_on_both_roles():
     """The answer is to begin where the prompt ends."""
     asked = conversation(("system", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", " Three? "))
     expected = "<s>Be brief.</s><u>One?</u><a>Two.</a><u> Three? </u><a>"
-    assert rendered(asked, ChatTemplate(between=BETWEEN)) == expected
+    assert render(asked, ChatTemplate(between=BETWEEN)) == expected
 
 
-def test_white_space_goes_where_the_template_says_so():
+def test_render_trim_strips_white_space():
     """At a message's ends only."""
-    assert rendered(conversation(("user", " a b\n")), ChatTemplate(between=BETWEEN, trim=True)) == "<u>a b</u><a>"
+    assert render(conversation(("user", " a b\n")), ChatTemplate(between=BETWEEN, trim=True)) == "<u>a b</u><a>"
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_white_space_goes_where_the_template_says_so():
         (("tool",), "'tool' can't come first"),
     ],
 )
-def test_an_order_that_the_template_does_not_know_is_refused(roles, why):
+def test_render_unknown_order_of_roles_raises(roles, why):
     """The hint says which ones it knows."""
     with pytest.raises(UsageError, match=why) as caught:
-        rendered(conversation(*((role, "a") for role in roles)), ChatTemplate(between=BETWEEN))
+        render(conversation(*((role, "a") for role in roles)), ChatTemplate(between=BETWEEN))
     assert "user after system" in caught.value.hint

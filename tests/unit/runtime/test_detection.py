@@ -23,7 +23,7 @@ def row(logits=LOGITS, centred=BOXES, threshold=None, picture=(200, 100)):
     return Row(outputs=outputs, about=Picture(width=width, height=height, threshold=threshold))
 
 
-def test_objects_come_surest_first_in_the_pictures_pixels():
+def test_boxes_are_in_pixels_highest_score_first():
     """What is likelier nothing than anything has no box; edges may lie outside of the picture."""
     cow, cat = boxes(row(), SPEC)["boxes"]
     assert (cow["label"], cat["label"]) == ("cow", "cat")
@@ -32,7 +32,7 @@ def test_objects_come_surest_first_in_the_pictures_pixels():
     assert cat["box"] == {"xmin": 0, "ymin": 37, "xmax": 100, "ymax": 62}
 
 
-def test_a_request_may_ask_for_less_sure_ones():
+def test_boxes_request_threshold_overrides_the_models():
     """By its own threshold, which a score must exceed."""
     assert [it["label"] for it in boxes(row(threshold=0.4), SPEC)["boxes"]] == ["cow", "cat", "cow"]
     assert boxes(row(threshold=1.0), SPEC) == {"boxes": []}
@@ -49,7 +49,7 @@ def test_a_request_may_ask_for_less_sure_ones():
         Row(outputs=row().outputs),
     ],
 )
-def test_outputs_of_another_shape_are_the_senders_fault(given):
+def test_boxes_outputs_of_another_shape_raise(given):
     """Scores for other labels, boxes with three numbers or for fewer objects, or no picture at all."""
     with pytest.raises(RejectedError) as caught:
         boxes(given, SPEC)
@@ -73,7 +73,7 @@ def found(*objects):
         (found(("cow", (50, 50, 60, 60)), ("cow", (0, 0, 10, 10)), ("cow", (20, 0, 30, 10))), False),
     ],
 )
-def test_two_versions_agree_on_the_same_labels_in_about_the_same_places(other, same):
+def test_agree_boxes_by_labels_and_overlap(other, same):
     """Moved a little, in another order; but one fewer, one elsewhere, or one of another label is another answer."""
     one = found(("cow", (0, 0, 10, 10)), ("cow", (20, 0, 30, 10)), ("cat", (50, 50, 60, 60)))
     assert agree([one], [other], SPEC) is same

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from edgeml_runtime.generate.detokenizer import Spelling
+from edgeml_runtime.generate.detokenizer import Detokenizer
 
 _BYTES = "the pump hall € two".encode()
 
@@ -17,31 +17,31 @@ def byte_tokenizer():
 
 def pieces(text, *, given=b"", stop=()):
     """What each byte of `text` gives out, and at last the rest."""
-    spelling = Spelling(byte_tokenizer().decode, list(given), stop)
+    detokenizer = Detokenizer(byte_tokenizer().decode, list(given), stop)
     found = []
     for byte in text:
-        found.append(spelling.add(byte))
-        if spelling.stopped:
+        found.append(detokenizer.add(byte))
+        if detokenizer.stopped:
             return found
-    return [*found, spelling.rest()]
+    return [*found, detokenizer.rest()]
 
 
-def test_a_character_comes_when_it_is_whole():
+def test_add_returns_a_character_when_it_is_complete():
     """Three bytes make one euro."""
     assert pieces("a€b".encode()) == ["a", "", "", "€", "b", ""]
 
 
-def test_a_character_that_came_stays_while_the_next_is_broken():
+def test_add_half_a_character_keeps_the_one_before():
     """Such a tokenizer spells a row of bytes as nothing but broken ones until all of it is whole."""
     assert pieces("ü€".encode()) == ["", "ü", "", "", "€", ""]
 
 
-def test_what_never_becomes_a_character_comes_in_the_end():
+def test_rest_returns_bytes_that_form_no_character():
     """As the replacement that any decoder gives."""
     assert pieces(b"ab\xe2\x82") == ["a", "b", "", "", "\N{REPLACEMENT CHARACTER}" * 2]
 
 
-def test_the_prompt_is_not_repeated():
+def test_add_leaves_out_the_prompt():
     """Only what follows it is given out, after prompts shorter and longer than what is spelled along."""
     for given in (b"a", b"a long prompt of many tokens"):
         assert "".join(pieces(_BYTES, given=given)) == _BYTES.decode()
@@ -59,11 +59,11 @@ def test_the_prompt_is_not_repeated():
         ("a€b", ("€",), "a"),
     ],
 )
-def test_the_text_ends_before_a_stop(text, stop, expected):
+def test_add_stop_sequence_ends_the_text(text, stop, expected):
     """The first that comes counts; no part of it was given out before it was known to be one."""
     assert "".join(pieces(text.encode(), stop=stop)) == expected
 
 
-def test_what_may_become_a_stop_is_held_back_no_longer_than_that():
+def test_add_holds_back_only_a_possible_stop():
     """It comes with the character that decides."""
     assert pieces(b"a tx", stop=("two",)) == ["a", " ", "", "tx", ""]

@@ -7,7 +7,7 @@ import pytest
 from edgeml_runtime.hardware import diagnostics
 
 
-def test_an_old_python_fails():
+def test_python_too_old_fails():
     """The remedy names the version."""
     check = diagnostics.python((3, 10, 9))
     assert (check.status, "3.11" in check.remedy) == ("failed", True)
@@ -24,12 +24,12 @@ def test_an_old_python_fails():
         ("armv7l", {"neon"}, "failed"),
     ],
 )
-def test_a_cpu_is_judged_by_what_bundles_are_made_for(arch, features, status):
+def test_cpu_status_follows_architecture_and_features(arch, features, status):
     """32-bit systems fail, slow ones are warned of."""
     assert diagnostics.cpu(arch, frozenset(features)).status == status
 
 
-def test_an_import_that_kills_its_process_is_survived():
+def test_python_problem_names_a_killed_import():
     """A wheel for another CPU dies of SIGILL: in the child, with a plain sentence here."""
     assert diagnostics.python_problem("import os, signal; os.kill(os.getpid(), signal.SIGILL)") == (
         "uses an instruction that this CPU lacks"
@@ -38,35 +38,35 @@ def test_an_import_that_kills_its_process_is_survived():
     assert diagnostics.python_problem("pass") is None
 
 
-def test_a_runtime_that_is_absent_fails_only_where_all_need_it(monkeypatch):
+def test_engine_absent_fails_only_for_onnxruntime(monkeypatch):
     """Onnxruntime belongs to the agent; LiteRT is an extra, and its line says which."""
     monkeypatch.setattr(diagnostics.engines, "installed", dict)
     assert diagnostics.engine("onnxruntime").status == "failed"
     litert = diagnostics.engine("litert")
-    assert (litert.status, "edgeml[tflite]" in litert.detail) == ("ok", True)
+    assert (litert.status, "edgeml-deploy[tflite]" in litert.detail) == ("ok", True)
 
 
-def test_little_memory_is_warned_of():
+def test_memory_below_the_minimum_warns():
     """The floor itself is enough."""
     assert diagnostics.memory(diagnostics.MEMORY_MIN_BYTES - 1).status == "warning"
     assert diagnostics.memory(diagnostics.MEMORY_MIN_BYTES).status == "ok"
 
 
-def test_a_folder_is_judged_by_its_nearest_parent(tmp_path):
+def test_disk_absent_folder_takes_its_nearest_parent(tmp_path):
     """What is yet to be made will lie on that disk."""
     check = diagnostics.disk(tmp_path / "not" / "yet")
     assert check.status == "ok"
     assert str(tmp_path) in check.detail
 
 
-def test_a_full_disk_is_warned_of(tmp_path, monkeypatch):
+def test_disk_below_the_minimum_warns(tmp_path, monkeypatch):
     """The remedy says how much is wanted."""
     monkeypatch.setattr(diagnostics, "DISK_MIN_BYTES", 2**62)
     check = diagnostics.disk(tmp_path)
     assert (check.status, "MiB" in check.remedy) == ("warning", True)
 
 
-def test_a_clock_in_the_past_is_warned_of():
+def test_clock_before_this_release_warns():
     """Boards without a battery start in 1970."""
     assert diagnostics.clock(diagnostics.CLOCK_FLOOR - timedelta(seconds=1)).status == "warning"
     assert diagnostics.clock(diagnostics.CLOCK_FLOOR).status == "ok"

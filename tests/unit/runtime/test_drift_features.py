@@ -37,7 +37,7 @@ def task(name):
     return lambda path: task_models.bundle(path, name)
 
 
-def test_a_text_is_so_many_tokens_and_has_a_label(seen):
+def test_observations_text_has_tokens_and_label(seen):
     """Special tokens count: the model sees them. Of two labels the score says it all."""
     found = seen(task("text-classification"), Text("it works well"), Text("bad"))
     assert [(it["tokens"], it["label"]) for it in found] == [(5, "positive"), (3, "negative")]
@@ -45,7 +45,7 @@ def test_a_text_is_so_many_tokens_and_has_a_label(seen):
     assert all(it.keys() == {"tokens", "label", "score"} for it in found)
 
 
-def test_token_classes_have_a_mean_score(seen):
+def test_observations_token_classes_have_a_mean_score(seen):
     """Over the tokens of the text."""
     (found,) = seen(task("token-classification"), Text("anna the"))
     name, other = np.exp([9, 4, 0]), np.exp([4, 0, 0])
@@ -53,14 +53,14 @@ def test_token_classes_have_a_mean_score(seen):
     assert found["tokens"] == 4
 
 
-def test_an_answer_has_its_score(seen):
+def test_observations_span_has_its_score(seen):
     """And the pair its tokens."""
     (found,) = seen(task("question-answering"), Question("what sounded", "its alarm sounded"))
     assert found.keys() == {"tokens", "score"}
     assert 0.9 < found["score"] <= 1
 
 
-def test_an_embedding_is_seen_along_fixed_directions(seen):
+def test_observations_embedding_is_projected_on_fixed_directions(seen):
     """Texts that mean nearly the same lie nearly alike; the length counts where it isn't one."""
     cow, cattle, valve = seen(task("feature-extraction"), Text("cow"), Text("cattle"), Text("valve"))
     names = [f"direction {number}" for number in (1, 2, 3, 4)]
@@ -82,7 +82,7 @@ def test_directions_are_the_same_on_every_machine():
     assert np.allclose(np.linalg.norm(drift_features._directions(48), axis=1), 1)
 
 
-def test_a_picture_is_bright_and_has_contrast(seen):
+def test_observations_image_has_brightness_and_contrast(seen):
     """As the model sees it; of three labels the margin counts, too."""
     out = io.BytesIO()
     Pictures.new("RGB", (16, 16), (255, 0, 0)).save(out, "PNG")
@@ -92,7 +92,7 @@ def test_a_picture_is_bright_and_has_contrast(seen):
     assert (found["label"], found["score"], found["margin"]) == ("red", pytest.approx(red), pytest.approx(red - other))
 
 
-def test_a_picture_with_objects_has_so_many(seen):
+def test_observations_boxes_have_a_count(seen):
     """By the model's own threshold, whatever was asked; of several the surest is seen, of none no label."""
     pictures = []
     for shades in (((255, 0, 0), (0, 0, 0)), ((0, 200, 0), (255, 0, 0)), ((0, 0, 0), (0, 0, 0))):
@@ -107,14 +107,14 @@ def test_a_picture_with_objects_has_so_many(seen):
     assert none.keys() == {"objects", "brightness", "contrast"}
 
 
-def test_a_context_that_is_read_in_parts_is_seen_by_its_first(seen):
+def test_observations_long_context_takes_its_first_window(seen):
     """One observation for each question, full of tokens."""
     long = Question("what sounded", "its alarm sounded " * 100)
     found = seen(task("question-answering"), long, Question("what sounded", "its alarm sounded"))
     assert [it["tokens"] for it in found] == [64, 8]
 
 
-def test_a_sound_is_loud_and_lasts(seen):
+def test_observations_audio_has_loudness_and_duration(seen):
     """A tenth of full scale is -20 dB; silence has a floor."""
     sounds = [Audio(np.full(8000, level, np.float32), 16_000) for level in (0.1, 0.0)]
     found = [seen(task("audio-classification"), sound)[0] for sound in sounds]
@@ -122,7 +122,7 @@ def test_a_sound_is_loud_and_lasts(seen):
     assert [it["loudness dB"] for it in found] == pytest.approx([-20, -100], abs=1e-3)
 
 
-def test_each_row_of_tensors_is_observed(seen):
+def test_observations_tensors_are_by_row(seen):
     """Columns one by one; of a large batch the first rows."""
     rows = np.arange(4 * 100, dtype=np.float32).reshape(100, 4)
     found = seen(tiny_models.tiny_onnx_bundle, Tensors({"x": rows}))
@@ -145,20 +145,20 @@ def test_each_row_of_tensors_is_observed(seen):
         ((3, 0), []),
     ],
 )
-def test_features_are_few(shape, names):
+def test_observations_of_tensors_are_bounded(shape, names):
     """However many columns or dimensions there are."""
     values = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
     found = drift_features._features("x", values[1])
     assert [name for name, _ in found] == names
 
 
-def test_what_is_not_finite_is_left_out(seen):
+def test_observations_leave_out_what_is_not_finite(seen):
     """A histogram has no place for it."""
     (found,) = seen(tiny_models.tiny_onnx_bundle, Tensors({"x": np.float32([[np.nan, np.inf, 1, 2]])}))
     assert found == {"input x[2]": 1.0, "input x[3]": 2.0}
 
 
-def test_what_writes_texts_is_not_observed(unpack):
+def test_is_observed_language_model_is_not(unpack):
     """Prompts have nothing to be compared with."""
     bundle = unpack(task("text-generation"))
     model, runs = Model.open(bundle.folder, bundle.manifest), []
@@ -168,7 +168,7 @@ def test_what_writes_texts_is_not_observed(unpack):
     assert not drift_features.is_observed(bundle.manifest)
 
 
-def test_a_kind_of_answers_that_nobody_knows_leaves_the_inputs(unpack):
+def test_observations_unknown_postprocessing_leaves_the_inputs(unpack):
     """A table without an entry is no error."""
     bundle = unpack(task("text-classification"))
     model = Model.open(bundle.folder, bundle.manifest)
@@ -178,7 +178,7 @@ def test_a_kind_of_answers_that_nobody_knows_leaves_the_inputs(unpack):
     assert list(observations(run, unknown)) == [{"tokens": 3.0}]
 
 
-def test_tensors_without_a_batch_are_one_row(unpack):
+def test_observations_tensors_without_a_batch_are_one_row(unpack):
     """Inputs and outputs whose first lengths differ."""
     bundle = unpack(tiny_models.tiny_onnx_bundle)
     manifest = msgspec.structs.replace(bundle.manifest, inputs=(TensorSpec(name="x", dtype="float32", shape=(6,)),))

@@ -23,7 +23,7 @@ def _open(bundle):
     return engines.load(bundle.folder / bundle.manifest.model, bundle.manifest), bundle.manifest, cases
 
 
-def test_the_true_outputs_pass(opened):
+def test_check_recorded_outputs_pass(opened):
     """What the model really answers is reproduced exactly, and takes some time."""
     result = golden.check(*opened)
     assert result.min_cosine == pytest.approx(1.0)
@@ -32,14 +32,14 @@ def test_the_true_outputs_pass(opened):
     assert result.median_ms > 0
 
 
-def test_wrong_outputs_are_a_mismatch(unpack):
+def test_check_wrong_outputs_are_a_mismatch(unpack):
     """A bundle whose golden outputs are not its model's is refused with the distance."""
     with pytest.raises(DeviceError, match="largest distance 8") as caught:
         golden.check(*_open(unpack(fault="wrong golden")))
     assert caught.value.code == "golden-mismatch"
 
 
-def test_recorded_cases_survive_their_file(opened):
+def test_record_cases_survive_their_file(opened):
     """What `record` saw, written to a golden file and read again, checks."""
     session, manifest, _ = opened
     inputs = [{"x": np.full((rows, 4), 0.5, np.float32)} for rows in (1, 2, 3)]
@@ -58,7 +58,7 @@ def test_recorded_cases_survive_their_file(opened):
     ],
     ids=["shape", "dtype", "nan", "inf", "zero"],
 )
-def test_what_cant_be_compared_is_a_mismatch(opened, expected):
+def test_check_outputs_that_cannot_be_compared_are_a_mismatch(opened, expected):
     """Another shape, another type, NaN and infinity are never within bounds."""
     session, manifest, (case,) = opened
     with pytest.raises(DeviceError) as caught:
@@ -66,7 +66,7 @@ def test_what_cant_be_compared_is_a_mismatch(opened, expected):
     assert caught.value.code == "golden-mismatch"
 
 
-def test_an_output_that_the_model_lacks_is_a_mismatch(opened):
+def test_check_output_that_the_model_lacks_is_a_mismatch(opened):
     """A golden output that the model doesn't give is a mismatch."""
     session, manifest, (case,) = opened
     more = case.outputs | {"z": case.outputs["y"]}
@@ -74,7 +74,7 @@ def test_an_output_that_the_model_lacks_is_a_mismatch(opened):
         golden.check(session, manifest, [GoldenCase(inputs=case.inputs, outputs=more)])
 
 
-def test_a_case_must_have_every_output(opened):
+def test_check_case_without_an_output_is_rejected(opened):
     """A case that would let an output go unchecked is a malformed bundle."""
     session, manifest, (case,) = opened
     with pytest.raises(RejectedError, match="no output y"):
@@ -82,7 +82,7 @@ def test_a_case_must_have_every_output(opened):
 
 
 @pytest.mark.parametrize(("min_cosine", "max_abs", "passes"), [(0.9, 8.5, True), (0.99, 8.5, False), (0.9, 7, False)])
-def test_both_bounds_hold(unpack, min_cosine, max_abs, passes):
+def test_check_both_bounds_hold(unpack, min_cosine, max_abs, passes):
     """The manifest's cosine and distance must both be met; here they are 0.971 and 8."""
     session, manifest, cases = _open(unpack(fault="wrong golden"))
     bounds = msgspec.structs.replace(manifest.golden, min_cosine=min_cosine, max_abs=max_abs)
@@ -94,7 +94,7 @@ def test_both_bounds_hold(unpack, min_cosine, max_abs, passes):
             golden.check(session, manifest, cases)
 
 
-def test_zero_vectors():
+def test_cosine_of_zero_vectors():
     """Two zero vectors agree; a zero vector agrees with no other."""
     zeros, ones = np.zeros(3), np.ones(3)
     assert golden.cosine(zeros, zeros) == 1.0
@@ -102,7 +102,7 @@ def test_zero_vectors():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "int32", "int8", "uint8", "bool"])
-def test_golden_bytes_keep_every_type(dtype):
+def test_to_data_keeps_every_dtype(dtype):
     """An array of each data type comes back from its golden bytes as it was."""
     array = np.array([[0, 1], [1, 0], [1, 1]], dtype=dtype)[::2]
     back = from_data(to_data(array))
@@ -111,7 +111,7 @@ def test_golden_bytes_keep_every_type(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "uint64", "str", "object"])
-def test_other_types_cant_be_golden(dtype):
+def test_to_data_other_dtypes_are_unsupported(dtype):
     """A data type that a bundle can't hold is refused when it is recorded, not when the bundle is read."""
     with pytest.raises(UsageError) as caught:
         to_data(np.zeros(2, dtype=dtype))

@@ -35,42 +35,42 @@ TENSORS = a_manifest(
 )
 
 
-def test_one_object_is_a_list_of_one():
+def test_parse_one_object_is_a_list_of_one():
     """A single object and a list with it hold the same item."""
     assert requests.parse({"text": "a"}, TEXT) == requests.parse([{"text": "a"}], TEXT) == [Text("a")]
 
 
-def test_an_image_is_its_files_bytes():
+def test_parse_image_is_its_files_bytes():
     """An image travels in base64."""
     assert requests.parse({"image": base64.b64encode(b"\x00\xff").decode()}, IMAGE) == [Image(b"\x00\xff")]
 
 
-def test_a_detectors_request_may_have_a_threshold():
+def test_parse_detection_may_have_a_threshold():
     """Without one the model's own holds."""
     image = base64.b64encode(b"cow").decode()
     asked = [{"image": image}, {"image": image, "threshold": 0.3}]
     assert requests.parse(asked, DETECTOR) == [Image(b"cow"), Image(b"cow", 0.3)]
 
 
-def test_a_question_has_a_context():
+def test_parse_question_has_a_context():
     """Both are texts."""
     assert requests.parse({"question": "who?", "context": "I."}, QUESTION) == [Question("who?", "I.")]
 
 
-def test_a_prompt_alone_is_gone_on_with_greedily():
+def test_parse_prompt_alone_is_greedy():
     """The rest is optional."""
     (item,) = requests.parse({"prompt": "Once"}, PROMPT)
     assert item == Prompt(prompt="Once", max_new_tokens=32, temperature=0.0, seed=0)
 
 
-def test_messages_are_a_chat():
+def test_parse_messages_are_a_chat():
     """They go on as a prompt does."""
     said = {"role": "user", "content": "Hello"}
     (item,) = requests.parse({"messages": [said], "top_p": 0.5, "stop": ["."]}, PROMPT)
     assert item == Chat(messages=(Message(**said),), max_new_tokens=32, temperature=0.0, seed=0, top_p=0.5, stop=(".",))
 
 
-def test_a_sound_is_a_file_or_numbers():
+def test_parse_audio_is_a_file_or_numbers():
     """The file brings its own rate."""
     with_numbers, with_file = requests.parse(
         [{"samples": [0, 0.5], "sampling_rate": 8000}, {"audio": base64.b64encode(wav(np.array([0, 0.5]))).decode()}],
@@ -84,7 +84,7 @@ def test_a_sound_is_a_file_or_numbers():
     assert with_file.sampling_rate_hz == 16_000
 
 
-def test_tensors_take_the_models_types():
+def test_parse_tensors_take_the_models_dtypes():
     """JSON's numbers become the data types that the model's inputs name."""
     (item,) = requests.parse({"inputs": {"x": [[1, 2.5], [3, 4]], "n": [7], "on": [True]}}, TENSORS)
     assert isinstance(item, Tensors)
@@ -143,7 +143,7 @@ def test_tensors_take_the_models_types():
         (TENSORS, {"inputs": {"on": [2]}}),
     ],
 )
-def test_what_doesnt_fit_is_refused_with_the_remedy(manifest, request_):
+def test_parse_request_of_another_form_raises_with_the_remedy(manifest, request_):
     """Everything else is an input error that says what to send."""
     with pytest.raises(UsageError) as caught:
         requests.parse(request_, manifest)
@@ -154,22 +154,22 @@ def test_what_doesnt_fit_is_refused_with_the_remedy(manifest, request_):
 @pytest.mark.parametrize(
     "item", [Text("a" * (requests.TEXT_MAX_CHARS + 1)), Image(bytes(requests.IMAGE_MAX_BYTES + 1))]
 )
-def test_items_are_bounded(item):
+def test_check_bounds_item_too_large_raises(item):
     """Too long a text or file is refused before any work is done on it."""
     with pytest.raises(UsageError, match="has"):
-        requests.require_bounds(item)
+        requests.check_bounds(item)
 
 
 @pytest.mark.parametrize("sample", [1e39, -3e38, float("inf"), float("nan")])
-def test_a_sound_of_no_real_loudness_is_refused(sample):
+def test_check_bounds_audio_sample_out_of_range_raises(sample):
     """Nothing could be said of it but scores that are no numbers."""
-    requests.require_bounds(Audio(np.float32([0, -1.5, 32767]), 16_000))
-    with np.errstate(over="ignore"), pytest.raises(UsageError, match="loudness") as caught:
-        requests.require_bounds(Audio(np.array([0, sample]).astype(np.float32), 16_000))
+    requests.check_bounds(Audio(np.float32([0, -1.5, 32767]), 16_000))
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match="audio sample out of range") as caught:
+        requests.check_bounds(Audio(np.array([0, sample]).astype(np.float32), 16_000))
     assert caught.value.code == "input-invalid"
 
 
-def test_every_problem_with_tensors_is_named():
+def test_check_inputs_names_every_problem():
     """Missing, unknown, mistyped and misshapen inputs are reported together."""
     specs = TENSORS.inputs
     given = {
@@ -187,13 +187,13 @@ def test_every_problem_with_tensors_is_named():
     assert "x float32 [-1, 2]" in caught.value.hint
 
 
-def test_too_many_numbers_are_refused(monkeypatch):
+def test_from_nested_too_many_numbers_raises(monkeypatch):
     """A tensor in JSON has a bounded number of elements."""
     monkeypatch.setattr(tensors, "NESTED_MAX_ELEMENTS", 3)
     with pytest.raises(UsageError, match="at most 3 numbers"):
         requests.parse({"inputs": {"x": [[1, 2], [3, 4]]}}, TENSORS)
 
 
-def test_json_from_msgspec_is_taken():
+def test_parse_takes_json_from_msgspec():
     """What a decoder hands over goes in as it is."""
     assert requests.parse(msgspec.json.decode(b'[{"text":"a"},{"text":"b"}]'), TEXT) == [Text("a"), Text("b")]

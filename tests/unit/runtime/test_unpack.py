@@ -9,7 +9,7 @@ from edgeml_runtime.unpack import unpacked
 from support.tiny_models import tiny_onnx_bundle
 
 
-def test_files_lie_there_and_go(tmp_path):
+def test_unpacked_files_last_as_long_as_the_context(tmp_path):
     """Inside the context each file has the digest listed; after it the folder is gone."""
     written = tiny_onnx_bundle(tmp_path / "a.edgeml", weights_bytes=200_000)
     with unpacked(tmp_path / "a.edgeml") as bundle:
@@ -20,7 +20,7 @@ def test_files_lie_there_and_go(tmp_path):
     assert not bundle.folder.exists()
 
 
-def test_a_flipped_byte_is_rejected(tmp_path):
+def test_unpacked_flipped_byte_is_rejected(tmp_path):
     """A byte changed in the weights is a digest mismatch."""
     path = tmp_path / "a.edgeml"
     tiny_onnx_bundle(path, weights_bytes=200_000)
@@ -33,13 +33,13 @@ def test_a_flipped_byte_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["absent.edgeml", "."])
-def test_what_cant_be_opened_is_the_users_error(tmp_path, name):
+def test_unpacked_file_that_cannot_be_opened_is_a_usage_error(tmp_path, name):
     """A missing file and a folder are usage errors that name the path."""
     with pytest.raises(UsageError, match=str(tmp_path)), unpacked(tmp_path / name):
         pytest.fail("nothing was there")
 
 
-def test_another_file_is_rejected(tmp_path):
+def test_unpacked_file_of_another_kind_is_rejected(tmp_path):
     """A file that is no bundle is a format error."""
     (tmp_path / "a.edgeml").write_bytes(b"PK\x03\x04 but no more")
     with pytest.raises(RejectedError) as caught, unpacked(tmp_path / "a.edgeml"):

@@ -30,7 +30,7 @@ def rows(*labels: object) -> list[Row]:
     return [Row(item=Text("t"), label=label) for label in labels]
 
 
-def test_the_drop_is_paired_row_by_row():
+def test_measure_drop_is_paired_row_by_row():
     """Of four rows fp32 gets all right and int8 three: a drop of a quarter."""
     given = rows("a", "b", 0, "a")
     fp32 = [says("a"), says("b"), says("a"), says("a")]
@@ -40,14 +40,14 @@ def test_the_drop_is_paired_row_by_row():
     assert found.ci95[0] < 0.25 < found.ci95[1]
 
 
-def test_each_class_has_its_own_accuracy_the_worst_first():
+def test_measure_classes_lists_the_worst_first():
     """Both a lost and kept rows of a, the only b lost: b comes first, with its count."""
     given = rows("a", "a", "b")
     found = accuracy.measure([says("a"), says("a"), says("b")], [says("a"), says("b"), says("a")], given, CLASSES)
     assert [(it.label, it.rows, it.fp32, it.int8) for it in found.classes] == [("b", 1, 1.0, 0.0), ("a", 2, 1.0, 0.5)]
 
 
-def test_the_interval_is_that_of_agresti_and_min():
+def test_interval_equals_agresti_and_min():
     """Worked by hand: 3 lost, 1 won of 98: n=100, difference 0.02, standard error sqrt(5 - 0.04)/100."""
     low, high = accuracy.interval(lost=3, won=1, pairs=98)
     half = 1.959964 * np.sqrt(5 - 0.04) / 100
@@ -55,13 +55,13 @@ def test_the_interval_is_that_of_agresti_and_min():
     assert high == pytest.approx(0.02 + half, abs=1e-6)
 
 
-def test_no_difference_seen_is_not_none_possible():
+def test_interval_without_observed_difference_has_width():
     """Ten equal rows leave room for a drop; a thousand leave next to none."""
     assert accuracy.interval(lost=0, won=0, pairs=10)[1] > 0.1
     assert accuracy.interval(lost=0, won=0, pairs=1000)[1] < 0.003
 
 
-def test_a_drop_beyond_what_is_accepted_fails_the_gate():
+def test_check_drop_beyond_the_limit_fails():
     """One point is accepted by default; the message has the figures."""
     given = rows("a", "a")
     found = accuracy.measure([says("a")] * 2, [says("a"), says("b")], given, CLASSES)
@@ -70,7 +70,7 @@ def test_a_drop_beyond_what_is_accepted_fails_the_gate():
     accuracy.check_drop(found, 0.5)
 
 
-def test_few_rows_are_doubted():
+def test_doubt_few_rows_warns():
     """Two rows without a difference can't rule out a drop; the card says so."""
     found = accuracy.measure([says("a")] * 2, [says("a")] * 2, rows("a", "a"), CLASSES)
     assert "2 rows can't rule out" in (accuracy.doubt(found, 0.01) or "")
@@ -78,20 +78,20 @@ def test_few_rows_are_doubted():
 
 
 @pytest.mark.parametrize("label", [None, "c", 2, -1])
-def test_a_label_the_model_lacks_is_refused(label: object):
+def test_measure_unknown_label_is_refused(label: object):
     """By name or by index."""
     with pytest.raises(UsageError) as caught:
         accuracy.measure([says("a")], [says("a")], rows(label), CLASSES)
     assert caught.value.code == "data-invalid"
 
 
-def test_tensors_are_judged_by_their_largest_value():
+def test_measure_tensors_takes_the_largest_value():
     """A model without labels is right when its largest output is at the label's index."""
     answers = [{"outputs": {"y": [[0.1, 0.7, 0.2]]}}, {"outputs": {"y": [[0.9, 0.7, 0.2]]}}]
     assert accuracy.measure(answers, answers, rows(1, 1), manifest_with(TensorOutput())).fp32 == 0.5
 
 
-def test_embeddings_are_judged_by_their_nearest_neighbour():
+def test_measure_embeddings_takes_the_nearest_neighbour():
     """Three of a label lie together; the fourth's neighbour has another label."""
     manifest = manifest_with(Embedding(output="y", pooling="mean", normalize=True))
     answers = [{"embedding": vector} for vector in ([1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [0.7, 0.3])]
@@ -99,7 +99,7 @@ def test_embeddings_are_judged_by_their_nearest_neighbour():
     assert (found.metric, found.fp32) == ("nearest-neighbour accuracy", 0.75)
 
 
-def test_words_are_judged_by_their_first_token():
+def test_measure_words_takes_their_first_token():
     """A word cut into two tokens counts once, and a list of labels of another length is refused."""
     manifest = manifest_with(TokenClasses(output="y", labels=("O", "PER")))
     tokens = [("An", 0, "PER"), ("##na", 2, "O"), ("ran", 5, "O")]
@@ -112,7 +112,7 @@ def test_words_are_judged_by_their_first_token():
         accuracy.measure([answer], [answer], [Row(item=Text("Anna ran"), label=["O"])], manifest)
 
 
-def test_an_answer_is_right_word_for_word():
+def test_measure_spans_compares_word_for_word():
     """Case and spaces don't count; a question's answer never comes onto the card as a class."""
     manifest = manifest_with(Span(start="s", end="e", max_tokens=5))
     answers = [{"answer": text, "start": 0, "end": 9, "score": 0.5} for text in ("The  alarm", "the", "a pump")]
@@ -132,11 +132,11 @@ def likelihoods(*pairs: tuple[float, int]) -> list[dict[str, float]]:
     return [{"log_likelihood": total, "tokens": tokens} for total, tokens in pairs]
 
 
-def test_perplexity_is_over_all_tokens_and_its_rise_a_share():
+def test_measure_perplexity_is_over_all_tokens():
     """20 tokens at a chance of 1/8 each, then 1/10: from 8 to 10 is a rise of a quarter, in both texts alike."""
     before, after = (likelihoods(*((-n * np.log(one), n) for n in (4, 16))) for one in (8, 10))
     found = accuracy.measure(before, after, rows(None, None), LANGUAGE)
-    assert (found.metric, found.rows, found.is_share) == ("perplexity", 2, False)
+    assert (found.metric, found.rows, found.is_fraction) == ("perplexity", 2, False)
     assert (found.fp32, found.int8, found.drop) == (pytest.approx(8), pytest.approx(10), pytest.approx(0.25))
     assert found.ci95 == pytest.approx((0.25, 0.25))
     assert found.summary == "8.00 -> 10.00, rise +25.00% (95 %: +25.00% to +25.00%), 2 rows"
@@ -145,7 +145,7 @@ def test_perplexity_is_over_all_tokens_and_its_rise_a_share():
     accuracy.check_drop(found, 0.26)
 
 
-def test_the_interval_of_a_rise_is_that_of_a_ratio():
+def test_measure_perplexity_interval_is_that_of_a_ratio():
     """Worked by hand: texts of 10 tokens lose 0, 0.1, 0.2, 0.3: mean 0.015 a token, deviation of a text 0.1291."""
     before, after = likelihoods(*[(-20, 10)] * 4), likelihoods((-20, 10), (-20.1, 10), (-20.2, 10), (-20.3, 10))
     low, high = accuracy.measure(before, after, rows(*[None] * 4), LANGUAGE).ci95
@@ -159,7 +159,7 @@ def test_the_interval_of_a_rise_is_that_of_a_ratio():
     )
 
 
-def test_one_text_has_no_interval():
+def test_measure_perplexity_of_one_text_is_refused():
     """It is asked for more."""
     one = likelihoods((-3.0, 2))
     with pytest.raises(UsageError) as caught:

@@ -25,7 +25,7 @@ FEW, SOME, MANY = ROWS_MIN - 1, ROWS_MIN, 2 * ROWS_TAKEN_MAX
         (0, 0, None),
     ],
 )
-def test_the_rows_are_those_that_it_was_judged_on(tmp_path, evaluated, calibrated, found):
+def test_baseline_rows_are_those_of_the_checks(tmp_path, evaluated, calibrated, found):
     """Each of them once, by the answers of the model itself."""
     answers, baseline = judged(tmp_path, "text-classification", Text("it works well"), evaluated, calibrated)
     assert len(answers) == evaluated
@@ -35,7 +35,7 @@ def test_the_rows_are_those_that_it_was_judged_on(tmp_path, evaluated, calibrate
         assert (label.labels, label.counts) == (("positive",), (baseline.rows, 0))
 
 
-def test_language_models_have_none(tmp_path):
+def test_baseline_of_a_language_model_is_none(tmp_path):
     """Whole texts are no prompts; nor are they asked for nothing."""
     _, baseline = judged(tmp_path, "text-generation", ScoredText("check the valve"), MANY, MANY)
     assert baseline is None

@@ -6,7 +6,7 @@ from edgeml.exporters.huggingface import chat_template
 from edgeml.exporters.huggingface.chat_template import Inexpressible
 from edgeml_core.errors import UsageError
 from edgeml_runtime.encode.text import opened
-from edgeml_runtime.generate.chat import rendered
+from edgeml_runtime.generate.chat import render
 from edgeml_runtime.tasks import Message
 from support.breadth_models import tokenizer
 
@@ -53,7 +53,7 @@ GEMMA = (
     "{{ '<turn>' + role + '\n' + message['content'] | trim + '<end>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
 )
-#: Mistral's later ones: what the system says stands before the last message.
+#: Mistral's later ones: the system's message stands before the last message.
 SYSTEM_LAST = (
     "{% if messages[0]['role'] == 'system' %}{% set said = messages[0]['content'] %}{% set rest = messages[1:] %}"
     "{% else %}{% set rest = messages %}{% endif %}{{ bos_token }}{% for message in rest %}"
@@ -91,19 +91,19 @@ def saved(folder, template):
     ],
     ids=["chatml", "default-system", "zephyr", "llama-2", "llama-3", "gemma", "system-last"],
 )
-def test_a_known_template_writes_what_transformers_writes(template, takes_system, tmp_path):
-    """Tokens, too; where the system can't be told as data, a message of it is refused rather than lost."""
+def test_read_known_template_renders_as_transformers_does(template, takes_system, tmp_path):
+    """Tokens, too; where data can't express the system's message, it is refused rather than lost."""
     theirs, ours = saved(tmp_path, template)
     found = chat_template.read(tmp_path, ours)
     conversations = [[USER], [USER, ASSISTANT, AGAIN], [SYSTEM, USER], [SYSTEM, USER, ASSISTANT, AGAIN]]
     for messages in conversations:
         if SYSTEM in messages and not takes_system:
             with pytest.raises(UsageError, match="'system' can't come first"):
-                rendered(messages, found)
+                render(messages, found)
             continue
         said = [{"role": it.role, "content": it.content} for it in messages]
         expected = theirs.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        assert rendered(messages, found) == expected
+        assert render(messages, found) == expected
         ids = theirs.apply_chat_template(said, add_generation_prompt=True)
         assert ours.encode(expected, add_special_tokens=False).ids == ids
 
@@ -111,22 +111,22 @@ def test_a_known_template_writes_what_transformers_writes(template, takes_system
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        (CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"), "what the messages say"),
+        (CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"), "contents of the messages"),
         (CHATML.replace("message['role']", "loop.index0 ~ message['role']"), "more than these two"),
-        (CHATML + "{{ strftime_now('%d') }}", "what day"),
+        (CHATML + "{{ strftime_now('%d') }}", "depends on the date"),
         ("{{ raise_exception('never') }}", "ends with the user"),
         ({"one": CHATML, "two": CHATML}, "can't open"),
     ],
     ids=["content", "position", "day", "never", "several"],
 )
-def test_what_plain_data_can_not_say_is_refused_with_the_reason(template, why, tmp_path):
+def test_read_template_that_data_cannot_express_raises_the_reason(template, why, tmp_path):
     """The model then takes prompts only."""
     _, ours = saved(tmp_path, template)
     with pytest.raises(Inexpressible, match=why):
         chat_template.read(tmp_path, ours)
 
 
-def test_no_template_is_none(tmp_path):
+def test_read_without_a_template_is_none(tmp_path):
     """A language model that wasn't trained on conversations."""
     _, ours = saved(tmp_path, None)
     assert chat_template.read(tmp_path, ours) is None

@@ -46,7 +46,7 @@ def file_of(folder: Path, *rows: object) -> Path:
     return path
 
 
-def test_texts_images_and_tensors_are_read(tmp_path: Path):
+def test_read_texts_images_and_tensors_gives_items(tmp_path: Path):
     """Each kind of model takes its own kind of row; images are named relative to the file."""
     (tmp_path / "one.png").write_bytes(b"picture")
     texts = data.read(file_of(tmp_path, {"text": "hello", "label": "greeting"}), TEXT)
@@ -58,7 +58,7 @@ def test_texts_images_and_tensors_are_read(tmp_path: Path):
     np.testing.assert_array_equal(tensors.items[0].inputs["x"], np.array([[1, 2]], dtype=np.float32))
 
 
-def test_a_detectors_pictures_have_boxes(tmp_path: Path):
+def test_read_pictures_of_a_detector_gives_boxes(tmp_path: Path):
     """All of its boxes will be wanted, down to a threshold of 0; a picture may have none."""
     (tmp_path / "one.png").write_bytes(b"picture")
     boxes = [{"label": "cow", "box": [1, 2, 30.5, 40]}]
@@ -73,7 +73,7 @@ def test_a_detectors_pictures_have_boxes(tmp_path: Path):
         data.read(file_of(tmp_path, {"image": "one.png", "boxes": [{"label": "cow", "box": [1, 2]}]}), detector)
 
 
-def test_questions_passages_and_sounds_are_read(tmp_path: Path):
+def test_read_questions_texts_and_sounds_gives_items(tmp_path: Path):
     """A sound is named relative to the file, and its samples are part of the digest."""
     question = QuestionInput(tokenizer="tokenizer.json", max_length=8)
     asked = data.read(file_of(tmp_path, {"question": "Who?", "context": "I.", "label": "I"}), signature(question))
@@ -94,19 +94,19 @@ def test_questions_passages_and_sounds_are_read(tmp_path: Path):
     assert len(digests) == 2
 
 
-def test_what_a_row_lacks_is_named(tmp_path: Path):
+def test_read_row_without_a_field_names_it(tmp_path: Path):
     """Half a question is none."""
     question = QuestionInput(tokenizer="tokenizer.json", max_length=8)
     with pytest.raises(UsageError, match="no question and no context"):
         data.read(file_of(tmp_path, {"question": "Who?"}), signature(question))
 
 
-def test_no_file_is_no_rows():
+def test_read_no_file_gives_no_rows():
     """An option not given."""
     assert data.read(None, TEXT) == data.Rows()
 
 
-def test_all_bad_lines_are_named(tmp_path: Path):
+def test_read_bad_lines_names_them(tmp_path: Path):
     """A missing text and a malformed line come out together."""
     path = file_of(tmp_path, {"label": 1}, {"text": "fine"})
     path.write_text(path.read_text() + "\n{")
@@ -116,14 +116,14 @@ def test_all_bad_lines_are_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
-def test_an_empty_file_is_refused(tmp_path: Path, content: str):
+def test_read_empty_file_is_refused(tmp_path: Path, content: str):
     """Nothing can be measured on no rows."""
     (tmp_path / "rows.jsonl").write_text(content)
     with pytest.raises(UsageError, match="0 rows"):
         data.read(tmp_path / "rows.jsonl", TEXT)
 
 
-def test_a_missing_file_and_a_missing_picture_are_refused(tmp_path: Path):
+def test_read_missing_file_or_picture_is_refused(tmp_path: Path):
     """Both with the data file's code."""
     for path, kind in ((tmp_path / "none.jsonl", TEXT), (file_of(tmp_path, {"image": "no.png"}), signature(IMAGE))):
         with pytest.raises(UsageError) as caught:
@@ -131,7 +131,7 @@ def test_a_missing_file_and_a_missing_picture_are_refused(tmp_path: Path):
         assert caught.value.code == "data-invalid"
 
 
-def test_the_digest_covers_the_pictures(tmp_path: Path):
+def test_read_digest_covers_the_pictures(tmp_path: Path):
     """The same lines over other pictures are other data."""
     path = file_of(tmp_path, {"image": "one.png"})
     digests = set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeml import repository
-from edgeml.fleet import deploy as deploying
+from edgeml.repository import deployments as deploying
 from edgeml_core import manifest
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import UsageError

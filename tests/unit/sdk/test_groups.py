@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from edgeml import repository
-from edgeml.fleet.chunk_payloads import Answers
-from edgeml.fleet.deploy import deploy
-from edgeml.fleet.snapshot import look
+from edgeml.fleet import snapshot
+from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.repository.chunk_ids import Outgoing
+from edgeml.repository.deployments import deploy
 from edgeml_agent.offline.sources import FolderChunks
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_core import chunks, wire_keys
@@ -53,10 +53,10 @@ def digest(version: str) -> str:
     return chunks.sha256(weights(version))
 
 
-def answers(repo: Path) -> Answers:
+def answers(repo: Path) -> ChunkPayloads:
     """The host's."""
-    made = Answers(repository.opened(repo).chunks)
-    made.use(look(repository.opened(repo)).sealed)
+    made = ChunkPayloads(repository.opened(repo).chunks)
+    made.use(snapshot.read(repository.opened(repo)).sealed)
     return made
 
 
@@ -92,7 +92,7 @@ def test_a_deployment_says_for_whom_its_bundles_are(repo: Path):
 def test_chunks_of_a_group_are_listed_by_sealed_ids_only(repo: Path):
     """What the manifest lists names nothing on the wire."""
     publish(repo, "1.0")
-    (listed,) = look(repository.opened(repo)).releases
+    (listed,) = snapshot.read(repository.opened(repo)).releases
     assert seal(repo).chunk_id(digest("1.0")) in listed.ids
     assert wire_keys.chunk_id(digest("1.0")) not in listed.ids
 
@@ -156,7 +156,7 @@ def test_without_the_key_neither_host_nor_device_goes_on(repo: Path, tmp_path: P
     publish(repo, "1.0")
     (repo / "keys" / "groups" / f"{GROUP}.key").write_text("damaged")
     with pytest.raises(UsageError) as host:
-        look(repository.opened(repo))
+        snapshot.read(repository.opened(repo))
     assert host.value.code == "repo-invalid"
     with pytest.raises(DeviceError) as device:
         GroupKeys(tmp_path).seal(GROUP)

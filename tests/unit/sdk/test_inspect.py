@@ -8,14 +8,14 @@ from edgeml.cli.inspect import inspect
 from edgeml_core import bundle, card
 from edgeml_core.card import (
     Accuracy,
+    CandidateTimes,
     Card,
     ClassAccuracy,
     Energy,
     Latency,
     Measurements,
     Parity,
-    Proved,
-    Timed,
+    TargetVerification,
     Tried,
     Verified,
 )
@@ -39,19 +39,22 @@ CARD = Card(
     baseline_size_bytes=100,
     parity=Parity(against="PyTorch", rows=20, max_abs=0.1, cosine=0.99),
     accuracy=ACCURACY,
+    choice="onnx ships: it comes first in the profile",
     tried=(
         Tried(format="onnx", recipe="dynamic-s8", why="accuracy drops by 3 %", drop=0.03, ci95=(0.02, 0.04)),
         Tried(format="onnx", recipe="dynamic-s8-mixed", size_bytes=25, cosine=0.99, drop=0.005, ci95=(-0.001, 0.011)),
     ),
-    proved=(
-        Proved(
+    verified=(
+        TargetVerification(
             cpu="Haswell",
             how="emulated",
             min_cosine=0.999,
             max_abs=0.01,
             accuracy=msgspec.structs.replace(ACCURACY, rows=64, int8=0.9219, classes=()),
         ),
-        Proved(cpu="Cortex-A72", how="not measured", note="not verified on rpi4: run `edgeml target prepare`"),
+        TargetVerification(
+            cpu="Cortex-A72", how="not measured", note="not verified on rpi4: run `edgeml target prepare`"
+        ),
     ),
 )
 LATENCY = Latency(p50_ms=9.0, p90_ms=9.5, p99_ms=11.0, runs=100, warmup=5)
@@ -74,7 +77,7 @@ def measured(manifest_sha256, **changes):
             Verified(cpu="EPYC", how="measured", ok=True),
             Verified(cpu="Haswell", how="emulated", ok=True),
         ),
-        candidates=(Timed(format="onnx", recipe="dynamic-s8", fp32_ms=9.0, int8_ms=2.5),),
+        candidates=(CandidateTimes(format="onnx", recipe="dynamic-s8", fp32_ms=9.0, int8_ms=2.5),),
     )
     return msgspec.structs.replace(valid, **changes)
 
@@ -112,6 +115,11 @@ def test_throughput_and_energy_are_shown(printed):
     joules = printed(energy=Energy(joules_per_inference=0.0213, note="RAPL, 1 whole CPU package(s)"))
     assert line(joules, "energy") == "energy 0.0213 J per inference (RAPL, 1 whole CPU package(s))"
     assert line(joules, "host") == "host quiet"
+
+
+def test_inspect_shows_why_the_format_ships(printed):
+    """The card's own sentence."""
+    assert line(printed(), "choice of format") == "choice of format onnx ships: it comes first in the profile"
 
 
 def test_every_candidate_is_shown_with_why_it_was_left(printed):

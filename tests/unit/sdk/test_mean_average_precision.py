@@ -34,7 +34,7 @@ def share(*answers: dict[str, object], rows: tuple[Row, ...]) -> float:
     return mean_average_precision.measure(answers, answers, rows, LABELS).fp32  # type: ignore[arg-type]
 
 
-def test_what_is_found_where_it_is_counts():
+def test_measure_boxes_in_place_count():
     """Half of the union is enough; a little less, or another label, is not."""
     near, far = (0, 0, 10, 20), (0, 0, 10, 21)
     assert share(found(("cow", 0.9, near)), found(), rows=(COW, row())) == 1
@@ -42,7 +42,7 @@ def test_what_is_found_where_it_is_counts():
     assert share(found(("cat", 0.9, HERE)), found(), rows=(COW, row())) == 0
 
 
-def test_an_object_is_found_once():
+def test_measure_second_box_of_an_object_is_wrong():
     """The surer of two boxes is right, the other wrong; that costs nothing after the last object, and half before."""
     twice = found(("cow", 0.9, HERE), ("cow", 0.8, HERE))
     assert share(twice, found(), rows=(COW, row())) == 1
@@ -51,13 +51,13 @@ def test_an_object_is_found_once():
     assert share(twice, later, rows=(COW, COW)) == pytest.approx((51 + 50 * 2 / 3) / 101, abs=1e-6)
 
 
-def test_a_wrong_box_costs_as_much_as_it_is_sure():
+def test_measure_wrong_box_costs_by_its_score():
     """Before the right one it halves the precision, behind it nothing; in a picture without objects, too."""
     assert share(found(("cow", 0.5, HERE)), found(("cow", 0.9, HERE)), rows=(COW, row())) == 0.5
     assert share(found(("cow", 0.9, HERE)), found(("cow", 0.5, HERE)), rows=(COW, row())) == 1
 
 
-def test_labels_count_alike_and_the_worst_comes_first():
+def test_measure_labels_count_equally_worst_first():
     """All cows found, the only cat lost by int8; its class says so."""
     rows = (row(("cow", HERE), ("cat", THERE)), COW)
     fp32 = [found(("cow", 0.9, HERE), ("cat", 0.8, THERE)), found(("cow", 0.9, HERE))]
@@ -67,7 +67,7 @@ def test_labels_count_alike_and_the_worst_comes_first():
     assert [(it.label, it.rows, it.fp32, it.int8) for it in made.classes] == [("cat", 1, 1, 0), ("cow", 2, 1, 1)]
 
 
-def test_the_interval_is_that_of_the_pictures():
+def test_measure_interval_is_over_pictures():
     """Of ten pictures int8 loses the object of two: the interval holds the drop and not much more; twice the same."""
     rows, fp32 = [COW] * 10, [found(("cow", 0.9, HERE))] * 10
     int8 = [*fp32[:8], found(), found()]
@@ -88,7 +88,7 @@ def test_the_interval_is_that_of_the_pictures():
         (COW, Row(item=Image(b""))),
     ],
 )
-def test_rows_that_say_nothing_are_refused(rows: tuple[Row, ...]):
+def test_measure_rows_without_boxes_are_refused(rows: tuple[Row, ...]):
     """One picture, no object, an unknown label, a box inside out, no boxes."""
     with pytest.raises(UsageError) as caught:
         share(*[found()] * len(rows), rows=rows)

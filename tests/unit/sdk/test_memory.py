@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from edgeml.check import memory
 from edgeml.exporters.source import Built, Signature
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format
-from edgeml_core.processing import TensorInput, TensorOutput
+from edgeml_core.processing import TensorInput, TensorOutput, TextInput
 
 SIGNATURE = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
 MB = 1_000_000
@@ -25,7 +26,7 @@ def built(folder: Path, recipe: str, size_bytes: int, file_format: Format = "onn
     return Built(file_format=file_format, recipe=recipe, folder=folder, model="model", signature=SIGNATURE)
 
 
-def test_int8_is_counted_as_int8_and_weight_only_as_fp32(tmp_path: Path):
+def test_estimate_bytes_weight_only_counts_as_fp32(tmp_path: Path):
     """Weight-only saves bytes on disk, not in memory."""
     fp32 = built(tmp_path, "none", 100 * MB)
     dynamic = memory.estimate_bytes(built(tmp_path, "dynamic-s8", 25 * MB), fp32)
@@ -34,13 +35,21 @@ def test_int8_is_counted_as_int8_and_weight_only_as_fp32(tmp_path: Path):
         assert memory.estimate_bytes(built(tmp_path, recipe, size_bytes), fp32) == memory.estimate_bytes(fp32, fp32)
 
 
-def test_litert_counts_a_packed_copy_of_float_weights(tmp_path: Path):
+def test_estimate_bytes_litert_float_counts_a_packed_copy(tmp_path: Path):
     """XNNPACK packs them anew for each signature."""
     fp32 = built(tmp_path, "none", 100 * MB, "tflite")
     assert memory.estimate_bytes(fp32, fp32) == memory.RUNTIME_BYTES + 240 * MB
 
 
-def test_a_model_too_large_for_the_board_fails_the_gate(tmp_path: Path):
+def test_estimate_bytes_litert_int8_counts_a_packed_copy_for_each_further_length(tmp_path: Path):
+    """Three lengths of a text model pack their products three times; onnxruntime packs them once."""
+    text = TextInput(tokenizer="tokenizer.json", max_length=256, pad_to=(32, 128, 256))
+    fp32 = built(tmp_path, "none", 100 * MB, "tflite")
+    int8 = replace(built(tmp_path, "dynamic", 25 * MB, "tflite"), signature=replace(SIGNATURE, preprocess=text))
+    assert memory.estimate_bytes(int8, fp32) == memory.RUNTIME_BYTES + 75 * MB
+
+
+def test_check_memory_too_large_for_the_board_fails(tmp_path: Path):
     """400 MB of weights don't fit into what a Zero 2 W can give; a Pi 4 takes them."""
     model = built(tmp_path, "dynamic-s8", 400 * MB)
     needed = memory.estimate_bytes(model, model)

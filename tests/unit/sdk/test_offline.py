@@ -10,8 +10,8 @@ import pytest
 from tuf.api.metadata import Metadata
 
 from edgeml import repository
-from edgeml.fleet.deploy import deploy
 from edgeml.repository import offline
+from edgeml.repository.deployments import deploy
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import UsageError
 from support import samples

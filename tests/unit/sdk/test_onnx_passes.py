@@ -13,8 +13,8 @@ from edgeml.exporters import onnx_layout
 from edgeml.exporters.source import Signature
 from edgeml.quantize.onnx import recipes
 from edgeml.quantize.onnx.graph_pass import has, run
-from edgeml.quantize.onnx.mixed import GROUPS_MAX, grouped, worst
-from edgeml.quantize.onnx.nbits import packed
+from edgeml.quantize.onnx.mixed import GROUPS_MAX, group, worst
+from edgeml.quantize.onnx.nbits import pack
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import RECIPES
@@ -76,7 +76,7 @@ def test_block_weights_are_packed_as_the_operator_reads_them(tmp_path: Path, bit
     """Values that the grid holds exactly come back exactly, at 8 bits and two in a byte at 4."""
     grid = np.random.default_rng(0).integers(-7, 8, (64, 4)).astype(np.float32)
     grid[0::32] = 7 if bits == 4 else 127
-    values, scales = packed(grid, bits=bits)
+    values, scales = pack(grid, bits=bits)
     assert (values.shape, values.dtype, scales.shape) == ((4, 2, 32 // share), np.uint8, (8,))
     np.testing.assert_allclose(scales, 1)
     whole = values.astype(int) if bits == 8 else np.stack([values & 15, values >> 4], axis=-1).reshape(4, 2, 32)
@@ -117,7 +117,7 @@ def test_the_fewest_groups_that_carry_the_error_stay_in_float(errors: list[float
 def test_groups_are_few_and_lose_no_node():
     """Time is bounded by the number of groups, however many nodes there are."""
     nodes = [f"n{index}" for index in range(100)]
-    groups = grouped(nodes)
+    groups = group(nodes)
     assert len(groups) == GROUPS_MAX
     assert [name for group in groups for name in group] == nodes
 

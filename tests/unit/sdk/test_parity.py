@@ -18,14 +18,14 @@ CLASSES = msgspec.structs.replace(
 )
 
 
-def test_of_embeddings_the_worst_counts():
+def test_compare_embeddings_takes_the_worst_cosine():
     """One vector of two is turned by a right angle: the cosine on the card is its."""
     original = [{"embedding": [1.0, 0.0]}, {"embedding": [0.0, 1.0]}]
     found = parity.compare([original[0], {"embedding": [1.0, 0.0]}], original, EMBEDDING, against="PyTorch")
     assert (found.rows, found.cosine, found.max_abs) == (2, 0.0, 1.0)
 
 
-def test_scores_are_compared_label_by_label():
+def test_compare_scores_goes_label_by_label():
     """Answers come sorted by score; equal scores in another order are still equal."""
     one = {"labels": [{"label": "a", "score": 0.5}, {"label": "b", "score": 0.5}]}
     other = {"labels": [{"label": "b", "score": 0.5}, {"label": "a", "score": 0.5}]}
@@ -33,7 +33,7 @@ def test_scores_are_compared_label_by_label():
     assert (found.cosine, found.max_abs) == (1.0, 0.0)
 
 
-def test_another_model_fails_the_gate():
+def test_check_parity_of_another_model_fails():
     """Below the bound the bundle would not be the model that was asked for; not a number is below any bound."""
     original = [{"embedding": [1.0, 0.0]}]
     for vector in ([0.6, 0.8], [float("nan"), 0.0]):

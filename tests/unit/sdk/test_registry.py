@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet import status
-from edgeml.fleet.deploy import deploy
 from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
+from edgeml.repository.deployments import deploy
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, ModelState, Report

@@ -13,12 +13,12 @@ GB = 1024**3
 VNNI = frozenset({"avx2", "fma", "avx512f", "avx512_vnni"})
 
 
-def test_the_five_boards_are_valid():
+def test_all_five_boards_are_valid():
     """Every profile that comes with edgeml parses, and is called as its file is."""
     assert [it.name for it in targets.all()] == ["rpi-zero2w", "rpi4", "rpi5", "x86-gateway", "x86-vnni"]
 
 
-def test_an_unknown_target_gets_the_closest_names():
+def test_load_unknown_target_names_the_closest():
     """A typo is answered with what was probably meant."""
     with pytest.raises(UsageError, match="rpi44") as caught:
         targets.load("rpi44")
@@ -26,7 +26,7 @@ def test_an_unknown_target_gets_the_closest_names():
     assert "rpi4" in caught.value.hint
 
 
-def test_a_file_of_ones_own_is_a_target(tmp_path: Path):
+def test_load_file_of_the_operator_is_a_target(tmp_path: Path):
     """A path that ends in .toml is read from where it lies."""
     own = tmp_path / "own.toml"
     own.write_text((targets.folder() / "rpi4.toml").read_text().replace('name = "rpi4"', 'name = "own"'))
@@ -43,19 +43,21 @@ def test_a_file_of_ones_own_is_a_target(tmp_path: Path):
         ("aarch64", frozenset({"asimd"}), int(0.42 * GB), "rpi-zero2w"),
     ],
 )
-def test_a_cpu_gets_the_profile_that_uses_most_of_it(arch: str, features: frozenset[str], ram_bytes: int, name: str):
+def test_suiting_cpu_gets_the_profile_that_uses_most_of_it(
+    arch: str, features: frozenset[str], ram_bytes: int, name: str
+):
     """Features decide first, memory between boards of one CPU."""
     assert targets.suiting(arch, features, ram_bytes).name == name
 
 
-def test_a_cpu_that_no_profile_suits_is_said_so():
+def test_suiting_cpu_without_a_profile_is_refused():
     """A CPU without AVX2 has no profile, and the message says what to do."""
     with pytest.raises(UsageError) as caught:
         targets.suiting("x86_64", frozenset({"sse2"}), 4 * GB)
     assert caught.value.code == "target-unknown"
 
 
-def test_without_vnni_no_recipe_uses_the_full_signed_range():
+def test_recipes_without_vnni_avoid_the_full_signed_range():
     """The recipe that loses points on such CPUs must not be in their profile."""
     recipes = targets.load("x86-gateway").engines["onnxruntime"].recipes.values()
     assert not {"dynamic-s8", "static-s8"} & {recipe for order in recipes for recipe in order}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -61,6 +62,16 @@ def test_converters_are_kept_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("after\n", "")
     log = (tmp_path / "tools.log").read_text()
     assert all(part in log for part in ("from Python", "from C++\n", "from C++ too"))
+
+
+def test_quiet_torchao_warnings_go_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A caller whose handlers write to streams of their own sees none of them; afterwards the logger is as before."""
+    logger = logging.getLogger("torchao")
+    with workspace.quiet(tmp_path):
+        logger.warning("Failed to load _C_cutlass_90a.abi3.so")
+    logger.warning("after")
+    assert caplog.messages == ["after"]
+    assert "Failed to load _C_cutlass_90a" in (tmp_path / "tools.log").read_text()
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])

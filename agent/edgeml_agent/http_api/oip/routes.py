@@ -142,7 +142,7 @@ class _Inference:
 
 def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:
     """Make items of texts or files, for the model's own preprocessing."""
-    requests.require_count(len(elements))
+    requests.check_count(len(elements))
     return [requests.from_bytes(element, model.manifest) for element in elements]
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
-from edgeml_runtime.requests import Share, Stop, Stops, Temperature
+from edgeml_runtime.requests import Fraction, Stop, Stops, Temperature
 from edgeml_runtime.tasks import Chat, Message, Prompt, Text
 
 #: Tokens of a completion, OpenAI's default; a chat goes on until the model ends it or its context is full.
@@ -66,7 +66,7 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     temperature: Temperature | None = None
-    top_p: Share | None = None
+    top_p: Fraction | None = None
     seed: int | None = None
     stop: Stop | Stops | None = None
 

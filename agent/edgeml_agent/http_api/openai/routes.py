@@ -27,7 +27,7 @@ from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Embedding, TextInput
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, joined
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
 
 _FLOAT: Final = np.dtype("<f4")
 _Body = TypeVar("_Body", bound=msgspec.Struct)
@@ -62,7 +62,7 @@ async def _write(request: Request, models: Models, asked: ChatRequest | Completi
     written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
     if asked.stream:
         return Events(written.events(await anext(pieces), pieces))
-    return responses.json(written.whole(joined([piece async for piece in pieces])))
+    return responses.json(written.whole(join([piece async for piece in pieces])))
 
 
 def _generate(

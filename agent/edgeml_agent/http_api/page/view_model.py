@@ -147,7 +147,7 @@ def _card(manifest: Manifest) -> Card:
 def _accuracy(found: card.Accuracy) -> Accuracy:
     return Accuracy(
         metric=found.metric,
-        is_share=found.is_share,
+        is_share=found.is_fraction,
         before=found.fp32,
         after=found.int8,
         rows=found.rows,

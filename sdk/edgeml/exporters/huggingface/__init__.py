@@ -1,1 +1,1 @@
-"""Hugging Face folders: what their files say, and the model loaded by transformers."""
+"""Hugging Face folders: their JSON files, and the model loaded by transformers."""

@@ -1,4 +1,4 @@
-"""What a model folder's own JSON files say of sound: sampling rate, frames, scaling. No weights, no torch."""
+"""Audio preprocessing from a model folder's JSON files: sampling rate, frames, scaling. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeml_core.processing import AudioInput, MelSpectrum
 from edgeml_runtime.encode.audio import FRAME_SAMPLES, HOP_SAMPLES
 from edgeml_runtime.tensors import Array
 
-#: Seconds of sound: attention over its frames grows with the square of them.
+#: Seconds of one recording; the cost of attention grows with the square of its frames.
 SECONDS_MAX: Final = 30
 
 
@@ -29,10 +29,10 @@ class _Extractor(msgspec.Struct, frozen=True):
 
 
 def audio_input(folder: Path) -> AudioInput:
-    """How recordings become tensors, from preprocessor_config.json.
+    """Read the preprocessing of recordings from preprocessor_config.json.
 
     Raises:
-        UsageError: `model-unreadable` when it is missing; `model-unsupported` for another extractor than these two.
+        UsageError: `model-unreadable` when it is missing; `model-unsupported` for an unknown feature extractor.
     """
     found = folders.read(folder / "preprocessor_config.json", _Extractor)
     if found is None:
@@ -59,14 +59,12 @@ def audio_input(folder: Path) -> AudioInput:
                 ),
             )
         case other:
-            known = "export a model with a Wav2Vec2FeatureExtractor or an ASTFeatureExtractor"
-            raise UsageError(
-                "model-unsupported", f"the feature extractor {other or 'without a name'} is unknown", known
-            )
+            hint = "export a model with a Wav2Vec2FeatureExtractor or an ASTFeatureExtractor"
+            raise UsageError("model-unsupported", f"the feature extractor {other or 'without a name'} is unknown", hint)
 
 
 def _fewest_samples(config: folders.Config) -> int:
-    """What the model's convolutions make one frame of."""
+    """Count the samples from which the model's convolutions make one frame."""
     count = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         count = (count - 1) * stride + kernel
@@ -74,6 +72,6 @@ def _fewest_samples(config: folders.Config) -> int:
 
 
 def example(audio: AudioInput) -> Array:
-    """An input to trace with: a second of silence, or the frames of all."""
+    """Make an input to trace with: a second of silence, float32 [1, samples], or float32 [1, frames, bins]."""
     shape = (1, audio.sampling_rate_hz) if audio.mel is None else (1, audio.mel.frames, audio.mel.bins)
     return np.zeros(shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Causal language models: loaded with the keys and values of earlier tokens as inputs and outputs by name."""
+"""Causal language models, loaded with the KV cache of earlier tokens as inputs and outputs by name."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from edgeml_core.processing import ChatTemplate, Generation, PromptInput
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.tensors import Array
 
+#: A text to trace with.
 _TRACED = "The pump in hall two has stopped."
 
 
 def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -- transformers has no types here
-    """The language model in a folder, already loaded.
+    """Describe a loaded language model, with the files of its folder.
 
     Raises:
         UsageError: `model-unreadable`, without a usable tokenizer; `model-unsupported`, for an unknown architecture.
@@ -45,8 +46,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
         kind=kind(pretrained),
         sha256=digest(pretrained, path / "config.json", tokenizer),
         signature=Signature(
-            inputs=_free(specs(example)),
-            outputs=_free(specs(original.run(example))),
+            inputs=_with_any_length(specs(example)),
+            outputs=_with_any_length(specs(original.run(example))),
             preprocess=PromptInput(tokenizer=text.tokenizer, max_length=text.max_length, chat=chat),
             postprocess=Generation(output="logits", stop_ids=_stops(pretrained), past=past, present=present),
         ),
@@ -61,24 +62,24 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
 
 
 def _stops(pretrained: Any) -> tuple[int, ...]:  # noqa: ANN401 -- transformers has no types here
-    """The tokens at which the model's own generation ends; a chat model's configuration of that names several."""
+    """Read the ids of tokens that end the model's generation; a chat model has several."""
     ids = pretrained.generation_config.eos_token_id
     return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
 
 
 def _chat(path: Path, tokenizer: Path) -> tuple[ChatTemplate | None, tuple[str, ...]]:
-    """The chat template, or what the card is to say of its lack."""
+    """Read the chat template; without one, a note for the card."""
     try:
         return chat_template.read(path, opened(tokenizer)), ()
     except chat_template.Inexpressible as error:
-        return None, (f"the chat template can't be told as plain data: {error}; the model takes prompts only",)
+        return None, (f"the chat template can't be expressed as plain data: {error}; the model takes prompts only",)
 
 
 def onnx_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and optimum have no types here
-    """How optimum exports the model with its past.
+    """Make optimum's export configuration of the model with its cache.
 
     Raises:
-        UsageError: `model-unsupported`, when it doesn't know the architecture.
+        UsageError: `model-unsupported`, when optimum doesn't support the architecture.
     """
     try:
         constructor = TasksManager.get_exporter_config_constructor(
@@ -87,15 +88,15 @@ def onnx_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and opt
         return constructor(pretrained.config, use_past=True, use_past_in_inputs=True)
     except (ValueError, KeyError) as error:
         hint = "export a GPT-2 or Llama type of model"
-        raise UsageError("model-unsupported", f"there is no way to ONNX for this model: {error}", hint) from error
+        raise UsageError("model-unsupported", f"can't convert this model to ONNX: {error}", hint) from error
 
 
 class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """A language model whose keys and values come and go as tensors by name.
+    """A language model with its KV cache as inputs and outputs by name.
 
     Args:
         pretrained: transformers' model.
-        past: the names of its past, keys and values in turn, layer by layer.
+        past: names of the cache's inputs: key and value of each layer.
     """
 
     def __init__(self, pretrained: torch.nn.Module, past: tuple[str, ...]) -> None:
@@ -103,18 +104,18 @@ class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
         self.pretrained, self._past = pretrained, past
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The logits and the present keys and values."""
+        """Return the logits and the present keys and values."""
         before = [inputs.pop(name) for name in self._past]
         pairs = tuple(zip(before[::2], before[1::2], strict=True))
         cache = transformers.DynamicCache.from_legacy_cache(pairs)
-        given = self.pretrained(**inputs, past_key_values=cache, use_cache=True)
-        flat = [tensor for layer in given.past_key_values.to_legacy_cache() for tensor in layer]
+        outputs = self.pretrained(**inputs, past_key_values=cache, use_cache=True)
+        flat = [tensor for layer in outputs.past_key_values.to_legacy_cache() for tensor in layer]
         names = (name.replace("past_key_values", "present") for name in self._past)
-        return {"logits": given.logits, **dict(zip(names, flat, strict=True))}
+        return {"logits": outputs.logits, **dict(zip(names, flat, strict=True))}
 
 
 def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401 -- transformers has no types here
-    """A prompt with nothing before it, in the order that optimum names the inputs."""
+    """Make the inputs of a prompt with an empty cache, in optimum's order."""
     tokens = torch.tensor([ids])
     with torch.inference_mode():
         layers = pretrained(input_ids=tokens, use_cache=True).past_key_values.to_legacy_cache()
@@ -125,12 +126,12 @@ def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN4
     }
     positions = torch.arange(len(ids))[None]
     counted = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": positions}
-    wanted = onnx_config(pretrained).inputs
-    return {name: value.numpy() for name, value in counted.items() if name in wanted} | empty
+    names = onnx_config(pretrained).inputs
+    return {name: value.numpy() for name, value in counted.items() if name in names} | empty
 
 
-def _free(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Specs with any length: the third dimension of the cache, the second of all else."""
+def _with_any_length(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Make lengths dynamic: the third axis of the cache, the second of all other tensors."""
     return tuple(
         msgspec.structs.replace(it, shape=(*it.shape[:axis], -1, *it.shape[axis + 1 :]))
         for it in tensors

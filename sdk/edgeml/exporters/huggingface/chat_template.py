@@ -1,6 +1,7 @@
-"""A tokenizer's chat template as plain data: learnt by rendering it on this host, then held equal to it.
+"""A tokenizer's chat template as plain data: derived by rendering it on this host, and compared with it.
 
-A template is a program; devices run none. What depends on more than a message's neighbours can't be told as data.
+A template is a program, and devices run none. The data has the text between any two roles. A template whose text
+depends on more than that can't be expressed.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from edgeml_core.processing import ChatTemplate
 from edgeml_runtime.generate import chat
 from edgeml_runtime.tasks import Message
 
-#: Kinds of conversations, the best first: some templates put what a system says where it can't be told as data.
+#: Roles of conversations, the best first. Some templates place the system's message where data can't express it.
 _CASTS: Final = (("system", "user", "assistant"), ("user", "assistant"))
-#: Messages of the conversations that are compared: an answer to an answer, and what comes after it.
+#: Messages of the longest conversation that is compared: a second answer, and the message before it.
 _MESSAGES_MAX: Final = 4
-#: What messages may hold that a template may look for.
+#: Contents of messages on which a template may depend.
 _CONTENTS: Final = ("Hello", "  white space\n\n", "", "{{ a }} {% b %}", "<think>why</think>so", "two\nlines, ümlaut")
-#: A template that asks for the time writes another prompt each day.
+#: A template with this function writes another prompt each day.
 _CLOCK: Final = "strftime_now"
-#: Where transformers writes templates, unless into the tokenizer's settings.
+#: Files of templates, besides the tokenizer's settings.
 _FILES: Final = ("chat_template.jinja", "additional_chat_templates")
 
 _Render = Callable[[Sequence[Message]], str | None]
 
 
 class Inexpressible(Exception):
-    """Why a template can't be told as data."""
+    """The reason for which a template can't be expressed as data."""
 
 
 class _Settings(msgspec.Struct, frozen=True):
@@ -44,56 +45,57 @@ class _Settings(msgspec.Struct, frozen=True):
 
 
 def read(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The template of the tokenizer in a folder; None where it has none.
+    """Read the chat template of the tokenizer in a folder; None when it has no template.
 
     Args:
+        folder: the model's.
         tokenizer: the one that the device will use.
 
     Raises:
-        Inexpressible: there is one, but not as plain data.
+        Inexpressible: the template can't be expressed as plain data.
     """
-    if not _has_one(folder):
+    if not _has_template(folder):
         return None
-    theirs, render = _opened(folder)
+    original, render = _open(folder)
     for cast in _CASTS:
         try:
-            template = _equal(render, _learnt(render, cast), cast)
+            template = _with_trim(render, _derive(render, cast), cast)
         except Inexpressible:
             if cast == _CASTS[-1]:
                 raise
         else:
-            _require_same_tokens(theirs, tokenizer, template)
+            _check_same_tokens(original, tokenizer, template)
             return template
     return None
 
 
-def _has_one(folder: Path) -> bool:
+def _has_template(folder: Path) -> bool:
     settings = folders.read(folder / "tokenizer_config.json", _Settings) or _Settings()
     return settings.chat_template is not None or any((folder / name).exists() for name in _FILES)
 
 
-def _opened(folder: Path) -> tuple[Any, _Render]:
-    """The tokenizer as transformers opens it, and its rendering: None where the template refuses a conversation."""
+def _open(folder: Path) -> tuple[Any, _Render]:
+    """Open the tokenizer with transformers. Its rendering is None for a conversation that the template refuses."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         written = tokenizer.get_chat_template()
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         raise Inexpressible(f"transformers can't open it: {error}") from error
     if _CLOCK in written:
-        raise Inexpressible("it asks what day it is")
+        raise Inexpressible("it depends on the date")
 
     def render(messages: Sequence[Message]) -> str | None:
-        said = [msgspec.structs.asdict(it) for it in messages]
+        conversation = [msgspec.structs.asdict(it) for it in messages]
         try:
-            return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
-        except Exception:  # noqa: BLE001 -- a template raises whatever its expressions do
+            return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        except Exception:  # noqa: BLE001 -- a template's expressions raise any error
             return None
 
     return tokenizer, render
 
 
-def _learnt(render: _Render, cast: Sequence[str]) -> ChatTemplate:
-    """What stands between messages, by the roles on either side."""
+def _derive(render: _Render, cast: Sequence[str]) -> ChatTemplate:
+    """Derive the text between messages from the roles on either side."""
     between: dict[str, dict[str, str]] = defaultdict(dict)
     for roles in _conversations(cast):
         marks = [f"mark-{number}-mark" for number in range(len(roles))]
@@ -101,9 +103,9 @@ def _learnt(render: _Render, cast: Sequence[str]) -> ChatTemplate:
         for (before, role), frame in zip(itertools.pairwise(("", *roles, "")), _frames(text, marks), strict=False):
             if between[before].setdefault(role, frame) != frame:
                 where = f"{before or 'the beginning'} and {role or 'the answer'}"
-                raise Inexpressible(f"what it writes between {where} depends on more than these two")
+                raise Inexpressible(f"its text between {where} depends on more than these two")
     if "" not in between["user"]:
-        raise Inexpressible("it takes no conversation that ends with the user")
+        raise Inexpressible("it refuses every conversation that ends with the user")
     return ChatTemplate(between={before: dict(roles) for before, roles in between.items()})
 
 
@@ -113,7 +115,7 @@ def _conversations(cast: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _frames(text: str | None, marks: Sequence[str]) -> list[str]:
-    """What stands around the marks; nothing when the template refuses them, leaves one out or changes their order."""
+    """Split a text at the marks; empty when the template refuses them, leaves one out or changes their order."""
     frames = []
     for mark in marks:
         frame, found, text = (text or "").partition(mark)
@@ -123,13 +125,13 @@ def _frames(text: str | None, marks: Sequence[str]) -> list[str]:
     return [*frames, text or ""]
 
 
-def _equal(render: _Render, learnt: ChatTemplate, cast: Sequence[str]) -> ChatTemplate:
-    """The data, with or without trimming, that writes what the template writes for any conversation that it takes."""
+def _with_trim(render: _Render, derived: ChatTemplate, cast: Sequence[str]) -> ChatTemplate:
+    """Choose with or without trimming, so that the data renders every conversation as the template does."""
     for trim in (False, True):
-        template = msgspec.structs.replace(learnt, trim=trim)
+        template = msgspec.structs.replace(derived, trim=trim)
         if all(_is_same(render, template, roles) for roles in _conversations(cast)):
             return template
-    raise Inexpressible("what it writes depends on what the messages say, or on where they stand")
+    raise Inexpressible("its text depends on the contents of the messages, or on their number")
 
 
 def _is_same(render: _Render, template: ChatTemplate, roles: Sequence[str]) -> bool:
@@ -137,16 +139,16 @@ def _is_same(render: _Render, template: ChatTemplate, roles: Sequence[str]) -> b
         contents = itertools.islice(itertools.cycle(_CONTENTS), first, first + len(roles))
         messages = [Message(role, content) for role, content in zip(roles, contents, strict=True)]
         try:
-            ours = chat.rendered(messages, template)
+            text = chat.render(messages, template)
         except UsageError:
             return True  # the device refuses this order
-        if ours != render(messages):
+        if text != render(messages):
             return False
     return True
 
 
-def _require_same_tokens(theirs: Any, ours: Tokenizer, template: ChatTemplate) -> None:  # noqa: ANN401 -- no types
+def _check_same_tokens(original: Any, tokenizer: Tokenizer, template: ChatTemplate) -> None:  # noqa: ANN401 -- no types
     messages = [Message("user", _CONTENTS[-1])]
-    wanted = theirs.apply_chat_template([msgspec.structs.asdict(messages[0])], add_generation_prompt=True)
-    if wanted != ours.encode(chat.rendered(messages, template), add_special_tokens=False).ids:
-        raise Inexpressible("transformers makes other tokens of its prompts than tokenizer.json")
+    expected = original.apply_chat_template([msgspec.structs.asdict(messages[0])], add_generation_prompt=True)
+    if expected != tokenizer.encode(chat.render(messages, template), add_special_tokens=False).ids:
+        raise Inexpressible("transformers encodes its prompts to other tokens than tokenizer.json does")

@@ -1,6 +1,6 @@
-"""What a detector's folder says of itself in its JSON files. No weights, no torch.
+"""Detection from a model folder's JSON files: image preprocessing and boxes. No weights, no torch.
 
-Pictures are resized to one size here, since a board's model has fixed shapes.
+All pictures are resized to one size, since a board's model has fixed shapes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from edgeml.exporters.huggingface import folder as folders
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Boxes, ImageInput
 
-#: Types of models that score each box over all labels and "no object", and find every object once.
+#: Types of models whose boxes each have scores for all labels and "no object", one box for each object.
 TYPES: Final = ("detr", "table-transformer", "yolos")
-#: Width by height of what most cameras take, for a processor that keeps every picture's own proportions.
+#: Width by height of most cameras' pictures, for a processor that keeps a picture's own proportions.
 _PROPORTION: Final = 4 / 3
-#: Pixels; backbones halve a picture five times.
+#: Pixels of which height and width are multiples; backbones halve a picture five times.
 _STEP: Final = 32
 
 
@@ -29,7 +29,7 @@ class _Processor(msgspec.Struct, frozen=True):
 
 
 def image_input(folder: Path) -> tuple[ImageInput, tuple[str, ...]]:
-    """How pictures become tensors, and what the card is to say of that.
+    """Read the preprocessing of pictures, and make notes on it for the card.
 
     Raises:
         UsageError: `model-unreadable` when preprocessor_config.json is missing; `model-unsupported` when pictures
@@ -46,17 +46,22 @@ def image_input(folder: Path) -> tuple[ImageInput, tuple[str, ...]]:
     width = min(image.height * _PROPORTION, longest or image.height * _PROPORTION)
     fixed = msgspec.structs.replace(image, height=_stepped(image.height), width=_stepped(width))
     note = (
-        f"pictures are resized to {fixed.width} x {fixed.height} whatever their proportions, which the original keeps: "
+        f"pictures are resized to {fixed.width} x {fixed.height} in any proportions, which the original keeps: "
         "set a size of height and width in preprocessor_config.json to choose another"
     )
     return fixed, (note,)
 
 
 def boxes(folder: Path, logits: str, boxes: str) -> Boxes:
-    """What the outputs mean.
+    """Describe the postprocessing to boxes.
+
+    Args:
+        folder: the model's.
+        logits: name of the output of scores.
+        boxes: name of the output of boxes.
 
     Raises:
-        UsageError: `model-unsupported`, for a model whose scores are of another kind.
+        UsageError: `model-unsupported`, for a model with scores of another kind.
     """
     config = folders.config(folder)
     if config.model_type not in TYPES:

@@ -1,6 +1,6 @@
-"""What a model folder's own JSON files say: configuration, tokenizer, image processing, pooling. No weights, no torch.
+"""A model folder's JSON files: configuration, tokenizer, image processing, pooling. No weights, no torch.
 
-Each file is decoded strictly for the fields that are used; the others are the model's own business.
+The fields that edgeml uses are decoded strictly, and all others ignored.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from edgeml_core.processing import (
 )
 
 TOKENIZER: Final = "tokenizer.json"
+#: Tokens of one text, where no file has a limit; BERT's.
 TOKENS_MAX_DEFAULT: Final = 512
 #: Tokens of a question with its context, and of an answer.
 #: Source: transformers 4.57 `QuestionAnsweringPipeline`, its defaults.
 QUESTION_TOKENS_MAX: Final = 384
 ANSWER_TOKENS_MAX: Final = 15
-#: Types of models whose positions are counted from the padding token's id on: so many of them are never reached.
+#: Types of models that count positions from the padding token's id on, so that they have fewer for text.
 _COUNTED_FROM_PADDING: Final = {
     "camembert",
     "mpnet",
@@ -44,7 +45,7 @@ _COUNTED_FROM_PADDING: Final = {
 }
 #: PIL's numbers of resampling filters, as image processors store them.
 _RESAMPLE: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-#: ConvNeXT's processor crops pictures that are resized to less than this.
+#: Pixels; ConvNeXT's processor crops pictures that it resizes to less.
 _CROP_BELOW_PIXELS: Final = 384
 
 T = TypeVar("T")
@@ -66,24 +67,24 @@ class Config(msgspec.Struct, frozen=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels by index; transformers doesn't write down its two default ones."""
+        """The labels by index; transformers doesn't write its two default ones to the file."""
         named = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
         return tuple(label for _, label in sorted(named.items(), key=lambda pair: int(pair[0])))
 
     @property
     def activation(self) -> Activation:
-        """What makes scores of a classifier's outputs.
+        """The function from a classifier's outputs to scores.
 
         Source: transformers 4.57 `TextClassificationPipeline` and `ImageClassificationPipeline`, held equal by a test.
         """
         if self.problem_type == "regression":
             return "none"
-        by_itself = self.problem_type == "multi_label_classification" or len(self.labels) == 1
-        return "sigmoid" if by_itself else "softmax"
+        is_independent = self.problem_type == "multi_label_classification" or len(self.labels) == 1
+        return "sigmoid" if is_independent else "softmax"
 
     @property
     def positions(self) -> int | None:
-        """The most tokens that the model has positions for."""
+        """The number of tokens for which the model has positions."""
         most = self.max_position_embeddings or self.n_positions
         if most and self.model_type in _COUNTED_FROM_PADDING:
             return most - (self.pad_token_id or 0) - 1
@@ -130,7 +131,7 @@ class _SentenceConfig(msgspec.Struct, frozen=True):
 
 
 def config(folder: Path) -> Config:
-    """The folder's config.json.
+    """Read the folder's config.json.
 
     Raises:
         UsageError: `model-unreadable`, when it is missing or malformed.
@@ -142,7 +143,7 @@ def config(folder: Path) -> Config:
 
 
 def text_input(folder: Path, destination: Path) -> TextInput:
-    """How texts become tokens; the tokenizer is written to `destination`, free of its own cutting and padding.
+    """Read the preprocessing of texts, and write the tokenizer to `destination` without its own truncation and padding.
 
     Raises:
         UsageError: `model-unreadable`, when the folder has no usable tokenizer.json.
@@ -166,7 +167,7 @@ def text_input(folder: Path, destination: Path) -> TextInput:
 
 
 def question_input(folder: Path, destination: Path) -> QuestionInput:
-    """As `text_input`, for a question with its context."""
+    """Read the preprocessing of a question with its context; see `text_input`."""
     text = text_input(folder, destination)
     limited = msgspec.structs.replace(text, max_length=min(text.max_length, QUESTION_TOKENS_MAX))
     return QuestionInput(**msgspec.structs.asdict(limited))
@@ -175,13 +176,13 @@ def question_input(folder: Path, destination: Path) -> QuestionInput:
 def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
     sentence = read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
     limits = (settings.model_max_length, sentence.max_seq_length, config(folder).positions)
-    # Tokenizers without a limit say 1e30.
+    # Tokenizers without a limit have 1e30.
     known = [int(limit) for limit in limits if limit and math.isfinite(limit) and limit < 1e9]
     return min(known, default=TOKENS_MAX_DEFAULT)
 
 
 def image_input(folder: Path) -> ImageInput:
-    """How pictures become tensors, from preprocessor_config.json.
+    """Read the preprocessing of pictures from preprocessor_config.json.
 
     Raises:
         UsageError: `model-unreadable` when it is missing; `model-unsupported` when pictures aren't resized.
@@ -219,7 +220,13 @@ def image_input(folder: Path) -> ImageInput:
 
 
 def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postprocess:
-    """What the output tensors mean, by task.
+    """Describe the postprocessing of a task.
+
+    Args:
+        folder: the model's.
+        task: known to be of this model.
+        output: the name of the first output.
+        more: the names of further outputs.
 
     Raises:
         UsageError: `model-unreadable`, when a configuration file is malformed.
@@ -239,23 +246,23 @@ def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postproces
 
 
 def _embedding(folder: Path, output: str) -> Embedding:
-    """Pooling and normalization as a sentence-transformers folder says; the mean, not normalized, where none does."""
+    """Read pooling and normalization from sentence-transformers' files; the default is the mean, not normalized."""
     modules = read(folder / "modules.json", tuple[_Module, ...]) or ()
     kinds = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
     pooling = read(folder / kinds.get("Pooling", "1_Pooling") / "config.json", _Pooling)
     if pooling and not (pooling.pooling_mode_cls_token or pooling.pooling_mode_mean_tokens):
         raise UsageError("model-unsupported", "the pooling is neither mean nor cls", "train with mean or cls pooling")
     if unknown := kinds.keys() - {"Transformer", "Pooling", "Normalize"}:
-        what = ", ".join(sorted(unknown))
+        listed = ", ".join(sorted(unknown))
         raise UsageError(
-            "model-unsupported", f"the folder has further modules: {what}", "export them as file.py:function"
+            "model-unsupported", f"the folder has further modules: {listed}", "export them as file.py:function"
         )
     cls = pooling is not None and pooling.pooling_mode_cls_token
     return Embedding(output=output, pooling="cls" if cls else "mean", normalize="Normalize" in kinds)
 
 
 def read(path: Path, kind: type[T]) -> T | None:
-    """A JSON file's fields; None where there is no such file.
+    """Decode a JSON file; None when there is no such file.
 
     Raises:
         UsageError: `model-unreadable`, when it is malformed.
@@ -265,4 +272,4 @@ def read(path: Path, kind: type[T]) -> T | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError("model-unreadable", f"{path} can't be read: {error}", "mend or restore the file") from error
+        raise UsageError("model-unreadable", f"{path} can't be read: {error}", "repair or restore the file") from error

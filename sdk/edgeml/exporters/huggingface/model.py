@@ -1,6 +1,6 @@
-"""The adapter to transformers: a model folder loaded, safetensors only, never any code from it.
+"""The adapter to transformers: it loads a model folder, from safetensors only, and runs no code of the folder.
 
-Which file says what is `folder`'s business; converting is `to_onnx`'s and `to_tflite`'s.
+`folder` reads the JSON files; `to_onnx` and `to_tflite` convert the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.tasks import Question
 from edgeml_runtime.tensors import Array
 
-#: The transformers class that loads a task's model, the ending of its architectures' names, the outputs that are used.
+#: By task: the transformers class that loads its model, the suffix of its architectures, the outputs in use.
 _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", ("logits",)),
     "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", ("logits",)),
@@ -40,16 +40,18 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
 }
-#: Of these tasks an output has one row for each token.
+#: Tasks whose outputs have one row for each token.
 _BY_TOKEN: Final[tuple[Task, ...]] = ("feature-extraction", "token-classification", "question-answering")
+#: Suffixes of files that may be pickles.
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Two sentences of unequal length: the shorter one's padding keeps the attention mask in the traced graph.
 _TRACED: Final = ("The pump in hall two has stopped.", "Please check the filter before the next shift begins.")
-_ASKED: Final = "What has stopped?"
+#: A question to trace with.
+_QUESTION_TRACED: Final = "What has stopped?"
 
 
 class _Inputs(NamedTuple):
-    """How requests become tensors, the files for that, one input of batch 1, and what the card is to say of it."""
+    """The preprocessing, its files, one input of batch 1, and notes for the card."""
 
     preprocess: TextInput | ImageInput | AudioInput
     assets: dict[str, Path]
@@ -58,18 +60,18 @@ class _Inputs(NamedTuple):
 
 
 def load(path: Path, task: Task | None, work: Path) -> Source:
-    """The model in a folder.
+    """Load the model in a folder.
 
     Raises:
         UsageError: `model-unsafe` for weights as a pickle, `model-unreadable` or `model-unsupported`.
     """
     config = folders.config(path)
-    _require_safe(path, config)
-    task = task or _detected(config)
+    _check_safe(path, config)
+    task = task or _detect_task(config)
     if task not in _TASKS:
         raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
     automatic, _, outputs = _TASKS[task]
-    pretrained = _pretrained(automatic, path)
+    pretrained = _load_pretrained(automatic, path)
     if task == "text-generation":
         return causal.source(path, pretrained, work)
     preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
@@ -97,19 +99,19 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     )
 
 
-def _require_safe(path: Path, config: folders.Config) -> None:
+def _check_safe(path: Path, config: folders.Config) -> None:
     if config.auto_map:
-        raise UsageError("model-unsafe", "the model comes with code of its own", "export it as file.py:function")
+        raise UsageError("model-unsafe", "the model has code of its own", "export it as file.py:function")
     if any(path.glob("*.safetensors")):
         return
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
     if pickles:
         hint = "save it again with model.save_pretrained(FOLDER, safe_serialization=True)"
-        raise UsageError("model-unsafe", f"the weights come as a pickle: {', '.join(pickles)}", hint)
+        raise UsageError("model-unsafe", f"the weights are a pickle: {', '.join(pickles)}", hint)
     raise UsageError("model-unreadable", f"{path} has no .safetensors file", "save the weights as safetensors")
 
 
-def _detected(config: folders.Config) -> Task:
+def _detect_task(config: folders.Config) -> Task:
     for architecture in config.architectures:
         if architecture in AUDIO_CLASSIFIERS.values():  # many are called ForSequenceClassification
             return "audio-classification"
@@ -120,7 +122,7 @@ def _detected(config: folders.Config) -> Task:
     raise UsageError("model-unsupported", f"no task is known for the architecture {named}", "name one with --task")
 
 
-def _pretrained(automatic: Any, path: Path) -> Any:  # noqa: ANN401 -- transformers has no types here
+def _load_pretrained(automatic: Any, path: Path) -> Any:  # noqa: ANN401 -- transformers has no types here
     try:
         model = automatic.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -146,15 +148,15 @@ def _inputs(
         sound = audio.audio_input(path)
         return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
     tokenizer = work / folders.TOKENIZER
-    asks = task == "question-answering"
-    text = folders.question_input(path, tokenizer) if asks else folders.text_input(path, tokenizer)
+    is_question = task == "question-answering"
+    text = folders.question_input(path, tokenizer) if is_question else folders.text_input(path, tokenizer)
     names = ["input_ids", "attention_mask"]
     if getattr(pretrained.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
-    wanted = tuple(TensorSpec(name=name, dtype="int64", shape=(-1, -1)) for name in names)
-    encoder = Encoder(tokenizer, text, wanted)
-    if asks:
-        tensors = encoder.joined([encoder.windows(Question(_ASKED, text))[0] for text in _TRACED])
+    token_specs = tuple(TensorSpec(name=name, dtype="int64", shape=(-1, -1)) for name in names)
+    encoder = Encoder(tokenizer, text, token_specs)
+    if is_question:
+        tensors = encoder.joined([encoder.windows(Question(_QUESTION_TRACED, text))[0] for text in _TRACED])
     else:
         tensors, _ = encoder.encode(_TRACED)
     return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})

@@ -1,1 +1,1 @@
-"""ONNX models quantized: one pass a module, and the recipes that combine them."""
+"""Quantization of ONNX models: one module for each pass, and the recipes that combine them."""

@@ -1,4 +1,4 @@
-"""The pass to dynamic int8: matrix products with constant weights, per channel; activations scaled at run time."""
+"""The pass to dynamic int8: matrix products with constant weights, per channel, and activations scaled at run time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeml.quantize.onnx.graph_pass import has
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamic:
-    """onnxruntime's dynamic quantization.
+    """Quantize with onnxruntime's dynamic quantization.
 
     Args:
         signed: int8 weights, else uint8.
@@ -28,11 +28,11 @@ class Dynamic:
     excluded: Sequence[str] = ()
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Matrix products. Convolutions stay as they are: dynamic int8 makes them slower."""
+        """Require matrix products. Convolutions stay in float, since dynamic int8 makes them slower."""
         return None if has(model, "MatMul", "Gemm") else "it has no matrix product"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The quantized model."""
+        """Quantize the model."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dynamic.onnx"
             quantize_dynamic(
@@ -48,5 +48,5 @@ class Dynamic:
             return onnx.load(path)
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """Integer matrix products."""
+        """Ensure integer matrix products."""
         return None if has(model, "MatMulInteger") else "no matrix product has constant weights"

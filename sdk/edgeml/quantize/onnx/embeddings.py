@@ -1,8 +1,8 @@
 """The pass for embedding tables: int8 rows, each with a scale of its own.
 
 onnxruntime's quantizer gives a whole table one scale, and rows of common and rare words differ in size. On MiniLM the
-table alone then costs 7e-4 of the lowest cosine, with a scale for each row 2e-4, for 0.5 % more bytes (with the
-products in int8 too: 0.9896 against 0.9908). Standard operators only.
+table alone then costs 7e-4 of the lowest cosine. With a scale for each row it costs 2e-4, for 0.5 % more bytes. With
+the matrix products in int8, too, the cosine is 0.9908 instead of 0.9896. All operators are standard ones.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from onnx import helper, numpy_helper
 
 from edgeml_runtime.tensors import Array
 
-#: Elements; a smaller table is not worth three more nodes.
+#: Elements of a table; a smaller one isn't worth three more nodes.
 TABLE_MIN_ELEMENTS: Final = 16 * 1024
-#: Begins all names made here: no further pass may quantize the nodes, or take the tensors' names for its own.
+#: Prefix of all names made here, by which later passes leave these nodes and tensors alone.
 PREFIX: Final = "embedding_rows_"
 _INT8_MAX: Final = 127
 
 
 @dataclass(frozen=True)
 class RowEmbeddings:
-    """Gather(table) becomes Gather(int8 rows) cast to float, times Gather(scales)."""
+    """Replace Gather(table) by Gather(int8 rows), cast to float, times Gather(scales)."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Any operator at all: a model without tables stays as it is."""
+        """Require an operator; a model without tables stays the same."""
         return None if model.graph.node else "it has no operator"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The model with its large tables in int8."""
+        """Quantize the large tables."""
         graph = model.graph
         tables = _tables(graph)
         nodes: list[onnx.NodeProto] = []
@@ -45,13 +45,13 @@ class RowEmbeddings:
         return model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """No large table is left in float."""
+        """Ensure that no large table is left in float."""
         left = sorted(_tables(model.graph))
         return f"embedding table {left[0]} stayed in float" if left else None
 
 
 def _tables(graph: onnx.GraphProto) -> set[str]:
-    """Names of the large float matrices that are used for nothing but looking up rows."""
+    """List the names of the large float matrices that only lookups of rows use."""
     large = {
         tensor.name
         for tensor in graph.initializer
@@ -61,8 +61,8 @@ def _tables(graph: onnx.GraphProto) -> set[str]:
         and int(np.prod(tensor.dims)) >= TABLE_MIN_ELEMENTS
     }
     used = {name for node in graph.node for name in node.input}
-    otherwise = {name for node in graph.node if not _is_lookup(node, large) for name in node.input}
-    return (large & used) - otherwise
+    other_uses = {name for node in graph.node if not _is_lookup(node, large) for name in node.input}
+    return (large & used) - other_uses
 
 
 def _is_lookup(node: onnx.NodeProto, tables: set[str]) -> bool:
@@ -85,7 +85,7 @@ def _by_row(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 def _stored(tensor: onnx.TensorProto, tables: set[str]) -> list[onnx.TensorProto]:
     if tensor.name not in tables:
         return [tensor]
-    parts = quantized(numpy_helper.to_array(tensor), axis=0)
+    parts = quantize(numpy_helper.to_array(tensor), axis=0)
     return [numpy_helper.from_array(part, name) for part, name in zip(parts, _parts(tensor.name), strict=True)]
 
 
@@ -93,14 +93,15 @@ def _parts(table: str) -> tuple[str, str]:
     return f"{PREFIX}{table}_values", f"{PREFIX}{table}_scales"
 
 
-def quantized(weights: Array, *, axis: int) -> tuple[Array, Array]:
-    """Symmetric int8 with one scale for each slice along `axis`.
+def quantize(weights: Array, *, axis: int) -> tuple[Array, Array]:
+    """Quantize symmetrically to int8, with one scale for each slice along `axis`.
 
     Args:
-        weights: float32.
+        weights: float32 of any shape.
+        axis: the channel axis.
 
     Returns:
-        int8 of the same shape; float32 scales with all dimensions but `axis` of length 1.
+        int8 of the same shape; float32 scales with all axes but `axis` of length 1.
     """
     others = tuple(index for index in range(weights.ndim) if index != axis)
     scales = np.abs(weights).max(axis=others, keepdims=True) / np.float32(_INT8_MAX)

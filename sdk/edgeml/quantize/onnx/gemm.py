@@ -1,6 +1,6 @@
-"""The pass before passes that know matrix products only: Gemm becomes MatMul and Add.
+"""The pass from Gemm to MatMul and Add, before passes that take matrix products only.
 
-onnxruntime's dynamic quantizer does the same on its own; what chooses among its nodes must see them first.
+onnxruntime's dynamic quantizer does the same itself. A pass that chooses among its nodes needs them earlier.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 
 @dataclass(frozen=True)
 class GemmAsMatMul:
-    """Gemm with alpha and beta of 1, its constant weights turned where they lie turned."""
+    """Replace each Gemm whose alpha and beta are 1; constant weights are transposed where it says so."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Any operator at all."""
+        """Require an operator."""
         return None if model.graph.node else "it has no operator"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The model without such Gemms."""
+        """Replace the Gemms."""
         wrapped = ONNXModel(model)
         wrapped.replace_gemm_with_matmul()
         return wrapped.model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """Every node has a name: what leaves nodes out does it by name."""
+        """Ensure that every node has a name, by which later passes exclude nodes."""
         return None if all(node.name for node in model.graph.node) else "a node has no name"

@@ -1,4 +1,4 @@
-"""What a pass over an ONNX model is: it requires, it changes, it ensures."""
+"""A pass over an ONNX model, with a check before it and a check after it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class Pass(Protocol):
     """One change to a model."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Why the pass can't be run on `model`, or None."""
+        """Explain why the pass can't run on `model`; None when it can."""
         ...
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The changed model; `model` may be used up."""
+        """Return the changed model; `model` must not be used after that."""
         ...
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """What is missing from the pass's result, or None."""
+        """Explain why the result misses the purpose of the pass; None when it doesn't."""
         ...
 
 
 def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model after all passes.
+    """Run all passes on a model.
 
     Raises:
-        UsageError: `model-unsupported`, when a pass can't be run, fails, or doesn't do what it is for.
+        UsageError: `model-unsupported`, when a pass can't run, fails, or misses its purpose.
     """
     for step in passes:
         if reason := step.requires(model):
@@ -39,7 +39,7 @@ def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
             model = step.call(model)
         except UsageError:
             raise
-        except Exception as error:  # onnxruntime's quantizer raises whatever its steps raise
+        except Exception as error:  # onnxruntime's quantizer lets errors of its steps pass
             raise _unsupported(f"{type(step).__name__} failed: {error}") from error
         if reason := step.ensures(model):
             raise _unsupported(reason)
@@ -47,10 +47,10 @@ def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def has(model: onnx.ModelProto, *operators: str) -> bool:
-    """Whether any node is one of `operators`."""
+    """Return whether any node is one of `operators`."""
     return any(node.op_type in operators for node in model.graph.node)
 
 
 def _unsupported(reason: str) -> UsageError:
     hint = "use --quantize weight-only, or --quantize none to ship fp32"
-    return UsageError("model-unsupported", f"the model can't be quantized so: {reason}", hint)
+    return UsageError("model-unsupported", f"this recipe can't quantize the model: {reason}", hint)

@@ -1,6 +1,6 @@
 """The pass to weights of 16 bits: half the bytes to fetch and store, the speed and accuracy of fp32.
 
-The runtime makes them float again when it loads the model. Nothing is computed in 16 bits: x86 has no such kernels, and
+The runtime converts them to fp32 when it loads the model. Nothing is computed in 16 bits: x86 has no such kernels, and
 the casts around each operator cost MiniLM 12 % of its speed.
 """
 
@@ -14,24 +14,24 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-#: Elements; smaller tensors aren't worth one more node.
+#: Elements of a tensor; a smaller one isn't worth one more node.
 TENSOR_MIN_ELEMENTS: Final = 1024
 _LARGEST: Final = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class HalfWeights:
-    """Every large constant, whatever takes it."""
+    """Store every large constant in float16."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Large constants, none of which 16 bits can't hold."""
+        """Require large constants, all of them within the range of float16."""
         large = [numpy_helper.to_array(tensor) for tensor in _large(model.graph)]
         if not large:
             return "it has no large weights"
         return "16 bits can't hold its weights" if any(np.abs(it).max() > _LARGEST for it in large) else None
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The model with its large constants in float16, each cast where the model begins."""
+        """Convert large constants to float16, with a cast of each at the beginning of the graph."""
         graph = model.graph
         casts = []
         for tensor in list(_large(graph)):
@@ -45,7 +45,7 @@ class HalfWeights:
         return model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """No large constant is left in 32 bits."""
+        """Ensure that no large constant is left in 32 bits."""
         return "a weight stayed in 32 bits" if any(_large(model.graph)) else None
 
 

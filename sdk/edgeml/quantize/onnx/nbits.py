@@ -1,7 +1,7 @@
 """The pass to block-wise weights of 8 or 4 bits (MatMulNBits): products in int8 on CPUs with dotprod or VNNI.
 
-Elsewhere the operator has no int8 compute, and at accuracy level 0 its 8-bit form ran 9 to 25 times slower than fp32
-(design measurement): only profiles of CPUs that gain name these recipes, and the level is fixed here.
+On other CPUs the operator has no int8 compute. At accuracy level 0 its 8-bit form ran 9 to 25 times slower than fp32
+(design measurement). So only profiles of CPUs that gain name these recipes, and the level is fixed here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from onnx import helper, numpy_helper
 
 from edgeml_runtime.tensors import Array
 
-#: Weights along the product's inner dimension that share a scale.
+#: Weights along the product's inner axis that share a scale.
 BLOCK: Final = 32
-#: Activations are quantized to int8 too.
+#: The operator's accuracy level at which activations are quantized to int8, too.
 ACCURACY_LEVEL: Final = 4
 _DOMAIN: Final = "com.microsoft"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWeights:
-    """Constant matrices of products, symmetric, one scale for each block of a column.
+    """Quantize constant matrices of products symmetrically, with one scale for each block of a column.
 
     Args:
         bits: 4 or 8.
@@ -34,21 +34,21 @@ class BlockWeights:
     bits: int
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Matrix products with constant weights whose inner dimension is made of whole blocks."""
+        """Require matrix products with constant weights whose inner axis is a multiple of the block."""
         return None if any(_products(model.graph)) else "no matrix product has constant weights in whole blocks"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The model with its products in blocks."""
+        """Replace the products by MatMulNBits."""
         graph = model.graph
         weights = {tensor.name: tensor for tensor in graph.initializer}
         for node in list(_products(graph)):
             matrix = weights[node.input[1]]
-            values, scales = packed(numpy_helper.to_array(matrix), bits=self.bits)
+            values, scales = pack(numpy_helper.to_array(matrix), bits=self.bits)
             names = f"{matrix.name}_blocks", f"{matrix.name}_scales"
             if names[0] not in weights:
-                made = [numpy_helper.from_array(it, name) for it, name in zip((values, scales), names, strict=True)]
-                weights |= {tensor.name: tensor for tensor in made}
-                graph.initializer.extend(made)
+                tensors = [numpy_helper.from_array(it, name) for it, name in zip((values, scales), names, strict=True)]
+                weights |= {tensor.name: tensor for tensor in tensors}
+                graph.initializer.extend(tensors)
             inner, outer = matrix.dims
             node.CopyFrom(
                 helper.make_node(
@@ -69,15 +69,16 @@ class BlockWeights:
         return model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """No such product is left in float."""
+        """Ensure that no such product is left in float."""
         return "a matrix product stayed in float" if any(_products(model.graph)) else None
 
 
-def packed(matrix: Array, *, bits: int) -> tuple[Array, Array]:
-    """A matrix in the operator's form.
+def pack(matrix: Array, *, bits: int) -> tuple[Array, Array]:
+    """Quantize a matrix to the operator's form.
 
     Args:
         matrix: float32 [inner, outer]; inner is a multiple of `BLOCK`.
+        bits: 4 or 8.
 
     Returns:
         uint8 [outer, blocks, BLOCK * bits / 8], two 4-bit values in a byte, the lower half first; float32 scales

@@ -1,4 +1,4 @@
-"""The pass before all others: fold constants and batch norms, infer shapes. Nothing is fused beyond that."""
+"""The pass before all others: fold constants and batch norms, and infer shapes. It fuses nothing else."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 @dataclass(frozen=True)
 class Prepare:
-    """onnxruntime's own preparation. Its symbolic shape inference stops at models with free lengths: ONNX's is used."""
+    """Run onnxruntime's preparation with ONNX's shape inference; the symbolic one fails for models of any length."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Any operator at all."""
+        """Require an operator."""
         return None if model.graph.node else "it has no operator"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The prepared model."""
+        """Prepare the model."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "prepared.onnx"
             quant_pre_process(model, path, skip_symbolic_shape=True)
             return onnx.load(path)
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """Batch norms are gone: they have no int8 form."""
+        """Ensure that no batch norm is left after a convolution; it has no int8 form."""
         return "a BatchNormalization could not be folded" if _unfolded(model) else None
 
 

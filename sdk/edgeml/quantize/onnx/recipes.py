@@ -1,10 +1,9 @@
-"""The ONNX recipes: each a list of passes, then the final layout."""
+"""The ONNX recipes: each is a list of passes, then the final layout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ import onnx
 
 from edgeml.exporters import onnx_layout
 from edgeml.exporters.source import Built
+from edgeml.quantize import recipes
 from edgeml.quantize.onnx.dynamic import Dynamic
 from edgeml.quantize.onnx.embeddings import RowEmbeddings
 from edgeml.quantize.onnx.gemm import GemmAsMatMul
@@ -20,65 +20,65 @@ from edgeml.quantize.onnx.half import HalfWeights
 from edgeml.quantize.onnx.mixed import Mixed
 from edgeml.quantize.onnx.nbits import BlockWeights
 from edgeml.quantize.onnx.prepare import Prepare
-from edgeml.quantize.onnx.static import Method, Static
+from edgeml.quantize.onnx.static import Static
 from edgeml.quantize.onnx.weight_only import WeightOnly
-from edgeml.quantize.recipes import is_mixed
-from edgeml_core.profile import Recipe
+from edgeml.quantize.recipes import Recipe
+from edgeml_core.profile import RecipeName
 from edgeml_runtime.tensors import Array
 
+#: Node names in a note on the card; a reader needs a few to see the pattern.
 NODES_SHOWN_MAX: Final = 8
-_METHODS: Final[dict[str, Method]] = {"-entropy": "entropy", "-percentile": "percentile"}
+#: The operators with constant weights that static quantization takes; dynamic takes the matrix products alone.
+_STATIC_OPERATORS: Final = ("Conv", "MatMul", "Gemm")
+_DYNAMIC_OPERATORS: Final = ("MatMul",)
 
 
-def apply(recipe: Recipe, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
-    """The quantized model, in its final layout. See `edgeml.quantize.apply`."""
-    quantized = run(passes(recipe, calibration), onnx.load(model.path))
-    built = onnx_layout.write(quantized, folder, recipe=recipe, signature=model.signature)
-    return replace(built, notes=tuple(_left_in_float(quantized))) if is_mixed(recipe) else built
+def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
+    """Quantize a model and write it in its final layout. See `edgeml.quantize.apply`."""
+    quantized = run(passes(name, calibration), onnx.load(model.path))
+    built = onnx_layout.write(quantized, folder, recipe=name, signature=model.signature)
+    return replace(built, notes=tuple(_float_nodes_note(quantized))) if recipes.TABLE[name].mixed else built
 
 
-def _left_in_float(model: onnx.ModelProto) -> Iterator[str]:
-    """What the card says of the nodes with constant weights that a mixed recipe left out."""
+def _float_nodes_note(model: onnx.ModelProto) -> Iterator[str]:
+    """Write the card's note on the nodes with constant weights that a mixed recipe left out."""
     constant = {tensor.name for tensor in model.graph.initializer}
     left = [
         node.name
         for node in model.graph.node
-        if node.op_type in ("Conv", "MatMul", "Gemm") and len(node.input) > 1 and node.input[1] in constant
+        if node.op_type in _STATIC_OPERATORS and len(node.input) > 1 and node.input[1] in constant
     ]
-    shown = ", ".join(left[:NODES_SHOWN_MAX]) + (", ..." if len(left) > NODES_SHOWN_MAX else "")
-    yield f"{len(left)} nodes that were measured to suffer most from int8 stay in fp32: {shown}"
+    names = ", ".join(left[:NODES_SHOWN_MAX]) + (", ..." if len(left) > NODES_SHOWN_MAX else "")
+    yield f"{len(left)} nodes that were measured to suffer most from int8 stay in fp32: {names}"
 
 
-def passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list[Pass]:
-    """What a recipe does, in order. Embedding tables go first: what they look up is no weight of a product."""
-    prepare: list[Pass] = [Prepare(), RowEmbeddings()]
-    reduced = "-reduced" in recipe
-    match recipe.removesuffix("-mixed").replace("-reduced", ""), is_mixed(recipe):
-        case "none", _:
-            return []
-        case ("weight-only" | "weight-only-fp16") as stored, _:
-            return [Prepare(), HalfWeights()] if stored.endswith("fp16") else [*prepare, WeightOnly()]
-        case ("weight-only-4bit" | "weight-only-8bit") as blocks, _:
-            return [*prepare, GemmAsMatMul(), BlockWeights(bits=4 if blocks.endswith("4bit") else 8)]
-        case ("dynamic-s8" | "dynamic-u8") as dynamic, mixed:
-            make = partial(_dynamic, dynamic == "dynamic-s8", reduced)
-            if not mixed:
-                return [*prepare, make(())]
-            return [*prepare, GemmAsMatMul(), Mixed(quantizer=make, samples=samples, operators=("MatMul",))]
-        case static, mixed:
-            make = partial(_static, _METHODS.get(static.removeprefix("static-s8"), "minmax"), reduced, samples)
-            operators = ("Conv", "MatMul", "Gemm")
-            return [*prepare, Mixed(quantizer=make, samples=samples, operators=operators) if mixed else make(())]
+def passes(name: RecipeName, samples: Sequence[Mapping[str, Array]]) -> list[Pass]:
+    """List the passes of a recipe, in order.
+
+    Embedding tables come first: a row that a table returns is no weight of a matrix product.
+
+    Args:
+        samples: inputs by tensor name, for calibration or to measure how sensitive nodes are.
+    """
+    recipe = recipes.TABLE[name]
+    if recipe.family == "none":
+        return []
+    if recipe.bits == 16:
+        return [Prepare(), HalfWeights()]
+    return [Prepare(), RowEmbeddings(), *_int8_passes(recipe, samples)]
 
 
-def _dynamic(signed: bool, reduced: bool, excluded: Sequence[str]) -> Pass:  # noqa: FBT001 -- bound by partial
-    return Dynamic(signed=signed, reduced=reduced, excluded=excluded)
+def _int8_passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list[Pass]:
+    if recipe.family == "weight-only":
+        return [GemmAsMatMul(), BlockWeights(bits=recipe.bits)] if recipe.blocks else [WeightOnly()]
 
+    def quantizer(excluded: Sequence[str]) -> Pass:
+        if recipe.family == "dynamic":
+            return Dynamic(signed=recipe.signed, reduced=recipe.reduced, excluded=excluded)
+        return Static(reduced=recipe.reduced, calibration=samples, method=recipe.method, excluded=excluded)
 
-def _static(
-    method: Method,
-    reduced: bool,  # noqa: FBT001 -- bound by partial
-    calibration: Sequence[Mapping[str, Array]],
-    excluded: Sequence[str],
-) -> Pass:
-    return Static(reduced=reduced, calibration=calibration, method=method, excluded=excluded)
+    if not recipe.mixed:
+        return [quantizer(())]
+    if recipe.family == "dynamic":
+        return [GemmAsMatMul(), Mixed(quantizer=quantizer, samples=samples, operators=_DYNAMIC_OPERATORS)]
+    return [Mixed(quantizer=quantizer, samples=samples, operators=_STATIC_OPERATORS)]

@@ -1,4 +1,4 @@
-"""The pass to static int8 (QDQ): weights per channel, activations in ranges seen on calibration data."""
+"""The pass to static int8 (QDQ): weights per channel, activations in ranges measured on calibration data."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from edgeml.quantize import recipes
 from edgeml.quantize.onnx.embeddings import PREFIX
 from edgeml.quantize.onnx.graph_pass import has
 from edgeml_runtime.tensors import Array
 
-Method = Literal["minmax", "entropy", "percentile"]
-_METHODS: Final = {
+_METHODS: Final[dict[recipes.CalibrationMethod, CalibrationMethod]] = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
@@ -25,28 +25,30 @@ _METHODS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Static:
-    """onnxruntime's static quantization: uint8 activations, int8 weights, the pair every CPU here has kernels for.
+    """Quantize with onnxruntime's static quantization, uint8 activations and int8 weights.
+
+    Every CPU in targets/ has kernels for this pair.
 
     Args:
         reduced: 7 bits of weight range, so that a CPU without VNNI doesn't saturate.
-        calibration: inputs made from real requests.
-        method: how activations' ranges follow from what was seen.
+        calibration: inputs of real requests, arrays by tensor name.
+        method: how the range of an activation follows from its calibration values.
         excluded: names of nodes that stay in float.
     """
 
     reduced: bool
     calibration: Sequence[Mapping[str, Array]]
-    method: Method = "minmax"
+    method: recipes.CalibrationMethod = "minmax"
     excluded: Sequence[str] = ()
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Calibration data, and something with weights."""
+        """Require calibration data, and an operator with weights."""
         if not self.calibration:
             return "there is no calibration data"
         return None if has(model, "Conv", "MatMul", "Gemm") else "it has no convolution or matrix product"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The quantized model."""
+        """Quantize the model."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "static.onnx"
             quantize_static(
@@ -67,7 +69,7 @@ class Static:
             return onnx.load(path)
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """Quantized activations."""
+        """Ensure quantized activations."""
         return None if has(model, "QuantizeLinear") else "no operator could be quantized"
 
 
@@ -76,5 +78,5 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no
         self._inputs = iter(inputs)
 
     def get_next(self) -> dict[str, Array] | None:
-        given = next(self._inputs, None)
-        return dict(given) if given is not None else None
+        inputs = next(self._inputs, None)
+        return dict(inputs) if inputs is not None else None

@@ -1,6 +1,6 @@
 """The pass to weight-only int8: a quarter of the bytes to fetch and store, the speed and accuracy of fp32.
 
-Weights are stored as int8 and become float again when the runtime loads the model: it folds the two nodes away.
+Weights are stored as int8. The runtime converts them to float when it loads the model, and folds the two nodes away.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeml.quantize.onnx.embeddings import quantized
+from edgeml.quantize.onnx.embeddings import quantize
 
-#: Elements; smaller weights aren't worth two more nodes.
+#: Elements of a weight; a smaller one isn't worth two more nodes.
 WEIGHT_MIN_ELEMENTS: Final = 1024
-#: The axis of each operator's second input along which its outputs lie; a Gemm's may lie turned.
+#: The axis of the output channels in each operator's second input; a Gemm's weights may be transposed.
 _CHANNEL_AXES: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
 
 
 @dataclass(frozen=True)
 class WeightOnly:
-    """Constant weights of convolutions and matrix products, per channel."""
+    """Quantize constant weights of convolutions and matrix products, per channel."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Something with large weights."""
+        """Require an operator with large weights."""
         return None if _axes(model.graph) else "it has no large weights"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The model with int8 weights."""
+        """Store the weights as int8."""
         graph = model.graph
         axes = _axes(graph)
         stored: list[onnx.TensorProto] = []
@@ -38,7 +38,7 @@ class WeightOnly:
             if tensor.name not in axes:
                 stored.append(tensor)
                 continue
-            values, scales = quantized(numpy_helper.to_array(tensor), axis=axes[tensor.name])
+            values, scales = quantize(numpy_helper.to_array(tensor), axis=axes[tensor.name])
             stored += [
                 numpy_helper.from_array(values, f"{tensor.name}_int8"),
                 numpy_helper.from_array(scales, f"{tensor.name}_scale"),
@@ -51,12 +51,12 @@ class WeightOnly:
         return model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """No large weights are left in float."""
+        """Ensure that no large weights are left in float."""
         return "weights stayed in float" if _axes(model.graph) else None
 
 
 def _axes(graph: onnx.GraphProto) -> dict[str, int]:
-    """The channel axis of every large float weight."""
+    """Map every large float weight to its channel axis."""
     large = {
         tensor.name: len(tensor.dims)
         for tensor in graph.initializer
@@ -72,8 +72,8 @@ def _axes(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
-    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if turned else _CHANNEL_AXES[node.op_type]
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if is_transposed else _CHANNEL_AXES[node.op_type]
 
 
 def _restored(name: str) -> list[onnx.NodeProto]:

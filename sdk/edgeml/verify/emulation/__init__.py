@@ -1,1 +1,1 @@
-"""A target's CPU emulated by qemu: its system root, and a bundle run in it."""
+"""A target's CPU emulated by qemu: its system root, and a bundle verified in it."""

@@ -1,7 +1,7 @@
-"""A proof on the target's CPU, emulated by qemu's user mode: the place where it runs, and whether there is one.
+"""A bundle verified on the target's CPU, emulated by qemu's user mode.
 
-The architecture of this machine is emulated around this very Python; another one needs its root (`root.py`). Emulated
-time means nothing: none is given.
+A target of this machine's architecture runs this very Python. Another architecture needs its system root
+(`sysroot.py`). Emulated time is no measure of speed, so none is reported.
 """
 
 from __future__ import annotations
@@ -9,44 +9,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeml.verify import child
-from edgeml.verify.child import ExecutionSite, Proof
+from edgeml import child_process
+from edgeml.child_process import ExecutionSite
+from edgeml.verify import verification
 from edgeml.verify.emulation import qemu, sysroot
+from edgeml.verify.verification import Verification
 from edgeml_core.manifest import Manifest
 from edgeml_core.profile import Profile
 from edgeml_runtime.tasks import Item
-from edgeml_runtime.verify import child as verify_child
+from edgeml_runtime.verify.child import encode
 
 
 def unready(profile: Profile) -> str:
-    """Why no proof for this target can run here now, in one sentence with the remedy; empty when one can."""
+    """Explain why this target can't be emulated here now, with the remedy; empty when it can."""
     if why := qemu.problem(profile):
         return why
-    return "" if sysroot.native(profile) else sysroot.unready(profile)
+    return "" if sysroot.is_native(profile) else sysroot.unready(profile)
 
 
-def prove(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[Item]) -> Proof:
-    """Run a bundle on the target's CPU, emulated.
+def verify(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[Item]) -> Verification:
+    """Reproduce a bundle's golden outputs on the target's CPU, emulated.
 
     Args:
         folder: holds the files that the manifest names, the golden file among them.
-        manifest: the bundle's; its golden bounds are what is judged by.
+        manifest: the bundle's; its golden bounds decide.
         profile: the target.
-        items: what is to be answered there besides, one at a time.
+        items: to be answered there as well, one at a time.
 
     Raises:
         DeviceError: `golden-mismatch`; `runtime-failed` or `runtime-missing`; `probe-crashed`, naming the signal.
-        UsageError: `emulation-missing`, when no proof can run here.
+        UsageError: `emulation-missing`, when the target can't be emulated here.
     """
     if why := unready(profile):
-        raise qemu.refusal(profile, why)
-    if not sysroot.native(profile):
-        with sysroot.entered(profile, folder) as command:
-            return child.run(_place(profile, command), manifest, verify_child.encode(manifest, items))
-    python = child.python("edgeml_runtime.verify.child", str(folder))
+        raise qemu.missing(profile, why)
+    request = encode(manifest, items)
+    if not sysroot.is_native(profile):
+        with sysroot.python_command(profile, folder) as python:
+            command = [*python, "-m", verification.PROGRAM, sysroot.BUNDLE]
+            return verification.run(_site(profile, command), manifest, request)
+    python = child_process.python(verification.PROGRAM, str(folder))
     command = [str(qemu.binary(profile.cpu.arch)), "-cpu", profile.cpu.emulator, *python]
-    return child.run(_place(profile, command), manifest, verify_child.encode(manifest, items))
+    return verification.run(_site(profile, command), manifest, request)
 
 
-def _place(profile: Profile, command: Sequence[str]) -> ExecutionSite:
+def _site(profile: Profile, command: Sequence[str]) -> ExecutionSite:
     return ExecutionSite(name=profile.cpu.core, how="emulated", command=command)

@@ -1,7 +1,7 @@
-"""A foreign architecture's root made: Debian's Python unpacked, the runtimes' wheels beside it, and both tried.
+"""The system root of a foreign architecture, made: Debian's Python, the runtimes' wheels, and a test run of both.
 
-Nothing of Debian is installed or run on the way: apt fetches and checks the packages, dpkg-deb unpacks them. A root is
-made beside its place and moved there when it has answered, so a half-made one is never used.
+Nothing of Debian is installed or run here: apt fetches and checks the packages, dpkg-deb unpacks them. The root is
+made in a temporary folder and moved to its place after its test run, so a half-made root is never used.
 """
 
 from __future__ import annotations
@@ -17,86 +17,89 @@ from typing import Final
 
 import msgspec
 
-from edgeml.verify import board
-from edgeml.verify.child import environment
+from edgeml.child_process import STDERR_SHOWN_CHARS, environment
+from edgeml.verify import board, verification
 from edgeml.verify.emulation import qemu, sysroot
 from edgeml_core.errors import DeviceError, TransportError, UsageError
 from edgeml_core.profile import Profile
 from edgeml_runtime import engines
 
+#: Seconds for each step: downloads over a slow link, unpacking on a slow disk, imports under emulation.
 APT_TIMEOUT_S: Final = 900.0
 PIP_TIMEOUT_S: Final = 1800.0
 UNPACK_TIMEOUT_S: Final = 120.0
-TRY_TIMEOUT_S: Final = 600.0
-STDERR_SHOWN_CHARS: Final = 500
+IMPORT_TIMEOUT_S: Final = 600.0
+#: The package that brings each tool, for the hint.
 TOOLS: Final = {"apt-get": "apt", "dpkg-deb": "dpkg", "unshare": "util-linux", "chroot": "coreutils"}
-#: Names a mirror of Debian instead of the one that this machine's apt uses.
+#: Environment variable that names a mirror of Debian, instead of the one that this machine's apt uses.
 MIRROR_VARIABLE: Final = "EDGEML_DEBIAN_MIRROR"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: Debian's name for each architecture.
 _DEBIAN_ARCH: Final = {"aarch64": "arm64"}
-#: What Python needs to start, and the runtimes to load; everything else in Debian is left out.
+#: Debian packages with which Python starts and the runtimes load; the rest of Debian is left out.
 DEBIAN: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
-#: The suite's C library, and the oldest that wheels are made for: they are chosen by it.
+#: Minor versions of the suite's C library and of the oldest that wheels are built for; pip chooses wheels by them.
 GLIBC_MINOR: Final = 36
 _GLIBC_MINOR_FIRST: Final = 17
-_TRIES: Final = {"onnxruntime": "edgeml_runtime.engines.ort", "litert": "edgeml_runtime.engines.litert"}
+_ENGINE_MODULES: Final = {"onnxruntime": "edgeml_runtime.engines.ort", "litert": "edgeml_runtime.engines.litert"}
 
-Tell = Callable[[str], None]
+#: Takes one line of text for each step.
+OnStep = Callable[[str], None]
 
 
-def prepare(profile: Profile, *, force: bool = False, tell: Tell = lambda _: None) -> Path | None:
-    """Make what a proof for this target needs.
+def prepare(profile: Profile, *, force: bool = False, on_step: OnStep = lambda _: None) -> Path | None:
+    """Make the system root with which this target can be emulated.
 
     Args:
         profile: the target.
-        force: whether a root that would do is made again.
-        tell: is told each step.
+        force: whether a root with the right contents is made again.
+        on_step: called before each step.
 
     Returns:
         The root; None when this target needs none.
 
     Raises:
         UsageError: `emulation-missing`, naming the tool that is not installed and the command that installs it.
-        TransportError: `download-failed`. DeviceError: the root couldn't be written, or didn't answer.
+        TransportError: `download-failed`.
+        DeviceError: `disk-full`, when the root can't be written; `runtime-failed`, when its test run fails.
     """
-    _require_tools(profile)
-    if sysroot.native(profile):
+    _check_tools(profile)
+    if sysroot.is_native(profile):
         return None
     place = sysroot.folder(profile.cpu.arch)
-    if not force and sysroot.held(place) == sysroot.wanted():
+    if not force and sysroot.installed(place) == sysroot.required():
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{place.name}-unfinished-", dir=place.parent) as name:
-            made = Path(name) / "root"
-            _make(profile, made, tell)
+            root = Path(name) / "root"
+            _make(profile, root, on_step)
             if place.exists():
                 place.rename(Path(name) / "replaced")
-            made.rename(place)
+            root.rename(place)
     except OSError as error:
         hint = f"free some space, or name another folder in {sysroot.PLACE_VARIABLE}"
         raise DeviceError("disk-full", f"the root can't be written at {place}: {error}", hint) from error
     return place
 
 
-def _make(profile: Profile, made: Path, tell: Tell) -> None:
-    wanted = sysroot.wanted()
+def _make(profile: Profile, root: Path, on_step: OnStep) -> None:
+    contents = sysroot.required()
     for name in sysroot.FOLDERS:
-        (made / name).mkdir(parents=True)
-    (made / "qemu").touch()
-    tell(f"fetching Debian {wanted.suite}'s Python for {profile.cpu.arch}")
-    for package in _fetched(profile.cpu.arch, made.parent / "apt"):
-        _run(["dpkg-deb", "-x", package, made], timeout_s=UNPACK_TIMEOUT_S)
-    tell(f"installing {', '.join(wanted.packages)}")
-    _run(_pip(wanted.packages, profile.cpu.arch, made / "site"), timeout_s=PIP_TIMEOUT_S)
-    tell(f"trying it as a {profile.cpu.core}")
-    _try(profile, made)
-    (made / sysroot.STAMP).write_bytes(msgspec.json.encode(wanted))
+        (root / name).mkdir(parents=True)
+    (root / "qemu").touch()
+    on_step(f"fetching Debian {contents.suite}'s Python for {profile.cpu.arch}")
+    for package in _fetch(profile.cpu.arch, root.parent / "apt"):
+        _run(["dpkg-deb", "-x", package, root], timeout_s=UNPACK_TIMEOUT_S)
+    on_step(f"installing {', '.join(contents.packages)}")
+    _run(_pip(contents.packages, profile.cpu.arch, root / "site"), timeout_s=PIP_TIMEOUT_S)
+    on_step(f"importing the runtimes on a {profile.cpu.core}")
+    _import_runtimes(profile, root)
+    (root / sysroot.STAMP).write_bytes(msgspec.json.encode(contents))
 
 
-def _fetched(arch: str, folder: Path) -> list[Path]:
-    """The Debian packages with all that they depend on, by an apt whose state is all in `folder`."""
+def _fetch(arch: str, folder: Path) -> list[Path]:
+    """Fetch the Debian packages and their dependencies by an apt whose state lies in `folder`."""
     for name in ("lists/partial", "archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
@@ -121,9 +124,9 @@ def _fetched(arch: str, folder: Path) -> list[Path]:
 
 
 def _mirror() -> str:
-    """Where this machine's own apt gets Debian from: the packages of other architectures lie there too."""
-    if given := os.environ.get(MIRROR_VARIABLE):
-        return given
+    """Find the mirror that this machine's apt uses; it has the packages of other architectures, too."""
+    if configured := os.environ.get(MIRROR_VARIABLE):
+        return configured
     command = ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI)", "Created-By: Packages"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=APT_TIMEOUT_S, check=False).stdout.split()
     found = next((uri for uri in listed if uri.rstrip("/").endswith("/debian")), None)
@@ -134,7 +137,7 @@ def _mirror() -> str:
 
 
 def _pip(packages: Sequence[str], arch: str, site: Path) -> list[str | Path]:
-    """Wheels only: nothing is built, and nothing of theirs runs here."""
+    """Build pip's command. It installs wheels only, so no code of theirs runs here."""
     platforms = [f"manylinux_2_{minor}_{arch}" for minor in range(GLIBC_MINOR, _GLIBC_MINOR_FIRST - 1, -1)]
     return [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-warn-conflicts",
@@ -144,30 +147,30 @@ def _pip(packages: Sequence[str], arch: str, site: Path) -> list[str | Path]:
     ]  # fmt: skip
 
 
-def _try(profile: Profile, made: Path) -> None:
-    """Import the proof and every runtime: they load on this CPU, and their bytecode is kept for the proofs to come."""
-    modules = ["edgeml_runtime.verify.child", *(_TRIES[engine] for engine in engines.installed())]
+def _import_runtimes(profile: Profile, root: Path) -> None:
+    """Import the program and every runtime on the emulated CPU. Their bytecode stays in the root for later runs."""
+    modules = [verification.PROGRAM, *(_ENGINE_MODULES[engine] for engine in engines.installed())]
     with (
         tempfile.TemporaryDirectory(prefix="edgeml-") as bundle,
-        sysroot.entrance(profile, Path(bundle), root=made, write_bytecode=True) as command,
+        sysroot.python_command(profile, Path(bundle), root=root, write_bytecode=True) as command,
     ):
         code = f"import importlib\nfor name in {modules}: importlib.import_module(name)"
         try:
             subprocess.run(
-                [*command, "-c", code], capture_output=True, timeout=TRY_TIMEOUT_S, check=True, env=environment()
+                [*command, "-c", code], capture_output=True, timeout=IMPORT_TIMEOUT_S, check=True, env=environment()
             )
         except (OSError, subprocess.SubprocessError) as error:
-            message = f"the root doesn't start as a {profile.cpu.core}: {_why(error)}"
+            message = f"the root doesn't start on a {profile.cpu.core}: {_cause(error)}"
             raise DeviceError("runtime-failed", message, "try other versions of the runtimes") from error
 
 
-def _require_tools(profile: Profile) -> None:
-    """Raise when a proof couldn't run even with a root."""
+def _check_tools(profile: Profile) -> None:
+    """Raise when the target can't be emulated here even with a root."""
     why = qemu.problem(profile)
-    if not why and not sysroot.native(profile):
-        why = board.problem(profile) or sysroot.closed() or _missing_tool()
+    if not why and not sysroot.is_native(profile):
+        why = board.problem(profile) or sysroot.namespace_problem() or _missing_tool()
     if why:
-        raise qemu.refusal(profile, why)
+        raise qemu.missing(profile, why)
 
 
 def _missing_tool() -> str:
@@ -184,9 +187,9 @@ def _run(command: Sequence[str | Path], *, timeout_s: float) -> None:
         subprocess.run(command, capture_output=True, timeout=timeout_s, check=True, env=environment())
     except (OSError, subprocess.SubprocessError) as error:
         hint = "check the network and the disk, then run it again: nothing half-made is left"
-        raise TransportError("download-failed", f"{Path(command[0]).name} failed: {_why(error)}", hint) from error
+        raise TransportError("download-failed", f"{Path(command[0]).name} failed: {_cause(error)}", hint) from error
 
 
-def _why(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     errors = getattr(error, "stderr", None) or b""
     return errors.decode(errors="replace").strip()[-STDERR_SHOWN_CHARS:] or str(error)

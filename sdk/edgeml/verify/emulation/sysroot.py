@@ -1,7 +1,7 @@
-"""The root of a foreign architecture: a folder with its Python and runtimes, entered with the board's CPU around it.
+"""The system root of a foreign architecture: a folder with its Python and runtimes, run with a board's CPU.
 
-One root serves all boards of an architecture. It is made once (`prepare.py`) and never written to after that. Binds
-live in a mount namespace of the child's own, so none outlives it; users other than root enter by a user namespace.
+One root serves all boards of an architecture. `prepare.py` makes it once, and nothing writes to it after that. Its
+mounts live in a mount namespace of the child, so none outlives the child. A user other than root gets a user namespace.
 """
 
 from __future__ import annotations
@@ -24,73 +24,61 @@ from edgeml.verify.emulation import qemu
 from edgeml_core.profile import Profile
 from edgeml_runtime import engines
 
-#: Where the roots lie; the one place outside the folders named on the command line that edgeml writes to.
+#: Environment variable that names the folder of all roots. Edgeml writes nowhere else that the user didn't name.
 PLACE_VARIABLE: Final = "EDGEML_EMULATION_DIR"
-#: The Debian suite that it is made of, and that suite's Python.
+#: The Debian suite of a root, and that suite's Python.
 SUITE: Final = "bookworm"
 PYTHON_VERSION: Final = "3.11"
 PYTHON: Final = f"/usr/bin/python{PYTHON_VERSION}"
 STAMP: Final = "edgeml-root.json"
+#: Seconds for a namespace to be made; it takes a few milliseconds.
 TIMEOUT_S: Final = 30.0
-#: Folders that the binds need; `/qemu` is a file.
+#: Where the bundle's folder is mounted in the root.
+BUNDLE: Final = "/bundle"
+#: Folders that the mounts need; `/qemu` is a file.
 FOLDERS: Final = ("proc", "sys", "dev", "tmp", "edgeml/edgeml_core", "edgeml/edgeml_runtime", "bundle", "site")
-#: What edgeml_core and edgeml_runtime import, besides the runtimes.
+#: Packages that edgeml_core and edgeml_runtime import, besides the runtimes.
 _PACKAGES: Final = ("msgspec", "numpy", "pillow", "tokenizers", "zstandard")
 
-#: $1 the root, $2 the board's files, $3 the packages, $4 the bundle, $5 qemu; then what is run in the root.
-#: The board's /proc/cpuinfo hides the host's and its CPU list stands in /sys: from them the runtimes choose kernels.
-_ENTER: Final = """
-set -e
-mount --rbind /proc "$1/proc"
-mount --bind "$2/cpuinfo" "$1/proc/cpuinfo"
-mount --bind "$2/sys" "$1/sys"
-mount --rbind /dev "$1/dev"
-mount -t tmpfs tmpfs "$1/tmp"
-mount --bind "$3/edgeml_core" "$1/edgeml/edgeml_core"
-mount --bind "$3/edgeml_runtime" "$1/edgeml/edgeml_runtime"
-mount --bind "$4" "$1/bundle"
-mount --bind "$5" "$1/qemu"
-root=$1
-shift 5
-exec chroot "$root" "$@"
-"""
+#: The script that mounts the root and runs a command in it; its arguments are in the script.
+_ENTER: Final = Path(__file__).with_name("enter.sh")
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a root holds: the suite and the pinned packages."""
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """The suite and the pinned packages in a root."""
 
     suite: str
     packages: tuple[str, ...]
 
 
-def native(profile: Profile) -> bool:
-    """Whether the target's architecture is this machine's, so that it needs no root."""
+def is_native(profile: Profile) -> bool:
+    """Return whether the target has this machine's architecture, so that it needs no root."""
     return profile.cpu.arch == platform.machine()
 
 
 def folder(arch: str) -> Path:
-    """Where the root of `arch` lies, or would."""
+    """Return the folder of the root of `arch`, which need not exist."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get(PLACE_VARIABLE) or cache / "edgeml" / "emulation").absolute() / arch
 
 
 def unready(profile: Profile) -> str:
-    """Why the root can't be used; empty when it can."""
-    if why := board.problem(profile) or closed():
+    """Explain why the root can't be used, with the remedy; empty when it can."""
+    if why := board.problem(profile) or namespace_problem():
         return why
-    found, prepare = held(folder(profile.cpu.arch)), f"run `edgeml target prepare {profile.name}`"
+    found, remedy = installed(folder(profile.cpu.arch)), f"run `edgeml target prepare {profile.name}`"
     if found is None:
-        return f"there is no {profile.cpu.arch} root yet: {prepare}"
-    if found != wanted():
-        return f"the {profile.cpu.arch} root has other versions than this machine: {prepare}"
+        return f"there is no {profile.cpu.arch} root yet: {remedy}"
+    if found != required():
+        return f"the {profile.cpu.arch} root has other versions than this machine: {remedy}"
     return ""
 
 
-def wanted() -> Parts:
-    """What a root made here and now would hold: the proof is of the versions that this machine exports with."""
+def required() -> Contents:
+    """List the contents of a root made now. Its versions are those with which this machine exports."""
     runtimes = [_first_installed(names) for names in engines.DISTRIBUTIONS.values()]
     names = [*_PACKAGES, *(name for name in runtimes if name)]
-    return Parts(suite=SUITE, packages=tuple(sorted(f"{name}=={metadata.version(name)}" for name in names)))
+    return Contents(suite=SUITE, packages=tuple(sorted(f"{name}=={metadata.version(name)}" for name in names)))
 
 
 def _first_installed(names: tuple[str, ...]) -> str | None:
@@ -103,49 +91,49 @@ def _first_installed(names: tuple[str, ...]) -> str | None:
     return None
 
 
-def held(root: Path) -> Parts | None:
-    """What the root holds; None when there is none."""
+def installed(root: Path) -> Contents | None:
+    """Read the contents of a root; None when there is no root."""
     try:
-        return msgspec.json.decode((root / STAMP).read_bytes(), type=Parts)
+        return msgspec.json.decode((root / STAMP).read_bytes(), type=Contents)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def closed() -> str:
-    """Why this process may not enter a root; empty when it may."""
+def namespace_problem() -> str:
+    """Explain why this process may not mount in a namespace of its own; empty when it may."""
     try:
         subprocess.run([*_namespace(), "true"], capture_output=True, timeout=TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "this system lets no process of yours mount in a namespace of its own: run as root, outside a container"
+        return "this system forbids mounts in a namespace of your own: run as root, outside a container"
     return ""
 
 
 @contextmanager
-def entered(profile: Profile, bundle: Path, *, root: Path | None = None) -> Iterator[list[str]]:
-    """The command that proves the bundle in a folder; good as long as the context lasts."""
-    with entrance(profile, bundle, root=root) as command:
-        yield [*command, "-m", "edgeml_runtime.verify.child", "/bundle"]
-
-
-@contextmanager
-def entrance(
+def python_command(
     profile: Profile, bundle: Path, *, root: Path | None = None, write_bytecode: bool = False
 ) -> Iterator[list[str]]:
-    """The command that starts the root's Python on the board's CPU, ready for its arguments."""
+    """Build the command that starts the root's Python on the board's CPU; its arguments are to follow.
+
+    Args:
+        profile: the target.
+        bundle: the folder that is mounted at `BUNDLE`.
+        root: instead of the architecture's own.
+        write_bytecode: whether Python may cache compiled modules in the root.
+    """
     emulator = qemu.binary(profile.cpu.arch)
     with tempfile.TemporaryDirectory(prefix="edgeml-board-") as name:
         board.write(profile, Path(name))
-        places = (root or folder(profile.cpu.arch), name, _packages(), bundle.absolute(), emulator)
+        mounts = (root or folder(profile.cpu.arch), name, _packages(), bundle.absolute(), emulator)
         python = [PYTHON, *([] if write_bytecode else ["-B"])]
         yield [
-            *_namespace(), "sh", "-c", _ENTER, "sh", *map(str, places),
+            *_namespace(), "sh", str(_ENTER), *map(str, mounts),
             "/qemu", "-cpu", profile.cpu.emulator, *_settings(), *python,
         ]  # fmt: skip
 
 
 def _namespace() -> Sequence[str]:
-    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    return ["unshare", *rights, "--mount", "--propagation", "private"]
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", *user, "--mount", "--propagation", "private"]
 
 
 def _settings() -> list[str]:
@@ -153,5 +141,5 @@ def _settings() -> list[str]:
 
 
 def _packages() -> Path:
-    """The folder that edgeml_core and edgeml_runtime stand in, installed or as source."""
+    """Return the folder of edgeml_core and edgeml_runtime, installed or as source."""
     return Path(edgeml_core.__file__).parents[1]

@@ -1,0 +1,48 @@
+"""The device's session with a broker: the bounds of its inbox, and its TLS files as agent.toml names them.
+
+The protocol is left to `edgeml_io.mqtt`, the time of the next connection to `link`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from edgeml_agent.settings import BrokerSettings
+from edgeml_core.errors import UsageError
+from edgeml_io.mqtt import Options, Session, tls_context
+
+#: Seconds for an answer of the broker: on a slow network it follows a window of chunks. The keepalive finds a dead one.
+ANSWER_TIMEOUT_S: Final = 60.0
+#: Messages received and not handled yet: handling takes microseconds, so more of them are a flood.
+INBOX_MAX_MESSAGES: Final = 4096
+#: Bytes of their payloads: two of the longest packets, on a board with 512 MB.
+INBOX_MAX_BYTES: Final = 16 * 1024**2
+
+
+def session(settings: BrokerSettings, client_id: str, is_late: Callable[[], bool] = lambda: False) -> Session:
+    """Make a session; its connections raise `UsageError` (`config-invalid`) when a TLS file can't be used.
+
+    Args:
+        settings: the broker's address and the TLS files.
+        client_id: the MQTT client id.
+        is_late: whether the clock is certainly late. Then a connection accepts a certificate outside its validity
+            period, and checks all else: a board whose clock starts in 1970 could never connect otherwise.
+    """
+
+    def tls() -> ssl.SSLContext:
+        return _tls_context(settings, is_late=is_late())
+
+    options = Options(
+        answer_timeout_s=ANSWER_TIMEOUT_S, inbox_max_messages=INBOX_MAX_MESSAGES, inbox_max_bytes=INBOX_MAX_BYTES
+    )
+    return Session(settings.url, client_id, options, tls)
+
+
+def _tls_context(settings: BrokerSettings, *, is_late: bool) -> ssl.SSLContext:
+    try:
+        return tls_context(ca=settings.ca, cert=settings.cert, key=settings.key, checks_times=not is_late)
+    except OSError as error:
+        message = f"the broker's ca, cert or key can't be used: {error}"
+        raise UsageError("config-invalid", message, "name PEM files in the [broker] section of agent.toml") from error

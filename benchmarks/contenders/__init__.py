@@ -1,4 +1,0 @@
-"""What `benchmarks/export.py` compares.
-
-`build` makes the models with each tool, `runner` runs one in a process of its own, `race` lets them take turns.
-"""

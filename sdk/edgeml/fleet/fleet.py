@@ -1,0 +1,187 @@
+"""`Fleet`: the devices of a repository, for Python callers and the command line: status, service, calls to one device.
+
+The status is read from files and needs no MQTT library. Serving and asking a device import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from edgeml.bundles import Bundle
+from edgeml.fleet import status
+from edgeml.fleet.status import DeviceStatus, FleetStatus
+from edgeml.repository import Repository
+from edgeml_core import broker as broker_urls
+from edgeml_core.calls import SECONDS
+from edgeml_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeml.bench import Benchmark
+    from edgeml.fleet.call import DeviceConnection
+    from edgeml.fleet.link import Broker
+    from edgeml.fleet.serve import Events
+    from edgeml.verify import Verification
+
+#: Where a running service reports its events: each as one sentence, or as an object with the method of `Events`.
+EventSink: TypeAlias = "Events | Callable[[str], None]"
+
+
+class Fleet:
+    """The devices that are enrolled in a repository, and the broker that connects them.
+
+    Args:
+        repository: opened, or its folder.
+        broker: `mqtt[s]://[USER:PASSWORD@]HOST[:PORT]`; only `status` and `devices` work without one.
+        ca: PEM file of the broker's authority; None takes those of the system.
+        cert: PEM file with the certificate of this host, where the broker asks for one.
+        key: PEM file with the key of `cert`.
+        database: the registry's file; None takes `fleet.db` in the repository.
+
+    Raises:
+        UsageError: `repo-invalid`, when the folder has no repository; `usage`, when the URL is malformed.
+
+    >>> Fleet("farms").status().devices
+    1
+    """
+
+    def __init__(
+        self,
+        repository: Repository | Path | str,
+        *,
+        broker: str | None = None,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+        database: Path | None = None,
+    ) -> None:
+        self.repository = repository if isinstance(repository, Repository) else Repository.open(repository)
+        self._broker = None if broker is None else broker_urls.parse(broker)
+        self._files = {"ca": ca, "cert": cert, "key": key}
+        self._database = database
+
+    @staticmethod
+    def connect(
+        broker: str, *, fleet: str = "edge", ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+    ) -> DeviceConnection:
+        """Describe how the devices of a fleet are reached, where the repository isn't at hand. Connects to nothing yet.
+
+        Args:
+            broker: `mqtt[s]://[USER:PASSWORD@]HOST[:PORT]`.
+            fleet: its name, as `Repository.init` was given.
+            ca: PEM file of the broker's authority; None takes those of the system.
+            cert: PEM file with the certificate of this host.
+            key: PEM file with the key of `cert`.
+
+        Returns:
+            The value that `Bundle.verify` and `Bundle.bench` take as `fleet`.
+
+        Raises:
+            UsageError: `usage`, when the URL is malformed.
+        """
+        from edgeml.fleet.call import DeviceConnection  # noqa: PLC0415 - imports MQTT
+        from edgeml.fleet.link import Broker  # noqa: PLC0415 - as above
+
+        return DeviceConnection(broker=Broker(url=broker_urls.parse(broker), ca=ca, cert=cert, key=key), fleet=fleet)
+
+    @property
+    def connection(self) -> DeviceConnection:
+        """How the devices are reached, as `Bundle.verify` and `Bundle.bench` take it.
+
+        Raises:
+            UsageError: `usage`, when the fleet was opened without a broker.
+        """
+        from edgeml.fleet.call import DeviceConnection  # noqa: PLC0415 - imports MQTT
+
+        return DeviceConnection(broker=self._address(), fleet=self.repository.fleet_name)
+
+    def status(self) -> FleetStatus:
+        """Count how far each deployment is, with every failure.
+
+        Raises:
+            UsageError: `repo-invalid`. DeviceError: `store-failed`, when the registry can't be read.
+        """
+        return status.status(self.repository.path, database=self._database)
+
+    def devices(self) -> list[DeviceStatus]:
+        """List the enrolled devices with the last state of each.
+
+        Raises:
+            UsageError: `repo-invalid`. DeviceError: `store-failed`, when the registry can't be read.
+
+        >>> [(device.id, device.labels, device.online) for device in Fleet("farms").devices()]
+        [('barn-1', {'site': 'farm-7'}, False)]
+        """
+        return status.devices(self.repository.path, database=self._database)
+
+    def serve(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> None:
+        """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.
+
+        Args:
+            events: is called with each event, such as a new connection.
+            max_bytes_per_s: limit for the chunks to all devices together.
+
+        Raises:
+            UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker.
+            TransportError: `broker-unreachable`, when the first connection fails. DeviceError: `store-failed`.
+        """
+        from edgeml.fleet import serve as service  # noqa: PLC0415 - imports MQTT
+
+        service.run(
+            self.repository.path,
+            self._address(),
+            _events(events),
+            database=self._database,
+            max_bytes_per_s=max_bytes_per_s,
+        )
+
+    async def serve_async(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> NoReturn:
+        """Serve as `serve` does, in the running event loop, until the task is cancelled."""
+        from edgeml.fleet import serve as service  # noqa: PLC0415 - imports MQTT
+
+        await service.serve(
+            self.repository.path,
+            self._address(),
+            _events(events),
+            database=self._database,
+            max_bytes_per_s=max_bytes_per_s,
+        )
+
+    def verify(self, device: str, bundle: Bundle) -> Verification:
+        """Ask a device to reproduce the golden outputs of a bundle that it holds.
+
+        Raises:
+            UsageError: `device-unknown`. TransportError: `broker-unreachable`, `device-offline` or `call-timeout`.
+            DeviceError: `release-absent`, `device-busy`, `golden-mismatch`, or the runtime there failed.
+        """
+        return bundle.verify(f"device:{device}", fleet=self.connection)
+
+    def bench(
+        self, device: str, bundle: Bundle, *, case: int = 1, threads: int | None = None, seconds: float = SECONDS
+    ) -> Benchmark:
+        """Ask a device to measure a bundle that it holds. Arguments and errors are those of `Bundle.bench`."""
+        return bundle.bench(f"device:{device}", case=case, threads=threads, seconds=seconds, fleet=self.connection)
+
+    def _address(self) -> Broker:
+        from edgeml.fleet.link import Broker  # noqa: PLC0415 - imports MQTT
+
+        if self._broker is None:
+            raise UsageError("usage", "the fleet was opened without a broker", "give broker='mqtts://HOST'")
+        return Broker(url=self._broker, **self._files)
+
+
+def _events(events: EventSink | None) -> Events:
+    return events if events is not None and hasattr(events, "event") else _Sentences(events)
+
+
+class _Sentences:
+    """Events of a service as sentences for a function; for nobody where there is none."""
+
+    def __init__(self, report: Callable[[str], None] | None) -> None:
+        self._report = report
+
+    def event(self, name: str, text: str, **fields: object) -> None:  # noqa: ARG002 - the text has them
+        """Report one event."""
+        if self._report is not None:
+            self._report(text)

@@ -1,0 +1,137 @@
+"""Deployments: rules in the signed fleet document. A running `edgeml fleet serve` announces each change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from edgeml.repository import layout
+from edgeml.repository.releases import Release, releases
+from edgeml_core import desired, names
+from edgeml_core.desired import Deployment, FleetDocument, Wanted
+from edgeml_core.errors import UsageError
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment, and the devices that it selects at the moment."""
+
+    deployment: Deployment
+    devices: tuple[str, ...]
+
+
+def deploy(
+    repo: Path,
+    name: str,
+    version: str | None = None,
+    *,
+    selector: Mapping[str, str],
+    percent: float = 100.0,
+    activate_after: datetime | None = None,
+    dry_run: bool = False,
+    now: datetime | None = None,
+) -> Deployed:
+    """Sign that devices run a release.
+
+    The same bundles for the same selector continue the earlier deployment: its percentage and time change, and a larger
+    percentage keeps all devices of a smaller one. Bundles that were published since make another deployment, so that
+    devices without a bundle for their board look again.
+
+    Args:
+        repo: the repository's folder.
+        name: the model.
+        version: None takes the version that was published last.
+        selector: labels that a device must have; empty selects all.
+        percent: of the devices selected, more than 0, at most 100.
+        activate_after: devices fetch and probe the release at once, and serve it from this time on; None is at once.
+        dry_run: change nothing, and return what would be deployed.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `usage`, for a bad percentage; `repo-invalid`; `release-unknown`.
+    """
+    if not 0 < percent <= 100:
+        raise UsageError("usage", f"{percent:g} % is not within 0 and 100 %", "give more than 0 %, at most 100 %")
+    repository = layout.opened(repo)
+    with repository.locked():
+        chosen = _choose(releases(repository), name, version)
+        document = repository.document()
+        deployment = _named(
+            document,
+            Deployment(
+                id=f"{name}-{chosen[0].manifest.version}-{repository.fleet.version() + 1}",
+                name=name,
+                version=chosen[0].manifest.version,
+                selector=dict(selector),
+                percent=percent,
+                bundles=tuple(_wanted(release) for release in chosen),
+                activate_after=activate_after,
+            ),
+        )
+        changed = msgspec.structs.replace(document, deployments=(*_kept(document, deployment), deployment))
+        if not dry_run:
+            repository.write_document(changed, now or layout.utc_now())
+    return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
+
+
+def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
+    """Find the devices that a deployment selects now."""
+    for device in document.devices:
+        if desired.wanted_by(document, device).get(deployment.name) == deployment:
+            yield device
+
+
+def _choose(published: Sequence[Release], name: str, version: str | None) -> list[Release]:
+    """Find all bundles of the version, or of the version that was published last."""
+    of_name = [release for release in published if release.manifest.name == name]
+    if not of_name:
+        known = {release.manifest.name for release in published}
+        raise UsageError("release-unknown", f"no release of {name!r} is published", _hint(name, known))
+    version = of_name[-1].manifest.version if version is None else version
+    chosen = [release for release in of_name if release.manifest.version == version]
+    if not chosen:
+        known = {release.manifest.version for release in of_name}
+        raise UsageError("release-unknown", f"{name} has no version {version!r}", _hint(version, known))
+    return chosen
+
+
+def _hint(name: str, known: set[str]) -> str:
+    if not known:
+        return "publish a bundle first: `edgeml publish BUNDLE --repo DIR`"
+    close = difflib.get_close_matches(name, known)
+    return f"did you mean {' or '.join(close)}?" if close else f"name one of {', '.join(sorted(known))}"
+
+
+def _wanted(release: Release) -> Wanted:
+    manifest = release.manifest
+    return Wanted(
+        target=manifest.target,
+        format=manifest.file_format,
+        arch=manifest.cpu.arch,
+        cpu_features=manifest.cpu.features,
+        manifest_sha256=release.manifest_sha256,
+        group=release.group,
+    )
+
+
+def _named(document: FleetDocument, new: Deployment) -> Deployment:
+    """Name a deployment: by the id of the one that it continues, else by its own, unique by the document's version."""
+    for deployment in document.deployments:
+        same = {"id": new.id, "percent": new.percent, "activate_after": new.activate_after}
+        if msgspec.structs.replace(deployment, **same) == new:
+            return msgspec.structs.replace(new, id=deployment.id)
+    return new
+
+
+def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
+    """Keep the deployments that still select devices: not those that the new one continues or replaces."""
+    everywhere = new.percent == 100
+    return [
+        deployment
+        for deployment in document.deployments
+        if deployment.id != new.id
+        and not (everywhere and deployment.name == new.name and names.matches(new.selector, deployment.selector))
+    ]

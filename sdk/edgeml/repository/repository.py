@@ -1,0 +1,205 @@
+"""`Repository`: signed releases and the signed fleet document in one folder, for Python callers and the command line.
+
+Each method is one operation of this package on that folder. `layout.RepositoryFolder` is the layer below: where the
+files lie, the lock and the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from edgeml.bundles import Bundle
+from edgeml.repository import deployments, devices, layout, offline, renewal, rotation
+from edgeml.repository.deployments import Deployed
+from edgeml.repository.devices import Enrolled
+from edgeml.repository.offline import SiteCopy
+from edgeml.repository.releases import Published, Release, publish, releases
+from edgeml.repository.renewal import Refreshed
+from edgeml.repository.rotation import KeyGroup, NewKeys
+
+
+class Repository:
+    """A repository of signed releases for one fleet. Made by `Repository.init` or `Repository.open`.
+
+    Every method locks the folder while it writes, so several processes may use one repository.
+    """
+
+    def __init__(self, path: Path, fleet_name: str) -> None:
+        #: The folder.
+        self.path = path
+        #: The name in the MQTT topics of all devices.
+        self.fleet_name = fleet_name
+
+    def __repr__(self) -> str:
+        return f"Repository({str(self.path)!r})"
+
+    @classmethod
+    def init(cls, path: Path | str, *, fleet: str = layout.DEFAULT_FLEET, passphrase: str | None = None) -> Repository:
+        """Make a repository with two new keys in a folder that is new or empty.
+
+        Args:
+            path: the folder.
+            fleet: the name in the MQTT topics of all devices.
+            passphrase: encrypts the keys; an empty one leaves them open. None takes `EDGEML_KEY_PASSPHRASE`.
+
+        Raises:
+            UsageError: `usage`, when `path` has content or can't be written, or `fleet` is no name.
+
+        >>> Repository.init("farms", fleet="farms", passphrase="")
+        Repository('farms')
+        """
+        folder = layout.init(Path(path), fleet=fleet, secret=passphrase)
+        return cls(folder.folder, folder.fleet_name)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Repository:
+        """Open the repository in a folder.
+
+        Raises:
+            UsageError: `repo-invalid`, when the folder has none.
+
+        >>> Repository.open("farms").fleet_name
+        'farms'
+        """
+        folder = layout.opened(Path(path))
+        return cls(folder.folder, folder.fleet_name)
+
+    def publish(self, *bundles: Bundle | Path | str, group: str | None = None) -> list[Published]:
+        """Check bundles, sign them and add them as one change: all or none.
+
+        Args:
+            bundles: opened bundles or `.edgeml` files. Measurements beside them are signed, too.
+            group: encrypt the bundles for devices that were enrolled with this group.
+
+        Raises:
+            UsageError: `release-exists`, when that version is released with other content; `repo-invalid`.
+            RejectedError: a bundle is malformed or damaged.
+
+        >>> [release] = Repository.open("farms").publish(bundle)
+        >>> release.name, release.version, release.added
+        ('minilm', '1', True)
+        """
+        paths = [it.path if isinstance(it, Bundle) else Path(it) for it in bundles]
+        return publish(self.path, paths, group=group)
+
+    def releases(self) -> list[Release]:
+        """List the signed releases in the order of their publication.
+
+        Raises:
+            UsageError: `repo-invalid`.
+
+        >>> [release.manifest.stem for release in Repository.open("farms").releases()]
+        ['minilm-1-x86-vnni-onnx']
+        """
+        return releases(layout.opened(self.path))
+
+    def enroll(
+        self,
+        device: str,
+        *,
+        output: Path | str,
+        labels: Mapping[str, str] | None = None,
+        broker: str | None = None,
+        groups: Sequence[str] = (),
+    ) -> Enrolled:
+        """Add a device to the fleet, and write its agent.toml and trust anchors.
+
+        Args:
+            device: an id that is unique in the fleet.
+            output: the folder to copy to the device.
+            labels: signed; deployments select by them. `target` names the board, `site` the place.
+            broker: `mqtt[s]://HOST[:PORT]` as the device sees it; None leaves it to `EDGEML_BROKER_URL` there.
+            groups: the device gets their keys, to read models that are encrypted for them.
+
+        Raises:
+            UsageError: `usage`, for a bad id, URL or folder; `device-exists`; `repo-invalid`.
+
+        >>> Repository.open("farms").enroll("barn-1", labels={"site": "farm-7"}, output="barn-1").config
+        'barn-1/agent.toml'
+        """
+        return devices.enroll(
+            self.path, device, labels=labels or {}, broker_url=broker, out_dir=Path(output), groups=groups
+        )
+
+    def deploy(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        to: Mapping[str, str] | None = None,
+        percent: float = 100.0,
+        activate_after: datetime | None = None,
+        dry_run: bool = False,
+    ) -> Deployed:
+        """Sign that devices run a release. A running `Fleet.serve` announces it.
+
+        Args:
+            name: of the model.
+            version: None takes the version that was published last.
+            to: labels that a device must have; none selects all devices.
+            percent: of the devices selected, above 0 and at most 100.
+            activate_after: devices fetch the release now and serve it from this time on.
+            dry_run: change nothing, and return what would be deployed.
+
+        Raises:
+            UsageError: `release-unknown`; `usage`, for a bad percentage; `repo-invalid`.
+
+        >>> Repository.open("farms").deploy("minilm", to={"site": "farm-7"}).devices
+        ('barn-1',)
+        """
+        return deployments.deploy(
+            self.path,
+            name,
+            version,
+            selector=to or {},
+            percent=percent,
+            activate_after=activate_after,
+            dry_run=dry_run,
+        )
+
+    def refresh(self) -> list[Refreshed]:
+        """Renew the signatures that expire first; `Fleet.serve` does so by itself.
+
+        Raises:
+            UsageError: `repo-invalid`, also when the fleet key is missing.
+        """
+        return renewal.refresh(self.path)
+
+    def keys(self) -> list[KeyGroup]:
+        """List the keys that devices trust, how many must sign, and how many are in the folder.
+
+        Raises:
+            UsageError: `repo-invalid`.
+
+        >>> [(it.group, it.threshold) for it in Repository.open("farms").keys()]
+        [('release', 1), ('fleet', 1)]
+        """
+        return rotation.groups(self.path)
+
+    def rotate(self, group: str, new: NewKeys) -> KeyGroup:
+        """Replace the keys of a group; devices follow by themselves.
+
+        Args:
+            group: `release` or `fleet`.
+            new: the keys that the group has from now on.
+
+        Raises:
+            UsageError: `usage`, when fewer keys are named than must sign; `repo-invalid`, when keys that must sign are
+                missing. Nothing is changed then.
+        """
+        return rotation.rotate(self.path, group, new)
+
+    def export_site(self, site: str, output: Path | str) -> SiteCopy:
+        """Copy the releases that the devices of one site run to a folder, for an update without a network.
+
+        Args:
+            site: the value of the devices' label `site`.
+            output: a folder that is new, empty, or has an earlier copy.
+
+        Raises:
+            UsageError: `usage`, when no device has that label or the folder can't be used; `repo-invalid`.
+            RejectedError: `digest-mismatch`, when a chunk in the repository is lost or damaged.
+        """
+        return offline.export_site(self.path, site, Path(output))

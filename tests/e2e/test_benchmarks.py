@@ -1,0 +1,39 @@
+"""`make bench QUICK=1` as people run it: each program runs to its end and returns figures."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {"export", "delivery", "serving", "startup"}
+
+pytestmark = pytest.mark.timing
+
+
+@pytest.mark.timeout(900)
+def test_benchmarks_quick_run_returns_figures_of_each_program(tmp_path: Path):
+    """A quick run ends well, and its report has finite figures of all four programs with the host's load."""
+    command = [sys.executable, "benchmarks", "--quick", "--json", tmp_path / "report.json", "--models", tmp_path]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["machine"]["cpu"]
+    assert report["versions"]["onnxruntime"]
+    figures = {it["name"]: [one for one in it["outcomes"] if one["type"] == "figure"] for it in report["programs"]}
+    assert figures.keys() == PROGRAMS
+    assert all(found and all(math.isfinite(it["value"]) for it in found) for found in figures.values())
+    loads = [it["host"].get("other_cores") for found in figures.values() for it in found]
+    assert sum(load is not None for load in loads) > len(loads) / 2, "the host's load is missing beside most figures"
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_benchmark_unknown_part_is_refused(program: str):
+    """A part that doesn't exist is named, with those that do."""
+    command = [sys.executable, f"benchmarks/{program}.py", "nonsense"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "unknown part 'nonsense'; name one of: " in ran.stderr

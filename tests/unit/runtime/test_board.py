@@ -1,0 +1,55 @@
+"""The hardware of a machine, from files as Linux writes them on x86 and on a Raspberry Pi."""
+
+import pytest
+
+from edgeml_core.manifest import ENGINES
+from edgeml_runtime import engines
+from edgeml_runtime.hardware import board
+
+X86 = (
+    "processor\t: 0\nmodel name\t: Intel(R) Xeon(R)\nflags\t\t: fpu avx2 avx512_vnni\n\n"
+    "processor\t: 1\nmodel name\t: other\n"
+)
+PI = "processor\t: 0\nFeatures\t: fp asimd\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B\n"
+MEMORY = "MemTotal:        3884312 kB\nMemFree:          100000 kB\nMemAvailable:    2000000 kB\n"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Let the module read files with these texts."""
+
+    def write(cpu, memory):
+        for name, text in (("_CPU_INFO", cpu), ("_MEMORY_INFO", memory)):
+            if text is not None:
+                (tmp_path / name).write_text(text)
+            monkeypatch.setattr(board, name, tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("cpu", "name", "features"),
+    [(X86, "Intel(R) Xeon(R)", {"fpu", "avx2", "avx512_vnni"}), (PI, "Raspberry Pi 4 Model B", {"fp", "asimd"})],
+)
+def test_this_machine_reads_name_features_and_memory(files, cpu, name, features):
+    """Of several cores the first; `flags` on x86, `Features` on Arm."""
+    files(cpu, MEMORY)
+    found = board.this_machine()
+    assert (found.cpu, found.cpu_features) == (name, features)
+    assert found.memory_bytes == 3_884_312 * 1024
+    assert board.available_bytes() == 2_000_000 * 1024
+
+
+def test_this_machine_without_proc_has_its_architecture_as_name(files):
+    """In a container without /proc nothing fails; the memory is unknown, which is 0."""
+    files(None, None)
+    found = board.this_machine()
+    assert found.cpu == found.arch
+    assert (found.cpu_features, found.memory_bytes, board.available_bytes()) == (frozenset(), 0, 0)
+
+
+def test_formats_are_those_of_the_installed_runtimes():
+    """A device without LiteRT takes no .tflite bundle."""
+    found = board.this_machine()
+    assert found.runtimes == engines.installed()
+    assert found.formats == {name for name, engine in ENGINES.items() if engine in engines.installed()}

@@ -1,0 +1,120 @@
+"""The announcer, on a broker in memory: only new files, the timestamp last, and foreign content repaired."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edgeml import repository
+from edgeml.fleet import announcer
+from edgeml.fleet.announcer import Announcer
+from edgeml_core.messages import Topics
+from support.memory_connection import MemoryConnection
+
+TOPICS = Topics("farm")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A repository with one device."""
+    repository.init(tmp_path / "repo", fleet="farm")
+    enroll(tmp_path / "repo", "pi-1")
+    return tmp_path / "repo"
+
+
+def enroll(repo: Path, device: str) -> None:
+    """Change the fleet document."""
+    repository.enroll(repo, device, labels={}, broker_url=None, out_dir=repo.parent / device)
+
+
+def announce(at: Announcer, repo: Path) -> None:
+    """Announce the repository as it is now."""
+
+    async def run() -> None:
+        for signed in repository.opened(repo).both:
+            await at.announce(signed)
+
+    asyncio.run(run())
+
+
+def topic(signed, file: str) -> str:
+    """The topic of a file."""
+    return TOPICS.trust(signed.name, file)
+
+
+@pytest.fixture
+def broker() -> MemoryConnection:
+    """A broker that retains nothing yet."""
+    return MemoryConnection()
+
+
+def test_announce_retains_every_file_and_the_timestamp_last(repo: Path, broker: MemoryConnection):
+    """A device that sees the timestamp finds all others."""
+    announce(Announcer(broker, TOPICS), repo)
+    for signed in repository.opened(repo).both:
+        files = signed.files()
+        assert {topic(signed, it): (signed.folder / it).read_bytes() for it in files}.items() <= broker.retained.items()
+        published = [it for it, data in broker.published if data and it.startswith(TOPICS.trust(signed.name, ""))]
+        assert published[-1] == topic(signed, announcer.TIMESTAMP_FILE)
+
+
+def test_announce_again_publishes_only_what_has_changed(repo: Path, broker: MemoryConnection):
+    """The files of the state before stay for devices that read it, until the next change."""
+    at = Announcer(broker, TOPICS)
+    announce(at, repo)
+    before = {it for it, payload in broker.retained.items() if payload}
+    enroll(repo, "pi-2")
+    broker.published.clear()
+    announce(at, repo)
+    again = {it for it, _ in broker.published} & before
+    assert again == {topic(signed, announcer.TIMESTAMP_FILE) for signed in repository.opened(repo).both}
+    assert all(broker.retained[it] for it in before)
+    enroll(repo, "pi-3")
+    announce(at, repo)
+    cleared = {it for it in before if not broker.retained[it]}
+    current = {topic(signed, file) for signed in repository.opened(repo).both for file in signed.files()}
+    assert cleared
+    assert not cleared & current
+
+
+def test_repair_restores_own_files_and_clears_foreign_ones(repo: Path, broker: MemoryConnection):
+    """The echo of an own message is no change."""
+    at = Announcer(broker, TOPICS)
+    announce(at, repo)
+    own, foreign = TOPICS.trust("fleet", announcer.TIMESTAMP_FILE), TOPICS.trust("fleet", "metadata/99.root.json")
+    retained = dict(broker.retained)
+    for it, payload in retained.items():
+        at.on_message(it, payload)
+    assert asyncio.run(at.repair()) == 0
+    for it, payload in ((own, b"{}"), (foreign, b"{}")):
+        broker.retained[it] = payload
+        at.on_message(it, payload)
+    assert asyncio.run(at.repair()) == 2
+    assert broker.retained == retained | {foreign: b""}
+
+
+def test_repair_after_the_own_message_came_back_does_nothing(repo: Path, broker: MemoryConnection):
+    """Another host's announcement of the same file ends the repair."""
+    at = Announcer(broker, TOPICS)
+    announce(at, repo)
+    own = TOPICS.trust("fleet", announcer.TIMESTAMP_FILE)
+    at.on_message(own, b"{}")
+    at.on_message(own, broker.retained[own])
+    assert asyncio.run(at.repair()) == 0
+
+
+def test_foreign_topics_are_bounded(broker: MemoryConnection, monkeypatch: pytest.MonkeyPatch):
+    """A client that writes on a million topics fills no memory."""
+    monkeypatch.setattr(announcer, "FOREIGN_MAX_TOPICS", 3)
+    at = Announcer(broker, TOPICS)
+    for number in range(10):
+        at.on_message(TOPICS.trust("fleet", f"metadata/{number}"), b"x")
+    assert asyncio.run(at.repair()) == 3
+
+
+def test_stamps_differ_after_every_change(repo: Path):
+    """And only then."""
+    before = announcer.stamps(repository.opened(repo))
+    assert announcer.stamps(repository.opened(repo)) == before
+    enroll(repo, "pi-2")
+    assert announcer.stamps(repository.opened(repo)) != before
