@@ -160,8 +160,8 @@ def test_a_text_that_is_too_long_to_embed_is_refused_with_the_counts(tmp_path):
 #: Door, what is changed in a good request, the field that is named, and what is said.
 REFUSED = (
     ("chat/completions", {"n": 2}, "n", "n other than 1"),
-    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not done"),
-    ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "not done"),
+    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not supported"),
+    ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "not supported"),
     ("chat/completions", {"temperature": "hot"}, "temperature", "`float | null`"),
     ("chat/completions", {"messages": []}, "messages", "length >= 1"),
     ("chat/completions", {"messages": [{"role": "user", "content": None}]}, "messages", "no content"),
@@ -174,10 +174,10 @@ REFUSED = (
     ("completions", {"prompt": ["a", "b"]}, "prompt", "one text"),
     ("completions", {"prompt": [1, 2]}, "prompt", "one text"),
     ("completions", {}, "prompt", "prompt"),
-    ("completions", {"prompt": "a", "logprobs": 0}, "logprobs", "not done"),
+    ("completions", {"prompt": "a", "logprobs": 0}, "logprobs", "not supported"),
     ("completions", {"prompt": ""}, None, "0 tokens"),
     ("embeddings", {"input": [1, 2]}, "input", "elements that are no texts"),
-    ("embeddings", {"input": "a", "dimensions": 2}, "dimensions", "not done"),
+    ("embeddings", {"input": "a", "dimensions": 2}, "dimensions", "not supported"),
     ("embeddings", {"input": "a"}, "model", "no embeddings"),
     ("embeddings", {"input": []}, "input", "length >= 1"),
 )
