@@ -98,10 +98,9 @@ def _print(out: Output, bundles: Sequence[Bundle]) -> None:
 def _summary(bundles: Sequence[Bundle]) -> str:
     headers = ("bundle", "recipe", "size", "speed here", "cosine", "accuracy", "target's CPU")
     cpus = {it.measurements.cpu for it in bundles if it.measurements}
-    return (
-        f"{table(headers, map(_row, bundles))}\n"
-        f"speed measured on {', '.join(cpus)}; nothing was run on the target itself"
-    )
+    choices = (f"{it.path.name}: {it.card.choice}" for it in bundles if it.card.choice)
+    measured = f"speed measured on {', '.join(cpus)}; nothing was run on the target itself"
+    return "\n".join((table(headers, map(_row, bundles)), *choices, measured))
 
 
 def _row(bundle: Bundle) -> tuple[str, ...]:
