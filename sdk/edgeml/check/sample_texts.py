@@ -35,7 +35,8 @@ SENTENCES: Final[tuple[str, ...]] = (
     " ".join(
         (
             "Please call the front desk at extension 2045 if nobody has come to collect the samples by noon,",
-            "since they must not stand at room temperature for more than four hours before they are analysed in the laboratory.",
+            "since they must not stand at room temperature for more than four hours",
+            "before they are analysed in the laboratory.",
         )
     ),
 )
