@@ -41,7 +41,7 @@ IMPATIENT = """
 import sys
 from edgeml_agent import cli
 from edgeml_agent.update import daemon
-daemon.DRIFT_TOLD_EVERY_S = 0.2
+daemon.DRIFT_REPORT_EVERY_S = 0.2
 sys.exit(cli.main())
 """
 ROWS = 300

@@ -159,7 +159,7 @@ def test_a_text_that_is_too_long_to_embed_is_refused_with_the_counts(tmp_path):
 
 #: Door, what is changed in a good request, the field that is named, and what is said.
 REFUSED = (
-    ("chat/completions", {"n": 2}, "n", "n other than 1"),
+    ("chat/completions", {"n": 2}, "n", "n with a value other than 1"),
     ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not supported"),
     ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "not supported"),
     ("chat/completions", {"temperature": "hot"}, "temperature", "`float | null`"),

@@ -105,10 +105,17 @@ def test_start_after_transport_errors_retries_with_growing_pauses(bench):
         assert len(bench.clock.slept) == ATTEMPTS_MAX - 1
         assert bench.clock.slept[0] <= 1.5 * RETRY_FIRST_S < bench.clock.slept[-1]
         bench.clock.slept.clear()
+        pause = bench.clock.sleep
+
+        async def sleep_once(seconds):
+            bench.trust.manifests = manifests
+            await pause(seconds)
+
+        bench.clock.sleep = sleep_once
         task.start(deployment)
-        await until_async(lambda: len(bench.clock.slept) == 1)
+        await until_async(lambda: not task.is_running)
+        assert len(bench.clock.slept) == 1
         assert bench.clock.slept[0] <= 1.5 * RETRY_FIRST_S
-        bench.trust.manifests = manifests
 
     run(bench, script)
     assert bench.server.live == {NAME: "1.0"}

@@ -185,5 +185,5 @@ def _check_supported(values: Mapping[str, object]) -> None:
         # 0 is False, but not when it is a number of tokens to report on.
         asks = not any(value == it and isinstance(value, bool) is isinstance(it, bool) for it in harmless)
         if value is not None and asks:
-            but = "".join(f" other than {msgspec.json.encode(it).decode()}" for it in harmless[:1])
-            raise FieldError(field, f"{field}{but} is not supported", f"leave {field} out")
+            allowed = "".join(f" with a value other than {msgspec.json.encode(it).decode()}" for it in harmless[:1])
+            raise FieldError(field, f"the field {field}{allowed} is not supported", f"leave {field} out")
