@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import ssl
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from edgeml_agent.store import locks
 from edgeml_agent.store.database import Store
 from edgeml_agent.store.releases import Releases
 from edgeml_agent.system import memory
+from edgeml_agent.system.clock import SystemClock
 from edgeml_agent.system.systemd import STOPPING, Supervisor
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.trust.time_floor import TimeFloor
@@ -43,18 +43,6 @@ from edgeml_runtime.hardware import board
 
 if TYPE_CHECKING:
     from edgeml_agent.relay.relay import Relay
-
-
-class SystemClock:
-    """The system's clock."""
-
-    def now(self) -> float:
-        """See `Clock.now`."""
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        """See `Clock.sleep`."""
-        await asyncio.sleep(seconds)
 
 
 def run(settings: Settings) -> None:

@@ -22,10 +22,10 @@ from edgeml.repository.deployments import deploy
 from edgeml_agent import settings
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.signed_files import BlockingFiles
-from edgeml_agent.main import SystemClock
 from edgeml_agent.probe.remote_calls import Calls
 from edgeml_agent.store.database import Store
 from edgeml_agent.store.releases import Releases
+from edgeml_agent.system.clock import SystemClock
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.trust.trust import Trust
 from edgeml_agent.update.agent import Agent, Ports

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from edgeml_agent.main import SystemClock
 from edgeml_agent.offline.sources import BundleChunks, BundleFiles, FolderChunks, FolderFiles, FolderTargets
 from edgeml_agent.ports import ChunkSource, ShadowPolicy, TrustSource
 from edgeml_agent.probe.prober import ChildProber
@@ -18,6 +17,7 @@ from edgeml_agent.settings import Settings
 from edgeml_agent.store import locks
 from edgeml_agent.store.database import ModelRecord, Store
 from edgeml_agent.store.releases import Releases
+from edgeml_agent.system.clock import SystemClock
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.trust.trust import HeldFiles, Trust
 from edgeml_agent.update.agent import Agent, Ports
