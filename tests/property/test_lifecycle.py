@@ -14,6 +14,7 @@ from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_core.lifecycle import Event, State
 from support.fakes import Bench, Killed
 from support.samples import a_manifest
+from support.scale import scaled
 
 NAME = "sample"
 #: How a version turns out: only the good ones may ever answer.
@@ -37,7 +38,7 @@ def test_every_walk_through_the_table_verifies_and_probes_before_it_activates(ev
 
 
 @given(DEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(200, 20), deadline=None)
 def test_only_verified_and_probed_releases_ever_answer(deeds):
     """And once one has answered, one always does: after failures, after deaths at any moment, after restarts."""
     with tempfile.TemporaryDirectory() as folder:
