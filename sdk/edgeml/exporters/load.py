@@ -51,6 +51,9 @@ def load(request: ExportRequest, work: Path) -> Source:
         from edgeml.exporters import exported_program  # noqa: PLC0415 -- imports torch
 
         return exported_program.load(path, request.task)
+    if not path.exists():
+        hint = "check the path; models are read from the disk, not from a hub"
+        raise UsageError("model-unreadable", f"there is no file or folder {request.model!r}", hint)
     raise UsageError("model-unreadable", f"{request.model!r} is no model that edgeml can read", _ACCEPTED)
 
 
