@@ -81,7 +81,7 @@ def export(
     >>> export("no-such-folder", ["x86-vnni"])
     Traceback (most recent call last):
     ...
-    edgeml_core.errors.UsageError: 'no-such-folder' is no model that edgeml can read
+    edgeml_core.errors.UsageError: there is no file or folder 'no-such-folder'
     """
     targets = [targets] if isinstance(targets, str) else targets
     with ExitStack() as stack:
