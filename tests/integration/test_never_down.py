@@ -20,8 +20,9 @@ from edgeml_agent.system.systemd import Supervisor
 from edgeml_core.errors import UsageError
 from integration.test_serving import server, unpacked
 from support.delivery_site import MODEL, site
+from support.scale import scaled
 
-RESTARTS = 20
+RESTARTS = scaled(20, 5)
 CLIENTS = 4
 TIMEOUT_S = 30
 #: Starts a program as systemd does: the socket as file 3, the program's own process id in LISTEN_PID.
@@ -92,7 +93,7 @@ def notify(tmp_path):
 
 
 def test_nobody_is_refused_while_the_agent_restarts(tmp_path, listener, notify):
-    """Twenty restarts under clients that make a new connection each time: every request is answered, and rightly."""
+    """Restarts under clients that make a new connection each time: every request is answered, and rightly."""
     with site(tmp_path) as place:
         place.publish("1.0", scale=2.0)
         place.deploy("1.0")

@@ -182,7 +182,7 @@ def seeded(*layers):
 def lstm():
     nn = torch.nn
     model = seeded(lambda: nn.LSTM(6, 32, num_layers=2, batch_first=True), Last, lambda: nn.Linear(32, 3))
-    return model, torch.sin(torch.linspace(0, 20, 300)).reshape(1, 50, 6)
+    return model, torch.sin(torch.linspace(0, 20, 60)).reshape(1, 10, 6)
 
 
 def cnn_1d():
