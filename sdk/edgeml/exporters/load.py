@@ -39,6 +39,12 @@ def load(request: ExportRequest, work: Path) -> Source:
 
         return functions.load(Path(function["file"]), function["function"], request.task, work)
     path = Path(request.model)
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        hint = "check the path; models are read from the disk, not from a hub"
+        raise UsageError("model-unreadable", f"the model {request.model!r} can't be opened: {reason}", hint) from error
     if path.is_dir():
         from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers
 
@@ -51,9 +57,6 @@ def load(request: ExportRequest, work: Path) -> Source:
         from edgeml.exporters import exported_program  # noqa: PLC0415 -- imports torch
 
         return exported_program.load(path, request.task)
-    if not path.exists():
-        hint = "check the path; models are read from the disk, not from a hub"
-        raise UsageError("model-unreadable", f"there is no file or folder {request.model!r}", hint)
     raise UsageError("model-unreadable", f"{request.model!r} is no model that edgeml can read", _ACCEPTED)
 
 

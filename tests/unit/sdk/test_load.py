@@ -10,13 +10,31 @@ from edgeml_core.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("missing.onnx", "there is no file or folder"), ("notes.txt", "is no model that edgeml can read")],
+    ("name", "reason"),
+    [
+        ("absent", "No such file"),
+        ("absent.onnx", "No such file"),
+        ("notes.txt/absent.pt2", "Not a directory"),
+        ("a" * 5000, "File name too long"),
+        ("nul\0byte", "null byte"),
+    ],
+    ids=["folder", "file", "in a file", "long", "nul"],
 )
-def test_load_tells_a_missing_file_from_an_unreadable_one(tmp_path: Path, name: str, message: str):
-    """The first is a wrong path, the second a wrong format."""
+def test_load_model_that_can_not_be_opened_is_unreadable(tmp_path: Path, name: str, reason: str):
+    """With the system's reason."""
     (tmp_path / "notes.txt").write_text("no model")
     request = ExportRequest(model=str(tmp_path / name), targets=("rpi4",), output=tmp_path / "out")
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(UsageError, match=f"can't be opened: .*{reason}") as caught:
         load(request, tmp_path)
     assert caught.value.code == "model-unreadable"
+
+
+@pytest.mark.parametrize("name", ["model", "model.bin", "notes.txt"])
+def test_load_model_of_unknown_form_is_unreadable(tmp_path: Path, name: str):
+    """The hint has the forms that there are."""
+    (tmp_path / name).write_text("no model")
+    request = ExportRequest(model=str(tmp_path / name), targets=("rpi4",), output=tmp_path / "out")
+    with pytest.raises(UsageError, match="no model that edgeml can read") as caught:
+        load(request, tmp_path)
+    assert caught.value.code == "model-unreadable"
+    assert "file.onnx" in caught.value.hint

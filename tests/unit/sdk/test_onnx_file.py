@@ -55,16 +55,6 @@ def test_load_file_that_is_no_model_is_unreadable(tmp_path):
     assert caught.value.code == "model-unreadable"
 
 
-@pytest.mark.parametrize("name", ["model", "model.bin", "notes.txt"])
-def test_load_model_of_unknown_form_is_unreadable(tmp_path, name):
-    """The hint has the forms that there are."""
-    (tmp_path / name).write_bytes(b"text")
-    request = ExportRequest(model=str(tmp_path / name), targets=("rpi4",), output=tmp_path)
-    with pytest.raises(UsageError, match="no model that edgeml can read") as caught:
-        load.load(request, tmp_path)
-    assert "file.onnx" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     ("model", "name", "release"),
     [("Mood Model (v2).onnx", None, "mood-model-v2"), ("model.onnx", "mood", "mood")],
