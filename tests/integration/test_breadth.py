@@ -148,7 +148,7 @@ def test_a_family_exports_and_answers(case: Case, tmp_path: Path):
 
 SHAPES = {
     "program": (1, 3, 16),
-    "lstm": (1, 10, 6),
+    "lstm": (1, models.LSTM_STEPS, 6),
     "cnn-1d": (1, 3, 64),
     "mlp": (1, 8),
     "file": (1, 64),

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from edgeml.check.sample_texts import SENTENCES
+from support.scale import scaled
 
 VOCABULARY: Final = 400
 SAMPLING_RATE_HZ: Final = 16_000
+#: Steps of the series that the LSTM reads; each is unrolled in TFLite.
+LSTM_STEPS: Final = scaled(50, 10)
 LABELS: Final = {0: "red", 1: "green", 2: "blue"}
 _SPECIAL: Final = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _SMALL: Final[dict[str, Any]] = {
@@ -182,7 +185,7 @@ def seeded(*layers):
 def lstm():
     nn = torch.nn
     model = seeded(lambda: nn.LSTM(6, 32, num_layers=2, batch_first=True), Last, lambda: nn.Linear(32, 3))
-    return model, torch.sin(torch.linspace(0, 20, 60)).reshape(1, 10, 6)
+    return model, torch.sin(torch.linspace(0, 20, LSTM_STEPS * 6)).reshape(1, LSTM_STEPS, 6)
 
 
 def cnn_1d():
@@ -231,7 +234,7 @@ def function(folder: Path, family: str, task: str) -> str:
     """`file.py:function` for a function of the file above."""
     del task
     folder.mkdir()
-    (folder / "models.py").write_text(_FUNCTIONS)
+    (folder / "models.py").write_text(f"LSTM_STEPS = {LSTM_STEPS}\n{_FUNCTIONS}")
     return f"{folder / 'models.py'}:{family.replace('-', '_')}"
 
 
