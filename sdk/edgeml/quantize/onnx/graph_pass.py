@@ -27,11 +27,13 @@ class Pass(Protocol):
 
 
 def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
-    """Run all passes on a model.
+    """Run all passes on a model. They find nodes by name, so nodes without a name get one first.
 
     Raises:
         UsageError: `model-unsupported`, when a pass can't run, fails, or misses its purpose.
     """
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}:{index}"
     for step in passes:
         if reason := step.requires(model):
             raise _unsupported(reason)
