@@ -23,7 +23,7 @@ def write(source: Source, file_format: Format, folder: Path) -> Built:
             from edgeml.exporters import to_tflite  # noqa: PLC0415 -- imports litert-torch
 
             return to_tflite.write(source, folder)
-        from edgeml.exporters import onnx_layout, to_onnx  # noqa: PLC0415 -- imports optimum
+        from edgeml.exporters import onnx_layout, to_onnx  # noqa: PLC0415 -- imports torch
 
         model = to_onnx.convert(source, folder.parent)
         return onnx_layout.write(model, folder, recipe=FLOAT, signature=source.signature)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import onnx
 import torch
-from optimum.exporters.onnx import export
-from optimum.exporters.tasks import TasksManager
 
 from edgeml.exporters import conversion_error
-from edgeml.exporters.huggingface import causal
 from edgeml.exporters.source import Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
@@ -32,7 +29,9 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
     try:
         # A detector's positions depend on the size of its pictures, which is fixed: tracing makes them constants.
         if source.model.pretrained is not None and source.task != "object-detection":
-            _pretrained(source, source.model.pretrained, path)
+            from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
+
+            optimum_onnx.convert(source.model.pretrained, source.task, path, opset=OPSET)
         else:
             _module(source, source.model, path)
         return onnx.load(path)
@@ -40,16 +39,6 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         raise
     except Exception as error:  # the exporters let errors of their passes pass
         raise conversion_error.unsupported("onnx", error) from error
-
-
-def _pretrained(source: Source, model: Any, path: Path) -> None:  # noqa: ANN401 -- transformers has no types here
-    if source.task == "text-generation":
-        export(model, causal.onnx_config(model), path, opset=OPSET)
-        return
-    constructor = TasksManager.get_exporter_config_constructor(
-        "onnx", model, task=source.task, library_name="transformers"
-    )
-    export(model, constructor(model.config), path, opset=OPSET)
 
 
 def _module(source: Source, model: TorchModel, path: Path) -> None:

@@ -1,5 +1,7 @@
 """The sources that a model's name can stand for, and the refusals of the others."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,10 @@ def test_load_model_of_unknown_form_is_unreadable(tmp_path: Path, name: str):
         load(request, tmp_path)
     assert caught.value.code == "model-unreadable"
     assert "file.onnx" in caught.value.hint
+
+
+def test_optimum_is_imported_only_for_transformers_models():
+    """It takes seconds of CPU time, which a model from elsewhere needn't pay."""
+    code = "from edgeml.exporters import to_onnx; import sys; print({'optimum', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -9,14 +9,11 @@ from typing import Any
 import msgspec
 import torch
 import transformers
-from optimum.exporters.onnx import model_configs  # noqa: F401 -- its architectures are known once it is imported
-from optimum.exporters.tasks import TasksManager
 
 from edgeml.exporters.huggingface import chat_template
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
-from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import ChatTemplate, Generation, PromptInput
 from edgeml_runtime.encode.text import opened
@@ -75,22 +72,6 @@ def _chat(path: Path, tokenizer: Path) -> tuple[ChatTemplate | None, tuple[str, 
         return None, (f"the chat template can't be expressed as plain data: {error}; the model takes prompts only",)
 
 
-def onnx_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and optimum have no types here
-    """Make optimum's export configuration of the model with its cache.
-
-    Raises:
-        UsageError: `model-unsupported`, when optimum doesn't support the architecture.
-    """
-    try:
-        constructor = TasksManager.get_exporter_config_constructor(
-            "onnx", pretrained, task="text-generation-with-past", library_name="transformers"
-        )
-        return constructor(pretrained.config, use_past=True, use_past_in_inputs=True)
-    except (ValueError, KeyError) as error:
-        hint = "export a GPT-2 or Llama type of model"
-        raise UsageError("model-unsupported", f"can't convert this model to ONNX: {error}", hint) from error
-
-
 class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
     """A language model with its KV cache as inputs and outputs by name.
 
@@ -116,6 +97,8 @@ class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
 
 def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401 -- transformers has no types here
     """Make the inputs of a prompt with an empty cache, in optimum's order."""
+    from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
+
     tokens = torch.tensor([ids])
     with torch.inference_mode():
         layers = pretrained(input_ids=tokens, use_cache=True).past_key_values.to_legacy_cache()
@@ -126,7 +109,7 @@ def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN4
     }
     positions = torch.arange(len(ids))[None]
     counted = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": positions}
-    names = onnx_config(pretrained).inputs
+    names = optimum_onnx.causal_config(pretrained).inputs
     return {name: value.numpy() for name, value in counted.items() if name in names} | empty
 
 
