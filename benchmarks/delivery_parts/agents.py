@@ -19,6 +19,7 @@ from edgeml.repository.deployments import deploy
 from edgeml_agent.store.releases import Release
 from edgeml_core import manifest as manifests
 from edgeml_core import messages, wire_keys
+from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, Report
 from harness import host
 from harness.figures import Figure, HostLoad, Run, most
@@ -70,8 +71,12 @@ class Fleet:
         self._await(DeviceState, "state", lambda _: True)
 
     def await_active(self) -> None:
-        """Wait until each device has reported that it serves the release."""
-        self._await(Report, "report", lambda it: it.state == "active")
+        """Wait until each device has reported that it serves the release.
+
+        Raises:
+            RuntimeError: a device refused the release.
+        """
+        self._await(Report, "report", _is_active)
 
     def deploy(self, weights_bytes: int) -> Release:
         """Publish a release and deploy it to all devices."""
@@ -98,6 +103,12 @@ class Fleet:
     def _senders(self, topics: set[str], kind: type, holds: Callable[[Any], bool]) -> set[str]:
         sent = [(topic, payload) for topic, payload in list(self.observer.heard) if topic in topics]
         return {topic for topic, payload in sent if holds(messages.decode(payload, kind))}
+
+
+def _is_active(report: Report) -> bool:
+    if report.state in (State.REJECTED, State.ROLLED_BACK):
+        raise RuntimeError(f"a device ended with {report}")
+    return report.state == State.ACTIVE
 
 
 def figures(run: Run) -> Iterator[Figure]:

@@ -28,6 +28,9 @@ from edgeml_runtime import tensors
 #: kills the process (SIGFPE, on x86). `huge`: the first run asks for 2 TiB and fails.
 Fault = Literal["none", "wrong golden", "hang", "crash", "huge"]
 
+MIB: Final = 1024**2
+#: Copies of its weights that a runtime has in memory while it loads a model.
+LOADED_COPIES: Final = 2
 OPSET: Final = 17
 IR_VERSION: Final = 8
 COLUMNS: Final = 4
@@ -77,6 +80,7 @@ def tiny_onnx_bundle(
             outputs=(manifests.TensorSpec(name="y", **spec),),
             preprocess=processing.TensorInput(),
             postprocess=processing.TensorOutput(),
+            weights_bytes=weights_bytes,
         ),
         files | {golden.GOLDEN_NAME: golden.encode((case,))},
     )
@@ -128,6 +132,7 @@ def drafted(
     outputs: tuple[manifests.TensorSpec, ...],
     preprocess: processing.Preprocess,
     postprocess: processing.Postprocess,
+    weights_bytes: int = 0,
 ) -> Manifest:
     name, version, target = identity
     return Manifest(
@@ -145,7 +150,7 @@ def drafted(
         preprocess=preprocess,
         postprocess=postprocess,
         golden=manifests.Golden(path=golden.GOLDEN_NAME, cases=1, min_cosine=0.999, max_abs=1e-3),
-        needs=manifests.Needs(ram_bytes=1024 * 1024, disk_bytes=1024 * 1024),
+        needs=manifests.Needs(ram_bytes=MIB + LOADED_COPIES * weights_bytes, disk_bytes=MIB + weights_bytes),
         card=Card(
             recipe="none",
             size_bytes=0,
