@@ -13,10 +13,9 @@ from typing import Final
 import numpy as np
 import pytest
 
-from edgeml_agent.link.link import RECONNECT_MAX_S
 from faults import campaign
 from faults.attacked_fleet import TOPICS
-from faults.fleet import TIMEOUT_S, Fleet, fleet, until
+from faults.fleet import Fleet, fleet, until
 from faults.mitm import Frame, LinkFaults, Meddle, Mitm
 
 CHUNK: Final = TOPICS.chunk("")
@@ -107,6 +106,21 @@ def link(made: Fleet) -> Iterator[Mitm]:
     made.mitm.line, made.mitm.meddle = LinkFaults(), honest
 
 
+def test_update_over_a_reset_connection_arrives(made: Fleet, link: Mitm) -> None:
+    """The connection is reset several times, at random instants. It comes first: later the agent would wait longer."""
+    chance = campaign.chance("road resets")
+    version = made.release(weights_bytes=WEIGHTS_BYTES)
+    made.deploy(version)
+    for _ in range(3):
+        connections = link.connections
+        time.sleep(chance.uniform(0.1, 1.0))
+        link.cut()
+        campaign.count("connections reset")
+        until(lambda connections=connections: link.connections > connections, "the agent connects again")
+    made.converges(version)
+    campaign.count("updates over bad links")
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_update_over_a_bad_link_arrives(made: Fleet, link: Mitm, name: str) -> None:
     """The faults last until the update has arrived."""
@@ -119,23 +133,6 @@ def test_update_over_a_link_that_changes_traffic_arrives(made: Fleet, link: Mitm
     """The changes last until the update has arrived."""
     link.meddle = TRAFFIC[name](campaign.chance(f"road {name}"))
     arrives(made, WEIGHTS_BYTES)
-
-
-def test_update_over_a_reset_connection_arrives(made: Fleet, link: Mitm) -> None:
-    """The connection is reset several times, at random instants."""
-    chance = campaign.chance("road resets")
-    version = made.release(weights_bytes=WEIGHTS_BYTES)
-    made.deploy(version)
-    for _ in range(3):
-        connections = link.connections
-        time.sleep(chance.uniform(0.1, 1.0))
-        link.cut()
-        campaign.count("connections reset")
-        # After the bad links before this one the agent waits longer each time.
-        again_s = RECONNECT_MAX_S + TIMEOUT_S
-        until(lambda connections=connections: link.connections > connections, "the agent connects again", again_s)
-    made.converges(version)
-    campaign.count("updates over bad links")
 
 
 def arrives(made: Fleet, weights_bytes: int) -> None:
