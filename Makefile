@@ -22,36 +22,44 @@ RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
 DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl wrk:wrk zstd:zstd bsdiff:bsdiff
+# Modules are compiled when they are first imported: most of them never are.
+PIP := python -m pip install --quiet --no-compile
 PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
+# Prerequisites that don't need each other are made at the same time.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += --jobs=3
+endif
 # Nothing of the caller's environment leaks into ours.
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: all setup demo test quick nightly faults soak fuzz check fix docs dist bench clean debian need
+.PHONY: all python setup demo test quick nightly faults soak fuzz check fix docs dist bench clean debian need
 .DEFAULT_GOAL := all
 
 all: check test
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edgeml needs Python 3.11 or newer: make PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory need PACKAGES=python3-venv
+
+$(READY): pyproject.toml constraints.txt | python
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --upgrade pip
+	$(RUN)/$(PIP) --upgrade pip
 	@# torch by itself first: a plain requirement on it would take a build with gigabytes of CUDA.
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(RUN)/$(PIP) --constraint constraints.txt torch==2.13.0
+	$(RUN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup
 	$(RUN)/edgeml demo
 
 # Other people's clients call the agent from an environment of their own, without edgeml.
-$(CLIENTS)/.ready: tests/clients/requirements.txt | setup
+$(CLIENTS)/.ready: tests/clients/requirements.txt | python
 	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --requirement $<
+	$(CLIENTS)/bin/$(PIP) --requirement $<
 	@touch $@
 
 # First the tests that measure time, alone; then all others, several at a time.
@@ -104,7 +112,7 @@ bench: setup debian
 
 # Debian packages that the tests need, each after one of its programs. A missing package is installed as root; other
 # users get the command that installs it.
-debian:
+debian: | python
 	@export PATH=$$PATH:/usr/sbin; missing=; \
 	for pair in $(DEBIAN); do command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
 	test -z "$$missing" || $(MAKE) --no-print-directory need PACKAGES="$$missing"
