@@ -11,12 +11,17 @@ import msgspec
 
 
 class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
-    """Text through a `tokenizer.json`. `pad_to` are the compiled lengths in tokens; empty means any length."""
+    """Text through a `tokenizer.json`. `pad_to` are the compiled lengths in tokens; empty means any length.
+
+    `prompt` is put before each text. It is left out where there is none, so that agents which don't know it take such a
+    bundle.
+    """
 
     tokenizer: str
     max_length: int
     pad_to: tuple[int, ...] = ()
     pad_id: int = 0
+    prompt: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class QuestionInput(TextInput, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="question"):

@@ -95,9 +95,12 @@ def test_embeddings_are_pooled_from_what_the_pipeline_gives(mode: str, normalize
     """As sentence-transformers' own files say, with the special tokens and without the padding of others."""
     model = tmp_path / "model"
     (model / "1_Pooling").mkdir(parents=True)
-    (model / "1_Pooling/config.json").write_text(f'{{"pooling_mode_{mode}": true}}')
+    (model / "1_Pooling/config.json").write_text(f'{{"word_embedding_dimension": 32, "pooling_mode_{mode}": true}}')
     kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), *([("Normalize", "2_Normalize")] if normalize else [])]
-    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
+    modules = [
+        {"idx": number, "name": str(number), "type": f"sentence_transformers.models.{kind}", "path": path}
+        for number, (kind, path) in enumerate(kinds)
+    ]
     (model / "modules.json").write_bytes(msgspec.json.encode(modules))
     bundle = exported(tmp_path, models.pretrained(model, "bert", "feature-extraction", tokens=64))
     extract = theirs(tmp_path, "feature-extraction")

@@ -71,7 +71,7 @@ class Encoder:
             UsageError: `input-invalid`, when a text is not Unicode (it holds half a surrogate pair).
         """
         try:
-            encodings = self._tokenizer.encode_batch(list(texts))
+            encodings = self._tokenizer.encode_batch([f"{self._text.prompt or ''}{text}" for text in texts])
         except TypeError as error:
             raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
         return self._tensors(encodings), [_cut_tokens(encoding) for encoding in encodings]

@@ -43,7 +43,14 @@ def open_candidate(candidate: Candidate) -> Iterator[Model]:
     Raises:
         DeviceError: `runtime-failed`, when the runtime can't load it.
     """
-    model = Model.open(candidate.model.folder, candidate.manifest, threads=THREADS)
+    with opened(candidate.model, candidate.manifest) as model:
+        yield model
+
+
+@contextmanager
+def opened(built: Built, manifest: Manifest) -> Iterator[Model]:
+    """Load a model in its runtime; see `open_candidate`."""
+    model = Model.open(built.folder, manifest, threads=THREADS)
     try:
         yield model
     finally:

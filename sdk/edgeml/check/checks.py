@@ -19,6 +19,7 @@ from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
 from edgeml.check.predictions import predict, scores
 from edgeml.exporters.source import Source
 from edgeml.memo import Memo
+from edgeml.oracle import hard_items
 from edgeml.quantize import recipes
 from edgeml_core.card import Accuracy, Card, Parity
 from edgeml_core.drift import Baseline
@@ -27,11 +28,13 @@ from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime.drift_features import is_observed
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer
+from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify import golden
 
 NO_LABELS: Final = "not measured: no --evaluate was given"
+#: Inputs that the original's library answers beside the hard items.
+RAW_INPUTS_MAX: Final = 16
 #: Inputs; two differ enough to show a model that ignores its input.
 GOLDEN_FIRST: Final = 2
 #: Tokens of a golden input of a model that takes any length: the targets' bounds were measured on sentences. On a
@@ -78,6 +81,11 @@ class Checks:
     calibration: Rows
     max_drop: float
     once: Memo = field(default_factory=Memo)
+
+    @property
+    def raw_items(self) -> list[Item]:
+        """The items that the original's own library answers, too: hard ones, and the first of the inputs."""
+        return [*hard_items.hard(self.source.signature.preprocess), *self.inputs.items[:RAW_INPUTS_MAX]]
 
     def run(self, candidate: Candidate) -> Findings:
         """Run all checks of a candidate.

@@ -59,6 +59,8 @@ class Source:
         model: the PyTorch model, or the `.onnx` file.
         tools: versions of the libraries that loaded it.
         notes: for the card, on features of the original that the bundle lacks.
+        folder: of a model whose own library prepares its inputs, too, and so is asked (`edgeml.oracle`). None where
+            the inputs are tensors, which `original` takes as they are.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Source:
     model: TorchModel | Path
     tools: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

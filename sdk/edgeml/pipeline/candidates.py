@@ -13,12 +13,14 @@ from typing import Final
 import msgspec
 
 from edgeml import workspace
-from edgeml.check import latency, length_mix, turns
-from edgeml.check.candidate import Candidate
+from edgeml.check import agreement, latency, length_mix, turns
+from edgeml.check.candidate import Candidate, opened
 from edgeml.check.checks import Findings
 from edgeml.check.gate import is_slow
 from edgeml.exporters import fp32
-from edgeml.exporters.source import Built
+from edgeml.exporters.source import FLOAT, Built
+from edgeml.oracle import library
+from edgeml.oracle.protocol import Reply
 from edgeml.pipeline import comparison, pack, target_cpu
 from edgeml.pipeline.attempt import Attempt, Failed, Passed
 from edgeml.pipeline.comparison import Comparison, Entrant
@@ -49,6 +51,10 @@ def try_candidates(job: Job, profile: Profile, file_format: Format) -> list[Atte
     request = job.request
     order = recipes.plan(profile, file_format, job.source.kind, quantize=request.quantize, only=request.recipe)
     original = _export(job, file_format)
+    try:
+        agree(job, original, profile)
+    except GateFailed as error:
+        return [Failed(file_format=file_format, recipe=FLOAT, error=error)]
     attempts: list[Attempt] = []
     for recipe in order:
         attempts.append(_try(job, original, recipe, profile))
@@ -94,6 +100,30 @@ def _export(job: Job, file_format: Format) -> Built:
         return fp32.write(job.source, file_format, job.new_folder())
 
     return job.once(("fp32", file_format), write)
+
+
+def agree(job: Job, original: Built, profile: Profile) -> agreement.Agreed | None:
+    """Compare the fp32 form with the original's own library; None where the original takes tensors as they are.
+
+    Raises:
+        GateFailed: `gate-failed`, when an answer is another: no quantization could make it right.
+        UsageError: `model-unreadable` or `extra-missing`, when the library can't load the model.
+    """
+    source = job.source
+    if source.folder is None:
+        return None
+    folder, items = source.folder, job.checks.raw_items
+
+    def ask() -> Reply:
+        job.progress.stage("ask the original's library")
+        return library.of_environment().ask(folder, source.task, items)
+
+    def compare_all() -> agreement.Agreed:
+        reply = job.once("told", ask)
+        with workspace.quiet(job.folder), opened(original, _build(job, original, profile).manifest()) as model:
+            return agreement.check(model, items, reply.told, reply.library)
+
+    return job.once(("agreed", original.file_format), compare_all)
 
 
 def _quantize(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Candidate:

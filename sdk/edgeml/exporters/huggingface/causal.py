@@ -55,6 +55,7 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
         model=TorchModel(module=module, pretrained=pretrained),
         tools={name: metadata.version(name) for name in ("torch", "transformers")},
         notes=notes,
+        folder=path,
     )
 
 

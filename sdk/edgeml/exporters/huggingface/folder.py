@@ -17,7 +17,6 @@ from edgeml_core.manifest import Task
 from edgeml_core.processing import (
     Activation,
     Classes,
-    Embedding,
     ImageInput,
     Postprocess,
     QuestionInput,
@@ -116,16 +115,6 @@ class _TokenizerConfig(msgspec.Struct, frozen=True):
     pad_token: str | dict[str, object] | None = None
 
 
-class _Pooling(msgspec.Struct, frozen=True):
-    pooling_mode_cls_token: bool = False
-    pooling_mode_mean_tokens: bool = False
-
-
-class _Module(msgspec.Struct, frozen=True):
-    type: str
-    path: str
-
-
 class _SentenceConfig(msgspec.Struct, frozen=True):
     max_seq_length: int | None = None
 
@@ -159,10 +148,12 @@ def text_input(folder: Path, destination: Path) -> TextInput:
     settings = read(folder / "tokenizer_config.json", _TokenizerConfig) or _TokenizerConfig()
     token = settings.pad_token
     pad = token.get("content") if isinstance(token, dict) else token
+    # A classifier that reads the last token finds it by the id in config.json.
+    own = config(folder).pad_token_id
     return TextInput(
         tokenizer=TOKENIZER,
         max_length=_tokens_max(folder, settings),
-        pad_id=tokenizer.token_to_id(str(pad or "[PAD]")) or 0,
+        pad_id=(tokenizer.token_to_id(str(pad or "[PAD]")) or 0) if own is None or own < 0 else own,
     )
 
 
@@ -239,26 +230,8 @@ def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postproces
             return TokenClasses(output=output, labels=found.labels)
         case "question-answering" if more:
             return Span(start=output, end=more[0], max_tokens=ANSWER_TOKENS_MAX)
-        case "feature-extraction":
-            return _embedding(folder, output)
         case _:
             return TensorOutput()
-
-
-def _embedding(folder: Path, output: str) -> Embedding:
-    """Read pooling and normalization from sentence-transformers' files; the default is the mean, not normalized."""
-    modules = read(folder / "modules.json", tuple[_Module, ...]) or ()
-    kinds = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
-    pooling = read(folder / kinds.get("Pooling", "1_Pooling") / "config.json", _Pooling)
-    if pooling and not (pooling.pooling_mode_cls_token or pooling.pooling_mode_mean_tokens):
-        raise UsageError("model-unsupported", "the pooling is neither mean nor cls", "train with mean or cls pooling")
-    if unknown := kinds.keys() - {"Transformer", "Pooling", "Normalize"}:
-        listed = ", ".join(sorted(unknown))
-        raise UsageError(
-            "model-unsupported", f"the folder has further modules: {listed}", "export them as file.py:function"
-        )
-    cls = pooling is not None and pooling.pooling_mode_cls_token
-    return Embedding(output=output, pooling="cls" if cls else "mean", normalize="Normalize" in kinds)
 
 
 def read(path: Path, kind: type[T]) -> T | None:

@@ -9,12 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
-import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE_MODELS
 
-from edgeml.exporters.huggingface import audio, causal, detection
+from edgeml.exporters.huggingface import audio, causal, detection, sentence_modules, weights
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
@@ -67,13 +68,21 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     """
     config = folders.config(path)
     _check_safe(path, config)
-    task = task or _detect_task(config)
+    task = _task(config, task)
     if task not in _TASKS:
         raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
     automatic, _, outputs = _TASKS[task]
-    pretrained = _load_pretrained(automatic, path)
-    if task == "text-generation":
-        return causal.source(path, pretrained, work)
+    pretrained, missing = weights.load(automatic, path)
+    source = (
+        causal.source(path, pretrained, work)
+        if task == "text-generation"
+        else _source(path, task, pretrained, outputs, work)
+    )
+    weights.check_loaded(source, pretrained, missing, path, task)
+    return source
+
+
+def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], work: Path) -> Source:  # noqa: ANN401
     preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
     module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
@@ -96,6 +105,7 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
         model=TorchModel(module=module, pretrained=pretrained),
         tools={name: metadata.version(name) for name in ("torch", "transformers")},
         notes=notes,
+        folder=path,
     )
 
 
@@ -111,26 +121,30 @@ def _check_safe(path: Path, config: folders.Config) -> None:
     raise UsageError("model-unreadable", f"{path} has no .safetensors file", "save the weights as safetensors")
 
 
-def _detect_task(config: folders.Config) -> Task:
+def _task(config: folders.Config, requested: Task | None) -> Task:
+    """Return the requested task, which must be the architecture's own: every model gives vectors, too."""
+    own = _own_task(config)
+    if requested and (own in (None, requested) or requested == "feature-extraction"):
+        return requested
+    named = ", ".join(config.architectures) or "none"
+    if own is None:
+        raise UsageError("model-unsupported", f"no task is known for the architecture {named}", "name one with --task")
+    if requested:
+        message = f"{named} is an architecture for {own}, not for {requested}"
+        raise UsageError("model-unsupported", message, f"leave --task out, or fine-tune the model for {requested}")
+    return own
+
+
+def _own_task(config: folders.Config) -> Task | None:
     for architecture in config.architectures:
         if architecture in AUDIO_CLASSIFIERS.values():  # many are called ForSequenceClassification
             return "audio-classification"
+        if architecture in LANGUAGE_MODELS.values():
+            return "text-generation"
         for task, (_, ending, _) in _TASKS.items():
             if architecture.endswith(ending):
                 return task
-    named = ", ".join(config.architectures) or "none"
-    raise UsageError("model-unsupported", f"no task is known for the architecture {named}", "name one with --task")
-
-
-def _load_pretrained(automatic: Any, path: Path) -> Any:  # noqa: ANN401 -- transformers has no types here
-    try:
-        model = automatic.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        hint = "check that config.json and the weights belong together"
-        raise UsageError("model-unreadable", f"transformers can't load {path}: {error}", hint) from error
-    return model.eval()
+    return None
 
 
 def _inputs(
@@ -150,6 +164,8 @@ def _inputs(
     tokenizer = work / folders.TOKENIZER
     is_question = task == "question-answering"
     text = folders.question_input(path, tokenizer) if is_question else folders.text_input(path, tokenizer)
+    if task == "feature-extraction" and (prompt := sentence_modules.prompt(path)):
+        text = msgspec.structs.replace(text, prompt=prompt)
     names = ["input_ids", "attention_mask"]
     if getattr(pretrained.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
@@ -165,4 +181,6 @@ def _inputs(
 def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postprocess:
     if task == "object-detection":
         return detection.boxes(path, *outputs)
+    if task == "feature-extraction":
+        return sentence_modules.embedding(path, *outputs)
     return folders.postprocess(path, task, *outputs)

@@ -1,0 +1,199 @@
+"""Agreement: the fp32 form, asked as a device asks it, gives the answers of the original's own library.
+
+Parity compares with the original behind edgeml's own preparation, so it can't see a fault of that. Here nothing but the
+item is shared. Each item is asked alone and among others, since clients send both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from edgeml.oracle.protocol import Told
+from edgeml_core.errors import EdgemlError, GateFailed
+from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, TokenClasses
+from edgeml_runtime import tensors
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Answer, Audio, Image, Item, Prompt, Question, Text
+from edgeml_runtime.verify.golden import cosine
+
+#: The distance of two scores of one label. fp32 adds in another order in each runtime: 1e-5 is usual.
+SCORE_MAX: Final = 1e-3
+COSINE_MIN: Final = 0.9999
+#: The distance of two numbers of a prepared picture: two levels of 255 of a channel whose deviation is a quarter.
+INPUT_MAX: Final = 2 / 255 / 0.25
+#: Intersection over union of two boxes of one object.
+OVERLAP_MIN: Final = 0.99
+#: Characters of an item in a message.
+SHOWN_CHARS: Final = 60
+_HINT: Final = (
+    "report the model's type: edgeml prepares its inputs or reads its outputs in another way than the model's own "
+    "library; file.py:function exports the model without preparation"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """What was compared: the library, and the number of items that it answered."""
+
+    library: str
+    items: int
+
+
+def check(model: Model, items: Sequence[Item], told: Sequence[Told], library: str) -> Agreed:
+    """Compare a model's answers with those of the original's library.
+
+    An item that the library itself can't answer counts for nothing, nor one of which the model says that it refuses it
+    or doesn't read all.
+
+    Args:
+        model: the fp32 form, opened as on a device.
+        items: the items.
+        told: the library's answers.
+        library: its name and version.
+
+    Raises:
+        GateFailed: `gate-failed`, naming the first item with another answer, and both answers.
+        DeviceError: `runtime-failed`.
+    """
+    difference = _DIFFERENCES[type(model.manifest.postprocess)]
+    read: list[tuple[Item, Mapping[str, Any]]] = []
+    for item, it in zip(items, told, strict=True):
+        alone = _ask(model, [item]) if it.answer is not None else None
+        if it.answer is None or alone is None or "truncated" in alone[0]:
+            continue
+        _refuse_if(_inputs(model, item, it), item, library)
+        _refuse_if(difference(alone[0], it.answer), item, library)
+        read.append((item, it.answer))
+    together = (_ask(model, [item for item, _ in read]) if read else None) or ()
+    for (item, expected), found in zip(read, together, strict=bool(together)):
+        _refuse_if(difference(found, expected), item, library, " among others")
+    return Agreed(library=library, items=len(read))
+
+
+def _ask(model: Model, items: Sequence[Item]) -> list[Answer] | None:
+    """Answer items as one request; None where the model refuses them in its own words."""
+    try:
+        return model.predict(items)
+    except EdgemlError as error:
+        if error.code != "input-invalid":
+            raise
+        return None
+
+
+def _inputs(model: Model, item: Item, told: Told) -> str:
+    """Compare the tensors that both made of a picture, where the library shows its own: it puts channels first."""
+    prepared = model.prepare([item]).tensors if told.inputs else {}
+    for name, data in told.inputs.items():
+        ours, theirs = prepared.get(name), tensors.from_data(data)
+        if ours is not None and getattr(model.manifest.preprocess, "layout", "") == "NHWC":
+            ours = ours.transpose(0, 3, 1, 2)
+        if ours is None or ours.shape != theirs.shape:
+            return f"{name} of shape {ours.shape if ours is not None else None}, and of {theirs.shape}"
+        distance = float(np.abs(ours - theirs).max(initial=0))
+        if distance > INPUT_MAX:
+            return f"{name} with numbers up to {distance:.2f} away from those"
+    return ""
+
+
+def _refuse_if(difference: str, item: Item, library: str, where: str = "") -> None:
+    if difference:
+        message = f"the answers are not the original's: {_shown(item)}{where}: {difference} by {library}"
+        raise GateFailed("gate-failed", message, _HINT)
+
+
+def _classes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    ours, theirs = ({it["label"]: it["score"] for it in answer["labels"]} for answer in (found, expected))
+    if ours.keys() != theirs.keys():
+        return f"labels {sorted(ours)}, and {sorted(theirs)}"
+    worst = max(ours, key=lambda label: _relative(ours[label], theirs[label]))
+    if _relative(ours[worst], theirs[worst]) <= SCORE_MAX:
+        return ""
+    return f"{worst} {ours[worst]:.4f}, and {theirs[worst]:.4f}"
+
+
+def _token_classes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    ours, theirs = found["tokens"], expected["tokens"]
+    if len(ours) != len(theirs):
+        return f"{len(ours)} tokens, and {len(theirs)}"
+    for one, other in zip(ours, theirs, strict=True):
+        is_tied = one["label"] != other["label"] and abs(one["score"] - other["score"]) <= SCORE_MAX
+        if not is_tied and (one["label"] != other["label"] or abs(one["score"] - other["score"]) > SCORE_MAX):
+            return f"{one['token']!r} {one['label']} {one['score']:.4f}, and {other['label']} {other['score']:.4f}"
+    return ""
+
+
+def _span(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Two spans may share the best score; then either is right."""
+    if found["answer"] == expected["answer"] or abs(found["score"] - expected["score"]) <= SCORE_MAX:
+        return ""
+    return f"{found['answer']!r}, and {expected['answer']!r}"
+
+
+def _boxes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    ours, theirs = found["boxes"], expected["boxes"]
+    if len(ours) != len(theirs):
+        return f"{len(ours)} boxes, and {len(theirs)}"
+    for one, other in zip(ours, theirs, strict=True):
+        if _relative(one["score"], other["score"]) > SCORE_MAX or _overlap(one["box"], other["box"]) < OVERLAP_MIN:
+            return f"{one['label']} {one['score']:.4f} {one['box']}, and {other['label']} {other['score']:.4f}"
+    return ""
+
+
+def _overlap(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Intersection over union; an edge counts as a pixel, since boxes are rounded."""
+
+    def area(low: float, high: float, left: float, right: float) -> float:
+        return max(0.0, high - low + 1) * max(0.0, right - left + 1)
+
+    shared = area(
+        max(one["xmin"], other["xmin"]), min(one["xmax"], other["xmax"]),
+        max(one["ymin"], other["ymin"]), min(one["ymax"], other["ymax"]),
+    )  # fmt: skip
+    both = sum(area(box["xmin"], box["xmax"], box["ymin"], box["ymax"]) for box in (one, other))
+    return shared / (both - shared) if both > shared else 1.0
+
+
+def _vector(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    ours, theirs = np.asarray(found["embedding"]), np.asarray(expected["embedding"])
+    if ours.shape != theirs.shape:
+        return f"{ours.size} numbers, and {theirs.size}"
+    lengths = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
+    near = cosine(ours, theirs)
+    if near >= COSINE_MIN and _relative(*lengths) <= 1 - COSINE_MIN + SCORE_MAX:
+        return ""
+    return f"a vector of length {lengths[0]:.4f}, and one of {lengths[1]:.4f} at cosine {near:.4f}"
+
+
+def _text(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    return "" if found["text"] == expected["text"] else f"{found['text']!r}, and {expected['text']!r}"
+
+
+def _relative(one: float, other: float) -> float:
+    """The distance of two numbers: absolute up to 1, relative above."""
+    return abs(one - other) / max(1.0, abs(other))
+
+
+_DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
+    Classes: _classes,
+    TokenClasses: _token_classes,
+    Span: _span,
+    Boxes: _boxes,
+    Embedding: _vector,
+    Generation: _text,
+}
+
+
+def _shown(item: Item) -> str:
+    match item:
+        case Text(text=text) | Prompt(prompt=text) | Question(question=text):
+            return repr(text[:SHOWN_CHARS])
+        case Image(data=data):
+            return f"a picture of {len(data)} bytes"
+        case Audio(samples=samples, sampling_rate_hz=rate_hz):
+            return f"a sound of {len(samples) / rate_hz:.1f} s"
+        case _:
+            return "an item"

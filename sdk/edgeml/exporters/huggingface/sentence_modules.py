@@ -1,0 +1,99 @@
+"""A sentence-transformers folder's own files: its modules, its pooling and its prompt. No weights, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from edgeml.exporters.huggingface.folder import read
+from edgeml_core.errors import UsageError
+from edgeml_core.processing import Embedding
+
+#: Modules that a bundle can express; each other one has weights or code of its own.
+_KNOWN: Final = frozenset({"Transformer", "Pooling", "Normalize"})
+_HINT: Final = "export the whole encoder as file.py:function, or train it with mean or cls pooling"
+
+
+class _Module(msgspec.Struct, frozen=True):
+    type: str
+    path: str
+
+
+class _Pooling(msgspec.Struct, frozen=True):
+    """The pooling's file; version 5 has `pooling_mode`, the versions before a switch for each mode."""
+
+    pooling_mode: str | tuple[str, ...] | None = None
+    pooling_mode_cls_token: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+    include_prompt: bool = True
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes in use; the vectors of several are joined."""
+        if self.pooling_mode is not None:
+            return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
+        switches = {
+            "cls": self.pooling_mode_cls_token,
+            "mean": self.pooling_mode_mean_tokens,
+            "max": self.pooling_mode_max_tokens,
+            "mean_sqrt_len_tokens": self.pooling_mode_mean_sqrt_len_tokens,
+            "weightedmean": self.pooling_mode_weightedmean_tokens,
+            "lasttoken": self.pooling_mode_lasttoken,
+        }
+        return tuple(mode for mode, is_on in switches.items() if is_on)
+
+
+class _Prompts(msgspec.Struct, frozen=True):
+    prompts: dict[str, str] = {}
+    default_prompt_name: str | None = None
+
+
+def embedding(folder: Path, output: str) -> Embedding:
+    """Read pooling and normalization; a folder without modules gets the mean, not normalized.
+
+    Raises:
+        UsageError: `model-unsupported`, when a bundle can't express the modules; `model-unreadable`.
+    """
+    modules = read(folder / "modules.json", tuple[_Module, ...]) or ()
+    paths = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
+    if unknown := paths.keys() - _KNOWN:
+        raise _unsupported(f"the folder has further modules: {', '.join(sorted(unknown))}")
+    pooling = read(folder / paths.get("Pooling", "1_Pooling") / "config.json", _Pooling)
+    if pooling is None:
+        return Embedding(output=output, pooling="mean", normalize="Normalize" in paths)
+    mode: Literal["mean", "cls"]
+    match pooling.modes:
+        case ("mean",):
+            mode = "mean"
+        case ("cls",):
+            mode = "cls"
+        case modes:
+            raise _unsupported(f"the pooling is {' and '.join(modes) or 'none'}: a bundle pools by mean or cls")
+    if not pooling.include_prompt and prompt(folder):
+        raise _unsupported("the pooling leaves the prompt's tokens out")
+    return Embedding(output=output, pooling=mode, normalize="Normalize" in paths)
+
+
+def prompt(folder: Path) -> str:
+    """Read the text that sentence-transformers puts before each text; empty without one.
+
+    Raises:
+        UsageError: `model-unreadable`, when the file is malformed or its default names no prompt.
+    """
+    found = read(folder / "config_sentence_transformers.json", _Prompts) or _Prompts()
+    if found.default_prompt_name is None:
+        return ""
+    if found.default_prompt_name not in found.prompts:
+        message = f"{folder} names a prompt {found.default_prompt_name!r} by default that it doesn't have"
+        raise UsageError("model-unreadable", message, "repair or restore config_sentence_transformers.json")
+    return found.prompts[found.default_prompt_name]
+
+
+def _unsupported(message: str) -> UsageError:
+    return UsageError("model-unsupported", message, _HINT)

@@ -1,0 +1,79 @@
+"""Loading transformers' weights, and a refusal of those that the files don't have: transformers makes them up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from edgeml.exporters.source import Source
+from edgeml_core.errors import UsageError
+from edgeml_core.manifest import Task
+
+#: Weights named in a message.
+SHOWN_MAX: Final = 4
+
+
+def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN401 -- transformers has no types here
+    """Load a model in fp32 and evaluation mode.
+
+    Weights that the files don't have become NaN, so that an answer shows whether it depends on them: a missing pooler
+    under an unused output harms nothing, a missing head gives random answers.
+
+    Args:
+        automatic: transformers' class for the task.
+        path: the model's folder.
+
+    Returns:
+        The model, and the names of those weights.
+
+    Raises:
+        UsageError: `model-unreadable`, when transformers can't load the model.
+    """
+    try:
+        model, found = automatic.from_pretrained(
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors let errors of many kinds pass
+        hint = "check that config.json and the weights are whole and belong together"
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError("model-unreadable", f"transformers can't load {path}: {reason}", hint) from error
+    missing = frozenset(found["missing_keys"])
+    _fill(model, missing, torch.nan)
+    return model.eval(), missing
+
+
+def check_loaded(source: Source, model: Any, missing: Collection[str], path: Path, task: Task) -> None:  # noqa: ANN401
+    """Check that no answer depends on weights that the files don't have; they become 0.
+
+    Raises:
+        UsageError: `model-unreadable`.
+    """
+    if not missing:
+        return
+    if _has_nan(source.original.run(source.example)):
+        names = sorted(missing)
+        more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
+        message = f"{path} has no weights for {', '.join(names[:SHOWN_MAX])}{more}, on which the {task} depends"
+        hint = "name the task that the model was trained for with --task, or fine-tune it for this one"
+        raise UsageError("model-unreadable", message, hint)
+    _fill(model, missing, 0.0)
+
+
+def _fill(model: Any, names: Collection[str], value: float) -> None:  # noqa: ANN401 -- transformers has no types here
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name in names and tensor.is_floating_point():
+                tensor.fill_(value)
+
+
+def _has_nan(outputs: Mapping[str, Any]) -> bool:
+    return any(np.isnan(array).any() for array in outputs.values())

@@ -1,0 +1,90 @@
+"""The oracle's program: `python -m edgeml.oracle.child`. It answers one `Ask` after the other until stdin ends.
+
+The library is imported while the host still converts the model. It is the one of this Python, which may be another than
+the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from edgeml.oracle.protocol import Ask, RawItem, Reply, Told
+from edgeml_core.calls import Refused
+from edgeml_core.errors import EdgemlError, UsageError
+from edgeml_runtime import stdio, tensors
+
+#: Set before any library is imported: no hub, no telemetry, no advice.
+ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+#: Characters of a library's error.
+ERROR_CHARS: Final = 300
+
+#: Answers one item as the library's owner would.
+Answerer = Callable[[RawItem], dict[str, Any]]
+
+
+def reply(asked: Ask) -> Reply:
+    """Load the model and answer the items; an error of the library is a reply, too."""
+    try:
+        library, answer = _open(asked)
+    except EdgemlError as error:
+        return Reply(refused=Refused.of(error))
+    return Reply(library=library, told=tuple(_told(answer, asked.items)))
+
+
+def _open(asked: Ask) -> tuple[str, Answerer]:
+    folder = Path(asked.folder)
+    try:
+        if asked.task == "feature-extraction" and (folder / "modules.json").exists():
+            from edgeml.oracle import sentences  # noqa: PLC0415 -- imports sentence-transformers
+
+            return sentences.open_encoder(folder)
+        from edgeml.oracle import pipelines  # noqa: PLC0415 -- imports transformers
+
+        return pipelines.open_pipeline(folder, asked.task)
+    except ImportError as error:
+        message = f"the model's own library is missing: {error}"
+        raise UsageError("extra-missing", message, "pip install 'edgeml-deploy[export]'") from error
+    except Exception as error:  # each library has its own
+        message = f"the model's own library can't load {folder}: {_shown(error)}"
+        raise UsageError("model-unreadable", message, "make the folder load there first") from error
+
+
+def _told(answer: Answerer, items: tuple[RawItem, ...]) -> Iterator[Told]:
+    for item in items:
+        try:
+            answered = answer(item)
+            inputs = {name: tensors.to_data(array) for name, array in answered.pop("inputs", {}).items()}
+            yield Told(answer=_plain(answered), inputs=inputs)
+        except Exception as error:  # noqa: BLE001 -- each library has its own
+            yield Told(error=_shown(error))
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 -- nested lists and dictionaries with numpy's numbers among them
+    match value:
+        case dict():
+            return {key: _plain(it) for key, it in value.items()}
+        case list():
+            return [_plain(it) for it in value]
+        case np.generic():
+            return value.item()
+        case _:
+            return value
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:ERROR_CHARS]
+
+
+if __name__ == "__main__":
+    os.environ |= ENVIRONMENT
+    with contextlib.suppress(ImportError):  # the first request reports it
+        importlib.import_module("edgeml.oracle.pipelines")
+    sys.exit(stdio.converse(Ask, reply))

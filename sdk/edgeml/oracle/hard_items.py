@@ -1,0 +1,103 @@
+"""Items that preparations get wrong: made for each kind of model, and never used to calibrate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from PIL import Image as Pictures
+
+from edgeml_core.processing import AudioInput, ImageInput, Preprocess, PromptInput, QuestionInput, TextInput
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Text
+
+#: One word, white space, capitals, accents, other scripts, signs outside of any vocabulary, and a pair of sentences.
+TEXTS: Final = (
+    "no",
+    "  Two\tspaces \n and a line.  ",
+    "LOUD WORDS, Quiet words!",
+    "Zwölf Äpfel, naïve façade, el niño.",
+    "Το νερό είναι κρύο. Вода холодная. 水很冷。お水は冷たいです。",  # noqa: RUF001 -- Greek and Cyrillic are meant
+    "\N{GRINNING FACE} 3.14 % @user #tag https://example.org/a?b=c",
+    "The pump stopped. The operator was not told until the morning, when the tank had already run dry.",
+)
+#: Characters of the long text; more than any fixed length of a small model.
+LONG_CHARS: Final = 6_000
+#: Tokens that a language model writes on.
+CONTINUED_TOKENS: Final = 8
+#: Width and height in pixels, and the colours of the file.
+PICTURES: Final = (
+    (320, 180, "RGB"),
+    (120, 260, "RGB"),
+    (37, 23, "RGB"),
+    (200, 150, "L"),
+    (150, 200, "P"),
+    (96, 64, "RGBA"),
+)
+#: EXIF's tag for the orientation, and its value for a picture turned by a quarter.
+ORIENTATION: Final = (0x0112, 6)
+#: Seconds of the sounds.
+SOUNDS_S: Final = (0.3, 1.0, 2.7)
+SEED: Final = 20
+
+
+def hard(preprocess: Preprocess) -> list[Item]:
+    """Make the items for a kind of model; none for plain tensors."""
+    match preprocess:
+        case QuestionInput():
+            return [Question("Who was not told?", TEXTS[-1]), Question("Wo?", "Im Süden, bei Köln, im alten Haus.")]
+        case TextInput():
+            return [*map(Text, TEXTS), Text((" ".join(TEXTS) * 20)[:LONG_CHARS])]
+        case PromptInput():
+            return [
+                Prompt(prompt=text, max_new_tokens=CONTINUED_TOKENS, temperature=0.0, seed=0)
+                for text in TEXTS
+                if text.strip()
+            ]
+        case ImageInput():
+            return list(_pictures())
+        case AudioInput():
+            return list(_sounds(preprocess))
+        case _:
+            return []
+
+
+def _pictures() -> Iterator[Image]:
+    """Draw pictures whose colours, edges and corners differ, so that each wrong step shows."""
+    for number, (width, height, colours) in enumerate(PICTURES):
+        picture = _drawn(width, height, number)
+        yield Image(_file(picture.convert(colours), "PNG"))
+    turned = Pictures.Exif()
+    turned[ORIENTATION[0]] = ORIENTATION[1]
+    held = io.BytesIO()
+    _drawn(240, 160, len(PICTURES)).save(held, "JPEG", quality=95, exif=turned)
+    yield Image(held.getvalue())
+
+
+def _drawn(width: int, height: int, seed: int) -> Pictures.Image:
+    random = np.random.default_rng(SEED + seed)
+    down, across = np.mgrid[0:height, 0:width]
+    waves = [np.sin(across / random.uniform(3, 40) + down / random.uniform(3, 40)) for _ in range(3)]
+    shades = [255 * across / width, 255 * down / height, 128 + 127 * np.sin((across + down) / 20)]
+    pixels = np.stack([0.6 * shade + 0.4 * (127.5 + 127.5 * wave) for shade, wave in zip(shades, waves, strict=True)])
+    return Pictures.fromarray(pixels.transpose(1, 2, 0).astype(np.uint8), "RGB")
+
+
+def _file(picture: Pictures.Image, kind: str) -> bytes:
+    held = io.BytesIO()
+    picture.save(held, kind)
+    return held.getvalue()
+
+
+def _sounds(audio: AudioInput) -> Iterator[Audio]:
+    """Make tones in noise of several lengths, the last one quiet, all at the model's rate."""
+    random = np.random.default_rng(SEED)
+    for number, seconds in enumerate(SOUNDS_S):
+        count = int(seconds * audio.sampling_rate_hz)
+        if count < audio.min_samples:
+            continue
+        times = np.arange(count) / audio.sampling_rate_hz
+        tone = np.sin(2 * np.pi * (180 + 160 * number) * times) * np.exp(-times)
+        samples = (0.4 * tone + 0.05 * random.standard_normal(count)) * (0.1 if number == len(SOUNDS_S) - 1 else 1.0)
+        yield Audio(samples.astype(np.float32), audio.sampling_rate_hz)

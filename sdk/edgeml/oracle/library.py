@@ -1,0 +1,104 @@
+"""The host's side of the oracle: one process for all exports of a program, started before it is needed."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeml import child_process
+from edgeml.child_process import Conversation, ExecutionSite
+from edgeml.oracle.protocol import Ask, RawItem, Reply
+from edgeml_core.errors import EdgemlError
+from edgeml_core.manifest import Task
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, ScoredText, Text
+
+#: Names the Python of another environment with edgeml-deploy and the model's own library.
+PYTHON_VARIABLE: Final = "EDGEML_ORACLE_PYTHON"
+#: Seconds for all items of one model.
+TIMEOUT_S: Final = 1800.0
+
+
+class Library:
+    """The program of one Python, started at the first use and again after a failure.
+
+    Args:
+        python: the interpreter.
+    """
+
+    def __init__(self, python: str) -> None:
+        self._python = python
+        self._open: ExitStack | None = None
+        self._conversation: Conversation | None = None
+
+    def start(self) -> Conversation:
+        """Start the program; it imports the library at once."""
+        if self._conversation is None:
+            self._open = ExitStack()
+            command = [self._python, "-P", "-m", "edgeml.oracle.child"]
+            hint = f"check that {self._python} can import the model's own library"
+            site = ExecutionSite(name="this machine", command=command, timeout_s=TIMEOUT_S, hint=hint)
+            self._conversation = self._open.enter_context(child_process.conversation(site))
+        return self._conversation
+
+    def ask(self, folder: Path, task: Task, items: Sequence[Item]) -> Reply:
+        """Ask for the answers to items, each alone.
+
+        Raises:
+            UsageError: `model-unreadable` or `extra-missing`, when the library can't load the model.
+            DeviceError: `probe-crashed`, when the program crashed or hung.
+        """
+        asked = Ask(folder=str(folder.resolve()), task=task, items=tuple(raw(item) for item in items))
+        try:
+            reply = self.start().ask(msgspec.msgpack.encode(asked), Reply)
+        except EdgemlError:
+            self.close()
+            raise
+        if reply.refused is not None:
+            raise reply.refused.error()
+        return reply
+
+    def close(self) -> None:
+        """End the program."""
+        self._conversation = None
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def raw(item: Item) -> RawItem:
+    """Describe an item as its owner has it."""
+    match item:
+        case Text(text=text) | ScoredText(text=text):
+            return RawItem(text=text)
+        case Question(question=question, context=context):
+            return RawItem(question=question, text=context)
+        case Prompt(prompt=prompt, max_new_tokens=tokens):
+            return RawItem(text=prompt, tokens=tokens)
+        case Image(data=data, threshold=threshold):
+            return RawItem(image=data, threshold=threshold)
+        case Audio(samples=samples, sampling_rate_hz=rate_hz):
+            return RawItem(samples=samples.astype("<f4").tobytes(), sampling_rate_hz=rate_hz)
+        case _:
+            raise TypeError(f"an oracle takes no {type(item).__name__}")
+
+
+def _started_with(python: str) -> Library:
+    library = Library(python)
+    atexit.register(library.close)
+    return library
+
+
+_libraries: dict[str, Library] = {}
+
+
+def of_environment() -> Library:
+    """Return the library of the environment that `EDGEML_ORACLE_PYTHON` names, else of this one."""
+    python = os.environ.get(PYTHON_VARIABLE) or sys.executable
+    return _libraries.setdefault(python, _libraries.get(python) or _started_with(python))

@@ -1,0 +1,99 @@
+"""The oracle of a Hugging Face folder: `transformers.pipeline`, and for vectors its own tokenizer and model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+from edgeml.oracle.protocol import RawItem
+from edgeml_core.manifest import Task
+
+#: transformers' pipelines have no types here.
+Pipeline: TypeAlias = Any
+Answers = Callable[[Pipeline, RawItem], dict[str, Any]]
+
+
+def open_pipeline(folder: Path, task: Task) -> tuple[str, Callable[[RawItem], dict[str, Any]]]:
+    """Load a model's pipeline.
+
+    Returns:
+        The library with its version, and a function from an item to its answer.
+    """
+    pipeline = transformers.pipeline(
+        task,
+        model=str(folder),
+        device="cpu",
+        dtype=torch.float32,
+        trust_remote_code=False,
+        model_kwargs={"local_files_only": True, "use_safetensors": True},
+    )
+    answer = _ANSWERS[task]
+    return f"transformers {transformers.__version__}", lambda item: answer(pipeline, item)
+
+
+def _text_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    return {"labels": pipeline(item.text, top_k=None, truncation=True)}
+
+
+def _token_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    found = pipeline(item.text, ignore_labels=[])
+    return {"tokens": [{**entry, "label": entry["entity"]} for entry in found]}
+
+
+def _span(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    return dict(pipeline(question=item.question, context=item.text))
+
+
+def _image_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    picture = _picture(item)
+    prepared = pipeline.image_processor(picture, return_tensors="np")
+    inputs = {name: np.asarray(array, dtype=np.float32) for name, array in prepared.items()}
+    return {"labels": pipeline(picture, top_k=pipeline.model.config.num_labels), "inputs": inputs}
+
+
+def _boxes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    return {"boxes": pipeline(_picture(item), **({} if item.threshold is None else {"threshold": item.threshold}))}
+
+
+def _audio_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    samples = np.frombuffer(item.samples or b"", dtype="<f4").copy()
+    sound = {"raw": samples, "sampling_rate": item.sampling_rate_hz}
+    return {"labels": pipeline(sound, top_k=pipeline.model.config.num_labels)}
+
+
+def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    (found,) = pipeline(item.text, max_new_tokens=item.tokens, do_sample=False, return_full_text=False)
+    return {"text": found["generated_text"]}
+
+
+def _embedding(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    """The mean of the tokens' vectors: the folder names no pooling, and edgeml's default is documented so."""
+    tokens = pipeline.tokenizer(item.text, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        vectors = pipeline.model(**tokens).last_hidden_state[0]
+    return {"embedding": vectors.mean(dim=0).tolist()}
+
+
+def _picture(item: RawItem) -> Image.Image:
+    """Open the file; transformers turns it upright and converts its colours."""
+    picture: Image.Image = transformers.image_utils.load_image(Image.open(io.BytesIO(item.image or b"")))
+    return picture
+
+
+_ANSWERS: Final[dict[str, Answers]] = {
+    "text-classification": _text_classes,
+    "token-classification": _token_classes,
+    "question-answering": _span,
+    "image-classification": _image_classes,
+    "object-detection": _boxes,
+    "audio-classification": _audio_classes,
+    "text-generation": _text,
+    "feature-extraction": _embedding,
+}

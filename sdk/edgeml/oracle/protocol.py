@@ -1,0 +1,54 @@
+"""Requests to the oracle's program and its replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgeml_core.calls import Refused
+from edgeml_core.golden import TensorData
+from edgeml_core.manifest import Task
+
+
+class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One item as its owner has it: a text, a question with its context, the bytes of a picture's file, or a sound.
+
+    `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation.
+    """
+
+    text: str | None = None
+    question: str | None = None
+    image: bytes | None = None
+    samples: bytes | None = None
+    sampling_rate_hz: int = 0
+    threshold: float | None = None
+    tokens: int = 0
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """The model's folder, its task, and the items to answer, each alone."""
+
+    folder: str
+    task: Task
+    items: tuple[RawItem, ...]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The library's answer in the form of edgeml's answers, or the reason why it gave none.
+
+    `inputs` are the tensors that the library made of a picture, float32: a model whose answers hardly depend on its
+    input would hide a wrong preparation.
+    """
+
+    answer: dict[str, Any] | None = None
+    inputs: dict[str, TensorData] = {}
+    error: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The library with its version, and what it told of each item; or why it can't load the model."""
+
+    library: str = ""
+    told: tuple[Told, ...] = ()
+    refused: Refused | None = None

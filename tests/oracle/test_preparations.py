@@ -1,0 +1,218 @@
+"""Each wrong preparation is caught: the original's library, asked with the raw item, gives another answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers import models as modules
+
+from edgeml import targets
+from edgeml.check import agreement
+from edgeml.check.candidate import opened
+from edgeml.exporters import fp32
+from edgeml.exporters.huggingface import model as huggingface
+from edgeml.exporters.source import Built, Source
+from edgeml.oracle import hard_items, library
+from edgeml.pipeline import pack
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
+from edgeml_core.errors import GateFailed, UsageError
+from edgeml_core.manifest import Manifest
+from support import breadth_models as models
+
+Change = Callable[[Manifest], Manifest]
+
+PROMPT = "search_query: "
+
+
+def cropping(folder: Path) -> None:
+    """A picture classifier whose processor resizes the shortest edge and crops the centre."""
+    models.pretrained(folder, "vit", "image-classification")
+    size, crop = {"shortest_edge": 36}, {"height": 32, "width": 32}
+    mean, std = [0.48, 0.40, 0.31], [0.27, 0.22, 0.35]
+    transformers.CLIPImageProcessor(size=size, crop_size=crop, image_mean=mean, image_std=std).save_pretrained(folder)
+
+
+def sentences(folder: Path) -> None:
+    """A sentence-transformers encoder with a prompt, saved by the installed version."""
+    models.pretrained(folder / "plain", "bert", "feature-extraction")
+    transformer = modules.Transformer(str(folder / "plain"))
+    pooling = modules.Pooling(transformer.get_word_embedding_dimension(), "mean")
+    encoder = SentenceTransformer(
+        modules=[transformer, pooling, modules.Normalize()],
+        prompts={"query": PROMPT},
+        default_prompt_name="query",
+        device="cpu",
+    )
+    encoder.save(str(folder))
+    shutil.rmtree(folder / "plain")
+
+
+def last_token(folder: Path) -> None:
+    """A text classifier that finds the last token by the id of padding."""
+    config = transformers.LlamaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, initializer_range=0.2,
+        vocab_size=models.VOCABULARY, max_position_embeddings=160, pad_token_id=1, id2label=models.LABELS,
+    )  # fmt: skip
+    transformers.set_seed(0)
+    transformers.LlamaForSequenceClassification(config).save_pretrained(folder)
+    models.tokenizer(160).save_pretrained(folder)
+
+
+def language_model(folder: Path) -> None:
+    """A language model with rotary positions."""
+    config = transformers.LlamaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.2,
+        vocab_size=models.VOCABULARY, max_position_embeddings=160, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    transformers.set_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    models.tokenizer(160).save_pretrained(folder)
+
+
+MAKERS: Mapping[str, Callable[[Path], object]] = {
+    "picture": cropping,
+    "photo": lambda folder: models.pretrained(folder, "resnet", "image-classification"),
+    "sentence": sentences,
+    "text": lambda folder: models.pretrained(folder, "bert", "text-classification"),
+    "last token": last_token,
+    "tokens": lambda folder: models.pretrained(folder, "roberta", "token-classification"),
+    "question": lambda folder: models.pretrained(folder, "bert", "question-answering"),
+    "sound": lambda folder: models.pretrained(folder, "wav2vec2", "audio-classification"),
+    "language": language_model,
+    "boxes": lambda folder: models.pretrained(folder, "yolos", "object-detection"),
+}
+
+
+class Judged:
+    """One model's fp32 form with its manifest, and the original library's answers to the hard items."""
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.source: Source = huggingface.load(folder, None, work)
+        self.items = hard_items.hard(self.source.signature.preprocess)
+        (work / "fp32").mkdir()
+        self.built: Built = fp32.write(self.source, "onnx", work / "fp32")
+        build = pack.Build(
+            model=self.built,
+            source=self.source,
+            profile=targets.load("x86-vnni"),
+            release=pack.Release(name="judged", version="1.0"),
+        )
+        self.manifest = build.manifest()
+        self.reply = library.of_environment().ask(folder, self.source.task, self.items)
+
+    def check(self, manifest: Manifest) -> agreement.Agreed:
+        """Compare the form, opened with a manifest, with the library's answers."""
+        with opened(self.built, manifest) as model:
+            return agreement.check(model, self.items, self.reply.told, self.reply.library)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Judged]:
+    """Make each kind of model once."""
+    made: dict[str, Judged] = {}
+
+    def judge(kind: str) -> Judged:
+        if kind not in made:
+            place = tmp_path_factory.mktemp("judged")
+            MAKERS[kind](place / "model")
+            (place / "work").mkdir()
+            made[kind] = Judged(place / "model", place / "work")
+        return made[kind]
+
+    return judge
+
+
+def prepared(**changes: Any) -> Change:
+    return lambda it: msgspec.structs.replace(it, preprocess=msgspec.structs.replace(it.preprocess, **changes))
+
+
+def read(**changes: Any) -> Change:
+    return lambda it: msgspec.structs.replace(it, postprocess=msgspec.structs.replace(it.postprocess, **changes))
+
+
+MUTATIONS: list[tuple[str, str, Change]] = [
+    ("picture", "no crop", prepared(resize_shortest_edge=0)),
+    ("picture", "larger crop", prepared(resize_shortest_edge=40)),
+    ("picture", "channels in reverse", prepared(mean=(0.31, 0.40, 0.48), std=(0.35, 0.22, 0.27))),
+    ("picture", "offset", prepared(mean=(1.48, 1.40, 1.31))),
+    ("picture", "scale", prepared(rescale=1 / 127.5)),
+    ("picture", "filter", prepared(resample="nearest")),
+    ("picture", "order of labels", read(labels=("blue", "green", "red"))),
+    ("sentence", "no prompt", prepared(prompt=msgspec.UNSET)),
+    ("sentence", "another prompt", prepared(prompt="passage: ")),
+    ("sentence", "pooling", read(pooling="cls")),
+    ("sentence", "not normalized", read(normalize=False)),
+    ("text", "scores", read(activation="sigmoid")),
+    ("last token", "id of padding", prepared(pad_id=5)),
+    ("sound", "loudness", prepared(normalize=False)),
+]
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_right_preparation_agrees(judged: Callable[[str], Judged], kind: str):
+    """Most of the hard items are answered alike, alone and among others."""
+    found = judged(kind).check(judged(kind).manifest)
+    assert found.items >= len(judged(kind).items) - 1
+    assert found.library.startswith("sentence-transformers" if kind == "sentence" else "transformers")
+
+
+@pytest.mark.parametrize(("kind", "name", "change"), MUTATIONS, ids=[f"{kind}, {name}" for kind, name, _ in MUTATIONS])
+def test_wrong_preparation_is_caught(judged: Callable[[str], Judged], kind: str, name: str, change: Change):
+    """The refusal names the item and both answers."""
+    with pytest.raises(GateFailed, match=r"not the original's: .+ by (sentence-)?transformers"):
+        judged(kind).check(change(judged(kind).manifest))
+
+
+def test_another_rope_theta_is_caught(judged: Callable[[str], Judged], tmp_path: Path):
+    """The library reads the folder itself, so that a setting lost in the export shows."""
+    language_model(tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"rope_theta": 100.0}))
+    one = judged("language")
+    one_of_another = library.of_environment().ask(tmp_path / "model", "text-generation", one.items)
+    with opened(one.built, one.manifest) as model, pytest.raises(GateFailed, match="original's"):
+        agreement.check(model, one.items, one_of_another.told, one_of_another.library)
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        (transformers.DeiTImageProcessor, {"height": 40, "width": 40}),
+        (transformers.MobileViTImageProcessor, {"shortest_edge": 36}),
+    ],
+)
+def test_export_ships_no_model_whose_pictures_are_prepared_otherwise(processor: Any, size: Any, tmp_path: Path):
+    """Through the gate: nothing is written, and no quantization is tried."""
+    models.pretrained(tmp_path / "model", "vit", "image-classification")
+    processor(size=size, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    request = ExportRequest(
+        model=str(tmp_path / "model"), targets=("x86-vnni",), formats=("onnx",), output=tmp_path / "out"
+    )
+    with pytest.raises(GateFailed, match="the answers are not the original's: a picture"):
+        export(request)
+    assert not list((tmp_path / "out").glob("*.edgeml"))
+
+
+def test_head_that_was_never_trained_is_refused(tmp_path: Path):
+    """A model saved without the head of the task would answer at random."""
+    models.pretrained(tmp_path / "model", "bert", "feature-extraction")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(UsageError, match=r"has no weights for .*classifier\.bias.* the text-classification depends"):
+        huggingface.load(tmp_path / "model", "text-classification", tmp_path)
+
+
+def test_task_of_another_head_is_refused(tmp_path: Path):
+    """Its weights would fit by chance."""
+    models.pretrained(tmp_path / "model", "bert", "token-classification")
+    with pytest.raises(UsageError, match="is an architecture for token-classification, not for text-classification"):
+        huggingface.load(tmp_path / "model", "text-classification", tmp_path)
