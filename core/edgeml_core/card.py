@@ -37,6 +37,18 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cosine: float
 
 
+class Oracle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The original's own library gave the answers of the unquantized form to `items` raw items, alone and together."""
+
+    library: str
+    items: int
+
+    @property
+    def summary(self) -> str:
+        """Text for people."""
+        return f"{self.library} gives the answers of the fp32 form to {self.items} items, alone and together"
+
+
 class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The accuracy on the rows with one label, as fractions of 1. For token classes, rows are words."""
 
@@ -114,8 +126,8 @@ class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
     """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `choice` says in one sentence why this format ships. `choice` and `baseline` are left out where there is none, so
-    that agents which don't know them take such a bundle.
+    `choice` says in one sentence why this format ships. It, `baseline` and `oracle` are left out where there is
+    none, so that agents which don't know them take such a bundle.
     """
 
     recipe: str
@@ -131,6 +143,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     warnings: tuple[str, ...] = ()
     baseline: Baseline | UnsetType = UNSET
     choice: str | UnsetType = UNSET
+    oracle: Oracle | UnsetType = UNSET
 
     @property
     def baseline_summary(self) -> str:

@@ -89,7 +89,7 @@ CASES = [
         family="yolos", task="object-detection", formats=("tflite",), nightly=True
     ),  # test_detection.py has it in ONNX
     Case(family="detr", task="object-detection", formats=ONNX, nightly=True),
-    Case(family="wav2vec2", task="audio-classification"),
+    Case(family="wav2vec2", task="audio-classification", formats=ONNX),
     Case(family="ast", task="audio-classification", nightly=True),
     Case(family="lstm", task="tensors", build=models.function),
     *(Case(family=it, task="tensors", build=models.function, nightly=True) for it in ("cnn-1d", "mlp")),

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers import models as modules
 
 from edgeml import targets
-from edgeml.check import agreement
+from edgeml.check import against_oracle
 from edgeml.check.candidate import opened
 from edgeml.exporters import fp32
 from edgeml.exporters.huggingface import model as huggingface
@@ -24,6 +24,7 @@ from edgeml.oracle import hard_items, library
 from edgeml.pipeline import pack
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import ExportRequest
+from edgeml_core.card import Oracle
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Manifest
 from support import breadth_models as models
@@ -109,10 +110,10 @@ class Judged:
         self.manifest = build.manifest()
         self.reply = library.of_environment().ask(folder, self.source.task, self.items)
 
-    def check(self, manifest: Manifest) -> agreement.Agreed:
+    def check(self, manifest: Manifest) -> Oracle:
         """Compare the form, opened with a manifest, with the library's answers."""
         with opened(self.built, manifest) as model:
-            return agreement.check(model, self.items, self.reply.told, self.reply.library)
+            return against_oracle.check(model, self.items, self.reply.answers, self.reply.library)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_another_rope_theta_is_caught(judged: Callable[[str], Judged], tmp_path:
     one = judged("language")
     one_of_another = library.of_environment().ask(tmp_path / "model", "text-generation", one.items)
     with opened(one.built, one.manifest) as model, pytest.raises(GateFailed, match="original's"):
-        agreement.check(model, one.items, one_of_another.told, one_of_another.library)
+        against_oracle.check(model, one.items, one_of_another.answers, one_of_another.library)
 
 
 @pytest.mark.parametrize(
@@ -216,3 +217,22 @@ def test_task_of_another_head_is_refused(tmp_path: Path):
     models.pretrained(tmp_path / "model", "bert", "token-classification")
     with pytest.raises(UsageError, match="is an architecture for token-classification, not for text-classification"):
         huggingface.load(tmp_path / "model", "text-classification", tmp_path)
+
+
+def test_sound_that_would_be_padded_without_a_mask_ships_in_no_fixed_length(tmp_path: Path):
+    """TFLite's lengths are fixed, and this model takes the zeros after a short sound for sound."""
+    model = models.pretrained(tmp_path / "model", "wav2vec2", "audio-classification")
+    request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
+    with pytest.raises(GateFailed, match=r"the answers are not the original's: a sound of 0\.3 s"):
+        export(request)
+
+
+def test_card_names_the_library_and_the_items(tmp_path: Path):
+    """With the version that answered."""
+    model = models.pretrained(tmp_path / "model", "bert", "text-classification")
+    request = ExportRequest(model=model, targets=("x86-vnni",), formats=("onnx",), output=tmp_path / "out")
+    (exported,) = export(request)
+    found = exported.manifest.card.oracle
+    assert found
+    assert found.library == f"transformers {transformers.__version__}"
+    assert found.items >= len(hard_items.TEXTS)

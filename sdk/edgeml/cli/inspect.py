@@ -71,6 +71,8 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("size of the model", f"{size(card.size_bytes)}, {share:.2f} x fp32's {size(card.baseline_size_bytes)}"),
         ("parity", f"cosine {parity.cosine:.4f} to {parity.against} over {parity.rows} rows"),
     ]
+    if card.oracle:
+        rows.append(("oracle", card.oracle.summary))
     if accuracy:
         rows.append((accuracy.metric, accuracy.summary))
     else:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.oracle.protocol import Ask, RawItem, Reply, Told
+from edgeml.oracle.protocol import Ask, LibraryAnswer, RawItem, Reply
 from edgeml_core.calls import Refused
 from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_runtime import stdio, tensors
@@ -36,16 +36,16 @@ def reply(asked: Ask) -> Reply:
         library, answer = _open(asked)
     except EdgemlError as error:
         return Reply(refused=Refused.of(error))
-    return Reply(library=library, told=tuple(_told(answer, asked.items)))
+    return Reply(library=library, answers=tuple(_answers(answer, asked.items)))
 
 
 def _open(asked: Ask) -> tuple[str, Answerer]:
     folder = Path(asked.folder)
     try:
         if asked.task == "feature-extraction" and (folder / "modules.json").exists():
-            from edgeml.oracle import sentences  # noqa: PLC0415 -- imports sentence-transformers
+            from edgeml.oracle import sentence_encoder  # noqa: PLC0415 -- imports sentence-transformers
 
-            return sentences.open_encoder(folder)
+            return sentence_encoder.open_encoder(folder)
         from edgeml.oracle import pipelines  # noqa: PLC0415 -- imports transformers
 
         return pipelines.open_pipeline(folder, asked.task)
@@ -57,14 +57,14 @@ def _open(asked: Ask) -> tuple[str, Answerer]:
         raise UsageError("model-unreadable", message, "make the folder load there first") from error
 
 
-def _told(answer: Answerer, items: tuple[RawItem, ...]) -> Iterator[Told]:
+def _answers(answer: Answerer, items: tuple[RawItem, ...]) -> Iterator[LibraryAnswer]:
     for item in items:
         try:
             answered = answer(item)
             inputs = {name: tensors.to_data(array) for name, array in answered.pop("inputs", {}).items()}
-            yield Told(answer=_plain(answered), inputs=inputs)
+            yield LibraryAnswer(answer=_plain(answered), inputs=inputs)
         except Exception as error:  # noqa: BLE001 -- each library has its own
-            yield Told(error=_shown(error))
+            yield LibraryAnswer(error=_shown(error))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 -- nested lists and dictionaries with numpy's numbers among them

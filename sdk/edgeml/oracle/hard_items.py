@@ -20,7 +20,7 @@ TEXTS: Final = (
     "Zwölf Äpfel, naïve façade, el niño.",
     "Το νερό είναι κρύο. Вода холодная. 水很冷。お水は冷たいです。",  # noqa: RUF001 -- Greek and Cyrillic are meant
     "\N{GRINNING FACE} 3.14 % @user #tag https://example.org/a?b=c",
-    "The pump stopped. The operator was not told until the morning, when the tank had already run dry.",
+    "The pump stopped. The operator was asleep until the morning, when the tank had already run dry.",
 )
 #: Characters of the long text; more than any fixed length of a small model.
 LONG_CHARS: Final = 6_000
@@ -46,7 +46,7 @@ def hard(preprocess: Preprocess) -> list[Item]:
     """Make the items for a kind of model; none for plain tensors."""
     match preprocess:
         case QuestionInput():
-            return [Question("Who was not told?", TEXTS[-1]), Question("Wo?", "Im Süden, bei Köln, im alten Haus.")]
+            return [Question("Who was asleep?", TEXTS[-1]), Question("Wo?", "Im Süden, bei Köln, im alten Haus.")]
         case TextInput():
             return [*map(Text, TEXTS), Text((" ".join(TEXTS) * 20)[:LONG_CHARS])]
         case PromptInput():

@@ -34,7 +34,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[RawItem, ...]
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LibraryAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The library's answer in the form of edgeml's answers, or the reason why it gave none.
 
     `inputs` are the tensors that the library made of a picture, float32: a model whose answers hardly depend on its
@@ -47,8 +47,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The library with its version, and what it told of each item; or why it can't load the model."""
+    """The library with its version, and what it answers of each item; or why it can't load the model."""
 
     library: str = ""
-    told: tuple[Told, ...] = ()
+    answers: tuple[LibraryAnswer, ...] = ()
     refused: Refused | None = None

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from edgeml import workspace
-from edgeml.check import agreement, latency, length_mix, turns
+from edgeml.check import against_oracle, latency, length_mix, turns
 from edgeml.check.candidate import Candidate, opened
 from edgeml.check.checks import Findings
 from edgeml.check.gate import is_slow
@@ -26,6 +26,7 @@ from edgeml.pipeline.attempt import Attempt, Failed, Passed
 from edgeml.pipeline.comparison import Comparison, Entrant
 from edgeml.pipeline.context import Job
 from edgeml.quantize import apply, recipes
+from edgeml_core.card import Oracle
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import ENGINES, Format
 from edgeml_core.profile import Profile, RecipeName
@@ -102,7 +103,7 @@ def _export(job: Job, file_format: Format) -> Built:
     return job.once(("fp32", file_format), write)
 
 
-def agree(job: Job, original: Built, profile: Profile) -> agreement.Agreed | None:
+def agree(job: Job, original: Built, profile: Profile) -> Oracle | None:
     """Compare the fp32 form with the original's own library; None where the original takes tensors as they are.
 
     Raises:
@@ -118,10 +119,10 @@ def agree(job: Job, original: Built, profile: Profile) -> agreement.Agreed | Non
         job.progress.stage("ask the original's library")
         return library.of_environment().ask(folder, source.task, items)
 
-    def compare_all() -> agreement.Agreed:
-        reply = job.once("told", ask)
+    def compare_all() -> Oracle:
+        reply = job.once("library answers", ask)
         with workspace.quiet(job.folder), opened(original, _build(job, original, profile).manifest()) as model:
-            return agreement.check(model, items, reply.told, reply.library)
+            return against_oracle.check(model, items, reply.answers, reply.library)
 
     return job.once(("agreed", original.file_format), compare_all)
 

@@ -128,15 +128,16 @@ def _pack(job: Job, passed: Passed, chosen: format_choice.Chosen) -> Exported:
     candidate, findings = passed.candidate, passed.findings
     job.progress.stage(f"pack {candidate.manifest.stem}")
     build = pack.Build(model=candidate.model, source=job.source, profile=candidate.profile, release=job.release)
-    manifest = build.manifest(findings, _card(findings.card, passed, chosen))
+    oracle = candidates.agree(job, candidate.fp32, candidate.profile)
+    manifest = build.manifest(findings, _card(findings.card, passed, chosen, oracle))
     path = pack.write(manifest, candidate.model, job.folder)
     with workspace.quiet(job.folder):
         verify.verify(path)
     return Exported(path=path, manifest=manifest, measurements=measurements.measure(job, passed, manifest, chosen))
 
 
-def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen) -> card.Card:
-    """Complete the card with all candidates and the verification on the target's CPU."""
+def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen, oracle: card.Oracle | None) -> card.Card:
+    """Complete the card with all candidates, the verification on the target's CPU and the original's own library."""
     failures = (it for it in chosen.attempts if isinstance(it, Failed))
     left = dict.fromkeys(f"{it.recipe} was left: {it.error.message}" for it in failures)
     return msgspec.structs.replace(
@@ -145,6 +146,7 @@ def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen) -> car
         verified=passed.verifications,
         warnings=(*chosen.notes, *left, *found.warnings),
         choice=chosen.reason or UNSET,
+        oracle=oracle or UNSET,
     )
 
 

@@ -169,6 +169,7 @@ def manifest(found: Bundle) -> Section:
             f"{it.golden.cases}: cosine ≥ {it.golden.min_cosine}, no value off by more than {it.golden.max_abs}",
         ),
         ("calibration", _calibration(it.card)),
+        *([("oracle", it.card.oracle.summary)] if it.card.oracle else []),
         ("drift baseline", it.card.baseline_summary),
         ("source", it.provenance.source_sha256),
         ("made with", ", ".join(f"{name} {version}" for name, version in it.provenance.tools.items())),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from edgeml.exporters.huggingface import audio
 from edgeml.exporters.huggingface import folder as folders
 from edgeml_core.errors import UsageError
-from edgeml_core.processing import Classes, Embedding, TokenClasses
+from edgeml_core.processing import Classes, TokenClasses
 
 
 def write(folder: Path, **files: object) -> Path:
@@ -21,32 +21,6 @@ def write(folder: Path, **files: object) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(value))
     return folder
-
-
-def test_a_sentence_transformers_folder_decides_the_pooling(tmp_path: Path):
-    """CLS pooling and a Normalize module, as the folder's own files say."""
-    modules = [{"type": "st.models.Transformer", "path": ""}, {"type": "st.models.Pooling", "path": "1_Pooling"}]
-    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    write(
-        tmp_path, config={}, modules=[*modules, {"type": "x.Normalize", "path": "2"}], **{"1_Pooling__config": pooling}
-    )
-    found = folders.postprocess(tmp_path, "feature-extraction", "last_hidden_state")
-    assert found == Embedding(output="last_hidden_state", pooling="cls", normalize=True)
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"1_Pooling__config": {"pooling_mode_max_tokens": True}},
-        {"modules": [{"type": "x.Dense", "path": "2_Dense"}]},
-    ],
-)
-def test_a_pooling_that_devices_don_t_have_is_refused(tmp_path: Path, files: dict[str, object]):
-    """Max pooling or a dense layer after it: another vector than the model's would come out."""
-    write(tmp_path, config={}, **files)
-    with pytest.raises(UsageError) as caught:
-        folders.postprocess(tmp_path, "feature-extraction", "y")
-    assert caught.value.code == "model-unsupported"
 
 
 def test_labels_come_in_the_order_of_their_numbers(tmp_path: Path):

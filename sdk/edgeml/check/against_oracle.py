@@ -1,4 +1,4 @@
-"""Agreement: the fp32 form, asked as a device asks it, gives the answers of the original's own library.
+"""Oracle: the fp32 form, asked as a device asks it, gives the answers of the original's own library.
 
 Parity compares with the original behind edgeml's own preparation, so it can't see a fault of that. Here nothing but the
 item is shared. Each item is asked alone and among others, since clients send both.
@@ -7,16 +7,17 @@ item is shared. Each item is asked alone and among others, since clients send bo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from edgeml.oracle.protocol import Told
+from edgeml.oracle.protocol import LibraryAnswer
+from edgeml_core.card import Oracle
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, TokenClasses
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
+from edgeml_runtime.postprocess import detection
 from edgeml_runtime.tasks import Answer, Audio, Image, Item, Prompt, Question, Text
 from edgeml_runtime.verify.golden import cosine
 
@@ -25,8 +26,8 @@ SCORE_MAX: Final = 1e-3
 COSINE_MIN: Final = 0.9999
 #: The distance of two numbers of a prepared picture: two levels of 255 of a channel whose deviation is a quarter.
 INPUT_MAX: Final = 2 / 255 / 0.25
-#: Intersection over union of two boxes of one object.
-OVERLAP_MIN: Final = 0.99
+#: Pixels between the edges of two boxes of one object: both are rounded.
+EDGE_MAX: Final = 1
 #: Characters of an item in a message.
 SHOWN_CHARS: Final = 60
 _HINT: Final = (
@@ -35,43 +36,38 @@ _HINT: Final = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreed:
-    """What was compared: the library, and the number of items that it answered."""
-
-    library: str
-    items: int
-
-
-def check(model: Model, items: Sequence[Item], told: Sequence[Told], library: str) -> Agreed:
+def check(model: Model, items: Sequence[Item], answers: Sequence[LibraryAnswer], library: str) -> Oracle:
     """Compare a model's answers with those of the original's library.
 
-    An item that the library itself can't answer counts for nothing, nor one of which the model says that it refuses it
-    or doesn't read all.
+    Some items count for nothing: the library itself can't answer them, or the model refuses them, or it says that it
+    didn't read all.
 
     Args:
         model: the fp32 form, opened as on a device.
         items: the items.
-        told: the library's answers.
+        answers: the library's answers.
         library: its name and version.
 
     Raises:
-        GateFailed: `gate-failed`, naming the first item with another answer, and both answers.
+        GateFailed: `gate-failed`, naming the first item with another answer, and both answers; or no item was compared.
         DeviceError: `runtime-failed`.
     """
     difference = _DIFFERENCES[type(model.manifest.postprocess)]
     read: list[tuple[Item, Mapping[str, Any]]] = []
-    for item, it in zip(items, told, strict=True):
+    for item, it in zip(items, answers, strict=True):
         alone = _ask(model, [item]) if it.answer is not None else None
         if it.answer is None or alone is None or "truncated" in alone[0]:
             continue
         _refuse_if(_inputs(model, item, it), item, library)
         _refuse_if(difference(alone[0], it.answer), item, library)
         read.append((item, it.answer))
-    together = (_ask(model, [item for item, _ in read]) if read else None) or ()
+    if not read:
+        errors = next((it.error for it in answers if it.error), "the bundle reads none of them whole")
+        raise GateFailed("gate-failed", f"none of {len(items)} items could be compared with {library}: {errors}", _HINT)
+    together = _ask(model, [item for item, _ in read]) or ()
     for (item, expected), found in zip(read, together, strict=bool(together)):
         _refuse_if(difference(found, expected), item, library, " among others")
-    return Agreed(library=library, items=len(read))
+    return Oracle(library=library, items=len(read))
 
 
 def _ask(model: Model, items: Sequence[Item]) -> list[Answer] | None:
@@ -84,16 +80,16 @@ def _ask(model: Model, items: Sequence[Item]) -> list[Answer] | None:
         return None
 
 
-def _inputs(model: Model, item: Item, told: Told) -> str:
+def _inputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:
     """Compare the tensors that both made of a picture, where the library shows its own: it puts channels first."""
-    prepared = model.prepare([item]).tensors if told.inputs else {}
-    for name, data in told.inputs.items():
-        ours, theirs = prepared.get(name), tensors.from_data(data)
+    prepared = model.prepare([item]).tensors if theirs.inputs else {}
+    for name, data in theirs.inputs.items():
+        ours, other = prepared.get(name), tensors.from_data(data)
         if ours is not None and getattr(model.manifest.preprocess, "layout", "") == "NHWC":
             ours = ours.transpose(0, 3, 1, 2)
-        if ours is None or ours.shape != theirs.shape:
-            return f"{name} of shape {ours.shape if ours is not None else None}, and of {theirs.shape}"
-        distance = float(np.abs(ours - theirs).max(initial=0))
+        if ours is None or ours.shape != other.shape:
+            return f"{name} of shape {ours.shape if ours is not None else None}, and of {other.shape}"
+        distance = float(np.abs(ours - other).max(initial=0))
         if distance > INPUT_MAX:
             return f"{name} with numbers up to {distance:.2f} away from those"
     return ""
@@ -138,23 +134,10 @@ def _boxes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     if len(ours) != len(theirs):
         return f"{len(ours)} boxes, and {len(theirs)}"
     for one, other in zip(ours, theirs, strict=True):
-        if _relative(one["score"], other["score"]) > SCORE_MAX or _overlap(one["box"], other["box"]) < OVERLAP_MIN:
+        apart = float(np.abs(detection.edges(one) - detection.edges(other)).max())
+        if _relative(one["score"], other["score"]) > SCORE_MAX or apart > EDGE_MAX or one["label"] != other["label"]:
             return f"{one['label']} {one['score']:.4f} {one['box']}, and {other['label']} {other['score']:.4f}"
     return ""
-
-
-def _overlap(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """Intersection over union; an edge counts as a pixel, since boxes are rounded."""
-
-    def area(low: float, high: float, left: float, right: float) -> float:
-        return max(0.0, high - low + 1) * max(0.0, right - left + 1)
-
-    shared = area(
-        max(one["xmin"], other["xmin"]), min(one["xmax"], other["xmax"]),
-        max(one["ymin"], other["ymin"]), min(one["ymax"], other["ymax"]),
-    )  # fmt: skip
-    both = sum(area(box["xmin"], box["xmax"], box["ymin"], box["ymax"]) for box in (one, other))
-    return shared / (both - shared) if both > shared else 1.0
 
 
 def _vector(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
