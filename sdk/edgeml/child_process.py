@@ -151,8 +151,12 @@ class Conversation:
 
 
 @contextlib.contextmanager
-def conversation(site: ExecutionSite) -> Iterator[Conversation]:
+def conversation(site: ExecutionSite, *, end_timeout_s: float = END_TIMEOUT_S) -> Iterator[Conversation]:
     """Start a program that stays up (`stdio.converse`). It ends with the context, and so do all processes of its group.
+
+    Args:
+        site: where it runs.
+        end_timeout_s: seconds that it has to end by itself; then it is killed.
 
     Raises:
         DeviceError: `probe-crashed`, when it couldn't start.
@@ -167,7 +171,7 @@ def conversation(site: ExecutionSite) -> Iterator[Conversation]:
                     if pipe:
                         pipe.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(END_TIMEOUT_S)
+                child.wait(end_timeout_s)
             _kill_group(child)
 
 

@@ -58,6 +58,10 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate,
     for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
 
+    A folder's own library, such as transformers, answers hard items from the folder itself; a bundle that would answer
+    otherwise isn't written. $EDGEML_ORACLE_PYTHON names the Python of another environment with edgeml-deploy and that
+    library.
+
     When no candidate passes for a target, a table gives the reasons and the exit code is 1. Bundles for the other
     targets are written.
 

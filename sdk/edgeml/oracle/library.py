@@ -44,7 +44,7 @@ class Library:
             command = [self._python, "-P", "-m", "edgeml.oracle.child"]
             hint = f"check that {self._python} can import the model's own library"
             site = ExecutionSite(name="this machine", command=command, timeout_s=TIMEOUT_S, hint=hint)
-            self._conversation = self._open.enter_context(child_process.conversation(site))
+            self._conversation = self._open.enter_context(child_process.conversation(site, end_timeout_s=0.0))
         return self._conversation
 
     def ask(self, folder: Path, task: Task, items: Sequence[Item]) -> Reply:

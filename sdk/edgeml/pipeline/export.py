@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from edgeml.check.checks import Checks
 from edgeml.check.gate import Limits
 from edgeml.exporters.load import load, release_name
 from edgeml.memo import Memo
+from edgeml.oracle import library
 from edgeml.pipeline import candidates, format_choice, measurements, pack
 from edgeml.pipeline.attempt import Failed, NothingPassed, Passed, SomeFailed
 from edgeml.pipeline.context import Job
@@ -69,6 +71,8 @@ def _check_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None
 
 def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
     progress.stage(f"load {request.model}")
+    if request.in_memory is None and os.path.isdir(request.model):  # noqa: PTH112 -- takes a name of any length
+        library.of_environment().start()  # its own library is imported at the same time
     with workspace.quiet(folder):
         source = load(request, folder)
     calibration = data.read(request.calibrate, source.signature)
