@@ -61,6 +61,10 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     std: tuple[float, ...]
     #: Pixels of the shortest edge after resizing, before a centre crop; 0 resizes to the exact size.
     resize_shortest_edge: int = 0
+    #: Height and width in pixels after resizing, before a centre crop. It and `bgr`, blue first, are left out where
+    #: they don't apply, so that agents which don't know them take such a bundle.
+    resize_to: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+    bgr: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class MelSpectrum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

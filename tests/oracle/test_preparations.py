@@ -18,6 +18,7 @@ from edgeml import targets
 from edgeml.check import against_oracle
 from edgeml.check.candidate import opened
 from edgeml.exporters import fp32
+from edgeml.exporters.huggingface import image_processor
 from edgeml.exporters.huggingface import model as huggingface
 from edgeml.exporters.source import Built, Source
 from edgeml.oracle import hard_items, library
@@ -185,16 +186,40 @@ def test_another_rope_theta_is_caught(judged: Callable[[str], Judged], tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("processor", "size"),
+    "processor",
     [
-        (transformers.DeiTImageProcessor, {"height": 40, "width": 40}),
-        (transformers.MobileViTImageProcessor, {"shortest_edge": 36}),
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}),
+        transformers.DeiTImageProcessor(size={"height": 40, "width": 36}, crop_size={"height": 32, "width": 32}),
+        transformers.MobileViTImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+        transformers.EfficientNetImageProcessor(
+            size={"height": 32, "width": 32}, rescale_factor=1 / 127.5, rescale_offset=True, include_top=True
+        ),
+        transformers.LevitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875),
+        transformers.BeitImageProcessor(
+            size={"height": 36, "width": 36}, crop_size={"height": 32, "width": 32}, do_center_crop=True
+        ),
     ],
+    ids=lambda it: type(it).__name__,
 )
-def test_export_ships_no_model_whose_pictures_are_prepared_otherwise(processor: Any, size: Any, tmp_path: Path):
+def test_pictures_are_prepared_as_each_processor_does(judged: Callable[[str], Judged], processor: Any, tmp_path: Path):
+    """The same model behind each of them; the oracle compares the tensors, too."""
+    one = judged("picture")
+    shutil.copytree(one.source.folder, tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    manifest = msgspec.structs.replace(one.manifest, preprocess=image_processor.image_input(tmp_path / "model"))
+    reply = library.of_environment().ask(tmp_path / "model", "image-classification", one.items)
+    with opened(one.built, manifest) as model:
+        against_oracle.check(model, one.items, reply.answers, reply.library)
+
+
+def test_export_ships_no_model_whose_pictures_are_prepared_otherwise(tmp_path: Path):
     """Through the gate: nothing is written, and no quantization is tried."""
     models.pretrained(tmp_path / "model", "vit", "image-classification")
-    processor(size=size, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    # It crops before it resizes.
+    transformers.PerceiverImageProcessor(
+        size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path / "model")
     request = ExportRequest(
         model=str(tmp_path / "model"), targets=("x86-vnni",), formats=("onnx",), output=tmp_path / "out"
     )

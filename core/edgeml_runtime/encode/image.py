@@ -59,6 +59,7 @@ def encode(data: bytes, image: ImageInput) -> EncodedPicture:
     picture = _resized(decoded, image)
     pixels = np.asarray(picture, dtype=np.float32).reshape(image.height, image.width, image.channels)
     mean, std = np.asarray(image.mean, np.float32), np.asarray(image.std, np.float32)
+    pixels = pixels[..., ::-1] if image.bgr else pixels
     scaled = (pixels * np.float32(image.rescale) - mean) / std
     ordered = scaled.transpose(2, 0, 1) if image.layout == "NCHW" else scaled
     return EncodedPicture(np.ascontiguousarray(ordered[np.newaxis], dtype=np.float32), decoded.size)
@@ -83,14 +84,21 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _resized(picture: Image.Image, image: ImageInput) -> Image.Image:
-    resample = _RESAMPLE[image.resample]
-    edge = image.resize_shortest_edge
-    if not edge:
-        return picture.resize((image.width, image.height), resample)
-    short, long = sorted(picture.size)
-    length = int(edge * long / short)
-    size = (edge, length) if picture.width <= picture.height else (length, edge)
+    size = _size_before_crop(picture, image)
     _check_pixels(*size)  # a very narrow picture grows without bound
-    resized = picture.resize(size, resample)
+    resized = picture.resize(size, _RESAMPLE[image.resample])
     left, top = (resized.width - image.width) // 2, (resized.height - image.height) // 2
     return resized.crop((left, top, left + image.width, top + image.height))
+
+
+def _size_before_crop(picture: Image.Image, image: ImageInput) -> tuple[int, int]:
+    """Return the width and height of the resized picture; they are the model's where nothing is cropped."""
+    if image.resize_to:
+        height, width = image.resize_to
+        return width, height
+    edge = image.resize_shortest_edge
+    if not edge:
+        return image.width, image.height
+    short, long = sorted(picture.size)
+    length = int(edge * long / short)
+    return (edge, length) if picture.width <= picture.height else (length, edge)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeml.exporters.huggingface import audio
+from edgeml.exporters.huggingface import audio, image_processor
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source
 from edgeml_core.errors import EdgemlError, UsageError
@@ -101,7 +101,7 @@ def _preprocess(folder: Path, task: Task, work: Path) -> tuple[Preprocess, dict[
         case "tensors":
             return TensorInput(), {}
         case "image-classification":
-            return folders.image_input(folder), {}
+            return image_processor.image_input(folder), {}
         case "audio-classification":
             return audio.audio_input(folder), {}
         case "text-generation" | "object-detection":

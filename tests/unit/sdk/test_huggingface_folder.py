@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
-from edgeml.exporters.huggingface import audio
+from edgeml.exporters.huggingface import audio, image_processor
 from edgeml.exporters.huggingface import folder as folders
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Classes, TokenClasses
@@ -71,7 +71,7 @@ def test_the_shortest_limit_on_tokens_holds(tmp_path: Path):
 )
 def test_image_processors_of_all_ages_are_read(tmp_path: Path, settings: dict[str, object], height: int, edge: int):
     """ViT's, ResNet's, an old one with bare numbers and ConvNeXT's."""
-    found = folders.image_input(write(tmp_path, preprocessor_config=settings | {"resample": 3}))
+    found = image_processor.image_input(write(tmp_path, preprocessor_config=settings | {"resample": 3}))
     assert (found.height, found.width, found.resize_shortest_edge) == (height, height, edge)
     assert found.resample == "bicubic"
 
@@ -81,7 +81,7 @@ def test_what_is_missing_or_malformed_is_named(tmp_path: Path):
     for look in (
         lambda: folders.config(tmp_path),
         lambda: folders.text_input(tmp_path, tmp_path / "out.json"),
-        lambda: folders.image_input(tmp_path),
+        lambda: image_processor.image_input(tmp_path),
     ):
         with pytest.raises(UsageError) as caught:
             look()

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from edgeml.exporters.huggingface import folder as folders
+from edgeml.exporters.huggingface import image_processor
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Boxes, ImageInput
 
@@ -35,7 +36,7 @@ def image_input(folder: Path) -> tuple[ImageInput, tuple[str, ...]]:
         UsageError: `model-unreadable` when preprocessor_config.json is missing; `model-unsupported` when pictures
             aren't resized, or padded to a fixed size.
     """
-    image = folders.image_input(folder)
+    image = image_processor.image_input(folder)
     found = folders.read(folder / "preprocessor_config.json", _Processor)
     if found is None or found.pad_size:
         hint = "set a size of height and width in it, and no pad_size"

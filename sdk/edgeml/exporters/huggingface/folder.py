@@ -17,7 +17,6 @@ from edgeml_core.manifest import Task
 from edgeml_core.processing import (
     Activation,
     Classes,
-    ImageInput,
     Postprocess,
     QuestionInput,
     Span,
@@ -42,11 +41,6 @@ _COUNTED_FROM_PADDING: Final = {
     "xlm-roberta",
     "xlm-roberta-xl",
 }
-#: PIL's numbers of resampling filters, as image processors store them.
-_RESAMPLE: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-#: Pixels; ConvNeXT's processor crops pictures that it resizes to less.
-_CROP_BELOW_PIXELS: Final = 384
-
 T = TypeVar("T")
 
 
@@ -88,26 +82,6 @@ class Config(msgspec.Struct, frozen=True):
         if most and self.model_type in _COUNTED_FROM_PADDING:
             return most - (self.pad_token_id or 0) - 1
         return most
-
-
-class _Size(msgspec.Struct, frozen=True):
-    height: int | None = None
-    width: int | None = None
-    shortest_edge: int | None = None
-
-
-class _Image(msgspec.Struct, frozen=True):
-    size: _Size | int
-    crop_size: _Size | int | None = None
-    do_resize: bool = True
-    do_center_crop: bool = False
-    do_rescale: bool = True
-    do_normalize: bool = True
-    resample: int = 2
-    rescale_factor: float = 1 / 255
-    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    crop_pct: float | None = None
 
 
 class _TokenizerConfig(msgspec.Struct, frozen=True):
@@ -170,44 +144,6 @@ def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
     # Tokenizers without a limit have 1e30.
     known = [int(limit) for limit in limits if limit and math.isfinite(limit) and limit < 1e9]
     return min(known, default=TOKENS_MAX_DEFAULT)
-
-
-def image_input(folder: Path) -> ImageInput:
-    """Read the preprocessing of pictures from preprocessor_config.json.
-
-    Raises:
-        UsageError: `model-unreadable` when it is missing; `model-unsupported` when pictures aren't resized.
-    """
-    found = read(folder / "preprocessor_config.json", _Image)
-    if found is None:
-        raise UsageError(
-            "model-unreadable", f"{folder} has no preprocessor_config.json", "save the image processor too"
-        )
-    if not found.do_resize:
-        raise UsageError("model-unsupported", "the image processor doesn't resize", "set do_resize and size in it")
-    size = found.size if isinstance(found.size, _Size) else _Size(shortest_edge=found.size)
-    crop = (
-        found.crop_size if isinstance(found.crop_size, _Size) else _Size(height=found.crop_size, width=found.crop_size)
-    )
-    edge = size.shortest_edge or 0
-    if found.crop_pct and 0 < edge < _CROP_BELOW_PIXELS:
-        crop, edge = _Size(height=edge, width=edge), int(edge / found.crop_pct)
-    elif not found.do_center_crop:
-        crop, edge = _Size(height=size.height or edge, width=size.width or edge), 0
-    if not crop.height or not crop.width:
-        raise UsageError("model-unsupported", "the image processor's size is not understood", "give height and width")
-    channels = len(found.image_mean)
-    return ImageInput(
-        height=crop.height,
-        width=crop.width,
-        channels=1 if channels == 1 else 3,
-        layout="NCHW",
-        resample=_RESAMPLE.get(found.resample, "bilinear"),  # type: ignore[arg-type]
-        rescale=found.rescale_factor if found.do_rescale else 1.0,
-        mean=found.image_mean if found.do_normalize else (0.0,) * channels,
-        std=found.image_std if found.do_normalize else (1.0,) * channels,
-        resize_shortest_edge=edge,
-    )
 
 
 def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postprocess:

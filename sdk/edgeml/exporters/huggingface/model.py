@@ -15,7 +15,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE_MODELS
 
-from edgeml.exporters.huggingface import audio, causal, detection, sentence_modules, weights
+from edgeml.exporters.huggingface import audio, causal, detection, image_processor, sentence_modules, weights
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
@@ -155,7 +155,7 @@ def _inputs(
 ) -> _Inputs:
     if task in ("image-classification", "object-detection"):
         detects = task == "object-detection"
-        image, notes = detection.image_input(path) if detects else (folders.image_input(path), ())
+        image, notes = detection.image_input(path) if detects else (image_processor.image_input(path), ())
         shape = (1, image.channels, image.height, image.width)
         return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}, notes)
     if task == "audio-classification":
