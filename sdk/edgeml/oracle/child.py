@@ -49,6 +49,8 @@ def _open(asked: Ask) -> tuple[str, Answerer]:
         from edgeml.oracle import pipelines  # noqa: PLC0415 -- imports transformers
 
         return pipelines.open_pipeline(folder, asked.task)
+    except EdgemlError:
+        raise
     except ImportError as error:
         message = f"the model's own library is missing: {error}"
         raise UsageError("extra-missing", message, "pip install 'edgeml-deploy[export]'") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -13,8 +14,11 @@ import transformers
 from PIL import Image
 
 from edgeml.oracle.protocol import RawItem
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
 
+#: The first major version of transformers that reads `rope_parameters`.
+ROPE_READ_SINCE: Final = 5
 #: transformers' pipelines have no types here.
 Pipeline: TypeAlias = Any
 Answers = Callable[[Pipeline, RawItem], dict[str, Any]]
@@ -25,17 +29,34 @@ def open_pipeline(folder: Path, task: Task) -> tuple[str, Callable[[RawItem], di
 
     Returns:
         The library with its version, and a function from an item to its answer.
+
+    Raises:
+        UsageError: `extra-missing`, when only a later version of transformers reads all of config.json.
     """
+    _check_reads_config(folder)
     pipeline = transformers.pipeline(
         task,
         model=str(folder),
         device="cpu",
         dtype=torch.float32,
         trust_remote_code=False,
-        model_kwargs={"local_files_only": True, "use_safetensors": True},
+        model_kwargs={"use_safetensors": True},
     )
     answer = _ANSWERS[task]
     return f"transformers {transformers.__version__}", lambda item: answer(pipeline, item)
+
+
+def _check_reads_config(folder: Path) -> None:
+    """Refuse rotary positions of transformers 5 that this version would replace by its default."""
+    given = json.loads((folder / "config.json").read_bytes()).get("rope_parameters")
+    if not given or int(transformers.__version__.partition(".")[0]) >= ROPE_READ_SINCE:
+        return
+    default = type(transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True))()
+    plain = {"rope_theta": getattr(default, "rope_theta", None), "rope_type": "default"}
+    if given not in (plain, {"rope_theta": plain["rope_theta"]}):
+        message = f"config.json has rope_parameters, which transformers {transformers.__version__} ignores"
+        hint = "let EDGEML_ORACLE_PYTHON name the Python of an environment with edgeml-deploy and transformers 5"
+        raise UsageError("extra-missing", message, hint)
 
 
 def _text_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
     preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
     module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
+    answered = _answer(original, example, task)
     by_length = isinstance(preprocess, TextInput) or (isinstance(preprocess, AudioInput) and preprocess.mel is None)
     return Source(
         name=path.resolve().name,
@@ -94,7 +95,7 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         sha256=digest(pretrained, path / "config.json", *assets.values()),
         signature=Signature(
             inputs=specs(example, lengths=by_length),
-            outputs=specs(original.run(example), lengths=task in _BY_TOKEN),
+            outputs=specs(answered, lengths=task in _BY_TOKEN),
             preprocess=preprocess,
             postprocess=_postprocess(path, task, outputs),
         ),
@@ -107,6 +108,15 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         notes=notes,
         folder=path,
     )
+
+
+def _answer(original: TorchSession, example: dict[str, Array], task: Task) -> dict[str, Array]:
+    try:
+        return original.run(example)
+    except Exception as error:  # each architecture has its own
+        message = f"the model gives no answer for {task} to {', '.join(example)}: {type(error).__name__}: {error}"
+        hint = "export the part that answers as file.py:function"
+        raise UsageError("model-unsupported", message, hint) from error
 
 
 def _check_safe(path: Path, config: folders.Config) -> None:
@@ -128,7 +138,10 @@ def _task(config: folders.Config, requested: Task | None) -> Task:
         return requested
     named = ", ".join(config.architectures) or "none"
     if own is None:
-        raise UsageError("model-unsupported", f"no task is known for the architecture {named}", "name one with --task")
+        hint = (
+            f"name the one that it was trained for with --task: {', '.join(_TASKS)}; or export it as file.py:function"
+        )
+        raise UsageError("model-unsupported", f"no task is known for the architecture {named}", hint)
     if requested:
         message = f"{named} is an architecture for {own}, not for {requested}"
         raise UsageError("model-unsupported", message, f"leave --task out, or fine-tune the model for {requested}")

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from edgeml.exporters.huggingface import rope
 from edgeml.exporters.source import Source
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
@@ -31,17 +32,21 @@ def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN
         The model, and the names of those weights.
 
     Raises:
-        UsageError: `model-unreadable`, when transformers can't load the model.
+        UsageError: `model-unreadable`, when transformers can't load the model; `model-unsupported`, when this version
+            can't express its rotary positions.
     """
     try:
         model, found = automatic.from_pretrained(
             path,
+            config=rope.config(path),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
         )
+    except UsageError:
+        raise
     except Exception as error:  # transformers and safetensors let errors of many kinds pass
         hint = "check that config.json and the weights are whole and belong together"
         reason = f"{type(error).__name__}: {error}"
