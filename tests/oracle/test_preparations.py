@@ -154,6 +154,10 @@ MUTATIONS: list[tuple[str, str, Change]] = [
     ("sentence", "pooling", read(pooling="cls")),
     ("sentence", "not normalized", read(normalize=False)),
     ("text", "scores", read(activation="sigmoid")),
+    ("tokens", "order of labels", read(labels=("blue", "green", "red"))),
+    ("boxes", "order of labels", read(labels=("blue", "green", "red"))),
+    ("boxes", "scale", prepared(rescale=1 / 127.5)),
+    ("question", "start and end", read(start="end_logits", end="start_logits")),
     ("last token", "id of padding", prepared(pad_id=5)),
     ("sound", "loudness", prepared(normalize=False)),
 ]

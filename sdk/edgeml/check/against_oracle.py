@@ -90,7 +90,7 @@ def _inputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:
         if ours is None or ours.shape != other.shape:
             return f"{name} of shape {ours.shape if ours is not None else None}, and of {other.shape}"
         distance = float(np.abs(ours - other).max(initial=0))
-        if distance > INPUT_MAX:
+        if not distance <= INPUT_MAX:  # NaN is no distance
             return f"{name} with numbers up to {distance:.2f} away from those"
     return ""
 
@@ -116,8 +116,7 @@ def _token_classes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str
     if len(ours) != len(theirs):
         return f"{len(ours)} tokens, and {len(theirs)}"
     for one, other in zip(ours, theirs, strict=True):
-        is_tied = one["label"] != other["label"] and abs(one["score"] - other["score"]) <= SCORE_MAX
-        if not is_tied and (one["label"] != other["label"] or abs(one["score"] - other["score"]) > SCORE_MAX):
+        if one["label"] != other["label"] or not abs(one["score"] - other["score"]) <= SCORE_MAX:
             return f"{one['token']!r} {one['label']} {one['score']:.4f}, and {other['label']} {other['score']:.4f}"
     return ""
 
@@ -135,7 +134,8 @@ def _boxes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
         return f"{len(ours)} boxes, and {len(theirs)}"
     for one, other in zip(ours, theirs, strict=True):
         apart = float(np.abs(detection.edges(one) - detection.edges(other)).max())
-        if _relative(one["score"], other["score"]) > SCORE_MAX or apart > EDGE_MAX or one["label"] != other["label"]:
+        is_near = _relative(one["score"], other["score"]) <= SCORE_MAX and apart <= EDGE_MAX
+        if not is_near or one["label"] != other["label"]:
             return f"{one['label']} {one['score']:.4f} {one['box']}, and {other['label']} {other['score']:.4f}"
     return ""
 

@@ -28,12 +28,12 @@ from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime.drift_features import is_observed
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tasks import Answer, Item, ScoredText
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify import golden
 
 NO_LABELS: Final = "not measured: no --evaluate was given"
-#: Inputs that the original's library answers beside the hard items.
+#: Rows and inputs that the original's library answers beside the hard items.
 RAW_INPUTS_MAX: Final = 16
 #: Inputs; two differ enough to show a model that ignores its input.
 GOLDEN_FIRST: Final = 2
@@ -84,8 +84,10 @@ class Checks:
 
     @property
     def raw_items(self) -> list[Item]:
-        """The items that the original's own library answers, too: hard ones, and the first of the inputs."""
-        return [*hard_items.hard(self.source.signature.preprocess), *self.inputs.items[:RAW_INPUTS_MAX]]
+        """The items that the original's own library answers, too: hard ones, then the first rows and inputs."""
+        rows = [it for it in (*self.evaluation.items, *self.calibration.items) if not isinstance(it, ScoredText)]
+        usual = [*rows[:RAW_INPUTS_MAX], *self.inputs.items][:RAW_INPUTS_MAX]
+        return [*hard_items.hard(self.source.signature.preprocess), *usual]
 
     def run(self, candidate: Candidate) -> Findings:
         """Run all checks of a candidate.
