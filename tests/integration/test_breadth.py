@@ -26,6 +26,7 @@ from edgeml_core.manifest import Format
 from edgeml_core.processing import Boxes, Generation, Span
 from edgeml_runtime.verify.golden import cosine
 from support import breadth_models as models
+from support import sounds
 
 BOTH: tuple[Format, ...] = ("onnx", "tflite")
 ONNX: tuple[Format, ...] = ("onnx",)
@@ -168,8 +169,8 @@ def requests(case: Case) -> list[dict[str, Any]]:
         case "image-classification" | "object-detection":
             return [{"image": picture(shade)} for shade in (40, 200)]
         case "audio-classification":
-            file = base64.b64encode(models.wav(models.tone(0.7))).decode()
-            return [{"audio": file}, {"samples": models.tone(0.4).tolist(), "sampling_rate": models.SAMPLING_RATE_HZ}]
+            file = base64.b64encode(sounds.wav(sounds.tone(0.7))).decode()
+            return [{"audio": file}, {"samples": sounds.tone(0.4).tolist(), "sampling_rate": sounds.SAMPLING_RATE_HZ}]
         case "tensors":
             return [{"inputs": {"input": np.full(SHAPES[case.family], value).tolist()}} for value in (0.5, -0.25)]
         case _:

@@ -18,6 +18,7 @@ from edgeml import inference
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import ExportRequest
 from support import breadth_models as models
+from support import sounds
 
 TEXTS = (
     "The ventilator alarm sounded twice during the night shift.",
@@ -186,10 +187,10 @@ def test_sounds_are_classified_as_the_pipeline_does(family: str, tmp_path: Path)
     bundle = exported(tmp_path, models.pretrained(tmp_path / "model", family, "audio-classification"))
     classify = theirs(tmp_path, "audio-classification")
     for seconds, loud in ((0.3, 1.0), (0.9, 0.05), (3.0, 1.0)):
-        file = models.wav(models.tone(seconds) * np.float32(loud))
+        file = sounds.wav(sounds.tone(seconds) * np.float32(loud))
         samples = np.frombuffer(file[44:], "<i2").astype(np.float32) / np.float32(32768)
-        expected = classify({"raw": samples, "sampling_rate": models.SAMPLING_RATE_HZ})
-        asked = {"samples": samples.tolist(), "sampling_rate": models.SAMPLING_RATE_HZ}
+        expected = classify({"raw": samples, "sampling_rate": sounds.SAMPLING_RATE_HZ})
+        asked = {"samples": samples.tolist(), "sampling_rate": sounds.SAMPLING_RATE_HZ}
         for request in ({"audio": base64.b64encode(file).decode()}, asked):
             (found,) = inference.run(bundle, request)
             require_scores(found, expected)

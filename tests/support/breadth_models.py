@@ -6,23 +6,18 @@ Text models share one tokenizer, trained here on a few sentences. Each builder w
 
 from __future__ import annotations
 
-import io
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from edgeml.check.sample_texts import SENTENCES
 from support.scale import scaled
 
 VOCABULARY: Final = 400
-SAMPLING_RATE_HZ: Final = 16_000
 #: Steps of the series that the LSTM reads; each is unrolled in TFLite.
 LSTM_STEPS: Final = scaled(50, 10)
 LABELS: Final = {0: "red", 1: "green", 2: "blue"}
@@ -262,24 +257,3 @@ def onnx_file(folder: Path, family: str, task: str) -> str:
     module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)).eval()
     torch.onnx.export(module, (torch.randn(1, 64),), path, **names, opset_version=17, dynamo=False)
     return str(path)
-
-
-def tone(seconds: float) -> NDArray[np.float32]:
-    """A chord with some noise: float32 samples between -1 and 1."""
-    count = int(seconds * SAMPLING_RATE_HZ)
-    times = np.arange(count) / SAMPLING_RATE_HZ
-    noise = np.random.default_rng(0).normal(0, 0.01, count)
-    return np.asarray(
-        0.3 * np.sin(2 * np.pi * 440 * times) + 0.2 * np.sin(2 * np.pi * 1250 * times) + noise, np.float32
-    )
-
-
-def wav(samples: NDArray[np.float32], *, rate_hz: int = SAMPLING_RATE_HZ) -> bytes:
-    """A WAV file of 16-bit integers in one channel."""
-    held = io.BytesIO()
-    with wave.open(held, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return held.getvalue()

@@ -11,8 +11,8 @@ from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TensorInput, TextInput
 from edgeml_runtime import requests, tensors
 from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
-from support.breadth_models import wav
 from support.samples import a_manifest
+from support.sounds import wav
 
 TEXT = a_manifest(preprocess=TextInput(tokenizer="model.onnx", max_length=8))
 IMAGE = a_manifest(

@@ -25,7 +25,7 @@ from edgeml_core.processing import (
     TextInput,
 )
 from edgeml_runtime.tasks import Audio, Image, Question, ScoredText, Tensors, Text
-from support.breadth_models import tone, wav
+from support.sounds import tone, wav
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(-1, 2))
 IMAGE = ImageInput(
