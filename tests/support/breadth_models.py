@@ -127,7 +127,9 @@ def pretrained(folder: Path, family: str, task: str, *, tokens: int = 160) -> st
         case "audio-classification":
             extractor(family).save_pretrained(folder)
         case _:
-            tokenizer(tokens).save_pretrained(folder)
+            # DistilBERT's own tokenizer makes no third tensor, which the model wouldn't take.
+            names = {"model_input_names": ["input_ids", "attention_mask"]} if family == "distilbert" else {}
+            tokenizer(tokens, **names).save_pretrained(folder)
     return str(folder)
 
 
@@ -144,8 +146,8 @@ def extractor(family: str) -> Any:
     return transformers.Wav2Vec2FeatureExtractor()
 
 
-def tokenizer(tokens: int) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level tokenizer that frames texts as RoBERTa's does."""
+def tokenizer(tokens: int, **more: Any) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level tokenizer that frames texts as RoBERTa's does, with `more` settings."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel()
     made.decoder = decoders.ByteLevel()
@@ -159,7 +161,7 @@ def tokenizer(tokens: int) -> transformers.PreTrainedTokenizerFast:
     made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
     names = {"cls_token": "<s>", "bos_token": "<s>", "sep_token": "</s>", "eos_token": "</s>"}
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=tokens, pad_token="<pad>", unk_token="<unk>", **names
+        tokenizer_object=made, model_max_length=tokens, pad_token="<pad>", unk_token="<unk>", **names, **more
     )
 
 

@@ -80,7 +80,9 @@ def _image_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 
 def _boxes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
-    return {"boxes": pipeline(_picture(item), **({} if item.threshold is None else {"threshold": item.threshold}))}
+    threshold = {} if item.threshold is None else {"threshold": item.threshold}
+    found = pipeline(_picture(item), **threshold)
+    return {"boxes": sorted(found, key=lambda it: -it["score"])}
 
 
 def _audio_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
