@@ -122,10 +122,9 @@ def _token_classes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str
 
 
 def _span(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """Two spans may share the best score; then either is right."""
-    if found["answer"] == expected["answer"] or abs(found["score"] - expected["score"]) <= SCORE_MAX:
+    if found["answer"] == expected["answer"] and abs(found["score"] - expected["score"]) <= SCORE_MAX:
         return ""
-    return f"{found['answer']!r}, and {expected['answer']!r}"
+    return f"{found['answer']!r} {found['score']:.4f}, and {expected['answer']!r} {expected['score']:.4f}"
 
 
 def _boxes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
@@ -146,7 +145,7 @@ def _vector(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
         return f"{ours.size} numbers, and {theirs.size}"
     lengths = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
     near = cosine(ours, theirs)
-    if near >= COSINE_MIN and _relative(*lengths) <= 1 - COSINE_MIN + SCORE_MAX:
+    if near >= COSINE_MIN and _relative(*lengths) <= SCORE_MAX:
         return ""
     return f"a vector of length {lengths[0]:.4f}, and one of {lengths[1]:.4f} at cosine {near:.4f}"
 

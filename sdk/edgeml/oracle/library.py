@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from edgeml.child_process import Conversation, ExecutionSite
 from edgeml.oracle.protocol import Ask, RawItem, Reply
 from edgeml_core.errors import EdgemlError
 from edgeml_core.manifest import Task
-from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, ScoredText, Text
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Text
 
 #: Names the Python of another environment with edgeml-deploy and the model's own library.
 PYTHON_VARIABLE: Final = "EDGEML_ORACLE_PYTHON"
@@ -75,7 +76,7 @@ class Library:
 def raw(item: Item) -> RawItem:
     """Describe an item as its owner has it."""
     match item:
-        case Text(text=text) | ScoredText(text=text):
+        case Text(text=text):
             return RawItem(text=text)
         case Question(question=question, context=context):
             return RawItem(question=question, text=context)
@@ -89,16 +90,13 @@ def raw(item: Item) -> RawItem:
             raise TypeError(f"an oracle takes no {type(item).__name__}")
 
 
-def _started_with(python: str) -> Library:
+def of_environment() -> Library:
+    """Return the library of the environment that `EDGEML_ORACLE_PYTHON` names, else of this one."""
+    return _of(os.environ.get(PYTHON_VARIABLE) or sys.executable)
+
+
+@functools.cache
+def _of(python: str) -> Library:
     library = Library(python)
     atexit.register(library.close)
     return library
-
-
-_libraries: dict[str, Library] = {}
-
-
-def of_environment() -> Library:
-    """Return the library of the environment that `EDGEML_ORACLE_PYTHON` names, else of this one."""
-    python = os.environ.get(PYTHON_VARIABLE) or sys.executable
-    return _libraries.setdefault(python, _libraries.get(python) or _started_with(python))

@@ -18,8 +18,9 @@ def open_encoder(folder: Path) -> tuple[str, Callable[[RawItem], dict[str, Any]]
     Returns:
         The library with its version, and a function from an item to its answer.
     """
+    settings = {"dtype": torch.float32, "use_safetensors": True}  # never a pickle
     encoder = sentence_transformers.SentenceTransformer(
-        str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}
+        str(folder), device="cpu", local_files_only=True, trust_remote_code=False, model_kwargs=settings
     )
 
     def answer(item: RawItem) -> dict[str, Any]:
