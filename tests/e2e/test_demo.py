@@ -69,6 +69,7 @@ def test_demo_delivers_and_swaps_a_real_model_and_prints_no_foreign_warning(sand
     assert sandbox.errors.read_text() == ""
 
 
+@pytest.mark.nightly
 def test_demo_stopped_in_the_middle_leaves_nothing(sandbox):
     """Ctrl-C ends it with 130; broker, origin and agent are gone, and so is every file."""
     process = sandbox.start()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from support import cache
-from support.scale import IS_NIGHTLY
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,8 +28,6 @@ PROGRAMS = {
     "tflite": "import ai_edge_litert.interpreter",
     "tflite-legacy": "import tflite_runtime.interpreter, numpy; assert numpy.__version__ < '2'",
 }
-#: Extras without torch: the others take minutes and gigabytes each, and are installed by `make nightly`.
-LIGHT = ("agent", "fleet", "tflite", "tflite-legacy")
 #: The only extra for older versions than constraints.txt names.
 UNCONSTRAINED = ("tflite-legacy",)
 
@@ -102,8 +99,9 @@ def test_every_extra_has_a_program():
     assert set(PROGRAMS) == set(PROJECT["optional-dependencies"])
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("extra", sorted(PROGRAMS) if IS_NIGHTLY else LIGHT)
+@pytest.mark.parametrize("extra", sorted(PROGRAMS))
 def test_the_wheel_installs_with_an_extra(wheel, tmp_path, extra):
     """In an environment of its own: all dependencies are there, fit together, and can be imported.
 
@@ -140,13 +138,12 @@ def test_readme_names_the_distribution_and_warns_of_the_other():
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("line", install_lines())
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(it, marks=[] if it.endswith(".whl[agent]'") else pytest.mark.nightly) for it in install_lines()],
+)
 def test_readmes_install_lines_work_in_a_checkout(checkout, python, line):
-    """As they stand, with an index that doesn't have edgeml-deploy. By day those with torch are resolved only."""
-    arguments = [argument.strip("'") for argument in line.split()]
-    is_heavy = not IS_NIGHTLY and any(extra in line for extra in ("export", "demo"))
-    more = ["--dry-run"] if is_heavy else []
-    printed = execute(python, "-m", "pip", *arguments, *more, cwd=checkout)
+    """As they stand, with an index that doesn't have edgeml-deploy."""
+    printed = execute(python, "-m", "pip", *(argument.strip("'") for argument in line.split()), cwd=checkout)
     assert "edgeml-deploy" in printed.replace("_", "-")
-    if not is_heavy:
-        execute(python.with_name("edgeml-agent"), "--version", cwd=checkout)
+    execute(python.with_name("edgeml-agent"), "--version", cwd=checkout)

@@ -101,12 +101,14 @@ def test_installed_package_has_targets(agent):
     assert "rpi4" in agent.run("edgeml", "target", "list").stdout
 
 
+@pytest.mark.nightly
 def test_core_with_base_dependencies_imports(bare):
     """The base dependencies are core's, and core needs nothing else."""
     bare.run("python", "-c", IMPORT_CORE)
     assert {"numpy", "click", "onnxruntime", "aiomqtt"} & bare.distributions() == set()
 
 
+@pytest.mark.nightly
 def test_programs_without_extras_name_the_install(bare):
     """Neither ends in a traceback."""
     for command, extra in (("edgeml --help", "export"), ("edgeml-agent run --config x", "agent")):

@@ -59,6 +59,7 @@ def test_python_page_and_docstrings_run_from_top_to_bottom(tmp_path, monkeypatch
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.nightly
 def test_notebook_goes_from_a_model_in_memory_to_an_answer(tmp_path):
     """As a program: every message gets its desk, and the release is deployed."""
     command = [sys.executable, ROOT / "examples" / "notebook.py"]

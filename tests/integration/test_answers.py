@@ -33,7 +33,10 @@ def exported(folder: Path, family: str, task: str, *formats: Format, tokens: int
     return export(request)
 
 
-@pytest.mark.parametrize(("family", "file_format"), [("bert", "tflite"), ("bert", "onnx"), ("roberta", "onnx")])
+@pytest.mark.parametrize(
+    ("family", "file_format"),
+    [pytest.param("bert", "tflite", marks=pytest.mark.nightly), ("bert", "onnx"), ("roberta", "onnx")],
+)
 def test_questions_are_answered_as_the_pipeline_does(family: str, file_format: Format, tmp_path: Path):
     """The same span, text and score, in a context that is read at once and in longer ones, read in windows."""
     (bundle,) = exported(tmp_path, family, "question-answering", file_format, tokens=64)

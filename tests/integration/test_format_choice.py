@@ -17,7 +17,7 @@ from edgeml.pipeline.comparison import NEAR, POINT, TIME_PER_POINT
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest, MeasuringBudget
 
-pytestmark = pytest.mark.timing
+pytestmark = [pytest.mark.timing, pytest.mark.nightly]
 
 HERE = targets.this_machine().name
 

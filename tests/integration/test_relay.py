@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from aiomqtt import Client
 
 from edgeml.fleet import status
@@ -24,6 +25,7 @@ MANY = 50
 WEIGHTS_BYTES = 6_000_000
 
 
+@pytest.mark.nightly
 def test_site_of_fifty_devices_costs_the_network_as_much_as_one(tmp_path: Path) -> None:
     """At most 5 % more, counted as bytes of TCP: metadata, wants, chunks, states and reports."""
     with relayed_site(tmp_path, MANY) as site:

@@ -38,10 +38,10 @@ pytestmark = pytest.mark.usefixtures("arm64")
 
 @pytest.fixture(scope="module")
 def minilm(six: list[Exported]) -> list[Exported]:
-    """The real sentence encoder for a gateway without VNNI and for a Pi 4: one format each by day, both by night."""
-    by_day = {("x86-gateway", "onnx"), ("rpi4", "tflite")}
+    """The real sentence encoder for a Pi 4 in TFLite; by night for a gateway without VNNI and in ONNX, too."""
     found = [it for target in ("x86-gateway", "rpi4") for it in six if it.manifest.target == target]
-    return [it for it in found if IS_NIGHTLY or (it.manifest.target, it.manifest.file_format) in by_day]
+    by_day = ("rpi4", "tflite")
+    return [it for it in found if IS_NIGHTLY or (it.manifest.target, it.manifest.file_format) == by_day]
 
 
 def verify_emulated(bundle: Path, target: str, *items: Text | Tensors) -> Verification:
@@ -129,9 +129,9 @@ def test_a_half_made_root_is_never_left(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_minilm_is_verified_on_both_cpus(minilm: list[Exported]):
+def test_minilm_is_verified_on_its_boards_cpu(minilm: list[Exported]):
     """Within the bounds of its target; embeddings there are those from here but for rounding."""
-    assert {it.manifest.file_format for it in minilm} == {"onnx", "tflite"}
+    assert len(minilm) == (4 if IS_NIGHTLY else 1)
     for exported in minilm:
         manifest = exported.manifest
         found = verify_emulated(exported.path, manifest.target, *TEXTS)
