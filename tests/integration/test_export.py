@@ -167,6 +167,8 @@ def test_the_working_folder_is_gone(six: list[Exported]):
     assert left == {f"{it.manifest.stem}{end}" for it in six for end in (".edgeml", ".measured.json")}
 
 
+# By day the digits keep it on every board in test_every_target.py.
+@pytest.mark.nightly
 def test_digits_keep_their_accuracy_in_int8(digits: Path, tmp_path: Path):
     """Static int8 in both formats, for both kinds of x86, loses at most a point on held-out rows; the card has it."""
     found = export(ask_digits(digits, tmp_path / "out", targets=("x86-vnni", "x86-gateway")))
@@ -227,7 +229,9 @@ def test_a_function_of_tensors_keeps_its_names(tmp_path: Path):
         assert exported.manifest.card.recipe == "none"
 
 
-@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+@pytest.mark.parametrize(
+    "task", ["text-classification", pytest.param("token-classification", marks=pytest.mark.nightly)]
+)
 def test_classifiers_of_texts_bring_their_labels(task: str, minilm: Path, tmp_path: Path):
     """A small BERT of each kind, saved as transformers saves it, answers with its own labels in both formats."""
     folder = tiny_bert(tmp_path / "bert", task, minilm)
