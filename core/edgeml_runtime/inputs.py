@@ -91,7 +91,7 @@ def _texts(folder: Path, text: TextInput, manifest: Manifest) -> Preparer:
     from edgeml_runtime.encode.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
 
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
-    return lambda items: Prepared(*encoder.encode([_expect(item, Text).text for item in items]))
+    return lambda items: Prepared(*encoder.encode([_expect(item, Text) for item in items]))
 
 
 def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Preparer:

@@ -2,7 +2,7 @@
 
 A request is one object or a list of them. The manifest's preprocessing decides its form:
 
-- `{"text": "..."}`
+- `{"text": "..."}`, for a classifier optionally with a `"text_pair"`
 - `{"question": "...", "context": "..."}`
 - `{"prompt": "..."}` or `{"messages": [{"role": "user", "content": "..."}]}`
 - `{"image": "<base64 of the file>"}`, for a detector optionally with a `"threshold"`
@@ -21,7 +21,7 @@ import numpy as np
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest, TensorSpec
-from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import AudioInput, Boxes, Classes, ImageInput, PromptInput, QuestionInput, TextInput
 from edgeml_runtime import tensors
 from edgeml_runtime.encode import audio
 from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Prompt, Question, ScoredText, Tensors, Text
@@ -71,6 +71,12 @@ class TextRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
+class PairRequest(TextRequest, frozen=True, forbid_unknown_fields=True):
+    """A text for a classifier, alone or with the second one of a pair."""
+
+    text_pair: str | None = None
+
+
 class QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A question and the text that holds its answer."""
 
@@ -115,6 +121,7 @@ class TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 #: Every kind of request, one for each form of input.
 KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
     TextRequest,
+    PairRequest,
     QuestionRequest,
     PromptRequest,
     ChatRequest,
@@ -175,11 +182,16 @@ def check_bounds(item: Item) -> None:
     """Check the size of one item.
 
     Raises:
-        UsageError: `input-invalid`, when a text, a recording or an image file is too long, or a recording too loud.
+        UsageError: `input-invalid`, when a text, a recording or an image file is too long, a recording too loud, or
+            the second text of a pair empty.
     """
     match item:
         case Tensors():  # `from_nested` has checked them
             return
+        case Text(text=text, text_pair=str(pair)):
+            _check_at_most(TEXT_MAX_CHARS, len(text) + len(pair), "the pair of texts", "characters")
+            if not pair:  # transformers takes the first text alone then, sentence-transformers both
+                raise UsageError("input-invalid", "the second text is empty", "leave text_pair out, or send its text")
         case Text(text=text) | Prompt(prompt=text) | ScoredText(text=text):
             _check_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
         case Question(question=question, context=context):
@@ -210,7 +222,7 @@ def _item(value: object, manifest: Manifest) -> Item:
         case AudioInput():
             return _audio(_read(value, AudioRequest, _AUDIO))
         case TextInput():
-            return Text(_read(value, TextRequest, '{"text": "..."}').text)
+            return _text(value, is_pair=isinstance(manifest.postprocess, Classes))
         case ImageInput():
             return _image(value, detects=isinstance(manifest.postprocess, Boxes))
         case _:
@@ -220,6 +232,13 @@ def _item(value: object, manifest: Manifest) -> Item:
                 names = ", ".join(specs)
                 raise UsageError("input-invalid", f"there is no input {unknown[0]!r}", f"the model takes {names}")
             return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in inputs.items()})
+
+
+def _text(value: object, *, is_pair: bool) -> Text:
+    if is_pair:
+        pair = _read(value, PairRequest, '{"text": "..."} or {"text": "...", "text_pair": "..."}')
+        return Text(pair.text, pair.text_pair)
+    return Text(_read(value, TextRequest, '{"text": "..."}').text)
 
 
 def _image(value: object, *, detects: bool) -> Image:

@@ -17,9 +17,10 @@ from edgeml_runtime.tensors import Array
 
 
 class Text(msgspec.Struct, frozen=True):
-    """One text."""
+    """One text, or two for a classifier of pairs: a query and a document, a premise and a claim."""
 
     text: str
+    text_pair: str | None = None
 
 
 class Image(msgspec.Struct, frozen=True):

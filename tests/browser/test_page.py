@@ -119,13 +119,25 @@ def test_what_is_found_is_framed_and_listed(opened):
     expect(page.locator(".seen .box")).to_have_count(0)
 
 
+def test_two_texts_are_sent_as_a_pair(opened):
+    """The second field is empty at first, and nothing is sent of it then."""
+    page, asked = opened("mood"), []
+    page.on("request", lambda it: asked.append(it.post_data_json) if it.method == "POST" else None)
+    page.get_by_role("textbox", name="Text", exact=True).fill("quiet")
+    ask(page)
+    page.get_by_role("textbox", name="Second text, if any").fill("loud quiet quiet")
+    ask(page)
+    expect(page.locator("form.try")).to_contain_text("positive")
+    assert asked == [{"text": "quiet"}, {"text": "quiet", "text_pair": "loud quiet quiet"}]
+
+
 def test_a_text_or_sound_that_is_cut_is_said_to_be(opened):
     """In tokens or seconds, below the answer."""
     page = opened("mood")
-    page.get_by_role("textbox").fill("quiet " * 70)
+    page.get_by_role("textbox", name="Text", exact=True).fill("quiet " * 70)
     ask(page)
     expect(page.locator(".answer")).to_contain_text("takes the first 64 of 72 tokens")
-    page.get_by_role("textbox").fill("quiet")
+    page.get_by_role("textbox", name="Text", exact=True).fill("quiet")
     ask(page)
     expect(page.locator(".answer .note")).to_have_count(0)
     page.get_by_role("link", name=re.compile("^noise")).click()
@@ -352,9 +364,9 @@ def pasted(page: Page) -> str:
     """What the button copies, where a page can't read the clipboard: a person pastes it."""
     page.get_by_role("button", name=re.compile("^Cop")).click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    page.get_by_role("textbox").press("Control+a")
+    page.get_by_role("textbox").first.press("Control+a")
     page.keyboard.press("Control+v")
-    return page.get_by_role("textbox").input_value()
+    return page.get_by_role("textbox").first.input_value()
 
 
 def test_a_device_without_models_says_what_to_do(opened, tmp_path):

@@ -155,7 +155,7 @@ def _filled(length, *, word):
 def test_tokens_are_those_of_transformers(bert_tokenizer, max_length):
     """Ids, masks and types of real text, cut and padded as a batch, are equal to transformers' bit for bit."""
     expected = bert_tokenizer(sentences(), truncation=True, max_length=max_length, padding=True, return_tensors="np")
-    found, _ = encoder(max_length=max_length).encode(sentences())
+    found, _ = encoder(max_length=max_length).encode([Text(it) for it in sentences()])
     for name in TEXT_INPUTS:
         assert np.array_equal(found[name], expected[name])
 
@@ -163,7 +163,7 @@ def test_tokens_are_those_of_transformers(bert_tokenizer, max_length):
 def test_fixed_lengths_are_padded_as_transformers_does(bert_tokenizer):
     """At a fixed length the tensors are those of `padding="max_length"`, in the type that the model takes."""
     expected = bert_tokenizer(sentences(), truncation=True, max_length=64, padding="max_length", return_tensors="np")
-    found, _ = encoder(dtype="int32", max_length=512, pad_to=(64,)).encode(sentences())
+    found, _ = encoder(dtype="int32", max_length=512, pad_to=(64,)).encode([Text(it) for it in sentences()])
     for name in TEXT_INPUTS:
         assert found[name].dtype == np.int32
         assert np.array_equal(found[name], expected[name])
@@ -173,7 +173,7 @@ def test_embeddings_are_those_of_torch():
     """The real encoder's token vectors pool to the sentence vectors that torch's mean pooling gives."""
     model = transformers.AutoModel.from_pretrained(MINILM).eval()
     texts = [text for text in sentences()[::4] if text]
-    tensors, tokens = encoder().encode(texts)
+    tensors, tokens = encoder().encode([Text(it) for it in texts])
     with torch.no_grad():
         hidden = model(**{name: torch.from_numpy(array) for name, array in tensors.items()}).last_hidden_state
     mask = torch.from_numpy(tensors["attention_mask"]).unsqueeze(-1).float()
@@ -199,7 +199,7 @@ def small_bert(kind):
 
 
 def logits_of(model, text):
-    tensors, (tokens,) = encoder(max_length=512).encode([text])
+    tensors, (tokens,) = encoder(max_length=512).encode([Text(text)])
     with torch.no_grad():
         logits = model(**{name: torch.from_numpy(array) for name, array in tensors.items()}).logits
     return Row(outputs={"logits": logits[0].numpy()}, about=tokens)

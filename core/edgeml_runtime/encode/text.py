@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import QuestionInput, TextInput
-from edgeml_runtime.tasks import Question, Tokens
+from edgeml_runtime.tasks import Question, Text, Tokens
 from edgeml_runtime.tensors import Array
 
 #: The inputs that a text model may have, each with the Encoding's attribute that fills it.
@@ -61,8 +61,8 @@ class Encoder:
         if not isinstance(text, QuestionInput):
             self._tokenizer.enable_truncation(self._longest)
 
-    def encode(self, texts: Sequence[str]) -> tuple[dict[str, Array], list[Tokens]]:
-        """Encode a batch of texts.
+    def encode(self, texts: Sequence[Text]) -> tuple[dict[str, Array], list[Tokens]]:
+        """Encode a batch of texts and pairs. Of a pair that is too long, the longer text is cut first.
 
         Returns:
             The model's inputs by name, each of shape [texts, length], and every text's own tokens.
@@ -71,10 +71,25 @@ class Encoder:
             UsageError: `input-invalid`, when a text is not Unicode (it holds half a surrogate pair).
         """
         try:
-            encodings = self._tokenizer.encode_batch([f"{self._text.prompt or ''}{text}" for text in texts])
+            encodings = self._tokenizer.encode_batch([self._whole(text) for text in texts])
+            about = [self._cut_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         except TypeError as error:
             raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
-        return self._tensors(encodings), [_cut_tokens(encoding) for encoding in encodings]
+        return self._tensors(encodings), about
+
+    def _whole(self, text: Text) -> str | tuple[str, str]:
+        first = f"{self._text.prompt or ''}{text.text}"
+        return first if text.text_pair is None else (first, text.text_pair)
+
+    def _cut_tokens(self, text: Text, encoding: Encoding) -> Tokens:
+        if text.text_pair is None or not encoding.overflowing:
+            unread = sum(rest.special_tokens_mask.count(0) for rest in encoding.overflowing)
+        else:  # the parts of a pair that overflow repeat each other
+            self._tokenizer.no_truncation()
+            (whole,) = self._tokenizer.encode_batch([self._whole(text)])
+            self._tokenizer.enable_truncation(self._longest)
+            unread = len(whole.ids) - len(encoding.ids)
+        return msgspec.structs.replace(_tokens(encoding), unread=unread)
 
     def windows(self, question: Question) -> list[Window]:
         """Split a context into windows, each with the question; one window where the model's length holds both.
@@ -162,11 +177,6 @@ def _tokens(encoding: Encoding) -> Tokens:
         spans=tuple(encoding.offsets),
         special=tuple(bool(flag) for flag in encoding.special_tokens_mask),
     )
-
-
-def _cut_tokens(encoding: Encoding) -> Tokens:
-    unread = sum(rest.special_tokens_mask.count(0) for rest in encoding.overflowing)
-    return msgspec.structs.replace(_tokens(encoding), unread=unread)
 
 
 def _pair_tokens(encoding: Encoding, context: str) -> Tokens:

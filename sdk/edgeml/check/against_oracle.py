@@ -172,6 +172,8 @@ _DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
 
 def _shown(item: Item) -> str:
     match item:
+        case Text(text=text, text_pair=str(pair)):
+            return f"{text[:SHOWN_CHARS]!r} with {pair[:SHOWN_CHARS]!r}"
         case Text(text=text) | Prompt(prompt=text) | Question(question=text):
             return repr(text[:SHOWN_CHARS])
         case Image(data=data):

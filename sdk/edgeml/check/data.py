@@ -40,6 +40,7 @@ Label: TypeAlias = str | int | list[str] | tuple[LabelledBox, ...]
 
 class _Line(msgspec.Struct, frozen=True):
     text: str | None = None
+    text_pair: str | None = None
     question: str | None = None
     context: str | None = None
     image: str | None = None
@@ -135,7 +136,7 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
         case QuestionInput():
             return Question(*values)
         case TextInput():
-            return Text(*values)
+            return Text(values[0], found.text_pair)
         case PromptInput():
             return ScoredText(*values)
         case ImageInput():

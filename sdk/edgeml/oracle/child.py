@@ -42,10 +42,11 @@ def reply(asked: Ask) -> Reply:
 def _open(asked: Ask) -> tuple[str, Answerer]:
     folder = Path(asked.folder)
     try:
-        if asked.task == "feature-extraction" and (folder / "modules.json").exists():
+        if asked.task in ("feature-extraction", "text-classification") and (folder / "modules.json").exists():
             from edgeml.oracle import sentence_encoder  # noqa: PLC0415 -- imports sentence-transformers
 
-            return sentence_encoder.open_encoder(folder)
+            is_pairs = asked.task == "text-classification"
+            return sentence_encoder.open_cross_encoder(folder) if is_pairs else sentence_encoder.open_encoder(folder)
         from edgeml.oracle import pipelines  # noqa: PLC0415 -- imports transformers
 
         return pipelines.open_pipeline(folder, asked.task)

@@ -9,7 +9,16 @@ from typing import Final
 import numpy as np
 from PIL import Image as Pictures
 
-from edgeml_core.processing import AudioInput, ImageInput, Preprocess, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import (
+    AudioInput,
+    Classes,
+    ImageInput,
+    Postprocess,
+    Preprocess,
+    PromptInput,
+    QuestionInput,
+    TextInput,
+)
 from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Text
 
 #: One word, white space, capitals, accents, other scripts, signs outside of any vocabulary, and a pair of sentences.
@@ -21,6 +30,12 @@ TEXTS: Final = (
     "Το νερό είναι κρύο. Вода холодная. 水很冷。お水は冷たいです。",  # noqa: RUF001 -- Greek and Cyrillic are meant
     "\N{GRINNING FACE} 3.14 % @user #tag https://example.org/a?b=c",
     "The pump stopped. The operator was asleep until the morning, when the tank had already run dry.",
+)
+#: A claim that follows, a query with a document, and an empty second text.
+PAIRS: Final = (
+    ("The operator was asleep.", "Nobody watched the pump."),
+    ("why is the tank dry", TEXTS[-1]),
+    ("Ja.", ""),
 )
 #: Characters of the long text; more than any fixed length of a small model.
 LONG_CHARS: Final = 6_000
@@ -42,13 +57,14 @@ SOUNDS_S: Final = (0.3, 1.0, 2.7)
 SEED: Final = 20
 
 
-def hard(preprocess: Preprocess) -> list[Item]:
-    """Make the items for a kind of model; none for plain tensors."""
+def hard(preprocess: Preprocess, postprocess: Postprocess) -> list[Item]:
+    """Make the items for a kind of model, for a classifier of texts pairs, too; none for plain tensors."""
     match preprocess:
         case QuestionInput():
             return [Question("Who was asleep?", TEXTS[-1]), Question("Wo?", "Im Süden, bei Köln, im alten Haus.")]
         case TextInput():
-            return [*map(Text, TEXTS), Text((" ".join(TEXTS) * 20)[:LONG_CHARS])]
+            pairs = PAIRS if isinstance(postprocess, Classes) else ()
+            return [*map(Text, TEXTS), Text((" ".join(TEXTS) * 20)[:LONG_CHARS]), *(Text(*pair) for pair in pairs)]
         case PromptInput():
             return [
                 Prompt(prompt=text, max_new_tokens=CONTINUED_TOKENS, temperature=0.0, seed=0)

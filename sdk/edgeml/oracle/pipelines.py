@@ -60,7 +60,8 @@ def _check_reads_config(folder: Path) -> None:
 
 
 def _text_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
-    return {"labels": pipeline(item.text, top_k=None, truncation=True)}
+    given = item.text if item.text_pair is None else {"text": item.text, "text_pair": item.text_pair}
+    return {"labels": pipeline(given, top_k=None, truncation=True)}
 
 
 def _token_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from edgeml_core.manifest import Task
 
 
 class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One item as its owner has it: a text, a question with its context, the bytes of a picture's file, or a sound.
+    """One item as its owner has it: one or two texts, a question and its context, a picture's file, or a sound.
 
     `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation.
     """
 
     text: str | None = None
+    text_pair: str | None = None
     question: str | None = None
     image: bytes | None = None
     samples: bytes | None = None

@@ -8,7 +8,7 @@ from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import QuestionInput, TextInput
 from edgeml_runtime.encode.text import WINDOWS_MAX, Encoder
-from edgeml_runtime.tasks import Question
+from edgeml_runtime.tasks import Question, Text
 from support.tiny_models import tiny_tokenizer
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1))
@@ -30,7 +30,7 @@ def encoder(tmp_path):
 
 def test_a_batch_is_padded_to_its_longest(encoder):
     """Shorter texts are filled with the pad id, and masked there."""
-    tensors, _ = encoder(pad_id=9).encode(["Good film", "bad"])
+    tensors, _ = encoder(pad_id=9).encode([Text("Good film"), Text("bad")])
     assert tensors["input_ids"].tolist() == [[2, 4, 6, 3], [2, 5, 3, 9]]
     assert tensors["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert tensors["token_type_ids"].tolist() == [[0] * 4] * 2
@@ -38,7 +38,7 @@ def test_a_batch_is_padded_to_its_longest(encoder):
 
 def test_only_what_the_model_takes_is_made_in_its_types(encoder):
     """The tensors have the names and data types of the model's inputs."""
-    tensors, _ = encoder(inputs=(MASK, IDS)).encode(["film"])
+    tensors, _ = encoder(inputs=(MASK, IDS)).encode([Text("film")])
     assert {name: array.dtype.name for name, array in tensors.items()} == {
         "input_ids": "int64",
         "attention_mask": "int32",
@@ -48,21 +48,36 @@ def test_only_what_the_model_takes_is_made_in_its_types(encoder):
 @pytest.mark.parametrize(("text", "length"), [("film", 4), ("film film", 4), ("film film film", 8), ("film " * 50, 8)])
 def test_fixed_lengths_take_the_smallest_that_holds(encoder, text, length):
     """With fixed lengths the tensor has the smallest that holds the text, which is cut at the largest."""
-    tensors, _ = encoder(pad_to=(8, 4), max_length=100).encode([text])
+    tensors, _ = encoder(pad_to=(8, 4), max_length=100).encode([Text(text)])
     assert tensors["input_ids"].shape == (1, length)
 
 
 def test_too_long_a_text_is_cut_inside_its_special_tokens(encoder):
     """Cutting keeps the closing token."""
-    tensors, (tokens,) = encoder(max_length=4).encode(["good bad film film"])
+    tensors, (tokens,) = encoder(max_length=4).encode([Text("good bad film film")])
     assert tensors["input_ids"].tolist() == [[2, 4, 5, 3]]
     assert tokens.texts == ("[CLS]", "good", "bad", "[SEP]")
 
 
 def test_what_is_cut_is_counted(encoder):
     """Without the special tokens that frame each part; a text that fits lacks nothing."""
-    _, (cut, whole) = encoder(max_length=4).encode(["good bad film film film", "good bad"])
+    _, (cut, whole) = encoder(max_length=4).encode([Text("good bad film film film"), Text("good bad")])
     assert (cut.unread, whole.unread) == (3, 0)
+
+
+def test_two_texts_are_one_row(encoder):
+    """The second one follows in the same row, of the second type."""
+    tensors, (tokens,) = encoder(max_length=8).encode([Text("good film", "bad")])
+    assert tensors["input_ids"].tolist() == [[2, 4, 6, 3, 5, 3]]
+    assert tensors["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1]]
+    assert tokens.unread == 0
+
+
+def test_of_two_texts_the_longer_one_is_cut(encoder):
+    """The tokens of both that are missing are counted once."""
+    tensors, (tokens,) = encoder(max_length=6).encode([Text("good bad film film film film", "bad")])
+    assert tensors["input_ids"].tolist() == [[2, 4, 5, 3, 5, 3]]
+    assert tokens.unread == 4
 
 
 @pytest.fixture
@@ -132,20 +147,20 @@ def test_what_cannot_be_looked_through_is_refused(asking, question, context, cod
 
 def test_tokens_know_their_place(encoder):
     """Each token has its span of characters, and special tokens are marked."""
-    _, (tokens,) = encoder().encode(["so good"])
+    _, (tokens,) = encoder().encode([Text("so good")])
     assert tokens.spans == ((0, 0), (0, 2), (3, 7), (0, 0))
     assert tokens.special == (True, False, False, True)
 
 
 def test_an_empty_text_is_its_special_tokens(encoder):
     """No text is still a valid input."""
-    assert encoder().encode([""])[0]["input_ids"].tolist() == [[2, 3]]
+    assert encoder().encode([Text("")])[0]["input_ids"].tolist() == [[2, 3]]
 
 
 def test_half_a_surrogate_pair_is_refused(encoder):
     """A string that is no Unicode text is an input error."""
     with pytest.raises(UsageError) as caught:
-        encoder().encode(["\ud800"])
+        encoder().encode([Text("\ud800")])
     assert caught.value.code == "input-invalid"
 
 

@@ -21,9 +21,9 @@ from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
-from edgeml_core.processing import AudioInput, ImageInput, Postprocess, TextInput
+from edgeml_core.processing import AudioInput, Classes, ImageInput, Postprocess, TextInput
 from edgeml_runtime.encode.text import Encoder
-from edgeml_runtime.tasks import Question
+from edgeml_runtime.tasks import Question, Text
 from edgeml_runtime.tensors import Array
 
 #: By task: the transformers class that loads its model, the suffix of its architectures, the outputs in use.
@@ -187,7 +187,7 @@ def _inputs(
     if is_question:
         tensors = encoder.joined([encoder.windows(Question(_QUESTION_TRACED, text))[0] for text in _TRACED])
     else:
-        tensors, _ = encoder.encode(_TRACED)
+        tensors, _ = encoder.encode([Text(text) for text in _TRACED])
     return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})
 
 
@@ -196,4 +196,8 @@ def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postproces
         return detection.boxes(path, *outputs)
     if task == "feature-extraction":
         return sentence_modules.embedding(path, *outputs)
-    return folders.postprocess(path, task, *outputs)
+    found = folders.postprocess(path, task, *outputs)
+    if task == "text-classification" and isinstance(found, Classes) and len(found.labels) == 1:
+        activation = sentence_modules.cross_encoder_activation(path)
+        return msgspec.structs.replace(found, activation=activation or found.activation)
+    return found

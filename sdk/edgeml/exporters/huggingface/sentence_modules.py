@@ -1,4 +1,4 @@
-"""A sentence-transformers folder's own files: its modules, its pooling and its prompt. No weights, no torch."""
+"""A sentence-transformers folder's own files: modules, pooling, prompt, a cross-encoder's activation. No weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import msgspec
 
 from edgeml.exporters.huggingface.folder import read
 from edgeml_core.errors import UsageError
-from edgeml_core.processing import Embedding
+from edgeml_core.processing import Activation, Embedding
 
 #: Modules that a bundle can express; each other one has weights or code of its own.
 _KNOWN: Final = frozenset({"Transformer", "Pooling", "Normalize"})
+#: By the name of its class in torch.
+_ACTIVATIONS: Final[dict[str, Activation]] = {"Sigmoid": "sigmoid", "Identity": "none"}
 _HINT: Final = "export the whole encoder as file.py:function, or train it with mean or cls pooling"
 
 
@@ -52,6 +54,19 @@ class _Pooling(msgspec.Struct, frozen=True):
 class _Prompts(msgspec.Struct, frozen=True):
     prompts: dict[str, str] = {}
     default_prompt_name: str | None = None
+    model_type: str = ""
+    activation_fn: str | None = None
+
+
+class _CrossEncoder(msgspec.Struct, frozen=True):
+    """The part of config.json in which sentence-transformers before 5.4 keeps a cross-encoder's settings."""
+
+    activation_fn: str | None = None
+
+
+class _Config(msgspec.Struct, frozen=True):
+    sentence_transformers: _CrossEncoder | None = None
+    sbert_ce_default_activation_function: str | None = None
 
 
 def embedding(folder: Path, output: str) -> Embedding:
@@ -93,6 +108,26 @@ def prompt(folder: Path) -> str:
         message = f"{folder} names a prompt {found.default_prompt_name!r} by default that it doesn't have"
         raise UsageError("model-unreadable", message, "repair or restore config_sentence_transformers.json")
     return found.prompts[found.default_prompt_name]
+
+
+def cross_encoder_activation(folder: Path) -> Activation | None:
+    """Read the function from a cross-encoder's one output to its score; None where the folder names none.
+
+    Source: sentence-transformers 5.7 `CrossEncoder`, and the files of the versions before.
+
+    Raises:
+        UsageError: `model-unsupported`, when a bundle can't express the function; `model-unreadable`.
+    """
+    settings = read(folder / "config_sentence_transformers.json", _Prompts) or _Prompts()
+    config = read(folder / "config.json", _Config) or _Config()
+    before = config.sentence_transformers.activation_fn if config.sentence_transformers else None
+    named = settings.activation_fn if settings.model_type == "CrossEncoder" else None
+    named = named or before or config.sbert_ce_default_activation_function
+    if named is None:
+        return None
+    if found := _ACTIVATIONS.get(named.rsplit(".", 1)[-1]):
+        return found
+    raise _unsupported(f"the cross-encoder's activation is {named}: a bundle has {' and '.join(_ACTIVATIONS)}")
 
 
 def _unsupported(message: str) -> UsageError:

@@ -23,6 +23,7 @@ const field = (text, rows, changed, attributes = {}) => {
 };
 
 function texts(model, changed) {
+  if (model.task === "text-classification") return pair(changed);
   const many = model.task === "feature-extraction";
   const control = many ? field(SAMPLE_TEXTS.join("\n"), 4, changed) : field(SAMPLE_TEXT, 3, changed);
   const lines = () => (many ? control.value.split("\n").filter((line) => line.trim()) : [control.value]);
@@ -30,6 +31,16 @@ function texts(model, changed) {
     element: labelled(many ? "Texts, one a line" : "Text", control),
     call: () => ({ json: lines().length === 1 ? { text: lines()[0] } : lines().map((text) => ({ text })) }),
     isReady: () => control.value.trim() !== "",
+  };
+}
+
+function pair(changed) {
+  const first = field(SAMPLE_TEXT, 3, changed);
+  const second = field("", 2, changed, { placeholder: "for models that compare two texts" });
+  return {
+    element: h("div", {}, labelled("Text", first), labelled("Second text, if any", second)),
+    call: () => ({ json: { text: first.value, ...(second.value && { text_pair: second.value }) } }),
+    isReady: () => first.value.trim() !== "",
   };
 }
 
