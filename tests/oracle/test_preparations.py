@@ -34,6 +34,13 @@ from support import breadth_models as models
 Change = Callable[[Manifest], Manifest]
 
 PROMPT = "search_query: "
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.2,
+}
 
 
 def cropping(folder: Path) -> None:
@@ -42,6 +49,13 @@ def cropping(folder: Path) -> None:
     size, crop = {"shortest_edge": 36}, {"height": 32, "width": 32}
     mean, std = [0.48, 0.40, 0.31], [0.27, 0.22, 0.35]
     transformers.CLIPImageProcessor(size=size, crop_size=crop, image_mean=mean, image_std=std).save_pretrained(folder)
+
+
+def seeing(folder: Path) -> None:
+    """An encoder of pictures."""
+    cropping(folder)
+    transformers.set_seed(0)
+    transformers.Dinov2Model(transformers.Dinov2Config(**SMALL, image_size=32, patch_size=8)).save_pretrained(folder)
 
 
 def sentences(folder: Path) -> None:
@@ -95,6 +109,7 @@ def language_model(folder: Path) -> None:
 MAKERS: Mapping[str, Callable[[Path], object]] = {
     "picture": cropping,
     "photo": lambda folder: models.pretrained(folder, "resnet", "image-classification"),
+    "picture's vector": seeing,
     "sentence": sentences,
     "text": lambda folder: models.pretrained(folder, "bert", "text-classification"),
     "pair": reranker,
@@ -162,6 +177,8 @@ MUTATIONS: list[tuple[str, str, Change]] = [
     ("picture", "scale", prepared(rescale=1 / 127.5)),
     ("picture", "filter", prepared(resample="nearest")),
     ("picture", "order of labels", read(labels=("blue", "green", "red"))),
+    ("picture's vector", "filter", prepared(resample="nearest")),
+    ("picture's vector", "normalized", read(normalize=True)),
     ("sentence", "no prompt", prepared(prompt=msgspec.UNSET)),
     ("sentence", "another prompt", prepared(prompt="passage: ")),
     ("sentence", "pooling", read(pooling="cls")),

@@ -13,6 +13,8 @@ from edgeml_core.manifest import Format
 
 #: Names of PyTorch's operators in the errors of its exporters and LiteRT's.
 _OPERATOR: Final = re.compile(r"\b(?:aten|prims|quantized|torchvision|torchaudio)(?:::|\.)\w+(?:\.\w+)?")
+#: Errors of torch's exporter that only say which of its steps failed; their causes say why.
+_WRAPPERS: Final = ("TorchExportError", "ConversionError")
 #: Characters of the converter's own error in a message.
 _LINE_MAX_CHARS: Final = 200
 _NAMES: Final[dict[Format, str]] = {"onnx": "ONNX", "tflite": "TFLite"}
@@ -24,6 +26,8 @@ _HINTS: Final[dict[Format, str]] = {
 
 def unsupported(file_format: Format, error: Exception) -> UsageError:
     """Build the error for a converter that failed with `error`."""
+    if type(error).__name__ in _WRAPPERS and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     text = f"{error}\n{error.__cause__ or error.__context__ or ''}"
     operator = _OPERATOR.search(text)
     line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import onnx
 import torch
 
@@ -15,6 +16,8 @@ from edgeml_core.manifest import TensorSpec
 
 #: The first opset with LayerNormalization as one operator; the quantizers support it.
 OPSET: Final = 17
+#: The oldest opset that torch's exporter of captured programs writes.
+CAPTURED_OPSET: Final = 18
 
 
 def convert(source: Source, work: Path) -> onnx.ModelProto:
@@ -28,12 +31,10 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
     path = work / "exported.onnx"
     try:
         # A detector's positions depend on the size of its pictures, which is fixed: tracing makes them constants.
-        if source.model.pretrained is not None and source.task != "object-detection":
-            from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
-
-            optimum_onnx.convert(source.model.pretrained, source.task, path, opset=OPSET)
-        else:
-            _module(source, source.model, path)
+        if source.model.pretrained is None or source.task == "object-detection":
+            _trace(source, source.model, path)
+        elif not _by_optimum(source, source.model.pretrained, path):
+            _capture(source, source.model, path)
         return onnx.load(path)
     except UsageError:
         raise
@@ -41,7 +42,39 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         raise conversion_error.unsupported("onnx", error) from error
 
 
-def _module(source: Source, model: TorchModel, path: Path) -> None:
+def _by_optimum(source: Source, pretrained: Any, path: Path) -> bool:  # noqa: ANN401 -- transformers' model
+    """Convert by optimum; return whether it knows the architecture with the inputs and outputs of the signature."""
+    from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
+
+    if not optimum_onnx.convert(pretrained, source.task, path, opset=OPSET):
+        return False
+    graph = onnx.load(path, load_external_data=False).graph
+    inputs, outputs = {it.name for it in graph.input}, {it.name for it in graph.output}
+    signature = source.signature
+    is_whole = inputs == {it.name for it in signature.inputs} and outputs >= {it.name for it in signature.outputs}
+    return source.task == "text-generation" or is_whole
+
+
+def _capture(source: Source, model: TorchModel, path: Path) -> None:
+    """Convert by `torch.export`, which follows a model's control flow where a trace would lose it."""
+    named = {spec.name: spec for spec in source.signature.inputs}
+    # Of one example torch would take the batch size for a constant.
+    example = tuple(torch.from_numpy(np.concatenate([source.example[name]] * 2)) for name in named)
+    torch.onnx.export(
+        _Positional(model.module, tuple(named)).eval(),
+        example,
+        path,
+        input_names=list(named),
+        output_names=[spec.name for spec in source.signature.outputs],
+        dynamic_shapes=(tuple(dict.fromkeys(_free(spec), torch.export.Dim.DYNAMIC) for spec in named.values()),),
+        opset_version=CAPTURED_OPSET,
+        external_data=False,
+        verbose=False,
+        dynamo=True,
+    )
+
+
+def _trace(source: Source, model: TorchModel, path: Path) -> None:
     names = [spec.name for spec in source.signature.inputs]
     outputs = [spec.name for spec in source.signature.outputs]
     example = tuple(torch.from_numpy(source.example[name]) for name in names)

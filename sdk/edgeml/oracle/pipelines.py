@@ -34,8 +34,9 @@ def open_pipeline(folder: Path, task: Task) -> tuple[str, Callable[[RawItem], di
         UsageError: `extra-missing`, when only a later version of transformers reads all of config.json.
     """
     _check_reads_config(folder)
+    sees = task == "feature-extraction" and not (folder / "tokenizer.json").exists()
     pipeline = transformers.pipeline(
-        task,
+        "image-feature-extraction" if sees else task,
         model=str(folder),
         device="cpu",
         dtype=torch.float32,
@@ -75,9 +76,13 @@ def _span(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 def _image_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     picture = _picture(item)
+    labels = pipeline(picture, top_k=pipeline.model.config.num_labels)
+    return {"labels": labels, "inputs": _prepared(pipeline, picture)}
+
+
+def _prepared(pipeline: Pipeline, picture: Image.Image) -> dict[str, Any]:
     prepared = pipeline.image_processor(picture, return_tensors="np")
-    inputs = {name: np.asarray(array, dtype=np.float32) for name, array in prepared.items()}
-    return {"labels": pipeline(picture, top_k=pipeline.model.config.num_labels), "inputs": inputs}
+    return {name: np.asarray(array, dtype=np.float32) for name, array in prepared.items()}
 
 
 def _boxes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
@@ -98,7 +103,10 @@ def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 
 def _embedding(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
-    """The mean of the tokens' vectors: the folder names no pooling, and edgeml's default is documented so."""
+    """One vector: of a picture the model's own, of a text the mean of its tokens', which edgeml documents so."""
+    if item.image is not None:
+        picture = _picture(item)
+        return {"embedding": pipeline(picture, pool=True)[0], "inputs": _prepared(pipeline, picture)}
     tokens = pipeline.tokenizer(item.text, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         vectors = pipeline.model(**tokens).last_hidden_state[0]

@@ -21,7 +21,7 @@ from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
-from edgeml_core.processing import AudioInput, Classes, ImageInput, Postprocess, TextInput
+from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, TextInput
 from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.tasks import Question, Text
 from edgeml_runtime.tensors import Array
@@ -41,6 +41,8 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
 }
+#: The one vector of an encoder of pictures, which transformers' `image-feature-extraction` returns with `pool=True`.
+_POOLED: Final = "pooler_output"
 #: Tasks whose outputs have one row for each token.
 _BY_TOKEN: Final[tuple[Task, ...]] = ("feature-extraction", "token-classification", "question-answering")
 #: Suffixes of files that may be pickles.
@@ -84,6 +86,8 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
 
 def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], work: Path) -> Source:  # noqa: ANN401
     preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
+    if task == "feature-extraction" and isinstance(preprocess, ImageInput):
+        outputs = (_POOLED,)
     module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
     answered = _answer(original, example, task)
@@ -95,7 +99,7 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         sha256=digest(pretrained, path / "config.json", *assets.values()),
         signature=Signature(
             inputs=specs(example, lengths=by_length),
-            outputs=specs(answered, lengths=task in _BY_TOKEN),
+            outputs=specs(answered, lengths=task in _BY_TOKEN and isinstance(preprocess, TextInput)),
             preprocess=preprocess,
             postprocess=_postprocess(path, task, outputs),
         ),
@@ -166,7 +170,7 @@ def _inputs(
     pretrained: Any,  # noqa: ANN401 -- transformers has no types here
     work: Path,
 ) -> _Inputs:
-    if task in ("image-classification", "object-detection"):
+    if task in ("image-classification", "object-detection") or pretrained.main_input_name == "pixel_values":
         detects = task == "object-detection"
         image, notes = detection.image_input(path) if detects else (image_processor.image_input(path), ())
         shape = (1, image.channels, image.height, image.width)
@@ -174,6 +178,9 @@ def _inputs(
     if task == "audio-classification":
         sound = audio.audio_input(path)
         return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
+    if pretrained.main_input_name != "input_ids":
+        message = f"{type(pretrained).__name__} takes {pretrained.main_input_name}, of which no bundle makes a vector"
+        raise UsageError("model-unsupported", message, "export it as file.py:function, which takes tensors")
     tokenizer = work / folders.TOKENIZER
     is_question = task == "question-answering"
     text = folders.question_input(path, tokenizer) if is_question else folders.text_input(path, tokenizer)
@@ -195,7 +202,8 @@ def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postproces
     if task == "object-detection":
         return detection.boxes(path, *outputs)
     if task == "feature-extraction":
-        return sentence_modules.embedding(path, *outputs)
+        pooled = Embedding(output=_POOLED, pooling="cls", normalize=False)
+        return pooled if outputs == (_POOLED,) else sentence_modules.embedding(path, *outputs)
     found = folders.postprocess(path, task, *outputs)
     if task == "text-classification" and isinstance(found, Classes) and len(found.labels) == 1:
         activation = sentence_modules.cross_encoder_activation(path)

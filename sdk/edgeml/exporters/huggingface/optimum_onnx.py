@@ -15,19 +15,27 @@ from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
 
 
-def convert(pretrained: Any, task: Task, path: Path, *, opset: int) -> None:  # noqa: ANN401 -- transformers' model
+def convert(pretrained: Any, task: Task, path: Path, *, opset: int) -> bool:  # noqa: ANN401 -- transformers' model
     """Write a transformers model as ONNX.
+
+    Returns:
+        Whether optimum knows the architecture; if not, nothing is written.
 
     Raises:
         UsageError: `model-unsupported`, when optimum doesn't support the language model's architecture.
     """
     if task == "text-generation":
-        export(pretrained, causal_config(pretrained), path, opset=opset)
-        return
-    constructor = TasksManager.get_exporter_config_constructor(
-        "onnx", pretrained, task=task, library_name="transformers"
-    )
-    export(pretrained, constructor(pretrained.config), path, opset=opset)
+        config = causal_config(pretrained)
+    else:
+        try:
+            constructor = TasksManager.get_exporter_config_constructor(
+                "onnx", pretrained, task=task, library_name="transformers"
+            )
+        except (ValueError, KeyError):
+            return False
+        config = constructor(pretrained.config)
+    export(pretrained, config, path, opset=opset)
+    return True
 
 
 def causal_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and optimum have no types here

@@ -1,0 +1,140 @@
+"""Tiny models of transformers' architectures with random weights, saved as the library saves them.
+
+A configuration gets the small sizes that its class knows, and those that it alone needs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from support import breadth_models
+
+#: Pixels of a picture's side, and tokens of a text.
+SIDE, TOKENS = 32, 160
+#: The spread of the weights: at transformers' own the answers hardly depend on the input.
+SPREAD: Final = 0.15
+LABELS: Final = breadth_models.LABELS
+_HEADS: Final[dict[str, Any]] = {
+    "text-classification": transformers.AutoModelForSequenceClassification,
+    "image-classification": transformers.AutoModelForImageClassification,
+    "audio-classification": transformers.AutoModelForAudioClassification,
+    "text-generation": transformers.AutoModelForCausalLM,
+}
+_WIDTHS: Final = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "emb_dim", "embedding_size")
+_LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
+_ATTENTIONS: Final = ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads")
+_PAIRS: Final = ("encoder_attention_heads", "decoder_attention_heads")
+_INNER: Final = ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim")
+#: Each goes to the configurations that have a setting of this name.
+_SMALL: Final[dict[str, Any]] = {
+    **dict.fromkeys(_WIDTHS, 32),
+    **dict.fromkeys(_LAYERS + _ATTENTIONS + _PAIRS, 2),
+    **dict.fromkeys(_INNER, 64),
+    "vocab_size": breadth_models.VOCABULARY,
+    "max_position_embeddings": TOKENS + 2,
+    "n_positions": TOKENS,
+    "head_dim": 16,
+    "image_size": SIDE,
+    "patch_size": 8,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 16,
+}
+_TOWER: Final = {
+    "image_size": SIDE,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+_TEXT_TOWER: Final = {**_TOWER, "vocab_size": breadth_models.VOCABULARY}
+_STAGES: Final = {"hidden_sizes": [16, 32], "depths": [1, 1]}
+_PYRAMID: Final = {
+    **_STAGES,
+    "num_encoder_blocks": 2,
+    "strides": [4, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+}
+_WINDOWS: Final = {"patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+#: By architecture: settings that the small ones don't fit.
+_OWN: Final[dict[str, dict[str, Any]]] = {
+    "audio-spectrogram-transformer": {"max_length": 96, "num_mel_bins": 32},
+    "bit": {**_STAGES, "embedding_size": 16, "num_groups": 4},
+    "canine": {"num_hash_buckets": 64},
+    "clip": {"vision_config": _TOWER, "text_config": _TEXT_TOWER},
+    "convnext": {**_STAGES, "num_stages": 2, "patch_size": 4},
+    "convnextv2": {**_STAGES, "num_stages": 2, "patch_size": 4},
+    "ctrl": {"dff": 64},
+    "cvt": {"patch_sizes": [7, 3, 3], "embed_dim": [16, 32, 32], "num_heads": [1, 2, 2], "depth": [1, 1, 1]},
+    "efficientnet": {"image_size": 64, "width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256},
+    "focalnet": {**_STAGES, "embed_dim": 16, "focal_levels": [1, 1], "focal_windows": [3, 3]},
+    "gpt_neo": {"attention_types": [[["global"], 2]], "max_position_embeddings": TOKENS},
+    "levit": {"hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1], "key_dim": [8] * 3},
+    "mega": {"nffn_hidden_size": 64, "ema_projection_size": 4, "shared_representation_size": 16},
+    "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilenet_v2": {"depth_multiplier": 0.25},
+    "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32]},
+    "mobilevitv2": {"width_multiplier": 0.25},
+    "poolformer": {"hidden_sizes": [16, 32, 32, 32], "depths": [1] * 4},
+    "pvt": {**_PYRAMID, "sequence_reduction_ratios": [2, 1], "patch_sizes": [4, 2]},
+    "pvt_v2": {**_PYRAMID, "sr_ratios": [2, 1], "patch_sizes": [7, 3]},
+    "regnet": {**_STAGES, "embedding_size": 16, "groups_width": 8},
+    "resnet": {**_STAGES, "embedding_size": 16, "layer_type": "basic"},
+    "roc_bert": {
+        "pronunciation_vocab_size": 50,
+        "shape_vocab_size": 50,
+        "pronunciation_embed_dim": 16,
+        "shape_embed_dim": 16,
+    },
+    "segformer": {**_PYRAMID, "sr_ratios": [2, 1], "patch_sizes": [7, 3]},
+    "siglip": {"vision_config": _TOWER, "text_config": _TEXT_TOWER},
+    "squeezebert": dict.fromkeys(
+        ("q_groups", "k_groups", "v_groups", "post_attention_groups", "intermediate_groups", "output_groups"), 2
+    ),
+    "swiftformer": {"embed_dims": [16, 16, 32, 32], "depths": [1] * 4},
+    "swin": _WINDOWS,
+    "swinv2": _WINDOWS,
+    "van": {**_STAGES, "strides": [4, 2], "patch_sizes": [7, 3], "mlp_ratios": [2, 2]},
+    "xlnet": {"d_inner": 64},
+}
+#: Sides of pictures in pixels, where the architecture halves them too often for the usual one.
+_SIDES: Final = dict.fromkeys(("efficientnet", "levit", "mobilevit", "mobilevitv2", "swiftformer"), 64)
+
+
+def build(architecture: str, task: str, folder: Path) -> None:
+    """Write a model's folder."""
+    kind = CONFIG_MAPPING[architecture]
+    known = inspect.signature(kind.__init__).parameters.keys()
+    side = _SIDES.get(architecture, SIDE)
+    sizes = _SMALL | {"image_size": side} | _OWN.get(architecture, {})
+    config = kind(
+        **{name: value for name, value in sizes.items() if name in known or name in _OWN.get(architecture, {})}
+    )
+    config.bos_token_id, config.pad_token_id, config.eos_token_id = 0, 1, 2
+    config.architectures = []  # DeiT and LeViT have two heads, of which the first is taken then
+    if task.endswith("classification"):
+        config.id2label, config.label2id = LABELS, {label: number for number, label in LABELS.items()}
+    transformers.set_seed(0)
+    model = _HEADS[task].from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, 0, SPREAD)
+    model.save_pretrained(folder)
+    _preparation(architecture, task, side).save_pretrained(folder)
+
+
+def _preparation(architecture: str, task: str, side: int) -> Any:
+    if task == "image-classification":
+        return transformers.ViTImageProcessor(size={"height": side, "width": side})
+    if task == "audio-classification":
+        return breadth_models.extractor("ast" if architecture == "audio-spectrogram-transformer" else architecture)
+    return breadth_models.tokenizer(TOKENS, model_input_names=["input_ids", "attention_mask"])
