@@ -75,7 +75,7 @@ CODES: Final[dict[str, str]] = {
     "content-unsupported": "the request's body is of a type that the server doesn't read",
     "answer-too-large": "the answer is longer than may be sent over MQTT",
     "topic-refused": "a request over MQTT names an answer topic that the device doesn't publish to",
-    "internal": "an unexpected failure; the log has the details",
+    "internal": "an unexpected failure; the log, or the report that the message names, has the details",
 }
 
 
@@ -130,6 +130,13 @@ class DeviceError(EdgemlError):
 
     exit_code = 6
     usual_hint = "run the doctor on this machine: `edgeml doctor` or `edgeml-agent doctor`"
+
+
+class InternalError(EdgemlError):
+    """edgeml itself failed: a bug, which a report describes."""
+
+    exit_code = 70
+    usual_hint = "send the report to edgeml's maintainers"
 
 
 class OverloadedError(DeviceError):
