@@ -81,7 +81,7 @@ def export(
     >>> export("no-such-folder", ["x86-vnni"])
     Traceback (most recent call last):
     ...
-    edgeml_core.errors.UsageError: the model 'no-such-folder' can't be opened: No such file or directory
+    edgeml_core.errors.UsageError: there is no file or folder 'no-such-folder'
     """
     targets = [targets] if isinstance(targets, str) else targets
     with ExitStack() as stack:
