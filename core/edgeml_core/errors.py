@@ -22,6 +22,7 @@ CODES: Final[dict[str, str]] = {
     "emulation-missing": "the target's CPU can't be emulated on this machine yet",
     "repo-invalid": "the directory is not an edgeml repository, or its keys are missing",
     "release-unknown": "the repository has no such release",
+    "bundle-exists": "the output folder has another bundle of that name, version, target and format",
     "release-exists": "that name and version is already released with other content",
     "device-exists": "that device id is enrolled already",
     "config-invalid": "agent.toml has problems; the message lists all of them",

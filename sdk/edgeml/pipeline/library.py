@@ -40,6 +40,7 @@ class ExportOptions(TypedDict, total=False):
     max_ram_bytes: int | None
     name: str | None
     version: str
+    overwrite: bool
 
 
 def export(
