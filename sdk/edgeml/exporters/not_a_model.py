@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -105,13 +106,16 @@ def unknown(path: Path) -> UsageError:
 
 
 def check_file(path: Path) -> None:
-    """Check that a file was downloaded, and isn't empty.
+    """Check that a path is a file, neither empty nor cut short, and was downloaded.
 
     Raises:
         UsageError: `model-unreadable`.
     """
     try:
-        size_bytes = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise _unreadable(f"{path} is no file", "repair or restore the file")
+        size_bytes = found.st_size
         with path.open("rb") as file:
             is_pointer = file.read(len(_POINTER)) == _POINTER and size_bytes <= _POINTER_MAX_BYTES
     except OSError as error:
