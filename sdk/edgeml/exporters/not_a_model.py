@@ -159,7 +159,15 @@ def check_folder(folder: Path) -> None:
         raise _adapter(folder)
     if not (folder / "config.json").exists():
         raise _unreadable(*_without_config(folder))
-    quantized = _json(folder / "config.json").get("quantization_config")
+    config = _json(folder / "config.json")
+    if "pretrained_cfg" in config and not config.get("architectures"):
+        architecture = config.get("architecture", "MODEL")
+        hint = (
+            f"write a function that returns (timm.create_model({architecture!r}, checkpoint_path=...), one picture's"
+            " tensor), and name path/file.py:function"
+        )
+        raise UsageError("model-unsupported", f"{folder} is a model of timm, not of transformers", hint)
+    quantized = config.get("quantization_config")
     if isinstance(quantized, dict):
         method = str(quantized.get("quant_method", "with a method of its own"))
         hint = "name the folder of the model before it was quantized: edgeml quantizes it for each target"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ import onnx
 import torch
 
 from edgeml.exporters import conversion_error
-from edgeml.exporters.source import Source, TorchModel
+from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 
@@ -39,6 +40,23 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         raise
     except Exception as error:  # the exporters let errors of their passes pass
         raise conversion_error.unsupported("onnx", error) from error
+
+
+def signature(source: Source, model: onnx.ModelProto) -> Signature:
+    """Return the signature of the converted model: the source's, without inputs that the converter left out.
+
+    The oracle compares the answers, so an input that matters can't be lost here.
+
+    Raises:
+        UsageError: `model-unsupported`, when the converted model has inputs that the source lacks.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = {value.name for value in model.graph.input} - weights
+    if further := sorted(found - {spec.name for spec in source.signature.inputs}):
+        message = f"the converted model needs inputs that edgeml can't prepare: {', '.join(further)}"
+        hint = "export a function of the inputs that it should have, as path/file.py:function"
+        raise UsageError("model-unsupported", message, hint)
+    return replace(source.signature, inputs=tuple(spec for spec in source.signature.inputs if spec.name in found))
 
 
 def _module(source: Source, model: TorchModel, path: Path) -> None:

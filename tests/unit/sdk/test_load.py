@@ -162,6 +162,19 @@ def test_load_adapter_names_its_base_model_and_how_to_merge_it(tmp_path: Path):
     assert "merge_and_unload()" in error.hint
 
 
+def test_load_folder_of_timm_is_refused_as_such(tmp_path: Path):
+    """It has no image processor that could be saved."""
+    config = {
+        "architecture": "mobilenetv3_small_050",
+        "num_classes": 3,
+        "pretrained_cfg": {"input_size": [3, 224, 224]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    error = refused(tmp_path, tmp_path)
+    assert error.code == "model-unsupported"
+    assert "timm.create_model('mobilenetv3_small_050'" in error.hint
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
 def test_load_model_that_is_quantized_already_is_refused(tmp_path: Path, method: str):
     """Its weights in full precision are elsewhere."""
