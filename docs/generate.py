@@ -48,6 +48,7 @@ def error_codes() -> str:
             errors.RejectedError,
             errors.TransportError,
             errors.DeviceError,
+            errors.InternalError,
         )
     )
     return (

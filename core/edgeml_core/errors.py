@@ -22,6 +22,7 @@ CODES: Final[dict[str, str]] = {
     "emulation-missing": "the target's CPU can't be emulated on this machine yet",
     "repo-invalid": "the directory is not an edgeml repository, or its keys are missing",
     "release-unknown": "the repository has no such release",
+    "bundle-exists": "the output folder has another bundle of that name, version, target and format",
     "release-exists": "that name and version is already released with other content",
     "device-exists": "that device id is enrolled already",
     "config-invalid": "agent.toml has problems; the message lists all of them",
@@ -75,7 +76,7 @@ CODES: Final[dict[str, str]] = {
     "content-unsupported": "the request's body is of a type that the server doesn't read",
     "answer-too-large": "the answer is longer than may be sent over MQTT",
     "topic-refused": "a request over MQTT names an answer topic that the device doesn't publish to",
-    "internal": "an unexpected failure; the log has the details",
+    "internal": "an unexpected failure; the log, or the report that the message names, has the details",
 }
 
 
@@ -130,6 +131,13 @@ class DeviceError(EdgemlError):
 
     exit_code = 6
     usual_hint = "run the doctor on this machine: `edgeml doctor` or `edgeml-agent doctor`"
+
+
+class InternalError(EdgemlError):
+    """edgeml itself failed: a bug, which a report describes."""
+
+    exit_code = 70
+    usual_hint = "send the report to edgeml's maintainers"
 
 
 class OverloadedError(DeviceError):

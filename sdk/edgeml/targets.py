@@ -21,6 +21,10 @@ SUFFIX: Final = ".toml"
 _PACKAGED: Final = Path(__file__).parent / "targets"
 _BESIDE_SOURCE: Final = Path(__file__).parents[2] / "targets"
 _CPUINFO: Final = Path("/proc/cpuinfo")
+#: Of 1: a name this much like a target's is a misspelling. `pi4` is 0.86 like `rpi4`; `rpi3`, another board, 0.75.
+_LIKENESS_MIN: Final = 0.8
+#: Characters of an unknown name in a message.
+_NAME_SHOWN_CHARS: Final = 80
 _FLAGS: Final = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
 
 
@@ -30,11 +34,38 @@ def load(name: str) -> Profile:
     Raises:
         UsageError: `target-unknown`, with the closest names; `target-invalid`, naming every problem.
     """
-    path = Path(name) if name.endswith(SUFFIX) else folder() / f"{name}{SUFFIX}"
-    if not path.is_file():
-        close = difflib.get_close_matches(name, _names(), n=3, cutoff=0.4) or _names()
-        raise UsageError("target-unknown", f"there is no target {name!r}", f"did you mean {', '.join(close)}?")
-    return profiles.parse(path.read_bytes())
+    is_file = name.endswith(SUFFIX)
+    path = Path(name) if is_file else folder() / f"{name}{SUFFIX}"
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        if is_file:
+            reason = error.strerror if isinstance(error, OSError) else error
+            hint = f"check the path, or name one of {', '.join(_names())}"
+            raise UsageError("target-unknown", f"the target's file {name!r} can't be read: {reason}", hint) from error
+        raise _unknown(name) from error
+    return profiles.parse(content)
+
+
+def _unknown(name: str) -> UsageError:
+    """Name the target that is a likely misspelling, or all that there are."""
+    plain = {_plain(known): known for known in _names()}
+    several = [plain[_plain(part)] for part in name.split(",") if _plain(part) in plain]
+    if "," in name and several:
+        hint = f"give each an option of its own: {' '.join(f'--target {it}' for it in several)}"
+        return UsageError("target-unknown", f"{name[:_NAME_SHOWN_CHARS]!r} is no single target", hint)
+    close = difflib.get_close_matches(_plain(name), plain, n=2, cutoff=_LIKENESS_MIN)
+    hint = (
+        f"did you mean {' or '.join(plain[it] for it in close)}?"
+        if close
+        else f"take one of {', '.join(_names())}, or name a file.toml of your own; docs/targets.md describes it"
+    )
+    return UsageError("target-unknown", f"there is no target {name[:_NAME_SHOWN_CHARS]!r}", hint)
+
+
+def _plain(name: str) -> str:
+    """Reduce a name to what people agree on: no case, no separators, `pi` for a Raspberry Pi."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()).replace("raspberrypi", "rpi")
 
 
 def all() -> list[Profile]:  # noqa: A001 -- read as `targets.all()`

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,8 @@ from typing import Final, TextIO
 
 from edgeml_core.errors import DeviceError, UsageError
 
+#: The names of working folders begin with this.
+_PREFIX: Final = ".export-"
 _LOG: Final = "tools.log"
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
 #: Exports take about six times the fp32 model's size: its formats, its candidates and the bundles.
@@ -42,6 +46,8 @@ _FOLDERS: Final = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
 def folder(output: Path) -> Iterator[Path]:
     """Make a temporary folder inside `output`, which is made as well, and removed if it stays empty.
 
+    Temporary folders that killed exports left there are removed.
+
     Raises:
         UsageError: `usage`, when `output` can't be written to.
         DeviceError: `disk-full`, when the disk was full during the context.
@@ -49,12 +55,17 @@ def folder(output: Path) -> Iterator[Path]:
     is_new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(prefix=".export-", dir=output, ignore_cleanup_errors=True)
+        with contextlib.ExitStack() as clearing:
+            with contextlib.suppress(OSError):  # a file system without locks: then nothing is cleared either
+                clearing.enter_context(_locked(output, fcntl.LOCK_EX))
+            _clear(output)
+            holder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=output, ignore_cleanup_errors=True)
+            lock = _hold(Path(holder.name))
     except OSError as error:
         raise UsageError("usage", f"{output} can't be written to: {error}", "name a folder of your own") from error
     before, tempfile.tempdir = tempfile.tempdir, holder.name
     try:
-        with holder, _environment(_ENVIRONMENT | dict.fromkeys(_FOLDERS, holder.name)):
+        with lock, holder, _environment(_ENVIRONMENT | dict.fromkeys(_FOLDERS, holder.name)):
             yield Path(holder.name)
     except Exception as error:
         if ran_full(error):
@@ -64,6 +75,32 @@ def folder(output: Path) -> Iterator[Path]:
         tempfile.tempdir = before
         if is_new and not any(output.iterdir()):
             output.rmdir()
+
+
+def _clear(output: Path) -> None:
+    """Remove the folders that killed exports left. A running export holds the lock of its own."""
+    for path in output.glob(f"{_PREFIX}*"):
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _hold(folder: Path) -> contextlib.ExitStack:
+    """Lock a folder until the stack is closed, where its file system has locks."""
+    stack = contextlib.ExitStack()
+    with contextlib.suppress(OSError):
+        stack.enter_context(_locked(folder, fcntl.LOCK_EX))
+    return stack
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, operation: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def ran_full(error: BaseException | None) -> bool:

@@ -211,6 +211,29 @@ def test_a_failed_gate_leaves_no_bundle_of_its_target(digits: Path, tmp_path: Pa
     assert set(output.iterdir()) == {passed.path, passed.path.with_name(f"{passed.path.stem}.measured.json")}
 
 
+def test_a_format_that_can_not_be_made_leaves_the_other(tmp_path: Path):
+    """No converter makes TFLite of an `.onnx` file: the ONNX bundle is written, and the reason is one line."""
+    shape = [1, 64]
+    weights = numpy_helper.from_array(np.eye(64, dtype=np.float32), "weights")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weights"], ["y"])],
+        "line",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [weights],
+    )
+    path, output = tmp_path / "line.onnx", tmp_path / "out"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    request = ExportRequest(model=str(path), targets=("x86-vnni",), formats=FORMATS, quantize="none", output=output)
+    with pytest.raises(SomeFailed, match=r"can't convert an \.onnx file to TFLite") as caught:
+        export(request)
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 1
+    (passed,) = caught.value.exported
+    assert passed.manifest.file_format == "onnx"
+    assert set(output.iterdir()) == {passed.path, passed.path.with_name(f"{passed.path.stem}.measured.json")}
+
+
 def test_a_function_of_tensors_keeps_its_names(tmp_path: Path):
     """Two inputs and two outputs by name, fp32 on request, the same numbers in both formats."""
     (tmp_path / "doubler.py").write_text(DOUBLER)

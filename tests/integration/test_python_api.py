@@ -108,7 +108,7 @@ def test_export_of_an_estimator_in_memory_predicts(tmp_path: Path):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("no-such-folder", {}, "'no-such-folder' can't be opened: No such file"),
+        ("no-such-folder", {}, "there is no file or folder 'no-such-folder'"),
         ("folder", {"example": 1}, "example doesn't belong"),
         (net(), {}, "without example inputs"),
         (net(), {"example": torch.zeros(1, 3)}, "can't run its example"),

@@ -1,10 +1,11 @@
 """Small valid values for the tests of core; made by the code under test where that is possible."""
 
 import io
+from pathlib import Path
 
 import msgspec
 
-from edgeml_core import bundle, golden, manifest, processing
+from edgeml_core import bundle, card, golden, manifest, processing
 from edgeml_core.card import Card, Parity
 
 GOLDEN = golden.encode(
@@ -15,6 +16,7 @@ GOLDEN = golden.encode(
         ),
     )
 )
+LATENCY = card.Latency(p50_ms=2.0, p90_ms=3.0, p99_ms=4.0, runs=10, warmup=1)
 FILES = {"golden.msgpack": GOLDEN, "model.onnx": b"graph", "model.weights": bytes(range(256)) * 600}
 
 
@@ -53,3 +55,21 @@ def a_bundle(of=None, files=FILES):
     out = io.BytesIO()
     bundle.write(out, of or a_manifest(), {path: io.BytesIO(content) for path, content in files.items()})
     return out.getvalue()
+
+
+def a_measurement(path: Path) -> card.Measurements:
+    """Measurements of a bundle file."""
+    with path.open("rb") as source:
+        digest = bundle.BundleReader(source).manifest_sha256
+    return card.Measurements(
+        manifest_sha256=digest,
+        cpu="a cpu",
+        threads=1,
+        fp32=LATENCY,
+        int8=LATENCY,
+        load_ms=1.0,
+        first_inference_ms=1.0,
+        peak_rss_bytes=1,
+        throughput_per_s=500.0,
+        energy=card.Energy(joules_per_inference=None, note="no counters"),
+    )

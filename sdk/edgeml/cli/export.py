@@ -41,6 +41,7 @@ from edgeml_core.manifest import Format, Task
 @click.option("--name", help="The model's name; default: from MODEL.")
 @click.option("--version", default=VERSION_DEFAULT, show_default=True, help="The release's version.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the bundles.")
+@click.option("--overwrite", is_flag=True, help="Replace other bundles of the same name and version there.")
 @command(
     extra="export",
     examples=(

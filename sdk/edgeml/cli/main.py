@@ -59,7 +59,8 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    epilog="Exit codes: 0 ok, 1 a gate failed, 2 usage or input, 4 rejected, 5 transport, 6 device, 130 interrupted.",
+    epilog="Exit codes: 0 ok, 1 a gate failed, 2 usage or input, 4 rejected, 5 transport, 6 device, 70 a fault of"
+    " edgeml, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="edgeml")
 @click.pass_context
@@ -91,6 +92,12 @@ def _run(arguments: list[str]) -> None:
     except (KeyboardInterrupt, click.Abort):
         stopped = UsageError("interrupted", "stopped by the operator; no unfinished file is left behind")
         output.fail(stopped, as_json="--json" in arguments, exit_code=EXIT_INTERRUPTED)
+    except (SystemExit, BrokenPipeError):
+        raise
+    except BaseException as error:  # noqa: BLE001 -- panics of Rust extensions derive from BaseException alone
+        from edgeml.cli import fault_report  # noqa: PLC0415 -- seldom needed
+
+        output.fail(fault_report.as_error(error, arguments), as_json="--json" in arguments)
 
 
 def _usage_hint(error: click.ClickException) -> str:

@@ -26,4 +26,4 @@ def write(source: Source, file_format: Format, folder: Path) -> Built:
         from edgeml.exporters import onnx_layout, to_onnx  # noqa: PLC0415 -- imports torch
 
         model = to_onnx.convert(source, folder.parent)
-        return onnx_layout.write(model, folder, recipe=FLOAT, signature=source.signature)
+        return onnx_layout.write(model, folder, recipe=FLOAT, signature=to_onnx.signature(source, model))

@@ -116,7 +116,7 @@ def _call(path: Path, function: str) -> tuple[Any, Any]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         model, example = getattr(module, function)()
-    except Exception as error:  # the operator's own code
+    except (Exception, SystemExit) as error:  # the operator's own code, which may end the program
         raise UsageError("model-unreadable", f"{path}:{function} failed: {error!r}", _HINT) from error
     return model, example
 

@@ -9,15 +9,14 @@ import re
 from pathlib import Path
 from typing import Final
 
+from edgeml.exporters import not_a_model
 from edgeml.exporters.source import Source
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core import names
-from edgeml_core.errors import UsageError
 
 _FUNCTION: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 #: Characters that a release's name can't have.
 _UNFIT: Final = re.compile(r"[^a-z0-9_]+")
-_ACCEPTED: Final = "name a Hugging Face folder, a file.onnx, a file.pt2 or path/file.py:function"
 
 
 def load(request: ExportRequest, work: Path) -> Source:
@@ -42,22 +41,23 @@ def load(request: ExportRequest, work: Path) -> Source:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        hint = "check the path; models are read from the disk, not from a hub"
-        raise UsageError("model-unreadable", f"the model {request.model!r} can't be opened: {reason}", hint) from error
+        raise not_a_model.absent(request.model, error) from error
     if path.is_dir():
+        not_a_model.check_folder(path)
         from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers
 
         return model.load(path, request.task, work)
     if path.suffix == ".onnx" and path.is_file():
+        not_a_model.check_file(path)
         from edgeml.exporters import onnx_file  # noqa: PLC0415 -- imports onnx
 
         return onnx_file.load(path, request.task, work)
     if path.suffix == ".pt2" and path.is_file():
+        not_a_model.check_file(path)
         from edgeml.exporters import exported_program  # noqa: PLC0415 -- imports torch
 
         return exported_program.load(path, request.task)
-    raise UsageError("model-unreadable", f"{request.model!r} is no model that edgeml can read", _ACCEPTED)
+    raise not_a_model.unknown(path)
 
 
 def release_name(request: ExportRequest, source: Source) -> str:

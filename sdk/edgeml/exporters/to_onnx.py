@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import onnx
 import torch
 
 from edgeml.exporters import conversion_error
-from edgeml.exporters.source import Source, TorchModel
+from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 
@@ -42,6 +43,23 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         raise conversion_error.unsupported("onnx", error) from error
 
 
+def signature(source: Source, model: onnx.ModelProto) -> Signature:
+    """Return the signature of the converted model: the source's, without inputs that the converter left out.
+
+    The oracle compares the answers, so an input that matters can't be lost here.
+
+    Raises:
+        UsageError: `model-unsupported`, when the converted model has inputs that the source lacks.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = {value.name for value in model.graph.input} - weights
+    if further := sorted(found - {spec.name for spec in source.signature.inputs}):
+        message = f"the converted model needs inputs that edgeml can't prepare: {', '.join(further)}"
+        hint = "export a function of the inputs that it should have, as path/file.py:function"
+        raise UsageError("model-unsupported", message, hint)
+    return replace(source.signature, inputs=tuple(spec for spec in source.signature.inputs if spec.name in found))
+
+
 def _by_optimum(source: Source, pretrained: Any, path: Path) -> bool:  # noqa: ANN401 -- transformers' model
     """Convert by optimum; return whether it knows the architecture with the inputs and outputs of the signature."""
     from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
@@ -50,8 +68,8 @@ def _by_optimum(source: Source, pretrained: Any, path: Path) -> bool:  # noqa: A
         return False
     graph = onnx.load(path, load_external_data=False).graph
     inputs, outputs = {it.name for it in graph.input}, {it.name for it in graph.output}
-    signature = source.signature
-    is_whole = inputs == {it.name for it in signature.inputs} and outputs >= {it.name for it in signature.outputs}
+    named = source.signature
+    is_whole = inputs == {it.name for it in named.inputs} and outputs >= {it.name for it in named.outputs}
     return source.task == "text-generation" or is_whole
 
 

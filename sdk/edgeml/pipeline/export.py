@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +19,16 @@ from edgeml.check import data, feasible, inputs
 from edgeml.check.checks import Checks
 from edgeml.check.gate import Limits
 from edgeml.exporters.load import load, release_name
+from edgeml.exporters.source import FLOAT
 from edgeml.memo import Memo
 from edgeml.oracle import library
-from edgeml.pipeline import candidates, format_choice, measurements, pack
+from edgeml.pipeline import candidates, format_choice, measurements, output_folder, pack
 from edgeml.pipeline.attempt import Failed, NothingPassed, Passed, SomeFailed
 from edgeml.pipeline.context import Job
 from edgeml.pipeline.request import Exported, ExportRequest, NullProgress, Progress
 from edgeml.quantize import recipes
 from edgeml_core import card
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
 from edgeml_core.profile import Profile
 
@@ -43,7 +44,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> list[Exp
         The bundles in the order of targets, then formats. Each lies in `request.output` with its measurements.
 
     Raises:
-        UsageError: the model, a data file, a target or an option is wrong.
+        UsageError: the model, a data file, a target or an option is wrong; or the model can be converted to none of the
+            formats. `bundle-exists`, when a bundle of another content lies there already.
         GateFailed: `gate-failed`, when no recipe passed for one of the bundles; nothing of that bundle is written.
             `NothingPassed` holds its candidates. Among several bundles `SomeFailed` holds each failure, and the bundles
             that were written. A plain one states before any work that the model can't fit a target.
@@ -53,8 +55,13 @@ def export(request: ExportRequest, progress: Progress | None = None) -> list[Exp
     _check_possible(request, profiles)
     with workspace.folder(request.output) as folder:
         job = _load(request, progress or NullProgress(), folder)
-        packed, failed = _bundles(job, list(format_choice.list_formats(request, profiles)))
-        delivered = [_deliver(job, exported) for exported in packed]
+        planned = list(format_choice.list_formats(request, profiles))
+        pairs = [(profile.name, file_format) for profile, formats in planned for file_format in formats]
+        output_folder.check_free(request, job.release.name, job.source.sha256, pairs)
+        packed, failed = _bundles(job, planned)
+        delivered = output_folder.deliver(request, packed)
+        for exported in delivered:
+            job.progress.done(exported)
     if failed:
         raise SomeFailed(failed, delivered) if len(failed) + len(delivered) > 1 else failed[0]
     return delivered
@@ -105,13 +112,27 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
 def _bundles(
     job: Job, planned: Sequence[tuple[Profile, tuple[Format, ...]]]
 ) -> tuple[list[Exported], list[NothingPassed]]:
-    """Pack the bundles that passed in the working folder; collect the errors of the others."""
-    packed, failed = [], []
+    """Pack the bundles that passed in the working folder; collect the errors of the others.
+
+    Raises:
+        UsageError: the first one, when the model can be converted to no requested format.
+    """
+    packed: list[Exported] = []
+    failed: list[NothingPassed] = []
+    unconverted: list[UsageError] = []
     for profile, formats in planned:
         try:
             packed.append(_bundle(job, profile, formats))
         except NothingPassed as error:
             failed.append(error)
+        except UsageError as error:
+            if error.code != "model-unsupported":
+                raise
+            unconverted.append(error)
+            attempts = [Failed(file_format=it, recipe=FLOAT, error=error) for it in formats]
+            failed.append(NothingPassed(profile.name, attempts))
+    if len(unconverted) == len(planned):
+        raise unconverted[0]
     return packed, failed
 
 
@@ -152,15 +173,3 @@ def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen, oracle
         choice=chosen.reason or UNSET,
         oracle=oracle or UNSET,
     )
-
-
-def _deliver(job: Job, exported: Exported) -> Exported:
-    """Move a bundle and its measurements out of the working folder."""
-    path = job.request.output / exported.path.name
-    beside = exported.path.with_name(f"{exported.manifest.stem}{card.MEASUREMENTS_SUFFIX}")
-    beside.write_bytes(card.encode_measurements(exported.measurements))
-    beside.replace(path.with_name(beside.name))
-    exported.path.replace(path)
-    delivered = replace(exported, path=path)
-    job.progress.done(delivered)
-    return delivered

@@ -40,6 +40,7 @@ class ExportOptions(TypedDict, total=False):
     max_ram_bytes: int | None
     name: str | None
     version: str
+    overwrite: bool
 
 
 def export(
@@ -81,7 +82,7 @@ def export(
     >>> export("no-such-folder", ["x86-vnni"])
     Traceback (most recent call last):
     ...
-    edgeml_core.errors.UsageError: the model 'no-such-folder' can't be opened: No such file or directory
+    edgeml_core.errors.UsageError: there is no file or folder 'no-such-folder'
     """
     targets = [targets] if isinstance(targets, str) else targets
     with ExitStack() as stack:

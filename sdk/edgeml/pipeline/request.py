@@ -70,6 +70,7 @@ class ExportRequest:
         name: the model's name; None takes it from `model`.
         version: the release's version.
         output: the folder that the bundles are written to.
+        overwrite: whether other bundles of the same name and version there are replaced.
         budget: the seconds that timing takes.
         in_memory: the model itself; `model` is only its name in messages then.
 
@@ -92,6 +93,7 @@ class ExportRequest:
     max_ram_bytes: int | None = None
     name: str | None = None
     version: str = VERSION_DEFAULT
+    overwrite: bool = False
     budget: MeasuringBudget = MeasuringBudget()
     in_memory: ModelInMemory | None = None
 

@@ -115,3 +115,51 @@ def test_an_unknown_extractor_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="WhisperFeatureExtractor") as caught:
         audio.audio_input(write(tmp_path, preprocessor_config={"feature_extractor_type": "WhisperFeatureExtractor"}))
     assert caught.value.code == "model-unsupported"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"id2label": {"red": "0"}}', "id2label has a label for 'red', which is no number"),
+        ('{"deep": ' + "[" * 100_000, "recursion"),
+        ("[1, 2]", "Expected `object`"),
+        ("null", "Expected `object`"),
+        ("\ufeff{}", "malformed"),
+        ('{"architectures": "BertModel"}', "Expected `array`"),
+    ],
+    ids=["labels", "deep", "array", "null", "bom", "type"],
+)
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, text: str, reason: str):
+    """As unreadable, with the place."""
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=reason) as caught:
+        folders.config(tmp_path)
+    assert caught.value.code == "model-unreadable"
+
+
+def test_a_configuration_of_one_convolution_is_read(tmp_path: Path):
+    """Mamba's kernel is a number where a model of sounds has a list."""
+    assert folders.config(write(tmp_path, config={"conv_kernel": 4})).conv_kernel == 4
+
+
+@pytest.mark.parametrize("sizes", [{"conv_kernel": 4}, {"conv_kernel": [3, 3], "conv_stride": [2]}])
+def test_a_model_of_sounds_needs_a_stride_for_each_kernel(tmp_path: Path, sizes: dict[str, object]):
+    """Else its shortest recording is unknown."""
+    write(tmp_path, config=sizes, preprocessor_config={"feature_extractor_type": "Wav2Vec2FeatureExtractor"})
+    with pytest.raises(UsageError, match="one each belongs to a convolution"):
+        audio.audio_input(tmp_path)
+
+
+@pytest.mark.parametrize("pixels", [0, -1, 10**12])
+def test_pictures_of_an_impossible_size_are_refused(tmp_path: Path, pixels: int):
+    """Before memory is taken for one."""
+    write(tmp_path, preprocessor_config={"size": {"height": pixels, "width": 32}})
+    with pytest.raises(UsageError, match=r"Expected `int` (<=|>=) \d+ - at `\$.size"):
+        image_processor.image_input(tmp_path)
+
+
+def test_limits_on_tokens_below_one_are_no_limits(tmp_path: Path):
+    """A text without a token has no answer."""
+    write(tmp_path, config={}, tokenizer_config={"model_max_length": -1}, sentence_bert_config={"max_seq_length": 77})
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    assert folders.text_input(tmp_path, tmp_path / "out.json").max_length == 77

@@ -22,8 +22,6 @@ from edgeml_core.errors import RejectedError, UsageError
 from edgeml_io import files
 from support import samples
 
-LATENCY = card.Latency(p50_ms=2.0, p90_ms=3.0, p99_ms=4.0, runs=10, warmup=1)
-
 
 class FolderFetcher(FetcherInterface):
     """python-tuf's port, reading a folder: `file:///FOLDER/...`."""
@@ -109,35 +107,17 @@ def test_measurements_are_signed_beside_the_manifest(repo: Path, tmp_path: Path)
     target = trust.measurements_target(samples.a_manifest().stem)
     repository.publish(repo, [bundle])
     assert client.target(target) is None
-    measured = a_measurement(bundle)
+    measured = samples.a_measurement(bundle)
     bundle.with_name(bundle.stem + card.MEASUREMENTS_SUFFIX).write_bytes(card.encode_measurements(measured))
     (again,) = repository.publish(repo, [bundle])
     assert client.target(target) == card.encode_measurements(measured)
     assert not again.added
 
 
-def a_measurement(bundle: Path) -> card.Measurements:
-    """Measurements of a bundle file."""
-    with bundle.open("rb") as source:
-        digest = samples.bundle.BundleReader(source).manifest_sha256
-    return card.Measurements(
-        manifest_sha256=digest,
-        cpu="a cpu",
-        threads=1,
-        fp32=LATENCY,
-        int8=LATENCY,
-        load_ms=1.0,
-        first_inference_ms=1.0,
-        peak_rss_bytes=1,
-        throughput_per_s=500.0,
-        energy=card.Energy(joules_per_inference=None, note="no counters"),
-    )
-
-
 def test_measurements_of_another_bundle_are_refused(repo: Path, tmp_path: Path):
     """Measurements that name another manifest: digest-mismatch, and nothing is published."""
     bundle = a_bundle_file(tmp_path)
-    other = msgspec.structs.replace(a_measurement(bundle), manifest_sha256="0" * 64)
+    other = msgspec.structs.replace(samples.a_measurement(bundle), manifest_sha256="0" * 64)
     bundle.with_name(bundle.stem + card.MEASUREMENTS_SUFFIX).write_bytes(card.encode_measurements(other))
     with pytest.raises(RejectedError) as caught:
         repository.publish(repo, [bundle])

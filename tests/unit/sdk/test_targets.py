@@ -18,12 +18,53 @@ def test_all_five_boards_are_valid():
     assert [it.name for it in targets.all()] == ["rpi-zero2w", "rpi4", "rpi5", "x86-gateway", "x86-vnni"]
 
 
-def test_load_unknown_target_names_the_closest():
-    """A typo is answered with what was probably meant."""
-    with pytest.raises(UsageError, match="rpi44") as caught:
-        targets.load("rpi44")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("rpi44", "rpi4"),
+        ("pi4", "rpi4"),
+        ("RPI4", "rpi4"),
+        ("raspberry-pi-5", "rpi5"),
+        ("x86-gatway", "x86-gateway"),
+        ("zero2w", "rpi-zero2w"),
+    ],
+)
+def test_load_misspelled_target_names_the_one_meant(name: str, meant: str):
+    """And no other one."""
+    with pytest.raises(UsageError, match=name) as caught:
+        targets.load(name)
+    assert (caught.value.code, caught.value.hint) == ("target-unknown", f"did you mean {meant}?")
+
+
+@pytest.mark.parametrize("name", ["jetson-nano", "esp32", "rpi3", "x86", "", "a" * 5000, "nul\0byte"])
+def test_load_unknown_board_lists_all_that_are_known(name: str):
+    """A board that isn't known resembles none: a guess would be another CPU."""
+    with pytest.raises(UsageError, match="there is no target") as caught:
+        targets.load(name)
     assert caught.value.code == "target-unknown"
-    assert "rpi4" in caught.value.hint
+    assert caught.value.hint.startswith(
+        "take one of rpi-zero2w, rpi4, rpi5, x86-gateway, x86-vnni, or name a file.toml"
+    )
+    assert len(caught.value.message) < 120
+
+
+def test_load_two_targets_in_one_option_gives_the_two_options():
+    """The comma is a common guess."""
+    with pytest.raises(UsageError, match="no single target") as caught:
+        targets.load("rpi4,rpi5")
+    assert caught.value.hint.endswith("--target rpi4 --target rpi5")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("absent.toml", "No such file"), ("folder.toml", "Is a directory"), ("a" * 5000 + ".toml", "File name too long")],
+)
+def test_load_file_that_can_not_be_read_gives_the_reason(tmp_path: Path, name: str, reason: str):
+    """The system's own."""
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(UsageError, match=reason) as caught:
+        targets.load(str(tmp_path / name))
+    assert caught.value.code == "target-unknown"
 
 
 def test_load_file_of_the_operator_is_a_target(tmp_path: Path):

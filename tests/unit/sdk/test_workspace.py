@@ -39,6 +39,42 @@ def fail_within(output: Path) -> None:
         raise RuntimeError("on purpose")
 
 
+def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_not(tmp_path: Path):
+    """The kernel frees the lock of a killed process; another process's folder, and one of this process, stay."""
+    code = (
+        "import sys, time; from pathlib import Path; from edgeml import workspace\n"
+        "with workspace.folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'half').write_text('written'); print(folder, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running,
+    ):
+        left, busy = (Path(it.stdout.readline().strip()) for it in (killed, running) if it.stdout)
+        killed.kill()
+        killed.wait()
+        assert (left / "half").exists()
+        with workspace.folder(tmp_path) as outer, workspace.folder(tmp_path) as inner:
+            assert not left.exists()
+            assert (busy / "half").exists()
+            assert outer.exists()
+            assert inner.exists()
+        running.kill()
+    with workspace.folder(tmp_path) as last:
+        assert list(tmp_path.iterdir()) == [last]
+
+
+def test_a_link_that_is_called_like_a_working_folder_stays(tmp_path: Path):
+    """Nothing outside of the output folder is removed."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("kept")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".export-link").symlink_to(tmp_path / "mine")
+    with workspace.folder(tmp_path / "out"):
+        assert (tmp_path / "mine" / "file").exists()
+
+
 def test_inside_it_there_is_no_hub_and_no_telemetry(tmp_path: Path):
     """The libraries read these when they are imported, which happens inside."""
     with workspace.folder(tmp_path):

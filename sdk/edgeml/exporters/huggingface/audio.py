@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from edgeml.exporters.huggingface import folder as folders
 from edgeml_core.errors import UsageError
@@ -16,14 +17,20 @@ from edgeml_runtime.tensors import Array
 
 #: Seconds of one recording; the cost of attention grows with the square of its frames.
 SECONDS_MAX: Final = 30
+#: The highest rate of common sound hardware.
+SAMPLING_RATE_MAX_HZ: Final = 192_000
+#: Bands of a spectrum; FFTs of 400 samples tell 201 apart.
+MEL_BINS_MAX: Final = 1024
+#: Frames of 10 ms in one recording.
+FRAMES_MAX: Final = 100 * SECONDS_MAX
 
 
 class _Extractor(msgspec.Struct, frozen=True):
     feature_extractor_type: str = ""
-    sampling_rate: int = 16_000
+    sampling_rate: Annotated[int, Meta(gt=0, le=SAMPLING_RATE_MAX_HZ)] = 16_000
     do_normalize: bool = True
-    num_mel_bins: int = 128
-    max_length: int = 1024
+    num_mel_bins: Annotated[int, Meta(gt=0, le=MEL_BINS_MAX)] = 128
+    max_length: Annotated[int, Meta(gt=0, le=FRAMES_MAX)] = 1024
     mean: float = -4.2677393
     std: float = 4.5689974
 
@@ -65,8 +72,11 @@ def audio_input(folder: Path) -> AudioInput:
 
 def _fewest_samples(config: folders.Config) -> int:
     """Count the samples from which the model's convolutions make one frame."""
-    count = 1
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+    count, kernels, strides = 1, config.conv_kernel, config.conv_stride
+    if isinstance(kernels, int) or isinstance(strides, int) or len(kernels) != len(strides):
+        message = f"config.json has the kernels {kernels} and the strides {strides}: one each belongs to a convolution"
+        raise UsageError("model-unreadable", message, "restore config.json")
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         count = (count - 1) * stride + kernel
     return count
 

@@ -14,6 +14,7 @@ from edgeml.exporters.huggingface import chat_template
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import ChatTemplate, Generation, PromptInput
 from edgeml_runtime.encode.text import opened
@@ -102,7 +103,13 @@ def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN4
 
     tokens = torch.tensor([ids])
     with torch.inference_mode():
-        layers = pretrained(input_ids=tokens, use_cache=True).past_key_values.to_legacy_cache()
+        cache = getattr(pretrained(input_ids=tokens, use_cache=True), "past_key_values", None)
+    if not isinstance(cache, transformers.Cache) or not hasattr(cache, "to_legacy_cache"):
+        message = (
+            f"a {pretrained.config.model_type} keeps no cache of keys and values, which edgeml generates text with"
+        )
+        raise UsageError("model-unsupported", message, "export a model of the GPT-2 or Llama type")
+    layers = cache.to_legacy_cache()
     empty = {
         f"past_key_values.{number}.{part}": tensor[:, :, :0].numpy()
         for number, layer in enumerate(layers)

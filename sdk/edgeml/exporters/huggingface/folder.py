@@ -6,6 +6,7 @@ The fields that edgeml uses are decoded strictly, and all others ignored.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -54,9 +55,14 @@ class Config(msgspec.Struct, frozen=True):
     max_position_embeddings: int | None = None
     n_positions: int | None = None
     pad_token_id: int | None = None
-    conv_kernel: tuple[int, ...] = ()
-    conv_stride: tuple[int, ...] = ()
+    #: Of each convolution in a model of sounds; other types of models have one number of another meaning.
+    conv_kernel: tuple[int, ...] | int = ()
+    conv_stride: tuple[int, ...] | int = ()
     auto_map: dict[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        if unfit := [key for key in self.id2label if not re.fullmatch("[0-9]{1,9}", key)]:
+            raise ValueError(f"id2label has a label for {unfit[0][:20]!r}, which is no number")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -142,7 +148,7 @@ def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
     sentence = read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
     limits = (settings.model_max_length, sentence.max_seq_length, config(folder).positions)
     # Tokenizers without a limit have 1e30.
-    known = [int(limit) for limit in limits if limit and math.isfinite(limit) and limit < 1e9]
+    known = [int(limit) for limit in limits if limit and math.isfinite(limit) and 1 <= limit < 1e9]
     return min(known, default=TOKENS_MAX_DEFAULT)
 
 
@@ -180,5 +186,5 @@ def read(path: Path, kind: type[T]) -> T | None:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("model-unreadable", f"{path} can't be read: {error}", "repair or restore the file") from error

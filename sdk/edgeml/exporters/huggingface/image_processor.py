@@ -6,10 +6,10 @@ The oracle compares the tensors, so a setting that is not known here ships in no
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Meta
 
 from edgeml.exporters.huggingface.folder import read
 from edgeml_core.errors import UsageError
@@ -27,21 +27,26 @@ _CROP_BELOW_PIXELS: Final = 384
 #: LeViT's processor enlarges the shortest edge by this before the crop.
 #: Source: transformers 4.57 `LevitImageProcessor.resize`.
 _LEVIT_EDGE: Final = 256 / 224
+#: Pixels of a side; one float32 picture of twice this has the memory of a board.
+EDGE_MAX_PIXELS: Final = 4096
+
+
+_Pixels: TypeAlias = Annotated[int, Meta(gt=0, le=EDGE_MAX_PIXELS)]
 
 
 class _Size(msgspec.Struct, frozen=True):
-    height: int | None = None
-    width: int | None = None
-    shortest_edge: int | None = None
+    height: _Pixels | None = None
+    width: _Pixels | None = None
+    shortest_edge: _Pixels | None = None
 
 
 class _Processor(msgspec.Struct, frozen=True):
     """The file. Processors of torchvision store null for a step that they leave out."""
 
-    size: _Size | int
+    size: _Size | _Pixels
     image_processor_type: str | None = None
     feature_extractor_type: str | None = None
-    crop_size: _Size | int | None = None
+    crop_size: _Size | _Pixels | None = None
     do_resize: bool | None = True
     do_center_crop: bool | None = False
     do_rescale: bool | None = True

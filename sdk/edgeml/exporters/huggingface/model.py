@@ -45,6 +45,8 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
 _POOLED: Final = "pooler_output"
 #: Tasks whose outputs have one row for each token.
 _BY_TOKEN: Final[tuple[Task, ...]] = ("feature-extraction", "token-classification", "question-answering")
+#: The main input of transformers' models of texts.
+_TEXT_INPUT: Final = "input_ids"
 #: Suffixes of files that may be pickles.
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Two sentences of unequal length: the shorter one's padding keeps the attention mask in the traced graph.
@@ -178,8 +180,8 @@ def _inputs(
     if task == "audio-classification":
         sound = audio.audio_input(path)
         return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
-    if pretrained.main_input_name != "input_ids":
-        message = f"{type(pretrained).__name__} takes {pretrained.main_input_name}, of which no bundle makes a vector"
+    if (taken := pretrained.main_input_name) != _TEXT_INPUT:
+        message = f"{task} is for texts and pictures; a {pretrained.config.model_type} takes {taken}"
         raise UsageError("model-unsupported", message, "export it as file.py:function, which takes tensors")
     tokenizer = work / folders.TOKENIZER
     is_question = task == "question-answering"

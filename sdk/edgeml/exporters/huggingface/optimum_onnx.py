@@ -22,18 +22,15 @@ def convert(pretrained: Any, task: Task, path: Path, *, opset: int) -> bool:  # 
         Whether optimum knows the architecture; if not, nothing is written.
 
     Raises:
-        UsageError: `model-unsupported`, when optimum doesn't support the language model's architecture.
+        UsageError: `model-unsupported`, when optimum doesn't support the model's architecture.
     """
     if task == "text-generation":
         config = causal_config(pretrained)
     else:
         try:
-            constructor = TasksManager.get_exporter_config_constructor(
-                "onnx", pretrained, task=task, library_name="transformers"
-            )
-        except (ValueError, KeyError):
+            config = _constructor(pretrained, task)(pretrained.config)
+        except UsageError:
             return False
-        config = constructor(pretrained.config)
     export(pretrained, config, path, opset=opset)
     return True
 
@@ -44,11 +41,18 @@ def causal_config(pretrained: Any) -> Any:  # noqa: ANN401 -- transformers and o
     Raises:
         UsageError: `model-unsupported`, when optimum doesn't support the architecture.
     """
+    constructor = _constructor(pretrained, "text-generation-with-past")
     try:
-        constructor = TasksManager.get_exporter_config_constructor(
-            "onnx", pretrained, task="text-generation-with-past", library_name="transformers"
-        )
         return constructor(pretrained.config, use_past=True, use_past_in_inputs=True)
     except (ValueError, KeyError) as error:
         hint = "export a GPT-2 or Llama type of model"
         raise UsageError("model-unsupported", f"can't convert this model to ONNX: {error}", hint) from error
+
+
+def _constructor(pretrained: Any, task: str) -> Any:  # noqa: ANN401 -- as above
+    try:
+        return TasksManager.get_exporter_config_constructor("onnx", pretrained, task=task, library_name="transformers")
+    except (ValueError, KeyError):  # its text lists some 150 other types
+        message = f"can't convert this model to ONNX: optimum knows no {pretrained.config.model_type} for {task}"
+        hint = "try --format tflite, or export it as path/file.py:function"
+        raise UsageError("model-unsupported", message, hint) from None

@@ -16,6 +16,11 @@ from edgeml_core.manifest import Task
 
 #: Weights named in a message.
 SHOWN_MAX: Final = 4
+#: Characters of transformers' own error in a message; it may list hundreds of names.
+_REASON_MAX_CHARS: Final = 400
+#: Of layers and positions in a configuration: ten times the largest known models'. Each layer is built, and a table of
+#: positions filled, before the weights are compared with them.
+_SIZES_MAX: Final = {"num_hidden_layers": 2000, "max_position_embeddings": 100_000_000}
 
 
 def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN401 -- transformers has no types here
@@ -32,13 +37,16 @@ def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN
         The model, and the names of those weights.
 
     Raises:
-        UsageError: `model-unreadable`, when transformers can't load the model; `model-unsupported`, when this version
+        UsageError: `model-unreadable`, when transformers can't load the model, or its sizes are beyond any model's;
+            `model-unsupported`, when this version
             can't express its rotary positions.
     """
     try:
+        config = rope.config(path)
+        _check_size(config)
         model, found = automatic.from_pretrained(
             path,
-            config=rope.config(path),
+            config=config,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -49,11 +57,20 @@ def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN
         raise
     except Exception as error:  # transformers and safetensors let errors of many kinds pass
         hint = "check that config.json and the weights are whole and belong together"
-        reason = f"{type(error).__name__}: {error}"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_MAX_CHARS]
         raise UsageError("model-unreadable", f"transformers can't load {path}: {reason}", hint) from error
     missing = frozenset(found["missing_keys"])
     _fill(model, missing, torch.nan)
     return model.eval(), missing
+
+
+def _check_size(config: Any) -> None:  # noqa: ANN401 -- transformers has no types here
+    """Refuse sizes that would fill this machine's memory before the weights show that they are wrong."""
+    for name, most in _SIZES_MAX.items():
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > most:
+            message = f"config.json has {name} = {value}; {most} is the limit"
+            raise UsageError("model-unreadable", message, "restore config.json")
 
 
 def check_loaded(source: Source, model: Any, missing: Collection[str], path: Path, task: Task) -> None:  # noqa: ANN401
