@@ -23,6 +23,8 @@ _Z95: Final = 1.959964
 _DECIMALS: Final = 6
 #: Classes on the card; the rest lost less.
 CLASSES_MAX: Final = 100
+#: Rows whose neighbours are sought at once: 100,000 rows need 200 MB for it, and 80 GB at once.
+_COMPARED_ROWS: Final = 256
 _WORD_LABELS: Final = "give each row as many labels as its text has words"
 
 
@@ -173,10 +175,11 @@ def _known(label: Label | None, labels: Sequence[str]) -> str:
 def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
     vectors = np.stack([vector(answer, manifest) for answer in answers])
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(float).tiny)
-    likeness = vectors @ vectors.T
-    np.fill_diagonal(likeness, -np.inf)
-    for row, nearest in zip(rows, likeness.argmax(axis=1), strict=True):
-        yield str(row.label), row.label is not None and row.label == rows[int(nearest)].label
+    for start in range(0, len(rows), _COMPARED_ROWS):
+        likeness = vectors[start : start + _COMPARED_ROWS] @ vectors.T
+        likeness[np.arange(len(likeness)), np.arange(len(likeness)) + start] = -np.inf  # not the row itself
+        for row, nearest in zip(rows[start:], likeness.argmax(axis=1), strict=False):
+            yield str(row.label), row.label is not None and row.label == rows[int(nearest)].label
 
 
 def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[str, bool]]:

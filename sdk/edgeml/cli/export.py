@@ -11,7 +11,8 @@ import click
 from edgeml.bundles import Bundle
 from edgeml.cli import gate_table
 from edgeml.cli.output import Fraction, Output, Size, command, size, table
-from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported
+from edgeml.cli.progress import CliProgress
+from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT
 from edgeml.quantize.recipes import Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
@@ -73,26 +74,13 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     options["formats"] = [it for it in options["formats"] if it != "auto"]
     out.note("loading torch and the converters")
     try:
-        _print(out, export_model(options.pop("model"), options.pop("target"), progress=CliProgress(out), **options))
+        with CliProgress(out) as progress:
+            bundles = export_model(options.pop("model"), options.pop("target"), progress=progress, **options)
+        _print(out, bundles)
     except GateFailed as error:
         if passed := gate_table.report(out, error):
             _print(out, [Bundle.open(it.path) for it in passed])
         raise
-
-
-class CliProgress:
-    """The export's progress, printed on the terminal or as JSON lines."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-
-    def stage(self, name: str) -> None:
-        """Print that a step begins."""
-        self._out.event("stage", f"  {name}", stage=name)
-
-    def done(self, exported: Exported) -> None:
-        """Print that a bundle was written."""
-        self._out.event("bundle", f"wrote {exported.path}", path=str(exported.path))
 
 
 def _print(out: Output, bundles: Sequence[Bundle]) -> None:

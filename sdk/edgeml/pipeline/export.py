@@ -91,6 +91,7 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
             calibration=calibration,
             max_drop=request.max_drop,
             once=once,
+            advance=progress.rows,
         ),
         limits=Limits(
             max_drop=request.max_drop,
