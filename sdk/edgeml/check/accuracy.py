@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.check import mean_average_precision, perplexity
-from edgeml.check.data import Label, Row
+from edgeml.check import expected_labels, mean_average_precision, perplexity
+from edgeml.check.data import Row
 from edgeml.check.predictions import vector
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
@@ -142,7 +142,7 @@ def _judge(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -
         case Classes(labels=labels):
             for answer, row in zip(answers, rows, strict=True):
                 scored: Mapping[str, Any] = answer
-                expected = _known(row.label, labels)
+                expected = expected_labels.find(row.label, labels)
                 yield expected, scored["labels"][0]["label"] == expected
         case Span():
             for answer, row in zip(answers, rows, strict=True):
@@ -159,17 +159,6 @@ def _is_answer(answer: Answer, row: Row) -> bool:
     given: Mapping[str, Any] = answer
     found: str = given["answer"]
     return found.lower().split() == row.label.lower().split()
-
-
-def _known(label: Label | None, labels: Sequence[str]) -> str:
-    """Look a label up by name or index."""
-    if isinstance(label, int) and 0 <= label < len(labels):
-        return labels[label]
-    if isinstance(label, str) and label in labels:
-        return label
-    raise UsageError(
-        "data-invalid", f"label {label!r} is not one of the model's", f"use one of {', '.join(labels[:20])}"
-    )
 
 
 def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
@@ -193,6 +182,6 @@ def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[st
     for word, label in zip(words, row.label, strict=True):
         start = text.index(word, start)
         if start in found:  # a word beyond the model's length has no answer
-            expected = _known(label, labels)
+            expected = expected_labels.find(label, labels)
             yield expected, found[start] == expected
         start += len(word)

@@ -31,8 +31,8 @@ from edgeml_core.manifest import Format, Task
 @click.option("--task", type=click.Choice(get_args(Task)), help="Default: the task that the model declares.")
 @click.option("--quantize", type=click.Choice(get_args(Quantize)), default="auto", show_default=True)
 @click.option("--recipe", help="Try this one recipe only, such as dynamic-s8.")
-@click.option("--calibrate", type=click.Path(path_type=Path), help="JSON lines to calibrate static int8 on.")
-@click.option("--evaluate", type=click.Path(path_type=Path), help="JSON lines to measure accuracy on.")
+@click.option("--calibrate", type=click.Path(path_type=Path), help="Rows to calibrate static int8 on.")
+@click.option("--evaluate", type=click.Path(path_type=Path), help="Labelled rows to measure accuracy on.")
 @click.option(
     "--max-drop", type=Fraction(), default=MAX_DROP_DEFAULT, show_default="1%", help="Accuracy that int8 may lose."
 )
@@ -56,8 +56,9 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     MODEL is a Hugging Face folder, file.onnx, file.pt2, or path/file.py:function that returns (torch.nn.Module, example
     inputs) or a fitted scikit-learn pipeline with example rows.
 
-    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate,
-    for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
+    Data files are JSON lines, a JSON array, or CSV whose first line names the fields. By task a row is {"text": ...},
+    {"question": ..., "context": ...}, {"image": path}, {"audio": path of a WAV file} or {"inputs": {name: nested
+    list}}; with "label" to evaluate, for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
 
     A folder's own library, such as transformers, answers hard items from the folder itself; a bundle that would answer
     otherwise isn't written. $EDGEML_ORACLE_PYTHON names the Python of another environment with edgeml-deploy and that

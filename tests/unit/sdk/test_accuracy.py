@@ -175,5 +175,6 @@ def test_measure_embeddings_of_many_rows_equals_one_comparison_of_all():
     likeness = unit @ unit.T - 9 * np.eye(600)
     expected = float((labels[likeness.argmax(axis=1)] == labels).mean())
     answers = [{"embedding": it.tolist()} for it in vectors]
-    found = accuracy.measure(answers, answers, rows(*map(int, labels)), manifest_with(Embedding(output="y", pooling="mean", normalize=True)))
+    manifest = manifest_with(Embedding(output="y", pooling="mean", normalize=True))
+    found = accuracy.measure(answers, answers, rows(*map(int, labels)), manifest)
     assert found.fp32 == pytest.approx(expected, abs=1e-6)
