@@ -16,16 +16,19 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from edgeml import sounds
 from edgeml.check import records
 from edgeml.check.records import Record
 from edgeml.exporters.source import Signature
 from edgeml_core.errors import UsageError
+from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
     AudioInput,
     Boxes,
     Classes,
     ImageInput,
     Postprocess,
+    Preprocess,
     PromptInput,
     QuestionInput,
     TensorInput,
@@ -33,7 +36,6 @@ from edgeml_core.processing import (
     TextInput,
 )
 from edgeml_runtime import tensors
-from edgeml_runtime.encode.audio import read_wav
 from edgeml_runtime.tasks import Audio, Image, Item, Question, ScoredText, Tensors, Text
 
 #: Rows of one file; their answers take about 2 GB of memory.
@@ -104,7 +106,7 @@ def read(path: Path | None, signature: Signature) -> Rows:
     """
     if path is None:
         return Rows()
-    found = records.read(path, _table(signature))
+    found = records.read(path, table_of(signature.preprocess, signature.inputs))
     if not found:
         raise UsageError("data-invalid", f"{path} has 0 rows", "write at least one row")
     if len(found) > ROWS_MAX:
@@ -125,11 +127,10 @@ def read(path: Path | None, signature: Signature) -> Rows:
     return Rows(rows=tuple(rows), sha256=whole.hexdigest())
 
 
-def _table(signature: Signature) -> str | None:
+def table_of(preprocess: Preprocess, inputs: Sequence[TensorSpec]) -> str | None:
     """Return the input that takes the columns of a CSV file: the only one, of shape [rows, columns]."""
-    if isinstance(signature.preprocess, TensorInput) and len(signature.inputs) == 1:
-        (spec,) = signature.inputs
-        return spec.name if len(spec.shape) == 2 else None
+    if isinstance(preprocess, TensorInput) and len(inputs) == 1 and len(inputs[0].shape) == 2:
+        return inputs[0].name
     return None
 
 
@@ -188,8 +189,8 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
             # A detector's precision is measured over all thresholds, so it returns its least certain boxes, too.
             threshold = 0.0 if isinstance(signature.postprocess, Boxes) else None
             return Image((folder / values[0]).read_bytes(), threshold)
-        case AudioInput():
-            return read_wav((folder / values[0]).read_bytes())
+        case AudioInput(sampling_rate_hz=rate_hz):
+            return sounds.read((folder / values[0]).read_bytes(), rate_hz)
         case _:
             return Tensors(dict(_tensors(found.inputs or {}, signature)))
 
