@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import click
 
@@ -16,6 +18,16 @@ from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT
 from edgeml.quantize.recipes import Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
+
+#: An input to try a model with, by its preprocessing.
+_INPUTS: Final[Mapping[type, str]] = {
+    TextInput: 'text="a cow in a field"',
+    QuestionInput: 'question="Where is the cow?" --input context="The cow is in a field."',
+    PromptInput: 'prompt="The cow is"',
+    ImageInput: "image=picture.jpg",
+    AudioInput: "audio=sound.wav",
+}
 
 
 @click.command()
@@ -73,19 +85,22 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     from edgeml.pipeline.library import export as export_model  # noqa: PLC0415 - kept out of --help
 
     options["formats"] = [it for it in options["formats"] if it != "auto"]
+    rows = options["evaluate"]
     out.note("loading torch and the converters")
     try:
         with CliProgress(out) as progress:
             bundles = export_model(options.pop("model"), options.pop("target"), progress=progress, **options)
-        _print(out, bundles)
+        _print(out, bundles, rows)
     except GateFailed as error:
         if passed := gate_table.report(out, error):
-            _print(out, [Bundle.open(it.path) for it in passed])
+            _print(out, [Bundle.open(it.path) for it in passed], rows)
         raise
 
 
-def _print(out: Output, bundles: Sequence[Bundle]) -> None:
+def _print(out: Output, bundles: Sequence[Bundle], rows: Path | None) -> None:
     out.result({"bundles": [it.to_dict() for it in bundles]}, _summary(bundles))
+    if not out.as_json:
+        out.note("\n".join(("next:", *(f"  {line}" for line in _next(bundles, rows)))))
 
 
 def _summary(bundles: Sequence[Bundle]) -> str:
@@ -93,7 +108,30 @@ def _summary(bundles: Sequence[Bundle]) -> str:
     cpus = {it.measurements.cpu for it in bundles if it.measurements}
     choices = (f"{it.path.name}: {it.card.choice}" for it in bundles if it.card.choice)
     measured = f"speed measured on {', '.join(cpus)}; nothing was run on the target itself"
-    return "\n".join((table(headers, map(_row, bundles)), *choices, measured))
+    return "\n".join((table(headers, map(_row, bundles)), *choices, measured, *_warnings(bundles)))
+
+
+def _warnings(bundles: Sequence[Bundle]) -> Iterator[str]:
+    """Yield each warning once, with the bundles that have it unless all have."""
+    having: dict[str, list[str]] = {}
+    for it in bundles:
+        for warning in it.warnings:
+            having.setdefault(warning, []).append(it.manifest.stem)
+    for warning, stems in having.items():
+        place = "" if len(stems) == len(bundles) else f" {', '.join(stems)}:"
+        yield f"warning:{place} {warning}"
+
+
+def _next(bundles: Sequence[Bundle], rows: Path | None) -> Iterator[str]:
+    """Yield the commands that usually come next, ready to be typed."""
+    first = bundles[0]
+    path = shlex.quote(str(first.path))
+    yield f"edgeml inspect {path}"
+    source = f"@{shlex.quote(str(rows))}" if rows else _INPUTS.get(type(first.manifest.preprocess), "@rows.jsonl")
+    yield f"edgeml run {path} --input {source}"
+    if not first.card.verified and first.manifest.cpu.arch != platform.machine():
+        yield f"edgeml target prepare {first.manifest.target}   # once: exports are then verified on its CPU, emulated"
+    yield f"edgeml publish {' '.join(shlex.quote(str(it.path)) for it in bundles)} --repo FOLDER"
 
 
 def _row(bundle: Bundle) -> tuple[str, ...]:
