@@ -168,10 +168,13 @@ class Checks:
         key = "original", cut, candidate.model.file_format if cut else ""
 
         def answer() -> list[Answer]:
-            model = open_original(self.source, candidate, cut=cut)
             if cut:
-                return scores(model, self.inputs.items)
-            return predict_together(model, self.evaluation.items, self.advance)
+                return scores(open_original(self.source, candidate, cut=True), self.inputs.items)
+            items = self.evaluation.items
+            # A module from a function may keep a state: one thread asks it. Those of libraries keep none.
+            count = models_for(items) if self.source.folder else 1
+            originals = [open_original(self.source, candidate, cut=False) for _ in range(count)]
+            return predict_together(originals, items, self.advance)
 
         return self.once(key, answer)
 

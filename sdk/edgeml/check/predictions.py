@@ -7,7 +7,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -68,17 +69,17 @@ def predict(models: Sequence[Model], items: Sequence[Item], advance: Advance = i
     return _answer(models, items, [[at] for at in range(len(items))], advance)
 
 
-def predict_together(model: Model, items: Sequence[Item], advance: Advance = ignore) -> list[Answer]:
+def predict_together(models: Sequence[Model], items: Sequence[Item], advance: Advance = ignore) -> list[Answer]:
     """Answer as `predict` a model that scales nothing over a run, such as the original. Items of one shape share a run.
 
     So nothing is padded, and an answer differs by rounding only. The first items that share a run are answered alone,
     too: where an answer depends on the others, each item gets a run of its own.
     """
-    groups = list(_groups(model, items))
+    groups = list(_groups(models[0], items))
     first = next((group for group in groups if len(group) > 1), None)
-    if first is not None and not _is_independent(model, [items[at] for at in first]):
-        return predict([model], items, advance)
-    return _answer([model], items, groups, advance)
+    if first is not None and not _is_independent(models[0], [items[at] for at in first]):
+        return predict(models, items, advance)
+    return _answer(models, items, groups, advance)
 
 
 def _answer(
@@ -97,7 +98,7 @@ def _answer(
                 return
             answers.update(zip(group, model.predict([items[at] for at in group]), strict=True))
 
-    with ThreadPoolExecutor(len(models)) as pool:
+    with _one_thread(models[0]), ThreadPoolExecutor(len(models)) as pool:
         running = {pool.submit(work, model) for model in models}
         try:
             while running:
@@ -108,6 +109,18 @@ def _answer(
         finally:
             stopped.set()
     return [answers[at] for at in range(len(items))]
+
+
+@runtime_checkable
+class _Threaded(Protocol):
+    """A session whose operators have threads of their own, such as PyTorch's."""
+
+    def one_thread(self) -> AbstractContextManager[None]:
+        """Let each caller's thread compute alone."""
+
+
+def _one_thread(model: Model) -> AbstractContextManager[None]:
+    return model.session.one_thread() if isinstance(model.session, _Threaded) else nullcontext()
 
 
 def _groups(model: Model, items: Sequence[Item]) -> Iterator[list[int]]:

@@ -71,7 +71,7 @@ def test_predict_together_shares_runs_of_one_length_only(opened):
     model = opened()
     expected = [model.predict([item])[0] for item in ITEMS[:3]]
     counted = runs_of(model)
-    found = predictions.predict_together(model, ITEMS)
+    found = predictions.predict_together([model], ITEMS)
     for at, answer in enumerate(found):
         assert [it["label"] for it in answer["labels"]] == [it["label"] for it in expected[at % 3]["labels"]]
         assert answer["labels"][0]["score"] == pytest.approx(expected[at % 3]["labels"][0]["score"], abs=1e-6)
@@ -83,7 +83,7 @@ def test_predict_together_where_answers_depend_on_the_others_gives_each_a_run(op
     plain = opened()
     model = Model(DependsOnOthers(plain), plain.manifest, plain.prepare)
     expected = [model.predict([item])[0] for item in ITEMS[:3]]
-    assert predictions.predict_together(model, ITEMS) == [expected[at % 3] for at in range(len(ITEMS))]
+    assert predictions.predict_together([model], ITEMS) == [expected[at % 3] for at in range(len(ITEMS))]
 
 
 def test_predict_stops_at_the_first_error(opened):

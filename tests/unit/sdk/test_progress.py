@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import sys
+from collections.abc import Iterator
+from io import RawIOBase
 
 import pytest
 
@@ -75,15 +78,22 @@ def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr() == ("", "")
 
 
+def _parts(screen: RawIOBase) -> Iterator[str]:
+    """All that was written; the end of a terminal is an error."""
+    with contextlib.suppress(OSError):
+        while part := screen.read(4096):
+            yield part.decode()
+
+
 def test_terminal_has_one_line_for_a_step(monkeypatch: pytest.MonkeyPatch):
     """It changes in place, with a bar, and its last form is the step with its time."""
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         an_export(Output(as_json=False, quiet=False))
-        text = os.read(reader, 100_000).decode()
-    os.close(reader)
-    first, second, rest = text.split("\r\n")
+    with os.fdopen(reader, "rb", buffering=0) as screen:
+        text = "".join(_parts(screen)).replace("\r\n", "\n")
+    first, second, rest = text.split("\n")
     assert first.split("\x1b[K")[-1] == "  load clf: 3.0 s"
     assert "  check clf [##########..........] 50 of 100 rows, 10 rows/s, 5.0 s left" in second.split("\r\x1b[K")
     assert second.split("\x1b[K")[-1] == "  check clf: 30 s"
