@@ -53,6 +53,9 @@ class Quiet:
     def stage(self, name: str) -> None:
         """Nothing."""
 
+    def rows(self, done: int, total: int) -> None:
+        """Keep nothing."""
+
     def done(self, exported: Exported) -> None:
         """Nothing."""
 

@@ -32,6 +32,9 @@ class Steps:
         """Keep a stage."""
         self.names.append(name)
 
+    def rows(self, done: int, total: int) -> None:
+        """Keep nothing."""
+
     def done(self, exported: Exported) -> None:
         """Keep a bundle's name."""
         self.names.append(f"wrote {exported.path.name}")

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.check import mean_average_precision, perplexity
-from edgeml.check.data import Label, Row
+from edgeml.check import expected_labels, mean_average_precision, perplexity
+from edgeml.check.data import Row
 from edgeml.check.predictions import vector
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
@@ -23,6 +23,8 @@ _Z95: Final = 1.959964
 _DECIMALS: Final = 6
 #: Classes on the card; the rest lost less.
 CLASSES_MAX: Final = 100
+#: Rows whose neighbours are sought at once: 100,000 rows need 200 MB for it, and 80 GB at once.
+_COMPARED_ROWS: Final = 256
 _WORD_LABELS: Final = "give each row as many labels as its text has words"
 
 
@@ -140,7 +142,7 @@ def _judge(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -
         case Classes(labels=labels):
             for answer, row in zip(answers, rows, strict=True):
                 scored: Mapping[str, Any] = answer
-                expected = _known(row.label, labels)
+                expected = expected_labels.find(row.label, labels)
                 yield expected, scored["labels"][0]["label"] == expected
         case Span():
             for answer, row in zip(answers, rows, strict=True):
@@ -159,24 +161,14 @@ def _is_answer(answer: Answer, row: Row) -> bool:
     return found.lower().split() == row.label.lower().split()
 
 
-def _known(label: Label | None, labels: Sequence[str]) -> str:
-    """Look a label up by name or index."""
-    if isinstance(label, int) and 0 <= label < len(labels):
-        return labels[label]
-    if isinstance(label, str) and label in labels:
-        return label
-    raise UsageError(
-        "data-invalid", f"label {label!r} is not one of the model's", f"use one of {', '.join(labels[:20])}"
-    )
-
-
 def _nearest(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -> Iterator[tuple[str, bool]]:
     vectors = np.stack([vector(answer, manifest) for answer in answers])
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(float).tiny)
-    likeness = vectors @ vectors.T
-    np.fill_diagonal(likeness, -np.inf)
-    for row, nearest in zip(rows, likeness.argmax(axis=1), strict=True):
-        yield str(row.label), row.label is not None and row.label == rows[int(nearest)].label
+    for start in range(0, len(rows), _COMPARED_ROWS):
+        likeness = vectors[start : start + _COMPARED_ROWS] @ vectors.T
+        likeness[np.arange(len(likeness)), np.arange(len(likeness)) + start] = -np.inf  # not the row itself
+        for row, nearest in zip(rows[start:], likeness.argmax(axis=1), strict=False):
+            yield str(row.label), row.label is not None and row.label == rows[int(nearest)].label
 
 
 def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -190,6 +182,6 @@ def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[st
     for word, label in zip(words, row.label, strict=True):
         start = text.index(word, start)
         if start in found:  # a word beyond the model's length has no answer
-            expected = _known(label, labels)
+            expected = expected_labels.find(label, labels)
             yield expected, found[start] == expected
         start += len(word)

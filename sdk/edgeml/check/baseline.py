@@ -5,6 +5,7 @@ The device's own code counts the answers of the model that ships, during the che
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,23 +14,26 @@ from typing import Any
 from edgeml_core import drift
 from edgeml_core.drift import Baseline
 from edgeml_core.drift import Source as RowsFrom
+from edgeml_core.manifest import Manifest
 from edgeml_runtime.drift_features import RESOLUTIONS, Run, observations
 from edgeml_runtime.model import Model
 
 
 class Observations:
-    """Counts of a model's answers to a data file."""
+    """Counts of a model's answers to a data file, by one thread or several."""
 
-    def __init__(self, model: Model) -> None:
-        self._manifest = model.manifest
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._lock = threading.Lock()
         self._values: defaultdict[str, list[Any]] = defaultdict(list)
         self._rows = 0
 
     def add(self, run: Run) -> None:
         """Observe one run."""
-        self._rows += len(run.items)
-        for observation in observations(run, self._manifest):
-            for name, value in observation.items():
+        found = list(observations(run, self._manifest))
+        with self._lock:
+            self._rows += len(run.items)
+            for name, value in (pair for it in found for pair in it.items()):
                 self._values[name].append(value)
 
     def baseline(self, rows_from: RowsFrom) -> Baseline | None:
@@ -38,11 +42,13 @@ class Observations:
 
 
 @contextmanager
-def observe(model: Model) -> Iterator[Observations]:
-    """Observe the runs of a model within the context."""
-    observations, before = Observations(model), model.observed
-    model.observed = observations.add
+def observe(*models: Model) -> Iterator[Observations]:
+    """Observe the runs of copies of one model within the context."""
+    observations, before = Observations(models[0].manifest), [model.observed for model in models]
+    for model in models:
+        model.observed = observations.add
     try:
         yield observations
     finally:
-        model.observed = before
+        for model, observed in zip(models, before, strict=True):
+            model.observed = observed

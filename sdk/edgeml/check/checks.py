@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +17,7 @@ from edgeml.check.baseline import observe
 from edgeml.check.candidate import Candidate, open_candidate, open_original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
-from edgeml.check.predictions import predict, scores
+from edgeml.check.predictions import Advance, ignore, models_for, predict, predict_together, scores
 from edgeml.exporters.source import Source
 from edgeml.memo import Memo
 from edgeml.oracle import hard_items
@@ -73,6 +74,7 @@ class Checks:
         calibration: rows for static int8.
         max_drop: the accepted loss of accuracy, as a fraction of 1.
         once: results that several targets share.
+        advance: receives the number of rows answered, and of all.
     """
 
     source: Source
@@ -81,6 +83,7 @@ class Checks:
     calibration: Rows
     max_drop: float
     once: Memo = field(default_factory=Memo)
+    advance: Advance = ignore
 
     @property
     def raw_items(self) -> list[Item]:
@@ -114,8 +117,11 @@ class Checks:
         return prepared[len(prepared) // 2]
 
     def _answered(self, candidate: Candidate) -> Answered:
-        with open_candidate(candidate) as model:
-            answers, baseline = self._answers(model)
+        with ExitStack() as stack:
+            count = models_for(self.evaluation.items)
+            models = [stack.enter_context(open_candidate(candidate)) for _ in range(count)]
+            model = models[0]
+            answers, baseline = self._answers(models)
             return Answered(
                 parity=parity.compare(
                     scores(model, self.inputs.items),
@@ -129,13 +135,13 @@ class Checks:
                 baseline=baseline,
             )
 
-    def _answers(self, model: Model) -> tuple[list[Answer], Baseline | None]:
+    def _answers(self, models: Sequence[Model]) -> tuple[list[Answer], Baseline | None]:
         """Answer the evaluation rows, and count the answers; without such rows count those to calibration rows."""
-        with observe(model) as observations:
-            answers = predict(model, self.evaluation.items)
-            if answers or not is_observed(model.manifest):
+        with observe(*models) as observations:
+            answers = predict(models, self.evaluation.items, self.advance)
+            if answers or not is_observed(models[0].manifest):
                 return answers, observations.baseline("evaluation")
-            predict(model, self.calibration.items[:ROWS_TAKEN_MAX])
+            predict(models, self.calibration.items[:ROWS_TAKEN_MAX])
             return answers, observations.baseline("calibration")
 
     def accuracies(self, candidate: Candidate, elsewhere: Sequence[Answer]) -> tuple[Accuracy, Accuracy]:
@@ -159,11 +165,18 @@ class Checks:
 
     def _original(self, candidate: Candidate, *, cut: bool) -> list[Answer]:
         """Answer with the original: the inputs where `cut`, else the evaluation rows."""
-        items = self.inputs.items if cut else self.evaluation.items
         key = "original", cut, candidate.model.file_format if cut else ""
-        return self.once(
-            key, lambda: (scores if cut else predict)(open_original(self.source, candidate, cut=cut), items)
-        )
+
+        def answer() -> list[Answer]:
+            if cut:
+                return scores(open_original(self.source, candidate, cut=True), self.inputs.items)
+            items = self.evaluation.items
+            # A module from a function may keep a state: one thread asks it. Those of libraries keep none.
+            count = models_for(items) if self.source.folder else 1
+            originals = [open_original(self.source, candidate, cut=False) for _ in range(count)]
+            return predict_together(originals, items, self.advance)
+
+        return self.once(key, answer)
 
     def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
         """Prepare the first inputs, the largest one, and one of each fixed length that is not among them."""

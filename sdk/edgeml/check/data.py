@@ -1,31 +1,49 @@
-"""Data files: JSON lines, some with a `label`.
+"""Data files for `--calibrate` and `--evaluate`: JSON lines, a JSON array or CSV (`records`), some with a `label`.
 
-A line is `{"text": ...}`, `{"question": ..., "context": ...}`, `{"image": path}`, `{"audio": path}` or
+A record is `{"text": ...}`, `{"question": ..., "context": ...}`, `{"image": path}`, `{"audio": path}` or
 `{"inputs": {...}}`, as the model takes it. A language model takes whole texts without a label. A picture for a
 detector has `"boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}]` instead of a label.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from edgeml import sounds
+from edgeml.check import records
+from edgeml.check.records import Record
 from edgeml.exporters.source import Signature
 from edgeml_core.errors import UsageError
-from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import (
+    AudioInput,
+    Boxes,
+    Classes,
+    ImageInput,
+    Postprocess,
+    Preprocess,
+    PromptInput,
+    QuestionInput,
+    TensorInput,
+    TensorOutput,
+    TextInput,
+)
 from edgeml_runtime import tensors
-from edgeml_runtime.encode.audio import read_wav
 from edgeml_runtime.tasks import Audio, Image, Item, Question, ScoredText, Tensors, Text
 
-#: Rows; more take hours and change no decision.
-ROWS_MAX: Final = 100_000
+#: Rows of one file; their answers take about 2 GB of memory.
+ROWS_MAX: Final = 1_000_000
 #: Problems in one message.
 PROBLEMS_SHOWN_MAX: Final = 10
+#: Places that have the same problem, in one message.
+PLACES_SHOWN_MAX: Final = 3
 
 
 class LabelledBox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,25 +107,32 @@ def read(path: Path | None, signature: Signature) -> Rows:
     """
     if path is None:
         return Rows()
-    try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-    except OSError as error:
-        hint = "name a file of JSON lines"
-        raise UsageError("data-invalid", f"{path} can't be read: {error.strerror}", hint) from error
-    if not 1 <= len(lines) <= ROWS_MAX:
-        raise _invalid(path, [f"{len(lines)} rows; 1 to {ROWS_MAX} are allowed"])
-    rows, problems, whole = [], [], hashlib.sha256()
-    for number, line in enumerate(lines, 1):
+    found = records.read(path, table_of(signature.preprocess, signature.inputs))
+    if not found:
+        raise UsageError("data-invalid", f"{path} has 0 rows", "write at least one row")
+    if len(found) > ROWS_MAX:
+        hint = f"take a random sample, such as with `shuf -n {ROWS_MAX}`"
+        raise UsageError("data-invalid", f"{path} has {len(found):,} rows; {ROWS_MAX:,} at most are read", hint)
+    rows, whole = [], hashlib.sha256()
+    problems: dict[str, list[str]] = {}
+    for record in found:
         try:
-            row = _row(line, path.parent, signature)
+            row = _row(record, path.parent, signature)
         except (UsageError, msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
-            problems.append(f"line {number}: {error}")
+            problems.setdefault(str(error), []).append(record.place)
             continue
-        whole.update(line + b"\n" + _file(row.item))
+        whole.update(record.content + b"\n" + _file(row.item))
         rows.append(row)
     if problems:
-        raise _invalid(path, problems)
+        raise _invalid(path, problems, len(found))
     return Rows(rows=tuple(rows), sha256=whole.hexdigest())
+
+
+def table_of(preprocess: Preprocess, inputs: Sequence[TensorSpec]) -> str | None:
+    """Return the input that takes the columns of a CSV file: the only one, of shape [rows, columns]."""
+    if isinstance(preprocess, TensorInput) and len(inputs) == 1 and len(inputs[0].shape) == 2:
+        return inputs[0].name
+    return None
 
 
 def _file(item: Item) -> bytes:
@@ -121,14 +146,36 @@ def _file(item: Item) -> bytes:
             return b""
 
 
-def _row(line: bytes, folder: Path, signature: Signature) -> Row:
-    found = msgspec.json.decode(line, type=_Line)
+def _row(record: Record, folder: Path, signature: Signature) -> Row:
+    found = msgspec.json.decode(record.content, type=_Line)
     needed = _NEEDED.get(type(signature.preprocess), ())
     values = [getattr(found, name) for name in needed]
     if None in values:
-        raise UsageError("data-invalid", f"the line has no {' and no '.join(needed)}")
-    label = found.label if found.boxes is None else found.boxes
+        raise UsageError("data-invalid", f"no {' and no '.join(needed)}")
+    label = _label(found, signature.postprocess, is_text=record.is_text)
     return Row(item=_item(values, found, folder, signature), label=label)
+
+
+def read_labels(path: Path, postprocess: Postprocess) -> Iterator[Label | None]:
+    """Read the labels of a file alone, without those of malformed rows.
+
+    Raises:
+        UsageError: `data-invalid`, when the file is of another kind.
+    """
+    for record in records.read(path):
+        with contextlib.suppress(msgspec.MsgspecError):
+            found = msgspec.json.decode(record.content, type=_Line)
+            yield _label(found, postprocess, is_text=record.is_text)
+
+
+def _label(found: _Line, postprocess: Postprocess, *, is_text: bool) -> Label | None:
+    """Take a record's label. In CSV digits are an index where the model has no such name."""
+    text = found.label
+    if found.boxes is not None or not is_text or not isinstance(text, str):
+        return text if found.boxes is None else found.boxes
+    names = getattr(postprocess, "labels", ())
+    takes_index = isinstance(postprocess, Classes | TensorOutput)
+    return int(text) if takes_index and text not in names and text.isascii() and text.isdigit() else text
 
 
 def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -> Item:
@@ -143,8 +190,8 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
             # A detector's precision is measured over all thresholds, so it returns its least certain boxes, too.
             threshold = 0.0 if isinstance(signature.postprocess, Boxes) else None
             return Image((folder / values[0]).read_bytes(), threshold)
-        case AudioInput():
-            return read_wav((folder / values[0]).read_bytes())
+        case AudioInput(sampling_rate_hz=rate_hz):
+            return sounds.read((folder / values[0]).read_bytes(), rate_hz)
         case _:
             return Tensors(dict(_tensors(found.inputs or {}, signature)))
 
@@ -152,12 +199,21 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
 def _tensors(inputs: dict[str, Any], signature: Signature) -> Iterator[tuple[str, tensors.Array]]:
     specs = {spec.name: spec for spec in signature.inputs}
     if inputs.keys() != specs.keys():
-        raise UsageError("data-invalid", f"the line has the inputs {sorted(inputs)}, the model takes {sorted(specs)}")
+        raise UsageError("data-invalid", f"the row has the inputs {sorted(inputs)}, the model takes {sorted(specs)}")
     for name, nested in inputs.items():
         yield name, tensors.from_nested(specs[name], nested)
 
 
-def _invalid(path: Path, problems: list[str]) -> UsageError:
-    shown = "; ".join(problems[:PROBLEMS_SHOWN_MAX])
-    hint = 'write every line as an object such as {"text": "...", "label": "..."}'
-    return UsageError("data-invalid", f"{path} has {len(problems)} problem(s): {shown}", hint)
+def _invalid(path: Path, problems: Mapping[str, Sequence[str]], rows: int) -> UsageError:
+    """Name each problem once, with its first places."""
+    count = sum(map(len, problems.values()))
+    shown = "; ".join(
+        f"{_places(places)}: {problem}" for problem, places in list(problems.items())[:PROBLEMS_SHOWN_MAX]
+    )
+    hint = 'write every row as an object such as {"text": "...", "label": "..."}'
+    return UsageError("data-invalid", f"{path} has {count:,} problem(s) in {rows:,} row(s): {shown}", hint)
+
+
+def _places(places: Sequence[str]) -> str:
+    more = len(places) - PLACES_SHOWN_MAX
+    return ", ".join(places[:PLACES_SHOWN_MAX]) + (f" and {more:,} more" if more > 0 else "")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgeml.check import expected_labels
 from edgeml.check.data import LabelledBox, Row
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import UsageError
@@ -115,13 +116,7 @@ def _labelled(row: Row, labels: Sequence[str]) -> Iterator[tuple[str, Array]]:
     if not isinstance(row.label, tuple):
         raise UsageError("data-invalid", "a picture has no boxes", _HINT)
     for sought in row.label:
-        if sought.label not in labels:
-            raise UsageError("data-invalid", f"label {sought.label!r} is not one of the model's", _known(labels))
-        yield sought.label, _corners(sought)
-
-
-def _known(labels: Sequence[str]) -> str:
-    return f"use one of {', '.join(labels[:20])}"
+        yield expected_labels.find(sought.label, labels), _corners(sought)
 
 
 def _corners(sought: LabelledBox) -> Array:

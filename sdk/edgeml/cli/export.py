@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import click
 
 from edgeml.bundles import Bundle
 from edgeml.cli import gate_table
 from edgeml.cli.output import Fraction, Output, Size, command, size, table
-from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT, Exported
+from edgeml.cli.progress import CliProgress
+from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT
 from edgeml.quantize.recipes import Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
+
+#: An input to try a model with, by its preprocessing.
+_INPUTS: Final[Mapping[type, str]] = {
+    TextInput: 'text="a cow in a field"',
+    QuestionInput: 'question="Where is the cow?" --input context="The cow is in a field."',
+    PromptInput: 'prompt="The cow is"',
+    ImageInput: "image=picture.jpg",
+    AudioInput: "audio=sound.wav",
+}
 
 
 @click.command()
@@ -30,8 +43,8 @@ from edgeml_core.manifest import Format, Task
 @click.option("--task", type=click.Choice(get_args(Task)), help="Default: the task that the model declares.")
 @click.option("--quantize", type=click.Choice(get_args(Quantize)), default="auto", show_default=True)
 @click.option("--recipe", help="Try this one recipe only, such as dynamic-s8.")
-@click.option("--calibrate", type=click.Path(path_type=Path), help="JSON lines to calibrate static int8 on.")
-@click.option("--evaluate", type=click.Path(path_type=Path), help="JSON lines to measure accuracy on.")
+@click.option("--calibrate", type=click.Path(path_type=Path), help="Rows to calibrate static int8 on.")
+@click.option("--evaluate", type=click.Path(path_type=Path), help="Labelled rows to measure accuracy on.")
 @click.option(
     "--max-drop", type=Fraction(), default=MAX_DROP_DEFAULT, show_default="1%", help="Accuracy that int8 may lose."
 )
@@ -56,8 +69,9 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     MODEL is a Hugging Face folder, file.onnx, file.pt2, or path/file.py:function that returns (torch.nn.Module, example
     inputs) or a fitted scikit-learn pipeline with example rows.
 
-    Rows of data files are {"text": ...}, {"image": path} or {"inputs": {name: nested list}}; with "label" to evaluate,
-    for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
+    Data files are JSON lines, a JSON array, or CSV whose first line names the fields. By task a row is {"text": ...},
+    {"question": ..., "context": ...}, {"image": path}, {"audio": path of a WAV file} or {"inputs": {name: nested
+    list}}; with "label" to evaluate, for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
 
     A folder's own library, such as transformers, answers hard items from the folder itself; a bundle that would answer
     otherwise isn't written. $EDGEML_ORACLE_PYTHON names the Python of another environment with edgeml-deploy and that
@@ -72,32 +86,22 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     from edgeml.pipeline.library import export as export_model  # noqa: PLC0415 - kept out of --help
 
     options["formats"] = [it for it in options["formats"] if it != "auto"]
+    rows = options["evaluate"]
     out.note("loading torch and the converters")
     try:
-        _print(out, export_model(options.pop("model"), options.pop("target"), progress=CliProgress(out), **options))
+        with CliProgress(out) as progress:
+            bundles = export_model(options.pop("model"), options.pop("target"), progress=progress, **options)
+        _print(out, bundles, rows)
     except GateFailed as error:
         if passed := gate_table.report(out, error):
-            _print(out, [Bundle.open(it.path) for it in passed])
+            _print(out, [Bundle.open(it.path) for it in passed], rows)
         raise
 
 
-class CliProgress:
-    """The export's progress, printed on the terminal or as JSON lines."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-
-    def stage(self, name: str) -> None:
-        """Print that a step begins."""
-        self._out.event("stage", f"  {name}", stage=name)
-
-    def done(self, exported: Exported) -> None:
-        """Print that a bundle was written."""
-        self._out.event("bundle", f"wrote {exported.path}", path=str(exported.path))
-
-
-def _print(out: Output, bundles: Sequence[Bundle]) -> None:
+def _print(out: Output, bundles: Sequence[Bundle], rows: Path | None) -> None:
     out.result({"bundles": [it.to_dict() for it in bundles]}, _summary(bundles))
+    if not out.as_json:
+        out.note("\n".join(("next:", *(f"  {line}" for line in _next(bundles, rows)))))
 
 
 def _summary(bundles: Sequence[Bundle]) -> str:
@@ -105,7 +109,30 @@ def _summary(bundles: Sequence[Bundle]) -> str:
     cpus = {it.measurements.cpu for it in bundles if it.measurements}
     choices = (f"{it.path.name}: {it.card.choice}" for it in bundles if it.card.choice)
     measured = f"speed measured on {', '.join(cpus)}; nothing was run on the target itself"
-    return "\n".join((table(headers, map(_row, bundles)), *choices, measured))
+    return "\n".join((table(headers, map(_row, bundles)), *choices, measured, *_warnings(bundles)))
+
+
+def _warnings(bundles: Sequence[Bundle]) -> Iterator[str]:
+    """Yield each warning once, with the bundles that have it unless all have."""
+    having: dict[str, list[str]] = {}
+    for it in bundles:
+        for warning in it.warnings:
+            having.setdefault(warning, []).append(it.manifest.stem)
+    for warning, stems in having.items():
+        place = "" if len(stems) == len(bundles) else f" {', '.join(stems)}:"
+        yield f"warning:{place} {warning}"
+
+
+def _next(bundles: Sequence[Bundle], rows: Path | None) -> Iterator[str]:
+    """Yield the commands that usually come next, ready to be typed."""
+    first = bundles[0]
+    path = shlex.quote(str(first.path))
+    yield f"edgeml inspect {path}"
+    source = f"@{shlex.quote(str(rows))}" if rows else _INPUTS.get(type(first.manifest.preprocess), "@rows.jsonl")
+    yield f"edgeml run {path} --input {source}"
+    if not first.card.verified and first.manifest.cpu.arch != platform.machine():
+        yield f"edgeml target prepare {first.manifest.target}   # once: exports are then verified on its CPU, emulated"
+    yield f"edgeml publish {' '.join(shlex.quote(str(it.path)) for it in bundles)} --repo FOLDER"
 
 
 def _row(bundle: Bundle) -> tuple[str, ...]:

@@ -63,10 +63,17 @@ class Fraction(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
         """Parse the fraction."""
+        percent = isinstance(value, str) and value.endswith("%")
         try:
-            return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
+            fraction = float(value[:-1]) / 100 if percent else float(value)
         except ValueError:
             self.fail(f"{value!r} is not a fraction such as 1% or 0.01", param, ctx)
+        if not 0 <= fraction <= 1:
+            name = f"--{param.name.replace('_', '-')}" if param and param.name else "a fraction"
+            is_percent = not percent and 1 < fraction <= 100
+            hint = f"write {fraction / 100:g} for {fraction:g} %" if is_percent else "write it as 1% or 0.01"
+            raise UsageError("usage", f"{name} {value} is {fraction * 100:g} %, not within 0 and 100 %", hint)
+        return fraction
 
 
 class Moment(click.ParamType[datetime]):

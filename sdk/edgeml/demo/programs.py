@@ -44,7 +44,7 @@ async def run(module: str, *arguments: str, report: Callable[[str], None], tempo
         assert process.stdout is not None  # noqa: S101 - requested above
         async for line in process.stdout:
             result = json.loads(line)
-            if "stage" in result:
+            if result.get("event") == "stage":
                 report(f"  {result['stage']}")
         code = await process.wait()
     if code != 0:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,20 @@ class TorchSession:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model on arrays by tensor name, with the dtypes and shapes of its signature."""
+        torch.get_num_threads()  # a new thread takes over the number that `one_thread` has set
         with torch.inference_mode():
             outputs = self._module(**{name: torch.from_numpy(np.array(array)) for name, array in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Let each caller's thread compute alone: an operator's threads wait for each other, long on a busy host."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def close(self) -> None:
         """Keep the module, which the converters still need."""

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from edgeml import targets, verify, workspace
-from edgeml.check import data, feasible, inputs
+from edgeml.check import data, expected_labels, feasible, inputs
 from edgeml.check.checks import Checks
 from edgeml.check.gate import Limits
 from edgeml.exporters.load import load, release_name
@@ -72,6 +72,8 @@ def _check_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None
     if request.calibrate is None:
         recipes.check_calibration(request.recipe or request.quantize)
     quantized = "none" not in (request.quantize, request.recipe)
+    if request.evaluate is not None and request.in_memory is None and request.task is None:
+        expected_labels.check_folder(Path(request.model), request.evaluate)
     for profile in profiles:
         feasible.check_feasible(request.model, profile, quantized=quantized, max_ram_bytes=request.max_ram_bytes)
 
@@ -84,6 +86,7 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
         source = load(request, folder)
     calibration = data.read(request.calibrate, source.signature)
     evaluation = data.read(request.evaluate, source.signature)
+    expected_labels.check((row.label for row in evaluation.rows), source.signature.postprocess)
     once = Memo()
     return Job(
         request=request,
@@ -98,6 +101,7 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
             calibration=calibration,
             max_drop=request.max_drop,
             once=once,
+            advance=progress.rows,
         ),
         limits=Limits(
             max_drop=request.max_drop,

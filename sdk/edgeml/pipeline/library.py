@@ -198,6 +198,9 @@ class _Callback:
         """Report that a step begins."""
         self._report(name)
 
+    def rows(self, done: int, total: int) -> None:
+        """Report nothing: the function receives steps only."""
+
     def done(self, exported: Exported) -> None:
         """Report that a bundle was written."""
         self._report(f"wrote {exported.path}")

@@ -142,6 +142,9 @@ class Progress(Protocol):
     def stage(self, name: str) -> None:
         """Receive the name of a step that begins, such as `quantize onnx dynamic-s8`; the previous step has ended."""
 
+    def rows(self, done: int, total: int) -> None:
+        """Receive how many rows of a data file a model has answered in this step, about twice a second."""
+
     def done(self, exported: Exported) -> None:
         """Receive a bundle that was written."""
 
@@ -151,6 +154,9 @@ class NullProgress:
 
     def stage(self, name: str) -> None:
         """Ignore the step."""
+
+    def rows(self, done: int, total: int) -> None:
+        """Ignore the rows."""
 
     def done(self, exported: Exported) -> None:
         """Ignore the bundle."""

@@ -165,3 +165,16 @@ def test_measure_perplexity_of_one_text_is_refused():
     with pytest.raises(UsageError) as caught:
         accuracy.measure(one, one, rows(None), LANGUAGE)
     assert caught.value.code == "data-invalid"
+
+
+def test_measure_embeddings_of_many_rows_equals_one_comparison_of_all():
+    """600 random vectors, compared in several parts; the expected share comes from one matrix of all."""
+    random = np.random.default_rng(5)
+    vectors, labels = random.normal(size=(600, 8)), random.integers(0, 3, 600)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    likeness = unit @ unit.T - 9 * np.eye(600)
+    expected = float((labels[likeness.argmax(axis=1)] == labels).mean())
+    answers = [{"embedding": it.tolist()} for it in vectors]
+    manifest = manifest_with(Embedding(output="y", pooling="mean", normalize=True))
+    found = accuracy.measure(answers, answers, rows(*map(int, labels)), manifest)
+    assert found.fp32 == pytest.approx(expected, abs=1e-6)

@@ -48,6 +48,6 @@ def judged(folder, task, item, evaluated, calibrated):
     checks = Checks(source=None, inputs=None, evaluation=evaluation, calibration=calibration, max_drop=0.0)
     with unpacked(folder / "a.edgeml") as bundle:
         model = Model.open(bundle.folder, bundle.manifest)
-        found = checks._answers(model)
+        found = checks._answers([model])
         model.close()
     return found

@@ -16,6 +16,7 @@ from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
     AudioInput,
     Boxes,
+    Classes,
     ImageInput,
     Preprocess,
     PromptInput,
@@ -110,7 +111,7 @@ def test_read_bad_lines_names_them(tmp_path: Path):
     """A missing text and a malformed line come out together."""
     path = file_of(tmp_path, {"label": 1}, {"text": "fine"})
     path.write_text(path.read_text() + "\n{")
-    with pytest.raises(UsageError, match=r"2 problem\(s\): line 1: .*; line 3: ") as caught:
+    with pytest.raises(UsageError, match=r"2 problem\(s\) in 3 row\(s\): line 1: .*; line 3: ") as caught:
         data.read(path, TEXT)
     assert caught.value.code == "data-invalid"
 
@@ -139,3 +140,34 @@ def test_read_digest_covers_the_pictures(tmp_path: Path):
         (tmp_path / "one.png").write_bytes(content)
         digests.add(data.read(path, signature(IMAGE)).sha256)
     assert len(digests) == 2
+
+
+def test_read_many_lines_with_one_problem_names_it_once(tmp_path: Path):
+    """Three places, and the number of the others."""
+    path = file_of(tmp_path, *({"label": "cow"} for _ in range(500)))
+    with pytest.raises(UsageError) as caught:
+        data.read(path, TEXT)
+    assert caught.value.message.endswith("500 problem(s) in 500 row(s): line 1, line 2, line 3 and 497 more: no text")
+
+
+def test_read_more_rows_than_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the number, the bound and the way."""
+    monkeypatch.setattr(data, "ROWS_MAX", 2)
+    with pytest.raises(UsageError, match="has 3 rows; 2 at most are read") as caught:
+        data.read(file_of(tmp_path, *({"text": "a"} for _ in range(3))), TEXT)
+    assert caught.value.hint.startswith("take a random sample")
+
+
+def test_read_csv_label_is_a_name_before_an_index(tmp_path: Path):
+    """Stars from 1 to 3: `1` is the label of that name, not the second one; `0` is no name, so it is an index."""
+    stars = replace(TEXT, postprocess=Classes(output="y", labels=("1", "2", "3"), activation="softmax"))
+    (tmp_path / "rows.csv").write_text("text,label\ngood,1\nfine,0\nbad,RED\n")
+    assert [row.label for row in data.read(tmp_path / "rows.csv", stars).rows] == ["1", 0, "RED"]
+
+
+def test_read_csv_of_numbers_fills_the_only_input(tmp_path: Path):
+    """All columns but `label`, in their order; the label is the index of the largest output."""
+    (tmp_path / "rows.csv").write_text("age;label;kg\n3;1;40.5\n5;0;61\n")
+    rows = data.read(tmp_path / "rows.csv", signature(TensorInput()))
+    assert [item.inputs["x"].tolist() for item in rows.items] == [[[3, 40.5]], [[5, 61]]]
+    assert [row.label for row in rows.rows] == [1, 0]

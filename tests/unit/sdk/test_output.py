@@ -1,0 +1,34 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from edgeml.cli.output import Fraction
+from edgeml_core.errors import UsageError
+
+MAX_DROP = click.Option(["--max-drop"])
+
+
+@pytest.mark.parametrize(("text", "fraction"), [("1%", 0.01), ("0.01", 0.01), ("100%", 1.0), ("0", 0.0), ("1", 1.0)])
+def test_fraction_is_a_number_or_a_percentage(text: str, fraction: float):
+    """Of 1 both."""
+    assert Fraction().convert(text, MAX_DROP, None) == pytest.approx(fraction)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("5", "--max-drop 5 is 500 %, not within 0 and 100 %", "write 0.05 for 5 %"),
+        ("2.5", "--max-drop 2.5 is 250 %, not within 0 and 100 %", "write 0.025 for 2.5 %"),
+        ("500%", "--max-drop 500% is 500 %, not within 0 and 100 %", "write it as 1% or 0.01"),
+        ("-1", "--max-drop -1 is -100 %, not within 0 and 100 %", "write it as 1% or 0.01"),
+        ("nan", "--max-drop nan is nan %, not within 0 and 100 %", "write it as 1% or 0.01"),
+    ],
+)
+def test_fraction_beyond_one_is_refused_with_the_way(text: str, message: str, hint: str):
+    """The commonest mistake is a percentage without its sign."""
+    with pytest.raises(UsageError) as caught:
+        Fraction().convert(text, MAX_DROP, None)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
