@@ -72,7 +72,16 @@ def unnamed() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("build", [deeper, unnamed])
+def reshaped() -> onnx.ModelProto:
+    """The same with a Reshape by constant sizes before the second product, which shape inference must read."""
+    model = deeper()
+    model.graph.node[-1].input[0] = "flat"
+    model.graph.node.insert(-1, helper.make_node("Reshape", ["hidden", "sizes"], ["flat"], "flatten"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, -1, OUT]), "sizes"))
+    return model
+
+
+@pytest.mark.parametrize("build", [deeper, unnamed, reshaped])
 @pytest.mark.parametrize("recipe", sorted(RECIPES["onnxruntime"]))
 def test_every_recipe_keeps_the_model_close_to_fp32(tmp_path: Path, recipe: str, build: Callable[[], onnx.ModelProto]):
     """Each through its own passes, run in onnxruntime; 4 bits can't be as close as 8."""
@@ -183,6 +192,35 @@ def test_a_reduced_range_stays_within_seven_bits():
     weights = next(numpy_helper.to_array(it) for it in model.graph.initializer if it.name.startswith("matrix_quant"))
     assert weights.dtype == np.int8
     assert 48 < np.abs(weights.astype(int)).max() <= 64
+
+
+def test_a_batch_norm_that_cannot_be_folded_stays_in_float(tmp_path: Path):
+    """Its scale is an input, no constant; the convolution before it is quantized all the same."""
+    values = np.random.default_rng(0)
+    weights = values.standard_normal((16, 16, 3, 3), dtype=np.float32)
+    constants = {"w": weights, "shift": np.zeros(16, np.float32), "var": np.ones(16, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "scale", "shift", "shift", "var"], ["y"], "norm"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "normed",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 4, 4]),
+            helper.make_tensor_value_info("scale", TensorProto.FLOAT, [16]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 4, 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = {"x": values.standard_normal((1, 16, 4, 4), dtype=np.float32), "scale": np.ones(16, np.float32)}
+    expected = answer(onnx.ModelProto.FromString(model.SerializeToString()), tmp_path / "fp32", x)
+    for recipe in ("static-s8", "weight-only"):
+        found = run(recipes.passes(recipe, [x]), onnx.ModelProto.FromString(model.SerializeToString()))
+        assert has(found, "BatchNormalization")
+        assert TensorProto.INT8 in {it.data_type for it in found.graph.initializer}
+        assert cosine(answer(found, tmp_path / recipe, x).ravel(), expected.ravel()) > 0.999
 
 
 def test_static_needs_real_data():

@@ -1,4 +1,4 @@
-"""The pass before all others: fold constants and batch norms, and infer shapes. It fuses nothing else."""
+"""The pass before all others: fold constants and batch norms where it can, and infer shapes. It fuses nothing else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edgeml.exporters.onnx_layout import EXTERNAL_MIN_BYTES
+
 
 @dataclass(frozen=True)
 class Prepare:
-    """Run onnxruntime's preparation with ONNX's shape inference; the symbolic one fails for models of any length."""
+    """Run onnxruntime's preparation with ONNX's shape inference; the symbolic one fails for models of any length.
+
+    The preparation is given a path. It would make every tensor of a model in memory external, and shape inference must
+    read the small ones: the sizes of a Reshape or Split. A batch norm that can't be folded stays in float.
+    """
 
     def requires(self, model: onnx.ModelProto) -> str | None:
         """Require an operator."""
@@ -21,15 +27,11 @@ class Prepare:
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Prepare the model."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "prepared.onnx"
-            quant_pre_process(model, path, skip_symbolic_shape=True)
-            return onnx.load(path)
+            given, prepared = Path(folder) / "given.onnx", Path(folder) / "prepared.onnx"
+            onnx.save_model(model, given, save_as_external_data=True, size_threshold=EXTERNAL_MIN_BYTES)
+            quant_pre_process(given, prepared, skip_symbolic_shape=True, save_as_external_data=True)
+            return onnx.load(prepared)
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """Ensure that no batch norm is left after a convolution; it has no int8 form."""
-        return "a BatchNormalization could not be folded" if _unfolded(model) else None
-
-
-def _unfolded(model: onnx.ModelProto) -> bool:
-    convolved = {output for node in model.graph.node if node.op_type == "Conv" for output in node.output}
-    return any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in model.graph.node)
+        """Ensure that an operator is left."""
+        return None if model.graph.node else "all its outputs are constant"
