@@ -81,7 +81,15 @@ def reshaped() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("build", [deeper, unnamed, reshaped])
+def listed() -> onnx.ModelProto:
+    """The same with its weights among the inputs, as old files have them."""
+    model = deeper()
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return model
+
+
+@pytest.mark.parametrize("build", [deeper, unnamed, reshaped, listed])
 @pytest.mark.parametrize("recipe", sorted(RECIPES["onnxruntime"]))
 def test_every_recipe_keeps_the_model_close_to_fp32(tmp_path: Path, recipe: str, build: Callable[[], onnx.ModelProto]):
     """Each through its own passes, run in onnxruntime; 4 bits can't be as close as 8."""

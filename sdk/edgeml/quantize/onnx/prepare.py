@@ -28,6 +28,7 @@ class Prepare:
         """Prepare the model."""
         with tempfile.TemporaryDirectory() as folder:
             given, prepared = Path(folder) / "given.onnx", Path(folder) / "prepared.onnx"
+            _fix_weights(model.graph)
             onnx.save_model(model, given, save_as_external_data=True, size_threshold=EXTERNAL_MIN_BYTES)
             quant_pre_process(given, prepared, skip_symbolic_shape=True, save_as_external_data=True)
             return onnx.load(prepared)
@@ -35,3 +36,11 @@ class Prepare:
     def ensures(self, model: onnx.ModelProto) -> str | None:
         """Ensure that an operator is left."""
         return None if model.graph.node else "all its outputs are constant"
+
+
+def _fix_weights(graph: onnx.GraphProto) -> None:
+    """Take weights off the inputs, where old files list them: a caller could replace a weight by an input."""
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.input if value.name not in weights]
+    del graph.input[:]
+    graph.input.extend(kept)
