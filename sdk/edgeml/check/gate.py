@@ -61,7 +61,7 @@ class Limits:
         Raises:
             GateFailed: `gate-failed`.
         """
-        parity.check_parity(findings.card.parity)
+        parity.check_parity(findings.card.parity, findings.by_output)
         if findings.card.accuracy:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
