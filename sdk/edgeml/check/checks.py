@@ -17,6 +17,7 @@ from edgeml.check.baseline import observe
 from edgeml.check.candidate import Candidate, open_candidate, open_original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
+from edgeml.check.parity import OutputParity
 from edgeml.check.predictions import Advance, ignore, models_for, predict, predict_together, scores
 from edgeml.exporters.source import Source
 from edgeml.memo import Memo
@@ -48,6 +49,7 @@ class Answered:
     """A candidate's answers compared with the original's; `answers` are those to the evaluation rows."""
 
     parity: Parity
+    by_output: tuple[OutputParity, ...]
     accuracy: Accuracy | None
     answers: tuple[Answer, ...]
     cases: tuple[GoldenCase, ...]
@@ -59,6 +61,7 @@ class Findings:
     """The results of the checks, for the manifest."""
 
     card: Card
+    by_output: tuple[OutputParity, ...]
     cases: tuple[GoldenCase, ...]
     ram_bytes: int
 
@@ -101,6 +104,7 @@ class Checks:
         found = self.once(("answered", candidate.key), lambda: self._answered(candidate))
         return Findings(
             card=self._card(candidate, found),
+            by_output=found.by_output,
             cases=found.cases,
             ram_bytes=memory.estimate_bytes(candidate.model, candidate.fp32),
         )
@@ -122,13 +126,10 @@ class Checks:
             models = [stack.enter_context(open_candidate(candidate)) for _ in range(count)]
             model = models[0]
             answers, baseline = self._answers(models)
+            pair = scores(model, self.inputs.items), self._original(candidate, cut=True)
             return Answered(
-                parity=parity.compare(
-                    scores(model, self.inputs.items),
-                    self._original(candidate, cut=True),
-                    candidate.manifest,
-                    against=self.source.original_name,
-                ),
+                parity=parity.compare(*pair, candidate.manifest, against=self.source.original_name),
+                by_output=parity.by_output(*pair, candidate.manifest),
                 accuracy=self._accuracy(candidate, answers) if answers else None,
                 answers=tuple(answers),
                 cases=golden.record(model.session, self._golden_inputs(candidate)),

@@ -13,6 +13,7 @@ from edgeml.check import accuracy, memory, parity
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
+from edgeml.exporters.source import FLOAT
 from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.profile import ModelKind, RecipeName
@@ -20,6 +21,11 @@ from edgeml_core.profile import ModelKind, RecipeName
 #: Ratio of times, int8 to fp32, that is accepted. A busy machine moves the ratio of two medians of one run by less, so
 #: a second export decides as the first did. Dynamic int8 of a convolutional network has no such allowance.
 SLOWER_MAX: Final = 1.25
+#: Ratio of file sizes, int8 to fp32, below which a candidate counts as smaller.
+SMALLER_MAX: Final = 0.95
+#: Ratio of times, fp32 to int8, above which a candidate that isn't smaller counts as faster. A recipe that changes next
+#: to nothing measures 1, give or take noise, so the bound lies apart from it.
+FASTER_MIN: Final = 1.1
 #: Milliseconds; where fp32 takes less, the times compare the runtime's own overhead.
 TRIVIAL_MS: Final = 0.2
 
@@ -55,7 +61,7 @@ class Limits:
         Raises:
             GateFailed: `gate-failed`.
         """
-        parity.check_parity(findings.card.parity)
+        parity.check_parity(findings.card.parity, findings.by_output)
         if findings.card.accuracy:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 
@@ -74,6 +80,26 @@ class Limits:
                 f"slower than --max-latency {self.max_latency_ms:g} on the machine that exported it",
                 "take a smaller model, or allow more with --max-latency",
             )
+
+    def check_gain(self, candidate: Candidate, times: Times) -> None:
+        """Check that a quantized candidate is smaller than fp32 or faster.
+
+        Raises:
+            GateFailed: `gate-failed`.
+        """
+        if not is_useless(candidate, times):
+            return
+        ratio = candidate.model.size_bytes / candidate.fp32.size_bytes
+        message = f"neither smaller ({ratio:.2f} x) nor faster than fp32 on the machine that exported it"
+        raise GateFailed("gate-failed", message, "ship fp32 with --quantize none")
+
+
+def is_useless(candidate: Candidate, times: Times) -> bool:
+    """Whether a quantized candidate is neither smaller than fp32 nor faster, by more than noise."""
+    fp32, int8 = times.fp32.p50_ms, times.int8.p50_ms
+    is_faster = fp32 >= TRIVIAL_MS and fp32 > int8 * FASTER_MIN
+    is_smaller = candidate.model.size_bytes < candidate.fp32.size_bytes * SMALLER_MAX
+    return candidate.model.recipe != FLOAT and not (is_faster or is_smaller)
 
 
 def is_slow(name: RecipeName, kind: ModelKind, times: Times) -> bool:

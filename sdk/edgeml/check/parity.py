@@ -3,23 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from edgeml.check.predictions import vector
+from edgeml.check.predictions import outputs, vector
 from edgeml_core.card import Parity
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import Embedding
+from edgeml_core.processing import Embedding, TensorOutput
 from edgeml_runtime.tasks import Answer
+from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify.golden import cosine
 
 #: Cosine; below it a model is another one, not a worse version of the original.
 COSINE_MIN: Final = 0.95
+#: Root mean square of an output's error, as a fraction of the output's spread. For values around zero it is the error
+#: that `COSINE_MIN` allows. Values far from zero have a high cosine at any error.
+ERROR_MAX: Final = 0.32
+#: Least spread of an output, as a fraction of its root mean square, since constant values have none. The least spread
+#: of probabilities is a half.
+SPREAD_MIN: Final = 0.05
+#: Fraction of the decisions that probabilities make which must stay: the likeliest class, or the side of one half.
+DECISIONS_MIN: Final = 0.95
+_HALF: Final = 0.5
+#: Distance from 1 of the sum of probabilities that exclude each other.
+_SUM_ERROR_MAX: Final = 1e-3
 #: Digits of figures on the card; more would differ between runs.
 _COSINE_DECIMALS: Final = 6
 _DIGITS: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputParity:
+    """The distance of one output from the original's, over all rows, at the output's own scale.
+
+    Attributes:
+        cosine: of all its values.
+        error: root mean square of the differences, as a fraction of the original's spread.
+        decisions: fraction of the decisions that stayed; None where the values are no probabilities.
+    """
+
+    name: str
+    cosine: float
+    error: float
+    decisions: float | None
+
+    @property
+    def fault(self) -> str:
+        """The bound that is missed; empty when all are kept. A figure that is not a number misses its bound."""
+        if not self.cosine >= COSINE_MIN:
+            return f"output {self.name!r} has cosine {self.cosine:.4f}, below {COSINE_MIN}"
+        if self.decisions is not None and not self.decisions >= DECISIONS_MIN:
+            return f"output {self.name!r} keeps {self.decisions:.1%} of its decisions, below {DECISIONS_MIN:.0%}"
+        if not self.error <= ERROR_MAX:
+            return f"output {self.name!r} is off by {self.error:.2f} of its spread, above {ERROR_MAX}"
+        return ""
+
+
+def by_output(found: Sequence[Answer], original: Sequence[Answer], manifest: Manifest) -> tuple[OutputParity, ...]:
+    """Compare each output of a model that answers with tensors; another task's answer is one whole.
+
+    Args:
+        found: the candidate's answers.
+        original: the original's answers to the same items.
+        manifest: the candidate's.
+    """
+    if not isinstance(manifest.postprocess, TensorOutput):
+        return ()
+    pairs = [(outputs(one), outputs(other)) for one, other in zip(found, original, strict=True)]
+    names = pairs[0][1] if pairs else ()
+    return tuple(_output(name, [(one[name], other[name]) for one, other in pairs]) for name in names)
+
+
+def _output(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputParity:
+    one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    decisions = _decisions(pairs, other)
+    least = SPREAD_MIN * _rms(other) if decisions is None else _HALF
+    spread = max(float(other.std()), least) if other.size else 0.0
+    off = _rms(one - other)
+    return OutputParity(
+        name=name,
+        cosine=cosine(one, other),
+        error=off / spread if spread else off,
+        decisions=decisions,
+    )
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.square(values).mean())) if values.size else 0.0
+
+
+def _decisions(pairs: Sequence[tuple[Array, Array]], original: Array) -> float | None:
+    if not (original.size and original.min() >= 0 and original.max() <= 1):
+        return None
+    if all(other.ndim and _is_distribution(other) for _, other in pairs):
+        same = [one.argmax(axis=-1) == other.argmax(axis=-1) for one, other in pairs]
+    else:
+        same = [(one > _HALF) == (other > _HALF) for one, other in pairs]
+    return float(np.concatenate([np.ravel(it) for it in same]).mean())
+
+
+def _is_distribution(values: Array) -> bool:
+    return values.shape[-1] > 1 and bool((np.abs(values.sum(axis=-1) - 1) <= _SUM_ERROR_MAX).all())
 
 
 def compare(found: Sequence[Answer], original: Sequence[Answer], manifest: Manifest, *, against: str) -> Parity:
@@ -33,29 +120,34 @@ def compare(found: Sequence[Answer], original: Sequence[Answer], manifest: Manif
 
     Returns:
         `cosine` is the lowest of any single embedding. The direction of scores and tensors means nothing for a single
-        item, so their `cosine` is that of all answers concatenated. `max_abs` is the largest distance of any number.
+        item, so their `cosine` is that of all answers concatenated: of tensors, that of the worst output. `max_abs` is
+        the largest distance of any number.
     """
     pairs = [(vector(one, manifest), vector(other, manifest)) for one, other in zip(found, original, strict=True)]
+    outputs_apart = [it.cosine for it in by_output(found, original, manifest)]
     if not isinstance(manifest.postprocess, Embedding):
         pairs = [(np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs]))]
     return Parity(
         against=against,
         rows=len(found),
         max_abs=float(f"{max(float(np.abs(one - other).max(initial=0)) for one, other in pairs):.{_DIGITS}g}"),
-        cosine=round(min(cosine(one, other) for one, other in pairs), _COSINE_DECIMALS),
+        cosine=round(min(outputs_apart or [cosine(one, other) for one, other in pairs]), _COSINE_DECIMALS),
     )
 
 
-def check_parity(parity: Parity) -> None:
-    """Check that the model answers like the original.
+def check_parity(parity: Parity, by_output: Sequence[OutputParity] = ()) -> None:
+    """Check that the model answers like the original, and each output on its own.
 
     Raises:
-        GateFailed: `gate-failed`.
+        GateFailed: `gate-failed`; it names the output.
     """
-    if not parity.cosine >= COSINE_MIN:
+    faults = [it.fault for it in by_output if it.fault]
+    if not by_output and not parity.cosine >= COSINE_MIN:
+        faults = [f"cosine {parity.cosine:.4f} to {parity.against} is below {COSINE_MIN}"]
+    if faults:
         raise GateFailed(
             "gate-failed",
-            f"cosine {parity.cosine:.4f} to {parity.against} is below {COSINE_MIN}",
+            "; ".join(faults),
             "calibrate on more rows, train adapters against the loss, take another target, or ship fp32 with "
             "--quantize none",
         )

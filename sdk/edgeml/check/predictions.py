@@ -192,6 +192,12 @@ def _outputs(model: Model, item: Item, names: Sequence[str]) -> Answer:
     return {"outputs": {name: outputs[name][0, taken].tolist() for name in names}}
 
 
+def outputs(answer: Answer) -> dict[str, Array]:
+    """Return the numbers of an answer in tensors: float64 by output name, in their own shapes."""
+    given: Mapping[str, Any] = answer
+    return {name: np.asarray(values, dtype=np.float64) for name, values in given["outputs"].items()}
+
+
 def vector(answer: Answer, manifest: Manifest) -> Array:
     """Flatten an answer to one float64 vector, comparable between two models of one signature."""
     given: Mapping[str, Any] = answer
@@ -202,8 +208,9 @@ def vector(answer: Answer, manifest: Manifest) -> Array:
         case TokenClasses(labels=labels):
             return np.array([_at(labels, entry) for entry in given["tokens"]]).ravel()
         case _:
-            nested = given["outputs"].values() if "outputs" in given else [given["embedding"]]
-            return np.concatenate([np.asarray(values, dtype=np.float64).ravel() for values in nested])
+            if "outputs" in given:
+                return np.concatenate([values.ravel() for values in outputs(answer).values()])
+            return np.asarray(given["embedding"], dtype=np.float64)
 
 
 def _at(labels: Sequence[str], entry: Mapping[str, Any]) -> list[float]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CLASSES_SHOWN_MAX: Final = 20
 _TRIED: Final = ("format", "recipe", "size", "RAM (estimated)", "cosine", "drop", "95 %", "speed here", "outcome")
 _VERIFICATIONS: Final = ("CPU", "how", "cosine", "accuracy there", "outcome")
-_CLASSES: Final = ("class", "rows", "fp32", "int8", "drop")
+_CLASSES: Final = ("class", "rows", "fp32", "shipped", "drop")
 
 
 def tables(found: Bundle) -> Iterator[str]:

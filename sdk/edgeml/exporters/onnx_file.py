@@ -1,11 +1,13 @@
 """A model from an `.onnx` file. The file is its own original, so parity measures the effect of quantization alone.
 
-With a task, the tokenizer, image processor or labels come from the JSON files beside it.
+With a task, the tokenizer, image processor or labels come from the JSON files beside it. A file of an older opset is
+converted first (`onnx_opset`); the given file stays the original.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -14,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from edgeml.exporters import onnx_opset
 from edgeml.exporters.huggingface import audio, image_processor
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source
@@ -24,8 +27,10 @@ from edgeml_core.profile import ModelKind
 from edgeml_runtime.engines.ort import OrtSession
 from edgeml_runtime.tensors import Array
 
-#: The first opset with per-channel QDQ (ONNX: DequantizeLinear's axis).
-OPSET_MIN: Final = 13
+#: Free lengths of made-up inputs, shortest first. A model of pictures may refuse those below its strides.
+LENGTHS: Final = (1, 8, 32, 64, 320)
+#: Bytes read at a time.
+_BLOCK_BYTES: Final = 1 << 20
 _QUANTIZED: Final = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
 
 
@@ -37,43 +42,64 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     """
     model = _read(path)
     task = task or "tensors"
-    inputs, outputs = _specs(model.graph.input), _specs(model.graph.output)
+    inputs, outputs = _inputs(model.graph), _specs(model.graph.output)
     preprocess, assets = _preprocess(path.parent, task, work)
     original = _session(path)
-    example = {spec.name: _example(spec) for spec in inputs}
+    answered = _answered(original, inputs)
+    first = next(answered, None)
+    notes: tuple[str, ...] = ()
+    shipped, opset = path, onnx_opset.version(model)
+    if opset < onnx_opset.OPSET_MIN:
+        shipped = work / "converted.onnx"
+        onnx_opset.upgrade(path, original, [first, *answered] if first else [], shipped)
+        notes = (f"converted from opset {opset} to {onnx_opset.OPSET_MIN}; it answers as the given file does",)
     return Source(
         name=path.stem,
         task=task,
         kind=_kind(model),
-        sha256=hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+        sha256=_sha256(model, path),
         signature=Signature(
             inputs=inputs,
             outputs=outputs,
             preprocess=preprocess,
             postprocess=_postprocess(path.parent, task, outputs),
         ),
-        example=example,
+        example=first or _example(inputs, LENGTHS[0]),
         original=original,
         original_name="ONNX fp32",
         assets=assets,
-        model=path,
+        model=shipped,
         tools={"onnx": metadata.version("onnx")},
+        notes=notes,
     )
 
 
 def _read(path: Path) -> onnx.ModelProto:
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(path)  # of a path, since a model of 2 GB can't be serialized
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf, onnx and the disk share no base
         raise UsageError("model-unreadable", f"{path} is not a valid ONNX model: {error}", "export it again") from error
-    opset = next((it.version for it in model.opset_import if it.domain in ("", "ai.onnx")), 0)
-    if opset < OPSET_MIN:
-        hint = "convert it with onnx.version_converter, or export it again"
-        raise UsageError("model-unsupported", f"the model has opset {opset}; {OPSET_MIN} is the oldest", hint)
+    opset = onnx_opset.version(model)
+    if opset < onnx_opset.CONVERTED_MIN:
+        message = f"the model has opset {opset}; {onnx_opset.CONVERTED_MIN} is the oldest"
+        raise UsageError("model-unsupported", message, "export it again with a later opset")
     if any(node.op_type in _QUANTIZED for node in model.graph.node):
         raise UsageError("model-unsupported", "the model is quantized already", "export it in fp32")
     return model
+
+
+def _sha256(model: onnx.ModelProto, path: Path) -> str:
+    """Hash the file, then the files of its external weights in the order of their names."""
+    beside = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    digest = hashlib.sha256()
+    for part in (path, *(path.parent / name for name in sorted(beside))):
+        with part.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _session(path: Path) -> OrtSession:
@@ -83,8 +109,14 @@ def _session(path: Path) -> OrtSession:
         raise UsageError("model-unsupported", f"onnxruntime can't run the model: {error}", "export it again") from error
 
 
-def _specs(values: object) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(value) for value in values)  # type: ignore[attr-defined] # protobuf's own containers
+def _inputs(graph: onnx.GraphProto) -> tuple[TensorSpec, ...]:
+    """Describe the inputs that a caller must send: old files list their weights among them."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return _specs([value for value in graph.input if value.name not in weights])
+
+
+def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(value) for value in values)
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
@@ -118,9 +150,25 @@ def _postprocess(folder: Path, task: Task, outputs: tuple[TensorSpec, ...]) -> P
     )
 
 
-def _example(spec: TensorSpec) -> Array:
+def _answered(original: OrtSession, inputs: Sequence[TensorSpec]) -> Iterator[dict[str, Array]]:
+    """Make up inputs of several lengths, and yield those that the model answers."""
+    is_free = any(-1 in spec.shape[1:] for spec in inputs)
+    for length in LENGTHS if is_free else LENGTHS[:1]:
+        example = _example(inputs, length)
+        try:
+            original.run(example)
+        except EdgemlError:
+            continue
+        yield example
+
+
+def _example(inputs: Sequence[TensorSpec], length: int) -> dict[str, Array]:
+    return {spec.name: _ramp(spec, length) for spec in inputs}
+
+
+def _ramp(spec: TensorSpec, length: int) -> Array:
     """Make a ramp: all values of a float input differ, and are the same on every machine."""
-    shape = tuple(1 if length == -1 else length for length in spec.shape)
+    shape = tuple((length if axis else 1) if size == -1 else size for axis, size in enumerate(spec.shape))
     if spec.dtype in ("float32", "float16"):
         return np.linspace(-1, 1, int(np.prod(shape)), dtype=spec.dtype).reshape(shape)
     return np.ones(shape, dtype=spec.dtype)

@@ -16,7 +16,7 @@ from edgeml import workspace
 from edgeml.check import against_oracle, latency, length_mix, turns
 from edgeml.check.candidate import Candidate, opened
 from edgeml.check.checks import Findings
-from edgeml.check.gate import is_slow
+from edgeml.check.gate import is_slow, is_useless
 from edgeml.exporters import fp32
 from edgeml.exporters.source import FLOAT, Built
 from edgeml.oracle import library
@@ -73,6 +73,7 @@ def _try(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Att
         job.limits.check_quality(findings)
         times = _time(job, candidate, recipe)
         job.limits.check_speed(recipe, job.source.kind, times)
+        job.limits.check_gain(candidate, times)
         verifications = target_cpu.verify(job, candidate, findings)
     except EdgemlError as error:
         if error.code not in _FAILURES or workspace.ran_full(error):
@@ -163,7 +164,7 @@ def _check(job: Job, candidate: Candidate) -> Findings:
 
 
 def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
-    """Time the candidate against fp32; a slow one is timed once more."""
+    """Time the candidate against fp32; one that would fail for its times is timed once more."""
     threads = _threads(candidate)
 
     def measure() -> latency.Times:
@@ -174,11 +175,12 @@ def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
         budget_s = job.request.budget.paired_s
         return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads, budget_s=budget_s))
 
-    def measure_twice_if_slow() -> latency.Times:
+    def measure_twice_if_it_fails() -> latency.Times:
         times = measure()
-        return measure() if is_slow(recipe, job.source.kind, times) else times
+        fails = is_slow(recipe, job.source.kind, times) or is_useless(candidate, times)
+        return measure() if fails else times
 
-    return job.once(("times", candidate.key, threads), measure_twice_if_slow)
+    return job.once(("times", candidate.key, threads), measure_twice_if_it_fails)
 
 
 def compare(job: Job, passed: Sequence[Passed]) -> Comparison:

@@ -60,7 +60,7 @@ def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Ma
         ranges = tool.calibrate(_by_signature(model.path, calibration)) if tool.need_calibration else None
         tool.quantize(ranges).export_model(str(result.path), overwrite=True)
     except Exception as error:  # the quantizer lets errors of its steps pass
-        hint = "use --quantize weight-only, or --quantize none to ship fp32"
+        hint = "ship fp32 with --quantize none"
         raise UsageError("model-unsupported", f"this recipe can't quantize the model: {error}", hint) from error
     return result
 

@@ -44,7 +44,7 @@ def render(found: Bundle) -> str:
         title=f"{manifest.name} {manifest.version}",
         manifest=manifest,
         tiles=sections.tiles(found),
-        latency=sections.latency(found.measurements),
+        latency=sections.latency(found.measurements, manifest.card.recipe),
         sizes=sections.sizes(manifest.card),
         classes=sections.classes(manifest.card.accuracy),
         candidates=sections.candidates(found),

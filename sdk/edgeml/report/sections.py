@@ -96,8 +96,8 @@ def candidates(found: Bundle) -> Section | None:
     return Section(title="Candidates", plot=plot, note=note + legend, pairs=choice, grid=Grid(head, rows))
 
 
-def latency(measured: Measurements | None) -> Section:
-    """Show the distribution of both models' times."""
+def latency(measured: Measurements | None, recipe: str) -> Section:
+    """Show the distribution of both models' times, under the name of the recipe that ships."""
     if measured is None:
         return Section(title="Latency", note=NOT_MEASURED)
     summary = f"p50, p90, p99 in ms; {measured.cpu}, {measured.threads} thread(s)"
@@ -110,7 +110,10 @@ def latency(measured: Measurements | None) -> Section:
         ("energy", measured.energy.summary),
         ("host", "; ".join(measured.doubts) or "quiet"),
     ]
-    plot = bars([_latency_bar("fp32", measured.fp32), _latency_bar("int8", measured.int8)], f"Latency: {summary}")
+    plot = bars(
+        [_latency_bar("fp32", measured.fp32, "fp32"), _latency_bar(recipe, measured.int8, "int8")],
+        f"Latency: {summary}",
+    )
     return Section(title="Latency", plot=plot, note=f"{summary}; {runs}", pairs=rows)
 
 
@@ -216,9 +219,9 @@ def _candidate_row(number: int, it: Tried, times: Times, shipped: tuple[str, str
     ]
 
 
-def _latency_bar(kind: Kind, of: Latency) -> Bar:
+def _latency_bar(label: str, of: Latency, kind: Kind) -> Bar:
     summary = f"{of.p50_ms:.2f} / {of.p90_ms:.2f} / {of.p99_ms:.2f}"
-    return Bar(label=kind, summary=summary, marks=(of.p50_ms, of.p90_ms, of.p99_ms), kind=kind)
+    return Bar(label=label, summary=summary, marks=(of.p50_ms, of.p90_ms, of.p99_ms), kind=kind)
 
 
 def _accuracy(accuracy: Accuracy) -> Tile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,13 +11,17 @@ import pytest
 
 from edgeml import targets
 from edgeml.check import feasible
+from edgeml.check.candidate import Candidate
 from edgeml.check.gate import Limits, is_slow
 from edgeml.check.latency import Times
+from edgeml.exporters.source import Built, Signature
 from edgeml.pipeline import target_cpu
 from edgeml.pipeline.attempt import Failed, NothingPassed
 from edgeml_core.card import PERPLEXITY, Accuracy, Latency
 from edgeml_core.errors import GateFailed
+from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import ModelKind, RecipeName
+from support.samples import a_manifest
 
 
 def times(int8_ms: float, fp32_ms: float = 10.0) -> Times:
@@ -50,6 +55,43 @@ def test_check_speed_failure_names_no_times():
     with pytest.raises(GateFailed) as caught:
         Limits(max_drop=0.01).check_speed("dynamic-s8", "encoder", times(123.4))
     assert "123" not in caught.value.message
+
+
+def sized(folder: Path, recipe: RecipeName, size_bytes: int) -> Built:
+    (folder / recipe).mkdir()
+    (folder / recipe / "model").write_bytes(bytes(size_bytes))
+    signature = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
+    return Built(file_format="onnx", recipe=recipe, folder=folder / recipe, model="model", signature=signature)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "int8_ms", "fp32_ms", "passes"),
+    [
+        (1040, 17.0, 10.0, False),
+        (1220, 10.0, 10.0, False),
+        (970, 9.9, 10.0, False),
+        (1220, 0.01, 0.1, False),
+        (1220, 8.0, 10.0, True),
+        (880, 10.0, 10.0, True),
+        (250, 12.0, 10.0, True),
+    ],
+)
+def test_check_gain_takes_what_is_smaller_or_faster(
+    tmp_path: Path, size_bytes: int, int8_ms: float, fp32_ms: float, *, passes: bool
+):
+    """The first rows shipped once: silero-vad at 1.04 and 1.22 x, resemblyzer at 0.97 x. Overhead is no speed."""
+    fp32 = sized(tmp_path, "none", 1000)
+    int8 = sized(tmp_path, "static-s8", size_bytes)
+    candidate = Candidate(model=int8, fp32=fp32, profile=targets.load("rpi4"), manifest=a_manifest())
+    gate = Limits(max_drop=0.01)
+    if passes:
+        gate.check_gain(candidate, times(int8_ms, fp32_ms))
+    else:
+        expected = rf"neither smaller \({size_bytes / 1000:.2f} x\) nor faster than fp32"
+        with pytest.raises(GateFailed, match=expected) as caught:
+            gate.check_gain(candidate, times(int8_ms, fp32_ms))
+        assert f"{int8_ms:g}" not in caught.value.message.split(")")[1]
+    gate.check_gain(replace(candidate, model=fp32), times(int8_ms, fp32_ms))
 
 
 def measured(drop: float, rows: int) -> Accuracy:

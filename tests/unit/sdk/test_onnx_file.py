@@ -1,13 +1,17 @@
 """Models from `.onnx` files: their signature, and the files that are refused."""
 
+import hashlib
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeml.exporters import load, onnx_file
+from edgeml.exporters import load, onnx_file, onnx_opset
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core.errors import UsageError
+from edgeml_runtime.engines.ort import OrtSession
 
 
 def linear(path, *, opset=17, quantized=False):
@@ -38,13 +42,85 @@ def test_load_reads_the_signature_and_runs_the_original(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"opset": 11}, "opset 11; 13 is the oldest"), ({"quantized": True}, "quantized already")],
+    [({"opset": 10}, "opset 10; 11 is the oldest"), ({"quantized": True}, "quantized already")],
 )
 def test_load_model_that_cannot_be_quantized_is_unsupported(tmp_path, options, message):
     """Too old an opset, or a model in int8."""
     with pytest.raises(UsageError, match=message) as caught:
         onnx_file.load(linear(tmp_path / "model.onnx", **options), None, tmp_path)
     assert caught.value.code == "model-unsupported"
+
+
+def axes_model(path, *, opset):
+    """Write y = ReduceSum(x + [[0, 1, 2]], axis 1) by the form of opset 11 and 12: the axis is an attribute."""
+    nodes = [
+        helper.make_node("Add", ["x", "w"], ["s"]),
+        helper.make_node("ReduceSum", ["s"], ["y"], axes=[1], keepdims=0),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])
+    weights = numpy_helper.from_array(np.arange(3, dtype=np.float32)[None], "w")
+    listed = helper.make_tensor_value_info("w", TensorProto.FLOAT, [1, 3])  # as files of IR 3 list their weights
+    graph = helper.make_graph(nodes, "axes", [x, listed], [y], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6), path)
+    return path
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_load_older_opset_ships_a_converted_file_and_keeps_the_given_one(tmp_path, opset):
+    """The converted file has the new form of the operator; the card has a note; weights are no inputs."""
+    path = axes_model(tmp_path / "model.onnx", opset=opset)
+    source = onnx_file.load(path, None, tmp_path)
+    source.original.close()
+    assert [(it.name, it.shape) for it in source.signature.inputs] == [("x", (-1, 3))]
+    assert source.notes == (f"converted from opset {opset} to 13; it answers as the given file does",)
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [it.version for it in onnx.load(source.model).opset_import] == [13]
+    x = np.array([[1, 2, 3], [-4, 5, 0.5]], np.float32)
+    expected = onnxruntime.InferenceSession(path).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(expected, [9, 4.5])
+    np.testing.assert_array_equal(onnxruntime.InferenceSession(source.model).run(None, {"x": x})[0], expected)
+
+
+def test_upgrade_that_changes_an_answer_is_unsupported(tmp_path):
+    """The converter isn't trusted: here the given answers are another model's."""
+    path, other = axes_model(tmp_path / "model.onnx", opset=11), tmp_path / "other.onnx"
+    model = onnx.load(path)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((1, 3), 1.01, np.float32), "w"))
+    onnx.save(model, other)
+    given = OrtSession(other, {}, threads=1)
+    with pytest.raises(UsageError, match="output 'y' is off by more than") as caught:
+        onnx_opset.upgrade(path, given, [{"x": np.ones((1, 3), np.float32)}], tmp_path / "converted.onnx")
+    assert caught.value.code == "model-unsupported"
+    with pytest.raises(UsageError, match="no made-up input"):
+        onnx_opset.upgrade(path, given, [], tmp_path / "converted.onnx")
+
+
+def test_load_makes_an_example_that_the_model_answers(tmp_path):
+    """A convolution of width 16 without padding refuses shorter inputs; 1 and 8 are tried before 32."""
+    weights = numpy_helper.from_array(np.ones((1, 1, 16), np.float32), "w")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, "length"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1, "left"])
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "wide", [x], [y], [weights])
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    assert onnx_file.load(path, None, tmp_path).example["x"].shape == (1, 1, 32)
+
+
+def test_load_file_with_external_weights_is_identified_by_them_too(tmp_path):
+    """Two trainings share the graph and differ in the file beside it."""
+    hashes = []
+    for value in (1.0, 2.0):
+        folder = tmp_path / f"{value}"
+        folder.mkdir()
+        model = onnx.load(linear(tmp_path / "model.onnx"))
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((4, 2), value, np.float32), "w"))
+        onnx.save_model(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+        source = onnx_file.load(folder / "m.onnx", None, tmp_path)
+        hashes.append(source.sha256)
+        np.testing.assert_allclose(source.original.run({"x": np.ones((1, 4), np.float32)})["y"], value * 4)
+    assert (tmp_path / "1.0/m.onnx").read_bytes() == (tmp_path / "2.0/m.onnx").read_bytes()
+    assert hashes[0] != hashes[1]
 
 
 def test_load_file_that_is_no_model_is_unreadable(tmp_path):

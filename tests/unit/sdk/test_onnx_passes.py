@@ -72,7 +72,24 @@ def unnamed() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("build", [deeper, unnamed])
+def reshaped() -> onnx.ModelProto:
+    """The same with a Reshape by constant sizes before the second product, which shape inference must read."""
+    model = deeper()
+    model.graph.node[-1].input[0] = "flat"
+    model.graph.node.insert(-1, helper.make_node("Reshape", ["hidden", "sizes"], ["flat"], "flatten"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, -1, OUT]), "sizes"))
+    return model
+
+
+def listed() -> onnx.ModelProto:
+    """The same with its weights among the inputs, as old files have them."""
+    model = deeper()
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return model
+
+
+@pytest.mark.parametrize("build", [deeper, unnamed, reshaped, listed])
 @pytest.mark.parametrize("recipe", sorted(RECIPES["onnxruntime"]))
 def test_every_recipe_keeps_the_model_close_to_fp32(tmp_path: Path, recipe: str, build: Callable[[], onnx.ModelProto]):
     """Each through its own passes, run in onnxruntime; 4 bits can't be as close as 8."""
@@ -183,6 +200,112 @@ def test_a_reduced_range_stays_within_seven_bits():
     weights = next(numpy_helper.to_array(it) for it in model.graph.initializer if it.name.startswith("matrix_quant"))
     assert weights.dtype == np.int8
     assert 48 < np.abs(weights.astype(int)).max() <= 64
+
+
+def test_a_batch_norm_that_cannot_be_folded_stays_in_float(tmp_path: Path):
+    """Its scale is an input, no constant; the convolution before it is quantized all the same."""
+    values = np.random.default_rng(0)
+    weights = values.standard_normal((16, 16, 3, 3), dtype=np.float32)
+    constants = {"w": weights, "shift": np.zeros(16, np.float32), "var": np.ones(16, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "scale", "shift", "shift", "var"], ["y"], "norm"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "normed",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 4, 4]),
+            helper.make_tensor_value_info("scale", TensorProto.FLOAT, [16]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16, 4, 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = {"x": values.standard_normal((1, 16, 4, 4), dtype=np.float32), "scale": np.ones(16, np.float32)}
+    expected = answer(onnx.ModelProto.FromString(model.SerializeToString()), tmp_path / "fp32", x)
+    for recipe in ("static-s8", "weight-only"):
+        found = run(recipes.passes(recipe, [x]), onnx.ModelProto.FromString(model.SerializeToString()))
+        assert has(found, "BatchNormalization")
+        assert TensorProto.INT8 in {it.data_type for it in found.graph.initializer}
+        assert cosine(answer(found, tmp_path / recipe, x).ravel(), expected.ravel()) > 0.999
+
+
+def value(name: str, *shape: int | str, of: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, of, shape)
+
+
+def branches() -> onnx.ModelProto:
+    """Multiply by a matrix in either branch of an If, each with a copy of its own; one adds a number."""
+    matrix = np.random.default_rng(5).standard_normal((COLUMNS, OUT), dtype=np.float32)
+
+    def branch(name: str, added: float) -> onnx.GraphProto:
+        constants = {"matrix": matrix, "added": np.float32([added])}
+        nodes = [
+            helper.make_node("Constant", [], [f"{name}_{it}"], value=numpy_helper.from_array(constant, it))
+            for it, constant in constants.items()
+        ]
+        nodes += [
+            helper.make_node("MatMul", ["x", f"{name}_matrix"], [f"{name}_product"]),
+            helper.make_node("Add", [f"{name}_product", f"{name}_added"], [f"{name}_y"]),
+        ]
+        return helper.make_graph(nodes, name, [], [value(f"{name}_y", 1, OUT)])
+
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch("yes", 1.0), else_branch=branch("no", 0.0))
+    inputs = [value("x", 1, COLUMNS), value("c", of=TensorProto.BOOL)]
+    graph = helper.make_graph([node], "branches", inputs, [value("y", 1, OUT)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("recipe", ["weight-only", "weight-only-fp16"])
+@pytest.mark.parametrize("taken", [True, False])
+def test_weights_inside_branches_are_quantized_and_stored_once(tmp_path: Path, recipe: str, *, taken: bool):
+    """silero-vad is one If over two networks; folding copies weights into every branch that uses them."""
+    x = {"x": np.linspace(-1, 1, COLUMNS, dtype=np.float32)[None], "c": np.array(taken)}
+    expected = answer(branches(), tmp_path / "fp32", x)
+    model = run(recipes.passes(recipe, []), branches())
+    stored = [it.data_type for it in model.graph.initializer if tuple(it.dims) == (COLUMNS, OUT)]
+    assert stored == [TensorProto.INT8 if recipe == "weight-only" else TensorProto.FLOAT16]
+    assert model.ByteSize() < 0.5 * branches().ByteSize()
+    found = answer(model, tmp_path / "small", x)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def recurrent(operator: str, gates: int) -> onnx.ModelProto:
+    """An LSTM or GRU in two directions over a sequence of 9."""
+    values = np.random.default_rng(6)
+    hidden = 32
+    weights = values.standard_normal((2, gates * hidden, COLUMNS), dtype=np.float32) / 8
+    again = values.standard_normal((2, gates * hidden, hidden), dtype=np.float32) / 6
+    node = helper.make_node(operator, ["x", "w", "r"], ["y"], direction="bidirectional", hidden_size=hidden)
+    tensors = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(again, "r")]
+    graph = helper.make_graph([node], operator, [value("x", 9, 1, COLUMNS)], [value("y", 9, 2, 1, hidden)], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("operator", "gates", "recipe"),
+    [("LSTM", 4, "weight-only"), ("GRU", 3, "weight-only"), ("LSTM", 4, "dynamic-s8"), ("LSTM", 4, "dynamic-u8")],
+)
+def test_recurrent_layers_are_quantized(tmp_path: Path, operator: str, gates: int, recipe: str):
+    """Both matrices, of the input and of the recurrence; no float weight of theirs is left."""
+    x = {"x": np.random.default_rng(7).standard_normal((9, 1, COLUMNS), dtype=np.float32)}
+    expected = answer(recurrent(operator, gates), tmp_path / "fp32", x)
+    model = run(recipes.passes(recipe, []), recurrent(operator, gates))
+    assert model.ByteSize() < 0.35 * recurrent(operator, gates).ByteSize()
+    found = answer(model, tmp_path / "int8", x)
+    assert cosine(found.ravel(), expected.ravel()) > 0.999
+
+
+@pytest.mark.parametrize("recipe", ["dynamic-s8", "dynamic-s8-mixed", "weight-only-8bit", "weight-only"])
+def test_weights_of_16_bits_are_named_as_the_reason(recipe: str):
+    """They were refused as "a node has no name"."""
+    model = deeper()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    with pytest.raises(UsageError, match="its weights have 16 bits; quantization starts from float32"):
+        run(recipes.passes(recipe, [IDS]), model)
 
 
 def test_static_needs_real_data():

@@ -41,3 +41,44 @@ def test_check_parity_of_another_model_fails():
         with pytest.raises(GateFailed, match=r"below 0\.95"):
             parity.check_parity(found)
     parity.check_parity(parity.compare(original, original, EMBEDDING, against="PyTorch"))
+
+
+TENSORS = samples.a_manifest()
+
+
+def judge(found: dict[str, object], original: dict[str, object]) -> str:
+    """The gate's message on one answer in tensors; empty when it passes."""
+    answers = [{"outputs": found}], [{"outputs": original}]
+    try:
+        parity.check_parity(parity.compare(*answers, TENSORS, against="ONNX fp32"), parity.by_output(*answers, TENSORS))
+    except GateFailed as error:
+        return error.message
+    return ""
+
+
+def test_check_parity_judges_a_small_output_beside_a_large_one():
+    """A recurrent state of hundreds of values passes, and drowns a probability that turned: the output is named."""
+    state = [float(value) for value in range(300)]
+    original = {"output": [[0.62]], "state": state}
+    assert judge({"output": [[0.61]], "state": state}, original) == ""
+    message = judge({"output": [[0.46]], "state": state}, original)
+    assert message == "output 'output' keeps 0.0% of its decisions, below 95%"
+    assert "output 'state'" in judge({"output": [[0.62]], "state": state[::-1]}, original)
+
+
+@pytest.mark.parametrize(
+    ("found", "original", "words"),
+    [
+        ([[0.1, 0.5, 0.4]], [[0.1, 0.4, 0.5]], "decisions"),
+        ([[0.1, 0.45, 0.45]], [[0.1, 0.5, 0.4]], ""),
+        ([20.9, 19.1, 20.9, 19.1], [19.1, 20.9, 19.1, 20.9], "is off by 1.80 of its spread"),
+        ([20.1, 19.9, 20.1, 19.9], [20.0, 20.0, 20.0, 20.0], ""),
+        ([float("nan")], [3.0], "has cosine nan"),
+        ([0.0, 0.0], [0.0, 0.0], ""),
+    ],
+)
+def test_check_parity_takes_each_output_at_its_own_scale(found: object, original: object, words: str):
+    """The likeliest class; temperatures around 20, whose cosine is always high; constants; not a number."""
+    message = judge({"y": found}, {"y": original})
+    assert words in message
+    assert bool(words) == bool(message)

@@ -182,6 +182,13 @@ def test_render_text_from_the_bundle_is_escaped():
     assert HOSTILE.replace("\u202e", "\\u202e") in "".join(Reader(text).texts)
 
 
+def test_render_names_the_recipe_that_ships():
+    """The latency bar of a model with 16-bit weights was called int8."""
+    text = page.render(found(a_card(recipe="weight-only-fp16"), measured()))
+    assert ">weight-only-fp16<" in text
+    assert ">int8<" not in text
+
+
 def test_render_has_a_plot_for_each_measurement():
     """Latency, size, classes, candidates; no plot without figures."""
     plots = {name: page.render(case).count("<svg") for name, case in CASES.items()}

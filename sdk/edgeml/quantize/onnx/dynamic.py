@@ -1,4 +1,7 @@
-"""The pass to dynamic int8: matrix products with constant weights, per channel, and activations scaled at run time."""
+"""The pass to dynamic int8, with activations scaled at run time: products and LSTMs with constant weights.
+
+Weights have a scale for each channel.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ class Dynamic:
     excluded: Sequence[str] = ()
 
     def requires(self, model: onnx.ModelProto) -> str | None:
-        """Require matrix products. Convolutions stay in float, since dynamic int8 makes them slower."""
-        return None if has(model, "MatMul", "Gemm") else "it has no matrix product"
+        """Require matrix products or LSTMs. Convolutions stay in float, since dynamic int8 makes them slower."""
+        return None if has(model, "MatMul", "Gemm", "LSTM") else "it has no matrix product"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Quantize the model."""
@@ -38,7 +41,7 @@ class Dynamic:
             quantize_dynamic(
                 model,
                 path,
-                op_types_to_quantize=["MatMul"],
+                op_types_to_quantize=["MatMul", "LSTM"],
                 nodes_to_exclude=list(self.excluded),
                 per_channel=True,
                 reduce_range=self.reduced,
@@ -48,5 +51,5 @@ class Dynamic:
             return onnx.load(path)
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
-        """Ensure integer matrix products."""
-        return None if has(model, "MatMulInteger") else "no matrix product has constant weights"
+        """Ensure integer matrix products or LSTMs."""
+        return None if has(model, "MatMulInteger", "DynamicQuantizeLSTM") else "no matrix product has constant weights"

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgeml.quantize.onnx.graph_pass import graphs
 from edgeml_runtime.tensors import Array
 
 #: Elements of a table; a smaller one isn't worth three more nodes.
@@ -61,7 +62,8 @@ def _tables(graph: onnx.GraphProto) -> set[str]:
         and int(np.prod(tensor.dims)) >= TABLE_MIN_ELEMENTS
     }
     used = {name for node in graph.node for name in node.input}
-    other_uses = {name for node in graph.node if not _is_lookup(node, large) for name in node.input}
+    inner = {name for part in list(graphs(graph))[1:] for node in part.node for name in node.input}
+    other_uses = {name for node in graph.node if not _is_lookup(node, large) for name in node.input} | inner
     return (large & used) - other_uses
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import onnx
@@ -27,14 +27,13 @@ class Pass(Protocol):
 
 
 def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
-    """Run all passes on a model. They find nodes by name, so nodes without a name get one first.
+    """Run all passes on a model. They find nodes by name, so nodes without a name get one before each.
 
     Raises:
         UsageError: `model-unsupported`, when a pass can't run, fails, or misses its purpose.
     """
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}:{index}"
     for step in passes:
+        _name_nodes(model.graph)
         if reason := step.requires(model):
             raise _unsupported(reason)
         try:
@@ -48,11 +47,30 @@ def run(passes: Sequence[Pass], model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    for index, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}:{index}"
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the graphs inside its nodes: the branches of an If, the body of a Loop."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                yield from graphs(inner)
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the graphs inside it."""
+    return (node for inner in graphs(graph) for node in inner.node)
+
+
 def has(model: onnx.ModelProto, *operators: str) -> bool:
     """Return whether any node is one of `operators`."""
     return any(node.op_type in operators for node in model.graph.node)
 
 
 def _unsupported(reason: str) -> UsageError:
-    hint = "use --quantize weight-only, or --quantize none to ship fp32"
-    return UsageError("model-unsupported", f"this recipe can't quantize the model: {reason}", hint)
+    message = f"this recipe can't quantize the model: {reason}"
+    return UsageError("model-unsupported", message, "ship fp32 with --quantize none")

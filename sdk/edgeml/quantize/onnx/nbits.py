@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgeml.quantize.onnx.graph_pass import all_nodes
 from edgeml_runtime.tensors import Array
 
 #: Weights along the product's inner axis that share a scale.
@@ -106,7 +107,7 @@ def _products(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {it.name for it in graph.output}
+    used = {name for node in all_nodes(graph) for name in node.input} | {it.name for it in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)

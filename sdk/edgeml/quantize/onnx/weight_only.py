@@ -13,16 +13,19 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgeml.quantize.onnx.embeddings import quantize
+from edgeml.quantize.onnx.graph_pass import all_nodes
 
 #: Elements of a weight; a smaller one isn't worth two more nodes.
 WEIGHT_MIN_ELEMENTS: Final = 1024
-#: The axis of the output channels in each operator's second input; a Gemm's weights may be transposed.
-_CHANNEL_AXES: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
+#: The axis of the output channels in each operator's weights; a Gemm's may be transposed.
+_CHANNEL_AXES: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1, "LSTM": 1, "GRU": 1, "RNN": 1}
+#: Operators with a second matrix of weights, of the recurrence, behind the first.
+_RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass(frozen=True)
 class WeightOnly:
-    """Quantize constant weights of convolutions and matrix products, per channel."""
+    """Quantize constant weights of convolutions, matrix products and recurrent layers, per channel."""
 
     def requires(self, model: onnx.ModelProto) -> str | None:
         """Require an operator with large weights."""
@@ -65,9 +68,11 @@ def _axes(graph: onnx.GraphProto) -> dict[str, int]:
         and int(np.prod(tensor.dims)) >= WEIGHT_MIN_ELEMENTS
     }
     return {
-        node.input[1]: _channel_axis(node) % large[node.input[1]]
-        for node in graph.node
-        if node.op_type in _CHANNEL_AXES and node.input[1] in large
+        name: _channel_axis(node) % large[name]
+        for node in all_nodes(graph)
+        if node.op_type in _CHANNEL_AXES
+        for name in node.input[1 : 3 if node.op_type in _RECURRENT else 2]
+        if name in large
     }
 
 
