@@ -6,6 +6,7 @@ A configuration gets the small sizes that its class knows, and those that it alo
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,6 +109,43 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
 }
 #: Sides of pictures in pixels, where the architecture halves them too often for the usual one.
 _SIDES: Final = dict.fromkeys(("efficientnet", "levit", "mobilevit", "mobilevitv2", "swiftformer"), 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One architecture with one task; `refused` is part of the message where it isn't exported."""
+
+    architecture: str
+    task: str
+    refused: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its name in the test's."""
+        return f"{self.architecture}-{self.task}"
+
+
+#: By task: the architectures that answer as transformers does, then those that are refused, with the reason.
+_EXPORTED: Final = {
+    "text-classification": "TEXTS",
+    "image-classification": (
+        "beit bit clip convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers efficientnet focalnet "
+        "hiera ijepa levit mobilenet_v1 mobilenet_v2 mobilevit poolformer pvt_v2 regnet resnet segformer siglip "
+        "swiftformer swin swinv2 van vit vit_msn"
+    ),
+    "audio-classification": (
+        "audio-spectrogram-transformer data2vec-audio hubert unispeech unispeech-sat wav2vec2 wav2vec2-conformer wavlm"
+    ),
+    "text-generation": "WRITERS",
+}
+_REFUSED: Final = {
+    ("imagegpt", "image-classification"): "the model gives no answer for image-classification to pixel_values",
+    ("whisper", "audio-classification"): "the model gives no answer for audio-classification to input_features",
+}
+ROWS: Final = (
+    *(Row(architecture=it, task=task) for task, named in _EXPORTED.items() for it in named.split()),
+    *(Row(architecture=it, task=task, refused=reason) for (it, task), reason in _REFUSED.items()),
+)
 
 
 def build(architecture: str, task: str, folder: Path) -> None:
