@@ -18,7 +18,7 @@ import msgspec
 from edgeml_core.errors import UsageError
 
 #: The fields of a record, one of which a CSV file's first line has to name.
-FIELDS: Final = ("text", "question", "context", "image", "audio", "inputs", "label", "boxes")
+FIELDS: Final = ("text", "text_pair", "question", "context", "image", "audio", "inputs", "label", "boxes")
 #: Fields of CSV that hold JSON: nested lists, or the labels of words.
 _NESTED: Final = ("inputs", "boxes")
 #: Characters between the cells of CSV; the first line has most of its own.

@@ -19,7 +19,7 @@ from edgeml_core.errors import UsageError
 _FIELD: Final = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
 
 #: Fields whose value is a text or a path.
-_TEXTS: Final = ("text", "question", "context", "prompt", "image", "audio")
+_TEXTS: Final = ("text", "text_pair", "question", "context", "prompt", "image", "audio")
 
 
 @click.command()
