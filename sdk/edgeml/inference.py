@@ -62,15 +62,15 @@ def run_with_files(bundle: Path, request: object, note: Callable[[str], object])
 
 
 def run_rows(
-    bundle: Path, path: Path, note: Callable[[str], object], *, folder: Path | None = None
+    bundle: Path, path: Path, note: Callable[[str], object], *, content: bytes | None = None
 ) -> Iterator[Answer]:
     """Answer the rows of a data file one by one, each in a run of its own.
 
     Args:
         bundle: a `.edgeml` file.
-        path: a file as `edgeml export --evaluate` takes it.
+        path: a file as `edgeml export --evaluate` takes it; paths in it are relative to its folder.
         note: receives a sentence on the fields that the model doesn't take, such as `label`.
-        folder: of the files that rows name; None takes that of `path`.
+        content: of the file, where it is read already; `path` names it then.
 
     Yields:
         One answer for each row, in order.
@@ -79,13 +79,14 @@ def run_rows(
         UsageError: `data-invalid`; `input-invalid`, naming the row; and as for `run`.
     """
     with _opened(bundle) as model:
-        found = records.read(path, data.table_of(model.manifest.preprocess, model.manifest.inputs))
+        table = data.table_of(model.manifest.preprocess, model.manifest.inputs)
+        found = records.read(path, table) if content is None else records.parse(path, content, table)
         if ignored := _ignored(found):
             note(_IGNORED.format(", ".join(ignored)))
         for record in found:
             try:
                 row = {name: value for name, value in _object(record.content).items() if name in _TAKEN}
-                answer = model.predict([_item(model, row, folder or path.parent)])[0]
+                answer = model.predict([_item(model, row, path.parent)])[0]
             except UsageError as error:
                 raise UsageError(error.code, f"{path.name}, {record.place}: {error.message}", error.hint) from error
             yield answer

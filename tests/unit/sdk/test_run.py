@@ -132,3 +132,11 @@ def test_field_of_another_kind_of_model_is_refused_in_rows(folder: Path):
     (folder / "rows.jsonl").write_text('{"text": "bad", "question": "why?"}\n')
     with pytest.raises(UsageError, match=r"line 1: .*question"):
         run("mood.edgeml", "--input", "@rows.jsonl")
+
+
+def test_rows_on_stdin_name_files_of_the_current_folder(folder: Path):
+    """CSV from a pipe; a wrong row is named with its line."""
+    found = run("colors.edgeml", "--input", "-", stdin="image\nred.png\nblue.jpg\n")
+    assert [best(line) for line in found.stdout.splitlines()] == ["red", "blue"]
+    with pytest.raises(UsageError, match=r"stdin, line 2: 'no.png' is neither a file"):
+        run("colors.edgeml", "--input", "-", stdin="image\nno.png\n")
