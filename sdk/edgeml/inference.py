@@ -13,8 +13,7 @@ import msgspec
 from edgeml import sounds
 from edgeml.check import data, records
 from edgeml_core.errors import UsageError
-from edgeml_core.manifest import Manifest
-from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import AudioInput, ImageInput
 from edgeml_runtime import requests
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
@@ -22,6 +21,8 @@ from edgeml_runtime.unpack import unpacked
 
 #: The fields of rows that say what the model should answer.
 EXPECTED: Final = ("label", "boxes")
+#: The fields of all kinds of requests. The model refuses those of another kind; other names say nothing to it.
+_TAKEN: Final = frozenset(field.name for kind in requests.KINDS for field in msgspec.structs.fields(kind))
 _IGNORED: Final = "ignored, since the model doesn't take it: {}"
 #: Characters of a path; longer text is a file's content in base64.
 _PATH_MAX_CHARS: Final = 1024
@@ -61,15 +62,15 @@ def run_with_files(bundle: Path, request: object, note: Callable[[str], object])
 
 
 def run_rows(
-    bundle: Path, path: Path, note: Callable[[str], object], *, folder: Path | None = None
+    bundle: Path, path: Path, note: Callable[[str], object], *, content: bytes | None = None
 ) -> Iterator[Answer]:
     """Answer the rows of a data file one by one, each in a run of its own.
 
     Args:
         bundle: a `.edgeml` file.
-        path: a file as `edgeml export --evaluate` takes it.
+        path: a file as `edgeml export --evaluate` takes it; paths in it are relative to its folder.
         note: receives a sentence on the fields that the model doesn't take, such as `label`.
-        folder: of the files that rows name; None takes that of `path`.
+        content: of the file, where it is read already; `path` names it then.
 
     Yields:
         One answer for each row, in order.
@@ -78,14 +79,14 @@ def run_rows(
         UsageError: `data-invalid`; `input-invalid`, naming the row; and as for `run`.
     """
     with _opened(bundle) as model:
-        found = records.read(path, data.table_of(model.manifest.preprocess, model.manifest.inputs))
-        if ignored := _ignored(found, model.manifest):
+        table = data.table_of(model.manifest.preprocess, model.manifest.inputs)
+        found = records.read(path, table) if content is None else records.parse(path, content, table)
+        if ignored := _ignored(found):
             note(_IGNORED.format(", ".join(ignored)))
-        taken = _fields(model.manifest)
         for record in found:
             try:
-                row = {name: value for name, value in _object(record.content).items() if name in taken}
-                answer = model.predict([_item(model, row, folder or path.parent)])[0]
+                row = {name: value for name, value in _object(record.content).items() if name in _TAKEN}
+                answer = model.predict([_item(model, row, path.parent)])[0]
             except UsageError as error:
                 raise UsageError(error.code, f"{path.name}, {record.place}: {error.message}", error.hint) from error
             yield answer
@@ -115,32 +116,13 @@ def _object(content: bytes) -> dict[str, Any]:
         raise UsageError("input-invalid", f"no JSON object: {error}", "write each row as an object") from error
 
 
-def _ignored(found: Sequence[records.Record], manifest: Manifest) -> list[str]:
-    """Name the fields of the first row that the model doesn't take."""
+def _ignored(found: Sequence[records.Record]) -> list[str]:
+    """Name the fields of the first row that no model takes."""
     try:
         fields = _object(found[0].content) if found else {}
     except UsageError:  # the row itself is refused later
         return []
-    return sorted(fields.keys() - _fields(manifest))
-
-
-def _fields(manifest: Manifest) -> set[str]:
-    kinds: tuple[type[msgspec.Struct], ...]
-    match manifest.preprocess:
-        case QuestionInput():
-            kinds = (requests.QuestionRequest,)
-        case TextInput():
-            kinds = (requests.TextRequest,)
-        case PromptInput():
-            kinds = (requests.PromptRequest, requests.ChatRequest)
-        case ImageInput():
-            is_detector = isinstance(manifest.postprocess, Boxes)
-            kinds = (requests.DetectionRequest if is_detector else requests.ImageRequest,)
-        case AudioInput():
-            kinds = (requests.AudioRequest,)
-        case _:
-            kinds = (requests.TensorsRequest,)
-    return {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
+    return sorted(fields.keys() - _TAKEN)
 
 
 def _item(model: Model, request: object, folder: Path) -> Item:

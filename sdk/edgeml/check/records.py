@@ -18,7 +18,7 @@ import msgspec
 from edgeml_core.errors import UsageError
 
 #: The fields of a record, one of which a CSV file's first line has to name.
-FIELDS: Final = ("text", "question", "context", "image", "audio", "inputs", "label", "boxes")
+FIELDS: Final = ("text", "text_pair", "question", "context", "image", "audio", "inputs", "label", "boxes")
 #: Fields of CSV that hold JSON: nested lists, or the labels of words.
 _NESTED: Final = ("inputs", "boxes")
 #: Characters between the cells of CSV; the first line has most of its own.
@@ -65,7 +65,12 @@ def read(path: Path, table: str | None = None) -> list[Record]:
     Raises:
         UsageError: `data-invalid`, when the file can't be read, isn't UTF-8, or is of another kind.
     """
-    text = _text(path)
+    return parse(path, _content(path), table)
+
+
+def parse(path: Path, data: bytes, table: str | None = None) -> list[Record]:
+    """Parse the records in a file's content, as `read` does; `path` only names it in messages."""
+    text = _text(path, data)
     begun = text.lstrip()[:1]
     if begun == "[":
         return _array(path, text)
@@ -75,18 +80,21 @@ def read(path: Path, table: str | None = None) -> list[Record]:
     return list(_csv(path, text, table))
 
 
-def _text(path: Path) -> str:
-    """Read the file's characters, without a byte order mark."""
+def _content(path: Path) -> bytes:
     if path.is_dir():
         is_saved = any((path / name).is_file() for name in _DATASETS)
         what = "a folder that `datasets` saved" if is_saved else "a folder"
         hint = "write it as JSON lines: datasets.load_from_disk(FOLDER).to_json(OUT), once for each split"
         raise UsageError("data-invalid", f"{path} is {what}, not a file", hint if is_saved else "name a file of rows")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         hint = "name a file of JSON lines or CSV"
         raise UsageError("data-invalid", f"{path} can't be read: {error.strerror}", hint) from error
+
+
+def _text(path: Path, data: bytes) -> str:
+    """Decode the file's characters, without a byte order mark."""
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             raise _not_utf8(path, encoding)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,7 @@ from edgeml_core.errors import UsageError
 _FIELD: Final = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
 
 #: Fields whose value is a text or a path.
-_TEXTS: Final = ("text", "question", "context", "prompt", "image", "audio")
+_TEXTS: Final = ("text", "text_pair", "question", "context", "prompt", "image", "audio")
 
 
 @click.command()
@@ -98,16 +97,13 @@ def _stdin(out: Output, bundle: Path, content: bytes) -> None:
     try:
         request = json.loads(content)
     except ValueError:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "stdin"
-            path.write_bytes(content)
-            _rows(out, bundle, path, Path())
+        _rows(out, bundle, Path("stdin"), content)
     else:
         _request(out, bundle, request)
 
 
-def _rows(out: Output, bundle: Path, path: Path, folder: Path | None = None) -> None:
+def _rows(out: Output, bundle: Path, path: Path, content: bytes | None = None) -> None:
     from edgeml.inference import run_rows  # noqa: PLC0415 - imports NumPy and the runtimes
 
-    for answer in run_rows(bundle, path, out.note, folder=folder):
+    for answer in run_rows(bundle, path, out.note, content=content):
         click.echo(json.dumps(answer))

@@ -112,3 +112,31 @@ def test_row_that_is_wrong_is_named(folder: Path):
     (folder / "rows.jsonl").write_text('{"text": "bad"}\n{"label": "bad"}\n')
     with pytest.raises(UsageError, match=r"rows.jsonl, line 2: .*text"):
         run("mood.edgeml", "--input", "@rows.jsonl")
+
+
+def test_second_texts_of_rows_reach_a_classifier(folder: Path):
+    """They are never left out with a note: an answer without them would be another one."""
+    texts = {"text": "it works well", "text_pair": "bad"}
+    expected = run("mood.edgeml", "--input", json.dumps(texts)).stdout
+    assert expected != run("mood.edgeml", "--input", "text=it works well").stdout
+    (folder / "pairs.jsonl").write_text(json.dumps({**texts, "label": 1, "id": 7}) + "\n")
+    found = run("mood.edgeml", "--input", "@pairs.jsonl")
+    assert found.stdout == expected
+    assert found.stderr == "ignored, since the model doesn't take it: id, label\n"
+    fields = ("--input", "text=it works well", "--input", "text_pair=bad")
+    assert run("mood.edgeml", *fields).stdout == expected
+
+
+def test_field_of_another_kind_of_model_is_refused_in_rows(folder: Path):
+    """A question for a model of texts isn't answered without it."""
+    (folder / "rows.jsonl").write_text('{"text": "bad", "question": "why?"}\n')
+    with pytest.raises(UsageError, match=r"line 1: .*question"):
+        run("mood.edgeml", "--input", "@rows.jsonl")
+
+
+def test_rows_on_stdin_name_files_of_the_current_folder(folder: Path):
+    """CSV from a pipe; a wrong row is named with its line."""
+    found = run("colors.edgeml", "--input", "-", stdin="image\nred.png\nblue.jpg\n")
+    assert [best(line) for line in found.stdout.splitlines()] == ["red", "blue"]
+    with pytest.raises(UsageError, match=r"stdin, line 2: 'no.png' is neither a file"):
+        run("colors.edgeml", "--input", "-", stdin="image\nno.png\n")
