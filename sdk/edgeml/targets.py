@@ -43,7 +43,7 @@ def load(name: str) -> Profile:
             reason = error.strerror if isinstance(error, OSError) else error
             hint = f"check the path, or name one of {', '.join(_names())}"
             raise UsageError("target-unknown", f"the target's file {name!r} can't be read: {reason}", hint) from error
-        raise _unknown(name) from error
+        raise _unknown(name) from None
     return profiles.parse(content)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import transformers
 
 from edgeml import inference
@@ -88,6 +90,17 @@ def mamba(folder: Path) -> Path:
 def vit(folder: Path) -> Path:
     """An encoder of pictures."""
     return Path(models.pretrained(folder, "vit", "image-classification"))
+
+
+def test_a_model_whose_training_diverged_is_refused(tmp_path: Path):
+    """Its answers are NaN for each input."""
+    folder = vit(tmp_path / "model")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["classifier.weight"][:] = np.nan
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"NaN or infinite: classifier\.weight") as caught:
+        exported(folder)
+    assert caught.value.code == "model-unreadable"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def load(request: ExportRequest, work: Path) -> Source:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        raise not_a_model.absent(request.model, error) from error
+        raise not_a_model.absent(request.model, error) from None
     if path.is_dir():
         not_a_model.check_folder(path)
         from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers

@@ -45,6 +45,7 @@ def test_load_model_that_can_not_be_opened_is_unreadable(tmp_path: Path, name: s
     assert error.code == "model-unreadable"
     assert reason in error.message
     assert len(error.message) < 400
+    assert error.__cause__ is None
 
 
 @pytest.mark.parametrize(

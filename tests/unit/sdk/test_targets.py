@@ -46,6 +46,7 @@ def test_load_unknown_board_lists_all_that_are_known(name: str):
         "take one of rpi-zero2w, rpi4, rpi5, x86-gateway, x86-vnni, or name a file.toml"
     )
     assert len(caught.value.message) < 120
+    assert caught.value.__cause__ is None
 
 
 def test_load_two_targets_in_one_option_gives_the_two_options():

@@ -74,11 +74,12 @@ def _check_size(config: Any) -> None:  # noqa: ANN401 -- transformers has no typ
 
 
 def check_loaded(source: Source, model: Any, missing: Collection[str], path: Path, task: Task) -> None:  # noqa: ANN401
-    """Check that no answer depends on weights that the files don't have; they become 0.
+    """Check that no answer depends on weights that aren't finite, or that the files don't have; those become 0.
 
     Raises:
         UsageError: `model-unreadable`.
     """
+    _check_finite(source, model, missing, path)
     if not missing:
         return
     if _has_nan(source.original.run(source.example)):
@@ -88,6 +89,16 @@ def check_loaded(source: Source, model: Any, missing: Collection[str], path: Pat
         hint = "name the task that the model was trained for with --task, or fine-tune it for this one"
         raise UsageError("model-unreadable", message, hint)
     _fill(model, missing, 0.0)
+
+
+def _check_finite(source: Source, model: Any, missing: Collection[str], path: Path) -> None:  # noqa: ANN401 -- as above
+    """Refuse weights in the files that are no numbers, where an answer depends on them."""
+    parameters = (it for it in model.named_parameters() if it[0] not in missing)
+    broken = [name for name, tensor in parameters if not torch.isfinite(tensor).all()]
+    if broken and _has_nan(source.original.run(source.example)):
+        more = f" and {len(broken) - SHOWN_MAX} more" if len(broken) > SHOWN_MAX else ""
+        message = f"{path} has weights that are NaN or infinite: {', '.join(broken[:SHOWN_MAX])}{more}"
+        raise UsageError("model-unreadable", message, "take a checkpoint from before the training diverged")
 
 
 def _fill(model: Any, names: Collection[str], value: float) -> None:  # noqa: ANN401 -- transformers has no types here
