@@ -35,6 +35,8 @@ from edgeml_runtime.tensors import Array
 ROWS_MAX: Final = 64
 #: The distance of an output's numbers beyond which float64 is tried: a tenth of the oracle's bound.
 NEAR: Final = 1e-4
+#: The fraction of rows whose answers may change when the rows are rounded to float32.
+BORDERS_MAX: Final = 0.1
 _PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "float64")
 
 
@@ -79,7 +81,7 @@ class EstimatorJudge:
             message = f"the estimator can't predict its example: {answers[0].error}"
             raise UsageError("model-unreadable", message, "return (fitted estimator, rows) that it takes")
         #: Each row as the bundle takes it, and the answer to it.
-        self.pairs = list(self._pairs(given, answers))
+        self.pairs, self.rounded = self._on_borders(list(self._pairs(given, answers)))
         self.takes_missing = any(_has_missing(item) for item, _ in self.pairs)
         hard = estimators.hard_rows(given)
         self.pairs += self._pairs(hard, estimators.answers(estimator, hard) if len(hard) else [])
@@ -88,6 +90,14 @@ class EstimatorJudge:
         for at, answer in enumerate(answers):
             with contextlib.suppress(TypeError, ValueError):  # no request can bring such a row
                 yield Tensors(self._table.tensors(estimators.part(rows, [at]))), answer
+
+    def _on_borders(
+        self, pairs: list[tuple[Tensors, LibraryAnswer]]
+    ) -> tuple[list[tuple[Tensors, LibraryAnswer]], int]:
+        """Take the answers to rounded rows where few rows lie on a tree's border; else float32 is too coarse."""
+        found = [(item, self._converted(item)) for item, _ in pairs]
+        far = [not _is_near(one, other) for (_, one), (_, other) in zip(pairs, found, strict=True)]
+        return (found, sum(far)) if 0 < sum(far) <= BORDERS_MAX * len(pairs) else (pairs, 0)
 
     @property
     def items(self) -> list[Item]:
@@ -208,6 +218,11 @@ def _worst(session: OrtSession, pairs: Sequence[tuple[Tensors, LibraryAnswer]]) 
     return worst
 
 
+def _is_near(one: LibraryAnswer, other: LibraryAnswer) -> bool:
+    ours, theirs = (np.array(list(_numbers(it))) for it in (one, other))
+    return ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=NEAR, atol=NEAR)
+
+
 def _numbers(answer: LibraryAnswer) -> Iterator[float]:
     given = answer.answer or {}
     if "labels" in given:
@@ -230,6 +245,8 @@ def _notes(estimator: Any, session: OrtSession, judge: EstimatorJudge) -> Iterat
             continue
         yield f"the original refuses rows that the bundle answers: {' '.join(error.split())[:ERROR_CHARS]}"
         break
+    if judge.rounded:
+        yield f"the original answers {judge.rounded} of {len(judge.given)} rows otherwise when float32 rounds them"
     if is_classifier(estimator) and (count := estimators.unlike_best(estimator, judge.given)):
         yield f"the original's predict gives another label than its best score for {count} of {len(judge.given)} rows"
 
