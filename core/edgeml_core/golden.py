@@ -6,6 +6,8 @@ This module has bytes and shapes only; `edgeml_runtime.verify.golden` runs and c
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -18,7 +20,7 @@ GOLDEN_NAME: Final = "golden.msgpack"
 GOLDEN_MAX_BYTES: Final = 64 * 1024 * 1024
 CASES_MAX: Final = 64
 
-#: Bytes of one element of each data type.
+#: Bytes of one element of each data type; of a string, its length precedes its UTF-8.
 ITEM_BYTES: Final[dict[DType, int]] = {
     "float32": 4,
     "float16": 2,
@@ -28,10 +30,11 @@ ITEM_BYTES: Final[dict[DType, int]] = {
     "uint8": 1,
     "bool": 1,
 }
+_LENGTH: Final = struct.Struct("<I")
 
 
 class TensorData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tensor: row-major little-endian `data` of `shape`."""
+    """One tensor: row-major little-endian `data` of `shape`; a string is its length in 4 bytes, then its UTF-8."""
 
     dtype: DType
     shape: tuple[int, ...]
@@ -66,7 +69,41 @@ def decode(data: bytes) -> tuple[GoldenCase, ...]:
         raise RejectedError("bundle-format", f"the golden file has {len(cases)} cases; 1 to {CASES_MAX} are allowed")
     for case in cases:
         for name, tensor in (case.inputs | case.outputs).items():
-            size_bytes = math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
-            if min(tensor.shape, default=0) < 0 or len(tensor.data) != size_bytes:
+            if min(tensor.shape, default=0) < 0 or not _fits(tensor):
                 raise RejectedError("bundle-format", f"golden tensor {name!r} doesn't have the bytes of its shape")
     return cases
+
+
+def _fits(tensor: TensorData) -> bool:
+    """Return whether a tensor's bytes are those of its shape."""
+    count = math.prod(tensor.shape)
+    if tensor.dtype != "string":
+        return len(tensor.data) == count * ITEM_BYTES[tensor.dtype]
+    try:
+        return len(list(strings(tensor.data))) == count
+    except (ValueError, struct.error):
+        return False
+
+
+def join_strings(texts: list[str]) -> bytes:
+    """Encode strings as the data of a tensor."""
+    return b"".join(_LENGTH.pack(len(data)) + data for data in (text.encode() for text in texts))
+
+
+def strings(data: bytes) -> Iterator[str]:
+    """Decode the strings of a tensor's data.
+
+    Raises:
+        ValueError: a string ends beyond the data, or is not UTF-8.
+        struct.error: the data ends within a length.
+
+    >>> list(strings(join_strings(["Köln", ""])))
+    ['Köln', '']
+    """
+    at = 0
+    while at < len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size + length
+        if at > len(data):
+            raise ValueError(f"a string of {length} bytes ends beyond its data")
+        yield data[at - length : at].decode()

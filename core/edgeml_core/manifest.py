@@ -25,6 +25,7 @@ from edgeml_core.processing import (
     PromptInput,
     QuestionInput,
     Span,
+    TensorInput,
     TextInput,
     outputs_named,
 )
@@ -52,7 +53,7 @@ Task = Literal[
     "audio-classification",
     "tensors",
 ]
-DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
+DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool", "string"]
 
 #: The data types by name; numpy has the same names.
 DTYPES: Final[dict[str, DType]] = {name: name for name in get_args(DType)}
@@ -215,6 +216,8 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
     for before, after in pairs:
         if isinstance(manifest.preprocess, before) != isinstance(manifest.postprocess, after):
             yield f"only one of {before.__name__} and {after.__name__} is present"
+    if not isinstance(manifest.preprocess, TensorInput) and any(spec.dtype == "string" for spec in manifest.inputs):
+        yield "an input has strings, but the preprocessing makes none"
     if isinstance(manifest.postprocess, Boxes):
         yield from _box_problems(manifest, manifest.postprocess)
 

@@ -92,7 +92,13 @@ class AudioInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class TensorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
-    """Tensors by name, as they are."""
+    """Tensors by name, as they are.
+
+    `missing` is set for a table's rows: whether the model takes missing numbers, NaN or null. It is left out for other
+    models, so that agents which don't know it take such a bundle.
+    """
+
+    missing: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 #: The function that turns logits into scores.

@@ -140,7 +140,9 @@ def _tensors(row: _InputRow, _: object) -> Observation:
 
 
 def _features(name: str, array: Array) -> Iterator[tuple[str, float]]:
-    """Name the features of one row of an input: its columns; of more axes, mean and spread."""
+    """Name the features of one row of an input: its columns; of more axes, mean and spread. Texts have none."""
+    if array.dtype == object:
+        return
     if array.ndim == 0:
         yield name, float(array)
     elif array.ndim == 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TextInput
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TensorInput, TextInput
 from edgeml_runtime import tasks
 from edgeml_runtime.postprocess import question_answering
 from edgeml_runtime.requests import check_bounds
@@ -83,8 +83,8 @@ def preparer(folder: Path, manifest: Manifest) -> Preparer:
             return _sounds(audio, manifest)
         case PromptInput() as prompt:
             return _prompts(folder, prompt, manifest)
-        case _:
-            return _tensors
+        case TensorInput(missing=missing):
+            return _whole_rows if missing is False else _tensors
 
 
 def _texts(folder: Path, text: TextInput, manifest: Manifest) -> Preparer:
@@ -183,6 +183,15 @@ def _images(image: ImageInput, manifest: Manifest) -> Preparer:
 def _tensors(items: Sequence[Item]) -> Prepared:
     (item,) = items
     return Prepared(_expect(item, Tensors).inputs, [None])
+
+
+def _whole_rows(items: Sequence[Item]) -> Prepared:
+    """Refuse missing numbers, on which the model doesn't answer as its original."""
+    prepared = _tensors(items)
+    for name, array in prepared.tensors.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise UsageError("input-invalid", f"input {name!r} has a missing number", "send a number")
+    return prepared
 
 
 def _expect(item: Item, kind: type[_Kind]) -> _Kind:

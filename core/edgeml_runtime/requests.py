@@ -7,7 +7,7 @@ A request is one object or a list of them. The manifest's preprocessing decides 
 - `{"prompt": "..."}` or `{"messages": [{"role": "user", "content": "..."}]}`
 - `{"image": "<base64 of the file>"}`, for a detector optionally with a `"threshold"`
 - `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`
-- `{"inputs": {"name": [[...]]}}`
+- `{"inputs": {"name": [[...]]}}`; a table's row may be `{"inputs": {"age": 41, "city": "Oslo"}}`
 """
 
 from __future__ import annotations
@@ -186,8 +186,9 @@ def check_bounds(item: Item) -> None:
             the second text of a pair empty.
     """
     match item:
-        case Tensors():  # `from_nested` has checked them
-            return
+        case Tensors(inputs=arrays):  # `from_nested` has checked the numbers
+            texts = (text for array in arrays.values() if array.dtype == object for text in array.flat)
+            _check_at_most(TEXT_MAX_CHARS, sum(map(len, texts)), "the row", "characters")
         case Text(text=text, text_pair=str(pair)):
             _check_at_most(TEXT_MAX_CHARS, len(text) + len(pair), "the pair of texts", "characters")
             if not pair:  # transformers takes the first text alone then, sentence-transformers both
@@ -228,10 +229,11 @@ def _item(value: object, manifest: Manifest) -> Item:
         case _:
             inputs = _read(value, TensorsRequest, '{"inputs": {"name": nested list}}').inputs
             specs = {spec.name: spec for spec in manifest.inputs}
+            null = getattr(manifest.preprocess, "missing", False) is True
             if unknown := sorted(inputs.keys() - specs.keys()):
                 names = ", ".join(specs)
                 raise UsageError("input-invalid", f"there is no input {unknown[0]!r}", f"the model takes {names}")
-            return Tensors({name: tensors.from_nested(specs[name], nested) for name, nested in inputs.items()})
+            return Tensors({name: tensors.from_nested(specs[name], it, missing=null) for name, it in inputs.items()})
 
 
 def _text(value: object, *, is_pair: bool) -> Text:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeml_core.errors import UsageError
-from edgeml_core.golden import ITEM_BYTES, TensorData
+from edgeml_core.golden import ITEM_BYTES, TensorData, join_strings, strings
 from edgeml_core.manifest import DType, TensorSpec
 
 Array: TypeAlias = NDArray[Any]
@@ -24,19 +24,26 @@ _NO_WARNINGS.run(np.seterr, invalid="ignore", over="ignore")
 
 #: Elements of one tensor in a JSON request: 64 MiB as float32.
 NESTED_MAX_ELEMENTS: Final = 16 * 1024 * 1024
-#: numpy's dtype for each data type of a model; made once, since making one takes longer than comparing two.
-NUMPY_TYPES: Final[dict[DType, np.dtype[Any]]] = {name: np.dtype(name) for name in get_args(DType)}
+#: The shape of a table's column.
+ONE_COLUMN: Final = (-1, 1)
+#: numpy's dtype for each data type of a model; made once, since making one takes longer than comparing two. onnxruntime
+#: takes strings as Python's, in an array of objects.
+NUMPY_TYPES: Final[dict[DType, np.dtype[Any]]] = {
+    name: np.dtype(object if name == "string" else name) for name in get_args(DType)
+}
 
 
 def to_data(array: Array) -> TensorData:
     """Encode an array as golden bytes: row-major, little-endian.
 
     Args:
-        array: any shape, of a dtype that golden files know.
+        array: any shape, of a dtype that golden files know; of objects, Python's strings.
 
     Raises:
         UsageError: `model-unsupported`, when a bundle can't hold its data type.
     """
+    if array.dtype == object and all(isinstance(it, str) for it in array.flat):
+        return TensorData(dtype="string", shape=array.shape, data=join_strings(array.ravel().tolist()))
     if array.dtype.name not in ITEM_BYTES:
         known = ", ".join(ITEM_BYTES)
         raise UsageError("model-unsupported", f"tensors of {array.dtype.name} can't go into a bundle", f"use {known}")
@@ -50,22 +57,31 @@ def to_data(array: Array) -> TensorData:
 
 def from_data(tensor: TensorData) -> Array:
     """Decode golden bytes to an array of their dtype and shape; `edgeml_core.golden.decode` has checked the length."""
+    if tensor.dtype == "string":
+        return np.array(list(strings(tensor.data)), dtype=object).reshape(tensor.shape)
     dtype = np.dtype(tensor.dtype)
     return np.frombuffer(tensor.data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.shape)
 
 
-def from_nested(spec: TensorSpec, value: object) -> Array:
+def from_nested(spec: TensorSpec, value: object, *, missing: bool = False) -> Array:
     """Convert a nested JSON list to an array of the spec's dtype and any shape.
 
     Args:
         spec: gives the data type; the shape is checked by `check_inputs`.
-        value: numbers or booleans, nested evenly.
+        value: numbers, booleans or texts, nested evenly. One alone stands for one row of one column.
+        missing: whether null stands for NaN, in a tensor of floats.
 
     Raises:
         UsageError: `input-invalid`, when it is ragged, has other values, or a number doesn't fit the data type.
     """
+    if not isinstance(value, list) and spec.shape == ONE_COLUMN:
+        value = [[value]]
+    if spec.dtype == "string":
+        return _texts(spec, value)
     try:
         found = np.asarray(value)
+        if missing and found.dtype == object and spec.dtype in ("float32", "float16"):
+            found = np.asarray(value, dtype=np.float64)  # None becomes NaN
         array = _NO_WARNINGS.copy().run(found.astype, NUMPY_TYPES[spec.dtype], casting="unsafe")
     except (ValueError, TypeError, OverflowError) as error:
         raise _unreadable(spec, str(error)) from error
@@ -74,6 +90,16 @@ def from_nested(spec: TensorSpec, value: object) -> Array:
     if spec.dtype not in ("float32", "float16") and not np.array_equal(array, found):
         raise _unreadable(spec, f"a number in it is not a {spec.dtype}")
     return array
+
+
+def _texts(spec: TensorSpec, value: object) -> Array:
+    try:
+        found = np.array(value, dtype=object)
+    except ValueError as error:
+        raise _unreadable(spec, str(error)) from error
+    if found.size > NESTED_MAX_ELEMENTS or not all(isinstance(it, str) for it in found.flat):
+        raise _unreadable(spec, f"it is not an even nesting of at most {NESTED_MAX_ELEMENTS} texts")
+    return found
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
@@ -99,7 +125,8 @@ def _problems(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> Itera
         if array is None:
             yield f"input {spec.name!r} is missing"
         elif array.dtype != NUMPY_TYPES[spec.dtype]:
-            yield f"input {spec.name!r} is {array.dtype.name}, not {spec.dtype}"
+            kind = "string" if array.dtype == object else array.dtype.name
+            yield f"input {spec.name!r} is {kind}, not {spec.dtype}"
         elif not fits(array.shape, spec.shape):
             yield f"input {spec.name!r} has shape {list(array.shape)}, not {list(spec.shape)}"
 

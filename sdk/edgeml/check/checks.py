@@ -93,7 +93,10 @@ class Checks:
         """The items that the original's own library answers, too: hard ones, then the first rows and inputs."""
         rows = [it for it in (*self.evaluation.items, *self.calibration.items) if not isinstance(it, ScoredText)]
         usual = [*rows[:RAW_INPUTS_MAX], *self.inputs.items][:RAW_INPUTS_MAX]
-        return [*hard_items.hard(self.source.signature.preprocess, self.source.signature.postprocess), *usual]
+        signature = self.source.signature
+        judge = self.source.judge
+        own = judge.items if judge else hard_items.hard(signature.preprocess, signature.postprocess)
+        return [*own, *usual]
 
     def run(self, candidate: Candidate) -> Findings:
         """Run all checks of a candidate.

@@ -200,8 +200,9 @@ def _tensors(inputs: dict[str, Any], signature: Signature) -> Iterator[tuple[str
     specs = {spec.name: spec for spec in signature.inputs}
     if inputs.keys() != specs.keys():
         raise UsageError("data-invalid", f"the row has the inputs {sorted(inputs)}, the model takes {sorted(specs)}")
+    null = getattr(signature.preprocess, "missing", False) is True
     for name, nested in inputs.items():
-        yield name, tensors.from_nested(specs[name], nested)
+        yield name, tensors.from_nested(specs[name], nested, missing=null)
 
 
 def _invalid(path: Path, problems: Mapping[str, Sequence[str]], rows: int) -> UsageError:

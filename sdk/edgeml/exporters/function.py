@@ -122,7 +122,7 @@ def _call(path: Path, function: str) -> tuple[Any, Any]:
 
 
 def _estimator(name: str, model: Any, rows: Any, work: Path, *, task: Task | None) -> Source:  # noqa: ANN401 -- the operator's
-    if not hasattr(model, "predict"):
+    if not hasattr(model, "predict") and not hasattr(model, "transform"):
         raise UsageError("model-unreadable", f"{name} returned a {type(model).__name__}", _HINT)
     try:
         from edgeml.exporters import sklearn_pipeline  # noqa: PLC0415 -- imports scikit-learn and skl2onnx

@@ -35,6 +35,8 @@ def write(model: onnx.ModelProto, folder: Path, *, recipe: RecipeName, signature
 
 
 def _store(tensor: TensorProto, weights: BinaryIO) -> None:
+    if tensor.data_type == TensorProto.STRING:  # it has no raw data
+        return
     data = numpy_helper.to_array(tensor).tobytes()
     name, dims, data_type = tensor.name, tuple(tensor.dims), tensor.data_type
     tensor.Clear()

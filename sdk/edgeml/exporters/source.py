@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from edgeml.oracle.protocol import Reply
 from edgeml_core.manifest import Format, Task, TensorSpec
 from edgeml_core.processing import Postprocess, Preprocess
 from edgeml_core.profile import ModelKind, RecipeName
 from edgeml_runtime.engines import Session
+from edgeml_runtime.tasks import Item
 from edgeml_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -43,6 +45,19 @@ class TorchModel:
     pretrained: Any = None
 
 
+class Judge(Protocol):
+    """The oracle of a model in this process, with hard items of its own."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """Its own items, as the bundle takes them."""
+        ...
+
+    def reply(self, items: Sequence[Item]) -> Reply:
+        """Answer items by the original's own library, each alone."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A loaded model.
@@ -61,6 +76,7 @@ class Source:
         notes: for the card, on features of the original that the bundle lacks.
         folder: of a model whose own library prepares its inputs, too, and so is asked (`edgeml.oracle`). None where
             the inputs are tensors, which `original` takes as they are.
+        judge: the oracle of a model that no other process can load.
     """
 
     name: str
@@ -76,6 +92,7 @@ class Source:
     tools: Mapping[str, str]
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,13 +112,15 @@ def agree(job: Job, original: Built, profile: Profile) -> Oracle | None:
         UsageError: `model-unreadable` or `extra-missing`, when the library can't load the model.
     """
     source = job.source
-    if source.folder is None:
+    if source.folder is None and source.judge is None:
         return None
-    folder, items = source.folder, job.checks.raw_items
+    items = job.checks.raw_items
 
     def ask() -> Reply:
         job.progress.stage("ask the original's library")
-        return library.of_environment().ask(folder, source.task, items)
+        if source.folder is None:
+            return source.judge.reply(items) if source.judge else Reply()
+        return library.of_environment().ask(source.folder, source.task, items)
 
     def compare_all() -> Oracle:
         reply = job.once("library answers", ask)

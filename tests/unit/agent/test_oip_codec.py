@@ -7,6 +7,7 @@ import pytest
 
 from edgeml_agent.http_api.oip import codec, tensors
 from edgeml_core.errors import UsageError
+from edgeml_runtime.tensors import NUMPY_TYPES
 
 
 def a_request(**tensor):
@@ -53,9 +54,9 @@ def test_nested_and_flat_data_are_the_same_tensor(data):
 @pytest.mark.parametrize("dtype", tensors.DATATYPES)
 def test_each_datatype_survives_the_way_there_and_back(dtype):
     """What is decoded and encoded again is what was sent."""
-    values = [True, False, True, True] if dtype == "bool" else [0, 1, 2, 127]
+    values = {"bool": [True, False, True, True], "string": ["", "Köln", "a\nb", "水"]}.get(dtype, [0, 1, 2, 127])
     request = codec.decode(a_request(datatype=tensors.DATATYPES[dtype], data=values), None)
-    assert request.arrays()["x"].dtype == dtype
+    assert request.arrays()["x"].dtype == NUMPY_TYPES[dtype]
     answer = json.loads(encoded(request, request.arrays(), version="2"))
     assert answer == {
         "model_name": "m",
@@ -79,7 +80,7 @@ def test_an_empty_tensor_is_a_tensor():
     "tensor",
     [
         {"datatype": "FP31"},
-        {"datatype": "BYTES", "data": ["a", "b", "c", "d"]},
+        {"datatype": "BYTES", "data": ["a", "b", 3, "d"]},
         {"shape": [2, 3]},
         {"shape": [-2, -2]},
         {"shape": [1] * 40, "data": [1]},
@@ -127,7 +128,7 @@ def test_an_input_given_twice_is_refused():
         arrays(json.dumps({"inputs": twice}).encode())
 
 
-@pytest.mark.parametrize("dtype", tensors.DATATYPES)
+@pytest.mark.parametrize("dtype", tensors.DATATYPES.keys() - {"string"})
 def test_each_datatype_survives_in_binary(dtype):
     """Little-endian, row by row, there and back."""
     sent = np.array([[1, 0], [1, 1]], dtype)
@@ -141,6 +142,22 @@ def test_each_datatype_survives_in_binary(dtype):
     described = json.loads(answer.body[: answer.json_length])["outputs"][0]
     assert described["parameters"] == {"binary_data_size": sent.nbytes}
     assert answer.body[answer.json_length :] == sent.tobytes()
+
+
+def test_strings_survive_in_binary():
+    """Each is its length in bytes, and its UTF-8."""
+    sent = b"\x05\0\0\0K\xc3\xb6ln\0\0\0\0"
+    body, length = in_binary(("x", "BYTES", [2, 1], sent))
+    received = codec.decode(body, length).arrays()["x"]
+    assert received.tolist() == [["Köln"], [""]]
+    assert tensors.to_binary(received) == sent
+
+
+def test_strings_that_are_not_utf8_are_refused():
+    """A model's categories are texts."""
+    body, length = in_binary(("x", "BYTES", [1, 1], b"\x01\0\0\0\xff"))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        codec.decode(body, length).arrays()
 
 
 def test_bfloat16_is_widened():

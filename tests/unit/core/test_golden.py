@@ -13,6 +13,21 @@ def test_cases_survive_their_encoding():
     assert golden.encode(golden.decode(GOLDEN)) == GOLDEN
 
 
+def test_strings_survive_their_encoding():
+    """Texts of any script and length, and none."""
+    tensor = golden.TensorData(dtype="string", shape=(3, 1), data=golden.join_strings(["Köln", "", "水"]))
+    (case,) = golden.decode(golden.encode((golden.GoldenCase(inputs={"x": tensor}, outputs={}),)))
+    assert list(golden.strings(case.inputs["x"].data)) == ["Köln", "", "水"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\1", b"\2\0\0\0a", b"\1\0\0\0\xff", b"\1\0\0\0a\0\0\0\0"])
+def test_strings_that_do_not_fit_their_shape_are_refused(data):
+    """Too few, cut in a length or in a text, not UTF-8, too many."""
+    tensor = golden.TensorData(dtype="string", shape=(1,), data=data)
+    with pytest.raises(RejectedError):
+        golden.decode(golden.encode((golden.GoldenCase(inputs={"x": tensor}, outputs={}),)))
+
+
 WRONG = golden.TensorData(dtype="float32", shape=(2, 2), data=b"\0" * 12)
 
 

@@ -10,6 +10,7 @@ from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TensorInput, TextInput
 from edgeml_runtime import requests, tensors
+from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
 from support.samples import a_manifest
 from support.sounds import wav
@@ -33,6 +34,55 @@ TENSORS = a_manifest(
         TensorSpec(name="b", dtype="uint8", shape=(1,)),
     ),
 )
+
+
+ROWS = a_manifest(
+    preprocess=TensorInput(missing=True),
+    inputs=(
+        TensorSpec(name="age", dtype="float32", shape=(-1, 1)),
+        TensorSpec(name="city", dtype="string", shape=(-1, 1)),
+    ),
+)
+
+
+def test_parse_row_has_a_value_for_each_column():
+    """A value alone is the one row of its column, as nested lists have it."""
+    alone, nested = requests.parse(
+        [{"inputs": {"age": 41, "city": "Köln"}}, {"inputs": {"age": [[41]], "city": [["Köln"]]}}], ROWS
+    )
+    assert alone.inputs["age"].tolist() == nested.inputs["age"].tolist() == [[41.0]]
+    assert alone.inputs["city"].tolist() == nested.inputs["city"].tolist() == [["Köln"]]
+
+
+def test_parse_null_is_a_missing_number_where_the_model_takes_it():
+    """Elsewhere it is no number."""
+    (row,) = requests.parse({"inputs": {"age": None, "city": ""}}, ROWS)
+    assert np.isnan(row.inputs["age"]).all()
+    with pytest.raises(UsageError):
+        requests.parse({"inputs": {"x": [[None, 1]]}}, TENSORS)
+
+
+@pytest.mark.parametrize("city", [None, 3, True, [["a"], ["b", "c"]], [[None]], {"a": "b"}])
+def test_parse_row_with_another_value_for_a_text_is_refused(city):
+    """A category is a text, and nothing becomes one silently."""
+    with pytest.raises(UsageError) as caught:
+        requests.parse({"inputs": {"age": 1, "city": city}}, ROWS)
+    assert caught.value.code == "input-invalid"
+
+
+def test_texts_of_a_row_are_bounded():
+    """All of one row together."""
+    (row,) = requests.parse({"inputs": {"age": 1, "city": "a" * (requests.TEXT_MAX_CHARS + 1)}}, ROWS)
+    with pytest.raises(UsageError, match="100001 characters"):
+        requests.check_bounds(row)
+
+
+def test_missing_number_is_refused_where_the_original_differs(tmp_path):
+    """A model that takes none doesn't answer with something else."""
+    manifest = msgspec.structs.replace(ROWS, preprocess=TensorInput(missing=False))
+    prepare = preparer(tmp_path, manifest)
+    with pytest.raises(UsageError, match="'age' has a missing number"):
+        prepare([Tensors({"age": np.float32([[np.nan]]), "city": np.array([["a"]], dtype=object)})])
 
 
 def test_parse_one_object_is_a_list_of_one():

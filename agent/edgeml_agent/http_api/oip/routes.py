@@ -119,8 +119,9 @@ class _Inference:
 
     def prepare(self, model: Model) -> tuple[Sequence[Item], Prepared]:
         """Return the tensors as they came, or texts and files with the tensors made of them."""
-        elements = self._asked.elements()
-        if elements is None and not isinstance(model.manifest.preprocess, TensorInput):
+        takes_tensors = isinstance(model.manifest.preprocess, TensorInput)
+        elements = None if takes_tensors else self._asked.elements()
+        if elements is None and not takes_tensors:
             return (), Prepared(self._asked.arrays(), ())
         items = [Tensors(self._asked.arrays())] if elements is None else _items(model, elements)
         prepared = model.prepare(items)

@@ -19,7 +19,7 @@ import orjson
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import DType, TensorSpec
-from edgeml_runtime.tensors import Array, from_nested
+from edgeml_runtime.tensors import NUMPY_TYPES, Array, from_nested
 
 #: The protocol's name of each type that a model can have.
 DATATYPES: Final[dict[DType, str]] = {
@@ -30,11 +30,12 @@ DATATYPES: Final[dict[DType, str]] = {
     "int8": "INT8",
     "uint8": "UINT8",
     "bool": "BOOL",
+    "string": "BYTES",
 }
 _DTYPES: Final[dict[str, DType]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
-_NAMES: Final = {np.dtype(dtype): datatype for dtype, datatype in DATATYPES.items()}
-#: Texts or files, which the server itself turns into tensors.
-BYTES: Final = "BYTES"
+#: Texts or files, which the server itself turns into tensors; or the texts of a tensor of strings.
+BYTES: Final = DATATYPES["string"]
+_NAMES: Final = {NUMPY_TYPES[dtype]: datatype for dtype, datatype in DATATYPES.items()}
 #: The upper half of a float32's bits; it comes in binary only and is widened to float32.
 BF16: Final = "BF16"
 #: Dimensions of a tensor; runtimes take no more.
@@ -68,7 +69,7 @@ def array(tensor: Tensor, binary: memoryview | None) -> Array:
         raise _misfit(tensor, f"has datatype {tensor.datatype!r}; known are {', '.join((*_DTYPES, BF16))}")
     _check_shape(tensor)
     if binary is not None:
-        return _from_binary(tensor, binary)
+        return _texts(tensor, binary) if tensor.datatype == BYTES else _from_binary(tensor, binary)
     if tensor.data is None or tensor.datatype == BF16:
         raise _misfit(tensor, "has no data")
     spec = TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=tuple(tensor.shape))
@@ -111,7 +112,7 @@ def to_binary(values: Array) -> bytes:
 
 def datatype(values: Array) -> str:
     """Return the protocol's name of an output's type."""
-    return BYTES if values.dtype.kind == "O" else _NAMES[values.dtype]
+    return _NAMES[values.dtype]
 
 
 def top_classes(values: Array, count: int, labels: Sequence[str]) -> Array:
@@ -151,6 +152,14 @@ def _from_binary(tensor: Tensor, binary: memoryview) -> Array:
     if tensor.datatype == DATATYPES["bool"] and found.view(np.uint8).max(initial=0) > 1:
         raise _misfit(tensor, "has a byte that is neither 0 nor 1")
     return found.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _texts(tensor: Tensor, binary: memoryview) -> Array:
+    try:
+        texts = [element.decode() for element in elements(tensor, binary)]
+    except UnicodeDecodeError as error:
+        raise _misfit(tensor, f"is not UTF-8: {error}") from error
+    return np.array(texts, dtype=object).reshape(tensor.shape)
 
 
 def _split(tensor: Tensor, binary: memoryview) -> Iterator[bytes]:
