@@ -42,7 +42,7 @@ def passed(file_format: Format, recipe: RecipeName = "weight-only", cosine: floa
         file_format=file_format,
         recipe=recipe,
         candidate=Candidate(model=built, fp32=built, profile=HERE, manifest=a_manifest()),
-        findings=Findings(card=card, cases=(), ram_bytes=0),
+        findings=Findings(by_output=(), card=card, cases=(), ram_bytes=0),
         times=Times(int8=latency, fp32=latency, load_ms=1.0, first_inference_ms=1.0, peak_rss_bytes=1),
     )
 
