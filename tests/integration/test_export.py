@@ -272,10 +272,10 @@ def test_a_vision_transformer_is_an_encoder(tmp_path: Path):
     """A small ViT takes the dynamic recipes: it is made of matrix products, but for one convolution."""
     folder = tmp_path / "vit"
     config = transformers.ViTConfig(
-        hidden_size=32,
+        hidden_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=64,
+        intermediate_size=512,
         image_size=32,
         patch_size=8,
         id2label={0: "cat", 1: "dog"},
