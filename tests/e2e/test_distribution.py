@@ -23,7 +23,7 @@ PROGRAMS = {
     "dev": "import build, hypothesis, mypy, pytest, ruff, twine",
     "export": "import edgeml.pipeline.export, optimum.onnxruntime",
     "export-sklearn": "import skl2onnx, edgeml.exporters.sklearn_pipeline",
-    "export-boosting": "import catboost, lightgbm, onnxmltools, xgboost, edgeml.exporters.sklearn_pipeline",
+    "export-boosting": "import onnxmltools, edgeml.exporters.sklearn_pipeline",
     "export-tflite": "import ai_edge_quantizer, litert_torch",
     "fleet": "import edgeml, edgeml.fleet.serve; edgeml.Repository.init('repo', passphrase='')",
     "tflite": "import ai_edge_litert.interpreter",
