@@ -51,8 +51,8 @@ def check(model: Model, items: Sequence[Item], answers: Sequence[LibraryAnswer],
         library: its name and version.
 
     Raises:
-        GateFailed: `gate-failed`, naming the first item with another answer, and both answers; or no item was compared.
-        DeviceError: `runtime-failed`.
+        GateFailed: `gate-failed`, naming the first item with another answer, and both answers; or the model can't run
+            it; or no item was compared.
     """
     difference = (
         _tensors(answers)
@@ -85,9 +85,13 @@ def _ask(model: Model, items: Sequence[Item]) -> list[Answer] | None:
     try:
         return model.predict(items)
     except EdgemlError as error:
-        if error.code != "input-invalid":
-            raise
-        return None
+        if error.code == "input-invalid":
+            return None
+        if error.code == "runtime-failed":
+            why = " ".join(error.message.split())
+            message = f"the converted model can't answer what the original answers: {_shown(items[0])}: {why}"
+            raise GateFailed("gate-failed", message, _HINT) from None
+        raise
 
 
 def _inputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:

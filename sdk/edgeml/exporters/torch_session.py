@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
+from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_core.manifest import DTYPES, DType, TensorSpec
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
+
+#: Characters of an architecture's own error in a message.
+ERROR_CHARS: Final = 300
 
 
 class Named(torch.nn.Module):  # type: ignore[misc] # torch is not followed
@@ -74,6 +78,23 @@ class TorchSession:
 
     def close(self) -> None:
         """Keep the module, which the converters still need."""
+
+
+@contextmanager
+def first_answer(task: str, inputs: Iterable[str]) -> Iterator[None]:
+    """Refuse a model that answers nothing: each architecture has errors of its own.
+
+    Raises:
+        UsageError: `model-unsupported`.
+    """
+    try:
+        yield
+    except EdgemlError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- each architecture has its own
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARS]
+        message = f"the model gives no answer for {task} to {', '.join(inputs)}: {why}"
+        raise UsageError("model-unsupported", message, "export the part that answers as file.py:function") from None
 
 
 def specs(tensors: Mapping[str, Array], *, lengths: bool = False) -> tuple[TensorSpec, ...]:

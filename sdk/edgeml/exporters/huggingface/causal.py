@@ -13,7 +13,7 @@ import transformers
 from edgeml.exporters.huggingface import chat_template
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
-from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import ChatTemplate, Generation, PromptInput
@@ -37,6 +37,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     present = tuple(name.replace("past_key_values", "present") for name in past)
     module = Named(WithPast(pretrained, past), tuple(example), outputs=("logits", *present), by_keyword=True)
     original = TorchSession(module)
+    with first_answer("text-generation", example):
+        answered = original.run(example)
     chat, notes = _chat(path, tokenizer)
     return Source(
         name=path.resolve().name,
@@ -45,7 +47,7 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
         sha256=digest(pretrained, path / "config.json", tokenizer),
         signature=Signature(
             inputs=_with_any_length(specs(example)),
-            outputs=_with_any_length(specs(original.run(example))),
+            outputs=_with_any_length(specs(answered)),
             preprocess=PromptInput(tokenizer=text.tokenizer, max_length=text.max_length, chat=chat),
             postprocess=Generation(output="logits", stop_ids=_stops(pretrained), past=past, present=present),
         ),
@@ -102,7 +104,7 @@ def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN4
     from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
 
     tokens = torch.tensor([ids])
-    with torch.inference_mode():
+    with torch.inference_mode(), first_answer("text-generation", ["input_ids"]):
         cache = getattr(pretrained(input_ids=tokens, use_cache=True), "past_key_values", None)
     if not isinstance(cache, transformers.Cache) or not hasattr(cache, "to_legacy_cache"):
         message = (

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from edgeml.exporters.huggingface import audio, causal, detection, image_processor, sentence_modules, weights
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
-from edgeml.exporters.torch_session import Named, TorchSession, digest, kind, specs
+from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
 from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, TextInput
@@ -92,7 +92,8 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         outputs = (_POOLED,)
     module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
-    answered = _answer(original, example, task)
+    with first_answer(task, example):
+        answered = original.run(example)
     by_length = isinstance(preprocess, TextInput) or (isinstance(preprocess, AudioInput) and preprocess.mel is None)
     return Source(
         name=path.resolve().name,
@@ -114,15 +115,6 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         notes=notes,
         folder=path,
     )
-
-
-def _answer(original: TorchSession, example: dict[str, Array], task: Task) -> dict[str, Array]:
-    try:
-        return original.run(example)
-    except Exception as error:  # each architecture has its own
-        message = f"the model gives no answer for {task} to {', '.join(example)}: {type(error).__name__}: {error}"
-        hint = "export the part that answers as file.py:function"
-        raise UsageError("model-unsupported", message, hint) from error
 
 
 def _check_safe(path: Path, config: folders.Config) -> None:
