@@ -324,8 +324,8 @@ def test_what_is_no_model_is_said_so(model: str, tmp_path: Path):
 
 def test_an_unknown_architecture_asks_for_the_task(tmp_path: Path):
     """The task can't be told from it; the hint says how to."""
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForPreTraining"]}))
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForDreaming"]}))
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # without any tensor
     found = refusal(tmp_path, tmp_path / "out")
     assert found.code == "model-unsupported"
     assert "--task" in found.hint

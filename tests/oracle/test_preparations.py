@@ -280,6 +280,18 @@ def test_task_of_another_head_is_refused(tmp_path: Path):
         huggingface.load(tmp_path / "model", "text-classification", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "task"), [("BertForMaskedLM", "filling masks"), ("Wav2Vec2ForCTC", "speech recognition")]
+)
+def test_head_that_no_task_is_for_is_named(tmp_path: Path, architecture: str, task: str):
+    """With the ways that are left, before any weights are read."""
+    models.pretrained(tmp_path / "model", "bert", "feature-extraction")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": [architecture]}))
+    with pytest.raises(UsageError, match=rf"{architecture} is for {task}.*, which edgeml has no task for"):
+        huggingface.load(tmp_path / "model", None, tmp_path)
+
+
 def test_sound_that_would_be_padded_without_a_mask_ships_in_no_fixed_length(tmp_path: Path):
     """TFLite's lengths are fixed, and this model takes the zeros after a short sound for sound."""
     model = models.pretrained(tmp_path / "model", "wav2vec2", "audio-classification")

@@ -41,6 +41,21 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
 }
+#: By the suffix of architectures: tasks that a bundle can't express.
+_FOREIGN: Final = {
+    "ForMaskedLM": "filling masks in texts",
+    "ForMultipleChoice": "choosing among texts",
+    "ForNextSentencePrediction": "telling whether a sentence follows",
+    "ForConditionalGeneration": "writing a text from another input",
+    "ForCTC": "speech recognition",
+    "ForSpeechSeq2Seq": "speech recognition",
+    "ForSemanticSegmentation": "segmentation of pictures",
+    "ForUniversalSegmentation": "segmentation of pictures",
+    "ForInstanceSegmentation": "segmentation of pictures",
+    "ForDepthEstimation": "depth in pictures",
+    "ForPrediction": "forecasts of time series",
+    "ForPreTraining": "pretraining",
+}
 #: The one vector of an encoder of pictures, which transformers' `image-feature-extraction` returns with `pool=True`.
 _POOLED: Final = "pooler_output"
 #: Tasks whose outputs have one row for each token.
@@ -135,6 +150,9 @@ def _task(config: folders.Config, requested: Task | None) -> Task:
     if requested and (own in (None, requested) or requested == "feature-extraction"):
         return requested
     named = ", ".join(config.architectures) or "none"
+    if foreign := next((it for end, it in _FOREIGN.items() if named.endswith(end)), None):
+        hint = "export it as file.py:function, which answers with tensors; or its vectors by --task feature-extraction"
+        raise UsageError("model-unsupported", f"{named} is for {foreign}, which edgeml has no task for", hint)
     if own is None:
         hint = (
             f"name the one that it was trained for with --task: {', '.join(_TASKS)}; or export it as file.py:function"

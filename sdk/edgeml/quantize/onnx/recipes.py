@@ -78,7 +78,8 @@ def _int8_passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list
         return Static(reduced=recipe.reduced, calibration=samples, method=recipe.method, excluded=excluded)
 
     if not recipe.mixed:
-        return [quantizer(())]
+        # Dynamic int8 leaves convolutions to float: their weights are stored in int8 all the same.
+        return [quantizer(()), WeightOnly(rest=True)] if recipe.family == "dynamic" else [quantizer(())]
     if recipe.family == "dynamic":
         return [GemmAsMatMul(), Mixed(quantizer=quantizer, samples=samples, operators=_DYNAMIC_OPERATORS)]
     return [Mixed(quantizer=quantizer, samples=samples, operators=_STATIC_OPERATORS)]

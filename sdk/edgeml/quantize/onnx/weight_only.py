@@ -25,11 +25,17 @@ _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 
 @dataclass(frozen=True)
 class WeightOnly:
-    """Quantize constant weights of convolutions, matrix products and recurrent layers, per channel."""
+    """Quantize constant weights of convolutions, matrix products and recurrent layers, per channel.
+
+    Args:
+        rest: whether another pass comes before, which may have left no large weights.
+    """
+
+    rest: bool = False
 
     def requires(self, model: onnx.ModelProto) -> str | None:
         """Require an operator with large weights."""
-        return None if _axes(model.graph) else "it has no large weights"
+        return None if self.rest or _axes(model.graph) else "it has no large weights"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Store the weights as int8."""
