@@ -29,7 +29,7 @@ from fuzz.exporting import Ended
 from support import sounds
 from support.scale import scaled
 
-INPUTS: Final = scaled(200, 30)
+INPUTS: Final = scaled(200, 10)
 ARGUMENTS: Final = ["--target", "x86-vnni", "--format", "onnx", "--quantize", "none", "-o", "out"]
 #: The documented codes but `internal`: an unexpected exception is a fault of edgeml.
 CODES: Final = {0, 1, 2, 4, 6}

@@ -124,5 +124,5 @@ def test_a_row_without_a_text_is_named(model: Path, tmp_path: Path):
     """A prompt to go on with says nothing of perplexity."""
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "The pump"}\n')
-    with pytest.raises(UsageError, match="line 1: the line has no text"):
+    with pytest.raises(UsageError, match="line 1: no text"):
         export(ask(model, path, tmp_path / "out"))

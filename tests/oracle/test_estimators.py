@@ -174,10 +174,6 @@ NIGHTLY: dict[str, Make] = {
 }
 #: Estimators that no bundle answers like, with a part of the message.
 REFUSED: dict[str, tuple[Make, str]] = {
-    "KNeighborsClassifier on rows with equal distances": (
-        lambda: (neighbors.KNeighborsClassifier().fit(ROWS, SPECIES), ROWS),
-        "the answers are not the original's",
-    ),
     "TfidfVectorizer of word pairs without stop words": (
         lambda: (
             of_text(text.TfidfVectorizer(stop_words="english", ngram_range=(1, 2)), linear_model.LogisticRegression()),

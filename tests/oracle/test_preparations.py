@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -278,6 +280,17 @@ def test_task_of_another_head_is_refused(tmp_path: Path):
     models.pretrained(tmp_path / "model", "bert", "token-classification")
     with pytest.raises(UsageError, match="is an architecture for token-classification, not for text-classification"):
         huggingface.load(tmp_path / "model", "text-classification", tmp_path)
+
+
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path):
+    """Its answers are NaN for each input."""
+    models.pretrained(tmp_path / "model", "vit", "image-classification")
+    tensors = safetensors.numpy.load_file(tmp_path / "model" / "model.safetensors")
+    tensors["classifier.weight"][:] = np.nan
+    safetensors.numpy.save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"NaN or infinite: classifier\.weight") as caught:
+        huggingface.load(tmp_path / "model", None, tmp_path)
+    assert caught.value.code == "model-unreadable"
 
 
 @pytest.mark.parametrize(

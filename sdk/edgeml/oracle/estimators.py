@@ -6,11 +6,12 @@ memory reaches no other process without a pickle. Rows are a data frame, an arra
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
+import sklearn
 from sklearn.base import is_classifier, is_outlier_detector
 
 from edgeml.oracle.hard_items import LONG_CHARS, TEXTS
@@ -27,8 +28,8 @@ BEYOND: Final = 10
 UNKNOWN: Final = "\N{GRINNING FACE} unseen"
 #: Characters of a library's error.
 ERROR_CHARS: Final = 300
-#: Distributions of the libraries; others are scikit-learn's own.
-LIBRARIES: Final = {"xgboost": "xgboost", "lightgbm": "lightgbm", "catboost": "catboost"}
+#: Libraries of boosted models; all other estimators answer to scikit-learn.
+LIBRARIES: Final = ("xgboost", "lightgbm", "catboost")
 
 
 def outputs(estimator: Any, rows: Any) -> dict[str, Array]:  # noqa: ANN401 -- scikit-learn has no types
@@ -89,8 +90,10 @@ def library(estimator: Any) -> str:  # noqa: ANN401 -- as above
     """Name the library that answers, with its version: that of the last step."""
     while steps := getattr(estimator, "steps", None):
         estimator = steps[-1][1]
-    name = LIBRARIES.get(type(estimator).__module__.partition(".")[0], "scikit-learn")
-    return f"{name} {metadata.version(name)}"
+    package = type(estimator).__module__.partition(".")[0]
+    if package in LIBRARIES:  # XGBoost has more than one distribution
+        return f"{package} {sys.modules[package].__version__}"
+    return f"scikit-learn {sklearn.__version__}"
 
 
 def answers(estimator: Any, rows: Any) -> list[LibraryAnswer]:  # noqa: ANN401 -- as above
