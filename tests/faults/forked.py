@@ -6,6 +6,7 @@ A forked process has memory, sockets and locks of its own, and saves a second of
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import multiprocessing
 import os
 import sys
@@ -14,16 +15,15 @@ from pathlib import Path
 from typing import Final
 
 _FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "aiomqtt",
-        "edgeml.cli.publish",
-        "edgeml.fleet.serve",
-        "edgeml_agent.main",
-        "edgeml_runtime.engines.ort",
-        "uvicorn",
-    ]
-)
+#: Imported by the process that all are forked from. It is one for the whole test run: the first use decides.
+_PRELOADED: Final = [
+    "aiomqtt",
+    "edgeml.cli.publish",
+    "edgeml.fleet.serve",
+    "edgeml_agent.main",
+    "edgeml_runtime.engines.ort",
+    "uvicorn",
+]
 STOP_TIMEOUT_S: Final = 30.0
 
 
@@ -39,6 +39,7 @@ class Forked:
     def __init__(self, log: Path, *command: str, clock_s: float = 0.0) -> None:
         self.log = log
         _, module, *arguments = command
+        _FORKS.set_forkserver_preload(_PRELOADED)
         self.process = _FORKS.Process(target=_run, args=(str(log), module, arguments, clock_s), daemon=True)
         self.process.start()
 
@@ -72,6 +73,7 @@ def _run(log: str, module: str, arguments: list[str], clock_s: float) -> None:
     for name in [name for name in os.environ if name.startswith("EDGEML_")]:
         del os.environ[name]
     if clock_s:
+        importlib.import_module("edgeml_agent.main")  # other tests may have started the process forked from without it
         _set_clock(clock_s)
     if module == "edgeml_agent":
         from edgeml_agent.cli import main  # noqa: PLC0415 - imported already, in the process forked from

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Final
 
 _FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["edgeml.cli.export", "edgeml.pipeline.export", "edgeml.exporters.huggingface.model", "edgeml.exporters.function"]
-)
+#: Imported by the process that all are forked from. It is one for the whole test run: the first use decides.
+_PRELOADED: Final = [
+    "edgeml.cli.export",
+    "edgeml.pipeline.export",
+    "edgeml.exporters.huggingface.model",
+    "edgeml.exporters.function",
+]
 #: Seconds for one export, on a busy machine; beyond it the program hangs.
 TIMEOUT_S: Final = 300.0
 #: Seconds of timing, which no input of the campaign depends on.
@@ -35,6 +39,7 @@ def run(folder: Path, *arguments: str) -> Ended:
         TimeoutError: it didn't end.
     """
     names = [folder / "stdout.txt", folder / "stderr.txt"]
+    _FORKS.set_forkserver_preload(_PRELOADED)
     process = _FORKS.Process(target=_run, args=([str(name) for name in names], str(folder), arguments))
     process.start()
     process.join(TIMEOUT_S)
