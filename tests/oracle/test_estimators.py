@@ -5,6 +5,7 @@ docs/estimators.md lists what is tried here. With EDGEML_WRITE_DOCS=1 the page i
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -70,19 +71,19 @@ def of_text(vectorizer: Any, last: Any) -> Any:
 
 def xgboost(kind: str, rows: Any, target: Any) -> tuple[Any, Any]:
     """One of XGBoost's estimators, with its rows."""
-    library = pytest.importorskip("xgboost")
+    library = importlib.import_module("xgboost")
     return getattr(library, kind)(n_estimators=10, n_jobs=1).fit(rows, target), rows
 
 
 def lightgbm(kind: str, rows: Any, target: Any) -> tuple[Any, Any]:
     """One of LightGBM's estimators, with its rows."""
-    library = pytest.importorskip("lightgbm")
+    library = importlib.import_module("lightgbm")
     return getattr(library, kind)(n_estimators=10, n_jobs=1, verbose=-1).fit(rows, target), rows
 
 
 def catboost(kind: str, rows: Any, target: Any) -> tuple[Any, Any]:
     """One of CatBoost's estimators, with its rows."""
-    library = pytest.importorskip("catboost")
+    library = importlib.import_module("catboost")
     settings = {"iterations": 10, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
     return getattr(library, kind)(**settings).fit(rows, target), rows
 
