@@ -28,7 +28,7 @@ def estimate_bytes(model: Built, fp32: Built) -> int:
     packs a copy of the weights for every fixed length; in int8 the first copy is part of `RAM_PER_BYTE`.
     """
     is_float = recipes.TABLE[model.recipe].runs_as_float
-    weights_bytes = fp32.size_bytes if is_float else model.size_bytes
+    weights_bytes = fp32.size_bytes if is_float else model.size_bytes + model.restored_bytes
     copies = 0.0
     if model.file_format == "tflite":
         lengths = _fixed_lengths(model)

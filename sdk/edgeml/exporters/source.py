@@ -104,6 +104,7 @@ class Built:
         weights: names of further files of the model, where the format has them.
         recipe: of its quantization; `none` for fp32.
         notes: for the card, on how it was made.
+        restored_bytes: that weights stored in int8 beside integer products take more once they are loaded as fp32.
     """
 
     file_format: Format
@@ -113,6 +114,7 @@ class Built:
     signature: Signature
     weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    restored_bytes: int = 0
 
     @property
     def path(self) -> Path:

@@ -35,6 +35,15 @@ def test_estimate_bytes_weight_only_counts_as_fp32(tmp_path: Path):
         assert memory.estimate_bytes(built(tmp_path, recipe, size_bytes), fp32) == memory.estimate_bytes(fp32, fp32)
 
 
+def test_estimate_bytes_counts_weights_that_are_restored_to_fp32(tmp_path: Path):
+    """A convolution's, beside the integer products of a dynamic recipe."""
+    fp32 = built(tmp_path, "none", 100 * MB)
+    products = built(tmp_path, "dynamic-s8", 25 * MB)
+    beside = replace(products, restored_bytes=30 * MB)
+    further = memory.estimate_bytes(beside, fp32) - memory.estimate_bytes(products, fp32)
+    assert further == pytest.approx(30 * MB * memory.RAM_PER_BYTE, abs=1)
+
+
 def test_estimate_bytes_litert_float_counts_a_packed_copy(tmp_path: Path):
     """XNNPACK packs them anew for each signature."""
     fp32 = built(tmp_path, "none", 100 * MB, "tflite")

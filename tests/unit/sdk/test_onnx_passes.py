@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgeml.quantize.onnx import recipes
 from edgeml.quantize.onnx.graph_pass import has, run
 from edgeml.quantize.onnx.mixed import GROUPS_MAX, group, worst
 from edgeml.quantize.onnx.nbits import pack
+from edgeml.quantize.onnx.weight_only import restored_bytes
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import RECIPES
@@ -358,6 +360,33 @@ def test_nothing_of_the_exporter_s_machine_stays_in_the_file(tmp_path: Path):
     entry.key, entry.value = "trace", "/home/somebody/train.py"
     onnx_layout.write(model, tmp_path, recipe="none", signature=SIGNATURE)
     assert b"somebody" not in (tmp_path / "model.onnx").read_bytes()
+
+
+def test_convolution_beside_dynamic_products_is_stored_in_int8_and_counted(tmp_path: Path):
+    """Its 9,216 weights take a byte each in the file, and four once they are loaded."""
+    chance = np.random.default_rng(0)
+    kernel = chance.standard_normal((64, 16, 3, 3), dtype=np.float32)
+    matrix = chance.standard_normal((64, 32), dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "kernel"], ["seen"], "conv"),
+            helper.make_node("Flatten", ["seen"], ["flat"], "flatten"),
+            helper.make_node("MatMul", ["flat", "matrix"], ["y"], "product"),
+        ],
+        "both",
+        [value("x", 1, 16, 3, 3)],
+        [value("y", 1, 32)],
+        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(matrix, "matrix")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = {"x": chance.standard_normal((1, 16, 3, 3), dtype=np.float32)}
+    quantized = run(recipes.passes("dynamic-s8", ()), copy.deepcopy(model))
+    assert has(quantized, "MatMulInteger")
+    floats = [it for it in quantized.graph.initializer if it.data_type == TensorProto.FLOAT]
+    assert max(int(np.prod(it.dims)) for it in floats) <= 64
+    assert restored_bytes(quantized) == 3 * kernel.size
+    found, expected = (answer(it, tmp_path, inputs).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.999
 
 
 def test_weights_of_16_bits_are_half_as_large_and_as_good(tmp_path: Path):

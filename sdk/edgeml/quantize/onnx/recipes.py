@@ -21,7 +21,7 @@ from edgeml.quantize.onnx.mixed import Mixed
 from edgeml.quantize.onnx.nbits import BlockWeights
 from edgeml.quantize.onnx.prepare import Prepare
 from edgeml.quantize.onnx.static import Static
-from edgeml.quantize.onnx.weight_only import WeightOnly
+from edgeml.quantize.onnx.weight_only import WeightOnly, restored_bytes
 from edgeml.quantize.recipes import Recipe
 from edgeml_core.profile import RecipeName
 from edgeml_runtime.tensors import Array
@@ -36,7 +36,9 @@ _DYNAMIC_OPERATORS: Final = ("MatMul",)
 def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
     """Quantize a model and write it in its final layout. See `edgeml.quantize.apply`."""
     quantized = run(passes(name, calibration), onnx.load(model.path))
+    further = restored_bytes(quantized) if recipes.TABLE[name].family == "dynamic" else 0
     built = onnx_layout.write(quantized, folder, recipe=name, signature=model.signature)
+    built = replace(built, restored_bytes=further)
     return replace(built, notes=tuple(_float_nodes_note(quantized))) if recipes.TABLE[name].mixed else built
 
 

@@ -19,6 +19,8 @@ from edgeml.quantize.onnx.graph_pass import all_nodes
 WEIGHT_MIN_ELEMENTS: Final = 1024
 #: The axis of the output channels in each operator's weights; a Gemm's may be transposed.
 _CHANNEL_AXES: Final = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1, "LSTM": 1, "GRU": 1, "RNN": 1}
+#: Bytes of a float32 beyond those of an int8.
+_FURTHER_BYTES: Final = 3
 #: Operators with a second matrix of weights, of the recurrence, behind the first.
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN"})
 
@@ -62,6 +64,13 @@ class WeightOnly:
     def ensures(self, model: onnx.ModelProto) -> str | None:
         """Ensure that no large weights are left in float."""
         return "weights stayed in float" if _axes(model.graph) else None
+
+
+def restored_bytes(model: onnx.ModelProto) -> int:
+    """Count the bytes that int8 weights, which the runtime folds to fp32 when it loads the model, take more then."""
+    stored = {it.name: int(np.prod(it.dims)) for it in model.graph.initializer if it.data_type == onnx.TensorProto.INT8}
+    restored = (node.input[0] for node in model.graph.node if node.op_type == "Cast")
+    return sum(_FURTHER_BYTES * stored.get(name, 0) for name in restored)
 
 
 def _axes(graph: onnx.GraphProto) -> dict[str, int]:
