@@ -211,7 +211,7 @@ class Checks:
                 *candidate.model.notes,
                 *self.inputs.notes,
                 *self._cut_note(candidate),
-                *([doubt] if doubt else []),
+                *filter(None, (self.evaluation.note, doubt)),
             ),
             baseline=found.baseline or UNSET,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
+import numpy as np
 
 from edgeml import sounds
 from edgeml.check import records
@@ -40,6 +41,8 @@ from edgeml_runtime.tasks import Audio, Image, Item, Question, ScoredText, Tenso
 
 #: Rows of one file; their answers take about 2 GB of memory.
 ROWS_MAX: Final = 1_000_000
+#: Draws the same rows in each run.
+_SEED: Final = 0
 #: Problems in one message.
 PROBLEMS_SHOWN_MAX: Final = 10
 #: Places that have the same problem, in one message.
@@ -88,19 +91,32 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A data file: its rows and the digest of its content, images included."""
+    """A data file: its rows and the digest of their content, images included; `given` counts all that the file has."""
 
     rows: tuple[Row, ...] = ()
     sha256: str = ""
+    given: int = 0
 
     @property
     def items(self) -> list[Item]:
         """The rows' items."""
         return [row.item for row in self.rows]
 
+    @property
+    def note(self) -> str:
+        """The card's words where rows were drawn; empty where all were read."""
+        if len(self.rows) == self.given:
+            return ""
+        return f"accuracy of {len(self.rows):,} rows of {self.given:,}, drawn at random; --evaluate-rows takes more"
 
-def read(path: Path | None, signature: Signature) -> Rows:
+
+def read(path: Path | None, signature: Signature, *, most: int | None = None) -> Rows:
     """Read the rows of a data file; none where no file is given.
+
+    Args:
+        path: of the file.
+        signature: of the model that takes the rows.
+        most: of more rows, this many are drawn at random, the same each time; None reads all.
 
     Raises:
         UsageError: `data-invalid`, naming the first lines that the model can't take.
@@ -113,6 +129,10 @@ def read(path: Path | None, signature: Signature) -> Rows:
     if len(found) > ROWS_MAX:
         hint = f"take a random sample, such as with `shuf -n {ROWS_MAX}`"
         raise UsageError("data-invalid", f"{path} has {len(found):,} rows; {ROWS_MAX:,} at most are read", hint)
+    given = len(found)
+    if most is not None and given > most:
+        drawn = np.random.default_rng(_SEED).choice(given, most, replace=False)
+        found = [found[at] for at in drawn]
     rows, whole = [], hashlib.sha256()
     problems: dict[str, list[str]] = {}
     for record in found:
@@ -125,7 +145,7 @@ def read(path: Path | None, signature: Signature) -> Rows:
         rows.append(row)
     if problems:
         raise _invalid(path, problems, len(found))
-    return Rows(rows=tuple(rows), sha256=whole.hexdigest())
+    return Rows(rows=tuple(rows), sha256=whole.hexdigest(), given=given)
 
 
 def table_of(preprocess: Preprocess, inputs: Sequence[TensorSpec]) -> str | None:

@@ -14,7 +14,7 @@ from edgeml.bundles import Bundle
 from edgeml.cli import gate_table
 from edgeml.cli.output import Fraction, Output, Size, command, size, table
 from edgeml.cli.progress import CliProgress
-from edgeml.pipeline.request import MAX_DROP_DEFAULT, VERSION_DEFAULT
+from edgeml.pipeline.request import EVALUATE_ROWS_DEFAULT, MAX_DROP_DEFAULT, VERSION_DEFAULT
 from edgeml.quantize.recipes import Quantize
 from edgeml_core.errors import GateFailed
 from edgeml_core.manifest import Format, Task
@@ -45,6 +45,13 @@ _INPUTS: Final[Mapping[type, str]] = {
 @click.option("--recipe", help="Try this one recipe only, such as dynamic-s8.")
 @click.option("--calibrate", type=click.Path(path_type=Path), help="Rows to calibrate static int8 on.")
 @click.option("--evaluate", type=click.Path(path_type=Path), help="Labelled rows to measure accuracy on.")
+@click.option(
+    "--evaluate-rows",
+    type=int,
+    default=EVALUATE_ROWS_DEFAULT,
+    show_default=True,
+    help="Of more rows, this many are drawn at random.",
+)
 @click.option(
     "--max-drop", type=Fraction(), default=MAX_DROP_DEFAULT, show_default="1%", help="Accuracy that int8 may lose."
 )

@@ -85,7 +85,7 @@ def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
     with workspace.quiet(folder):
         source = load(request, folder)
     calibration = data.read(request.calibrate, source.signature)
-    evaluation = data.read(request.evaluate, source.signature)
+    evaluation = data.read(request.evaluate, source.signature, most=request.evaluate_rows)
     expected_labels.check((row.label for row in evaluation.rows), source.signature.postprocess)
     once = Memo()
     return Job(

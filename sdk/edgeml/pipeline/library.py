@@ -34,6 +34,7 @@ class ExportOptions(TypedDict, total=False):
     task: Task | None
     quantize: Quantize
     recipe: RecipeName | None
+    evaluate_rows: int
     max_drop: float
     max_latency_ms: float | None
     max_size_bytes: int | None

@@ -150,6 +150,20 @@ def test_read_many_lines_with_one_problem_names_it_once(tmp_path: Path):
     assert caught.value.message.endswith("500 problem(s) in 500 row(s): line 1, line 2, line 3 and 497 more: no text")
 
 
+def test_read_draws_rows_of_a_longer_file(tmp_path: Path):
+    """The same ones each time, none twice, from all of the file; the card's note has both numbers."""
+    path = file_of(tmp_path, *({"text": str(at)} for at in range(500)))
+    drawn = data.read(path, TEXT, most=50)
+    numbers = [int(row.item.text) for row in drawn.rows if isinstance(row.item, Text)]
+    assert len(set(numbers)) == 50
+    assert max(numbers) > 400
+    assert min(numbers) < 100
+    assert data.read(path, TEXT, most=50) == drawn
+    assert drawn.note.startswith("accuracy of 50 rows of 500, drawn at random")
+    assert data.read(path, TEXT, most=500) == data.read(path, TEXT)
+    assert data.read(path, TEXT).note == ""
+
+
 def test_read_more_rows_than_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the number, the bound and the way."""
     monkeypatch.setattr(data, "ROWS_MAX", 2)

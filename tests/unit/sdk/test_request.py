@@ -21,6 +21,7 @@ OUT = Path("out")
         {"name": "Not A Name"},
         {"version": "1-beta"},
         {"max_size_bytes": 0},
+        {"evaluate_rows": 0},
         {"max_latency_ms": -1.0},
         {"recipe": "dynamic-s9"},
         {"recipe": "dynamic-s8", "quantize": "static"},
