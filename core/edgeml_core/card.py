@@ -24,8 +24,6 @@ PERPLEXITY: Final = "perplexity"
 NO_BASELINE: Final = "none: too few rows in --evaluate or --calibrate, or a language model"
 
 MEASUREMENTS_SUFFIX: Final = ".measured.json"
-#: Bytes of a measurements file; a real one has a few KiB.
-MEASUREMENTS_MAX_BYTES: Final = 1024 * 1024
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

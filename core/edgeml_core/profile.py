@@ -131,12 +131,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evidence: dict[RecipeFamily, Evidence] = {}
     sources: dict[str, str]
 
-    @property
-    def default_format(self) -> Format:
-        """The file format of the first engine."""
-        first = next(iter(self.engines))
-        return next(file_format for file_format, engine in ENGINES.items() if engine == first)
-
 
 def parse(data: bytes) -> Profile:
     """Parse a TOML file's bytes.
