@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from edgeml import peft_folder
 from edgeml.exporters import not_a_model
 from edgeml.exporters.source import Source
 from edgeml.pipeline.request import ExportRequest
@@ -44,6 +45,8 @@ def load(request: ExportRequest, work: Path) -> Source:
         raise not_a_model.absent(request.model, error) from None
     if path.is_dir():
         not_a_model.check_folder(path)
+        if peft_folder.is_adapter(path):
+            peft_folder.base(path)
         from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers
 
         return model.load(path, request.task, work)

@@ -156,7 +156,7 @@ def check_folder(folder: Path) -> None:
         if path.suffix in (".json", ".safetensors"):
             check_file(path)
     if (folder / "adapter_config.json").is_file():
-        raise _adapter(folder)
+        return
     if not (folder / "config.json").exists():
         raise _unreadable(*_without_config(folder))
     config = _json(folder / "config.json")
@@ -172,15 +172,6 @@ def check_folder(folder: Path) -> None:
         method = str(quantized.get("quant_method", "with a method of its own"))
         hint = "name the folder of the model before it was quantized: edgeml quantizes it for each target"
         raise UsageError("model-unsupported", f"{folder} is quantized already: {method}", hint)
-
-
-def _adapter(folder: Path) -> UsageError:
-    base = _json(folder / "adapter_config.json").get("base_model_name_or_path") or "its base model"
-    hint = (
-        f"merge it: PeftModel.from_pretrained(MODEL, {str(folder)!r}).merge_and_unload().save_pretrained(FOLDER), where"
-        f" MODEL is {base} as loaded by transformers; save its tokenizer or processor there, too, and name FOLDER"
-    )
-    return UsageError("model-unsupported", f"{folder} is a PEFT adapter of {base}, not a whole model", hint)
 
 
 def _without_config(folder: Path) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import torch
 import transformers
 from PIL import Image
 
+from edgeml import peft_folder
 from edgeml.oracle.protocol import RawItem
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
@@ -33,18 +34,28 @@ def open_pipeline(folder: Path, task: Task) -> tuple[str, Callable[[RawItem], di
     Raises:
         UsageError: `extra-missing`, when only a later version of transformers reads all of config.json.
     """
-    _check_reads_config(folder)
-    sees = task == "feature-extraction" and not (folder / "tokenizer.json").exists()
+    library = f"transformers {transformers.__version__}"
+    model: Any = str(folder)
+    parts: dict[str, str] = {}
+    if peft_folder.is_adapter(folder):
+        from edgeml.oracle import unmerged_adapter  # noqa: PLC0415 -- imports PEFT
+
+        _check_reads_config(peft_folder.settings(folder))
+        library, model, parts = unmerged_adapter.open_model(folder, task)
+    else:
+        _check_reads_config(folder)
+    sees = task == "feature-extraction" and not (folder / "tokenizer.json").exists() and not parts.get("tokenizer")
     pipeline = transformers.pipeline(
         "image-feature-extraction" if sees else task,
-        model=str(folder),
+        model=model,
         device="cpu",
         dtype=torch.float32,
         trust_remote_code=False,
         model_kwargs={"use_safetensors": True},
+        **parts,
     )
     answer = _ANSWERS[task]
-    return f"transformers {transformers.__version__}", lambda item: answer(pipeline, item)
+    return library, lambda item: answer(pipeline, item)
 
 
 def _check_reads_config(folder: Path) -> None:

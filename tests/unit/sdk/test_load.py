@@ -155,12 +155,30 @@ def test_load_folder_without_a_config_names_where_the_model_is(tmp_path: Path, f
     assert hint in error.hint
 
 
-def test_load_adapter_names_its_base_model_and_how_to_merge_it(tmp_path: Path):
-    """Alone, its weights are no model."""
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "google/gemma-2-2b"}')
-    error = refused(tmp_path, tmp_path)
-    assert "google/gemma-2-2b" in error.message
-    assert "merge_and_unload()" in error.hint
+@pytest.mark.parametrize(
+    ("settings", "files", "code", "words"),
+    [
+        ({}, True, "model-unreadable", "lora is an adapter of google/gemma-2-2b, which is not on this disk"),
+        ({"base_model_name_or_path": None}, True, "model-unreadable", "names no base model"),
+        ({"megatron_config": {"a": 1}}, True, "model-unsafe", "names a module to import"),
+        ({"peft_type": "PREFIX_TUNING"}, True, "model-unsupported", "the kind PREFIX_TUNING, which can't be merged"),
+        ({}, False, "model-unsafe", "has its weights as a pickle"),
+        ({"modules_to_save": 3}, True, "model-unreadable", "adapter_config.json can't be read"),
+    ],
+    ids=["no base", "no name", "code", "prefix", "pickle", "malformed"],
+)
+def test_load_adapter_of_peft_that_can_not_be_merged_is_refused(
+    tmp_path: Path, settings: dict[str, object], files: bool, code: str, words: str
+):
+    """Before torch is loaded."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    whole = {"peft_type": "LORA", "base_model_name_or_path": "google/gemma-2-2b"} | settings
+    (folder / "adapter_config.json").write_text(json.dumps(whole))
+    (folder / ("adapter_model.safetensors" if files else "adapter_model.bin")).write_bytes(b"\0" * 8 + b"{}")
+    error = refused(folder, tmp_path)
+    assert error.code == code
+    assert words in error.message
 
 
 def test_load_folder_of_timm_is_refused_as_such(tmp_path: Path):

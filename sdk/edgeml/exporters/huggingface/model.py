@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,16 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE_MODELS
 
-from edgeml.exporters.huggingface import audio, causal, detection, image_processor, sentence_modules, weights
+from edgeml import peft_folder
+from edgeml.exporters.huggingface import (
+    audio,
+    causal,
+    detection,
+    image_processor,
+    merged_adapter,
+    sentence_modules,
+    weights,
+)
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
@@ -85,11 +95,12 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     Raises:
         UsageError: `model-unsafe` for weights as a pickle, `model-unreadable` or `model-unsupported`.
     """
+    if peft_folder.is_adapter(path):
+        return _of_adapter(path, task, work)
     config = folders.config(path)
     _check_safe(path, config)
     task = _task(config, task)
-    if task not in _TASKS:
-        raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
+    _check_task(task)
     automatic, _, outputs = _TASKS[task]
     pretrained, missing = weights.load(automatic, path)
     source = (
@@ -99,6 +110,27 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     )
     weights.check_loaded(source, pretrained, missing, path, task)
     return source
+
+
+def _of_adapter(path: Path, task: Task | None, work: Path) -> Source:
+    """Merge an adapter of PEFT; the oracle gets its own folder."""
+    trained_for = peft_folder.TASKS.get(peft_folder.read(path).task_type or "")
+    found = task or trained_for
+    if found is None:
+        hint = f"name the task that it was trained for with --task: {', '.join(_TASKS)}"
+        raise UsageError("model-unsupported", f"{path / peft_folder.CONFIG} has no task_type that is known", hint)
+    if trained_for not in (None, found):
+        message = f"{path} was trained for {trained_for}, not for {found}"
+        raise UsageError("model-unsupported", message, "leave --task out")
+    _check_task(found)
+    source = load(merged_adapter.merge(path, _TASKS[found][0], work), found, work)
+    tools = dict(source.tools) | {"peft": metadata.version("peft")}
+    return replace(source, name=path.resolve().name, folder=path, tools=tools)
+
+
+def _check_task(task: Task) -> None:
+    if task not in _TASKS:
+        raise UsageError("model-unsupported", f"task {task} is not for folders", f"use one of {', '.join(_TASKS)}")
 
 
 def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], work: Path) -> Source:  # noqa: ANN401

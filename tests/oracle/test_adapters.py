@@ -1,0 +1,164 @@
+"""Adapters of PEFT: the merged bundle answers as PEFT does with the adapter in its base model, or it is refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from edgeml import inference
+from edgeml.exporters.huggingface import merged_adapter
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml_core.errors import GateFailed, UsageError
+from oracle import architectures
+from support import breadth_models as models
+
+TEXTS = ("The pump in hall two has stopped.", "no", "Water boils at a lower temperature up there.")
+#: Between scores in fp32.
+SCORE_MAX = 1e-4
+LABELS = 4
+
+
+def exported(folder: Path, output: Path, **options: Any) -> Exported:
+    request = ExportRequest(
+        model=str(folder), targets=("x86-vnni",), formats=("onnx",), quantize="none", output=output, **options
+    )
+    (found,) = export(request)
+    return found
+
+
+def base_of(folder: Path, family: str, task: str) -> Path:
+    """A base model without a head, and its tokenizer or image processor."""
+    models.pretrained(folder, family, task)
+    return folder
+
+
+def adapted(automatic: Any, base: Path, folder: Path, *, kind: str | None, **options: Any) -> Any:
+    """An adapter with random changes, saved by PEFT; the model that it belongs to."""
+    transformers.set_seed(1)
+    model = automatic.from_pretrained(base, **options)
+    settings = peft.LoraConfig(
+        task_type=kind,
+        r=4,
+        target_modules="all-linear" if kind else ["query", "value"],
+        modules_to_save=None if kind else ["classifier"],
+        init_lora_weights=False,
+    )
+    found = peft.get_peft_model(model, settings).eval()
+    found.save_pretrained(folder)
+    return found
+
+
+def classifier(base: Path, folder: Path) -> Any:
+    """Four labels on an encoder."""
+    return adapted(transformers.AutoModelForSequenceClassification, base, folder, kind="SEQ_CLS", num_labels=LABELS)
+
+
+def test_adapter_of_a_text_classifier_answers_as_peft(tmp_path: Path):
+    """The base model lies beside it under the last part of its name, and the head has other labels than the base."""
+    base = base_of(tmp_path / "tiny-bert", "bert", "feature-extraction")
+    lora = tmp_path / "lora"
+    model = classifier(base, lora)
+    settings = lora / "adapter_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": "farm/tiny-bert"}))
+    found = exported(lora, tmp_path / "out")
+    assert (found.manifest.name, found.manifest.task) == ("lora", "text-classification")
+    assert found.manifest.card.oracle
+    assert found.manifest.card.oracle.library == f"PEFT {peft.__version__} and transformers {transformers.__version__}"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    for text in TEXTS:
+        with torch.inference_mode():
+            expected = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(0).tolist()
+        (answer,) = inference.run(found.path, {"text": text})
+        scores = {it["label"]: it["score"] for it in answer["labels"]}
+        assert [scores[f"LABEL_{at}"] for at in range(LABELS)] == pytest.approx(expected, abs=SCORE_MAX)
+
+
+def test_wrongly_merged_adapter_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """PEFT, which merges nothing for the oracle, gives other answers than a base model without the changes."""
+    lora = tmp_path / "lora"
+    classifier(base_of(tmp_path / "base", "bert", "feature-extraction"), lora)
+
+    def drop(model: Any, **_: object) -> Any:
+        return model.unload()
+
+    monkeypatch.setattr(peft.tuners.lora.LoraModel, "merge_and_unload", drop)
+    with pytest.raises(GateFailed, match="the answers are not the original's"):
+        exported(lora, tmp_path / "out")
+
+
+def test_adapter_of_another_base_is_refused(tmp_path: Path):
+    """Whose layers have other sizes."""
+    lora = tmp_path / "lora"
+    classifier(base_of(tmp_path / "base", "bert", "feature-extraction"), lora)
+    shutil.rmtree(tmp_path / "base")
+    config = transformers.BertConfig(hidden_size=48, num_attention_heads=2, num_hidden_layers=2, vocab_size=400)
+    transformers.BertModel(config).save_pretrained(tmp_path / "base")
+    with pytest.raises(UsageError, match="PEFT can't merge") as caught:
+        exported(lora, tmp_path / "out")
+    assert caught.value.code == "model-unreadable"
+
+
+def test_adapter_without_a_trained_head_is_refused(tmp_path: Path):
+    """Neither the base model nor the adapter has the classifier's weights."""
+    lora, base = tmp_path / "lora", base_of(tmp_path / "base", "bert", "feature-extraction")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(lora)
+    with pytest.raises(UsageError, match="no weights for classifier"):
+        exported(lora, tmp_path / "out", task="text-classification")
+
+
+def test_adapter_without_the_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The pip line, not an ImportError."""
+    lora = tmp_path / "lora"
+    classifier(base_of(tmp_path / "base", "bert", "feature-extraction"), lora)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match="which is not installed") as caught:
+        merged_adapter.merge(lora, transformers.AutoModelForSequenceClassification, tmp_path / "out")
+    assert "export-peft" in caught.value.hint
+
+
+@pytest.mark.nightly
+def test_adapter_of_a_picture_classifier_answers_as_peft(tmp_path: Path):
+    """PEFT has no task type for pictures, so `--task` names it."""
+    base, lora = base_of(tmp_path / "base", "vit", "image-classification"), tmp_path / "lora"
+    model = adapted(transformers.AutoModelForImageClassification, base, lora, kind=None)
+    with pytest.raises(UsageError, match="no task_type that is known"):
+        exported(lora, tmp_path / "out")
+    found = exported(lora, tmp_path / "out", task="image-classification")
+    held = io.BytesIO()
+    picture = Image.linear_gradient("L").resize((40, 48)).convert("RGB")
+    picture.save(held, "PNG")
+    pixels = transformers.AutoImageProcessor.from_pretrained(base)(picture, return_tensors="pt")
+    with torch.inference_mode():
+        expected = model(**pixels).logits[0].softmax(0).tolist()
+    (answer,) = inference.run(found.path, {"image": base64.b64encode(held.getvalue()).decode()})
+    scores = {it["label"]: it["score"] for it in answer["labels"]}
+    labels = model.get_base_model().config.id2label
+    assert [scores[labels[at]] for at in range(len(labels))] == pytest.approx(expected, abs=SCORE_MAX)
+
+
+@pytest.mark.nightly
+def test_adapter_of_a_language_model_answers_as_peft(tmp_path: Path):
+    """The same tokens."""
+    base, lora = tmp_path / "base", tmp_path / "lora"
+    architectures.build("llama", "text-generation", base)
+    model = adapted(transformers.AutoModelForCausalLM, base, lora, kind="CAUSAL_LM")
+    found = exported(lora, tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    given = tokenizer(TEXTS[0], return_tensors="pt", return_token_type_ids=False)
+    tokens = model.generate(**given, max_new_tokens=8, do_sample=False)[0, given["input_ids"].shape[1] :]
+    (answer,) = inference.run(found.path, {"prompt": TEXTS[0], "max_new_tokens": 8})
+    assert answer["text"].strip() == tokenizer.decode(tokens, skip_special_tokens=True).strip()
