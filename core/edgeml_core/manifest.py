@@ -20,6 +20,7 @@ from edgeml_core.processing import (
     Boxes,
     Generation,
     ImageInput,
+    MaskFill,
     Postprocess,
     Preprocess,
     PromptInput,
@@ -45,6 +46,7 @@ Format = Literal["onnx", "tflite"]
 Task = Literal[
     "text-classification",
     "token-classification",
+    "fill-mask",
     "question-answering",
     "feature-extraction",
     "text-generation",
@@ -218,8 +220,18 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
             yield f"only one of {before.__name__} and {after.__name__} is present"
     if not isinstance(manifest.preprocess, TensorInput) and any(spec.dtype == "string" for spec in manifest.inputs):
         yield "an input has strings, but the preprocessing makes none"
-    if isinstance(manifest.postprocess, Boxes):
-        yield from _box_problems(manifest, manifest.postprocess)
+    match manifest.postprocess:
+        case MaskFill(mask=mask):
+            yield from _mask_problems(manifest, mask)
+        case Boxes() as boxes:
+            yield from _box_problems(manifest, boxes)
+
+
+def _mask_problems(manifest: Manifest, mask: str) -> Iterator[str]:
+    if type(manifest.preprocess) is not TextInput:
+        yield "postprocess fills a mask, but the model takes no text"
+    if not mask:
+        yield "postprocess fills a mask, but names none"
 
 
 def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:

@@ -22,6 +22,7 @@ from edgeml_core.processing import (
     Classes,
     Embedding,
     ImageInput,
+    MaskFill,
     QuestionInput,
     Span,
     TensorInput,
@@ -31,7 +32,7 @@ from edgeml_core.processing import (
 )
 from edgeml_runtime import tasks
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.postprocess import classification, detection, embeddings, question_answering
+from edgeml_runtime.postprocess import classification, detection, embeddings, fill_mask, question_answering
 from edgeml_runtime.tasks import Audio, Item, ItemInfo, Picture, Row, Tokens
 from edgeml_runtime.tensors import Array
 
@@ -178,6 +179,10 @@ def _token_classes(row: Row, spec: TokenClasses) -> Observation:
     return {"score": sum(scores) / len(scores)} if scores else {}
 
 
+def _fills(row: Row, spec: MaskFill) -> Observation:
+    return {"score": float(fill_mask.probabilities(row, spec).max())}
+
+
 def _boxes(row: Row, spec: Boxes) -> Observation:
     """Count the objects above the model's own threshold, not the request's, and take the one with the highest score."""
     about = msgspec.structs.replace(row.about, threshold=None) if isinstance(row.about, Picture) else row.about
@@ -236,6 +241,7 @@ _INPUTS: Final[dict[type, Callable[[_InputRow, Any], Observation]]] = {
 _OUTPUTS: Final[dict[type, Callable[[Row, Any], Observation]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    MaskFill: _fills,
     Boxes: _boxes,
     Span: _span,
     Embedding: _embedding,

@@ -20,7 +20,7 @@ from edgeml_agent.http_api.auth import Rules
 TOKEN = "a-token-of-24-characters"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
-TASKS = ("mood", "names", "answers", "meaning", "writer", "colors", "finder", "noise", "line")
+TASKS = ("mood", "names", "gaps", "answers", "meaning", "writer", "colors", "finder", "noise", "line")
 ANYTHING = re.compile(r"version \d|ended by itself|as long as allowed")
 
 
@@ -79,6 +79,7 @@ def ask(page: Page) -> None:
     [
         ("mood", "The film is quiet.", "positive"),
         ("names", "Nurse Anna was in Berlin.", "Anna"),
+        ("gaps", "Check the new [MASK].", "check the new filter."),
         ("answers", "What sounded twice?", "Its alarm"),
         ("meaning", "the cow\ncattle", "Similarity"),
         ("line", '{"x": [[1, 2, 3, 4]]}', "3 5 7 9"),
@@ -213,6 +214,7 @@ def test_what_is_copied_runs(opened, tmp_path, model):
 EXPECTED = {
     "mood": '"labels":[{"label":"positive"',
     "names": '"token":"nurse"',
+    "gaps": '"token_str":"filter"',
     "answers": '"answer":"Itsalarm"',
     "meaning": '"embedding":[',
     "writer": '"finish_reason":"length"',

@@ -403,6 +403,23 @@ def test_a_picture_is_looked_through_over_mqtt(broker, tmp_path):
     assert shown(config["value_template"], nothing) == "nothing"
 
 
+def test_a_mask_is_filled_over_mqtt(broker, tmp_path):
+    """Home Assistant shows the whole text."""
+
+    async def main():
+        topic = f"{PREFIX}/sensor/{DEVICE}/gaps/config"
+        async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
+            await models.activate("gaps", *unpacked(tmp_path, partial(task_models.bundle, task="fill-mask")))
+            await asker.ask(TOPICS.infer(DEVICE, "gaps"), {"text": "the new [MASK]", "top_k": 2})
+            usual = TOPICS.answer(DEVICE, "gaps")
+            await asker.until(lambda: asker.said(usual) and asker.said(topic))
+            return asker.said(topic)[0], asker.said(usual)[0]
+
+    config, said = asyncio.run(main())
+    assert [it["token_str"] for it in said["outputs"][0]["fills"]] == ["filter", "pump"]
+    assert shown(config["value_template"], said) == "the new filter"
+
+
 def shown(template, message, state=""):
     """What Home Assistant makes of a message: the sandbox, and the names that it gives to templates."""
     sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment()

@@ -303,6 +303,24 @@ def test_what_is_in_a_picture_is_told_in_its_pixels(tmp_path):
     assert {it["name"]: it["shape"] for it in raw.json()["outputs"]} == {"logits": [1, 2, 4], "boxes": [1, 2, 4]}
 
 
+def test_a_mask_is_filled_by_json_alone_or_in_a_list(tmp_path):
+    """With the number of tokens requested; a text without a mask is refused by name."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("gaps", *unpacked(tmp_path, partial(task_models.bundle, task="fill-mask")))
+            predict = "/v1/models/gaps/predict"
+            asked = [{"text": "the new [MASK]"}, {"text": "check the new [MASK] .", "top_k": 1}]
+            return [await client.post(predict, json=it) for it in (asked, {"text": "the new pump"})]
+
+    answered, refused = asyncio.run(main())
+    five, one = (it["fills"] for it in answered.json()["outputs"])
+    assert [it["token_str"] for it in five[:2]] == ["filter", "pump"]
+    assert (len(five), [it["sequence"] for it in one]) == (5, ["check the new filter."])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "the text has 0 masks; 1 is needed"
+
+
 def test_off_localhost_the_token_is_wanted_on_every_door(tmp_path):
     """Only health is open."""
     rules = Rules(local_only=False, token=TOKEN)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 import torch
@@ -108,6 +110,14 @@ def language_model(folder: Path) -> None:
     models.tokenizer(160).save_pretrained(folder)
 
 
+def filler(folder: Path) -> None:
+    """A masked language model whose tokenizer drops the spaces before punctuation."""
+    config = models.CONFIGS["roberta"]()
+    transformers.set_seed(0)
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    models.tokenizer(160, mask_token="<mask>", clean_up_tokenization_spaces=True).save_pretrained(folder)
+
+
 MAKERS: Mapping[str, Callable[[Path], object]] = {
     "picture": cropping,
     "photo": lambda folder: models.pretrained(folder, "resnet", "image-classification"),
@@ -117,6 +127,7 @@ MAKERS: Mapping[str, Callable[[Path], object]] = {
     "pair": reranker,
     "last token": last_token,
     "tokens": lambda folder: models.pretrained(folder, "roberta", "token-classification"),
+    "mask": filler,
     "question": lambda folder: models.pretrained(folder, "bert", "question-answering"),
     "sound": lambda folder: models.pretrained(folder, "wav2vec2", "audio-classification"),
     "language": language_model,
@@ -188,6 +199,8 @@ MUTATIONS: list[tuple[str, str, Change]] = [
     ("text", "scores", read(activation="sigmoid")),
     ("pair", "scores", read(activation="sigmoid")),
     ("tokens", "order of labels", read(labels=("blue", "green", "red"))),
+    ("mask", "another mask", read(mask="</s>")),
+    ("mask", "spaces before punctuation", read(clean_up=False)),
     ("boxes", "order of labels", read(labels=("blue", "green", "red"))),
     ("boxes", "scale", prepared(rescale=1 / 127.5)),
     ("question", "start and end", read(start="end_logits", end="start_logits")),
@@ -210,6 +223,22 @@ def test_wrong_preparation_is_caught(judged: Callable[[str], Judged], kind: str,
     """The refusal names the item and both answers."""
     with pytest.raises(GateFailed, match=r"not the original's: .+ by (sentence-)?transformers"):
         judged(kind).check(change(judged(kind).manifest))
+
+
+def test_logits_of_another_token_than_the_mask_are_caught(judged: Callable[[str], Judged], tmp_path: Path):
+    """The graph takes the row of the mask; here it takes the row of the end."""
+    one = judged("mask")
+    shutil.copytree(one.built.folder, tmp_path / "other")
+    model = onnx.load(one.built.path)
+    (mask,) = (it for it in model.graph.initializer if it.name == "edgeml_mask_id")
+    mask.CopyFrom(onnx.numpy_helper.from_array(np.array(2), mask.name))
+    onnx.save(model, tmp_path / "other" / one.built.model)
+    built = replace(one.built, folder=tmp_path / "other")
+    with (
+        opened(built, one.manifest) as other,
+        pytest.raises(GateFailed, match=r"not the original's: .+ by transformers"),
+    ):
+        against_oracle.check(other, one.items, one.reply.answers, one.reply.library)
 
 
 def test_another_rope_theta_is_caught(judged: Callable[[str], Judged], tmp_path: Path):
@@ -294,7 +323,7 @@ def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task"), [("BertForMaskedLM", "filling masks"), ("Wav2Vec2ForCTC", "speech recognition")]
+    ("architecture", "task"), [("BertForPreTraining", "pretraining"), ("Wav2Vec2ForCTC", "speech recognition")]
 )
 def test_head_that_no_task_is_for_is_named(tmp_path: Path, architecture: str, task: str):
     """With the ways that are left, before any weights are read."""

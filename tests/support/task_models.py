@@ -34,6 +34,7 @@ WORDS: Final = f"""
     {SENTENCE}
     the cow is in field cattle graze on pasture needs new filter nurse said that quiet and it works well bad
     ventilator room 4 was serviced monday its alarm sounded twice during night shift to open anna berlin
+    [MASK]
 """
 IDS: Final = {word: number for number, word in enumerate(dict.fromkeys((*SPECIAL, *WORDS.split())))}
 RATE_HZ: Final = 16_000
@@ -70,6 +71,7 @@ def bundle(
 NAMES: Final = {
     "text-classification": "mood",
     "token-classification": "names",
+    "fill-mask": "gaps",
     "question-answering": "answers",
     "feature-extraction": "meaning",
     "text-generation": "writer",
@@ -101,6 +103,14 @@ def names(path: Path, identity: tuple[str, str, str]) -> Manifest:
         {"logits": ("Identity", labels)},
         processing.TokenClasses(output="logits", labels=("O", "PERSON", "PLACE")),
     )
+
+
+def gaps(path: Path, identity: tuple[str, str, str]) -> Manifest:
+    """Something new is a filter, or else a pump."""
+    votes = table(len(IDS))
+    votes[IDS["new"], [IDS["filter"], IDS["pump"]]] = 9, 7
+    post = processing.MaskFill(output="logits", mask="[MASK]")
+    return of_texts(path, identity, "fill-mask", {"logits": ("ReduceSum", votes)}, post)
 
 
 def answers(path: Path, identity: tuple[str, str, str]) -> Manifest:
@@ -217,6 +227,7 @@ def noise(path: Path, identity: tuple[str, str, str]) -> Manifest:
 MAKERS: Final[Mapping[str, Callable[..., Manifest]]] = {
     "text-classification": mood,
     "token-classification": names,
+    "fill-mask": gaps,
     "question-answering": answers,
     "feature-extraction": meaning,
     "text-generation": writer,
@@ -234,14 +245,16 @@ def table(columns: int, **rows: tuple[float, ...]) -> NDArray[np.float32]:
     return made
 
 
-def tokenizer(*, framed: bool) -> bytes:
-    """A `tokenizer.json` of whole words."""
+def tokenizer(*, framed: bool, masks: bool = False) -> bytes:
+    """A `tokenizer.json` of whole words; with masks its special ones are known as such."""
     made = Tokenizer(models.WordLevel(IDS, unk_token="[UNK]"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.decoder = decoders.WordPiece()
     if framed:
         made.post_processor = processors.BertProcessing(("[SEP]", IDS["[SEP]"]), ("[CLS]", IDS["[CLS]"]))
+    if masks:
+        made.add_special_tokens([*SPECIAL, "[MASK]"])
     return made.to_str().encode()
 
 
@@ -275,7 +288,10 @@ def of_texts(
         inputs=[helper.make_tensor_value_info("input_ids", TensorProto.INT64, [None, None])],
         outputs=[tiny.float_value(spec.name, [None if n < 0 else n for n in spec.shape]) for spec in specs],
     )
-    files = {"model.onnx": model, "tokenizer.json": tokenizer(framed=task != "text-generation")}
+    files = {
+        "model.onnx": model,
+        "tokenizer.json": tokenizer(framed=task != "text-generation", masks=task == "fill-mask"),
+    }
     inputs = (manifests.TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1)),)
     kinds = {"task": task, "preprocess": preprocess, "postprocess": postprocess, "inputs": inputs, "outputs": specs}
     return tiny.write(path, _carded(tiny.drafted(identity, **kinds)), files | _golden({"input_ids": ids}, answered))

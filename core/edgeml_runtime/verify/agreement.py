@@ -11,7 +11,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import (
+    Boxes,
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Postprocess,
+    Span,
+    TensorOutput,
+    TokenClasses,
+)
 from edgeml_runtime.postprocess import detection
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
@@ -61,6 +71,10 @@ def _token_classes(one: Any, other: Any) -> bool:  # noqa: ANN401
     return len({*here} & {*there}) >= TOKENS_SHARE_MIN * max(len(here), len(there))
 
 
+def _fills(one: Any, other: Any) -> bool:  # noqa: ANN401
+    return bool(one["fills"][0]["token_str"] == other["fills"][0]["token_str"])
+
+
 def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
     """Compare labels, and the boxes of each label."""
     here, there = ([it["label"] for it in side["boxes"]] for side in (one, other))
@@ -94,6 +108,7 @@ def _tensors(one: Any, other: Any) -> bool:  # noqa: ANN401
 _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    MaskFill: _fills,
     Boxes: _boxes,
     Span: _span,
     Embedding: _embedding,

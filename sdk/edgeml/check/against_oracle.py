@@ -14,7 +14,16 @@ import numpy as np
 from edgeml.oracle.protocol import LibraryAnswer
 from edgeml_core.card import Oracle
 from edgeml_core.errors import EdgemlError, GateFailed
-from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import (
+    Boxes,
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Span,
+    TensorOutput,
+    TokenClasses,
+)
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
 from edgeml_runtime.postprocess import detection
@@ -135,6 +144,23 @@ def _token_classes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str
     return ""
 
 
+def _fills(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Compare tokens and texts in their order; tokens of nearly one probability may change places.
+
+    Probabilities are compared at their own size, since each of thousands of tokens has a small one.
+    """
+    ours, theirs = found["fills"], expected["fills"]
+    if len(ours) != len(theirs):
+        return f"{len(ours)} tokens, and {len(theirs)}"
+    by_token = {it["token"]: it for it in theirs}
+    for one, other in zip(ours, theirs, strict=True):
+        same = by_token.get(one["token"], {**one, "score": theirs[-1]["score"]})
+        is_near = all(abs(one["score"] - it["score"]) <= SCORE_MAX * it["score"] for it in (other, same))
+        if not is_near or any(one[name] != same[name] for name in ("token_str", "sequence")):
+            return f"{one['sequence']!r} {one['score']:.6f}, and {other['sequence']!r} {other['score']:.6f}"
+    return ""
+
+
 def _span(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     if found["answer"] == expected["answer"] and abs(found["score"] - expected["score"]) <= SCORE_MAX:
         return ""
@@ -204,6 +230,7 @@ def _relative(one: float, other: float) -> float:
 _DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    MaskFill: _fills,
     Span: _span,
     Boxes: _boxes,
     Embedding: _vector,

@@ -70,6 +70,13 @@ def _token_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     return {"tokens": [{**entry, "label": entry["entity"]} for entry in found]}
 
 
+def _fills(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    found = pipeline(item.text, top_k=item.top_k)
+    if isinstance(found[0], list):
+        raise UsageError("input-invalid", f"the text has {len(found)} masks")
+    return {"fills": found}
+
+
 def _span(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     return dict(pipeline(question=item.question, context=item.text))
 
@@ -122,6 +129,7 @@ def _picture(item: RawItem) -> Image.Image:
 _ANSWERS: Final[dict[str, Answers]] = {
     "text-classification": _text_classes,
     "token-classification": _token_classes,
+    "fill-mask": _fills,
     "question-answering": _span,
     "image-classification": _image_classes,
     "object-detection": _boxes,

@@ -14,7 +14,8 @@ from edgeml_core.manifest import Task
 class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item as its owner has it: one or two texts, a question and its context, a picture's file, or a sound.
 
-    `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation.
+    `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation,
+    `top_k` is the number of tokens that fill a mask; None takes the library's own.
     """
 
     text: str | None = None
@@ -25,6 +26,7 @@ class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sampling_rate_hz: int = 0
     threshold: float | None = None
     tokens: int = 0
+    top_k: int | None = None
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ def outputs(**lengths):
     )
 
 
+MASK = processing.MaskFill(output="logits", mask="")
 BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
 
 
@@ -72,6 +73,8 @@ BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
             "preprocess.max_samples is negative",
         ),
         ({"preprocess": processing.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
+        ({"postprocess": MASK}, "fills a mask, but the model takes no text"),
+        ({"postprocess": MASK}, "fills a mask, but names none"),
         ({"postprocess": BOXES}, "postprocess has boxes, but the model takes no image"),
         ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
         ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),

@@ -9,7 +9,16 @@ import pytest
 from edgeml.check import accuracy
 from edgeml.check.data import Row
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.processing import Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import (
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Postprocess,
+    Span,
+    TensorOutput,
+    TokenClasses,
+)
 from edgeml_runtime.tasks import Text
 from support import samples
 
@@ -122,6 +131,16 @@ def test_measure_spans_compares_word_for_word():
     assert [it.label for it in found.classes] == ["answer"]
     with pytest.raises(UsageError, match="not a text"):
         accuracy.measure(answers, answers, rows("the alarm", 1, "A pump"), manifest)
+
+
+def test_measure_masks_compares_the_first_token():
+    """Tokens of some vocabularies begin with a space; another word is wrong, and so is a row without one."""
+    manifest = manifest_with(MaskFill(output="y", mask="[MASK]"))
+    answers = [{"fills": [{"token_str": text}, {"token_str": "pump"}]} for text in (" pump", "valve")]
+    found = accuracy.measure(answers, answers, rows("pump", "pump"), manifest)
+    assert (found.metric, found.fp32) == ("accuracy", 0.5)
+    with pytest.raises(UsageError, match="not a text"):
+        accuracy.measure(answers, answers, rows("pump", None), manifest)
 
 
 LANGUAGE = manifest_with(Generation(output="y", stop_ids=(), past=(), present=()))

@@ -15,7 +15,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE_MODELS
 
-from edgeml.exporters.huggingface import audio, causal, detection, image_processor, sentence_modules, weights
+from edgeml.exporters.huggingface import audio, causal, detection, fill_mask, image_processor, sentence_modules, weights
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
@@ -30,6 +30,7 @@ from edgeml_runtime.tensors import Array
 _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", ("logits",)),
     "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", ("logits",)),
+    "fill-mask": (transformers.AutoModelForMaskedLM, "ForMaskedLM", ("logits",)),
     "question-answering": (
         transformers.AutoModelForQuestionAnswering,
         "ForQuestionAnswering",
@@ -43,7 +44,6 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
 }
 #: By the suffix of architectures: tasks that a bundle can't express.
 _FOREIGN: Final = {
-    "ForMaskedLM": "filling masks in texts",
     "ForMultipleChoice": "choosing among texts",
     "ForNextSentencePrediction": "telling whether a sentence follows",
     "ForConditionalGeneration": "writing a text from another input",
@@ -105,7 +105,8 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
     preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
     if task == "feature-extraction" and isinstance(preprocess, ImageInput):
         outputs = (_POOLED,)
-    module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
+    inner = fill_mask.module(path, pretrained) if task == "fill-mask" else pretrained
+    module = Named(inner, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
     with first_answer(task, example):
         answered = original.run(example)
@@ -213,6 +214,8 @@ def _inputs(
 def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postprocess:
     if task == "object-detection":
         return detection.boxes(path, *outputs)
+    if task == "fill-mask":
+        return fill_mask.mask_fill(path, *outputs)
     if task == "feature-extraction":
         pooled = Embedding(output=_POOLED, pooling="cls", normalize=False)
         return pooled if outputs == (_POOLED,) else sentence_modules.embedding(path, *outputs)
