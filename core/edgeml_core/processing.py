@@ -154,6 +154,22 @@ class Boxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     form: Literal["cxcywh"] = "cxcywh"
 
 
+class Transcript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="transcript"):
+    """The text of a sound, from the logits of `output` over `tokens` in each frame: CTC's best path.
+
+    A token counts once for the neighbouring frames that have it, and `blank` for nothing. `delimiter` becomes `space`.
+    `clean_up` drops the spaces before punctuation, as some tokenizers of transformers do.
+    """
+
+    output: str
+    tokens: tuple[str, ...]
+    blank: str
+    delimiter: str
+    space: str = " "
+    lowercase: bool = False
+    clean_up: bool = False
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
     """One vector per text, pooled from the token vectors of `output`."""
 
@@ -179,7 +195,7 @@ class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 Preprocess = TextInput | QuestionInput | PromptInput | ImageInput | AudioInput | TensorInput
-Postprocess = Classes | TokenClasses | MaskFill | Span | Boxes | Embedding | Generation | TensorOutput
+Postprocess = Classes | TokenClasses | MaskFill | Span | Boxes | Transcript | Embedding | Generation | TensorOutput
 
 
 def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:

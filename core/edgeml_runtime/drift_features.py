@@ -29,10 +29,11 @@ from edgeml_core.processing import (
     TensorOutput,
     TextInput,
     TokenClasses,
+    Transcript,
 )
 from edgeml_runtime import tasks
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.postprocess import classification, detection, embeddings, fill_mask, question_answering
+from edgeml_runtime.postprocess import classification, detection, embeddings, fill_mask, question_answering, speech
 from edgeml_runtime.tasks import Audio, Item, ItemInfo, Picture, Row, Tokens
 from edgeml_runtime.tensors import Array
 
@@ -191,6 +192,10 @@ def _boxes(row: Row, spec: Boxes) -> Observation:
     return {**count, "label": found[0]["label"], "score": found[0]["score"]} if found else count
 
 
+def _transcript(row: Row, spec: Transcript) -> Observation:
+    return {"score": speech.certainty(row, spec)}
+
+
 def _span(row: Row, spec: Span) -> Observation:
     return {"score": question_answering.span(row, spec)["score"]}
 
@@ -243,6 +248,7 @@ _OUTPUTS: Final[dict[type, Callable[[Row, Any], Observation]]] = {
     TokenClasses: _token_classes,
     MaskFill: _fills,
     Boxes: _boxes,
+    Transcript: _transcript,
     Span: _span,
     Embedding: _embedding,
     TensorOutput: _output_tensors,

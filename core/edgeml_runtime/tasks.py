@@ -190,6 +190,12 @@ class SpanAnswer(TypedDict):
     score: float
 
 
+class TranscriptAnswer(Cut):
+    """The text of a sound."""
+
+    text: str
+
+
 Finish = Literal["stop", "length"]
 
 
@@ -239,6 +245,7 @@ Answer: TypeAlias = (
     | TokensAnswer
     | FillsAnswer
     | BoxesAnswer
+    | TranscriptAnswer
     | SpanAnswer
     | TextAnswer
     | LikelihoodAnswer
@@ -246,7 +253,7 @@ Answer: TypeAlias = (
     | TensorsAnswer
 )
 
-Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, FillsAnswer, EmbeddingAnswer)
+Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, FillsAnswer, TranscriptAnswer, EmbeddingAnswer)
 
 #: One run of a model: inputs by tensor name to outputs by tensor name.
 Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]

@@ -20,7 +20,7 @@ from edgeml_agent.http_api.auth import Rules
 TOKEN = "a-token-of-24-characters"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
-TASKS = ("mood", "names", "gaps", "answers", "meaning", "writer", "colors", "finder", "noise", "line")
+TASKS = ("mood", "names", "gaps", "answers", "meaning", "writer", "colors", "finder", "noise", "ears", "line")
 ANYTHING = re.compile(r"version \d|ended by itself|as long as allowed")
 
 
@@ -59,7 +59,7 @@ def loud(rate_hz=44_100, channels=2, seconds=1):
     return {"name": "alarm.wav", "mimeType": "audio/wav", "buffer": held.getvalue()}
 
 
-FILES = {"colors": green, "finder": meadow, "noise": loud}
+FILES = {"colors": green, "finder": meadow, "noise": loud, "ears": loud}
 
 
 def prepare(page: Page, model: str) -> None:
@@ -86,6 +86,7 @@ def ask(page: Page) -> None:
         ("colors", "", "green"),
         ("finder", "", "green"),
         ("noise", "", "loud"),
+        ("ears", "", "loud"),
         ("writer", "water boils", "water boils at a lower temperature in high mountains"),
     ],
 )
@@ -220,6 +221,7 @@ EXPECTED = {
     "writer": '"finish_reason":"length"',
     "colors": '"labels":[{"label":"green"',
     "finder": '"boxes":[{"label":"green"',
+    "ears": '"text":"loud',
     "noise": '"labels":[{"label":"loud"',
     "line": '{"y":[[2.0,2.0,2.0,2.0]]}',
 }

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 from tests.support import task_models, tiny_models
+from tests.support.sounds import wav
 from tests.support.waiting import until
 
 from edgeml_agent.http_api.app import build
@@ -319,6 +320,25 @@ def test_a_mask_is_filled_by_json_alone_or_in_a_list(tmp_path):
     assert (len(five), [it["sequence"] for it in one]) == (5, ["check the new filter."])
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == "the text has 0 masks; 1 is needed"
+
+
+def test_speech_is_recognized_from_samples_and_from_a_file(tmp_path):
+    """Both give the text of the one answer; another rate is refused."""
+    samples = [0.25] * 800 + [0.0] * 400 + [0.9] * 800
+    file = base64.b64encode(wav(np.float32(samples))).decode()
+
+    async def main():
+        async with server() as (models, client):
+            make = partial(task_models.bundle, task="automatic-speech-recognition")
+            await models.activate("ears", *unpacked(tmp_path, make))
+            predict = "/v1/models/ears/predict"
+            asked = [{"samples": samples, "sampling_rate": 16_000}, {"audio": file}]
+            slow = {"samples": samples, "sampling_rate": 8_000}
+            return [await client.post(predict, json=it) for it in (asked, slow)]
+
+    answered, refused = asyncio.run(main())
+    assert answered.json()["outputs"] == [{"text": "quietloud"}] * 2
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input-invalid")
 
 
 def test_off_localhost_the_token_is_wanted_on_every_door(tmp_path):

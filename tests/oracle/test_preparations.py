@@ -33,6 +33,7 @@ from edgeml.pipeline.request import ExportRequest
 from edgeml_core.card import Oracle
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Manifest
+from oracle import architectures
 from support import breadth_models as models
 
 Change = Callable[[Manifest], Manifest]
@@ -130,6 +131,7 @@ MAKERS: Mapping[str, Callable[[Path], object]] = {
     "mask": filler,
     "question": lambda folder: models.pretrained(folder, "bert", "question-answering"),
     "sound": lambda folder: models.pretrained(folder, "wav2vec2", "audio-classification"),
+    "speech": lambda folder: architectures.build("wav2vec2", architectures.SPEECH, folder),
     "language": language_model,
     "boxes": lambda folder: models.pretrained(folder, "yolos", "object-detection"),
 }
@@ -206,6 +208,11 @@ MUTATIONS: list[tuple[str, str, Change]] = [
     ("question", "start and end", read(start="end_logits", end="start_logits")),
     ("last token", "id of padding", prepared(pad_id=5)),
     ("sound", "loudness", prepared(normalize=False)),
+    ("speech", "another blank", read(blank="E")),
+    ("speech", "another delimiter", read(delimiter="T")),
+    ("speech", "order of tokens", read(tokens=architectures.LETTERS[::-1])),
+    ("speech", "case", read(lowercase=True)),
+    ("speech", "loudness", prepared(normalize=False)),
 ]
 
 
@@ -323,7 +330,8 @@ def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task"), [("BertForPreTraining", "pretraining"), ("Wav2Vec2ForCTC", "speech recognition")]
+    ("architecture", "task"),
+    [("BertForPreTraining", "pretraining"), ("WhisperForConditionalGeneration", "writing a text from another")],
 )
 def test_head_that_no_task_is_for_is_named(tmp_path: Path, architecture: str, task: str):
     """With the ways that are left, before any weights are read."""
@@ -339,6 +347,25 @@ def test_sound_that_would_be_padded_without_a_mask_ships_in_no_fixed_length(tmp_
     model = models.pretrained(tmp_path / "model", "wav2vec2", "audio-classification")
     request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
     with pytest.raises(GateFailed, match=r"the answers are not the original's: a sound of 0\.3 s"):
+        export(request)
+
+
+def test_recognizer_with_a_language_model_is_refused(tmp_path: Path):
+    """Without it the text would be another."""
+    architectures.build("wav2vec2", architectures.SPEECH, tmp_path / "model")
+    file = tmp_path / "model" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"processor_class": "Wav2Vec2ProcessorWithLM"}))
+    with pytest.raises(UsageError, match="recognizes with a language model"):
+        huggingface.load(tmp_path / "model", None, tmp_path)
+
+
+@pytest.mark.nightly
+def test_recognizer_ships_in_no_fixed_length(tmp_path: Path):
+    """The zeros behind a short sound would change its text."""
+    architectures.build("wav2vec2", architectures.SPEECH, tmp_path / "model")
+    model = str(tmp_path / "model")
+    request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
+    with pytest.raises(UsageError, match="the zeros behind a short sound change the text"):
         export(request)
 
 

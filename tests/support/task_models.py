@@ -78,6 +78,7 @@ NAMES: Final = {
     "image-classification": "colors",
     "object-detection": "finder",
     "audio-classification": "noise",
+    "automatic-speech-recognition": "ears",
 }
 
 
@@ -224,6 +225,43 @@ def noise(path: Path, identity: tuple[str, str, str]) -> Manifest:
     return of_floats(path, identity, ("samples", given), nodes, (sound, ("quiet", "loud")))
 
 
+def ears(path: Path, identity: tuple[str, str, str]) -> Manifest:
+    """A sound says how loud it is, in one word for each change; of silence it says nothing."""
+    gains, offsets = np.float32([[[-100, -100, 20, 60]]]), np.float32([[[3, -9, 0, -12]]])
+    constants = [
+        tiny.constant("row", np.int64([1])),
+        tiny.constant("gains", gains),
+        tiny.constant("offsets", offsets),
+    ]
+    nodes = [
+        helper.make_node("Abs", ["samples"], ["sizes"]),
+        helper.make_node("Unsqueeze", ["sizes", "row"], ["rows"]),
+        helper.make_node("AveragePool", ["rows"], ["loudness"], kernel_shape=[400], strides=[400]),
+        helper.make_node("Transpose", ["loudness"], ["frames"], perm=[0, 2, 1]),
+        helper.make_node("Mul", ["frames", "gains"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "offsets"], ["logits"]),
+    ]
+    given = np.full((1, 400), 0.5, np.float32)
+    answered = {"logits": 0.5 * gains + offsets}
+    model = tiny.onnx_model(
+        nodes,
+        constants,
+        inputs=[tiny.float_value("samples", [None, None])],
+        outputs=[tiny.float_value("logits", [None, None, 4])],
+    )
+    draft = tiny.drafted(
+        identity,
+        task="automatic-speech-recognition",
+        inputs=(manifests.TensorSpec(name="samples", dtype="float32", shape=(-1, -1)),),
+        outputs=(manifests.TensorSpec(name="logits", dtype="float32", shape=(-1, -1, 4)),),
+        preprocess=processing.AudioInput(sampling_rate_hz=RATE_HZ, min_samples=400, max_samples=10 * RATE_HZ),
+        postprocess=processing.Transcript(
+            output="logits", tokens=("<pad>", "|", "quiet", "loud"), blank="<pad>", delimiter="|"
+        ),
+    )
+    return tiny.write(path, _carded(draft), {"model.onnx": model} | _golden({"samples": given}, answered))
+
+
 MAKERS: Final[Mapping[str, Callable[..., Manifest]]] = {
     "text-classification": mood,
     "token-classification": names,
@@ -234,6 +272,7 @@ MAKERS: Final[Mapping[str, Callable[..., Manifest]]] = {
     "image-classification": colors,
     "object-detection": finder,
     "audio-classification": noise,
+    "automatic-speech-recognition": ears,
 }
 
 

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from tokenizers import Tokenizer
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.processing import MaskFill
+from edgeml_runtime.postprocess.clean_up import cleaned
 from edgeml_runtime.tasks import FILLS_DEFAULT, Masked, Text, Tokens
-
-#: Texts that cleaning up replaces, in this order, and their replacements.
-#: Source: transformers 4.57 `PreTrainedTokenizerBase.clean_up_tokenization`.
-_CLEANED: Final = (
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
-    (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
-)
 
 
 def masked_tokens(tokenizer: Tokenizer, spec: MaskFill, text: Text, ids: Sequence[int], tokens: Tokens) -> Masked:
@@ -67,10 +52,4 @@ def _decoded(
     before, after = around
     own = tokenizer.decode([token], skip_special_tokens=False)
     whole = tokenizer.decode([*before, token, *after], skip_special_tokens=True)
-    return (_cleaned(own), _cleaned(whole)) if clean_up else (own, whole)
-
-
-def _cleaned(text: str) -> str:
-    for given, cleaned in _CLEANED:
-        text = text.replace(given, cleaned)
-    return text
+    return (cleaned(own), cleaned(whole)) if clean_up else (own, whole)

@@ -21,8 +21,9 @@ from edgeml_core.processing import (
     Span,
     TensorOutput,
     TokenClasses,
+    Transcript,
 )
-from edgeml_runtime.postprocess import detection
+from edgeml_runtime.postprocess import detection, speech
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify.golden import cosine
@@ -31,6 +32,8 @@ from edgeml_runtime.verify.golden import cosine
 COSINE_MIN: Final = 0.95
 #: Fraction of a text's tokens with the same label; borderline tokens differ between two trainings.
 TOKENS_SHARE_MIN: Final = 0.95
+#: Fraction of a transcript's words that may differ; two good recognizers differ in some.
+WORD_ERRORS_MAX: Final = 0.1
 
 
 def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess) -> bool:
@@ -87,6 +90,11 @@ def _edges(answer: Any, label: str) -> list[Array]:  # noqa: ANN401
     return [detection.edges(it) for it in answer["boxes"] if it["label"] == label]
 
 
+def _transcript(one: Any, other: Any) -> bool:  # noqa: ANN401
+    here, there = one["text"].lower().split(), other["text"].lower().split()
+    return speech.word_errors(here, there) <= WORD_ERRORS_MAX * max(len(here), len(there))
+
+
 def _span(one: Any, other: Any) -> bool:  # noqa: ANN401
     return bool(one["answer"] == other["answer"])
 
@@ -110,6 +118,7 @@ _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     TokenClasses: _token_classes,
     MaskFill: _fills,
     Boxes: _boxes,
+    Transcript: _transcript,
     Span: _span,
     Embedding: _embedding,
     Generation: _always,

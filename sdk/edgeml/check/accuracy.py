@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.check import expected_labels, mean_average_precision, perplexity
+from edgeml.check import expected_labels, mean_average_precision, perplexity, word_error_rate
 from edgeml.check.data import Row
 from edgeml.check.predictions import vector
 from edgeml_core.card import Accuracy, ClassAccuracy
@@ -22,6 +22,7 @@ from edgeml_core.processing import (
     MaskFill,
     Span,
     TokenClasses,
+    Transcript,
 )
 from edgeml_runtime.tasks import Answer, Text
 from edgeml_runtime.tensors import Array
@@ -43,6 +44,7 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     other row has the same label. Masks: the likeliest token is the label. Spans: the words are those of the label.
     Tensors: the index of the largest output is right. Language models: perplexity, whose `drop` is the fraction by
     which it rises. Boxes: mean average precision.
+    Transcripts: word error rate, whose `drop` is its rise.
 
     Args:
         fp32: the original's answers, one for each row.
@@ -55,6 +57,8 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     """
     if isinstance(manifest.postprocess, Generation):
         return perplexity.measure(fp32, int8, z95=_Z95)
+    if isinstance(manifest.postprocess, Transcript):
+        return word_error_rate.measure(fp32, int8, rows, z95=_Z95)
     if isinstance(manifest.postprocess, Boxes):
         return mean_average_precision.measure(fp32, int8, rows, manifest.postprocess.labels)
     verdicts = [list(_judge(answers, rows, manifest)) for answers in (fp32, int8)]

@@ -23,6 +23,7 @@ from edgeml_core.processing import (
     Span,
     TensorOutput,
     TokenClasses,
+    Transcript,
 )
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
@@ -78,6 +79,7 @@ def check(model: Model, items: Sequence[Item], answers: Sequence[LibraryAnswer],
         if alone is None or "truncated" in alone[0]:
             continue
         _refuse_if(_inputs(model, item, it), item, library)
+        _refuse_if(_outputs(model, item, it), item, library)
         _refuse_if(difference(alone[0], it.answer), item, library)
         read.append((item, it.answer))
     if not read:
@@ -115,6 +117,19 @@ def _inputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:
         distance = float(np.abs(ours - other).max(initial=0))
         if not distance <= INPUT_MAX:  # NaN is no distance
             return f"{name} with numbers up to {distance:.2f} away from those"
+    return ""
+
+
+def _outputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:
+    """Compare the models' outputs, where the library shows its own, at their own scale."""
+    found = model.infer(model.prepare([item]).tensors) if theirs.outputs else {}
+    for name, data in theirs.outputs.items():
+        ours, other = found[name][0], tensors.from_data(data)
+        if ours.shape != other.shape:
+            return f"{name} of shape {list(ours.shape)}, and of {list(other.shape)}"
+        distance, scale = (float(np.abs(it).max(initial=0)) for it in (ours - other, other))
+        if not distance <= SCORE_MAX * max(1.0, scale):  # NaN is no distance
+            return f"{name} with numbers up to {distance:.4f} away from those"
     return ""
 
 
@@ -233,6 +248,7 @@ _DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
     MaskFill: _fills,
     Span: _span,
     Boxes: _boxes,
+    Transcript: _text,
     Embedding: _vector,
     Generation: _text,
 }

@@ -41,11 +41,13 @@ class LibraryAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """The library's answer in the form of edgeml's answers, or the reason why it gave none.
 
     `inputs` are the tensors that the library made of a picture, float32: a model whose answers hardly depend on its
-    input would hide a wrong preparation.
+    input would hide a wrong preparation. `outputs` are those of its model, float32, for answers that say little of
+    them: a recognizer of speech finds no words in most sounds.
     """
 
     answer: dict[str, Any] | None = None
     inputs: dict[str, TensorData] = {}
+    outputs: dict[str, TensorData] = {}
     error: str = ""
 
 

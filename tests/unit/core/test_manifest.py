@@ -34,6 +34,7 @@ def outputs(**lengths):
 
 
 MASK = processing.MaskFill(output="logits", mask="")
+SPEECH = processing.Transcript(output="logits", tokens=("a",), blank="_", delimiter="|")
 BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
 
 
@@ -75,6 +76,8 @@ BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
         ({"preprocess": processing.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
         ({"postprocess": MASK}, "fills a mask, but the model takes no text"),
         ({"postprocess": MASK}, "fills a mask, but names none"),
+        ({"postprocess": SPEECH}, "has a transcript, but the model takes no sound"),
+        ({"postprocess": SPEECH}, "blank '_', which is none of its tokens"),
         ({"postprocess": BOXES}, "postprocess has boxes, but the model takes no image"),
         ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
         ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),

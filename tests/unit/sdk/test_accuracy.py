@@ -18,6 +18,7 @@ from edgeml_core.processing import (
     Span,
     TensorOutput,
     TokenClasses,
+    Transcript,
 )
 from edgeml_runtime.tasks import Text
 from support import samples
@@ -141,6 +142,32 @@ def test_measure_masks_compares_the_first_token():
     assert (found.metric, found.fp32) == ("accuracy", 0.5)
     with pytest.raises(UsageError, match="not a text"):
         accuracy.measure(answers, answers, rows("pump", None), manifest)
+
+
+SPEECH = manifest_with(Transcript(output="y", tokens=("_", "A"), blank="_", delimiter="|"))
+
+
+def test_measure_words_of_speech_is_an_error_rate():
+    """4 words in two sounds, of which fp32 misses one and int8 two: a rise of a quarter, with its interval."""
+    before, after = ([{"text": text} for text in texts] for texts in (("The pump", "has"), ("the", "has")))
+    found = accuracy.measure(before, after, rows("the PUMP", "has stopped"), SPEECH)
+    assert (found.metric, found.rows, found.is_fraction) == ("word error rate", 2, False)
+    assert (found.fp32, found.int8, found.drop) == (0.25, 0.5, 0.25)
+    half = 1.959964 * np.sqrt(2 * 0.5) / 4  # a sound of two words loses 1 or 0, where 0.5 is expected
+    assert found.ci95 == pytest.approx((0.25 - half, 0.25 + half), abs=1e-6)
+    assert found.summary.startswith("0.2500 -> 0.5000, rise +25.00%")
+    with pytest.raises(GateFailed, match=r"word error rate rises by 25\.00%"):
+        accuracy.check_drop(found, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"), [(("a",), "1 sound"), (("", " "), "0 word"), (("a", 3), "label 3 is not a text")]
+)
+def test_measure_speech_needs_texts(labels, problem):
+    """Two at least, with words."""
+    answers = [{"text": "a"}] * len(labels)
+    with pytest.raises(UsageError, match=problem):
+        accuracy.measure(answers, answers, rows(*labels), SPEECH)
 
 
 LANGUAGE = manifest_with(Generation(output="y", stop_ids=(), past=(), present=()))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,17 +16,27 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE_MODELS
 
-from edgeml.exporters.huggingface import audio, causal, detection, fill_mask, image_processor, sentence_modules, weights
+from edgeml.exporters.huggingface import (
+    audio,
+    causal,
+    detection,
+    fill_mask,
+    image_processor,
+    sentence_modules,
+    speech,
+    weights,
+)
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
-from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, TextInput
+from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, Preprocess, TextInput
 from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.tasks import Question, Text
 from edgeml_runtime.tensors import Array
 
+_SPEECH: Final = "automatic-speech-recognition"
 #: By task: the transformers class that loads its model, the suffix of its architectures, the outputs in use.
 _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", ("logits",)),
@@ -39,6 +50,7 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", ("logits",)),
     "object-detection": (transformers.AutoModelForObjectDetection, "ForObjectDetection", ("logits", "pred_boxes")),
     "audio-classification": (transformers.AutoModelForAudioClassification, "ForAudioClassification", ("logits",)),
+    _SPEECH: (transformers.AutoModelForCTC, "ForCTC", ("logits",)),
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
 }
@@ -47,8 +59,7 @@ _FOREIGN: Final = {
     "ForMultipleChoice": "choosing among texts",
     "ForNextSentencePrediction": "telling whether a sentence follows",
     "ForConditionalGeneration": "writing a text from another input",
-    "ForCTC": "speech recognition",
-    "ForSpeechSeq2Seq": "speech recognition",
+    "ForSpeechSeq2Seq": "speech recognition by a decoder",
     "ForSemanticSegmentation": "segmentation of pictures",
     "ForUniversalSegmentation": "segmentation of pictures",
     "ForInstanceSegmentation": "segmentation of pictures",
@@ -118,9 +129,9 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         sha256=digest(pretrained, path / "config.json", *assets.values()),
         signature=Signature(
             inputs=specs(example, lengths=by_length),
-            outputs=specs(answered, lengths=task in _BY_TOKEN and isinstance(preprocess, TextInput)),
+            outputs=specs(answered, lengths=_has_lengths(task, preprocess)),
             preprocess=preprocess,
-            postprocess=_postprocess(path, task, outputs),
+            postprocess=_postprocess(path, task, answered),
         ),
         example=example,
         original=original,
@@ -131,6 +142,11 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         notes=notes,
         folder=path,
     )
+
+
+def _has_lengths(task: Task, preprocess: Preprocess) -> bool:
+    """Return whether outputs have one row for each token, or for each frame of a sound."""
+    return task == _SPEECH or (task in _BY_TOKEN and isinstance(preprocess, TextInput))
 
 
 def _check_safe(path: Path, config: folders.Config) -> None:
@@ -188,7 +204,7 @@ def _inputs(
         image, notes = detection.image_input(path) if detects else (image_processor.image_input(path), ())
         shape = (1, image.channels, image.height, image.width)
         return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}, notes)
-    if task == "audio-classification":
+    if task in ("audio-classification", _SPEECH):
         sound = audio.audio_input(path)
         return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
     if (taken := pretrained.main_input_name) != _TEXT_INPUT:
@@ -211,7 +227,10 @@ def _inputs(
     return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})
 
 
-def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postprocess:
+def _postprocess(path: Path, task: Task, answered: Mapping[str, Array]) -> Postprocess:
+    outputs = tuple(answered)
+    if task == _SPEECH:
+        return speech.transcript(path, outputs[0], answered[outputs[0]].shape[-1])
     if task == "object-detection":
         return detection.boxes(path, *outputs)
     if task == "fill-mask":
