@@ -232,6 +232,31 @@ def test_wrong_preparation_is_caught(judged: Callable[[str], Judged], kind: str,
         judged(kind).check(change(judged(kind).manifest))
 
 
+def test_vocabulary_is_multiplied_for_the_mask_alone(judged: Callable[[str], Judged]):
+    """The logits are those of the whole text's at its place."""
+    module = judged("mask").source.original._module.inner
+    seen: list[tuple[int, ...]] = []
+    ids = torch.tensor([[0, 9, 4, 8, 2], [0, 4, 7, 6, 2]])
+    whole = module.inner(input_ids=ids).logits
+    hook = module.inner.get_output_embeddings().register_forward_hook(lambda *them: seen.append(tuple(them[2].shape)))
+    found = module(input_ids=ids)["logits"]
+    hook.remove()
+    assert seen == [(2, 1, models.VOCABULARY)]
+    torch.testing.assert_close(found, whole[[0, 1], [2, 1]])
+
+
+@pytest.mark.nightly
+def test_masks_are_filled_in_fixed_lengths_too(tmp_path: Path):
+    """TFLite pads with a mask; each of its lengths takes the row."""
+    filler(tmp_path / "model")
+    model = str(tmp_path / "model")
+    request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
+    (exported,) = export(request)
+    assert [spec.shape for spec in exported.manifest.outputs] == [(1, models.VOCABULARY)]
+    assert exported.manifest.card.oracle
+    assert exported.manifest.card.oracle.items >= len(hard_items.TEXTS)
+
+
 def test_logits_of_another_token_than_the_mask_are_caught(judged: Callable[[str], Judged], tmp_path: Path):
     """The graph takes the row of the mask; here it takes the row of the end."""
     one = judged("mask")
@@ -348,6 +373,19 @@ def test_sound_that_would_be_padded_without_a_mask_ships_in_no_fixed_length(tmp_
     request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
     with pytest.raises(GateFailed, match=r"the answers are not the original's: a sound of 0\.3 s"):
         export(request)
+
+
+@pytest.mark.parametrize(("kind", "task"), [("mask", "fill-mask"), ("speech", architectures.SPEECH)])
+def test_folder_without_a_tokenizer_is_refused_in_one_line(judged: Callable[[str], Judged], kind, task, tmp_path):
+    """With the way to save it."""
+    folder = tmp_path / "model"
+    shutil.copytree(judged(kind).source.folder, folder)
+    for file in (*folder.glob("*token*"), *folder.glob("vocab*")):
+        file.unlink()
+    with pytest.raises(UsageError, match="tokenizer") as caught:
+        huggingface.load(folder, task, tmp_path)
+    assert caught.value.code == "model-unreadable"
+    assert "\n" not in caught.value.message
 
 
 def test_recognizer_with_a_language_model_is_refused(tmp_path: Path):

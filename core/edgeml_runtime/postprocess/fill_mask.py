@@ -27,10 +27,18 @@ def fills(row: Row, spec: MaskFill) -> FillsAnswer:
     if not isinstance(masked, Masked):
         raise RejectedError("bundle-format", "the postprocessing fills a mask, but the model takes no text with one")
     answer: FillsAnswer = {"fills": []}
-    for token in np.argsort(-scores, kind="stable")[: masked.top_k].tolist():
+    for token in _highest(scores, masked.top_k):
         own, whole = masked.decode(token)
         answer["fills"].append({"score": float(scores[token]), "token": token, "token_str": own, "sequence": whole})
     return with_truncation(answer, row)
+
+
+def _highest(scores: Array, count: int) -> list[int]:
+    """List the tokens of the highest scores; only those are sorted, since a vocabulary has up to 250,000."""
+    least = np.partition(scores, -min(count, scores.size))[-min(count, scores.size)]
+    tokens = np.flatnonzero(scores >= least)
+    found: list[int] = tokens[np.argsort(-scores[tokens], kind="stable")][:count].tolist()
+    return found
 
 
 def probabilities(row: Row, spec: MaskFill) -> Array:

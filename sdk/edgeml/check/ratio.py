@@ -12,7 +12,7 @@ def ratio(parts: Array, counts: Array, *, z95: float) -> tuple[float, float]:
 
     Args:
         parts: float [rows], two rows or more.
-        counts: int [rows], not all zero.
+        counts: float or int [rows], not all zero.
         z95: standard deviations of a 95 % interval.
 
     Returns:

@@ -153,8 +153,11 @@ def test_measure_words_of_speech_is_an_error_rate():
     found = accuracy.measure(before, after, rows("the PUMP", "has stopped"), SPEECH)
     assert (found.metric, found.rows, found.is_fraction) == ("word error rate", 2, False)
     assert (found.fp32, found.int8, found.drop) == (0.25, 0.5, 0.25)
-    half = 1.959964 * np.sqrt(2 * 0.5) / 4  # a sound of two words loses 1 or 0, where 0.5 is expected
-    assert found.ci95 == pytest.approx((0.25 - half, 0.25 + half), abs=1e-6)
+    half = 1.959964 * np.sqrt(4 / 3 * 1.25) / 8  # four sounds of two words lose 1, 0, 0.5 and -0.5
+    assert found.ci95 == pytest.approx((0.125 - half, 0.125 + half), abs=1e-6)
+    same = accuracy.measure(before, before, rows("the pump", "has stopped"), SPEECH)
+    assert same.drop == 0
+    assert same.ci95[0] < -0.1 < 0.1 < same.ci95[1]  # two sounds can't rule out much
     assert found.summary.startswith("0.2500 -> 0.5000, rise +25.00%")
     with pytest.raises(GateFailed, match=r"word error rate rises by 25\.00%"):
         accuracy.check_drop(found, 0.2)

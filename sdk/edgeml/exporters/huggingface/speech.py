@@ -9,6 +9,7 @@ import msgspec
 import transformers
 
 from edgeml.exporters.huggingface import folder as folders
+from edgeml.exporters.torch_session import ERROR_CHARS
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Transcript
 
@@ -44,7 +45,8 @@ def transcript(folder: Path, output: str, tokens: int) -> Transcript:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers lets errors of many kinds pass
         hint = "save the tokenizer too: AutoProcessor.from_pretrained(...).save_pretrained(FOLDER)"
-        raise UsageError("model-unreadable", f"transformers can't load {folder}'s tokenizer: {error}", hint) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARS]
+        raise UsageError("model-unreadable", f"transformers can't load {folder}'s tokenizer: {reason}", hint) from error
     if type(tokenizer) is not transformers.Wav2Vec2CTCTokenizer:
         message = f"the tokenizer {type(tokenizer).__name__} is not known to recognize speech"
         raise UsageError("model-unsupported", message, "export a model with a Wav2Vec2CTCTokenizer")
