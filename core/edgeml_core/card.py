@@ -19,6 +19,8 @@ How = Literal["measured", "emulated", "estimated", "not measured"]
 
 #: The metric of language models.
 PERPLEXITY: Final = "perplexity"
+#: The metric of speech recognition.
+WORD_ERROR_RATE: Final = "word error rate"
 
 #: Summary of a card without a baseline. Language models are evaluated on whole texts, which are no prompts.
 NO_BASELINE: Final = "none: too few rows in --evaluate or --calibrate, or a language model"
@@ -59,7 +61,8 @@ class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The task metric on `--evaluate`, paired row by row with fp32, as fractions of 1.
 
-    A perplexity is no fraction: lower is better, and `drop` and its interval are the fraction by which it rises.
+    Of a perplexity and a word error rate lower is better. `drop` and its interval are then the rise: of a perplexity as
+    a fraction of itself, of an error rate as it is.
     """
 
     metric: str
@@ -72,14 +75,14 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def is_fraction(self) -> bool:
-        """Whether the metric is a fraction of 1."""
-        return self.metric != PERPLEXITY
+        """Whether the metric is a fraction of right answers, of which more are better."""
+        return self.metric not in (PERPLEXITY, WORD_ERROR_RATE)
 
     @property
     def summary(self) -> str:
         """Text for people: before and after, and the change with its interval."""
         low, high = self.ci95
-        digits, change = (4, "drop") if self.is_fraction else (2, "rise")
+        digits, change = 2 if self.metric == PERPLEXITY else 4, "drop" if self.is_fraction else "rise"
         return (
             f"{self.fp32:.{digits}f} -> {self.int8:.{digits}f}, {change} {self.drop:+.2%} "
             f"(95 %: {low:+.2%} to {high:+.2%}), {self.rows} rows"

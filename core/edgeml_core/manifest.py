@@ -20,6 +20,7 @@ from edgeml_core.processing import (
     Boxes,
     Generation,
     ImageInput,
+    MaskFill,
     Postprocess,
     Preprocess,
     PromptInput,
@@ -27,6 +28,7 @@ from edgeml_core.processing import (
     Span,
     TensorInput,
     TextInput,
+    Transcript,
     outputs_named,
 )
 
@@ -45,12 +47,14 @@ Format = Literal["onnx", "tflite"]
 Task = Literal[
     "text-classification",
     "token-classification",
+    "fill-mask",
     "question-answering",
     "feature-extraction",
     "text-generation",
     "image-classification",
     "object-detection",
     "audio-classification",
+    "automatic-speech-recognition",
     "tensors",
 ]
 DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool", "string"]
@@ -218,8 +222,31 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
             yield f"only one of {before.__name__} and {after.__name__} is present"
     if not isinstance(manifest.preprocess, TensorInput) and any(spec.dtype == "string" for spec in manifest.inputs):
         yield "an input has strings, but the preprocessing makes none"
-    if isinstance(manifest.postprocess, Boxes):
-        yield from _box_problems(manifest, manifest.postprocess)
+    yield from _answer_problems(manifest)
+
+
+def _answer_problems(manifest: Manifest) -> Iterator[str]:
+    match manifest.postprocess:
+        case MaskFill(mask=mask):
+            yield from _mask_problems(manifest, mask)
+        case Transcript() as transcript:
+            yield from _transcript_problems(manifest, transcript)
+        case Boxes() as boxes:
+            yield from _box_problems(manifest, boxes)
+
+
+def _mask_problems(manifest: Manifest, mask: str) -> Iterator[str]:
+    if type(manifest.preprocess) is not TextInput:
+        yield "postprocess fills a mask, but the model takes no text"
+    if not mask:
+        yield "postprocess fills a mask, but names none"
+
+
+def _transcript_problems(manifest: Manifest, transcript: Transcript) -> Iterator[str]:
+    if not isinstance(manifest.preprocess, AudioInput):
+        yield "postprocess has a transcript, but the model takes no sound"
+    if transcript.blank not in transcript.tokens:
+        yield f"postprocess has the blank {transcript.blank!r}, which is none of its tokens"
 
 
 def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:

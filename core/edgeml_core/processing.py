@@ -120,6 +120,18 @@ class TokenClasses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     labels: tuple[str, ...]
 
 
+class MaskFill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mask-fill"):
+    """The likeliest tokens in place of the one `mask` of a text, from the logits of `output` over the vocabulary.
+
+    The model itself takes the row of the mask. `clean_up` drops the spaces before punctuation in the decoded text, as
+    some tokenizers of transformers do.
+    """
+
+    output: str
+    mask: str
+    clean_up: bool = False
+
+
 class Span(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="span"):
     """The part of the context that answers the question, of at most `max_tokens`, from two outputs' logits."""
 
@@ -140,6 +152,22 @@ class Boxes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     labels: tuple[str, ...]
     threshold: float = 0.5
     form: Literal["cxcywh"] = "cxcywh"
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="transcript"):
+    """The text of a sound, from the logits of `output` over `tokens` in each frame: CTC's best path.
+
+    A token counts once for the neighbouring frames that have it, and `blank` for nothing. `delimiter` becomes `space`.
+    `clean_up` drops the spaces before punctuation, as some tokenizers of transformers do.
+    """
+
+    output: str
+    tokens: tuple[str, ...]
+    blank: str
+    delimiter: str
+    space: str = " "
+    lowercase: bool = False
+    clean_up: bool = False
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="embedding"):
@@ -167,7 +195,7 @@ class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 Preprocess = TextInput | QuestionInput | PromptInput | ImageInput | AudioInput | TensorInput
-Postprocess = Classes | TokenClasses | Span | Boxes | Embedding | Generation | TensorOutput
+Postprocess = Classes | TokenClasses | MaskFill | Span | Boxes | Transcript | Embedding | Generation | TensorOutput
 
 
 def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:

@@ -22,16 +22,18 @@ from edgeml_core.processing import (
     Classes,
     Embedding,
     ImageInput,
+    MaskFill,
     QuestionInput,
     Span,
     TensorInput,
     TensorOutput,
     TextInput,
     TokenClasses,
+    Transcript,
 )
 from edgeml_runtime import tasks
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.postprocess import classification, detection, embeddings, question_answering
+from edgeml_runtime.postprocess import classification, detection, embeddings, fill_mask, question_answering, speech
 from edgeml_runtime.tasks import Audio, Item, ItemInfo, Picture, Row, Tokens
 from edgeml_runtime.tensors import Array
 
@@ -178,12 +180,20 @@ def _token_classes(row: Row, spec: TokenClasses) -> Observation:
     return {"score": sum(scores) / len(scores)} if scores else {}
 
 
+def _fills(row: Row, spec: MaskFill) -> Observation:
+    return {"score": float(fill_mask.probabilities(row, spec).max())}
+
+
 def _boxes(row: Row, spec: Boxes) -> Observation:
     """Count the objects above the model's own threshold, not the request's, and take the one with the highest score."""
     about = msgspec.structs.replace(row.about, threshold=None) if isinstance(row.about, Picture) else row.about
     found = detection.boxes(Row(outputs=row.outputs, about=about), spec)["boxes"]
     count = {"objects": float(len(found))}
     return {**count, "label": found[0]["label"], "score": found[0]["score"]} if found else count
+
+
+def _transcript(row: Row, spec: Transcript) -> Observation:
+    return {"score": speech.certainty(row, spec)}
 
 
 def _span(row: Row, spec: Span) -> Observation:
@@ -236,7 +246,9 @@ _INPUTS: Final[dict[type, Callable[[_InputRow, Any], Observation]]] = {
 _OUTPUTS: Final[dict[type, Callable[[Row, Any], Observation]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    MaskFill: _fills,
     Boxes: _boxes,
+    Transcript: _transcript,
     Span: _span,
     Embedding: _embedding,
     TensorOutput: _output_tensors,

@@ -12,7 +12,16 @@ import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, Span, TensorInput, TextInput
+from edgeml_core.processing import (
+    AudioInput,
+    ImageInput,
+    MaskFill,
+    PromptInput,
+    QuestionInput,
+    Span,
+    TensorInput,
+    TextInput,
+)
 from edgeml_runtime import tasks
 from edgeml_runtime.postprocess import question_answering
 from edgeml_runtime.requests import check_bounds
@@ -91,6 +100,9 @@ def _texts(folder: Path, text: TextInput, manifest: Manifest) -> Preparer:
     from edgeml_runtime.encode.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
 
     encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
+    spec = manifest.postprocess
+    if isinstance(spec, MaskFill):
+        return lambda items: Prepared(*encoder.masked([_expect(item, Text) for item in items], spec))
     return lambda items: Prepared(*encoder.encode([_expect(item, Text) for item in items]))
 
 

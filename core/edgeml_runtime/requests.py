@@ -3,6 +3,7 @@
 A request is one object or a list of them. The manifest's preprocessing decides its form:
 
 - `{"text": "..."}`, for a classifier optionally with a `"text_pair"`
+- `{"text": "The capital of [MASK] is ..."}` with the mask of the model's tokenizer, optionally with `"top_k"`
 - `{"question": "...", "context": "..."}`
 - `{"prompt": "..."}` or `{"messages": [{"role": "user", "content": "..."}]}`
 - `{"image": "<base64 of the file>"}`, for a detector optionally with a `"threshold"`
@@ -21,7 +22,17 @@ import numpy as np
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest, TensorSpec
-from edgeml_core.processing import AudioInput, Boxes, Classes, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import (
+    AudioInput,
+    Boxes,
+    Classes,
+    ImageInput,
+    MaskFill,
+    Postprocess,
+    PromptInput,
+    QuestionInput,
+    TextInput,
+)
 from edgeml_runtime import tensors
 from edgeml_runtime.encode import audio
 from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Prompt, Question, ScoredText, Tensors, Text
@@ -38,6 +49,8 @@ SAMPLES_MAX: Final = 8 * 1024 * 1024
 SAMPLE_MAX: Final = 2.0**31
 #: Tokens of one answer; bounds the time for which one request keeps a model busy.
 NEW_TOKENS_MAX: Final = 1024
+#: Tokens that fill one mask; each brings the whole text once more.
+FILLS_MAX: Final = 100
 #: Temperature of sampling; all tokens are about equally likely at less than that.
 TEMPERATURE_MAX: Final = 10.0
 #: Messages of one conversation; their texts together keep TEXT_MAX_CHARS.
@@ -75,6 +88,12 @@ class PairRequest(TextRequest, frozen=True, forbid_unknown_fields=True):
     """A text for a classifier, alone or with the second one of a pair."""
 
     text_pair: str | None = None
+
+
+class FillRequest(TextRequest, frozen=True, forbid_unknown_fields=True):
+    """A text with one mask, and the number of tokens to fill it with; None takes the model's own."""
+
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=FILLS_MAX)] | None = None
 
 
 class QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +141,7 @@ class TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
     TextRequest,
     PairRequest,
+    FillRequest,
     QuestionRequest,
     PromptRequest,
     ChatRequest,
@@ -223,7 +243,7 @@ def _item(value: object, manifest: Manifest) -> Item:
         case AudioInput():
             return _audio(_read(value, AudioRequest, _AUDIO))
         case TextInput():
-            return _text(value, is_pair=isinstance(manifest.postprocess, Classes))
+            return _text(value, manifest.postprocess)
         case ImageInput():
             return _image(value, detects=isinstance(manifest.postprocess, Boxes))
         case _:
@@ -236,11 +256,16 @@ def _item(value: object, manifest: Manifest) -> Item:
             return Tensors({name: tensors.from_nested(specs[name], it, missing=null) for name, it in inputs.items()})
 
 
-def _text(value: object, *, is_pair: bool) -> Text:
-    if is_pair:
-        pair = _read(value, PairRequest, '{"text": "..."} or {"text": "...", "text_pair": "..."}')
-        return Text(pair.text, pair.text_pair)
-    return Text(_read(value, TextRequest, '{"text": "..."}').text)
+def _text(value: object, postprocess: Postprocess) -> Text:
+    match postprocess:
+        case Classes():
+            pair = _read(value, PairRequest, '{"text": "..."} or {"text": "...", "text_pair": "..."}')
+            return Text(pair.text, pair.text_pair)
+        case MaskFill(mask=mask):
+            fill = _read(value, FillRequest, f'{{"text": "... {mask} ...", "top_k": 5}}')
+            return Text(fill.text, top_k=fill.top_k)
+        case _:
+            return Text(_read(value, TextRequest, '{"text": "..."}').text)
 
 
 def _image(value: object, *, detects: bool) -> Image:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
+from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,10 +17,14 @@ from edgeml_runtime.tensors import Array
 
 
 class Text(msgspec.Struct, frozen=True):
-    """One text, or two for a classifier of pairs: a query and a document, a premise and a claim."""
+    """One text, or two for a classifier of pairs: a query and a document, a premise and a claim.
+
+    `top_k` is the number of tokens that fill the mask of a text; None takes `FILLS_DEFAULT`.
+    """
 
     text: str
     text_pair: str | None = None
+    top_k: int | None = None
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -89,6 +93,10 @@ class Tensors(msgspec.Struct, frozen=True):
     inputs: dict[str, Array]
 
 
+#: Tokens that fill a mask where the request names no number.
+#: Source: transformers 4.57 `FillMaskPipeline`, its default.
+FILLS_DEFAULT: Final = 5
+
 Item = Text | Question | Prompt | Chat | ScoredText | Image | Audio | Tensors
 
 
@@ -135,6 +143,21 @@ class TokensAnswer(Cut):
     tokens: list[TokenLabel]
 
 
+class Fill(TypedDict):
+    """One token in place of the mask: its id, its probability, its text, and the whole text with it."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+class FillsAnswer(Cut):
+    """The likeliest tokens in place of the mask, the highest score first."""
+
+    fills: list[Fill]
+
+
 class Box(TypedDict):
     """Edges in pixels of the picture as sent, upright. A model may put them outside of it."""
 
@@ -165,6 +188,12 @@ class SpanAnswer(TypedDict):
     start: int
     end: int
     score: float
+
+
+class TranscriptAnswer(Cut):
+    """The text of a sound."""
+
+    text: str
 
 
 Finish = Literal["stop", "length"]
@@ -214,7 +243,9 @@ class TensorsAnswer(TypedDict):
 Answer: TypeAlias = (
     ClassesAnswer
     | TokensAnswer
+    | FillsAnswer
     | BoxesAnswer
+    | TranscriptAnswer
     | SpanAnswer
     | TextAnswer
     | LikelihoodAnswer
@@ -222,7 +253,7 @@ Answer: TypeAlias = (
     | TensorsAnswer
 )
 
-Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, EmbeddingAnswer)
+Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, FillsAnswer, TranscriptAnswer, EmbeddingAnswer)
 
 #: One run of a model: inputs by tensor name to outputs by tensor name.
 Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -246,6 +277,18 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     context: str = ""
     words: tuple[tuple[int, int] | None, ...] = ()
     unread: int = 0
+
+
+class Masked(Tokens, frozen=True, kw_only=True):
+    """One text's tokens with a mask among them.
+
+    Attributes:
+        top_k: the number of tokens requested for it.
+        decode: from a token's id to its text, and to the whole text with it in place of the mask.
+    """
+
+    top_k: int
+    decode: Callable[[int], tuple[str, str]]
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from edgeml_agent.http_api.auth import Rules
 TOKEN = "a-token-of-24-characters"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
-TASKS = ("mood", "names", "answers", "meaning", "writer", "colors", "finder", "noise", "line")
+TASKS = ("mood", "names", "gaps", "answers", "meaning", "writer", "colors", "finder", "noise", "ears", "line")
 ANYTHING = re.compile(r"version \d|ended by itself|as long as allowed")
 
 
@@ -59,7 +59,7 @@ def loud(rate_hz=44_100, channels=2, seconds=1):
     return {"name": "alarm.wav", "mimeType": "audio/wav", "buffer": held.getvalue()}
 
 
-FILES = {"colors": green, "finder": meadow, "noise": loud}
+FILES = {"colors": green, "finder": meadow, "noise": loud, "ears": loud}
 
 
 def prepare(page: Page, model: str) -> None:
@@ -79,12 +79,14 @@ def ask(page: Page) -> None:
     [
         ("mood", "The film is quiet.", "positive"),
         ("names", "Nurse Anna was in Berlin.", "Anna"),
+        ("gaps", "Check the new [MASK].", "check the new filter."),
         ("answers", "What sounded twice?", "Its alarm"),
         ("meaning", "the cow\ncattle", "Similarity"),
         ("line", '{"x": [[1, 2, 3, 4]]}', "3 5 7 9"),
         ("colors", "", "green"),
         ("finder", "", "green"),
         ("noise", "", "loud"),
+        ("ears", "", "loud"),
         ("writer", "water boils", "water boils at a lower temperature in high mountains"),
     ],
 )
@@ -213,11 +215,13 @@ def test_what_is_copied_runs(opened, tmp_path, model):
 EXPECTED = {
     "mood": '"labels":[{"label":"positive"',
     "names": '"token":"nurse"',
+    "gaps": '"token_str":"filter"',
     "answers": '"answer":"Itsalarm"',
     "meaning": '"embedding":[',
     "writer": '"finish_reason":"length"',
     "colors": '"labels":[{"label":"green"',
     "finder": '"boxes":[{"label":"green"',
+    "ears": '"text":"loud',
     "noise": '"labels":[{"label":"loud"',
     "line": '{"y":[[2.0,2.0,2.0,2.0]]}',
 }

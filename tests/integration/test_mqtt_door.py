@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import paho.mqtt.client as paho
 import pytest
 from aiomqtt import Client, Message, ProtocolVersion
@@ -34,6 +35,7 @@ from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from support import brokers
 from support.delivery_site import site, until
+from support.sounds import wav
 
 TIMEOUT_S = 30.0
 DEVICE = "board-1"
@@ -401,6 +403,41 @@ def test_a_picture_is_looked_through_over_mqtt(broker, tmp_path):
     assert (box["label"], box["box"]) == ("green", {"xmin": 60, "ymin": 0, "xmax": 120, "ymax": 80})
     assert shown(config["value_template"], found) == "green"
     assert shown(config["value_template"], nothing) == "nothing"
+
+
+def test_a_mask_is_filled_over_mqtt(broker, tmp_path):
+    """Home Assistant shows the whole text."""
+
+    async def main():
+        topic = f"{PREFIX}/sensor/{DEVICE}/gaps/config"
+        async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
+            await models.activate("gaps", *unpacked(tmp_path, partial(task_models.bundle, task="fill-mask")))
+            await asker.ask(TOPICS.infer(DEVICE, "gaps"), {"text": "the new [MASK]", "top_k": 2})
+            usual = TOPICS.answer(DEVICE, "gaps")
+            await asker.until(lambda: asker.said(usual) and asker.said(topic))
+            return asker.said(topic)[0], asker.said(usual)[0]
+
+    config, said = asyncio.run(main())
+    assert [it["token_str"] for it in said["outputs"][0]["fills"]] == ["filter", "pump"]
+    assert shown(config["value_template"], said) == "the new filter"
+
+
+def test_speech_is_recognized_over_mqtt(broker, tmp_path):
+    """The bytes of a file are the request; Home Assistant shows the text."""
+
+    async def main():
+        topic = f"{PREFIX}/sensor/{DEVICE}/ears/config"
+        async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
+            make = partial(task_models.bundle, task="automatic-speech-recognition")
+            await models.activate("ears", *unpacked(tmp_path, make))
+            await asker.ask(TOPICS.infer(DEVICE, "ears"), wav(np.full(1600, 0.9, np.float32)))
+            usual = TOPICS.answer(DEVICE, "ears")
+            await asker.until(lambda: asker.said(usual) and asker.said(topic))
+            return asker.said(topic)[0], asker.said(usual)[0]
+
+    config, said = asyncio.run(main())
+    assert said["outputs"] == [{"text": "loud"}]
+    assert shown(config["value_template"], said) == "loud"
 
 
 def shown(template, message, state=""):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 from tests.support import task_models, tiny_models
+from tests.support.sounds import wav
 from tests.support.waiting import until
 
 from edgeml_agent.http_api.app import build
@@ -301,6 +302,43 @@ def test_what_is_in_a_picture_is_told_in_its_pixels(tmp_path):
     assert (usual, len(less_sure), less_sure[0]) == ([found], 2, found)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input-invalid")
     assert {it["name"]: it["shape"] for it in raw.json()["outputs"]} == {"logits": [1, 2, 4], "boxes": [1, 2, 4]}
+
+
+def test_a_mask_is_filled_by_json_alone_or_in_a_list(tmp_path):
+    """With the number of tokens requested; a text without a mask is refused by name."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("gaps", *unpacked(tmp_path, partial(task_models.bundle, task="fill-mask")))
+            predict = "/v1/models/gaps/predict"
+            asked = [{"text": "the new [MASK]"}, {"text": "check the new [MASK] .", "top_k": 1}]
+            return [await client.post(predict, json=it) for it in (asked, {"text": "the new pump"})]
+
+    answered, refused = asyncio.run(main())
+    five, one = (it["fills"] for it in answered.json()["outputs"])
+    assert [it["token_str"] for it in five[:2]] == ["filter", "pump"]
+    assert (len(five), [it["sequence"] for it in one]) == (5, ["check the new filter."])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "the text has 0 masks; 1 is needed"
+
+
+def test_speech_is_recognized_from_samples_and_from_a_file(tmp_path):
+    """Both give the text of the one answer; another rate is refused."""
+    samples = [0.25] * 800 + [0.0] * 400 + [0.9] * 800
+    file = base64.b64encode(wav(np.float32(samples))).decode()
+
+    async def main():
+        async with server() as (models, client):
+            make = partial(task_models.bundle, task="automatic-speech-recognition")
+            await models.activate("ears", *unpacked(tmp_path, make))
+            predict = "/v1/models/ears/predict"
+            asked = [{"samples": samples, "sampling_rate": 16_000}, {"audio": file}]
+            slow = {"samples": samples, "sampling_rate": 8_000}
+            return [await client.post(predict, json=it) for it in (asked, slow)]
+
+    answered, refused = asyncio.run(main())
+    assert answered.json()["outputs"] == [{"text": "quietloud"}] * 2
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input-invalid")
 
 
 def test_off_localhost_the_token_is_wanted_on_every_door(tmp_path):

@@ -6,6 +6,7 @@ A configuration gets the small sizes that its class knows, and those that it alo
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +22,15 @@ SIDE, TOKENS = 32, 160
 #: The spread of the weights: at transformers' own the answers hardly depend on the input.
 SPREAD: Final = 0.15
 LABELS: Final = breadth_models.LABELS
+SPEECH: Final = "automatic-speech-recognition"
+#: Tokens of a recognizer, by their ids.
+LETTERS: Final = ("<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A", "O", "N", "'", "S")
 _HEADS: Final[dict[str, Any]] = {
     "text-classification": transformers.AutoModelForSequenceClassification,
+    "fill-mask": transformers.AutoModelForMaskedLM,
     "image-classification": transformers.AutoModelForImageClassification,
     "audio-classification": transformers.AutoModelForAudioClassification,
+    SPEECH: transformers.AutoModelForCTC,
     "text-generation": transformers.AutoModelForCausalLM,
 }
 _WIDTHS: Final = ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "emb_dim", "embedding_size")
@@ -104,6 +110,8 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
         "shape_embed_dim": 16,
     },
     "segformer": {**_PYRAMID, "sr_ratios": [2, 1], "patch_sizes": [7, 3]},
+    "sew": {"conv_dim": (16,) * 13},
+    "sew-d": {"conv_dim": (16,) * 13},
     "siglip": {"vision_config": _TOWER, "text_config": _TEXT_TOWER},
     "squeezebert": dict.fromkeys(
         ("q_groups", "k_groups", "v_groups", "post_attention_groups", "intermediate_groups", "output_groups"), 2
@@ -134,7 +142,9 @@ class Row:
     @property
     def nightly(self) -> bool:
         """Whether `make test` leaves it out: a text model that torch.export converts takes some ten seconds."""
-        return self.task not in _DAILY and self.architecture not in ("arcee", "gpt2", "llama", "qwen3", "roberta")
+        by_day = ("arcee", "gpt2", "llama", "qwen3", "roberta")
+        by_day_here = (f"hubert-{SPEECH}", "distilbert-fill-mask")
+        return self.task not in _DAILY and self.architecture not in by_day and self.id not in by_day_here
 
 
 #: By task: the architectures that answer as transformers does, then those that are refused, with the reason.
@@ -146,6 +156,11 @@ _EXPORTED: Final = {
         "nezha opt persimmon phi phi3 qwen2 qwen3 rembert roberta roberta-prelayernorm roc_bert roformer smollm3 "
         "squeezebert stablelm starcoder2 xlm xlm-roberta xlm-roberta-xl"
     ),
+    "fill-mask": (
+        "albert bert big_bird camembert data2vec-text deberta deberta-v2 distilbert electra ernie esm ibert "
+        "megatron-bert mpnet mra nezha rembert roberta roberta-prelayernorm roc_bert roformer "
+        "squeezebert xlm-roberta xlm-roberta-xl"
+    ),
     "image-classification": (
         "beit bit clip convnext convnextv2 data2vec-vision deit dinov2 dinov2_with_registers efficientnet focalnet "
         "hiera ijepa mobilenet_v1 mobilenet_v2 mobilevit poolformer pvt_v2 regnet resnet segformer siglip "
@@ -154,6 +169,7 @@ _EXPORTED: Final = {
     "audio-classification": (
         "audio-spectrogram-transformer data2vec-audio hubert unispeech unispeech-sat wav2vec2 wav2vec2-conformer wavlm"
     ),
+    SPEECH: ("data2vec-audio hubert sew sew-d unispeech unispeech-sat wav2vec2 wav2vec2-conformer wavlm"),
     "text-generation": (
         "arcee bloom cohere deepseek_v3 falcon gemma gemma2 gemma3_text glm gpt2 gpt_neo gpt_neox granite helium llama "
         "mistral mpt nemotron olmo olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm"
@@ -174,6 +190,8 @@ _REFUSED: Final = {
     ("xlnet", "text-classification"): "can't convert this model to ONNX",
     ("xmod", "text-classification"): "Input language unknown",
     ("yoso", "text-classification"): "among others",
+    ("convbert", "fill-mask"): "among others",
+    ("nystromformer", "fill-mask"): "among others",
     ("imagegpt", "image-classification"): "the model gives no answer for image-classification to pixel_values",
     ("mamba", "text-generation"): "keeps no cache of keys and values",
     ("starcoder2", "text-generation"): "optimum knows no starcoder2",
@@ -193,7 +211,8 @@ def build(architecture: str, task: str, folder: Path) -> None:
     kind = CONFIG_MAPPING[architecture]
     known = inspect.signature(kind.__init__).parameters.keys()
     side = _SIDES.get(architecture, SIDE)
-    sizes = _SMALL | {"image_size": side} | _OWN.get(architecture, {})
+    words = {"vocab_size": len(LETTERS)} if task == SPEECH else {}
+    sizes = _SMALL | {"image_size": side} | words | _OWN.get(architecture, {})
     config = kind(
         **{name: value for name, value in sizes.items() if name in known or name in _OWN.get(architecture, {})}
     )
@@ -208,11 +227,16 @@ def build(architecture: str, task: str, folder: Path) -> None:
             torch.nn.init.normal_(parameter, 0, SPREAD)
     model.save_pretrained(folder)
     _preparation(architecture, task, side).save_pretrained(folder)
+    if task == SPEECH:
+        vocabulary = folder / "vocab.json"
+        vocabulary.write_text(json.dumps({letter: number for number, letter in enumerate(LETTERS)}))
+        transformers.Wav2Vec2CTCTokenizer(str(vocabulary)).save_pretrained(folder)
 
 
 def _preparation(architecture: str, task: str, side: int) -> Any:
     if task == "image-classification":
         return transformers.ViTImageProcessor(size={"height": side, "width": side})
-    if task == "audio-classification":
+    if task in ("audio-classification", SPEECH):
         return breadth_models.extractor("ast" if architecture == "audio-spectrogram-transformer" else architecture)
-    return breadth_models.tokenizer(TOKENS, model_input_names=["input_ids", "attention_mask"])
+    mask = {"mask_token": "<mask>"} if task == "fill-mask" else {}
+    return breadth_models.tokenizer(TOKENS, model_input_names=["input_ids", "attention_mask"], **mask)

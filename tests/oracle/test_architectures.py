@@ -29,6 +29,7 @@ PAGE = Path(__file__).parents[2] / "docs/architectures.md"
 #: The distance of two scores of one label, both computed in fp32.
 SCORE_MAX = 1e-3
 TEXTS = ("No fault was found.", "Water boils at a lower temperature there, oddly.")
+MASKED = ("No <mask> was found.", "Water <mask> at a lower temperature there, oddly.")
 SHADES = (40, 200)
 TONES_S = (0.7, 1.3)
 
@@ -59,10 +60,21 @@ def test_architecture_answers_as_its_library_or_is_refused(row: Row, tmp_path: P
     expected = answers(row.task, tmp_path / "model")
     for found in ([inference.run(exported.path, one)[0] for one in asked], inference.run(exported.path, asked)):
         for one, other in zip(found, expected, strict=True):
-            if row.task == "text-generation":
-                assert one["text"].strip() == other.strip()
-            else:
-                assert scores(one["labels"]) == pytest.approx(scores(other), abs=SCORE_MAX)
+            check(row.task, one, other)
+
+
+def check(task: str, found: Any, expected: Any) -> None:
+    """Compare an answer with the pipeline's, each by its kind."""
+    match task:
+        case "text-generation":
+            assert found["text"].strip() == expected.strip()
+        case architectures.SPEECH:
+            assert found["text"] == expected["text"]
+        case "fill-mask":
+            ours, theirs = ({it["sequence"]: it["score"] for it in fills} for fills in (found["fills"], expected))
+            assert ours == pytest.approx(theirs, rel=SCORE_MAX)
+        case _:
+            assert scores(found["labels"]) == pytest.approx(scores(expected), abs=SCORE_MAX)
 
 
 def test_table_has_each_row_once():
@@ -99,11 +111,13 @@ def requests(task: str) -> list[dict[str, Any]]:
     match task:
         case "image-classification":
             return [{"image": base64.b64encode(picture(shade)).decode()} for shade in SHADES]
-        case "audio-classification":
+        case "audio-classification" | architectures.SPEECH:
             rate_hz = sounds.SAMPLING_RATE_HZ
             return [{"samples": sounds.tone(it).tolist(), "sampling_rate": rate_hz} for it in TONES_S]
         case "text-generation":
             return [{"prompt": text, "max_new_tokens": 5} for text in TEXTS]
+        case "fill-mask":
+            return [{"text": text, "top_k": 3} for text in MASKED]
         case _:
             return [{"text": text} for text in TEXTS]
 
@@ -117,9 +131,14 @@ def answers(task: str, folder: Path) -> list[Any]:
         case "audio-classification":
             rate_hz = sounds.SAMPLING_RATE_HZ
             return [pipeline({"raw": sounds.tone(it), "sampling_rate": rate_hz}, top_k=3) for it in TONES_S]
+        case architectures.SPEECH:
+            rate_hz = sounds.SAMPLING_RATE_HZ
+            return [pipeline({"raw": sounds.tone(it), "sampling_rate": rate_hz}) for it in TONES_S]
         case "text-generation":
             settings = {"max_new_tokens": 5, "do_sample": False, "return_full_text": False}
             return [pipeline(text, **settings)[0]["generated_text"] for text in TEXTS]
+        case "fill-mask":
+            return [pipeline(text, top_k=3) for text in MASKED]
         case _:
             return [pipeline(text, top_k=None) for text in TEXTS]
 

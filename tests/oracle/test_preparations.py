@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 import torch
@@ -31,6 +33,7 @@ from edgeml.pipeline.request import ExportRequest
 from edgeml_core.card import Oracle
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Manifest
+from oracle import architectures
 from support import breadth_models as models
 
 Change = Callable[[Manifest], Manifest]
@@ -108,6 +111,14 @@ def language_model(folder: Path) -> None:
     models.tokenizer(160).save_pretrained(folder)
 
 
+def filler(folder: Path) -> None:
+    """A masked language model whose tokenizer drops the spaces before punctuation."""
+    config = models.CONFIGS["roberta"]()
+    transformers.set_seed(0)
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    models.tokenizer(160, mask_token="<mask>", clean_up_tokenization_spaces=True).save_pretrained(folder)
+
+
 MAKERS: Mapping[str, Callable[[Path], object]] = {
     "picture": cropping,
     "photo": lambda folder: models.pretrained(folder, "resnet", "image-classification"),
@@ -117,8 +128,10 @@ MAKERS: Mapping[str, Callable[[Path], object]] = {
     "pair": reranker,
     "last token": last_token,
     "tokens": lambda folder: models.pretrained(folder, "roberta", "token-classification"),
+    "mask": filler,
     "question": lambda folder: models.pretrained(folder, "bert", "question-answering"),
     "sound": lambda folder: models.pretrained(folder, "wav2vec2", "audio-classification"),
+    "speech": lambda folder: architectures.build("wav2vec2", architectures.SPEECH, folder),
     "language": language_model,
     "boxes": lambda folder: models.pretrained(folder, "yolos", "object-detection"),
 }
@@ -188,11 +201,18 @@ MUTATIONS: list[tuple[str, str, Change]] = [
     ("text", "scores", read(activation="sigmoid")),
     ("pair", "scores", read(activation="sigmoid")),
     ("tokens", "order of labels", read(labels=("blue", "green", "red"))),
+    ("mask", "another mask", read(mask="</s>")),
+    ("mask", "spaces before punctuation", read(clean_up=False)),
     ("boxes", "order of labels", read(labels=("blue", "green", "red"))),
     ("boxes", "scale", prepared(rescale=1 / 127.5)),
     ("question", "start and end", read(start="end_logits", end="start_logits")),
     ("last token", "id of padding", prepared(pad_id=5)),
     ("sound", "loudness", prepared(normalize=False)),
+    ("speech", "another blank", read(blank="E")),
+    ("speech", "another delimiter", read(delimiter="T")),
+    ("speech", "order of tokens", read(tokens=architectures.LETTERS[::-1])),
+    ("speech", "case", read(lowercase=True)),
+    ("speech", "loudness", prepared(normalize=False)),
 ]
 
 
@@ -210,6 +230,47 @@ def test_wrong_preparation_is_caught(judged: Callable[[str], Judged], kind: str,
     """The refusal names the item and both answers."""
     with pytest.raises(GateFailed, match=r"not the original's: .+ by (sentence-)?transformers"):
         judged(kind).check(change(judged(kind).manifest))
+
+
+def test_vocabulary_is_multiplied_for_the_mask_alone(judged: Callable[[str], Judged]):
+    """The logits are those of the whole text's at its place."""
+    module = judged("mask").source.original._module.inner
+    seen: list[tuple[int, ...]] = []
+    ids = torch.tensor([[0, 9, 4, 8, 2], [0, 4, 7, 6, 2]])
+    whole = module.inner(input_ids=ids).logits
+    hook = module.inner.get_output_embeddings().register_forward_hook(lambda *them: seen.append(tuple(them[2].shape)))
+    found = module(input_ids=ids)["logits"]
+    hook.remove()
+    assert seen == [(2, 1, models.VOCABULARY)]
+    torch.testing.assert_close(found, whole[[0, 1], [2, 1]])
+
+
+@pytest.mark.nightly
+def test_masks_are_filled_in_fixed_lengths_too(tmp_path: Path):
+    """TFLite pads with a mask; each of its lengths takes the row."""
+    filler(tmp_path / "model")
+    model = str(tmp_path / "model")
+    request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
+    (exported,) = export(request)
+    assert [spec.shape for spec in exported.manifest.outputs] == [(1, models.VOCABULARY)]
+    assert exported.manifest.card.oracle
+    assert exported.manifest.card.oracle.items >= len(hard_items.TEXTS)
+
+
+def test_logits_of_another_token_than_the_mask_are_caught(judged: Callable[[str], Judged], tmp_path: Path):
+    """The graph takes the row of the mask; here it takes the row of the end."""
+    one = judged("mask")
+    shutil.copytree(one.built.folder, tmp_path / "other")
+    model = onnx.load(one.built.path)
+    (mask,) = (it for it in model.graph.initializer if it.name == "edgeml_mask_id")
+    mask.CopyFrom(onnx.numpy_helper.from_array(np.array(2), mask.name))
+    onnx.save(model, tmp_path / "other" / one.built.model)
+    built = replace(one.built, folder=tmp_path / "other")
+    with (
+        opened(built, one.manifest) as other,
+        pytest.raises(GateFailed, match=r"not the original's: .+ by transformers"),
+    ):
+        against_oracle.check(other, one.items, one.reply.answers, one.reply.library)
 
 
 def test_another_rope_theta_is_caught(judged: Callable[[str], Judged], tmp_path: Path):
@@ -294,7 +355,8 @@ def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task"), [("BertForMaskedLM", "filling masks"), ("Wav2Vec2ForCTC", "speech recognition")]
+    ("architecture", "task"),
+    [("BertForPreTraining", "pretraining"), ("WhisperForConditionalGeneration", "writing a text from another")],
 )
 def test_head_that_no_task_is_for_is_named(tmp_path: Path, architecture: str, task: str):
     """With the ways that are left, before any weights are read."""
@@ -310,6 +372,38 @@ def test_sound_that_would_be_padded_without_a_mask_ships_in_no_fixed_length(tmp_
     model = models.pretrained(tmp_path / "model", "wav2vec2", "audio-classification")
     request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
     with pytest.raises(GateFailed, match=r"the answers are not the original's: a sound of 0\.3 s"):
+        export(request)
+
+
+@pytest.mark.parametrize(("kind", "task"), [("mask", "fill-mask"), ("speech", architectures.SPEECH)])
+def test_folder_without_a_tokenizer_is_refused_in_one_line(judged: Callable[[str], Judged], kind, task, tmp_path):
+    """With the way to save it."""
+    folder = tmp_path / "model"
+    shutil.copytree(judged(kind).source.folder, folder)
+    for file in (*folder.glob("*token*"), *folder.glob("vocab*")):
+        file.unlink()
+    with pytest.raises(UsageError, match="tokenizer") as caught:
+        huggingface.load(folder, task, tmp_path)
+    assert caught.value.code == "model-unreadable"
+    assert "\n" not in caught.value.message
+
+
+def test_recognizer_with_a_language_model_is_refused(tmp_path: Path):
+    """Without it the text would be another."""
+    architectures.build("wav2vec2", architectures.SPEECH, tmp_path / "model")
+    file = tmp_path / "model" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"processor_class": "Wav2Vec2ProcessorWithLM"}))
+    with pytest.raises(UsageError, match="recognizes with a language model"):
+        huggingface.load(tmp_path / "model", None, tmp_path)
+
+
+@pytest.mark.nightly
+def test_recognizer_ships_in_no_fixed_length(tmp_path: Path):
+    """The zeros behind a short sound would change its text."""
+    architectures.build("wav2vec2", architectures.SPEECH, tmp_path / "model")
+    model = str(tmp_path / "model")
+    request = ExportRequest(model=model, targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
+    with pytest.raises(UsageError, match="the zeros behind a short sound change the text"):
         export(request)
 
 

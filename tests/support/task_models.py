@@ -34,6 +34,7 @@ WORDS: Final = f"""
     {SENTENCE}
     the cow is in field cattle graze on pasture needs new filter nurse said that quiet and it works well bad
     ventilator room 4 was serviced monday its alarm sounded twice during night shift to open anna berlin
+    [MASK]
 """
 IDS: Final = {word: number for number, word in enumerate(dict.fromkeys((*SPECIAL, *WORDS.split())))}
 RATE_HZ: Final = 16_000
@@ -70,12 +71,14 @@ def bundle(
 NAMES: Final = {
     "text-classification": "mood",
     "token-classification": "names",
+    "fill-mask": "gaps",
     "question-answering": "answers",
     "feature-extraction": "meaning",
     "text-generation": "writer",
     "image-classification": "colors",
     "object-detection": "finder",
     "audio-classification": "noise",
+    "automatic-speech-recognition": "ears",
 }
 
 
@@ -101,6 +104,14 @@ def names(path: Path, identity: tuple[str, str, str]) -> Manifest:
         {"logits": ("Identity", labels)},
         processing.TokenClasses(output="logits", labels=("O", "PERSON", "PLACE")),
     )
+
+
+def gaps(path: Path, identity: tuple[str, str, str]) -> Manifest:
+    """Something new is a filter, or else a pump."""
+    votes = table(len(IDS))
+    votes[IDS["new"], [IDS["filter"], IDS["pump"]]] = 9, 7
+    post = processing.MaskFill(output="logits", mask="[MASK]")
+    return of_texts(path, identity, "fill-mask", {"logits": ("ReduceSum", votes)}, post)
 
 
 def answers(path: Path, identity: tuple[str, str, str]) -> Manifest:
@@ -214,15 +225,54 @@ def noise(path: Path, identity: tuple[str, str, str]) -> Manifest:
     return of_floats(path, identity, ("samples", given), nodes, (sound, ("quiet", "loud")))
 
 
+def ears(path: Path, identity: tuple[str, str, str]) -> Manifest:
+    """A sound says how loud it is, in one word for each change; of silence it says nothing."""
+    gains, offsets = np.float32([[[-100, -100, 20, 60]]]), np.float32([[[3, -9, 0, -12]]])
+    constants = [
+        tiny.constant("row", np.int64([1])),
+        tiny.constant("gains", gains),
+        tiny.constant("offsets", offsets),
+    ]
+    nodes = [
+        helper.make_node("Abs", ["samples"], ["sizes"]),
+        helper.make_node("Unsqueeze", ["sizes", "row"], ["rows"]),
+        helper.make_node("AveragePool", ["rows"], ["loudness"], kernel_shape=[400], strides=[400]),
+        helper.make_node("Transpose", ["loudness"], ["frames"], perm=[0, 2, 1]),
+        helper.make_node("Mul", ["frames", "gains"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "offsets"], ["logits"]),
+    ]
+    given = np.full((1, 400), 0.5, np.float32)
+    answered = {"logits": 0.5 * gains + offsets}
+    model = tiny.onnx_model(
+        nodes,
+        constants,
+        inputs=[tiny.float_value("samples", [None, None])],
+        outputs=[tiny.float_value("logits", [None, None, 4])],
+    )
+    draft = tiny.drafted(
+        identity,
+        task="automatic-speech-recognition",
+        inputs=(manifests.TensorSpec(name="samples", dtype="float32", shape=(-1, -1)),),
+        outputs=(manifests.TensorSpec(name="logits", dtype="float32", shape=(-1, -1, 4)),),
+        preprocess=processing.AudioInput(sampling_rate_hz=RATE_HZ, min_samples=400, max_samples=10 * RATE_HZ),
+        postprocess=processing.Transcript(
+            output="logits", tokens=("<pad>", "|", "quiet", "loud"), blank="<pad>", delimiter="|"
+        ),
+    )
+    return tiny.write(path, _carded(draft), {"model.onnx": model} | _golden({"samples": given}, answered))
+
+
 MAKERS: Final[Mapping[str, Callable[..., Manifest]]] = {
     "text-classification": mood,
     "token-classification": names,
+    "fill-mask": gaps,
     "question-answering": answers,
     "feature-extraction": meaning,
     "text-generation": writer,
     "image-classification": colors,
     "object-detection": finder,
     "audio-classification": noise,
+    "automatic-speech-recognition": ears,
 }
 
 
@@ -234,14 +284,16 @@ def table(columns: int, **rows: tuple[float, ...]) -> NDArray[np.float32]:
     return made
 
 
-def tokenizer(*, framed: bool) -> bytes:
-    """A `tokenizer.json` of whole words."""
+def tokenizer(*, framed: bool, masks: bool = False) -> bytes:
+    """A `tokenizer.json` of whole words; with masks its special ones are known as such."""
     made = Tokenizer(models.WordLevel(IDS, unk_token="[UNK]"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.decoder = decoders.WordPiece()
     if framed:
         made.post_processor = processors.BertProcessing(("[SEP]", IDS["[SEP]"]), ("[CLS]", IDS["[CLS]"]))
+    if masks:
+        made.add_special_tokens([*SPECIAL, "[MASK]"])
     return made.to_str().encode()
 
 
@@ -275,7 +327,10 @@ def of_texts(
         inputs=[helper.make_tensor_value_info("input_ids", TensorProto.INT64, [None, None])],
         outputs=[tiny.float_value(spec.name, [None if n < 0 else n for n in spec.shape]) for spec in specs],
     )
-    files = {"model.onnx": model, "tokenizer.json": tokenizer(framed=task != "text-generation")}
+    files = {
+        "model.onnx": model,
+        "tokenizer.json": tokenizer(framed=task != "text-generation", masks=task == "fill-mask"),
+    }
     inputs = (manifests.TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1)),)
     kinds = {"task": task, "preprocess": preprocess, "postprocess": postprocess, "inputs": inputs, "outputs": specs}
     return tiny.write(path, _carded(tiny.drafted(identity, **kinds)), files | _golden({"input_ids": ids}, answered))

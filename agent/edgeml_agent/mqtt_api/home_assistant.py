@@ -17,7 +17,7 @@ from edgeml_agent.link.inference_requests import InferenceRequests
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import Boxes, Classes, Generation, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import Boxes, Classes, Generation, MaskFill, Span, TensorOutput, TokenClasses, Transcript
 
 #: Seconds between two looks at the served models; a new model appears within one.
 LOOK_EVERY_S: Final = 1.0
@@ -91,9 +91,11 @@ def _state(manifest: Manifest) -> str:
             part = "tokens | rejectattr('label', 'eq', 'O') | map(attribute='token') | join(' ')"
         case Boxes():
             part = "boxes | map(attribute='label') | join(', ') | default('nothing', true)"
+        case MaskFill():
+            part = "fills[0].sequence"
         case Span():
             part = "answer"
-        case Generation():
+        case Generation() | Transcript():
             part = "text"
         case TensorOutput():
             tensor = manifest.outputs[0]

@@ -16,8 +16,9 @@ from tokenizers import Encoding, Tokenizer
 
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import QuestionInput, TextInput
-from edgeml_runtime.tasks import Question, Text, Tokens
+from edgeml_core.processing import MaskFill, QuestionInput, TextInput
+from edgeml_runtime.encode.mask import masked_tokens
+from edgeml_runtime.tasks import Masked, Question, Text, Tokens
 from edgeml_runtime.tensors import Array
 
 #: The inputs that a text model may have, each with the Encoding's attribute that fills it.
@@ -70,12 +71,30 @@ class Encoder:
         Raises:
             UsageError: `input-invalid`, when a text is not Unicode (it holds half a surrogate pair).
         """
+        encodings, about = self._encoded(texts)
+        return self._tensors(encodings), about
+
+    def masked(self, texts: Sequence[Text], spec: MaskFill) -> tuple[dict[str, Array], list[Masked]]:
+        """Encode a batch of texts that have one mask each; see `encode`.
+
+        Raises:
+            UsageError: `input-invalid`, also when a text has no mask within the model's length, or several.
+            RejectedError: `bundle-format`, when the tokenizer has no such token.
+        """
+        encodings, about = self._encoded(texts)
+        found = [
+            masked_tokens(self._tokenizer, spec, text, encoding.ids, tokens)
+            for text, encoding, tokens in zip(texts, encodings, about, strict=True)
+        ]
+        return self._tensors(encodings), found
+
+    def _encoded(self, texts: Sequence[Text]) -> tuple[list[Encoding], list[Tokens]]:
         try:
             encodings = self._tokenizer.encode_batch([self._whole(text) for text in texts])
             about = [self._cut_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         except TypeError as error:
             raise UsageError("input-invalid", f"a text can't be read: {error}", "send valid Unicode") from error
-        return self._tensors(encodings), about
+        return encodings, about
 
     def _whole(self, text: Text) -> str | tuple[str, str]:
         first = f"{self._text.prompt or ''}{text.text}"

@@ -11,8 +11,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
-from edgeml_runtime.postprocess import detection
+from edgeml_core.processing import (
+    Boxes,
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Postprocess,
+    Span,
+    TensorOutput,
+    TokenClasses,
+    Transcript,
+)
+from edgeml_runtime.postprocess import detection, speech
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.tensors import Array
 from edgeml_runtime.verify.golden import cosine
@@ -21,6 +32,8 @@ from edgeml_runtime.verify.golden import cosine
 COSINE_MIN: Final = 0.95
 #: Fraction of a text's tokens with the same label; borderline tokens differ between two trainings.
 TOKENS_SHARE_MIN: Final = 0.95
+#: Fraction of a transcript's words that may differ; two good recognizers differ in some.
+WORD_ERRORS_MAX: Final = 0.1
 
 
 def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess) -> bool:
@@ -61,6 +74,10 @@ def _token_classes(one: Any, other: Any) -> bool:  # noqa: ANN401
     return len({*here} & {*there}) >= TOKENS_SHARE_MIN * max(len(here), len(there))
 
 
+def _fills(one: Any, other: Any) -> bool:  # noqa: ANN401
+    return bool(one["fills"][0]["token_str"] == other["fills"][0]["token_str"])
+
+
 def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
     """Compare labels, and the boxes of each label."""
     here, there = ([it["label"] for it in side["boxes"]] for side in (one, other))
@@ -71,6 +88,11 @@ def _boxes(one: Any, other: Any) -> bool:  # noqa: ANN401
 
 def _edges(answer: Any, label: str) -> list[Array]:  # noqa: ANN401
     return [detection.edges(it) for it in answer["boxes"] if it["label"] == label]
+
+
+def _transcript(one: Any, other: Any) -> bool:  # noqa: ANN401
+    here, there = one["text"].lower().split(), other["text"].lower().split()
+    return speech.word_errors(here, there) <= WORD_ERRORS_MAX * max(len(here), len(there))
 
 
 def _span(one: Any, other: Any) -> bool:  # noqa: ANN401
@@ -94,7 +116,9 @@ def _tensors(one: Any, other: Any) -> bool:  # noqa: ANN401
 _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    MaskFill: _fills,
     Boxes: _boxes,
+    Transcript: _transcript,
     Span: _span,
     Embedding: _embedding,
     Generation: _always,

@@ -8,13 +8,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeml.check import expected_labels, mean_average_precision, perplexity
+from edgeml.check import expected_labels, mean_average_precision, perplexity, word_error_rate
 from edgeml.check.data import Row
 from edgeml.check.predictions import vector
 from edgeml_core.card import Accuracy, ClassAccuracy
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import (
+    Boxes,
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Span,
+    TokenClasses,
+    Transcript,
+)
 from edgeml_runtime.tasks import Answer, Text
 from edgeml_runtime.tensors import Array
 
@@ -32,8 +41,10 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     """Measure the accuracy of fp32 and int8 on the same rows.
 
     Classes: the best label is right. Token classes: each word's label, by its first token. Embeddings: the nearest
-    other row has the same label. Spans: the words are those of the label. Tensors: the index of the largest output is
-    right. Language models: perplexity, whose `drop` is the fraction by which it rises. Boxes: mean average precision.
+    other row has the same label. Masks: the likeliest token is the label. Spans: the words are those of the label.
+    Tensors: the index of the largest output is right. Language models: perplexity, whose `drop` is the fraction by
+    which it rises. Boxes: mean average precision.
+    Transcripts: word error rate, whose `drop` is its rise.
 
     Args:
         fp32: the original's answers, one for each row.
@@ -46,6 +57,8 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     """
     if isinstance(manifest.postprocess, Generation):
         return perplexity.measure(fp32, int8, z95=_Z95)
+    if isinstance(manifest.postprocess, Transcript):
+        return word_error_rate.measure(fp32, int8, rows, z95=_Z95)
     if isinstance(manifest.postprocess, Boxes):
         return mean_average_precision.measure(fp32, int8, rows, manifest.postprocess.labels)
     verdicts = [list(_judge(answers, rows, manifest)) for answers in (fp32, int8)]
@@ -139,17 +152,32 @@ def _judge(answers: Sequence[Answer], rows: Sequence[Row], manifest: Manifest) -
         case TokenClasses(labels=labels):
             for answer, row in zip(answers, rows, strict=True):
                 yield from _words(answer, row, labels)
+        case _:
+            for answer, row in zip(answers, rows, strict=True):
+                yield _judge_one(answer, row, manifest)
+
+
+def _judge_one(answer: Answer, row: Row, manifest: Manifest) -> tuple[str, bool]:
+    scored: Mapping[str, Any] = answer
+    match manifest.postprocess:
         case Classes(labels=labels):
-            for answer, row in zip(answers, rows, strict=True):
-                scored: Mapping[str, Any] = answer
-                expected = expected_labels.find(row.label, labels)
-                yield expected, scored["labels"][0]["label"] == expected
+            expected = expected_labels.find(row.label, labels)
+            return expected, scored["labels"][0]["label"] == expected
         case Span():
-            for answer, row in zip(answers, rows, strict=True):
-                yield "answer", _is_answer(answer, row)
-        case TensorOutput():
-            for answer, row in zip(answers, rows, strict=True):
-                yield str(row.label), int(vector(answer, manifest).argmax()) == row.label
+            return "answer", _is_answer(answer, row)
+        case MaskFill():
+            return _filled(answer, row)
+        case _:
+            return str(row.label), int(vector(answer, manifest).argmax()) == row.label
+
+
+def _filled(answer: Answer, row: Row) -> tuple[str, bool]:
+    """Compare the likeliest token with the label, apart from white space around it."""
+    if not isinstance(row.label, str):
+        raise UsageError("data-invalid", f"label {row.label!r} is not a text", "give each row the word of its mask")
+    given: Mapping[str, Any] = answer
+    expected = row.label.strip()
+    return expected, given["fills"][0]["token_str"].strip() == expected
 
 
 def _is_answer(answer: Answer, row: Row) -> bool:

@@ -14,7 +14,17 @@ import numpy as np
 from edgeml.oracle.protocol import LibraryAnswer
 from edgeml_core.card import Oracle
 from edgeml_core.errors import EdgemlError, GateFailed
-from edgeml_core.processing import Boxes, Classes, Embedding, Generation, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import (
+    Boxes,
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Span,
+    TensorOutput,
+    TokenClasses,
+    Transcript,
+)
 from edgeml_runtime import tensors
 from edgeml_runtime.model import Model
 from edgeml_runtime.postprocess import detection
@@ -69,6 +79,7 @@ def check(model: Model, items: Sequence[Item], answers: Sequence[LibraryAnswer],
         if alone is None or "truncated" in alone[0]:
             continue
         _refuse_if(_inputs(model, item, it), item, library)
+        _refuse_if(_outputs(model, item, it), item, library)
         _refuse_if(difference(alone[0], it.answer), item, library)
         read.append((item, it.answer))
     if not read:
@@ -109,6 +120,19 @@ def _inputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:
     return ""
 
 
+def _outputs(model: Model, item: Item, theirs: LibraryAnswer) -> str:
+    """Compare the models' outputs, where the library shows its own, at their own scale."""
+    found = model.infer(model.prepare([item]).tensors) if theirs.outputs else {}
+    for name, data in theirs.outputs.items():
+        ours, other = found[name][0], tensors.from_data(data)
+        if ours.shape != other.shape:
+            return f"{name} of shape {list(ours.shape)}, and of {list(other.shape)}"
+        distance, scale = (float(np.abs(it).max(initial=0)) for it in (ours - other, other))
+        if not distance <= SCORE_MAX * max(1.0, scale):  # NaN is no distance
+            return f"{name} with numbers up to {distance:.4f} away from those"
+    return ""
+
+
 def _refuse_if(difference: str, item: Item, library: str, where: str = "") -> None:
     if difference:
         message = f"the answers are not the original's: {_shown(item)}{where}: {difference} by {library}"
@@ -132,6 +156,23 @@ def _token_classes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str
     for one, other in zip(ours, theirs, strict=True):
         if one["label"] != other["label"] or not abs(one["score"] - other["score"]) <= SCORE_MAX:
             return f"{one['token']!r} {one['label']} {one['score']:.4f}, and {other['label']} {other['score']:.4f}"
+    return ""
+
+
+def _fills(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Compare tokens and texts in their order; tokens of nearly one probability may change places.
+
+    Probabilities are compared at their own size, since each of thousands of tokens has a small one.
+    """
+    ours, theirs = found["fills"], expected["fills"]
+    if len(ours) != len(theirs):
+        return f"{len(ours)} tokens, and {len(theirs)}"
+    by_token = {it["token"]: it for it in theirs}
+    for one, other in zip(ours, theirs, strict=True):
+        same = by_token.get(one["token"], {**one, "score": theirs[-1]["score"]})
+        is_near = all(abs(one["score"] - it["score"]) <= SCORE_MAX * it["score"] for it in (other, same))
+        if not is_near or any(one[name] != same[name] for name in ("token_str", "sequence")):
+            return f"{one['sequence']!r} {one['score']:.6f}, and {other['sequence']!r} {other['score']:.6f}"
     return ""
 
 
@@ -204,8 +245,10 @@ def _relative(one: float, other: float) -> float:
 _DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
     Classes: _classes,
     TokenClasses: _token_classes,
+    MaskFill: _fills,
     Span: _span,
     Boxes: _boxes,
+    Transcript: _text,
     Embedding: _vector,
     Generation: _text,
 }

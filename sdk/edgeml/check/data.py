@@ -28,6 +28,7 @@ from edgeml_core.processing import (
     Boxes,
     Classes,
     ImageInput,
+    MaskFill,
     Postprocess,
     Preprocess,
     PromptInput,
@@ -203,6 +204,8 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
         case QuestionInput():
             return Question(*values)
         case TextInput():
+            if isinstance(signature.postprocess, MaskFill):
+                _check_masked(values[0], signature.postprocess.mask)
             return Text(values[0], found.text_pair)
         case PromptInput():
             return ScoredText(*values)
@@ -214,6 +217,11 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
             return sounds.read((folder / values[0]).read_bytes(), rate_hz)
         case _:
             return Tensors(dict(_tensors(found.inputs or {}, signature)))
+
+
+def _check_masked(text: str, mask: str) -> None:
+    if (count := text.count(mask)) != 1:
+        raise UsageError("data-invalid", f"the text has {count} masks {mask}; 1 is needed")
 
 
 def _tensors(inputs: dict[str, Any], signature: Signature) -> Iterator[tuple[str, tensors.Array]]:

@@ -16,7 +16,7 @@ from PIL import Image as Pictures
 from edgeml.check.data import Rows
 from edgeml.check.sample_texts import SENTENCES
 from edgeml.exporters.source import Source
-from edgeml_core.processing import AudioInput, ImageInput, PromptInput, QuestionInput, TextInput
+from edgeml_core.processing import AudioInput, ImageInput, MaskFill, PromptInput, QuestionInput, TextInput
 from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
 
 #: Rows of each data file; parity settles with far fewer.
@@ -28,6 +28,8 @@ PARAGRAPH_CHARS: Final = 700
 LONG_TOKENS: Final = 512
 #: Characters, more than tokenizers put into one token; the tokenizer cuts the rest.
 CHARS_PER_TOKEN: Final = 8
+#: Words at a text's beginning, one of which becomes the mask.
+MASKED_WORDS: Final = 4
 QUESTIONS: Final = ("What happened?", "Where was it?", "Who or what was it about?", "When did it happen?")
 UNREAL: Final = "parity was measured on fixed patterns: give --evaluate or --calibrate to measure it on real inputs"
 
@@ -45,7 +47,9 @@ def gather(source: Source, *data: Rows) -> Inputs:
     given = tuple(item for rows in data for item in rows.items[:ROWS_TAKEN_MAX])
     preprocess = source.signature.preprocess
     if isinstance(preprocess, TextInput | PromptInput):
-        return Inputs(items=(*_texts(preprocess), *given))
+        fills = source.signature.postprocess
+        mask = fills.mask if isinstance(fills, MaskFill) else ""
+        return Inputs(items=(*_texts(preprocess, mask), *given))
     if given:
         return Inputs(items=given)
     if isinstance(preprocess, ImageInput):
@@ -57,14 +61,15 @@ def gather(source: Source, *data: Rows) -> Inputs:
     return Inputs(items=(Tensors(dict(source.example)),), notes=notes)
 
 
-def _texts(preprocess: TextInput | PromptInput) -> Iterable[Item]:
+def _texts(preprocess: TextInput | PromptInput, mask: str) -> Iterable[Item]:
     match preprocess:
         case QuestionInput():
             return _questions()
         case PromptInput():
             return map(_prompt, SENTENCES)
         case _:
-            return map(Text, _sentences_and_long_texts(preprocess.max_length))
+            texts = _sentences_and_long_texts(preprocess.max_length)
+            return [Text(_masked(text, mask, number) if mask else text) for number, text in enumerate(texts)]
 
 
 def _sentences_and_long_texts(max_length: int) -> list[str]:
@@ -72,6 +77,13 @@ def _sentences_and_long_texts(max_length: int) -> list[str]:
     whole = " ".join(SENTENCES)
     chars = min(max_length, LONG_TOKENS) * CHARS_PER_TOKEN
     return [*SENTENCES, whole[:PARAGRAPH_CHARS], (whole * (chars // len(whole) + 1))[:chars]]
+
+
+def _masked(text: str, mask: str, number: int) -> str:
+    """Put a mask in place of one of the first four words, which no length cuts off."""
+    words = text.split(" ")
+    words[number % min(len(words), MASKED_WORDS)] = mask
+    return " ".join(words)
 
 
 def _questions() -> list[Item]:

@@ -16,7 +16,7 @@ from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Checks
 from edgeml.check.inputs import CHARS_PER_TOKEN, QUESTIONS, ROWS_TAKEN_MAX
 from edgeml.check.sample_texts import SENTENCES
-from edgeml_core.processing import QuestionInput, TextInput
+from edgeml_core.processing import MaskFill, QuestionInput, TextInput
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tasks import Item, Question, Text
 from edgeml_runtime.tensors import Array
@@ -78,6 +78,8 @@ def _of_length(candidate: Candidate, length: int) -> Mapping[str, Array]:
     prepare = preparer(candidate.model.folder, msgspec.structs.replace(candidate.manifest, preprocess=cut))
     chars = length * CHARS_PER_TOKEN
     written = (_TEXT * (chars // len(_TEXT) + 1))[:chars]
+    if isinstance(fills := candidate.manifest.postprocess, MaskFill):
+        written = f"{fills.mask} {written}"
     return prepare([Question(QUESTIONS[0], written) if isinstance(text, QuestionInput) else Text(written)]).tensors
 
 

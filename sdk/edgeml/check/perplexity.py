@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgeml.check.ratio import ratio
 from edgeml_core.card import PERPLEXITY, Accuracy
 from edgeml_core.errors import UsageError
 from edgeml_runtime.tasks import Answer
@@ -32,8 +33,6 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Ac
 
     Raises:
         UsageError: `data-invalid`, when there are too few texts.
-
-    Source: Cochran, Sampling Techniques (1977), 2.11: the variance of a ratio estimate.
     """
     before, tokens = _summed(fp32)
     after, _ = _summed(int8)
@@ -41,9 +40,8 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Ac
         raise UsageError(
             "data-invalid", f"{len(tokens)} text(s); perplexity needs at least {ROWS_MIN} for an interval", _HINT
         )
-    count, lost = tokens.sum(), before - after
-    rise = lost.sum() / count
-    spread = z95 * math.sqrt(((lost - rise * tokens) ** 2).sum() * len(tokens) / (len(tokens) - 1)) / count
+    count = tokens.sum()
+    rise, spread = ratio(before - after, tokens, z95=z95)
     return Accuracy(
         metric=PERPLEXITY,
         rows=len(tokens),

@@ -19,16 +19,18 @@ from edgeml_core.processing import (
     Classes,
     Embedding,
     Generation,
+    MaskFill,
     QuestionInput,
     Span,
     TensorInput,
     TensorOutput,
     TextInput,
     TokenClasses,
+    Transcript,
 )
 from edgeml_runtime.bench.batching import TOLERANCE
 from edgeml_runtime.model import BATCH_MAX, Model
-from edgeml_runtime.tasks import Answer, Item, Picture, Tensors, Tokens
+from edgeml_runtime.tasks import Answer, Item, Masked, Picture, Sound, Tensors, Tokens
 from edgeml_runtime.tensors import Array
 
 #: Rows for which one more copy of a model is loaded; fewer are answered while it loads.
@@ -165,28 +167,28 @@ def _is_independent(model: Model, items: Sequence[Item]) -> bool:
 
 
 def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
-    """Answer as `predict`; spans, boxes and generated tokens are replaced by the scores that they are chosen by."""
+    """Answer as `predict`; spans, boxes, tokens and transcripts are replaced by the scores that they are chosen by."""
     spec = model.manifest.postprocess
     match spec:
         case Boxes(logits=logits, boxes=boxes):
             return [_outputs(model, item, (logits, boxes)) for item in items]
         case Span(start=start, end=end):
             return [_outputs(model, item, (start, end)) for item in items]
-        case Generation(output=output):
+        case Generation(output=output) | MaskFill(output=output) | Transcript(output=output):
             return [_outputs(model, item, (output,)) for item in items]
         case _:
             return predict([model], items)
 
 
 def _outputs(model: Model, item: Item, names: Sequence[str]) -> Answer:
-    """Run one item: a question's scores without padding, a prompt's for the next token, all of a picture."""
+    """Run one item: a question's scores without padding, a prompt's for the next token, all of another item."""
     prepared = model.prepare([item])
     outputs = model.infer(prepared.tensors)
     match prepared.about:
+        case [Picture() | Masked() | Sound()]:
+            taken: slice | int = slice(None)
         case [Tokens() as tokens]:
-            taken: slice | int = slice(len(tokens.texts))
-        case [Picture()]:
-            taken = slice(None)
+            taken = slice(len(tokens.texts))
         case _:
             taken = -1
     return {"outputs": {name: outputs[name][0, taken].tolist() for name in names}}

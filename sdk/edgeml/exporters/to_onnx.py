@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeml.exporters import conversion_error
+from edgeml.exporters import conversion_error, onnx_mask
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
@@ -36,11 +36,19 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
             _trace(source, source.model, path)
         elif not _by_optimum(source, source.model.pretrained, path):
             _capture(source, source.model, path)
-        return onnx.load(path)
+        return _loaded(source, source.model, path)
     except UsageError:
         raise
     except Exception as error:  # the exporters let errors of their passes pass
         raise conversion_error.unsupported("onnx", error) from error
+
+
+def _loaded(source: Source, model: TorchModel, path: Path) -> onnx.ModelProto:
+    loaded = onnx.load(path)
+    if source.task == "fill-mask":
+        (output,) = (spec.name for spec in source.signature.outputs)
+        onnx_mask.take_row(loaded, output, model.module.inner.mask_id)
+    return loaded
 
 
 def signature(source: Source, model: onnx.ModelProto) -> Signature:

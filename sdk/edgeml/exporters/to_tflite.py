@@ -20,7 +20,7 @@ from edgeml.exporters import conversion_error, tflite_forms
 from edgeml.exporters.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import AudioInput, ImageInput, PromptInput, TextInput
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, TextInput, Transcript
 from edgeml_runtime.tensors import Array
 
 MODEL: Final = "model.tflite"
@@ -42,6 +42,9 @@ def write(source: Source, folder: Path) -> Built:
         raise conversion_error.no_tflite(source.model)
     if isinstance(source.signature.preprocess, PromptInput):
         reason = "a language model's Concat of past and present grows with every token, and TFLite's shapes are fixed"
+        raise UsageError("model-unsupported", reason, "export it with --format onnx")
+    if isinstance(source.signature.postprocess, Transcript):
+        reason = "TFLite's lengths are fixed, and the zeros behind a short sound change the text that is recognized"
         raise UsageError("model-unsupported", reason, "export it with --format onnx")
     signature = _signature(source)
     try:

@@ -64,8 +64,11 @@ def _answers(answer: Answerer, items: tuple[RawItem, ...]) -> Iterator[LibraryAn
     for item in items:
         try:
             answered = answer(item)
-            inputs = {name: tensors.to_data(array) for name, array in answered.pop("inputs", {}).items()}
-            yield LibraryAnswer(answer=_plain(answered), inputs=inputs)
+            inputs, outputs = (
+                {name: tensors.to_data(array) for name, array in answered.pop(side, {}).items()}
+                for side in ("inputs", "outputs")
+            )
+            yield LibraryAnswer(answer=_plain(answered), inputs=inputs, outputs=outputs)
         except Exception as error:  # noqa: BLE001 -- each library has its own
             yield LibraryAnswer(error=_shown(error))
 

@@ -13,6 +13,7 @@ from edgeml_core.processing import (
     AudioInput,
     Classes,
     ImageInput,
+    MaskFill,
     Postprocess,
     Preprocess,
     PromptInput,
@@ -41,6 +42,8 @@ PAIRS: Final = (
 LONG_CHARS: Final = 6_000
 #: Tokens that a language model writes on.
 CONTINUED_TOKENS: Final = 8
+#: Tokens that fill a mask; more than anyone looks at.
+FILLS: Final = 20
 #: Width and height in pixels, and the colours of the file.
 PICTURES: Final = (
     (320, 180, "RGB"),
@@ -63,8 +66,7 @@ def hard(preprocess: Preprocess, postprocess: Postprocess) -> list[Item]:
         case QuestionInput():
             return [Question("Who was asleep?", TEXTS[-1]), Question("Wo?", "Im Süden, bei Köln, im alten Haus.")]
         case TextInput():
-            pairs = PAIRS if isinstance(postprocess, Classes) else ()
-            return [*map(Text, TEXTS), Text((" ".join(TEXTS) * 20)[:LONG_CHARS]), *(Text(*pair) for pair in pairs)]
+            return list(_masked(postprocess.mask) if isinstance(postprocess, MaskFill) else _texts(postprocess))
         case PromptInput():
             return [
                 Prompt(prompt=text, max_new_tokens=CONTINUED_TOKENS, temperature=0.0, seed=0)
@@ -77,6 +79,24 @@ def hard(preprocess: Preprocess, postprocess: Postprocess) -> list[Item]:
             return list(_sounds(preprocess))
         case _:
             return []
+
+
+def _texts(postprocess: Postprocess) -> Iterator[Text]:
+    yield from map(Text, TEXTS)
+    yield Text((" ".join(TEXTS) * 20)[:LONG_CHARS])
+    yield from (Text(*pair) for pair in (PAIRS if isinstance(postprocess, Classes) else ()))
+
+
+def _masked(mask: str) -> Iterator[Text]:
+    """Put the mask at the beginning, at the end, inside of a word and alone; then twice, and nowhere."""
+    for text in TEXTS:
+        yield Text(f"{text} {mask}.", top_k=FILLS)
+    yield Text(f"{mask}, {TEXTS[-1]}")
+    yield Text(f"The pump's {mask}stopped , didn 't it ?")
+    yield Text(mask, top_k=1)
+    yield Text(f"{mask} {' '.join(TEXTS) * 20}"[:LONG_CHARS])
+    yield Text(f"The {mask} has {mask}.")
+    yield Text("The pump has stopped.")
 
 
 def _pictures() -> Iterator[Image]:

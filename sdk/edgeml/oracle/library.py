@@ -76,8 +76,8 @@ class Library:
 def raw(item: Item) -> RawItem:
     """Describe an item as its owner has it."""
     match item:
-        case Text(text=text, text_pair=pair):
-            return RawItem(text=text, text_pair=pair)
+        case Text(text=text, text_pair=pair, top_k=top_k):
+            return RawItem(text=text, text_pair=pair, top_k=top_k)
         case Question(question=question, context=context):
             return RawItem(question=question, text=context)
         case Prompt(prompt=prompt, max_new_tokens=tokens):

@@ -81,6 +81,13 @@ def _token_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     return {"tokens": [{**entry, "label": entry["entity"]} for entry in found]}
 
 
+def _fills(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    found = pipeline(item.text, top_k=item.top_k)
+    if isinstance(found[0], list):
+        raise UsageError("input-invalid", f"the text has {len(found)} masks")
+    return {"fills": found}
+
+
 def _span(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     return dict(pipeline(question=item.question, context=item.text))
 
@@ -103,9 +110,20 @@ def _boxes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 
 def _audio_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    return {"labels": pipeline(_sound(item), top_k=pipeline.model.config.num_labels)}
+
+
+def _sound(item: RawItem) -> dict[str, Any]:
     samples = np.frombuffer(item.samples or b"", dtype="<f4").copy()
-    sound = {"raw": samples, "sampling_rate": item.sampling_rate_hz}
-    return {"labels": pipeline(sound, top_k=pipeline.model.config.num_labels)}
+    return {"raw": samples, "sampling_rate": item.sampling_rate_hz}
+
+
+def _transcript(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    found, sound = pipeline(_sound(item)), _sound(item)
+    prepared = pipeline.feature_extractor(sound["raw"], sampling_rate=sound["sampling_rate"], return_tensors="pt")
+    with torch.inference_mode():
+        logits = pipeline.model(**prepared).logits[0]
+    return {"text": found["text"], "outputs": {"logits": logits.numpy()}}
 
 
 def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
@@ -133,10 +151,12 @@ def _picture(item: RawItem) -> Image.Image:
 _ANSWERS: Final[dict[str, Answers]] = {
     "text-classification": _text_classes,
     "token-classification": _token_classes,
+    "fill-mask": _fills,
     "question-answering": _span,
     "image-classification": _image_classes,
     "object-detection": _boxes,
     "audio-classification": _audio_classes,
+    "automatic-speech-recognition": _transcript,
     "text-generation": _text,
     "feature-extraction": _embedding,
 }

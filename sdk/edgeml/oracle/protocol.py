@@ -14,7 +14,8 @@ from edgeml_core.manifest import Task
 class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item as its owner has it: one or two texts, a question and its context, a picture's file, or a sound.
 
-    `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation.
+    `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation,
+    `top_k` is the number of tokens that fill a mask; None takes the library's own.
     """
 
     text: str | None = None
@@ -25,6 +26,7 @@ class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sampling_rate_hz: int = 0
     threshold: float | None = None
     tokens: int = 0
+    top_k: int | None = None
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +41,13 @@ class LibraryAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """The library's answer in the form of edgeml's answers, or the reason why it gave none.
 
     `inputs` are the tensors that the library made of a picture, float32: a model whose answers hardly depend on its
-    input would hide a wrong preparation.
+    input would hide a wrong preparation. `outputs` are those of its model, float32, for answers that say little of
+    them: a recognizer of speech finds no words in most sounds.
     """
 
     answer: dict[str, Any] | None = None
     inputs: dict[str, TensorData] = {}
+    outputs: dict[str, TensorData] = {}
     error: str = ""
 
 

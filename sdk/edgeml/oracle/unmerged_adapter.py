@@ -20,6 +20,8 @@ _CLASSES: Final[dict[Task, Any]] = {
     "image-classification": transformers.AutoModelForImageClassification,
     "object-detection": transformers.AutoModelForObjectDetection,
     "audio-classification": transformers.AutoModelForAudioClassification,
+    "automatic-speech-recognition": transformers.AutoModelForCTC,
+    "fill-mask": transformers.AutoModelForMaskedLM,
     "text-generation": transformers.AutoModelForCausalLM,
     "feature-extraction": transformers.AutoModel,
 }

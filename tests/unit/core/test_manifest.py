@@ -33,6 +33,8 @@ def outputs(**lengths):
     )
 
 
+MASK = processing.MaskFill(output="logits", mask="")
+SPEECH = processing.Transcript(output="logits", tokens=("a",), blank="_", delimiter="|")
 BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
 
 
@@ -72,6 +74,10 @@ BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
             "preprocess.max_samples is negative",
         ),
         ({"preprocess": processing.TextInput(tokenizer="t.json", max_length=8)}, "'t.json'"),
+        ({"postprocess": MASK}, "fills a mask, but the model takes no text"),
+        ({"postprocess": MASK}, "fills a mask, but names none"),
+        ({"postprocess": SPEECH}, "has a transcript, but the model takes no sound"),
+        ({"postprocess": SPEECH}, "blank '_', which is none of its tokens"),
         ({"postprocess": BOXES}, "postprocess has boxes, but the model takes no image"),
         ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
         ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),

@@ -92,6 +92,13 @@ def test_observations_image_has_brightness_and_contrast(seen):
     assert (found["label"], found["score"], found["margin"]) == ("red", pytest.approx(red), pytest.approx(red - other))
 
 
+def test_observations_masks_have_the_best_score(seen):
+    """It says how sure the model is, whatever the number of tokens requested."""
+    (found,) = seen(task("fill-mask"), Text("new [MASK]", top_k=1))
+    assert found.keys() == {"tokens", "score"}
+    assert found["score"] == pytest.approx(np.exp(9) / (np.exp(9) + np.exp(7) + len(task_models.IDS) - 2))
+
+
 def test_observations_boxes_have_a_count(seen):
     """By the model's own threshold, whatever was asked; of several the surest is seen, of none no label."""
     pictures = []

@@ -8,7 +8,16 @@ import pytest
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import AudioInput, Boxes, ImageInput, PromptInput, QuestionInput, TensorInput, TextInput
+from edgeml_core.processing import (
+    AudioInput,
+    Boxes,
+    ImageInput,
+    MaskFill,
+    PromptInput,
+    QuestionInput,
+    TensorInput,
+    TextInput,
+)
 from edgeml_runtime import requests, tensors
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
@@ -22,6 +31,7 @@ IMAGE = a_manifest(
     )
 )
 DETECTOR = msgspec.structs.replace(IMAGE, postprocess=Boxes(logits="l", boxes="b", labels=("cow",)))
+MASK = msgspec.structs.replace(TEXT, postprocess=MaskFill(output="y", mask="[M]"))
 QUESTION = a_manifest(preprocess=QuestionInput(tokenizer="model.onnx", max_length=8))
 PROMPT = a_manifest(preprocess=PromptInput(tokenizer="model.onnx", max_length=8))
 AUDIO = a_manifest(preprocess=AudioInput(sampling_rate_hz=16_000, min_samples=1, max_samples=9))
@@ -102,6 +112,14 @@ def test_parse_detection_may_have_a_threshold():
     assert requests.parse(asked, DETECTOR) == [Image(b"cow"), Image(b"cow", 0.3)]
 
 
+def test_parse_mask_may_have_a_number_of_tokens():
+    """Without one the model's own holds."""
+    assert requests.parse([{"text": "a [M]"}, {"text": "a [M]", "top_k": 3}], MASK) == [
+        Text("a [M]"),
+        Text("a [M]", top_k=3),
+    ]
+
+
 def test_parse_question_has_a_context():
     """Both are texts."""
     assert requests.parse({"question": "who?", "context": "I."}, QUESTION) == [Question("who?", "I.")]
@@ -163,6 +181,9 @@ def test_parse_tensors_take_the_models_dtypes():
         (IMAGE, {"image": "AAAA", "threshold": 0.5}),
         (DETECTOR, {"image": "AAAA", "threshold": 1.5}),
         (DETECTOR, {"image": "AAAA", "threshold": float("nan")}),
+        (MASK, {"text": "a", "top_k": 0}),
+        (MASK, {"text": "a", "top_k": requests.FILLS_MAX + 1}),
+        (MASK, {"text": "a", "text_pair": "b"}),
         (QUESTION, {"question": "who?"}),
         (PROMPT, {"prompt": "a", "max_new_tokens": 0}),
         (PROMPT, {"prompt": "a", "max_new_tokens": requests.NEW_TOKENS_MAX + 1}),

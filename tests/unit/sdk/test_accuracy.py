@@ -9,7 +9,17 @@ import pytest
 from edgeml.check import accuracy
 from edgeml.check.data import Row
 from edgeml_core.errors import GateFailed, UsageError
-from edgeml_core.processing import Classes, Embedding, Generation, Postprocess, Span, TensorOutput, TokenClasses
+from edgeml_core.processing import (
+    Classes,
+    Embedding,
+    Generation,
+    MaskFill,
+    Postprocess,
+    Span,
+    TensorOutput,
+    TokenClasses,
+    Transcript,
+)
 from edgeml_runtime.tasks import Text
 from support import samples
 
@@ -122,6 +132,45 @@ def test_measure_spans_compares_word_for_word():
     assert [it.label for it in found.classes] == ["answer"]
     with pytest.raises(UsageError, match="not a text"):
         accuracy.measure(answers, answers, rows("the alarm", 1, "A pump"), manifest)
+
+
+def test_measure_masks_compares_the_first_token():
+    """Tokens of some vocabularies begin with a space; another word is wrong, and so is a row without one."""
+    manifest = manifest_with(MaskFill(output="y", mask="[MASK]"))
+    answers = [{"fills": [{"token_str": text}, {"token_str": "pump"}]} for text in (" pump", "valve")]
+    found = accuracy.measure(answers, answers, rows("pump", "pump"), manifest)
+    assert (found.metric, found.fp32) == ("accuracy", 0.5)
+    with pytest.raises(UsageError, match="not a text"):
+        accuracy.measure(answers, answers, rows("pump", None), manifest)
+
+
+SPEECH = manifest_with(Transcript(output="y", tokens=("_", "A"), blank="_", delimiter="|"))
+
+
+def test_measure_words_of_speech_is_an_error_rate():
+    """4 words in two sounds, of which fp32 misses one and int8 two: a rise of a quarter, with its interval."""
+    before, after = ([{"text": text} for text in texts] for texts in (("The pump", "has"), ("the", "has")))
+    found = accuracy.measure(before, after, rows("the PUMP", "has stopped"), SPEECH)
+    assert (found.metric, found.rows, found.is_fraction) == ("word error rate", 2, False)
+    assert (found.fp32, found.int8, found.drop) == (0.25, 0.5, 0.25)
+    half = 1.959964 * np.sqrt(4 / 3 * 1.25) / 8  # four sounds of two words lose 1, 0, 0.5 and -0.5
+    assert found.ci95 == pytest.approx((0.125 - half, 0.125 + half), abs=1e-6)
+    same = accuracy.measure(before, before, rows("the pump", "has stopped"), SPEECH)
+    assert same.drop == 0
+    assert same.ci95[0] < -0.1 < 0.1 < same.ci95[1]  # two sounds can't rule out much
+    assert found.summary.startswith("0.2500 -> 0.5000, rise +25.00%")
+    with pytest.raises(GateFailed, match=r"word error rate rises by 25\.00%"):
+        accuracy.check_drop(found, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"), [(("a",), "1 sound"), (("", " "), "0 word"), (("a", 3), "label 3 is not a text")]
+)
+def test_measure_speech_needs_texts(labels, problem):
+    """Two at least, with words."""
+    answers = [{"text": "a"}] * len(labels)
+    with pytest.raises(UsageError, match=problem):
+        accuracy.measure(answers, answers, rows(*labels), SPEECH)
 
 
 LANGUAGE = manifest_with(Generation(output="y", stop_ids=(), past=(), present=()))

@@ -18,6 +18,7 @@ from edgeml_core.processing import (
     Boxes,
     Classes,
     ImageInput,
+    MaskFill,
     Preprocess,
     PromptInput,
     QuestionInput,
@@ -72,6 +73,15 @@ def test_read_pictures_of_a_detector_gives_boxes(tmp_path: Path):
     )
     with pytest.raises(UsageError, match="line 1"):
         data.read(file_of(tmp_path, {"image": "one.png", "boxes": [{"label": "cow", "box": [1, 2]}]}), detector)
+
+
+def test_read_texts_with_a_mask_have_one(tmp_path: Path):
+    """Rows without are named before any model runs."""
+    fills = replace(TEXT, postprocess=MaskFill(output="y", mask="[MASK]"))
+    found = data.read(file_of(tmp_path, {"text": "the [MASK]", "label": "pump"}), fills)
+    assert found.rows == (data.Row(item=Text("the [MASK]"), label="pump"),)
+    with pytest.raises(UsageError, match=r"line 1: the text has 0 masks \[MASK\]; 1 is needed; line 2: the text has 2"):
+        data.read(file_of(tmp_path, {"text": "the pump"}, {"text": "[MASK] [MASK]"}), fills)
 
 
 def test_read_questions_texts_and_sounds_gives_items(tmp_path: Path):

@@ -25,6 +25,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("colors", "image-classification"),
         ("noise", "audio-classification"),
         ("answers", "question-answering"),
+        ("gaps", "fill-mask"),
+        ("ears", "automatic-speech-recognition"),
         ("line", "tensors"),
     ):
         task_models.bundle(tmp_path / f"{name}.edgeml", task)
@@ -55,6 +57,17 @@ def test_fields_make_one_request(folder: Path):
     assert best(run("noise.edgeml", "--input", "audio=loud.wav").stdout) == "loud"
     found = run("answers.edgeml", "--input", "question=where is the cow", "--input", "context=the cow is in a field")
     assert "answer" in json.loads(found.stdout)
+
+
+def test_mask_is_filled_with_as_many_tokens_as_requested(folder: Path):
+    """A field of a number is JSON."""
+    found = run("gaps.edgeml", "--input", "text=the new [MASK]", "--input", "top_k=1")
+    assert [it["sequence"] for it in json.loads(found.stdout)["fills"]] == ["the new filter"]
+
+
+def test_sound_file_of_another_rate_is_written_down(folder: Path):
+    """It is resampled on the host."""
+    assert json.loads(run("ears.edgeml", "--input", "audio=loud.wav").stdout) == {"text": "loud"}
 
 
 def test_json_takes_paths_and_base64(folder: Path):

@@ -11,7 +11,7 @@ from edgeml_agent.serve.metrics import CANCELLED
 from edgeml_agent.serve.models import Models, Served
 from edgeml_core import card
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import AudioInput, PromptInput
+from edgeml_core.processing import AudioInput, MaskFill, PromptInput
 
 #: `resting`: without memory until its next request. `unloaded`: without memory until an operator loads it.
 State = Literal["live", "resting", "unloaded"]
@@ -64,7 +64,8 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One model. `takes` is the kind of its preprocessing, which decides the form of a request.
 
-    `sampling_rate_hz` is set for sound; `chats` where a language model has a chat template.
+    `sampling_rate_hz` is set for sound, `mask` for a text with one word to fill in, and `chats` where a language model
+    has a chat template.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     activated_at: float
     inputs: tuple[Tensor, ...]
     sampling_rate_hz: int | None
+    mask: str | None
     chats: bool
     card: Card
     requests: Requests
@@ -119,6 +121,7 @@ def _model(models: Models, name: str, served: Served) -> Model:
         activated_at=served.activated_at,
         inputs=tuple(Tensor(name=spec.name, dtype=spec.dtype, shape=spec.shape) for spec in manifest.inputs),
         sampling_rate_hz=before.sampling_rate_hz if isinstance(before, AudioInput) else None,
+        mask=manifest.postprocess.mask if isinstance(manifest.postprocess, MaskFill) else None,
         chats=isinstance(before, PromptInput) and before.chat is not None,
         card=_card(manifest),
         requests=_requests(models, name, served),

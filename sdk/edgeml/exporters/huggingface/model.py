@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +22,11 @@ from edgeml.exporters.huggingface import (
     audio,
     causal,
     detection,
+    fill_mask,
     image_processor,
     merged_adapter,
     sentence_modules,
+    speech,
     weights,
 )
 from edgeml.exporters.huggingface import folder as folders
@@ -31,15 +34,17 @@ from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
-from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, TextInput
+from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, Preprocess, TextInput
 from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.tasks import Question, Text
 from edgeml_runtime.tensors import Array
 
+_SPEECH: Final = "automatic-speech-recognition"
 #: By task: the transformers class that loads its model, the suffix of its architectures, the outputs in use.
 _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "text-classification": (transformers.AutoModelForSequenceClassification, "ForSequenceClassification", ("logits",)),
     "token-classification": (transformers.AutoModelForTokenClassification, "ForTokenClassification", ("logits",)),
+    "fill-mask": (transformers.AutoModelForMaskedLM, "ForMaskedLM", ("logits",)),
     "question-answering": (
         transformers.AutoModelForQuestionAnswering,
         "ForQuestionAnswering",
@@ -48,17 +53,16 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "image-classification": (transformers.AutoModelForImageClassification, "ForImageClassification", ("logits",)),
     "object-detection": (transformers.AutoModelForObjectDetection, "ForObjectDetection", ("logits", "pred_boxes")),
     "audio-classification": (transformers.AutoModelForAudioClassification, "ForAudioClassification", ("logits",)),
+    _SPEECH: (transformers.AutoModelForCTC, "ForCTC", ("logits",)),
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
 }
 #: By the suffix of architectures: tasks that a bundle can't express.
 _FOREIGN: Final = {
-    "ForMaskedLM": "filling masks in texts",
     "ForMultipleChoice": "choosing among texts",
     "ForNextSentencePrediction": "telling whether a sentence follows",
     "ForConditionalGeneration": "writing a text from another input",
-    "ForCTC": "speech recognition",
-    "ForSpeechSeq2Seq": "speech recognition",
+    "ForSpeechSeq2Seq": "speech recognition by a decoder",
     "ForSemanticSegmentation": "segmentation of pictures",
     "ForUniversalSegmentation": "segmentation of pictures",
     "ForInstanceSegmentation": "segmentation of pictures",
@@ -137,7 +141,8 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
     preprocess, assets, example, notes = _inputs(path, task, pretrained, work)
     if task == "feature-extraction" and isinstance(preprocess, ImageInput):
         outputs = (_POOLED,)
-    module = Named(pretrained, tuple(example), outputs=outputs, by_keyword=True)
+    inner = fill_mask.module(path, pretrained) if task == "fill-mask" else pretrained
+    module = Named(inner, tuple(example), outputs=outputs, by_keyword=True)
     original = TorchSession(module)
     with first_answer(task, example):
         answered = original.run(example)
@@ -149,9 +154,9 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         sha256=digest(pretrained, path / "config.json", *assets.values()),
         signature=Signature(
             inputs=specs(example, lengths=by_length),
-            outputs=specs(answered, lengths=task in _BY_TOKEN and isinstance(preprocess, TextInput)),
+            outputs=specs(answered, lengths=_has_lengths(task, preprocess)),
             preprocess=preprocess,
-            postprocess=_postprocess(path, task, outputs),
+            postprocess=_postprocess(path, task, answered),
         ),
         example=example,
         original=original,
@@ -162,6 +167,11 @@ def _source(path: Path, task: Task, pretrained: Any, outputs: tuple[str, ...], w
         notes=notes,
         folder=path,
     )
+
+
+def _has_lengths(task: Task, preprocess: Preprocess) -> bool:
+    """Return whether outputs have one row for each token, or for each frame of a sound."""
+    return task == _SPEECH or (task in _BY_TOKEN and isinstance(preprocess, TextInput))
 
 
 def _check_safe(path: Path, config: folders.Config) -> None:
@@ -219,7 +229,7 @@ def _inputs(
         image, notes = detection.image_input(path) if detects else (image_processor.image_input(path), ())
         shape = (1, image.channels, image.height, image.width)
         return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}, notes)
-    if task == "audio-classification":
+    if task in ("audio-classification", _SPEECH):
         sound = audio.audio_input(path)
         return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
     if (taken := pretrained.main_input_name) != _TEXT_INPUT:
@@ -242,9 +252,14 @@ def _inputs(
     return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})
 
 
-def _postprocess(path: Path, task: Task, outputs: tuple[str, ...]) -> Postprocess:
+def _postprocess(path: Path, task: Task, answered: Mapping[str, Array]) -> Postprocess:
+    outputs = tuple(answered)
+    if task == _SPEECH:
+        return speech.transcript(path, outputs[0], answered[outputs[0]].shape[-1])
     if task == "object-detection":
         return detection.boxes(path, *outputs)
+    if task == "fill-mask":
+        return fill_mask.mask_fill(path, *outputs)
     if task == "feature-extraction":
         pooled = Embedding(output=_POOLED, pooling="cls", normalize=False)
         return pooled if outputs == (_POOLED,) else sentence_modules.embedding(path, *outputs)

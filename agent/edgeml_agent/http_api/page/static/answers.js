@@ -20,6 +20,7 @@ const one = (output, item) => [answered(output, item), truncated(output)];
 function answered(output, item) {
   if (output.boxes) return boxes(output.boxes, item.file);
   if (output.labels) return labels(output.labels);
+  if (output.fills) return fills(output.fills);
   if (output.tokens?.map) return marked(item.text ?? "", output.tokens);
   if ("answer" in output) return span(item.context ?? "", output);
   if ("text" in output) return h("blockquote", {}, output.text);
@@ -42,6 +43,11 @@ function labels(found) {
     h("table", { class: "labels" }, h("caption", { class: "visually-hidden" }, "Labels, the surest first"), h("tbody", {}, rows)),
     rest > 0 ? h("p", { class: "note" }, `and ${count(rest, "less likely label")}`) : null,
   ];
+}
+
+/** The likeliest words in place of the mask, and the text with the first of them. */
+function fills(found) {
+  return [h("p", { class: "text" }, found[0].sequence), labels(found.map(({ token_str, score }) => ({ label: token_str, score })))];
 }
 
 /** The objects found in a picture: numbered boxes over it, and the same numbers as a list. */

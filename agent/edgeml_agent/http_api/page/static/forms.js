@@ -7,6 +7,7 @@ import { size } from "./figures.js";
 import { RECORDED_MAX_S, base64, canRecord, decoded, recording, wav } from "./sound.js";
 
 const SAMPLE_TEXT = "The nurse said that the new pump is quiet, and that it works well.";
+const MASKED_WORD = "pump";
 const SAMPLE_TEXTS = ["The cow is in the field.", "Cattle graze on the pasture.", "The pump needs a new filter."];
 const SAMPLE_CONTEXT = "The ventilator in room 4 was serviced on Monday. Its alarm sounded twice during the night shift.";
 const PREFILLED_MAX = 512;
@@ -25,10 +26,11 @@ const field = (text, rows, changed, attributes = {}) => {
 function texts(model, changed) {
   if (model.task === "text-classification") return pair(changed);
   const many = model.task === "feature-extraction";
-  const control = many ? field(SAMPLE_TEXTS.join("\n"), 4, changed) : field(SAMPLE_TEXT, 3, changed);
+  const sample = model.mask ? SAMPLE_TEXT.replace(MASKED_WORD, model.mask) : SAMPLE_TEXT;
+  const control = many ? field(SAMPLE_TEXTS.join("\n"), 4, changed) : field(sample, 3, changed);
   const lines = () => (many ? control.value.split("\n").filter((line) => line.trim()) : [control.value]);
   return {
-    element: labelled(many ? "Texts, one a line" : "Text", control),
+    element: labelled(many ? "Texts, one a line" : "Text", control, ...(model.mask ? [`with ${model.mask} in place of one word`] : [])),
     call: () => ({ json: lines().length === 1 ? { text: lines()[0] } : lines().map((text) => ({ text })) }),
     isReady: () => control.value.trim() !== "",
   };
