@@ -12,6 +12,8 @@ import torch
 LABELS: Final = ("blue", "red", "green")
 #: Pixels of a picture's side, for models that take any.
 SIDE: Final = 64
+#: The deviation of weights that timm begins with one number for all.
+SPREAD: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,10 @@ ROWS: Final = (
 
 
 def build(row: Row, folder: Path) -> None:
-    """Save the row's model as timm saves it. Its head answers each picture otherwise."""
+    """Save the row's model as timm saves it.
+
+    Its head answers each picture otherwise. Weights that begin as one number, often 0, would hide the layers before.
+    """
     import timm  # noqa: PLC0415 -- only the Python of support.timm_python has it
 
     torch.manual_seed(0)
@@ -132,5 +137,8 @@ def build(row: Row, folder: Path) -> None:
     for head in heads if isinstance(heads, tuple) else (heads,):
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point() and tensor.numel() > 1 and tensor.min() == tensor.max():
+            tensor.add_(torch.randn_like(tensor), alpha=SPREAD)
     names = {"label_names": list(LABELS)} if settings["num_classes"] else {}
     timm.models.save_for_hf(model, str(folder), model_config=names, safe_serialization=True)

@@ -34,7 +34,9 @@ CONFIG_MAX_BYTES: Final = 10_000_000
 #: Layers that hold code or another library's program.
 _UNSAFE: Final = frozenset({"Lambda", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer"})
 #: Names of Keras' own serialization besides its classes: tuples, slices and the like, but no function.
-_PLAIN: Final = frozenset({"__tuple__", "__slice__", "__ellipsis__", "__numpy__", "__tensor__", "__keras_tensor__"})
+_PLAIN: Final = frozenset(
+    {"__tuple__", "__bytes__", "__slice__", "__ellipsis__", "__numpy__", "__tensor__", "__keras_tensor__"}
+)
 #: Rows for the oracle of each kind: random numbers of these deviations, for images' and tables' scales.
 SPREADS: Final = (0.1, 1.0, 10.0, 100.0)
 #: Whole numbers fit any vocabulary up to this.
