@@ -181,6 +181,7 @@ def test_folder_that_timm_would_load_in_part_is_refused(name: str, tmp_path: Pat
         ({"label_names": ["blue", "red", "blue"]}, "has 2 different labels for 3 classes"),
         ({"architecture": "no_such_net"}, "timm can't build the model"),
         ({"label_names": 3}, r"config\.json can't be read"),
+        ({"pretrained_cfg": {"mean": "blue"}}, "pretrained_cfg in config.json is malformed"),
     ],
 )
 def test_broken_configuration_is_refused(config: dict[str, Any], message: str, tmp_path: Path):

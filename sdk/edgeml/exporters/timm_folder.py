@@ -53,6 +53,18 @@ class _Config(msgspec.Struct, frozen=True):
     label_names: tuple[str, ...] | dict[str, str] | None = None
 
 
+class _Settings(msgspec.Struct, frozen=True):
+    """The preparation of pictures, as `timm.data.resolve_data_config` returns it."""
+
+    #: Channels, height, width.
+    input_size: tuple[int, int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    crop_mode: str
+
+
 def load(path: Path, task: Task | None) -> Source:
     """Load the model in a folder.
 
@@ -147,19 +159,25 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:SHOWN_MAX])}{more}"
 
 
-def _image_input(settings: Mapping[str, Any]) -> ImageInput:
+def _image_input(given: Mapping[str, Any]) -> ImageInput:
     """Express timm's preparation of a picture.
 
     Args:
-        settings: of `timm.data.resolve_data_config`.
+        given: by `timm.data.resolve_data_config`.
 
     Raises:
-        UsageError: `model-unsupported`, naming the field that a bundle can't express.
+        UsageError: `model-unsupported`, naming the field that a bundle can't express; `model-unreadable`, when a field
+            is of another type.
 
     Source: timm 1.0.31 `transforms_imagenet_eval`; the oracle compares the tensors.
     """
-    channels, height, width = settings["input_size"]
-    part, mode, resample = settings["crop_pct"], settings["crop_mode"], settings["interpolation"]
+    try:
+        settings = msgspec.convert(given, _Settings)
+    except msgspec.ValidationError as error:
+        message = f"pretrained_cfg in config.json is malformed: {error}"
+        raise UsageError("model-unreadable", message, f"save the model again: {_SAVE}") from error
+    channels, height, width = settings.input_size
+    part, mode, resample = settings.crop_pct, settings.crop_mode, settings.interpolation
     _refuse_unless(channels == _CHANNELS, "input_size", settings, f"{_CHANNELS} channels are supported")
     sides = f"sides of 1 to {EDGE_MAX_PIXELS} pixels are supported"
     _refuse_unless(0 < min(height, width) <= max(height, width) <= EDGE_MAX_PIXELS, "input_size", settings, sides)
@@ -167,8 +185,8 @@ def _image_input(settings: Mapping[str, Any]) -> ImageInput:
     _refuse_unless(mode in ("center", "squash"), "crop_mode", settings, "center and squash are supported")
     _refuse_unless(0 < part <= 1, "crop_pct", settings, "more than 0 and at most 1 is supported")
     for name in ("mean", "std"):
-        _refuse_unless(len(settings[name]) == channels, name, settings, f"{_CHANNELS} numbers are supported")
-    _refuse_unless(min(settings["std"]) > 0, "std", settings, "numbers above 0 are supported")
+        _refuse_unless(len(getattr(settings, name)) == channels, name, settings, f"{_CHANNELS} numbers are supported")
+    _refuse_unless(min(settings.std) > 0, "std", settings, "numbers above 0 are supported")
     before = math.floor(height / part), math.floor(width / part)
     fits = "one resized size for both sides is supported with crop_mode center; squash takes any"
     _refuse_unless(mode == "squash" or before[0] == before[1], "input_size", settings, fits)
@@ -181,17 +199,17 @@ def _image_input(settings: Mapping[str, Any]) -> ImageInput:
         layout="NCHW",
         resample=_RESAMPLE[resample],
         rescale=1 / 255,
-        mean=tuple(map(float, settings["mean"])),
-        std=tuple(map(float, settings["std"])),
+        mean=settings.mean,
+        std=settings.std,
         resize_shortest_edge=before[0] if is_centred else 0,
         resize_to=UNSET if is_centred or before == (height, width) else before,
         corner_half_even=True if is_centred or before != (height, width) else UNSET,
     )
 
 
-def _refuse_unless(is_supported: bool, name: str, settings: Mapping[str, Any], limit: str) -> None:  # noqa: FBT001
+def _refuse_unless(is_supported: bool, name: str, settings: _Settings, limit: str) -> None:  # noqa: FBT001
     if not is_supported:
-        message = f"the preparation of pictures has {name} = {settings[name]!r}; {limit}"
+        message = f"the preparation of pictures has {name} = {getattr(settings, name)!r}; {limit}"
         raise UsageError("model-unsupported", message, f"change it in pretrained_cfg and check it; or {_AS_FUNCTION}")
 
 
