@@ -65,6 +65,9 @@ class ImageInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     #: they don't apply, so that agents which don't know them take such a bundle.
     resize_to: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
     bgr: bool | msgspec.UnsetType = msgspec.UNSET
+    #: Whether the crop's corner is rounded half to even, as torchvision does; else down. Left out where no rounding is
+    #: needed, too.
+    corner_half_even: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class MelSpectrum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,8 @@ PROGRAMS = {
     "export": "import edgeml.pipeline.export, optimum.onnxruntime",
     "export-peft": "import peft, edgeml.exporters.huggingface.merged_adapter",
     "export-sklearn": "import skl2onnx, edgeml.exporters.sklearn_pipeline",
+    "export-timm": "from edgeml.exporters import timm_folder; timm_folder._timm()",
+    "export-keras": "import edgeml.exporters.keras_file, edgeml.oracle.keras_model",
     "export-boosting": "import onnxmltools, edgeml.exporters.sklearn_pipeline",
     "export-tflite": "import ai_edge_quantizer, litert_torch",
     "fleet": "import edgeml, edgeml.fleet.serve; edgeml.Repository.init('repo', passphrase='')",

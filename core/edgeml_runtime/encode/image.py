@@ -1,4 +1,4 @@
-"""The adapter to Pillow: the bytes of an image file to a tensor, as transformers' image processors make it.
+"""The adapter to Pillow: the bytes of an image file to a tensor, as transformers' image processors or timm make it.
 
 The order is theirs: upright, colour mode, resize, centre crop, rescale, normalize. Only formats that Pillow decodes in
 this process are accepted. A picture's size in pixels is checked before it is decoded.
@@ -87,8 +87,12 @@ def _resized(picture: Image.Image, image: ImageInput) -> Image.Image:
     size = _size_before_crop(picture, image)
     _check_pixels(*size)  # a very narrow picture grows without bound
     resized = picture.resize(size, _RESAMPLE[image.resample])
-    left, top = (resized.width - image.width) // 2, (resized.height - image.height) // 2
+    left, top = (_corner(it, image) for it in (resized.width - image.width, resized.height - image.height))
     return resized.crop((left, top, left + image.width, top + image.height))
+
+
+def _corner(spare: int, image: ImageInput) -> int:
+    return round(spare / 2) if image.corner_half_even else spare // 2
 
 
 def _size_before_crop(picture: Image.Image, image: ImageInput) -> tuple[int, int]:

@@ -45,7 +45,7 @@ _HINT: Final = (
     "report the model's type: edgeml prepares its inputs or reads its outputs in another way than the model's own "
     "library; file.py:function exports the model without preparation"
 )
-_ROWS_HINT: Final = "take an estimator that skl2onnx converts exactly, and whose answers don't jump between near rows"
+_ROWS_HINT: Final = "take a model that can be converted exactly, and whose answers don't jump between near rows"
 
 
 def check(model: Model, items: Sequence[Item], answers: Sequence[LibraryAnswer], library: str) -> Oracle:
@@ -213,7 +213,8 @@ def _text(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 def _tensors(answers: Sequence[LibraryAnswer]) -> Callable[[Any, Mapping[str, Any]], str]:
     """Compare outputs at their own scale: a number is far where it is far beside itself and beside the usual ones."""
     given = [it.answer["outputs"] for it in answers if it.answer is not None]
-    usual = {name: float(np.median(np.abs([np.mean(np.abs(it[name])) for it in given]))) for name in given[0]}
+    names = given[0] if given else ()
+    usual = {name: float(np.median(np.abs([np.mean(np.abs(it[name])) for it in given]))) for name in names}
 
     def difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
         for name, values in expected["outputs"].items():

@@ -56,8 +56,8 @@ def gather(source: Source, *data: Rows) -> Inputs:
         return Inputs(items=tuple(_pattern(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
     if isinstance(preprocess, AudioInput):
         return Inputs(items=tuple(_sweep(preprocess, turn) for turn in range(PATTERNS)), notes=(UNREAL,))
-    # A function brings a real example. An .onnx file brings none, so the loader made a ramp.
-    notes = (UNREAL,) if source.original_name.startswith("ONNX") else ()
+    # A function brings a real example. An .onnx or .keras file brings none, so the loader made one up.
+    notes = (UNREAL,) if source.original_name.startswith(("ONNX", "Keras")) else ()
     return Inputs(items=(Tensors(dict(source.example)),), notes=notes)
 
 

@@ -73,8 +73,8 @@ _INPUTS: Final[Mapping[type, str]] = {
 def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's options are those of edgeml.export
     """Export MODEL, quantize it for each target, check it and pack one bundle per target and format requested.
 
-    MODEL is a Hugging Face folder, a PEFT adapter's folder, file.onnx, file.pt2 or path/file.py:function. The function
-    returns (torch.nn.Module, example inputs), or a fitted scikit-learn pipeline with example rows.
+    MODEL is a folder of Hugging Face, PEFT or timm, file.onnx, file.pt2, file.keras, or path/file.py:function. The
+    function returns (torch.nn.Module, example inputs) or a fitted scikit-learn pipeline with example rows.
 
     Data files are JSON lines, a JSON array, or CSV whose first line names the fields. By task a row is {"text": ...},
     {"question": ..., "context": ...}, {"image": path}, {"audio": path of a WAV file} or {"inputs": {name: nested

@@ -1,4 +1,4 @@
-"""A model loaded from a Hugging Face folder, an `.onnx` or `.pt2` file, or a Python function. Dispatch only.
+"""A model loaded from a folder, an `.onnx`, `.pt2` or `.keras` file, or a Python function. Dispatch only.
 
 Models are read from this disk alone, without access to a hub.
 """
@@ -6,14 +6,17 @@ Models are read from this disk alone, without access to a hub.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from edgeml import peft_folder
+from edgeml import peft_folder, torchvision_operators
 from edgeml.exporters import not_a_model
 from edgeml.exporters.source import Source
+from edgeml.oracle import adapters
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core import names
+from edgeml_core.manifest import Task
 
 _FUNCTION: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 #: Characters that a release's name can't have.
@@ -28,7 +31,7 @@ def load(request: ExportRequest, work: Path) -> Source:
         work: a folder for temporary files.
 
     Raises:
-        UsageError: `model-unreadable`, `model-unsafe` or `model-unsupported`.
+        UsageError: `model-unreadable`, `model-unsafe`, `model-unsupported`, or `extra-missing`.
     """
     if request.in_memory is not None:
         from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
@@ -44,23 +47,50 @@ def load(request: ExportRequest, work: Path) -> Source:
     except (OSError, ValueError) as error:
         raise not_a_model.absent(request.model, error) from None
     if path.is_dir():
-        not_a_model.check_folder(path)
-        if peft_folder.is_adapter(path):
-            peft_folder.base(path)
-        from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers
-
-        return model.load(path, request.task, work)
-    if path.suffix == ".onnx" and path.is_file():
+        return _load_folder(path, request.task, work)
+    if path.suffix in _FILES and path.is_file():
         not_a_model.check_file(path)
-        from edgeml.exporters import onnx_file  # noqa: PLC0415 -- imports onnx
-
-        return onnx_file.load(path, request.task, work)
-    if path.suffix == ".pt2" and path.is_file():
-        not_a_model.check_file(path)
-        from edgeml.exporters import exported_program  # noqa: PLC0415 -- imports torch
-
-        return exported_program.load(path, request.task)
+        return _FILES[path.suffix](path, request.task, work)
     raise not_a_model.unknown(path)
+
+
+def _load_folder(path: Path, task: Task | None, work: Path) -> Source:
+    not_a_model.check_folder(path)
+    if adapters.is_timm(path):
+        from edgeml.exporters import timm_folder  # noqa: PLC0415 -- imports torch
+
+        return timm_folder.load(path, task)
+    if peft_folder.is_adapter(path):
+        peft_folder.base(path)
+    torchvision_operators.declare()
+    from edgeml.exporters.huggingface import model  # noqa: PLC0415 -- imports torch and transformers
+
+    return model.load(path, task, work)
+
+
+def _load_onnx(path: Path, task: Task | None, work: Path) -> Source:
+    from edgeml.exporters import onnx_file  # noqa: PLC0415 -- imports onnx
+
+    return onnx_file.load(path, task, work)
+
+
+def _load_program(path: Path, task: Task | None, _work: Path) -> Source:
+    from edgeml.exporters import exported_program  # noqa: PLC0415 -- imports torch
+
+    return exported_program.load(path, task)
+
+
+def _load_keras(path: Path, task: Task | None, _work: Path) -> Source:
+    from edgeml.exporters import keras_file  # noqa: PLC0415 -- imports torch
+
+    return keras_file.load(path, task)
+
+
+_FILES: Final[dict[str, Callable[[Path, Task | None, Path], Source]]] = {
+    ".onnx": _load_onnx,
+    ".pt2": _load_program,
+    ".keras": _load_keras,
+}
 
 
 def release_name(request: ExportRequest, source: Source) -> str:

@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from edgeml_core.errors import UsageError
 
-ACCEPTED: Final = "name a Hugging Face folder, a file.onnx, a file.pt2 or path/file.py:function"
+ACCEPTED: Final = (
+    "name a folder of Hugging Face's or timm's, a file.onnx, a file.pt2, a file.keras or path/file.py:function"
+)
 #: An owner and a name, as a hub has them.
 _HUB_ID: Final = re.compile(
     r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?"
@@ -41,7 +43,7 @@ _CODE: Final = "write a function that builds the model, loads the weights and re
 _ESTIMATOR: Final = (
     "write a function that loads it and returns (estimator, example rows), and name path/file.py:function"
 )
-_KERAS: Final = "in Keras: keras.saving.load_model(FILE).export('model.onnx', format='onnx'); then name model.onnx"
+_KERAS: Final = "with Keras 3: keras.models.load_model(FILE).save('model.keras'); then name model.keras"
 _TF2ONNX: Final = "convert it: python -m tf2onnx.convert {} --output model.onnx; then name model.onnx"
 #: By suffix: what such a file is, the way in, and whether reading it could run code.
 _FILES: Final[dict[str, tuple[str, str, bool]]] = {
@@ -50,7 +52,7 @@ _FILES: Final[dict[str, tuple[str, str, bool]]] = {
         ("a pickle of PyTorch or a TorchScript program", f"{_CODE}, and name path/file.py:function", True),
     ),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), ("a pickle", _ESTIMATOR, True)),
-    **dict.fromkeys((".keras", ".h5", ".hdf5"), ("a Keras model", _KERAS, False)),
+    **dict.fromkeys((".h5", ".hdf5"), ("a legacy Keras model or its weights", _KERAS, False)),
     ".tflite": ("a TFLite model", _TF2ONNX.format("--tflite FILE") + ", or the model that it was made from", False),
     ".pb": ("a TensorFlow graph", _TF2ONNX.format("--saved-model FOLDER"), False),
     ".safetensors": ("weights without a model", f"name the folder with its config.json; or {_CODE}", False),
@@ -147,7 +149,7 @@ def _safetensors_bytes(path: Path) -> int | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder holds a model of transformers, not another thing or one that lies deeper.
+    """Check that a folder holds a model of transformers or timm, not another thing or one that lies deeper.
 
     Raises:
         UsageError: `model-unreadable` or `model-unsupported`, with the way in.
@@ -160,13 +162,6 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").exists():
         raise _unreadable(*_without_config(folder))
     config = _json(folder / "config.json")
-    if "pretrained_cfg" in config and not config.get("architectures"):
-        architecture = config.get("architecture", "MODEL")
-        hint = (
-            f"write a function that returns (timm.create_model({architecture!r}, checkpoint_path=...), one picture's"
-            " tensor), and name path/file.py:function"
-        )
-        raise UsageError("model-unsupported", f"{folder} is a model of timm, not of transformers", hint)
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict):
         method = str(quantized.get("quant_method", "with a method of its own"))

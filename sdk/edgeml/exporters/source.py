@@ -39,10 +39,12 @@ class TorchModel:
     Args:
         module: takes the inputs and returns the outputs by name.
         pretrained: the transformers model inside, where there is one.
+        is_captured: whether ONNX is made by `torch.export`, of a module that a trace can't follow.
     """
 
     module: torch.nn.Module
     pretrained: Any = None
+    is_captured: bool = False
 
 
 class Judge(Protocol):

@@ -31,8 +31,10 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         return onnx.load(source.model)
     path = work / "exported.onnx"
     try:
+        if source.model.is_captured:
+            _capture(source, source.model, path)
         # A detector's positions depend on the size of its pictures, which is fixed: tracing makes them constants.
-        if source.model.pretrained is None or source.task == "object-detection":
+        elif source.model.pretrained is None or source.task == "object-detection":
             _trace(source, source.model, path)
         elif not _by_optimum(source, source.model.pretrained, path):
             _capture(source, source.model, path)

@@ -1,7 +1,7 @@
-"""The oracle's program: `python -m edgeml.oracle.child`. It answers one `Ask` after the other until stdin ends.
+"""The oracle's program: `python -m edgeml.oracle.child ADAPTER`. It answers one `Ask` after the other until stdin ends.
 
-The library is imported while the host still converts the model. It is the one of this Python, which may be another than
-the host's.
+The library of the adapter is imported while the host still converts the model. It is the one of this Python, which may
+be another than the host's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from edgeml import torchvision_operators
+from edgeml.oracle import adapters
 from edgeml.oracle.protocol import Ask, LibraryAnswer, RawItem, Reply
 from edgeml_core.calls import Refused
 from edgeml_core.errors import EdgemlError, UsageError
@@ -26,6 +28,8 @@ ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", 
 #: Characters of a library's error.
 ERROR_CHARS: Final = 300
 
+#: By adapter: the extra that installs its library, where it isn't `export`.
+_EXTRAS: Final = {adapters.TIMM: "export-timm", adapters.KERAS: "export-keras"}
 #: Answers one item as the library's owner would.
 Answerer = Callable[[RawItem], dict[str, Any]]
 
@@ -41,8 +45,18 @@ def reply(asked: Ask) -> Reply:
 
 def _open(asked: Ask) -> tuple[str, Answerer]:
     folder = Path(asked.folder)
+    adapter = adapters.of(folder)
     try:
-        if asked.task in ("feature-extraction", "text-classification") and (folder / "modules.json").exists():
+        torchvision_operators.declare()
+        if adapter == adapters.TIMM:
+            from edgeml.oracle import timm_model  # noqa: PLC0415 -- imports timm
+
+            return timm_model.open_folder(folder)
+        if adapter == adapters.KERAS:
+            from edgeml.oracle import keras_model  # noqa: PLC0415 -- imports keras
+
+            return keras_model.open_file(folder)
+        if asked.task in ("feature-extraction", "text-classification") and adapter == adapters.SENTENCES:
             from edgeml.oracle import sentence_encoder  # noqa: PLC0415 -- imports sentence-transformers
 
             is_pairs = asked.task == "text-classification"
@@ -54,7 +68,8 @@ def _open(asked: Ask) -> tuple[str, Answerer]:
         raise
     except ImportError as error:
         message = f"the model's own library is missing: {error}"
-        raise UsageError("extra-missing", message, "pip install 'edgeml-deploy[export]'") from error
+        hint = f"pip install 'edgeml-deploy[{_EXTRAS.get(adapter, 'export')}]'"
+        raise UsageError("extra-missing", message, hint) from error
     except Exception as error:  # each library has its own
         message = f"the model's own library can't load {folder}: {_shown(error)}"
         raise UsageError("model-unreadable", message, "make the folder load there first") from error
@@ -91,6 +106,7 @@ def _shown(error: Exception) -> str:
 
 if __name__ == "__main__":
     os.environ |= ENVIRONMENT
-    with contextlib.suppress(ImportError):  # the first request reports it
-        importlib.import_module("edgeml.oracle.pipelines")
+    with contextlib.suppress(ImportError, EdgemlError):  # the first request reports it
+        torchvision_operators.declare()
+        importlib.import_module(sys.argv[1])
     sys.exit(stdio.converse(Ask, reply))

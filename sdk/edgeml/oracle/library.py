@@ -15,10 +15,12 @@ import msgspec
 
 from edgeml import child_process
 from edgeml.child_process import Conversation, ExecutionSite
+from edgeml.oracle import adapters
 from edgeml.oracle.protocol import Ask, RawItem, Reply
 from edgeml_core.errors import EdgemlError
 from edgeml_core.manifest import Task
-from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Text
+from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Tensors, Text
+from edgeml_runtime.tensors import to_data
 
 #: Names the Python of another environment with edgeml-deploy and the model's own library.
 PYTHON_VARIABLE: Final = "EDGEML_ORACLE_PYTHON"
@@ -38,11 +40,11 @@ class Library:
         self._open: ExitStack | None = None
         self._conversation: Conversation | None = None
 
-    def start(self) -> Conversation:
-        """Start the program; it imports the library at once."""
+    def start(self, model: Path) -> Conversation:
+        """Start the program; it imports the model's library at once."""
         if self._conversation is None:
             self._open = ExitStack()
-            command = [self._python, "-P", "-m", "edgeml.oracle.child"]
+            command = [self._python, "-P", "-m", "edgeml.oracle.child", adapters.of(model)]
             hint = f"check that {self._python} can import the model's own library"
             site = ExecutionSite(name="this machine", command=command, timeout_s=TIMEOUT_S, hint=hint)
             self._conversation = self._open.enter_context(child_process.conversation(site, end_timeout_s=0.0))
@@ -51,13 +53,18 @@ class Library:
     def ask(self, folder: Path, task: Task, items: Sequence[Item]) -> Reply:
         """Ask for the answers to items, each alone.
 
+        Args:
+            folder: the model's, or its file.
+            task: the model's.
+            items: of the kind that the model takes.
+
         Raises:
             UsageError: `model-unreadable` or `extra-missing`, when the library can't load the model.
             DeviceError: `probe-crashed`, when the program crashed or hung.
         """
         asked = Ask(folder=str(folder.resolve()), task=task, items=tuple(raw(item) for item in items))
         try:
-            reply = self.start().ask(msgspec.msgpack.encode(asked), Reply)
+            reply = self.start(folder).ask(msgspec.msgpack.encode(asked), Reply)
         except EdgemlError:
             self.close()
             raise
@@ -86,6 +93,8 @@ def raw(item: Item) -> RawItem:
             return RawItem(image=data, threshold=threshold)
         case Audio(samples=samples, sampling_rate_hz=rate_hz):
             return RawItem(samples=samples.astype("<f4").tobytes(), sampling_rate_hz=rate_hz)
+        case Tensors(inputs=inputs):
+            return RawItem(tensors={name: to_data(array) for name, array in inputs.items()})
         case _:
             raise TypeError(f"an oracle takes no {type(item).__name__}")
 

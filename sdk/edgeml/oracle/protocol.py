@@ -12,7 +12,7 @@ from edgeml_core.manifest import Task
 
 
 class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One item as its owner has it: one or two texts, a question and its context, a picture's file, or a sound.
+    """One item as its owner has it: texts, a question and its context, a picture's file, a sound, or tensors.
 
     `samples` are float32, little-endian, in one channel. `threshold` is a detector's, `tokens` bounds a continuation,
     `top_k` is the number of tokens that fill a mask; None takes the library's own.
@@ -23,6 +23,7 @@ class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     question: str | None = None
     image: bytes | None = None
     samples: bytes | None = None
+    tensors: dict[str, TensorData] = {}
     sampling_rate_hz: int = 0
     threshold: float | None = None
     tokens: int = 0
@@ -30,7 +31,7 @@ class RawItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """The model's folder, its task, and the items to answer, each alone."""
+    """The model's folder or file, its task, and the items to answer, each alone."""
 
     folder: str
     task: Task

@@ -94,6 +94,14 @@ def test_centre_crop_after_the_shortest_edge():
     assert cropped[0, 0].tolist() == [[2, 3], [2, 3]]
 
 
+@pytest.mark.parametrize(("width", "down", "half_even"), [(6, 2, 2), (7, 2, 2), (8, 3, 3), (9, 3, 4)])
+def test_corner_of_the_crop_is_rounded_down_or_half_to_even(width, down, half_even):
+    """As transformers' image processors do, and as torchvision does."""
+    wide = np.repeat(np.arange(width)[np.newaxis, :, np.newaxis], 2, axis=0).repeat(3, axis=2)
+    plain, other = settings(resize_shortest_edge=2), settings(resize_shortest_edge=2, corner_half_even=True)
+    assert [to_tensor(encoded(wide), it)[0, 0, 0, 0] for it in (plain, other)] == [down, half_even]
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"no image", encoded(np.zeros((64, 64, 3)))[:-40], bomb(6000, 6000), bomb(60_000, 60_000)],

@@ -81,8 +81,7 @@ def test_load_misspelled_model_names_its_neighbour(tmp_path: Path):
         ("model.PT", "model-unsafe", "path/file.py:function"),
         ("model.pkl", "model-unsafe", "returns (estimator, example rows)"),
         ("model.joblib", "model-unsafe", "returns (estimator, example rows)"),
-        ("model.keras", "model-unreadable", "export('model.onnx', format='onnx')"),
-        ("model.h5", "model-unreadable", "export('model.onnx', format='onnx')"),
+        ("model.h5", "model-unreadable", "load_model(FILE).save('model.keras')"),
         ("model.tflite", "model-unreadable", "tf2onnx.convert --tflite"),
         ("model.safetensors", "model-unreadable", "name the folder with its config.json"),
         ("model.gguf", "model-unreadable", "the model that it was made from"),
@@ -179,19 +178,6 @@ def test_load_adapter_of_peft_that_can_not_be_merged_is_refused(
     error = refused(folder, tmp_path)
     assert error.code == code
     assert words in error.message
-
-
-def test_load_folder_of_timm_is_refused_as_such(tmp_path: Path):
-    """It has no image processor that could be saved."""
-    config = {
-        "architecture": "mobilenetv3_small_050",
-        "num_classes": 3,
-        "pretrained_cfg": {"input_size": [3, 224, 224]},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    error = refused(tmp_path, tmp_path)
-    assert error.code == "model-unsupported"
-    assert "timm.create_model('mobilenetv3_small_050'" in error.hint
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
