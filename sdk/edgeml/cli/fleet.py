@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgeml.cli.output import Fraction, Moment, Output, command, table
+from edgeml.cli.output import Moment, Output, Percent, command, printable, table
 from edgeml_core import names
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa
 @click.argument("release", metavar="NAME[:VERSION]")
 @_repo
 @click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
-@click.option("--percent", type=Fraction(), default=1.0, show_default="100%", help="Of the devices selected.")
+@click.option("--percent", type=Percent(), default=1.0, show_default="100%", help="Of the devices selected.")
 @click.option(
     "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from TIME on: 2030-01-31T22:00."
 )
@@ -81,6 +81,8 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
     done = "would deploy" if options["dry_run"] else "deployed"
     value = {**msgspec.to_builtins(signed), "devices": deployed.devices, "dry_run": options["dry_run"]}
     when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""
+    if not deployed.devices:
+        out.note("warning: no enrolled device is selected; devices that are enrolled with these labels will be")
     out.result(value, f"{done} {signed.name} {signed.version} to {devices}{when} ({signed.id})")
 
 
@@ -124,10 +126,10 @@ def _status_text(found: FleetStatus) -> str:
         for it in found.deployments
     ]  # fmt: skip
     failures = [
-        f"{failure.device}: error[{failure.code}]: {failure.message}"
+        printable(f"{failure.device}: error[{failure.code}]: {failure.message}")
         for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
-    drifts = [f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}" for it in found.drifted]
+    drifts = [printable(f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}") for it in found.drifted]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")
     return "\n".join((summary, table(headers, rows), *failures, *drifts))

@@ -50,6 +50,7 @@ def test_the_way_of_a_release_to_a_device(typed):
         (("device", "enroll", "pi", "--repo", "repo", "-o", "pi", "--label", "x"), "usage", 2),
         (("fleet", "deploy", "sample", "--repo", "repo"), "release-unknown", 2),
         (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "200%"), "usage", 2),
+        (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "1"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "http://farm.example"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtts://farm.example", "--ca", "no.pem"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtt://127.0.0.1:1"), "broker-unreachable", 5),
