@@ -86,7 +86,7 @@ class Shadow:
                 f"{bad} of {self._count} answers differ from version {self._active.version}'s, {self.failed} of them "
                 f"errors; {share:.0%} may"
             )
-            hint = "check the changes; if they are intended, deploy to devices with [serve] shadow = false"
+            hint = "check the changes; if they are intended, set [serve] shadow = false there, and deploy with --again"
             raise DeviceError("shadow-disagreed", message, hint)
         return found
 

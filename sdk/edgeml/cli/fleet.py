@@ -13,7 +13,7 @@ from edgeml.cli.output import Moment, Output, Percent, command, printable, table
 from edgeml_core import names
 
 if TYPE_CHECKING:
-    from edgeml.fleet.status import DeviceStatus, FleetStatus
+    from edgeml.fleet.status import DeviceStatus, Failure, FleetStatus
 
 _repo = click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
 _database = click.option(
@@ -58,6 +58,7 @@ def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa
 @click.option(
     "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from TIME on: 2030-01-31T22:00."
 )
+@click.option("--again", is_flag=True, help="Devices that failed at it or rolled it back try once more.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; print the release and its devices.")
 @command(
     examples=(
@@ -83,6 +84,8 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
     when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""
     if not deployed.devices:
         out.note("warning: no enrolled device is selected; devices that are enrolled with these labels will be")
+    if ended := ", ".join(f"{it.device} ({it.code})" for it in _failures(repo, signed.id)):
+        out.note(f"warning: these devices have ended this deployment and don't try it again: {ended}; use --again")
     out.result(value, f"{done} {signed.name} {signed.version} to {devices}{when} ({signed.id})")
 
 
@@ -109,6 +112,16 @@ def devices(out: Output, repo: Path, database: Path | None) -> None:
     found = Fleet(repo, database=database).devices()
     headers = ("device", "online", "last seen (UTC)", "labels", "models", "drift")
     out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
+
+
+def _failures(repo: Path, deployment: str) -> tuple[Failure, ...]:
+    """The devices that have ended a deployment, by the registry in the repository; none where there is no registry."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+    from edgeml.fleet.registry import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
+
+    if not (repo / DATABASE_FILE).is_file():
+        return ()
+    return next((it.failures for it in Fleet(repo).status().deployments if it.id == deployment), ())
 
 
 def _device_row(device: DeviceStatus) -> tuple[str, ...]:
