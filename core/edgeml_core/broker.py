@@ -38,8 +38,8 @@ def parse(url: str) -> BrokerUrl:
     """Parse a broker's URL; user and password are percent-decoded.
 
     Raises:
-        UsageError: `usage`, for another scheme, no host, a bad port, or a path. The message doesn't repeat `url`, since
-            that may have a password.
+        UsageError: `usage`, for another scheme, no host or a malformed one, a bad port, or a path. The message doesn't
+            repeat `url`, since that may have a password.
     """
     try:
         parts = urlsplit(url.strip())
@@ -51,6 +51,10 @@ def parse(url: str) -> BrokerUrl:
         raise UsageError("usage", "the broker's URL needs the scheme mqtt or mqtts, and a host", _HINT)
     if parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
         raise UsageError("usage", "the broker's URL has more than a scheme, a host and a port", _HINT)
+    try:
+        parts.hostname.encode("idna")  # as the resolver does
+    except UnicodeError:
+        raise UsageError("usage", f"the broker's host name {parts.hostname!r} is malformed", _HINT) from None
     return BrokerUrl(
         host=parts.hostname,
         port=port or DEFAULT_PORTS[parts.scheme],

@@ -147,6 +147,13 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     oracle: Oracle | UnsetType = UNSET
 
     @property
+    def size_summary(self) -> str:
+        """Text for people: the size as a share of fp32's, where that is known."""
+        if not self.baseline_size_bytes:
+            return "fp32's size is not known"
+        return f"{self.size_bytes / self.baseline_size_bytes:.2f} x fp32"
+
+    @property
     def baseline_summary(self) -> str:
         """Text for people: the baseline of a device's drift."""
         return self.baseline.summary if self.baseline else NO_BASELINE

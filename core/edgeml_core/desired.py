@@ -24,6 +24,8 @@ FLEET_DOCUMENT_MAX_BYTES: Final = 1024 * 1024
 SITE_LABEL: Final = "site"
 #: Steps of the hash range: hundredths of a percent.
 _HASH_STEPS: Final = 10_000
+#: Between a deployment's id and the number of its attempt; the first attempt has none.
+_ATTEMPT: Final = "~"
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,12 +96,24 @@ def decode(data: bytes) -> FleetDocument:
     return document
 
 
+def next_attempt(deployment_id: str) -> str:
+    """Return the id of the next attempt at a deployment: devices that have ended the earlier one try again.
+
+    >>> next_attempt("minilm-2-7"), next_attempt("minilm-2-7~2")
+    ('minilm-2-7~2', 'minilm-2-7~3')
+    """
+    first, _, attempt = deployment_id.partition(_ATTEMPT)
+    return f"{first}{_ATTEMPT}{int(attempt or 1) + 1}"
+
+
 def includes(deployment: Deployment, device_id: str, labels: dict[str, str]) -> bool:
     """Return whether a deployment includes this device: its labels match, and `percent` reaches its hash.
 
-    A device's hash is fixed for a deployment, so a larger percentage includes all devices of a smaller one.
+    A device's hash is fixed for all attempts at a deployment, so a larger percentage includes all devices of a smaller
+    one.
     """
-    place = int.from_bytes(hashlib.sha256(f"{deployment.id}|{device_id}".encode()).digest()[:8], "big") % _HASH_STEPS
+    seed = f"{deployment.id.partition(_ATTEMPT)[0]}|{device_id}"
+    place = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % _HASH_STEPS
     return names.matches(deployment.selector, labels) and place < deployment.percent * 100
 
 

@@ -5,9 +5,10 @@
     python tests/support/tuf_client.py --metadata-dir DIR --metadata-url URL --target-name PATH --target-base-url URL
         --target-dir DIR download
 
-Exit code 0, or 1 when anything was refused or failed. DIR has what is trusted, as `root.json`, `timestamp.json`, ...
-Source of the interface: the file CLIENT-CLI.md of theupdateframework/tuf-conformance. Delegations are refused, as the
-agent refuses them.
+Exit code 0, or 1 when anything was refused or failed. DIR has what is trusted, as `root.json`, `timestamp.json` and so
+on; the suite takes each `*.json` in it for a trusted role, so all else lies in folders below it. `--target-name` may be
+given several times. Source of the interface: the file CLIENT-CLI.md of theupdateframework/tuf-conformance.
+Delegations are ignored, as the agent ignores them: `tuf_client.py.xfails` lists the tests that follow them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from edgeml_agent.trust.time_floor import utc_now
 from edgeml_agent.trust.tuf_client import CURRENT, TufClient
 from edgeml_core.errors import EdgemlError
 
-ANCHOR: Final = "anchor.json"
+#: The root that a device is enrolled with.
+ANCHOR: Final = "anchor/root.json"
 JUDGED: Final = "judged"
 ROLES: Final = ("root", "timestamp", "snapshot", "targets")
 
@@ -47,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A TUF client around edgeml's verifier.")
     for name in ("--metadata-dir", "--target-dir"):
         parser.add_argument(name, type=Path)
-    for name in ("--metadata-url", "--target-name", "--target-base-url"):
+    for name in ("--metadata-url", "--target-base-url"):
         parser.add_argument(name, default="")
+    parser.add_argument("--target-name", action="append", default=[])
     commands = parser.add_subparsers(required=True)
     init = commands.add_parser("init")
     init.add_argument("root", type=Path)
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _init(given: argparse.Namespace) -> None:
     for name in (ANCHOR, "root.json"):
+        (given.metadata_dir / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(given.root, given.metadata_dir / name)
 
 
@@ -78,13 +82,14 @@ def _refreshed(given: argparse.Namespace) -> TufClient:
 
 def _download(given: argparse.Namespace) -> None:
     judged = _refreshed(given)
-    target, path = judged.find_target(given.target_name), given.target_dir / quote(given.target_name, safe="")
-    if target is None:
-        raise EdgemlError("release-unknown", f"{given.target_name} isn't listed")
-    try:
-        target.verify_length_and_hashes(path.read_bytes())
-    except (OSError, LengthOrHashMismatchError):
-        path.write_bytes(judged.download(target))
+    for name in given.target_name:
+        target, path = judged.find_target(name), given.target_dir / quote(name, safe="")
+        if target is None:
+            raise EdgemlError("release-unknown", f"{name} isn't listed")
+        try:
+            target.verify_length_and_hashes(path.read_bytes())
+        except (OSError, LengthOrHashMismatchError):
+            path.write_bytes(judged.download(target))
 
 
 if __name__ == "__main__":

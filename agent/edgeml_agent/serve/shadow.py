@@ -21,6 +21,7 @@ from edgeml_agent.serve.worker import Worker
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared
+from edgeml_core.processing import TensorOutput
 from edgeml_runtime.verify import agreement
 
 #: Seconds between two compared requests while requests wait; comparing costs a run.
@@ -46,6 +47,7 @@ class Shadow:
         self._rule = rule
         self._loop = asyncio.get_running_loop()
         self._decided = asyncio.Event()
+        self._scales = agreement.Scales()
         self._turns = 0.0
         self._compared_at_s = 0.0
         self.agreed = 0
@@ -84,7 +86,7 @@ class Shadow:
                 f"{bad} of {self._count} answers differ from version {self._active.version}'s, {self.failed} of them "
                 f"errors; {share:.0%} may"
             )
-            hint = "check the changes; if they are intended, deploy to devices with [serve] shadow = false"
+            hint = "check the changes; if they are intended, set [serve] shadow = false there, and deploy with --again"
             raise DeviceError("shadow-disagreed", message, hint)
         return found
 
@@ -127,10 +129,12 @@ class Shadow:
             if second is self._worker:
                 self._count_failure()
             return
+        served, new = (one, other.result()) if second is self._worker else (other.result(), one)
+        spec = self._active.postprocess
         if kind is Infer:
-            same = agreement.outputs_agree(one, other.result())
+            same = agreement.outputs_agree(served, new, self._scales if isinstance(spec, TensorOutput) else None)
         else:
-            same = agreement.agree(one, other.result(), self._active.postprocess)
+            same = agreement.agree(served, new, spec, self._scales)
         self.agreed += same
         self.differed += not same
         self._decide()

@@ -1,7 +1,7 @@
 """The agreement of two versions of a model on one item, by a function for each kind of answer.
 
 The scores of a retrained model always differ. Two answers agree when a caller would act on them in the same way: by the
-label, the text, the direction of a vector. Which version is right is not known here.
+label, the text, the direction of a vector, the number. Which version is right is not known here.
 """
 
 from __future__ import annotations
@@ -30,32 +30,69 @@ from edgeml_runtime.verify.golden import cosine
 
 #: Cosine of two vectors; above it a search for neighbours nearly always finds the same ones.
 COSINE_MIN: Final = 0.95
+#: The largest distance of two numbers of one output, as a fraction of the largest that the served version has answered.
+DISTANCE_MAX: Final = 0.1
 #: Fraction of a text's tokens with the same label; borderline tokens differ between two trainings.
 TOKENS_SHARE_MIN: Final = 0.95
 #: Fraction of a transcript's words that may differ; two good recognizers differ in some.
 WORD_ERRORS_MAX: Final = 0.1
 
 
-def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess) -> bool:
+class Scales:
+    """The largest magnitude of each output that the served version has answered, by name."""
+
+    def __init__(self) -> None:
+        self._largest: dict[str, float] = {}
+
+    def of(self, name: str, served: Array) -> float:
+        """Note an answer of the served version, and return the largest magnitude until now."""
+        finite = np.abs(served[np.isfinite(served)])
+        self._largest[name] = max(self._largest.get(name, 0.0), float(finite.max(initial=0.0)))
+        return self._largest[name]
+
+
+def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess, scales: Scales) -> bool:
     """Return whether two versions agree on all items of a request.
 
     Args:
         one: answers of the version that serves.
         other: answers of the other version, in the same order.
         spec: the serving version's postprocessing.
+        scales: of the served version's numbers; they are added to it.
     """
+    if len(one) != len(other):
+        return False
+    if isinstance(spec, TensorOutput):
+        pairs = [[_arrays(answer) for answer in pair] for pair in zip(one, other, strict=True)]
+        return all(outputs_agree(here, there, scales) for here, there in pairs)
     same = _TABLE[type(spec)]
-    return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return all(same(*pair) for pair in zip(one, other, strict=True))
 
 
-def outputs_agree(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """Return whether two sets of raw outputs agree: the same names and shapes, and nearly the same directions.
+def outputs_agree(one: Mapping[str, Array], other: Mapping[str, Array], scales: Scales | None = None) -> bool:
+    """Return whether two sets of raw outputs agree.
+
+    They have the same names and shapes, nearly the same directions, and equal integers. Numbers that a caller reads
+    as they are also lie near to each other; scores behind a label or a text may grow together.
 
     Args:
-        one: arrays by output name, of any dtype and shape.
-        other: as `one`.
+        one: arrays of the version that serves, by output name, of any dtype and shape.
+        other: as `one`, of the other version.
+        scales: of the served version's numbers, where a caller reads them as they are.
     """
-    return one.keys() == other.keys() and all(_is_parallel(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(_is_same(name, one[name], other[name], scales) for name in one)
+
+
+def _is_same(name: str, one: Array, other: Array, scales: Scales | None) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind in "iub" and other.dtype.kind in "iub":
+        return bool((one == other).all())
+    if scales is None:
+        return _is_parallel(one, other)
+    here, there = one.astype(np.float64), other.astype(np.float64)
+    bound = DISTANCE_MAX * scales.of(name, here)
+    return _is_parallel(one, other) and bool((np.abs(here - there) <= bound).all())
 
 
 def _is_parallel(one: Array, other: Array) -> bool:
@@ -108,9 +145,8 @@ def _always(*_: Any) -> bool:  # noqa: ANN401
     return True
 
 
-def _tensors(one: Any, other: Any) -> bool:  # noqa: ANN401
-    here, there = ({name: np.asarray(it) for name, it in side["outputs"].items()} for side in (one, other))
-    return outputs_agree(here, there)
+def _arrays(answer: Any) -> dict[str, Array]:  # noqa: ANN401
+    return {name: np.asarray(it) for name, it in answer["outputs"].items()}
 
 
 _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
@@ -122,5 +158,4 @@ _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     Span: _span,
     Embedding: _embedding,
     Generation: _always,
-    TensorOutput: _tensors,
 }

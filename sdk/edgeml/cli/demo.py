@@ -55,7 +55,7 @@ def _similarity(sentences: Sequence[str], similarity: list[list[float]]) -> str:
 def _card(found: Demonstrated) -> str:
     card, measured = found.bundle.card, found.measurements
     rows = [
-        ("size", f"{size(card.size_bytes)}, {card.size_bytes / card.baseline_size_bytes:.2f} x fp32"),
+        ("size", f"{size(card.size_bytes)}, {card.size_summary}"),
         ("speed", f"{measured.speedup:.2f} x fp32 ({measured.int8.p50_ms:.1f} against {measured.fp32.p50_ms:.1f} ms)"),
         ("parity", f"cosine {card.parity.cosine:.4f} to {card.parity.against} over {card.parity.rows} rows"),
         ("measured on", f"{measured.cpu}, {measured.threads} thread(s)"),

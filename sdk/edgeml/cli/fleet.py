@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgeml.cli.output import Fraction, Moment, Output, command, table
+from edgeml.cli.output import Moment, Output, Percent, command, printable, table
 from edgeml_core import names
 
 if TYPE_CHECKING:
-    from edgeml.fleet.status import DeviceStatus, FleetStatus
+    from edgeml.fleet.status import DeviceStatus, Failure, FleetStatus
 
 _repo = click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
 _database = click.option(
@@ -54,10 +54,11 @@ def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa
 @click.argument("release", metavar="NAME[:VERSION]")
 @_repo
 @click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
-@click.option("--percent", type=Fraction(), default=1.0, show_default="100%", help="Of the devices selected.")
+@click.option("--percent", type=Percent(), default=1.0, show_default="100%", help="Of the devices selected.")
 @click.option(
     "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from TIME on: 2030-01-31T22:00."
 )
+@click.option("--again", is_flag=True, help="Devices that failed at it or rolled it back try once more.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; print the release and its devices.")
 @command(
     examples=(
@@ -81,6 +82,10 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
     done = "would deploy" if options["dry_run"] else "deployed"
     value = {**msgspec.to_builtins(signed), "devices": deployed.devices, "dry_run": options["dry_run"]}
     when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""
+    if not deployed.devices:
+        out.note("warning: no enrolled device is selected; devices that are enrolled with these labels will be")
+    if ended := ", ".join(f"{it.device} ({it.code})" for it in _failures(repo, signed.id)):
+        out.note(f"warning: these devices have ended this deployment and don't try it again: {ended}; use --again")
     out.result(value, f"{done} {signed.name} {signed.version} to {devices}{when} ({signed.id})")
 
 
@@ -109,6 +114,16 @@ def devices(out: Output, repo: Path, database: Path | None) -> None:
     out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
 
 
+def _failures(repo: Path, deployment: str) -> tuple[Failure, ...]:
+    """The devices that have ended a deployment, by the registry in the repository; none where there is no registry."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+    from edgeml.fleet.registry import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
+
+    if not (repo / DATABASE_FILE).is_file():
+        return ()
+    return next((it.failures for it in Fleet(repo).status().deployments if it.id == deployment), ())
+
+
 def _device_row(device: DeviceStatus) -> tuple[str, ...]:
     seen = f"{datetime.fromtimestamp(device.seen_s, UTC):%Y-%m-%d %H:%M:%S}" if device.seen_s else "never"
     models = ", ".join(f"{name} {model.version} ({model.state})" for name, model in device.models.items())
@@ -124,10 +139,10 @@ def _status_text(found: FleetStatus) -> str:
         for it in found.deployments
     ]  # fmt: skip
     failures = [
-        f"{failure.device}: error[{failure.code}]: {failure.message}"
+        printable(f"{failure.device}: error[{failure.code}]: {failure.message}")
         for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
-    drifts = [f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}" for it in found.drifted]
+    drifts = [printable(f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}") for it in found.drifted]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")
     return "\n".join((summary, table(headers, rows), *failures, *drifts))

@@ -64,11 +64,10 @@ def _tensor(spec: TensorSpec) -> str:
 
 def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
     card, accuracy = manifest.card, manifest.card.accuracy
-    share = card.size_bytes / card.baseline_size_bytes
     parity = card.parity
     rows = [
         ("recipe", card.recipe),
-        ("size of the model", f"{size(card.size_bytes)}, {share:.2f} x fp32's {size(card.baseline_size_bytes)}"),
+        ("size of the model", f"{size(card.size_bytes)}, {card.size_summary} ({size(card.baseline_size_bytes)})"),
         ("parity", f"cosine {parity.cosine:.4f} to {parity.against} over {parity.rows} rows"),
     ]
     if card.oracle:

@@ -32,8 +32,17 @@ _POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would obey instead of show: a device's words reach an operator's screen."""
+    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class Output:
-    """Where one command prints."""
+    """Where one command prints. No control character of a text reaches the terminal."""
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
@@ -41,7 +50,7 @@ class Output:
 
     def result(self, value: Mapping[str, object], text: str) -> None:
         """Print the command's answer: `value` under `--json`, otherwise `text`."""
-        click.echo(json.dumps(value) if self.as_json else text)
+        click.echo(json.dumps(value) if self.as_json else _lines(text))
 
     def event(self, name: str, text: str, **fields: object) -> None:
         """Print a step of long work: a JSON line under `--json`, otherwise a line on stderr."""
@@ -53,7 +62,7 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line on stderr, except with `--quiet`."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(_lines(text), err=True)
 
 
 class Fraction(click.ParamType[float]):
@@ -74,6 +83,17 @@ class Fraction(click.ParamType[float]):
             hint = f"write {fraction / 100:g} for {fraction:g} %" if is_percent else "write it as 1% or 0.01"
             raise UsageError("usage", f"{name} {value} is {fraction * 100:g} %, not within 0 and 100 %", hint)
         return fraction
+
+
+class Percent(Fraction):
+    """A fraction of 1, written as `25%`: a bare 1 could be one device of a hundred, or all of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Parse the fraction."""
+        if isinstance(value, str) and not value.endswith("%"):
+            name = f"--{param.name.replace('_', '-')}" if param and param.name else "a percentage"
+            raise UsageError("usage", f"{name} {value} has no unit", "write it in percent, such as 25%")
+        return super().convert(value, param, ctx)
 
 
 class Moment(click.ParamType[datetime]):
@@ -106,7 +126,7 @@ class Size(click.ParamType[int]):
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Format rows as aligned columns, one line each."""
-    cells = [list(headers), *(["-" if cell in (None, "") else str(cell) for cell in row] for row in rows)]
+    cells = [list(headers), *(["-" if cell in (None, "") else printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
@@ -161,9 +181,9 @@ def fail(error: EdgemlError, *, as_json: bool, exit_code: int | None = None) -> 
     if as_json:
         click.echo(json.dumps({"error": error.to_dict()}))
     else:
-        click.echo(f"error[{error.code}]: {error.message}", err=True)
+        click.echo(_lines(f"error[{error.code}]: {error.message}"), err=True)
         if error.__cause__ is not None and str(error.__cause__) not in error.message:
-            click.echo(f"  cause: {error.__cause__}", err=True)
+            click.echo(_lines(f"  cause: {error.__cause__}"), err=True)
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            click.echo(_lines(f"hint: {error.hint}"), err=True)
     sys.exit(error.exit_code if exit_code is None else exit_code)

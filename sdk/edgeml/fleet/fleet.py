@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeml.bench import Benchmark
     from edgeml.fleet.call import DeviceConnection
     from edgeml.fleet.link import Broker
-    from edgeml.fleet.serve import Events
+    from edgeml.fleet.recorder import Events
     from edgeml.verify import Verification
 
 #: Where a running service reports its events: each as one sentence, or as an object with the method of `Events`.

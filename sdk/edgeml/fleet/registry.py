@@ -19,6 +19,8 @@ from edgeml_core.messages import DeviceState, Report
 
 #: The registry's file in the repository's folder; `--database` names another.
 DATABASE_FILE: Final = "fleet.db"
+#: SQLite's name for a database that ends with the program.
+MEMORY: Final = Path(":memory:")
 #: Seconds to wait for another process that writes: a transaction of 256 messages takes far less.
 BUSY_TIMEOUT_S: Final = 10.0
 
@@ -67,12 +69,14 @@ class Registry:
 
     def session(self) -> str:
         """Return the name of this registry's session with the broker, which keeps messages for an absent host."""
-        with _translated(self._path), self._transaction():
+        with _translated(self._path):
             row = self._database.execute("SELECT session FROM host").fetchone()
-            name = row[0] if row else secrets.token_hex(8)
-            if not row:
+            if row:
+                return str(row[0])
+            name = secrets.token_hex(8)
+            with self._transaction():
                 self._database.execute("INSERT INTO host VALUES (?)", (name,))
-        return str(name)
+        return name
 
     def record(self, received: Iterable[DeviceMessage]) -> None:
         """Record messages in one transaction.
@@ -86,6 +90,14 @@ class Registry:
                     self._record_report(it.device, it.message, it.seen_s)
                 elif not self._is_late_will(it.device, it.message):
                     self._record_state(it.device, it.message, it.seen_s)
+
+    def keep_reports(self, deployments: Iterable[str]) -> None:
+        """Forget the reports about all other deployments."""
+        kept = set(deployments)
+        with _translated(self._path), self._transaction():
+            known = [it for (it,) in self._database.execute("SELECT DISTINCT deployment FROM report")]
+            for deployment in set(known) - kept:
+                self._database.execute("DELETE FROM report WHERE deployment = ?", (deployment,))
 
     def devices(self) -> dict[str, Seen]:
         """Return the last state of each device."""
@@ -121,10 +133,11 @@ class Registry:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite itself rolls back where the disk is full
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
 
 @contextmanager

@@ -13,13 +13,14 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.link import Broker, session
-from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
+from edgeml.fleet.recorder import Events, Recorder, open_registry
+from edgeml.fleet.registry import DATABASE_FILE, Registry
 from edgeml.fleet.snapshot import Snapshot, read
 from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml_core import messages, relay_batch
@@ -41,22 +42,13 @@ RECONNECT_FIRST_S: Final = 0.3
 RECONNECT_MAX_S: Final = 20.0
 #: Seconds after which a connection counts as good: the next delay is the first one again.
 STABLE_S: Final = 60.0
-#: Messages of devices that aren't recorded yet; the newest of more are lost.
-RECORD_QUEUE_MAX: Final = 10_000
-#: Messages in one transaction of the registry: each transaction syncs the disk.
-RECORD_BATCH_MAX: Final = 256
+#: States of devices behind relays that aren't published yet; the newest of more are lost.
+RELAYED_QUEUE_MAX: Final = 10_000
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
 DROPPED_EVENT_EVERY_S: Final = 60.0
 _CHUNK_QOS: Final = 0
 _WANT_QOS: Final = 0
 _DEVICE_QOS: Final = 1
-
-
-class Events(Protocol):
-    """Receives the events of the service."""
-
-    def event(self, name: str, text: str, **fields: object) -> None:
-        """Print or record an event for the operator."""
 
 
 async def serve(
@@ -73,17 +65,16 @@ async def serve(
 
     Raises:
         UsageError: `repo-invalid`, also when the fleet key is locked; or a certificate can't be used.
-        DeviceError: the database fails.
         TransportError: `broker-unreachable`, when the first connection fails.
     """
     repository = opened(repo)
     await asyncio.to_thread(renewal.unlock, repository)
     snapshot = await asyncio.to_thread(read, repository)
-    registry = Registry(database or repo / DATABASE_FILE)
+    registry = open_registry(database or repo / DATABASE_FILE, events)
     host = Host(repository, registry, snapshot, events, max_bytes_per_s=max_bytes_per_s)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(host.record())
+            tasks.create_task(host.recorder.run())
             tasks.create_task(host.keep_fresh())
             tasks.create_task(host.stay_connected(broker))
     except BaseExceptionGroup as group:
@@ -127,8 +118,8 @@ class Host:
         self._topics = Topics(repository.fleet_name)
         self._payloads = ChunkPayloads(repository.chunks)
         self._origin = Origin(self._payloads, max_bytes_per_s)
-        self._unrecorded: asyncio.Queue[DeviceMessage] = asyncio.Queue(RECORD_QUEUE_MAX)
-        self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RECORD_QUEUE_MAX)
+        self.recorder = Recorder(registry, events)
+        self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
         self._use(snapshot)
@@ -153,14 +144,6 @@ class Host:
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))
-
-    async def record(self) -> None:
-        """Write the messages of devices to the registry, as they arrive."""
-        while True:
-            batch = [await self._unrecorded.get()]
-            while len(batch) < RECORD_BATCH_MAX and not self._unrecorded.empty():
-                batch.append(self._unrecorded.get_nowait())
-            await asyncio.to_thread(self._registry.record, batch)
 
     async def keep_fresh(self) -> None:
         """Sign the freshness again before devices would find the metadata expired."""
@@ -216,9 +199,9 @@ class Host:
                 case ["relay"]:
                     self._on_relay_batch(device, payload)
                 case ["device", "state"]:
-                    self._queue(device, messages.decode(payload, DeviceState))
+                    self.recorder.put(device, messages.decode(payload, DeviceState))
                 case _:
-                    self._queue(device, messages.decode(payload, Report))
+                    self.recorder.put(device, messages.decode(payload, Report))
         except RejectedError as error:
             self._drop(device, error)
 
@@ -236,7 +219,7 @@ class Host:
         for relayed in relay_batch.unpack(payload):
             message = relayed.state or relayed.report
             if message is not None and sites[relay] and sites.get(relayed.device) == sites[relay]:
-                self._queue(relayed.device, message)
+                self.recorder.put(relayed.device, message)
                 if isinstance(message, DeviceState) and not self._relayed.full():
                     self._relayed.put_nowait((relayed.device, message))
 
@@ -245,12 +228,6 @@ class Host:
         while True:
             device, state = await self._relayed.get()
             await connection.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
-
-    def _queue(self, device: str, message: DeviceState | Report) -> None:
-        try:
-            self._unrecorded.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
-        except asyncio.QueueFull:
-            _log.warning("more messages arrive than can be recorded; one of %s is lost", device)
 
     async def _announce(self, announcing: Announcer) -> None:
         seen: tuple[bytes, ...] = ()
@@ -272,6 +249,7 @@ class Host:
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self.recorder.use(snapshot.deployments)
         self._payloads.use(snapshot.sealed)
         self._origin.scheduler.allow(releases=snapshot.releases, devices=snapshot.devices)
 

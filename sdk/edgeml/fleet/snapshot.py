@@ -18,10 +18,11 @@ from edgeml_origin.cohorts import AnnouncedRelease
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All releases in the order of their publication, the enrolled devices, the sealed ids, and each device's site."""
+    """All releases as they were published, the ids of devices and deployments, sealed ids, and devices' sites."""
 
     releases: tuple[AnnouncedRelease, ...]
     devices: frozenset[str]
+    deployments: frozenset[str]
     sealed: Mapping[str, Sealed]
     sites: dict[str, str]
 
@@ -45,7 +46,13 @@ def read(repository: RepositoryFolder) -> Snapshot:
         for it in published
     )
     sites = {name: device.labels.get(desired.SITE_LABEL, "") for name, device in document.devices.items()}
-    return Snapshot(releases=announced, devices=frozenset(document.devices), sealed=outgoing.sealed, sites=sites)
+    return Snapshot(
+        releases=announced,
+        devices=frozenset(document.devices),
+        deployments=frozenset(it.id for it in document.deployments),
+        sealed=outgoing.sealed,
+        sites=sites,
+    )
 
 
 def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:

@@ -68,13 +68,12 @@ class Section:
 def tiles(found: Bundle) -> list[Tile]:
     """List the four figures that decide."""
     card, measured = found.manifest.card, found.measurements
-    fraction = card.size_bytes / card.baseline_size_bytes if card.baseline_size_bytes else 1.0
     speed = f"{measured.speedup:.2f} x fp32" if measured else NOT_MEASURED
     where = f"measured on {measured.cpu}, {measured.threads} thread(s)" if measured else "no measurements beside it"
     accuracy = card.accuracy
     return [
         Tile("Speed", speed, where),
-        Tile("Size", f"{fraction:.2f} x fp32", f"{_size(card.size_bytes)} of {_size(card.baseline_size_bytes)}"),
+        Tile("Size", card.size_summary, f"{_size(card.size_bytes)} of {_size(card.baseline_size_bytes)}"),
         Tile("Parity", f"{card.parity.cosine:.4f}", f"cosine to {card.parity.against}, {card.parity.rows} rows"),
         _accuracy(accuracy) if accuracy else _no_accuracy(card),
     ]

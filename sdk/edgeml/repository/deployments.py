@@ -31,6 +31,7 @@ def deploy(
     selector: Mapping[str, str],
     percent: float = 100.0,
     activate_after: datetime | None = None,
+    again: bool = False,
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Deployed:
@@ -47,6 +48,7 @@ def deploy(
         selector: labels that a device must have; empty selects all.
         percent: of the devices selected, more than 0, at most 100.
         activate_after: devices fetch and probe the release at once, and serve it from this time on; None is at once.
+        again: devices that failed at the earlier deployment, or rolled it back, try it once more.
         dry_run: change nothing, and return what would be deployed.
         now: the time to sign at; by default the clock's.
 
@@ -71,7 +73,10 @@ def deploy(
                 activate_after=activate_after,
             ),
         )
-        changed = msgspec.structs.replace(document, deployments=(*_kept(document, deployment), deployment))
+        kept = _kept(document, deployment)
+        if again and any(it.id == deployment.id for it in document.deployments):
+            deployment = msgspec.structs.replace(deployment, id=desired.next_attempt(deployment.id))
+        changed = msgspec.structs.replace(document, deployments=(*kept, deployment))
         if not dry_run:
             repository.write_document(changed, now or layout.utc_now())
     return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))

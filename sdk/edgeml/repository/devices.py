@@ -5,6 +5,7 @@ Certificates are not made here: an operator adds the broker's CA and the device'
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ from edgeml_io import files
 
 AGENT_CONFIG: Final = "agent.toml"
 TRUST_FOLDER: Final = "trust"
+#: Users to whom the shipped access list (docker/mosquitto/acl) gives rights of their own; `echo` is in its topics.
+_NO_DEVICES: Final = ("client", "echo", "homeassistant", "operator", "origin")
 #: Readable by its owner only: the broker's URL may hold a password.
 _CONFIG_MODE: Final = 0o600
 _GROUPS_MODE: Final = 0o700
@@ -62,9 +65,14 @@ def enroll(
         now: the time to sign at; by default the clock's.
 
     Raises:
-        UsageError: `usage`, for a bad id, URL or folder; `repo-invalid`; `device-exists`.
+        UsageError: `usage`, for a bad id, URL or folder, or the folder of another device; `repo-invalid`;
+            `device-exists`.
     """
     names.require_name(device_id, "device")
+    if device_id in _NO_DEVICES:
+        message = f"the broker's shipped access list gives {device_id!r} rights that no device should have"
+        raise UsageError("usage", message, "choose another id")
+    _check_own(out_dir, device_id)
     if broker_url is not None:
         broker.parse(broker_url)
     repository = layout.opened(repo)
@@ -82,6 +90,19 @@ def enroll(
         repository.write_document(changed, now or layout.utc_now())
     config = str(out_dir / AGENT_CONFIG)
     return Enrolled(device=device_id, labels=dict(labels), fleet=repository.fleet_name, config=config)
+
+
+def _check_own(out_dir: Path, device_id: str) -> None:
+    """Refuse a folder with the configuration of another device: one of both would answer to the wrong name."""
+    path = out_dir / AGENT_CONFIG
+    try:
+        found = tomllib.loads(path.read_text())["device"]["id"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("usage", f"{path} can't be read: {error}", "name an empty folder") from error
+    if found != device_id:
+        raise UsageError("usage", f"{path} belongs to device {found!r}", "name another folder")
 
 
 def _write_folder(out_dir: Path, config: str, repository: RepositoryFolder, keys: Mapping[str, str]) -> None:

@@ -131,6 +131,7 @@ class Repository:
         to: Mapping[str, str] | None = None,
         percent: float = 100.0,
         activate_after: datetime | None = None,
+        again: bool = False,
         dry_run: bool = False,
     ) -> Deployed:
         """Sign that devices run a release. A running `Fleet.serve` announces it.
@@ -141,6 +142,7 @@ class Repository:
             to: labels that a device must have; none selects all devices.
             percent: of the devices selected, above 0 and at most 100.
             activate_after: devices fetch the release now and serve it from this time on.
+            again: devices that failed at the same deployment, or rolled it back, try it once more.
             dry_run: change nothing, and return what would be deployed.
 
         Raises:
@@ -156,6 +158,7 @@ class Repository:
             selector=to or {},
             percent=percent,
             activate_after=activate_after,
+            again=again,
             dry_run=dry_run,
         )
 

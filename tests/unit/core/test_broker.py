@@ -23,7 +23,11 @@ def test_credentials_are_decoded_and_not_shown():
 
 
 @pytest.mark.parametrize(
-    "url", ["", "farm.example:1883", "http://farm.example", "mqtt://", "mqtt://h:0", "mqtt://h:x", "mqtt://h/topic"]
+    "url",
+    [
+        *("", "farm.example:1883", "http://farm.example", "mqtt://", "mqtt://h:0", "mqtt://h:x", "mqtt://h/topic"),
+        *("mqtts://broker..example", f"mqtts://{'h' * 64}.example"),
+    ],
 )
 def test_what_is_no_broker_is_refused(url: str):
     """Another scheme, no host, a bad port or a path is a usage error with a remedy."""

@@ -1,5 +1,6 @@
 """The fleet document: each device finds its own part in it."""
 
+import msgspec
 import pytest
 
 from edgeml_core import desired
@@ -76,6 +77,15 @@ def test_a_larger_percentage_includes_all_of_a_smaller_one():
     assert reached[0] == set()
     assert reached[0] < reached[1] < reached[2] < reached[3] == set(ids)
     assert len(reached[1]) == pytest.approx(100, abs=40)
+
+
+def test_the_next_attempt_is_for_the_same_devices():
+    """Those of the first one, whatever the share."""
+    first = a_deployment(percent=25.0)
+    second = msgspec.structs.replace(first, id=desired.next_attempt(first.id))
+    assert second.id != first.id
+    for name in (f"device-{i}" for i in range(200)):
+        assert desired.includes(first, name, {}) == desired.includes(second, name, {})
 
 
 def choose(*, arch="x86_64", features=("avx2",), formats=("onnx",), target="", bundles=(X86, VNNI, PI, LITE)):

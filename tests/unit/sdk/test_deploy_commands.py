@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgeml.cli.main import run
+from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
+from edgeml_core.lifecycle import State
+from edgeml_core.messages import Report
 from support import samples
 
 
@@ -50,6 +53,7 @@ def test_the_way_of_a_release_to_a_device(typed):
         (("device", "enroll", "pi", "--repo", "repo", "-o", "pi", "--label", "x"), "usage", 2),
         (("fleet", "deploy", "sample", "--repo", "repo"), "release-unknown", 2),
         (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "200%"), "usage", 2),
+        (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "1"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "http://farm.example"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtts://farm.example", "--ca", "no.pem"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtt://127.0.0.1:1"), "broker-unreachable", 5),
@@ -75,3 +79,25 @@ def test_people_get_tables(typed, capsys):
         with pytest.raises(SystemExit):
             run(["fleet", arguments, "--repo", "repo"])
         assert words in capsys.readouterr().out
+
+
+def test_devices_that_have_ended_a_deployment_are_named_and_try_again(typed, capsys):
+    """The same command changes nothing for them; `--again` makes the next attempt for the same devices."""
+    typed("repo", "init", "repo", "--no-passphrase")
+    typed("publish", "sample.edgeml", "--repo", "repo")
+    typed("device", "enroll", "pi-1", "--repo", "repo", "-o", "pi-1")
+    deploy = ("fleet", "deploy", "sample", "--repo", "repo")
+    first = typed(*deploy)[1]
+    report = Report(
+        deployment=first["id"], name="sample", version="1.0", state=State.ROLLED_BACK, session=1, code="probe-crashed"
+    )
+    registry = Registry(Path("repo") / DATABASE_FILE)
+    registry.record([DeviceMessage(device="pi-1", message=report, seen_s=1.0)])
+    registry.close()
+    with pytest.raises(SystemExit):
+        run([*deploy])
+    assert "don't try it again: pi-1 (probe-crashed); use --again" in capsys.readouterr().err
+    second, third = (typed(*deploy, "--again")[1] for _ in range(2))
+    assert (second["id"], third["id"]) == (f"{first['id']}~2", f"{first['id']}~3")
+    assert typed(*deploy)[1]["id"] == third["id"]
+    assert [it["id"] for it in typed("fleet", "status", "--repo", "repo")[1]["deployments"]] == [third["id"]]

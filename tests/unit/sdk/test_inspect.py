@@ -106,6 +106,14 @@ def line(printed, begin):
     return found
 
 
+def test_a_card_without_the_size_of_fp32_is_shown(tmp_path):
+    """As anybody may publish one."""
+    path = tmp_path / f"sample{bundle.BUNDLE_SUFFIX}"
+    path.write_bytes(a_bundle(a_manifest(card=msgspec.structs.replace(CARD, baseline_size_bytes=0))))
+    done = CliRunner().invoke(inspect, [str(path)], catch_exceptions=False)
+    assert "fp32's size is not known" in line(done.stdout.splitlines(), "size of the model")
+
+
 def test_throughput_and_energy_are_shown(printed):
     """Energy that could not be read is said to be so, with the reason; so is a host that was not quiet."""
     lines = printed(doubts=("other processes kept 1.20 cores busy",))

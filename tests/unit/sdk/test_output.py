@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from edgeml.cli.output import Fraction
+from edgeml.cli.output import Fraction, Output, printable, table
 from edgeml_core.errors import UsageError
 
 MAX_DROP = click.Option(["--max-drop"])
@@ -32,3 +32,22 @@ def test_fraction_beyond_one_is_refused_with_the_way(text: str, message: str, hi
     with pytest.raises(UsageError) as caught:
         Fraction().convert(text, MAX_DROP, None)
     assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\x1b]52;c;cm0gLXJm\x07", "\x1b[2J", "\r", "\x9b2J", "\u202egnp.exe", "\x00"], ids=ascii
+)
+def test_control_characters_of_a_device_are_shown_not_obeyed(hostile: str, capsys):
+    """On stdout and stderr; a table's cell forges no row either."""
+    out = Output(as_json=False, quiet=False)
+    out.result({}, f"one{hostile}\ntwo")
+    out.note(hostile)
+    printed = "".join(capsys.readouterr())
+    assert all(it.isprintable() or it == "\n" for it in printed)
+    assert "two" in printed.splitlines()
+    assert len(table(("device",), [(f"pi{hostile}\nforged",)]).splitlines()) == 2
+
+
+def test_printable_text_stays_as_it_is():
+    """In any script."""
+    assert printable("Zwölf Äpfel 水 🐄") == "Zwölf Äpfel 水 🐄"

@@ -76,3 +76,27 @@ def test_a_folder_that_cant_be_written_enrolls_nobody(repo: Path, tmp_path: Path
         repository.enroll(repo, "pi-1", labels={}, broker_url=URL, out_dir=tmp_path / "file")
     assert caught.value.code == "usage"
     assert repository.opened(repo).document().devices == {}
+
+
+@pytest.mark.parametrize("content", ['[device]\nid = "pi-1"\n', "no TOML", "device = 3\n"])
+def test_a_folder_of_another_device_is_left_as_it_is(repo: Path, tmp_path: Path, content: str):
+    """Neither overwritten nor enrolled; the same device may be written there again after a crash."""
+    out = tmp_path / "device"
+    out.mkdir()
+    (out / "agent.toml").write_text(content)
+    with pytest.raises(UsageError, match=r"agent\.toml"):
+        repository.enroll(repo, "pi-8", labels={}, broker_url=URL, out_dir=out)
+    assert (out / "agent.toml").read_text() == content
+    assert not repository.opened(repo).document().devices
+    if "pi-1" in content:
+        repository.enroll(repo, "pi-1", labels={}, broker_url=URL, out_dir=out)
+
+
+def test_a_user_of_the_shipped_access_list_is_no_device(repo: Path, tmp_path: Path):
+    """Each user that the list names; a device of that name would have its rights."""
+    access_list = Path(__file__).parents[3] / "docker/mosquitto/acl"
+    users = {line.split()[-1] for line in access_list.read_text().splitlines() if line.startswith(("user ", "# user "))}
+    assert users >= {"origin", "operator", "client"}
+    for user in users - {"relay-1"}:
+        with pytest.raises(UsageError, match="rights that no device should have"):
+            repository.enroll(repo, user, labels={}, broker_url=URL, out_dir=tmp_path / user)

@@ -61,7 +61,7 @@ def test_devices_follow_to_new_keys_and_believe_the_old_no_more(repo: Path, tmp_
     for number in range(5):
         (tmp_path / "evil.edgeml").write_bytes(samples.a_bundle(samples.a_manifest(version=f"6.{number}")))
         repository.publish(stolen, [tmp_path / "evil.edgeml"])
-        repository.enroll(stolen, f"evil-{number}", labels={}, broker_url=None, out_dir=tmp_path / "evil")
+        repository.enroll(stolen, f"evil-{number}", labels={}, broker_url=None, out_dir=tmp_path / f"evil-{number}")
         repository.refresh(stolen)
     with pytest.raises(RejectedError) as caught:
         look(stolen, "other")
