@@ -39,6 +39,14 @@ class Linear(torch.nn.Module):
         return self.step(self, x)
 
 
+class Product(torch.nn.Module):
+    """Of two inputs."""
+
+    def forward(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        return x * factor
+
+
 def branch(it: Any, x: torch.Tensor) -> torch.Tensor:
     return it.layer(x) if x.max() > 1000 else -it.layer(x)
 
@@ -132,6 +140,37 @@ def test_code_that_cannot_be_captured_is_refused_in_tflite(step: Callable[[Any, 
     source = loaded(step, tmp_path)
     with pytest.raises(UsageError, match=HERE):
         fp32.write(source, "tflite", tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (torch.ones(1, 8, dtype=torch.int64), "'input' is int64"),
+        ((EXAMPLE, torch.tensor(2.0)), "'input_1' has no axis"),
+    ],
+)
+def test_example_that_tflite_would_change_is_refused(example: Any, message: str, tmp_path: Path):
+    """A bundle takes its example as it is."""
+    model = torch.nn.Identity() if isinstance(example, torch.Tensor) else Product()
+    given = ModelInMemory(name="m", model=model, example=example)
+    with pytest.raises(UsageError, match=message):
+        fp32.write(function.of_model(given, None, tmp_path), "tflite", tmp_path)
+
+
+@pytest.mark.nightly
+def test_whole_numbers_of_32_bits_are_taken_in_tflite(tmp_path: Path):
+    """As the hint advises; forward gets them as int64."""
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 4), torch.nn.Flatten(), torch.nn.Linear(32, 2))
+    given = ModelInMemory(name="m", model=model, example=torch.arange(8, dtype=torch.int32)[None])
+    request = ExportRequest(
+        model="m", targets=("x86-vnni",), formats=("tflite",), quantize="none", output=tmp_path, in_memory=given
+    )
+    (exported,) = export(request)
+    assert exported.manifest.card.oracle
+    expected = model(torch.tensor([[3] * 8])).detach().numpy()
+    (answer,) = inference.run(exported.path, {"inputs": {"input": [[3] * 8]}})
+    np.testing.assert_allclose(answer["outputs"]["output"], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("step", [summed, highest, counted, dropped, noisy])

@@ -97,8 +97,8 @@ def variations(example: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     Whole numbers stay within the example's range, since they may number the rows of a table.
     """
     yield dict(example)
-    yield {name: -it if it.dtype.kind == "f" else np.flip(it) for name, it in example.items()}
-    yield {name: LARGER * it if it.dtype.kind == "f" else np.roll(it, 1) for name, it in example.items()}
+    yield {name: np.array(-it if it.dtype.kind == "f" else np.flip(it)) for name, it in example.items()}
+    yield {name: np.array(LARGER * it if it.dtype.kind == "f" else np.roll(it, 1)) for name, it in example.items()}
     random = np.random.default_rng(SEED)
     for _ in range(2):
         yield {name: _drawn(it, random) for name, it in example.items()}
