@@ -198,7 +198,7 @@ def _check_dtype(what: str, name: str, value: torch.Tensor) -> None:
     try:
         dtype(value)
     except KeyError:
-        hint = "split complex numbers by torch.view_as_real, and convert others by .float() or .long()"
+        hint = "compute real and imaginary parts apart, and convert other types by .float() or .long()"
         message = f"{what} {name!r} has the data type {str(value.dtype).removeprefix('torch.')}"
         raise UsageError("model-unsupported", f"{message}: a bundle has {', '.join(DTYPES.values())}", hint) from None
 
