@@ -29,6 +29,13 @@ BASES: Final[dict[str, tuple[str, str, Callable[[Path, str, str], str]]]] = {
     "function": ("mlp", "tensors", models.function),
     "estimator": ("ridge", "tensors", models.function),
 }
+#: The name and shape of a row of bases that take tensors.
+INPUTS: Final = {
+    "network": ("input", (1, 64)),
+    "program": ("input", (1, 3, 16)),
+    "function": ("input", (1, 8)),
+    "estimator": ("input", (1, 10)),
+}
 FOLDERS: Final = ("text", "vectors", "picture", "sound", "writer")
 POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665a5ea42\nsize 90868376\n"
 #: What files hold that were saved by the wrong program.
@@ -252,6 +259,17 @@ def graph_changed(folder: Path, rng: Random) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+#: Modules whose answers a trace, or one run, doesn't show.
+_MODULES: Final = (
+    "type('M', (nn.Module,), {'forward': lambda s, x: x if x.sum() > 9 else -x})()",
+    "type('M', (nn.Module,), {'forward': lambda s, x: x + torch.rand(4)})()",
+    "type('M', (nn.Module,), {'forward': lambda s, x: [x, [x]]})()",
+    "type('M', (nn.Module,), {'forward': lambda s, x: x * int(x.sum())})()",
+    "type('M', (nn.Module,), {'forward': lambda s, x: x.reshape(4)})()",
+    "nn.GRU(4, 3)",
+)
+
+
 def function_changed(folder: Path, rng: Random) -> str:
     """Give a function that fails, ends the program, or returns something else."""
     bodies = (
@@ -270,6 +288,7 @@ def function_changed(folder: Path, rng: Random) -> str:
         "import sklearn.linear_model as s; return s.Ridge().fit([[1.0], [2.0]], [1, 2]), [['a']]",
         "import sklearn.linear_model as s; return s.Ridge().fit([[1.0], [2.0]], [1, 2]), []",
         "while True print",
+        *(f"from torch import nn, ones; import torch; return {it}, ones(1, 4)" for it in _MODULES),
     )
     path = folder / "own.py"
     path.write_text(f"def f():\n    {rng.choice(bodies)}\n")

@@ -1,75 +1,169 @@
-"""Folders that another version of the library saved are judged by that version, in an environment of its own."""
+"""Folders that each version of a library saved answer as that version does, in both formats."""
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from edgeml import inference
 from edgeml.exporters.huggingface import rope
-from edgeml.oracle import hard_items, library
+from edgeml.oracle import child, hard_items, library
+from edgeml.oracle.protocol import Ask, RawItem
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import ExportRequest
-from edgeml_core.errors import UsageError
+from edgeml_core.errors import EdgemlError, UsageError
+from edgeml_runtime.verify.golden import cosine
+from oracle import other_versions, saved_folders
 from support import breadth_models as models
-from support import cache
+from support import cache, sounds
 
-LATER = "transformers==5.17.0"
-TORCH = "torch==2.13.0"
-#: Saves a language model with the settings of another one; transformers 5 writes its rotary positions its own way.
-SAVE = """
-import sys, transformers
-folder, theta = sys.argv[1], float(sys.argv[2])
-transformers.set_seed(0)
-config = transformers.LlamaConfig(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.2,
-    vocab_size=400, max_position_embeddings=160, bos_token_id=0, eos_token_id=2,
-    rope_parameters={"rope_theta": theta, "rope_type": "default"},
-)
-transformers.LlamaForCausalLM(config).save_pretrained(folder)
-"""
+#: The project's own environment: transformers 4.57 and sentence-transformers 5.
+OWN: Final = "own"
+SENTENCES: Final = ("mean", "cls", "prompts", "pair")
+#: An encoder whose tokenizer keeps white space at the ends of a text.
+SPACES: Final = "spaces"
+CASES: Final = [
+    *((version, kind) for version in (OWN, "transformers-5") for kind in saved_folders.KINDS if kind != SPACES),
+    *(("sentence-transformers-4", kind) for kind in SENTENCES),
+]
+#: Kinds without a TFLite form, and a word of the refusal.
+NO_TFLITE: Final = {"language": "TFLite's shapes are fixed", "sound": "the answers are not the original's"}
+#: Between scores, and between a vector's length and its original's.
+TOLERANCE: Final = 1e-3
+COSINE_MIN: Final = 0.9999
 
 
 @pytest.fixture(scope="module")
-def later() -> Path:
-    """The Python of an environment with transformers 5; the test cache keeps it."""
-
-    def make(folder: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile"]
-        subprocess.run([*pip, TORCH], check=True)
-        subprocess.run([*pip, LATER, "numpy", "pillow", "--editable", cache.ROOT], check=True)
-
-    with cache.kept("transformers-5", make, [Path(__file__)]) as folder:
-        return folder / "bin/python"
-
-
-def saved(python: Path, folder: Path, theta: float) -> str:
-    models.tokenizer(160).save_pretrained(folder)
-    subprocess.run([python, "-c", SAVE, folder, str(theta)], check=True)
-    assert json.loads((folder / "config.json").read_text())["rope_parameters"]["rope_theta"] == theta
-    return str(folder)
+def version(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """An environment's name and Python."""
+    if request.param == OWN:
+        yield OWN, sys.executable
+        return
+    with other_versions.python(request.param) as python:
+        yield request.param, str(python)
 
 
 @pytest.mark.nightly
 @pytest.mark.network
-def test_model_of_a_later_version_is_judged_by_that_version(
-    later: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("version", "kind"), CASES, indirect=["version"])
+def test_folder_answers_as_the_version_that_saved_it(
+    version: tuple[str, str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Its rotary positions are those of its file, not the default that an earlier version takes."""
-    model = saved(later, tmp_path / "model", theta=50.0)
-    monkeypatch.setenv(library.PYTHON_VARIABLE, str(later))
+    """In ONNX and TFLite; a format that can't is refused."""
+    _, python = version
+    monkeypatch.setenv(library.PYTHON_VARIABLE, python)
+    items = raw_items(kind, tmp_path)
+    expected = saved(python, kind, tmp_path / "model", items)
+    for file_format in ("onnx", "tflite"):
+        request = ExportRequest(
+            model=str(tmp_path / "model"),
+            targets=("x86-vnni",),
+            formats=(file_format,),
+            quantize="none",
+            output=tmp_path / file_format,
+        )
+        if file_format == "tflite" and kind in NO_TFLITE:
+            with pytest.raises(EdgemlError, match=NO_TFLITE[kind]):
+                export(request)
+            continue
+        (exported,) = export(request)
+        assert exported.manifest.card.oracle
+        for item, answer in zip(items, expected, strict=True):
+            (found,) = inference.run(exported.path, asked(kind, item))
+            same(kind, found, answer)
+
+
+@pytest.mark.nightly
+@pytest.mark.network
+@pytest.mark.parametrize("version", ["sentence-transformers-4"], indirect=True)
+def test_encoder_of_version_4_that_strips_texts_before_its_tokenizer_is_refused(
+    version: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Version 5 gives texts to the tokenizer as they are, and so does a bundle."""
+    _, python = version
+    monkeypatch.setenv(library.PYTHON_VARIABLE, python)
+    saved(python, SPACES, tmp_path / "model", [])
     request = ExportRequest(
-        model=model, targets=("x86-vnni",), formats=("onnx",), quantize="none", output=tmp_path / "out"
+        model=str(tmp_path / "model"),
+        targets=("x86-vnni",),
+        formats=("onnx",),
+        quantize="none",
+        output=tmp_path / "out",
     )
-    (exported,) = export(request)
-    found = exported.manifest.card.oracle
-    assert found
-    assert found.library == "transformers 5.17.0"
-    assert found.items >= len(hard_items.TEXTS) - 1
+    with pytest.raises(EdgemlError, match=r"'  Two.* by sentence-transformers 4"):
+        export(request)
+
+
+def raw_items(kind: str, folder: Path) -> list[Any]:
+    """Items as people have them: texts, pairs, or paths of files."""
+    if kind == "pair":
+        return [list(pair) for pair in hard_items.PAIRS if all(pair)]  # a bundle refuses an empty second text
+    if kind == "picture":
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), dtype=np.uint8)
+        for number, one in enumerate(pixels):
+            Image.fromarray(one).save(folder / f"{number}.png")
+        return [str(folder / f"{number}.png") for number in range(len(pixels))]
+    if kind == "sound":
+        for seconds in (1, 2):
+            (folder / f"{seconds}.wav").write_bytes(sounds.wav(sounds.tone(seconds * 0.7)))
+        return [str(folder / f"{seconds}.wav") for seconds in (1, 2)]
+    texts = [text for text in hard_items.TEXTS if text.strip()]
+    return texts if kind == "language" else [*texts, " ".join(texts) * 4]
+
+
+def saved(python: str, kind: str, folder: Path, items: Sequence[Any]) -> list[Any]:
+    """Let another Python save a folder, and return its answers."""
+    command = [python, saved_folders.__file__, kind, str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(cache.ROOT / "tests"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, input=json.dumps(items), text=True, capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def asked(kind: str, item: Any) -> dict[str, Any]:
+    """Make the request."""
+    match kind:
+        case "pair":
+            return {"text": item[0], "text_pair": item[1]}
+        case "picture" | "sound":
+            content = base64.b64encode(Path(item).read_bytes()).decode()
+            return {"image" if kind == "picture" else "audio": content}
+        case "language":
+            return {"prompt": item, "max_new_tokens": saved_folders.WRITTEN_TOKENS, "temperature": 0}
+        case _:
+            return {"text": item}
+
+
+def same(kind: str, found: dict[str, Any], expected: Any) -> None:
+    """Compare two answers."""
+    match kind:
+        case "text" | "picture" | "sound":
+            scores = {it["label"]: it["score"] for it in expected}
+            assert {it["label"]: it["score"] for it in found["labels"]} == pytest.approx(scores, abs=TOLERANCE)
+        case "tokens":
+            assert [it["label"] for it in found["tokens"]] == [it["entity"] for it in expected]
+            scores = [it["score"] for it in expected]
+            assert [it["score"] for it in found["tokens"]] == pytest.approx(scores, abs=TOLERANCE)
+        case "language":  # transformers 5 drops the space before a continuation
+            assert found["text"].strip() == expected.strip()
+        case "pair":
+            assert [it["score"] for it in found["labels"]] == pytest.approx([expected], abs=TOLERANCE)
+        case _:
+            vectors = np.asarray(found["embedding"]), np.asarray(expected)
+            assert cosine(*vectors) >= COSINE_MIN
+            assert np.linalg.norm(vectors[0]) == pytest.approx(np.linalg.norm(vectors[1]), rel=TOLERANCE)
 
 
 def test_rope_parameters_that_the_library_ignores_are_refused(tmp_path: Path):
@@ -80,6 +174,46 @@ def test_rope_parameters_that_the_library_ignores_are_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="rope_parameters, which transformers 4") as caught:
         library.of_environment().ask(tmp_path, "text-generation", [])
     assert library.PYTHON_VARIABLE in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.1.0"}},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+    ],
+)
+def test_cross_encoder_of_an_earlier_version_is_judged_as_one(tmp_path: Path, settings: dict[str, object]):
+    """Its folder has no modules.json; transformers' pipeline would apply a sigmoid that the folder doesn't name."""
+    saved_folders.reranker(tmp_path / "own")
+    folder = models.pretrained(tmp_path / "model", "bert", "text-classification")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_bytes((tmp_path / "own" / name).read_bytes())
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    pair = hard_items.PAIRS[0]
+    reply = child.reply(
+        Ask(folder=folder, task="text-classification", items=(RawItem(text=pair[0], text_pair=pair[1]),))
+    )
+    assert reply.library.startswith("sentence-transformers")
+    assert reply.answers[0].answer
+    (label,) = reply.answers[0].answer["labels"]
+    assert label["score"] == pytest.approx(saved_folders.score(tmp_path / "own", [pair])[0], abs=1e-5)
+
+
+def test_folder_that_only_a_later_version_loads_is_refused_with_that_version(tmp_path: Path):
+    """Version 4 has no class for a tokenizer that version 5 saved."""
+    models.pretrained(tmp_path, "bert", "text-classification")
+    for name, changes in (
+        ("config.json", {"transformers_version": "5.24.0"}),
+        ("tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}),
+    ):
+        path = tmp_path / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    refused = child.reply(Ask(folder=str(tmp_path), task="text-classification", items=())).refused
+    assert refused
+    assert "TokenizersBackend does not exist" in refused.message
+    assert refused.hint == child.LATER_HINT.format(5)
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,11 @@ def check_folder(model: Path, rows: Path) -> None:
     Raises:
         UsageError: `data-invalid`, as for `check`, or when the file is of another kind.
     """
+    path = model / "config.json"
+    if not path.is_file():  # a pipe would be waited for
+        return
     try:
-        config = msgspec.json.decode((model / "config.json").read_bytes(), type=_Config)
+        config = msgspec.json.decode(path.read_bytes(), type=_Config)
     except (OSError, msgspec.MsgspecError):
         return
     if config.id2label and any(name.endswith(_HEADS) for name in config.architectures):

@@ -47,8 +47,11 @@ def parameters(folder: Path) -> int | None:
     The sum has the embeddings once. Each layer adds four square matrices of attention, and two of the feed-forward
     part, or three where it is gated. Norms, biases and heads are left out.
     """
+    path = folder / "config.json"
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
-        shape = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Shape)
+        shape = msgspec.json.decode(path.read_bytes(), type=_Shape)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     width = shape.hidden_size or shape.n_embd or shape.d_model or shape.dim

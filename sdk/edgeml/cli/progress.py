@@ -134,6 +134,6 @@ def duration(seconds: float) -> str:
 def _apart(stream: TextIO) -> TextIO:
     """Open another handle of a stream, which stays while the converters' output is redirected to a file."""
     try:
-        return os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8")
+        return os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8", errors="backslashreplace")
     except OSError:  # a stream without a file, such as a test's
         return stream

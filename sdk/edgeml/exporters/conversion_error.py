@@ -8,6 +8,7 @@ from typing import Final
 
 import onnx
 
+from edgeml.exporters import capture
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format
 
@@ -28,9 +29,13 @@ def unsupported(file_format: Format, error: Exception) -> UsageError:
     """Build the error for a converter that failed with `error`."""
     if type(error).__name__ in _WRAPPERS and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if explained := capture.explain(error):
+        message = f"can't convert this model to {_NAMES[file_format]}: {explained.why}"
+        return UsageError("model-unsupported", message, explained.hint)
     text = f"{error}\n{error.__cause__ or error.__context__ or ''}"
     operator = _OPERATOR.search(text)
-    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     why = f"operator {operator[0]} is not supported" if operator else line[:_LINE_MAX_CHARS]
     message = f"can't convert this model to {_NAMES[file_format]}: {why}"
     return UsageError("model-unsupported", message, _HINTS[file_format])

@@ -17,16 +17,17 @@ import torch
 
 from edgeml.exporters import function
 from edgeml.exporters.source import Source
-from edgeml.exporters.torch_session import Named, TorchSession, dtype
+from edgeml.exporters.torch_session import Named, dtype
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
 from edgeml_core.profile import ModelKind
 from edgeml_runtime.tensors import Array
 
-#: Lengths are text in the file, which sympy evaluates as Python: only numbers, symbols and arithmetic are accepted.
+#: Lengths are text in the file, which sympy evaluates as Python: only numbers, symbols and their relations are taken.
 _LENGTH: Final = re.compile(
     r"(?:Symbol\('[suz]\d+'(?:, \w+=(?:True|False))*\)|[suz]?\d+|Integer|Rational|Add|Mul|Pow|Max|Min"
-    r"|FloorDiv|CeilDiv|PythonMod|Mod|[ +*/,()-])*"
+    r"|FloorDiv|CeilDiv|PythonMod|Mod|(?:Strict)?(?:Greater|Less)Than|Equality|Unequality"
+    r"|[ +*/,()-])*"
 )
 _HINT: Final = "save it again with torch.export.save(torch.export.export(model, inputs), FILE)"
 
@@ -42,6 +43,10 @@ def load(path: Path, task: Task | None) -> Source:
     try:
         program = torch.export.load(path)
         arguments, keywords = program.example_inputs
+    except Exception as error:  # torch lets errors of its reader pass
+        raise UsageError("model-unreadable", f"{path} can't be read: {error!r}", _HINT) from error
+    function.check_inputs({**{f"number {at}": it for at, it in enumerate(arguments, 1)}, **keywords})
+    try:
         names = tuple(program.graph_signature.user_inputs)
         inputs = tuple(_specs(program, names, names))
         example = dict(zip(names, (*arguments, *keywords.values()), strict=True))
@@ -49,8 +54,8 @@ def load(path: Path, task: Task | None) -> Source:
         raise UsageError("model-unreadable", f"{path} can't be read: {error!r}", _HINT) from error
     module = Named(_Program(program, len(arguments)), names, outputs=(), by_keyword=False)
     tensors = {spec.name: _first(example[spec.name], spec) for spec in inputs}
+    named = function.first_outputs(module, tensors, _HINT)
     try:
-        named = TorchSession(module).run(tensors)
         outputs = tuple(_specs(program, program.graph_signature.user_outputs, named))
     except Exception as error:  # the program's own operators
         raise UsageError("model-unreadable", f"the model can't run its example: {error!r}", _HINT) from error

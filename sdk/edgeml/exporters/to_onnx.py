@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeml.exporters import conversion_error, onnx_mask
+from edgeml.exporters import capture, conversion_error, onnx_mask
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
@@ -33,8 +34,10 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
     try:
         if source.model.is_captured:
             _capture(source, source.model, path)
+        elif source.model.pretrained is None:
+            _trace_checked(source, source.model, path)
         # A detector's positions depend on the size of its pictures, which is fixed: tracing makes them constants.
-        elif source.model.pretrained is None or source.task == "object-detection":
+        elif source.task == "object-detection":
             _trace(source, source.model, path)
         elif not _by_optimum(source, source.model.pretrained, path):
             _capture(source, source.model, path)
@@ -102,10 +105,19 @@ def _capture(source: Source, model: TorchModel, path: Path) -> None:
     )
 
 
+def _trace_checked(source: Source, model: TorchModel, path: Path) -> None:
+    """Trace; where the trace met a Python number made of a tensor, check that the model doesn't depend on it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+        _trace(source, model, path)
+    if any(issubclass(it.category, torch.jit.TracerWarning) for it in caught):
+        capture.check(model.module, {name: torch.from_numpy(array) for name, array in source.example.items()})
+
+
 def _trace(source: Source, model: TorchModel, path: Path) -> None:
     names = [spec.name for spec in source.signature.inputs]
     outputs = [spec.name for spec in source.signature.outputs]
-    example = tuple(torch.from_numpy(source.example[name]) for name in names)
+    example = tuple(torch.from_numpy(source.example[name].copy()) for name in names)
     torch.onnx.export(
         # Without evaluation mode here, the exporter puts the inner model back into training mode at its end.
         _Positional(model.module, tuple(names)).eval(),

@@ -20,7 +20,7 @@ from edgeml.exporters import conversion_error, tflite_forms
 from edgeml.exporters.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import AudioInput, ImageInput, PromptInput, TextInput, Transcript
+from edgeml_core.processing import AudioInput, ImageInput, PromptInput, TensorInput, TextInput, Transcript
 from edgeml_runtime.tensors import Array
 
 MODEL: Final = "model.tflite"
@@ -46,12 +46,25 @@ def write(source: Source, folder: Path) -> Built:
     if isinstance(source.signature.postprocess, Transcript):
         reason = "TFLite's lengths are fixed, and the zeros behind a short sound change the text that is recognized"
         raise UsageError("model-unsupported", reason, "export it with --format onnx")
+    if isinstance(source.signature.preprocess, TensorInput):
+        _check_taken(source.signature.inputs)
     signature = _signature(source)
     try:
         _converter(source, source.model, signature).convert().export(str(folder / MODEL))
     except Exception as error:  # the converter's passes raise errors of any type
         raise conversion_error.unsupported("tflite", error) from error
     return Built(file_format="tflite", recipe=FLOAT, folder=folder, model=MODEL, signature=signature)
+
+
+def _check_taken(inputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse tensors that the bundle couldn't take as they are: TFLite's whole numbers have 32 bits."""
+    for spec in inputs:
+        if spec.dtype == "int64":
+            hint = "give an int32 example, of which forward gets int64 tensors, or export it with --format onnx"
+            raise UsageError("model-unsupported", f"input {spec.name!r} is int64, and TFLite takes int32", hint)
+        if not spec.shape:
+            hint = "give it the shape [1], or export it with --format onnx"
+            raise UsageError("model-unsupported", f"input {spec.name!r} has no axis, and TFLite adds one", hint)
 
 
 def _converter(source: Source, model: TorchModel, signature: Signature) -> litert_torch.Converter:

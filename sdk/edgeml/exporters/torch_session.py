@@ -50,6 +50,8 @@ def _by_name(outputs: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 -- any st
         return {"output": outputs}
     if isinstance(outputs, Mapping):
         return {str(name): value for name, value in outputs.items()}
+    if not isinstance(outputs, tuple | list):
+        return {"output": outputs}
     return {f"output_{index}": value for index, value in enumerate(outputs)}
 
 

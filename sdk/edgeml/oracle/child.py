@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,12 @@ from edgeml_runtime import stdio, tensors
 
 #: Set before any library is imported: no hub, no telemetry, no advice.
 ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+#: For a folder that a later version of transformers saved.
+LATER_HINT: Final = (
+    "let EDGEML_ORACLE_PYTHON name the Python of an environment with edgeml-deploy and transformers {}, which saved it"
+)
+#: Fields of config.json that only a cross-encoder has: of sentence-transformers 4, and of the versions before.
+CROSS_ENCODER: Final = ("sentence_transformers", "sbert_ce_default_activation_function")
 #: Characters of a library's error.
 ERROR_CHARS: Final = 300
 
@@ -56,11 +64,14 @@ def _open(asked: Ask) -> tuple[str, Answerer]:
             from edgeml.oracle import keras_model  # noqa: PLC0415 -- imports keras
 
             return keras_model.open_file(folder)
-        if asked.task in ("feature-extraction", "text-classification") and adapter == adapters.SENTENCES:
+        if asked.task == "text-classification" and _is_cross_encoder(folder):
             from edgeml.oracle import sentence_encoder  # noqa: PLC0415 -- imports sentence-transformers
 
-            is_pairs = asked.task == "text-classification"
-            return sentence_encoder.open_cross_encoder(folder) if is_pairs else sentence_encoder.open_encoder(folder)
+            return sentence_encoder.open_cross_encoder(folder)
+        if asked.task == "feature-extraction" and (folder / "modules.json").exists():
+            from edgeml.oracle import sentence_encoder  # noqa: PLC0415 -- as above
+
+            return sentence_encoder.open_encoder(folder)
         from edgeml.oracle import pipelines  # noqa: PLC0415 -- imports transformers
 
         return pipelines.open_pipeline(folder, asked.task)
@@ -72,7 +83,25 @@ def _open(asked: Ask) -> tuple[str, Answerer]:
         raise UsageError("extra-missing", message, hint) from error
     except Exception as error:  # each library has its own
         message = f"the model's own library can't load {folder}: {_shown(error)}"
-        raise UsageError("model-unreadable", message, "make the folder load there first") from error
+        raise UsageError("model-unreadable", message, _load_hint(folder)) from error
+
+
+def _load_hint(folder: Path) -> str:
+    """Advise another environment where a later version of transformers saved the folder."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, metadata.PackageNotFoundError):
+        saved_by = str(json.loads((folder / "config.json").read_bytes()).get("transformers_version", ""))
+        own, later = (int(it.partition(".")[0]) for it in (metadata.version("transformers"), saved_by))
+        if later > own:
+            return LATER_HINT.format(later)
+    return "make the folder load there first"
+
+
+def _is_cross_encoder(folder: Path) -> bool:
+    """Whether sentence-transformers saved the folder: before version 5.4 it wrote to config.json only."""
+    if (folder / "modules.json").exists():
+        return True
+    path = folder / "config.json"  # an adapter of PEFT may have none
+    return path.exists() and any(name in json.loads(path.read_bytes()) for name in CROSS_ENCODER)
 
 
 def _answers(answer: Answerer, items: tuple[RawItem, ...]) -> Iterator[LibraryAnswer]:

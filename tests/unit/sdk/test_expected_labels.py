@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from edgeml.check import expected_labels
+from edgeml.check import expected_labels, feasible
 from edgeml.check.data import LabelledBox
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Boxes, Classes, Embedding, TokenClasses
@@ -71,3 +72,11 @@ def test_check_folder_reads_the_configuration_alone(tmp_path: Path):
         (tmp_path / "config.json").write_text(json.dumps(other))
         expected_labels.check_folder(tmp_path, rows)
     expected_labels.check_folder(tmp_path / "none", rows)
+
+
+@pytest.mark.timeout(30)
+def test_pipe_in_place_of_a_configuration_is_left_to_the_loader(tmp_path: Path):
+    """Nobody writes to it, so that reading it would never end."""
+    os.mkfifo(tmp_path / "config.json")
+    expected_labels.check_folder(tmp_path, tmp_path / "rows.jsonl")
+    assert feasible.parameters(tmp_path) is None

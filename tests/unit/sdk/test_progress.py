@@ -112,3 +112,10 @@ def test_progress_is_seen_while_the_standard_streams_are_redirected(tmp_path, ca
 def test_duration_names_minutes():
     """Tenths for a short time, minutes from 60 s on."""
     assert [duration(it) for it in (3.21, 59.4, 59.96, 125)] == ["3.2 s", "59 s", "1 min 0 s", "2 min 5 s"]
+
+
+def test_names_that_no_encoding_has_are_escaped(capfd: pytest.CaptureFixture[str]):
+    """Linux allows any bytes in a path, and Python holds them as surrogates."""
+    with CliProgress(Output(as_json=False, quiet=False), Clock()) as progress:
+        progress.stage("load \udcff")
+    assert "load \\udcff" in capfd.readouterr().err
