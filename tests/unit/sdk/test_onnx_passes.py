@@ -404,3 +404,84 @@ def test_what_16_bits_can_not_hold_is_refused():
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(matrix, "matrix"))
     with pytest.raises(UsageError, match="16 bits can't hold"):
         run(recipes.passes("weight-only-fp16", []), model)
+
+
+def detector() -> onnx.ModelProto:
+    """Two convolutions: boxes of hundreds of pixels and probabilities, concatenated behind them."""
+    chance = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "places"], ["near"], "places"),
+            helper.make_node("Conv", ["x", "classes"], ["seen"], "classes"),
+            helper.make_node("Mul", ["near", "pixels"], ["boxes"], "scaled"),
+            helper.make_node("Sigmoid", ["seen"], ["scores"], "sigmoid"),
+            helper.make_node("Concat", ["boxes", "scores"], ["y"], "both", axis=1),
+        ],
+        "detector",
+        [value("x", 1, 8, 6, 6)],
+        [value("y", 1, 7, 6, 6)],
+        [
+            numpy_helper.from_array(chance.standard_normal((4, 8, 1, 1), dtype=np.float32), "places"),
+            numpy_helper.from_array(chance.standard_normal((3, 8, 1, 1), dtype=np.float32), "classes"),
+            numpy_helper.from_array(np.float32(100), "pixels"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_static_keeps_probabilities_that_are_concatenated_with_boxes(tmp_path: Path):
+    """One scale of int8 for both would round the probabilities to 0 or more than 1."""
+    chance = np.random.default_rng(1)
+    rows = [{"x": chance.standard_normal((1, 8, 6, 6), dtype=np.float32)} for _ in range(8)]
+    quantized = run(recipes.passes("static-s8", rows), detector())
+    assert sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node) >= 1
+    found, expected = (answer(it, tmp_path, rows[0])[:, 4:] for it in (quantized, detector()))
+    assert cosine(found.ravel(), expected.ravel()) > 0.999
+
+
+def test_recurrent_layer_beside_static_convolutions_is_stored_in_int8_and_counted(tmp_path: Path):
+    """An LSTM of 6,144 weights computes in float under static int8; a byte each in the file, four in memory."""
+    chance = np.random.default_rng(0)
+    weights = {
+        "kernel": chance.standard_normal((16, 8, 3), dtype=np.float32),
+        "w": chance.standard_normal((1, 128, 16), dtype=np.float32) / 4,
+        "r": chance.standard_normal((1, 128, 32), dtype=np.float32) / 4,
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "kernel"], ["seen"], "conv", pads=[1, 1]),
+            helper.make_node("Transpose", ["seen"], ["steps"], "steps", perm=[2, 0, 1]),
+            helper.make_node("LSTM", ["steps", "w", "r"], ["y"], "lstm", hidden_size=32),
+        ],
+        "speech",
+        [value("x", 1, 8, 10)],
+        [value("y", 10, 1, 1, 32)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"x": chance.standard_normal((1, 8, 10), dtype=np.float32)} for _ in range(8)]
+    quantized = run(recipes.passes("static-s8", rows), copy.deepcopy(model))
+    floats = [it for it in quantized.graph.initializer if it.data_type == TensorProto.FLOAT]
+    assert max(int(np.prod(it.dims)) for it in floats) <= 128
+    assert restored_bytes(quantized) == 3 * (weights["w"].size + weights["r"].size)
+    found, expected = (answer(it, tmp_path, rows[0]).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.99
+
+
+@pytest.mark.parametrize("recipe", ["static-s8-entropy", "static-s8-percentile"])
+def test_static_calibrates_on_rows_of_different_lengths(tmp_path: Path, recipe: str):
+    """Sounds and texts have any length; onnxruntime's histograms take rows of one shape alone."""
+    chance = np.random.default_rng(0)
+    kernel = chance.standard_normal((16, 8, 3), dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "kernel"], ["y"], "conv")],
+        "any length",
+        [value("x", 1, 8, "length")],
+        [value("y", 1, 16, "shorter")],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"x": chance.standard_normal((1, 8, length), dtype=np.float32)} for length in (20, 35, 50)]
+    quantized = run(recipes.passes(recipe, rows), copy.deepcopy(model))
+    found, expected = (answer(it, tmp_path, rows[0]).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.95

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    calibrate,
+    quantize_static,
+)
 
 from edgeml.quantize import recipes
 from edgeml.quantize.onnx.embeddings import PREFIX
 from edgeml.quantize.onnx.graph_pass import has
 from edgeml_runtime.tensors import Array
 
+#: The operators that int8 is for; what follows the last of them is the tail.
+_WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 _METHODS: Final[dict[recipes.CalibrationMethod, CalibrationMethod]] = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
@@ -49,7 +60,7 @@ class Static:
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Quantize the model."""
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _rows_of_any_shape():
             path = Path(folder) / "static.onnx"
             quantize_static(
                 model,
@@ -63,6 +74,7 @@ class Static:
                 nodes_to_exclude=[
                     *self.excluded,
                     *(node.name for node in model.graph.node if node.name.startswith(PREFIX)),
+                    *tail(model.graph),
                 ],
                 calibrate_method=_METHODS[self.method],
             )
@@ -71,6 +83,38 @@ class Static:
     def ensures(self, model: onnx.ModelProto) -> str | None:
         """Ensure quantized activations."""
         return None if has(model, "QuantizeLinear") else "no operator could be quantized"
+
+
+def tail(graph: onnx.GraphProto) -> list[str]:
+    """List the nodes behind the last products and convolutions by name: they stay in float.
+
+    They cost next to nothing, and one scale of int8 for values of several kinds loses the smaller ones: a detector
+    concatenates boxes in pixels and probabilities.
+    """
+    needed = {name for node in graph.node if node.op_type in _WEIGHTED for name in node.input}
+    found = []
+    for node in reversed(graph.node):
+        if node.op_type in _WEIGHTED or needed.intersection(node.output):
+            needed.update(node.input)
+        else:
+            found.append(node.name)
+    return found
+
+
+class _Histograms(calibrate.HistogramCollector):  # type: ignore[misc] # onnxruntime has no types
+    def collect(self, name_to_arr: Mapping[str, Sequence[Array]]) -> None:
+        super().collect({name: np.concatenate([it.ravel() for it in arrays]) for name, arrays in name_to_arr.items()})
+
+
+@contextmanager
+def _rows_of_any_shape() -> Iterator[None]:
+    """Let onnxruntime count the values of rows that differ in length. Its own collector stacks the rows, and fails."""
+    own = calibrate.HistogramCollector
+    calibrate.HistogramCollector = _Histograms
+    try:
+        yield
+    finally:
+        calibrate.HistogramCollector = own
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types

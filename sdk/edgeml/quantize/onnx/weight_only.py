@@ -66,6 +66,11 @@ class WeightOnly:
         return "weights stayed in float" if _axes(model.graph) else None
 
 
+def restored_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the weights that the runtime restores from int8 to fp32."""
+    return {node.output[0] for node in graph.node if node.op_type == "Mul" and node.name == f"{node.output[0]}_mul"}
+
+
 def restored_bytes(model: onnx.ModelProto) -> int:
     """Count the bytes that int8 weights, which the runtime folds to fp32 when it loads the model, take more then."""
     stored = {it.name: int(np.prod(it.dims)) for it in model.graph.initializer if it.data_type == onnx.TensorProto.INT8}
