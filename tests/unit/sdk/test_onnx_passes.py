@@ -347,7 +347,9 @@ def test_offsets_are_aligned_and_equal_between_versions(tmp_path: Path):
         entries = [{it.key: it.value for it in tensor.external_data} for tensor in loaded.graph.initializer]
         offsets.append([(int(it["offset"]), int(it["length"])) for it in entries])
     assert offsets[0] == offsets[1]
-    assert all(offset % onnx_layout.ALIGNMENT_BYTES == 0 for offset, _ in offsets[0])
+    for offset, length in offsets[0]:
+        is_large = length >= onnx_layout.PAGE_MIN_BYTES
+        assert offset % (onnx_layout.PAGE_BYTES if is_large else onnx_layout.LINE_BYTES) == 0
     assert (tmp_path / "0/model.onnx").read_bytes() == (tmp_path / "1/model.onnx").read_bytes()
     assert (tmp_path / "0/model.weights").read_bytes() != (tmp_path / "1/model.weights").read_bytes()
 
@@ -485,3 +487,43 @@ def test_static_calibrates_on_rows_of_different_lengths(tmp_path: Path, recipe: 
     quantized = run(recipes.passes(recipe, rows), copy.deepcopy(model))
     found, expected = (answer(it, tmp_path, rows[0]).ravel() for it in (quantized, model))
     assert cosine(found, expected) > 0.95
+
+
+def test_weights_that_dynamic_makes_inside_a_branch_are_stored_in_int8(tmp_path: Path):
+    """A Gemm in a branch turns into a product there, with a copy of its weights; openWakeWord's have such a branch."""
+    chance = np.random.default_rng(0)
+    matrices = {name: chance.standard_normal((64, 64), dtype=np.float32) for name in ("first", "second")}
+    yes = helper.make_graph(
+        [helper.make_node("Gemm", ["seen", "second"], ["yes_y"], "gemm", transB=1)], "yes", [], [value("yes_y", 1, 64)]
+    )
+    no = helper.make_graph([helper.make_node("Identity", ["seen"], ["no_y"], "same")], "no", [], [value("no_y", 1, 64)])
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "first"], ["seen"], "product"),
+            helper.make_node("If", ["c"], ["y"], "choice", then_branch=yes, else_branch=no),
+        ],
+        "verified",
+        [value("x", 1, 64), value("c", of=TensorProto.BOOL)],
+        [value("y", 1, 64)],
+        [numpy_helper.from_array(array, name) for name, array in matrices.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = {"x": chance.standard_normal((1, 64), dtype=np.float32), "c": np.array(True)}
+    quantized = run(recipes.passes("dynamic-s8", ()), copy.deepcopy(model))
+    assert quantized.ByteSize() < 0.5 * model.ByteSize()
+    found, expected = (answer(it, tmp_path, inputs).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.99
+
+
+def test_small_tensors_are_not_padded_to_pages(tmp_path: Path):
+    """Twenty tensors of 2 kB take 40 kB; a page for each made them twice as large."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "small",
+        [value("x", 1)],
+        [value("y", 1)],
+        [numpy_helper.from_array(np.full(500, at, np.float32), f"tensor{at}") for at in range(20)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx_layout.write(model, tmp_path, recipe="none", signature=SIGNATURE)
+    assert (tmp_path / onnx_layout.WEIGHTS).stat().st_size < 20 * (2000 + onnx_layout.LINE_BYTES)
