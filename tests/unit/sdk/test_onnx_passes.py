@@ -527,3 +527,24 @@ def test_small_tensors_are_not_padded_to_pages(tmp_path: Path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx_layout.write(model, tmp_path, recipe="none", signature=SIGNATURE)
     assert (tmp_path / onnx_layout.WEIGHTS).stat().st_size < 20 * (2000 + onnx_layout.LINE_BYTES)
+
+
+def test_entropy_cuts_the_range_that_a_rare_value_spans():
+    """One value in 10,000 lies at 60, the rest within 4: int8 levels go to the rest. minmax keeps the whole range."""
+    chance = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "kernel"], ["y"], "conv")],
+        "rare",
+        [value("x", 1, 8, 10_000)],
+        [value("y", 1, 16, 10_000)],
+        [numpy_helper.from_array(chance.standard_normal((16, 8, 1), dtype=np.float32), "kernel")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"x": chance.standard_normal((1, 8, 10_000), dtype=np.float32)}]
+    rows[0]["x"][0, 0, 0] = 60
+    scales = {}
+    for recipe in ("static-s8", "static-s8-entropy"):
+        quantized = run(recipes.passes(recipe, rows), copy.deepcopy(model))
+        (scale,) = (it for it in quantized.graph.initializer if it.name == "x_scale")
+        scales[recipe] = float(numpy_helper.to_array(scale))
+    assert scales["static-s8-entropy"] < 0.5 * scales["static-s8"]
