@@ -63,6 +63,21 @@ def directions(model: Model, pictures: Sequence[Image.Image]) -> list[int]:
     return [int(run(_line(it, 192))[0].argmax()) for it in pictures]
 
 
+def texts(model: Model, pictures: Sequence[Image.Image]) -> list[tuple[int, ...]]:
+    """The characters of lines of text by number: repeated ones once, without blanks."""
+    run = runner(model)
+    found = []
+    for picture in pictures:
+        best = run(_line(picture, max(320, round(picture.width * 48 / picture.height))))[0][0].argmax(axis=-1)
+        kept = (best != 0) & np.r_[True, best[1:] != best[:-1]]
+        found.append(tuple(best[kept].tolist()))
+    return found
+
+
+def _lines() -> list[Image.Image]:
+    return [items.line(it) for it in items.WORDS]
+
+
 def _turned_lines() -> list[Image.Image]:
     return [items.line(it, upside_down=bool(at % 2)) for at, it in enumerate(items.WORDS)]
 
@@ -187,6 +202,18 @@ ROWS: Final = (
         score=same,
         metric="same direction",
         bound=0.95,
+    ),
+    Trained(
+        name="PP-OCRv4, recognition",
+        wheel=OCR,
+        file=f"{OCR_FOLDER}/ch_PP-OCRv4_rec_infer.onnx",
+        sha256="48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+        items=_lines,
+        calibrate=8,
+        ask=texts,
+        score=same,
+        metric="same text",
+        bound=0.9,
     ),
     Trained(
         name="captcha-whisperer",
