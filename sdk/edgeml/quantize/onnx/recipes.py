@@ -36,7 +36,7 @@ _DYNAMIC_OPERATORS: Final = ("MatMul",)
 def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
     """Quantize a model and write it in its final layout. See `edgeml.quantize.apply`."""
     quantized = run(passes(name, calibration), onnx.load(model.path))
-    further = restored_bytes(quantized) if recipes.TABLE[name].family in {"dynamic", "static"} else 0
+    further = 0 if recipes.TABLE[name].runs_as_float else restored_bytes(quantized)
     built = onnx_layout.write(quantized, folder, recipe=name, signature=model.signature)
     built = replace(built, restored_bytes=further)
     return replace(built, notes=tuple(_float_nodes_note(quantized))) if recipes.TABLE[name].mixed else built
@@ -72,7 +72,9 @@ def passes(name: RecipeName, samples: Sequence[Mapping[str, Array]]) -> list[Pas
 
 def _int8_passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list[Pass]:
     if recipe.family == "weight-only":
-        return [GemmAsMatMul(), BlockWeights(bits=recipe.bits)] if recipe.blocks else [WeightOnly()]
+        return (
+            [GemmAsMatMul(), BlockWeights(bits=recipe.bits), WeightOnly(rest=True)] if recipe.blocks else [WeightOnly()]
+        )
 
     def quantizer(excluded: Sequence[str]) -> Pass:
         if recipe.family == "dynamic":
