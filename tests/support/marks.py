@@ -23,6 +23,8 @@ IMPORTS: Final = {
     "support.brokers": "broker",
     "support.delivery_site": "broker",
     "support.relayed_site": "broker",
+    "support.trained.comparison": "export",
+    "support.trained.table": "network",
 }
 #: Longest first, so that two workers end at about the same time.
 ORDER: Final = ("campaign", "emulated", "network", "export", "browser", "broker")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,12 @@ ERROR_MAX: Final = 0.32
 SPREAD_MIN: Final = 0.05
 #: Fraction of the decisions that probabilities make which must stay: the likeliest class, or the side of one half.
 DECISIONS_MIN: Final = 0.95
+#: Decisions on one side of one half that count by themselves: a rare side would be hidden behind the other.
+SIDE_MIN: Final = 20
+#: Values in a slice of an output; with fewer, other values lie within 0 and 1 by chance.
+SLICE_MIN: Final = 64
+#: Ratio of root mean squares, other values to probabilities of the same output, above which they hide these.
+HIDING_MIN: Final = 10.0
 _HALF: Final = 0.5
 #: Distance from 1 of the sum of probabilities that exclude each other.
 _SUM_ERROR_MAX: Final = 1e-3
@@ -42,7 +48,8 @@ class OutputParity:
     Attributes:
         cosine: of all its values.
         error: root mean square of the differences, as a fraction of the original's spread.
-        decisions: fraction of the decisions that stayed; None where the values are no probabilities.
+        decisions: fraction of the decisions that stayed, the lower one of the two sides of one half; None where the
+            values are no probabilities.
     """
 
     name: str
@@ -74,7 +81,31 @@ def by_output(found: Sequence[Answer], original: Sequence[Answer], manifest: Man
         return ()
     pairs = [(outputs(one), outputs(other)) for one, other in zip(found, original, strict=True)]
     names = pairs[0][1] if pairs else ()
-    return tuple(_output(name, [(one[name], other[name]) for one, other in pairs]) for name in names)
+    return tuple(part for name in names for part in _parts(name, [(one[name], other[name]) for one, other in pairs]))
+
+
+def _parts(name: str, pairs: Sequence[tuple[Array, Array]]) -> Iterator[OutputParity]:
+    """Compare an output as a whole, then probabilities that it packs beside far larger values, such as boxes."""
+    yield _output(name, pairs)
+    originals = [other for _, other in pairs]
+    for axis in range(1, min(it.ndim for it in originals)):
+        found = _packed(originals, axis)
+        if found is not None:
+            one, other = ([np.take(pair[side], found, axis) for pair in pairs] for side in (0, 1))
+            yield _output(f"{name}, probabilities along axis {axis}", list(zip(one, other, strict=True)))
+            return
+
+
+def _packed(arrays: Sequence[Array], axis: int) -> Array | None:
+    """Return the indices along an axis that hold probabilities alone, where the others hide them."""
+    if len({it.shape[axis] for it in arrays}) != 1 or not all(it.size for it in arrays):
+        return None
+    rows = np.concatenate([np.moveaxis(it, axis, 0).reshape(it.shape[axis], -1) for it in arrays], axis=1)
+    is_probability = (rows.min(axis=1) >= 0) & (rows.max(axis=1) <= 1)
+    if rows.shape[1] < SLICE_MIN or not is_probability.any() or is_probability.all():
+        return None
+    own, others = _rms(rows[is_probability]), _rms(rows[~is_probability])
+    return np.flatnonzero(is_probability) if own and others >= HIDING_MIN * own else None
 
 
 def _output(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputParity:
@@ -100,9 +131,10 @@ def _decisions(pairs: Sequence[tuple[Array, Array]], original: Array) -> float |
         return None
     if all(other.ndim and _is_distribution(other) for _, other in pairs):
         same = [one.argmax(axis=-1) == other.argmax(axis=-1) for one, other in pairs]
-    else:
-        same = [(one > _HALF) == (other > _HALF) for one, other in pairs]
-    return float(np.concatenate([np.ravel(it) for it in same]).mean())
+        return float(np.concatenate([np.ravel(it) for it in same]).mean())
+    before, after = (np.concatenate([pair[side].ravel() for pair in pairs]) > _HALF for side in (1, 0))
+    sides = [after[before == side] == side for side in (False, True)]
+    return float(min([(before == after).mean(), *(it.mean() for it in sides if it.size >= SIDE_MIN)]))
 
 
 def _is_distribution(values: Array) -> bool:

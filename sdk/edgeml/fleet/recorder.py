@@ -1,6 +1,6 @@
-"""What devices report, on its way to the registry. A registry that can't be written costs records, never delivery.
+"""Recording of devices' reports in the registry. A registry that can't be written costs records, never delivery.
 
-What a device can write is bounded: one state, and one report for each deployment that is signed.
+Each device's rows are bounded: one state, and one report for each deployment that is signed.
 """
 
 from __future__ import annotations

@@ -347,7 +347,9 @@ def test_offsets_are_aligned_and_equal_between_versions(tmp_path: Path):
         entries = [{it.key: it.value for it in tensor.external_data} for tensor in loaded.graph.initializer]
         offsets.append([(int(it["offset"]), int(it["length"])) for it in entries])
     assert offsets[0] == offsets[1]
-    assert all(offset % onnx_layout.ALIGNMENT_BYTES == 0 for offset, _ in offsets[0])
+    for offset, length in offsets[0]:
+        is_large = length >= onnx_layout.PAGE_MIN_BYTES
+        assert offset % (onnx_layout.PAGE_BYTES if is_large else onnx_layout.LINE_BYTES) == 0
     assert (tmp_path / "0/model.onnx").read_bytes() == (tmp_path / "1/model.onnx").read_bytes()
     assert (tmp_path / "0/model.weights").read_bytes() != (tmp_path / "1/model.weights").read_bytes()
 
@@ -404,3 +406,170 @@ def test_what_16_bits_can_not_hold_is_refused():
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(matrix, "matrix"))
     with pytest.raises(UsageError, match="16 bits can't hold"):
         run(recipes.passes("weight-only-fp16", []), model)
+
+
+def detector() -> onnx.ModelProto:
+    """Two convolutions: boxes of hundreds of pixels and probabilities, concatenated behind them."""
+    chance = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "places"], ["near"], "places"),
+            helper.make_node("Conv", ["x", "classes"], ["seen"], "classes"),
+            helper.make_node("Mul", ["near", "pixels"], ["boxes"], "scaled"),
+            helper.make_node("Sigmoid", ["seen"], ["scores"], "sigmoid"),
+            helper.make_node("Concat", ["boxes", "scores"], ["y"], "both", axis=1),
+        ],
+        "detector",
+        [value("x", 1, 8, 6, 6)],
+        [value("y", 1, 7, 6, 6)],
+        [
+            numpy_helper.from_array(chance.standard_normal((4, 8, 1, 1), dtype=np.float32), "places"),
+            numpy_helper.from_array(chance.standard_normal((3, 8, 1, 1), dtype=np.float32), "classes"),
+            numpy_helper.from_array(np.float32(100), "pixels"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_static_keeps_probabilities_that_are_concatenated_with_boxes(tmp_path: Path):
+    """One scale of int8 for both would round the probabilities to 0 or more than 1."""
+    chance = np.random.default_rng(1)
+    rows = [{"x": chance.standard_normal((1, 8, 6, 6), dtype=np.float32)} for _ in range(8)]
+    quantized = run(recipes.passes("static-s8", rows), detector())
+    assert sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node) >= 1
+    found, expected = (answer(it, tmp_path, rows[0])[:, 4:] for it in (quantized, detector()))
+    assert cosine(found.ravel(), expected.ravel()) > 0.999
+
+
+def test_recurrent_layer_beside_static_convolutions_is_stored_in_int8_and_counted(tmp_path: Path):
+    """An LSTM of 6,144 weights computes in float under static int8; a byte each in the file, four in memory."""
+    chance = np.random.default_rng(0)
+    weights = {
+        "kernel": chance.standard_normal((16, 8, 3), dtype=np.float32),
+        "w": chance.standard_normal((1, 128, 16), dtype=np.float32) / 4,
+        "r": chance.standard_normal((1, 128, 32), dtype=np.float32) / 4,
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "kernel"], ["seen"], "conv", pads=[1, 1]),
+            helper.make_node("Transpose", ["seen"], ["steps"], "steps", perm=[2, 0, 1]),
+            helper.make_node("LSTM", ["steps", "w", "r"], ["y"], "lstm", hidden_size=32),
+        ],
+        "speech",
+        [value("x", 1, 8, 10)],
+        [value("y", 10, 1, 1, 32)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"x": chance.standard_normal((1, 8, 10), dtype=np.float32)} for _ in range(8)]
+    quantized = run(recipes.passes("static-s8", rows), copy.deepcopy(model))
+    floats = [it for it in quantized.graph.initializer if it.data_type == TensorProto.FLOAT]
+    assert max(int(np.prod(it.dims)) for it in floats) <= 128
+    assert restored_bytes(quantized) == 3 * (weights["w"].size + weights["r"].size)
+    found, expected = (answer(it, tmp_path, rows[0]).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.99
+
+
+@pytest.mark.parametrize("recipe", ["static-s8-entropy", "static-s8-percentile"])
+def test_static_calibrates_on_rows_of_different_lengths(tmp_path: Path, recipe: str):
+    """Sounds and texts have any length; onnxruntime's histograms take rows of one shape alone."""
+    chance = np.random.default_rng(0)
+    kernel = chance.standard_normal((16, 8, 3), dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "kernel"], ["y"], "conv")],
+        "any length",
+        [value("x", 1, 8, "length")],
+        [value("y", 1, 16, "shorter")],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"x": chance.standard_normal((1, 8, length), dtype=np.float32)} for length in (20, 35, 50)]
+    quantized = run(recipes.passes(recipe, rows), copy.deepcopy(model))
+    found, expected = (answer(it, tmp_path, rows[0]).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.95
+
+
+def test_weights_that_dynamic_makes_inside_a_branch_are_stored_in_int8(tmp_path: Path):
+    """A Gemm in a branch turns into a product there, with a copy of its weights; openWakeWord's have such a branch."""
+    chance = np.random.default_rng(0)
+    matrices = {name: chance.standard_normal((64, 64), dtype=np.float32) for name in ("first", "second")}
+    yes = helper.make_graph(
+        [helper.make_node("Gemm", ["seen", "second"], ["yes_y"], "gemm", transB=1)], "yes", [], [value("yes_y", 1, 64)]
+    )
+    no = helper.make_graph([helper.make_node("Identity", ["seen"], ["no_y"], "same")], "no", [], [value("no_y", 1, 64)])
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "first"], ["seen"], "product"),
+            helper.make_node("If", ["c"], ["y"], "choice", then_branch=yes, else_branch=no),
+        ],
+        "verified",
+        [value("x", 1, 64), value("c", of=TensorProto.BOOL)],
+        [value("y", 1, 64)],
+        [numpy_helper.from_array(array, name) for name, array in matrices.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = {"x": chance.standard_normal((1, 64), dtype=np.float32), "c": np.array(True)}
+    quantized = run(recipes.passes("dynamic-s8", ()), copy.deepcopy(model))
+    assert quantized.ByteSize() < 0.5 * model.ByteSize()
+    found, expected = (answer(it, tmp_path, inputs).ravel() for it in (quantized, model))
+    assert cosine(found, expected) > 0.99
+
+
+def test_small_tensors_are_not_padded_to_pages(tmp_path: Path):
+    """Twenty tensors of 2 kB take 40 kB; a page for each made them twice as large."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "small",
+        [value("x", 1)],
+        [value("y", 1)],
+        [numpy_helper.from_array(np.full(500, at, np.float32), f"tensor{at}") for at in range(20)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx_layout.write(model, tmp_path, recipe="none", signature=SIGNATURE)
+    assert (tmp_path / onnx_layout.WEIGHTS).stat().st_size < 20 * (2000 + onnx_layout.LINE_BYTES)
+
+
+def test_entropy_cuts_the_range_that_a_rare_value_spans():
+    """One value in 10,000 lies at 60, the rest within 4: int8 levels go to the rest. minmax keeps the whole range."""
+    chance = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "kernel"], ["y"], "conv")],
+        "rare",
+        [value("x", 1, 8, 10_000)],
+        [value("y", 1, 16, 10_000)],
+        [numpy_helper.from_array(chance.standard_normal((16, 8, 1), dtype=np.float32), "kernel")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"x": chance.standard_normal((1, 8, 10_000), dtype=np.float32)}]
+    rows[0]["x"][0, 0, 0] = 60
+    scales = {}
+    for recipe in ("static-s8", "static-s8-entropy"):
+        quantized = run(recipes.passes(recipe, rows), copy.deepcopy(model))
+        (scale,) = (it for it in quantized.graph.initializer if it.name == "x_scale")
+        scales[recipe] = float(numpy_helper.to_array(scale))
+    assert scales["static-s8-entropy"] < 0.5 * scales["static-s8"]
+
+
+@pytest.mark.parametrize("recipe", ["weight-only-8bit", "weight-only-4bit"])
+def test_recurrent_layer_beside_block_weights_is_stored_in_int8_and_counted(recipe: str):
+    """Resemblyzer is three LSTMs and one product; in float they were 97 % of the file."""
+    chance = np.random.default_rng(0)
+    weights = {
+        "w": chance.standard_normal((1, 128, 16), dtype=np.float32),
+        "r": chance.standard_normal((1, 128, 32), dtype=np.float32),
+        "matrix": chance.standard_normal((32, 32), dtype=np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("LSTM", ["x", "w", "r"], ["seen"], "lstm", hidden_size=32),
+            helper.make_node("MatMul", ["seen", "matrix"], ["y"], "product"),
+        ],
+        "voice",
+        [value("x", 10, 1, 16)],
+        [value("y", 10, 1, 1, 32)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    quantized = run(recipes.passes(recipe, ()), model)
+    assert has(quantized, "MatMulNBits")
+    assert restored_bytes(quantized) == 3 * (weights["w"].size + weights["r"].size)

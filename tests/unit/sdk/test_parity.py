@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from edgeml.check import parity
 from edgeml_core.errors import GateFailed
 from edgeml_core.processing import Classes, Embedding
+from edgeml_runtime.verify.golden import cosine
 from support import samples
 
 EMBEDDING = msgspec.structs.replace(
@@ -82,3 +84,26 @@ def test_check_parity_takes_each_output_at_its_own_scale(found: object, original
     message = judge({"y": found}, {"y": original})
     assert words in message
     assert bool(words) == bool(message)
+
+
+def test_check_parity_judges_probabilities_that_an_output_packs_beside_boxes():
+    """A detector's boxes span hundreds of pixels: the lost probabilities beside them cost no cosine."""
+    chance = np.random.default_rng(0)
+    boxes = chance.uniform(10, 300, (1, 4, 100))
+    scores = np.where(chance.random((1, 3, 100)) > 0.9, 0.8, 0.01)
+    original = np.concatenate([boxes, scores], axis=1)
+    lost = np.concatenate([boxes, np.zeros_like(scores)], axis=1)
+    assert cosine(lost.ravel(), original.ravel()) > 0.9999
+    assert judge({"output": (original + 0.01).tolist()}, {"output": original.tolist()}) == ""
+    message = judge({"output": lost.tolist()}, {"output": original.tolist()})
+    assert message.startswith("output 'output, probabilities along axis 1' has cosine 0.0000")
+
+
+def test_check_parity_counts_the_decisions_of_a_rare_side_by_themselves():
+    """Of 1,000 frames 40 hear the word, and the candidate misses 10 of them by a little: 99 % of the decisions stay."""
+    original = np.full(1000, 0.1)
+    original[:40] = 0.6
+    found = original.copy()
+    found[:10] = 0.49
+    message = judge({"output": found.tolist()}, {"output": original.tolist()})
+    assert message == "output 'output' keeps 75.0% of its decisions, below 95%"

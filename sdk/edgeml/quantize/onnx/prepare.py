@@ -44,7 +44,7 @@ class Prepare:
             onnx.save_model(model, given, save_as_external_data=True, size_threshold=EXTERNAL_MIN_BYTES)
             quant_pre_process(given, prepared, skip_symbolic_shape=True, save_as_external_data=True)
             model = onnx.load(prepared)
-        _lift_weights(model.graph)
+        lift_weights(model.graph)
         return model
 
     def ensures(self, model: onnx.ModelProto) -> str | None:
@@ -70,7 +70,7 @@ def _is_constant(node: onnx.NodeProto) -> bool:
     return bool(node.op_type == "Constant" and node.attribute[0].name == "value")
 
 
-def _lift_weights(graph: onnx.GraphProto) -> None:
+def lift_weights(graph: onnx.GraphProto) -> None:
     """Move the large weights of branches and loop bodies to the model's own, which all of them see, each once.
 
     Folding copies a weight into each branch that uses it. The branches are then larger than the model was.

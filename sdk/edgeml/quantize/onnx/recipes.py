@@ -21,7 +21,7 @@ from edgeml.quantize.onnx.mixed import Mixed
 from edgeml.quantize.onnx.nbits import BlockWeights
 from edgeml.quantize.onnx.prepare import Prepare
 from edgeml.quantize.onnx.static import Static
-from edgeml.quantize.onnx.weight_only import WeightOnly, restored_bytes
+from edgeml.quantize.onnx.weight_only import WeightOnly, restored_bytes, restored_names
 from edgeml.quantize.recipes import Recipe
 from edgeml_core.profile import RecipeName
 from edgeml_runtime.tensors import Array
@@ -36,7 +36,7 @@ _DYNAMIC_OPERATORS: Final = ("MatMul",)
 def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Mapping[str, Array]]) -> Built:
     """Quantize a model and write it in its final layout. See `edgeml.quantize.apply`."""
     quantized = run(passes(name, calibration), onnx.load(model.path))
-    further = restored_bytes(quantized) if recipes.TABLE[name].family == "dynamic" else 0
+    further = 0 if recipes.TABLE[name].runs_as_float else restored_bytes(quantized)
     built = onnx_layout.write(quantized, folder, recipe=name, signature=model.signature)
     built = replace(built, restored_bytes=further)
     return replace(built, notes=tuple(_float_nodes_note(quantized))) if recipes.TABLE[name].mixed else built
@@ -44,14 +44,14 @@ def apply(name: RecipeName, model: Built, folder: Path, calibration: Sequence[Ma
 
 def _float_nodes_note(model: onnx.ModelProto) -> Iterator[str]:
     """Write the card's note on the nodes with constant weights that a mixed recipe left out."""
-    constant = {tensor.name for tensor in model.graph.initializer}
+    constant = {tensor.name for tensor in model.graph.initializer} | restored_names(model.graph)
     left = [
         node.name
         for node in model.graph.node
         if node.op_type in _STATIC_OPERATORS and len(node.input) > 1 and node.input[1] in constant
     ]
     names = ", ".join(left[:NODES_SHOWN_MAX]) + (", ..." if len(left) > NODES_SHOWN_MAX else "")
-    yield f"{len(left)} nodes that were measured to suffer most from int8 stay in fp32: {names}"
+    yield f"{len(left)} nodes that were measured to suffer most from int8 compute in fp32: {names}"
 
 
 def passes(name: RecipeName, samples: Sequence[Mapping[str, Array]]) -> list[Pass]:
@@ -72,16 +72,20 @@ def passes(name: RecipeName, samples: Sequence[Mapping[str, Array]]) -> list[Pas
 
 def _int8_passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list[Pass]:
     if recipe.family == "weight-only":
-        return [GemmAsMatMul(), BlockWeights(bits=recipe.bits)] if recipe.blocks else [WeightOnly()]
+        return (
+            [GemmAsMatMul(), BlockWeights(bits=recipe.bits), WeightOnly(rest=True)] if recipe.blocks else [WeightOnly()]
+        )
 
     def quantizer(excluded: Sequence[str]) -> Pass:
         if recipe.family == "dynamic":
             return Dynamic(signed=recipe.signed, reduced=recipe.reduced, excluded=excluded)
         return Static(reduced=recipe.reduced, calibration=samples, method=recipe.method, excluded=excluded)
 
+    # Convolutions under dynamic int8, recurrent layers under static int8 and what mixed recipes leave compute in float:
+    # their weights are stored in int8 all the same.
+    rest = WeightOnly(rest=True)
     if not recipe.mixed:
-        # Dynamic int8 leaves convolutions to float: their weights are stored in int8 all the same.
-        return [quantizer(()), WeightOnly(rest=True)] if recipe.family == "dynamic" else [quantizer(())]
+        return [quantizer(()), rest]
     if recipe.family == "dynamic":
-        return [GemmAsMatMul(), Mixed(quantizer=quantizer, samples=samples, operators=_DYNAMIC_OPERATORS)]
-    return [Mixed(quantizer=quantizer, samples=samples, operators=_STATIC_OPERATORS)]
+        return [GemmAsMatMul(), Mixed(quantizer=quantizer, samples=samples, operators=_DYNAMIC_OPERATORS), rest]
+    return [Mixed(quantizer=quantizer, samples=samples, operators=_STATIC_OPERATORS), rest]

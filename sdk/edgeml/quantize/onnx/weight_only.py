@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from edgeml.quantize.onnx.embeddings import quantize
 from edgeml.quantize.onnx.graph_pass import all_nodes
+from edgeml.quantize.onnx.prepare import lift_weights
 
 #: Elements of a weight; a smaller one isn't worth two more nodes.
 WEIGHT_MIN_ELEMENTS: Final = 1024
@@ -40,8 +41,9 @@ class WeightOnly:
         return None if self.rest or _axes(model.graph) else "it has no large weights"
 
     def call(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Store the weights as int8."""
+        """Store the weights as int8; a pass before may have made new ones inside branches."""
         graph = model.graph
+        lift_weights(graph)
         axes = _axes(graph)
         stored: list[onnx.TensorProto] = []
         nodes: list[onnx.NodeProto] = []
@@ -64,6 +66,11 @@ class WeightOnly:
     def ensures(self, model: onnx.ModelProto) -> str | None:
         """Ensure that no large weights are left in float."""
         return "weights stayed in float" if _axes(model.graph) else None
+
+
+def restored_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the weights that the runtime restores from int8 to fp32."""
+    return {node.output[0] for node in graph.node if node.op_type == "Mul" and node.name == f"{node.output[0]}_mul"}
 
 
 def restored_bytes(model: onnx.ModelProto) -> int:

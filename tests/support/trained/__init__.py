@@ -1,0 +1,1 @@
+"""Trained models that packages on the package index carry, the items they answer, and their own metrics."""
