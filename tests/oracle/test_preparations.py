@@ -367,6 +367,8 @@ def test_head_that_no_task_is_for_is_named(tmp_path: Path, architecture: str, ta
         huggingface.load(tmp_path / "model", None, tmp_path)
 
 
+# 19 s of CPU time; by day a recognizer is refused in TFLite by name.
+@pytest.mark.nightly
 def test_sound_that_would_be_padded_without_a_mask_ships_in_no_fixed_length(tmp_path: Path):
     """TFLite's lengths are fixed, and this model takes the zeros after a short sound for sound."""
     model = models.pretrained(tmp_path / "model", "wav2vec2", "audio-classification")
