@@ -23,4 +23,4 @@ PARTS = {
 }
 
 if __name__ == "__main__":
-    program.main(__doc__, PARTS)
+    program.main(__doc__, PARTS, quick=["servers"])

@@ -31,12 +31,13 @@ ENVIRONMENT: Final = {
 }
 
 
-def main(description: str, parts: Parts) -> None:
+def main(description: str, parts: Parts, quick: Sequence[str] = ()) -> None:
     """Run a program from its command line.
 
     Args:
         description: the program's docstring, which is its help.
         parts: the program's parts.
+        quick: the parts of a quick run that names none; by default all.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     # No `choices`: Python 3.11 holds the default of `nargs="*"` against them as one value.
@@ -55,7 +56,7 @@ def main(description: str, parts: Parts) -> None:
             folder=folder / "run",
             models=(options.models or folder / "models").resolve(),
             is_quick=options.quick,
-            parts=tuple(options.parts or parts),
+            parts=tuple(options.parts or (options.quick and quick) or parts),
         )
         found = report.of([measured(name, parts, run)], is_quick=run.is_quick)
     if options.json:

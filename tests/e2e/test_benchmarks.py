@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,20 @@ def test_benchmarks_quick_run_returns_figures_of_each_program(tmp_path: Path):
     assert all(found and all(math.isfinite(it["value"]) for it in found) for found in figures.values())
     loads = [it["host"].get("other_cores") for found in figures.values() for it in found]
     assert sum(load is not None for load in loads) > len(loads) / 2, "the host's load is missing beside most figures"
+
+
+# 100 s of CPU time; by day a part of each program runs above.
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_benchmark_runs_each_of_its_parts(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each one that `--help` names."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    parts = runpy.run_path(str(ROOT / f"benchmarks/{program}.py"))["PARTS"]
+    command = [sys.executable, f"benchmarks/{program}.py", "--quick", "--json", tmp_path / "report.json", *parts]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert all(f": {module} took " in ran.stderr for modules in parts.values() for module in modules)
 
 
 @pytest.mark.parametrize("program", sorted(PROGRAMS))

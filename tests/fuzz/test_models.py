@@ -30,7 +30,7 @@ from fuzz.exporting import Ended
 from support import sounds
 from support.scale import scaled
 
-INPUTS: Final = scaled(200, 10)
+INPUTS: Final = scaled(200, 5)
 ARGUMENTS: Final = ["--target", "x86-vnni", "-o", "out"]
 #: Of four rows, as a share of the inputs has them.
 CALIBRATION: Final = "rows.jsonl"

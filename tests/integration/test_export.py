@@ -22,6 +22,7 @@ from edgeml.pipeline.attempt import SomeFailed
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml_core.errors import EdgemlError, UsageError
+from edgeml_core.manifest import Format
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Text
 from edgeml_runtime.unpack import unpacked
@@ -128,12 +129,20 @@ def test_work_is_shared_between_targets(six: list[Exported], steps: list[str]):
     assert recipes["x86-gateway", "onnx"] == "dynamic-s8-reduced"
 
 
-@pytest.mark.parametrize("model", ["small", pytest.param("minilm", marks=pytest.mark.nightly)])
-def test_a_second_export_gives_the_same_bytes(model: str, minilm: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("model", "formats"),
+    [
+        ("small", ("onnx",)),
+        pytest.param("small", ("tflite",), marks=pytest.mark.nightly),
+        pytest.param("minilm", FORMATS, marks=pytest.mark.nightly),
+    ],
+    ids=["small-onnx", "small-tflite", "minilm"],
+)
+def test_a_second_export_gives_the_same_bytes(model: str, formats: tuple[Format, ...], minilm: Path, tmp_path: Path):
     """In another process, folder, home and order of hashing; and nothing is left in that home."""
     folder = minilm if model == "minilm" else tiny_bert(tmp_path / "small", "text-classification", minilm)
     request = ExportRequest(
-        model=str(folder), name="again", targets=("rpi4",), formats=FORMATS, output=tmp_path / "first"
+        model=str(folder), name="again", targets=("rpi4",), formats=formats, output=tmp_path / "first"
     )
     first = {it.path.name: digest(it.path) for it in export(request)}
     home = tmp_path / "home"
@@ -141,11 +150,13 @@ def test_a_second_export_gives_the_same_bytes(model: str, minilm: Path, tmp_path
     code = (
         "import sys; from pathlib import Path; from edgeml.pipeline.export import export;"
         "from edgeml.pipeline.request import ExportRequest as R;"
-        "export(R(model=sys.argv[1], name='again', targets=('rpi4',), formats=('onnx', 'tflite'),"
+        "export(R(model=sys.argv[1], name='again', targets=('rpi4',), formats=sys.argv[2].split(','),"
         "output=Path('again')))"
     )
     environment = os.environ | {"HOME": str(home), "PYTHONHASHSEED": "7", "XDG_CACHE_HOME": str(home / "cache")}
-    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=tmp_path, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder), ",".join(formats)], cwd=tmp_path, env=environment, check=True
+    )
     again = {path.name: digest(path) for path in (tmp_path / "again").glob("*.edgeml")}
     assert again == first
     assert len(first) == len(FORMATS)

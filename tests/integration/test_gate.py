@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from edgeml import targets
+from edgeml.check import gate
 from edgeml.check.gate import FASTER_MIN
+from edgeml.pipeline import candidates
 from edgeml.pipeline.attempt import NothingPassed
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
+from edgeml.quantize import recipes
 from edgeml.verify.emulation import emulated
 from edgeml_core.card import Tried
 from edgeml_core.errors import GateFailed
@@ -254,6 +257,30 @@ def test_a_cnn_never_ships_dynamic_int8_that_is_slower(file_format: str, tmp_pat
     else:
         assert exported.manifest.card.recipe.startswith("dynamic")
         assert exported.measurements.speedup >= 1
+
+
+def test_recipes_with_the_operators_of_a_slow_one_are_not_tried(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Noise would choose among equals, and not the most accurate one."""
+    for module in (gate, candidates):
+        monkeypatch.setattr(module, "is_slow", lambda *_: True)
+    model = f"{Path(__file__).parents[2] / 'examples/digits.py'}:digits"
+    request = ExportRequest(
+        model=model,
+        task="image-classification",
+        targets=("x86-vnni",),
+        formats=("onnx",),
+        quantize="static",
+        calibrate=digits / "calibrate.jsonl",
+        output=tmp_path / "out",
+    )
+    with pytest.raises(NothingPassed) as caught:
+        export(request)
+    why = {tried.recipe: tried.why for tried, _ in caught.value.candidates}
+    timed = {tried.recipe for tried, times in caught.value.candidates if times}
+    assert timed == {name for name in why if recipes.TABLE[name].method == "minmax"}
+    assert why["static-s8-percentile"].startswith("computes as static-s8, which is slower than fp32")
 
 
 def test_budgets_are_held(hostile: Path, tmp_path: Path):

@@ -21,12 +21,14 @@ TARGET = "x86-gateway"
 QUICK = {"formats": ["onnx"], "recipe": "dynamic-s8", "max_drop": 1.0}
 
 
+# 15 s of CPU time: each library is imported.
+@pytest.mark.nightly
 def test_export_is_the_function_after_every_submodule_was_imported():
     """No module of the package may be called as one of its public names."""
     code = (
         "import edgeml, importlib, pkgutil\n"
         "for it in pkgutil.walk_packages(edgeml.__path__, 'edgeml.'):\n"
-        "    if not it.name.endswith('__main__') and not it.name.startswith('edgeml.demo.'):\n"
+        "    if not it.name.endswith(('__main__', 'timm_model')) and not it.name.startswith('edgeml.demo.'):\n"
         "        importlib.import_module(it.name)\n"
         "from types import ModuleType\n"
         "assert callable(edgeml.export), edgeml.export\n"

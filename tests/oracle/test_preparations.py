@@ -331,7 +331,7 @@ def test_head_that_was_never_trained_is_refused(tmp_path: Path):
     """A model saved without the head of the task would answer at random."""
     models.pretrained(tmp_path / "model", "bert", "feature-extraction")
     config = json.loads((tmp_path / "model/config.json").read_text())
-    (tmp_path / "model/config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"architectures": ["BertForPreTraining"]}))
     with pytest.raises(UsageError, match=r"has no weights for .*classifier\.bias.* the text-classification depends"):
         huggingface.load(tmp_path / "model", "text-classification", tmp_path)
 

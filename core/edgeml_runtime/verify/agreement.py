@@ -51,18 +51,19 @@ class Scales:
         return self._largest[name]
 
 
-def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess, scales: Scales) -> bool:
+def agree(one: Sequence[Answer], other: Sequence[Answer], spec: Postprocess, scales: Scales | None = None) -> bool:
     """Return whether two versions agree on all items of a request.
 
     Args:
         one: answers of the version that serves.
         other: answers of the other version, in the same order.
         spec: the serving version's postprocessing.
-        scales: of the served version's numbers; they are added to it.
+        scales: of the served version's numbers, which are added; None takes those of this request alone.
     """
     if len(one) != len(other):
         return False
     if isinstance(spec, TensorOutput):
+        scales = scales or Scales()
         pairs = [[_arrays(answer) for answer in pair] for pair in zip(one, other, strict=True)]
         return all(outputs_agree(here, there, scales) for here, there in pairs)
     same = _TABLE[type(spec)]

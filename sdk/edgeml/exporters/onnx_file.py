@@ -121,9 +121,11 @@ def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtype = DTYPES.get(helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+    name = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    dtype = DTYPES.get(name)
     if dtype is None:
-        raise UsageError("model-unsupported", f"{value.name!r} has an unsupported data type", "use float32 or integers")
+        message = f"{value.name!r} is of {name}; a bundle has {', '.join(DTYPES)}"
+        raise UsageError("model-unsupported", message, "cast it to float32 inside the model")
     shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 

@@ -110,7 +110,7 @@ def _answers(answer: Answerer, items: tuple[RawItem, ...]) -> Iterator[LibraryAn
             answered = answer(item)
             inputs, outputs = (
                 {name: tensors.to_data(array) for name, array in answered.pop(side, {}).items()}
-                for side in ("inputs", "outputs")
+                for side in ("inputs", "raw_outputs")
             )
             yield LibraryAnswer(answer=_plain(answered), inputs=inputs, outputs=outputs)
         except Exception as error:  # noqa: BLE001 -- each library has its own

@@ -123,7 +123,7 @@ def _transcript(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     prepared = pipeline.feature_extractor(sound["raw"], sampling_rate=sound["sampling_rate"], return_tensors="pt")
     with torch.inference_mode():
         logits = pipeline.model(**prepared).logits[0]
-    return {"text": found["text"], "outputs": {"logits": logits.numpy()}}
+    return {"text": found["text"], "raw_outputs": {"logits": logits.numpy()}}
 
 
 def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from edgeml.pipeline.attempt import Attempt, Failed, Passed
 from edgeml.pipeline.comparison import Comparison, Entrant
 from edgeml.pipeline.context import Job
 from edgeml.quantize import apply, recipes
+from edgeml.quantize.recipes import Recipe
 from edgeml_core.card import Oracle
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import ENGINES, Format
@@ -57,11 +58,25 @@ def try_candidates(job: Job, profile: Profile, file_format: Format) -> list[Atte
     except GateFailed as error:
         return [Failed(file_format=file_format, recipe=FLOAT, error=error)]
     attempts: list[Attempt] = []
+    slow: dict[Recipe, RecipeName] = {}
     for recipe in order:
-        attempts.append(_try(job, original, recipe, profile))
-        if isinstance(attempts[-1], Passed):
+        graph = recipes.TABLE[recipe].graph
+        if graph in slow:
+            attempts.append(_too_slow(file_format, recipe, slow[graph]))
+            continue
+        attempts.append(attempt := _try(job, original, recipe, profile))
+        if isinstance(attempt, Passed):
             break
+        if attempt.times is not None and is_slow(recipe, job.source.kind, attempt.times):
+            slow[graph] = recipe
     return attempts
+
+
+def _too_slow(file_format: Format, recipe: RecipeName, other: RecipeName) -> Failed:
+    """Leave out a recipe that computes as a slow one does: noise would choose among equals."""
+    message = f"computes as {other}, which is slower than fp32 on the machine that exported it"
+    error = GateFailed("gate-failed", message, "take another target or --format, or ship fp32 with --quantize none")
+    return Failed(file_format=file_format, recipe=recipe, error=error)
 
 
 def _try(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Attempt:

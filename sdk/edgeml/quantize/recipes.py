@@ -7,7 +7,7 @@ that must know a property of a recipe reads it from the table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -50,6 +50,11 @@ class Recipe:
     def needs_calibration(self) -> bool:
         """Whether the recipe can't be made without calibration data."""
         return self.family == "static"
+
+    @property
+    def graph(self) -> Recipe:
+        """The recipe with the same operators; another method gives activations other ranges, and the same time."""
+        return replace(self, method="minmax")
 
     @property
     def runs_as_float(self) -> bool:

@@ -216,7 +216,7 @@ ROWS: Final = (
         bound=0.95,
         score=swift_score,
         metric="voicing the same, pitch within 50 cents",
-        refused="unsupported data type",
+        refused="'pitch' is of float64",
     ),
     Trained(
         name="CREPE, tiny",
