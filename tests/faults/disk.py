@@ -32,6 +32,17 @@ def mounted(folder: Path) -> Iterator[None]:
         _run("umount", "--lazy", str(folder))
 
 
+def make_read_only(folder: Path) -> None:
+    """Remount as the kernel does after an error of the card."""
+    # A file that is open for writing keeps the kernel from it, unless by force.
+    _run("mount", "-o", "remount,ro", str(folder))
+
+
+def make_writable(folder: Path) -> None:
+    """Remount as an operator does after a repair."""
+    _run("mount", "-o", "remount,rw", str(folder))
+
+
 def fill(folder: Path) -> Path:
     """Fill the disk to its last block, and return the file that does."""
     path = folder.joinpath("runaway.log")

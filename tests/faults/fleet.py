@@ -128,11 +128,15 @@ class Device:
         self.traffic.agent_dies()
         self.agent.kill()
 
-    def restart(self, *, clock_s: float = 0.0) -> None:
-        """Stop it with SIGTERM, and start it with another clock."""
+    def stop(self) -> None:
+        """SIGTERM."""
         assert self.agent is not None
         self.traffic.agent_dies()
         assert self.agent.stop() == 0, self.log.read_text()[-2000:]
+
+    def restart(self, *, clock_s: float = 0.0) -> None:
+        """Stop it with SIGTERM, and start it with another clock."""
+        self.stop()
         self.clock_s = clock_s
         self.start()
 

@@ -6,6 +6,7 @@ running agent. The releases' files are in `edgeml_agent.store.releases`.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -81,15 +82,19 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.Lock()
+        #: Connections of this run where the disk takes no writes.
+        self._sessions = 0
+        path = folder / DATABASE_NAME
         with _translate_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                folder / DATABASE_NAME, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
+            self.is_read_only = path.exists() and _is_read_only(folder)
+            if not self.is_read_only:
+                folder.mkdir(parents=True, exist_ok=True)
+            self._database = _connect_read_only(path) if self.is_read_only else _connect(path)
             self._database.row_factory = sqlite3.Row
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
+            if not self.is_read_only:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = FULL")
+                self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close the database."""
@@ -165,6 +170,9 @@ class Store:
 
     def next_session(self) -> int:
         """Count a new connection and return its number."""
+        if self.is_read_only:
+            self._sessions += 1
+            return self.session() + self._sessions
         return self._add("session", 1)
 
     def session(self) -> int:
@@ -206,6 +214,27 @@ class Store:
         with self._lock, _translate_errors(), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             yield self._database
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether the file system takes no writes: the kernel remounts an SD card so after an error of the card."""
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
+    name = f"{path.resolve().as_uri()}?mode={mode}"
+    return sqlite3.connect(name, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open the database with the log of a killed agent; without one SQLite would have to make files beside it."""
+    database = _connect(path, "ro")
+    try:
+        database.execute("SELECT 1 FROM model").fetchone()
+    except sqlite3.OperationalError:
+        database.close()
+        return _connect(path, "ro&immutable=1")
+    return database
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The kernel releases a lock when its process ends, however it ends.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def _open(path: Path) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("ab")
     except OSError as error:
+        if error.errno == errno.EROFS and path.exists():
+            return path.open("rb")  # a lock needs no writing
         raise DeviceError(
             "store-failed", f"can't make {path}: {error}", "check that [store] dir is writable"
         ) from error

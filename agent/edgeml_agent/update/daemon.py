@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edgeml_agent import log
 from edgeml_agent.ports import Clock, Link
@@ -39,6 +39,8 @@ STORE_LOOK_EVERY_S: Final = 1.0
 DRIFT_REPORT_EVERY_S: Final = 600.0
 #: Seconds between two looks for a serving release that was never tuned.
 TUNE_LOOK_EVERY_S: Final = 5.0
+#: Seconds before a background task that failed runs again.
+TASK_PAUSE_S: Final = 60.0
 #: States without an unfinished update.
 _AT_REST: Final = frozenset({State.IDLE, State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
 
@@ -81,16 +83,29 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._link.run())
-                tasks.create_task(self._follow_fleet(tasks))
-                tasks.create_task(self._follow_store())
-                tasks.create_task(self._end_probations())
-                tasks.create_task(self._tune())
-                tasks.create_task(self._report_drift())
-                tasks.create_task(self._calls.run())
+                tasks.create_task(self._keep_running("updates", lambda: self._follow_fleet(tasks)))
+                tasks.create_task(self._keep_running("the store's changes", self._follow_store))
+                tasks.create_task(self._keep_running("probation", self._end_probations))
+                tasks.create_task(self._keep_running("tuning", self._tune))
+                tasks.create_task(self._keep_running("drift", self._report_drift))
+                tasks.create_task(self._keep_running("calls", self._calls.run))
         finally:
             # An exception of the agent's own is no crash: only a killed process leaves the mark of an unclean run.
             with _store_errors_logged():
                 self._store.end_run()
+
+    async def _keep_running(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task, and again after a failure: a failing disk costs updates and records, never the answers."""
+        while True:
+            try:
+                await work()
+            except EdgemlError as error:
+                log.failure(f"{name}: paused", error)
+            except Exception as error:  # noqa: BLE001 - no defect in a task may end the process that serves
+                log.defect(f"{name}: paused", error)
+            else:
+                return
+            await self._clock.sleep(TASK_PAUSE_S)
 
     def metrics(self) -> Iterator[Metric]:
         """Return the metrics of updates for `/metrics`."""

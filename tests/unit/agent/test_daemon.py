@@ -386,6 +386,40 @@ def test_probation_past_by_uptime_counts_no_crash(bench, monkeypatch):
     assert bench.server.live == {NAME: "2.0"}
 
 
+@pytest.mark.parametrize("method", ["records", "save", "end_probation", "changes", "refuse", "activate"])
+def test_a_store_that_fails_ends_no_task_of_the_agent(bench, monkeypatch, method):
+    """The model goes on answering; once the store works again, the next version is installed."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    monkeypatch.setattr(daemons, "PROBATION_S", 0.01)
+    bench.start()
+    failures = []
+
+    def fail(*_):
+        failures.append(method)
+        raise DeviceError("store-failed", "database or disk is full")
+
+    async def run():
+        running = asyncio.create_task(bench.daemon.run())
+        await until_async(lambda: bench.daemon.ready)
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.store, method, fail)
+            deploy(bench, "2.0")
+            for _ in range(200):
+                bench.link.news.set()
+                await asyncio.sleep(0.001)
+            assert not running.done()
+            assert bench.server.live[NAME] in ("1.0", "2.0")
+        deploy(bench, "3.0")
+        bench.link.news.set()
+        await until_async(serves(bench, "3.0"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
+    assert failures or method == "refuse"
+
+
 @pytest.mark.parametrize("jump_s", [-1e9, 1e9])
 def test_probation_across_a_clock_jump_counts_every_crash(bench, jump_s):
     """A board that wakes up in 1970, or whose clock is set after the activation."""
