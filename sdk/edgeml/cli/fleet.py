@@ -11,6 +11,7 @@ import msgspec
 
 from edgeml.cli.output import Moment, Output, Percent, command, printable, table
 from edgeml_core import names
+from edgeml_core.errors import DeviceError
 
 if TYPE_CHECKING:
     from edgeml.fleet.status import DeviceStatus, Failure, FleetStatus
@@ -84,9 +85,9 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
     when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""
     if not deployed.devices:
         out.note("warning: no enrolled device is selected; devices that are enrolled with these labels will be")
-    if ended := ", ".join(f"{it.device} ({it.code})" for it in _failures(repo, signed.id)):
-        out.note(f"warning: these devices have ended this deployment and don't try it again: {ended}; use --again")
     out.result(value, f"{done} {signed.name} {signed.version} to {devices}{when} ({signed.id})")
+    if ended := ", ".join(f"{it.device} ({it.code})" for it in _failures(out, repo, signed.id)):
+        out.note(f"warning: these devices have ended this deployment and don't try it again: {ended}; use --again")
 
 
 @fleet.command()
@@ -114,14 +115,18 @@ def devices(out: Output, repo: Path, database: Path | None) -> None:
     out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
 
 
-def _failures(repo: Path, deployment: str) -> tuple[Failure, ...]:
+def _failures(out: Output, repo: Path, deployment: str) -> tuple[Failure, ...]:
     """The devices that have ended a deployment, by the registry in the repository; none where there is no registry."""
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
     from edgeml.fleet.registry import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
 
     if not (repo / DATABASE_FILE).is_file():
         return ()
-    return next((it.failures for it in Fleet(repo).status().deployments if it.id == deployment), ())
+    try:
+        return next((it.failures for it in Fleet(repo).status().deployments if it.id == deployment), ())
+    except DeviceError as error:
+        out.note(f"warning: what devices have reported can't be read: {error.message}")
+        return ()
 
 
 def _device_row(device: DeviceStatus) -> tuple[str, ...]:

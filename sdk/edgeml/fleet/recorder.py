@@ -61,7 +61,7 @@ class Recorder:
 
     def use(self, deployments: frozenset[str]) -> None:
         """Keep reports about these deployments alone."""
-        self._forgets = deployments != self._deployments
+        self._forgets |= deployments != self._deployments
         self._deployments = deployments
 
     def put(self, device: str, message: DeviceState | Report) -> None:
@@ -81,8 +81,8 @@ class Recorder:
                 batch.append(self._waiting.get_nowait())
             try:
                 if self._forgets:
-                    self._forgets = False
-                    await asyncio.to_thread(self._registry.keep_reports, self._deployments)
+                    await asyncio.to_thread(self._registry.keep_reports, kept := self._deployments)
+                    self._forgets = kept != self._deployments
                 await asyncio.to_thread(self._registry.record, batch)
             except DeviceError as error:
                 self._lost(error)

@@ -19,6 +19,13 @@ MAX_DROP_DEFAULT: Final = 0.01
 #: Rows. Where int8 and fp32 disagree on 1 % of them, the 95 % interval of the drop reaches 0.2 points to each side.
 EVALUATE_ROWS_DEFAULT: Final = 10_000
 VERSION_DEFAULT: Final = "1"
+#: By field: the option that sets it.
+_LIMITS: Final = {
+    "evaluate_rows": "--evaluate-rows",
+    "max_latency_ms": "--max-latency",
+    "max_size_bytes": "--max-size",
+    "max_ram_bytes": "--max-ram",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +117,9 @@ class ExportRequest:
                 f"max-drop {self.max_drop} is not within 0 and 1",
                 "give a fraction or percentage, such as --max-drop 1%",
             )
-        for budget in ("evaluate_rows", "max_latency_ms", "max_size_bytes", "max_ram_bytes"):
-            if (value := getattr(self, budget)) is not None and not value > 0:
-                raise UsageError(
-                    "usage", f"{budget} {value} is not above 0", "give a positive limit, such as --max-ram 30MB"
-                )
+        for field, option in _LIMITS.items():
+            if (value := getattr(self, field)) is not None and not value > 0:
+                raise UsageError("usage", f"{option} {value} is not above 0", f"give {option} a number above 0")
         self._check_recipe()
         if self.name is not None:
             names.require_name(self.name, "model name")

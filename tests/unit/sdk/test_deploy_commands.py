@@ -101,3 +101,16 @@ def test_devices_that_have_ended_a_deployment_are_named_and_try_again(typed, cap
     assert (second["id"], third["id"]) == (f"{first['id']}~2", f"{first['id']}~3")
     assert typed(*deploy)[1]["id"] == third["id"]
     assert [it["id"] for it in typed("fleet", "status", "--repo", "repo")[1]["deployments"]] == [third["id"]]
+
+
+def test_a_broken_registry_does_not_hide_that_a_release_was_deployed(typed, capsys):
+    """The deployment is signed by then."""
+    typed("repo", "init", "repo", "--no-passphrase")
+    typed("publish", "sample.edgeml", "--repo", "repo")
+    (Path("repo") / DATABASE_FILE).write_bytes(b"no database " * 1000)
+    with pytest.raises(SystemExit) as ended:
+        run(["fleet", "deploy", "sample", "--repo", "repo"])
+    printed = capsys.readouterr()
+    assert not ended.value.code
+    assert printed.out.startswith("deployed sample 1.0")
+    assert "warning: what devices have reported can't be read" in printed.err

@@ -75,6 +75,7 @@ async def test_reports_of_deployments_that_are_not_signed_are_left_out(tmp_path:
         made.put("pi-1", report("line-1-1"))
         await until_async(lambda: registry.reports("line-1-1"))
         made.use(frozenset({"line-2-2"}))
+        made.use(frozenset({"line-2-2"}))  # the host reads its repository again, unchanged but for a signature
         made.put("pi-1", report("line-2-2"))
         await until_async(lambda: registry.reports("line-2-2"))
         rows = sqlite3.connect(tmp_path / "fleet.db").execute("SELECT deployment FROM report").fetchall()

@@ -32,3 +32,11 @@ def test_a_bad_request_is_refused(change: dict[str, object]):
     with pytest.raises(UsageError) as caught:
         ExportRequest(**{"model": "m", "targets": ("rpi4",), "output": OUT} | change)
     assert caught.value.code == "usage"
+
+
+def test_a_limit_that_is_not_above_zero_is_named_as_it_is_typed():
+    """With its own option in the hint."""
+    with pytest.raises(UsageError) as caught:
+        ExportRequest(model="m", targets=("rpi4",), output=OUT, evaluate_rows=0)
+    assert caught.value.message == "--evaluate-rows 0 is not above 0"
+    assert caught.value.hint == "give --evaluate-rows a number above 0"
