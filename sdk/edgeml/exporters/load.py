@@ -13,7 +13,7 @@ from typing import Final
 from edgeml import peft_folder, torchvision_operators
 from edgeml.exporters import not_a_model
 from edgeml.exporters.source import Source
-from edgeml.oracle import adapters
+from edgeml.oracle import which_library
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core import names
 from edgeml_core.manifest import Task
@@ -56,7 +56,7 @@ def load(request: ExportRequest, work: Path) -> Source:
 
 def _load_folder(path: Path, task: Task | None, work: Path) -> Source:
     not_a_model.check_folder(path)
-    if adapters.is_timm(path):
+    if which_library.is_timm(path):
         from edgeml.exporters import timm_folder  # noqa: PLC0415 -- imports torch
 
         return timm_folder.load(path, task)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgeml import torchvision_operators
-from edgeml.oracle import adapters
+from edgeml.oracle import which_library
 from edgeml.oracle.protocol import Ask, LibraryAnswer, RawItem, Reply
 from edgeml_core.calls import Refused
 from edgeml_core.errors import EdgemlError, UsageError
@@ -37,7 +37,7 @@ CROSS_ENCODER: Final = ("sentence_transformers", "sbert_ce_default_activation_fu
 ERROR_CHARS: Final = 300
 
 #: By adapter: the extra that installs its library, where it isn't `export`.
-_EXTRAS: Final = {adapters.TIMM: "export-timm", adapters.KERAS: "export-keras"}
+_EXTRAS: Final = {which_library.TIMM: "export-timm", which_library.KERAS: "export-keras"}
 #: Answers one item as the library's owner would.
 Answerer = Callable[[RawItem], dict[str, Any]]
 
@@ -53,14 +53,14 @@ def reply(asked: Ask) -> Reply:
 
 def _open(asked: Ask) -> tuple[str, Answerer]:
     folder = Path(asked.folder)
-    adapter = adapters.of(folder)
+    adapter = which_library.of(folder)
     try:
         torchvision_operators.declare()
-        if adapter == adapters.TIMM:
+        if adapter == which_library.TIMM:
             from edgeml.oracle import timm_model  # noqa: PLC0415 -- imports timm
 
             return timm_model.open_folder(folder)
-        if adapter == adapters.KERAS:
+        if adapter == which_library.KERAS:
             from edgeml.oracle import keras_model  # noqa: PLC0415 -- imports keras
 
             return keras_model.open_file(folder)

@@ -15,7 +15,7 @@ import msgspec
 
 from edgeml import child_process
 from edgeml.child_process import Conversation, ExecutionSite
-from edgeml.oracle import adapters
+from edgeml.oracle import which_library
 from edgeml.oracle.protocol import Ask, RawItem, Reply
 from edgeml_core.errors import EdgemlError
 from edgeml_core.manifest import Task
@@ -44,7 +44,7 @@ class Library:
         """Start the program; it imports the model's library at once."""
         if self._conversation is None:
             self._open = ExitStack()
-            command = [self._python, "-P", "-m", "edgeml.oracle.child", adapters.of(model)]
+            command = [self._python, "-P", "-m", "edgeml.oracle.child", which_library.of(model)]
             hint = f"check that {self._python} can import the model's own library"
             site = ExecutionSite(name="this machine", command=command, timeout_s=TIMEOUT_S, hint=hint)
             self._conversation = self._open.enter_context(child_process.conversation(site, end_timeout_s=0.0))
