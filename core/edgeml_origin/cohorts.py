@@ -7,9 +7,13 @@ a moment before it publishes, and publishes once for all that have asked.
 For how long, and for which devices? At the start, the signed fleet document names the devices that will fetch a
 release. They learn of it within seconds of each other, so the first want waits for them, `START_GATHER_S` at most. From
 then on the evidence is better: devices that received the last chunk together ask for the next one together. That set
-is a device's cohort, and its wants wait for it, `GATHER_S` at most. A device that lets its cohort wait is slower or
-gone. It counts as late, and for `LATE_S` no other device waits for it. So each slow device costs its cohort one short
-wait every few seconds, and never sets the pace.
+is a device's cohort, and its wants wait for it.
+
+Each device has a credit: the seconds for which others may still wait for it. A wait begins when half of a chunk's
+devices have asked, and is charged to each device that asks later or not at all. The credit grows by `CREDIT_SHARE` of
+the time, up to `CREDIT_MAX_S`. So boards of about one speed stay together through each other's short pauses, a somewhat
+slower board sets the pace, and a much slower one soon has no credit. Nobody waits for it then. Over a long fetch no
+device can cost its cohort more than `CREDIT_SHARE` of the time.
 
 A late device would now need every chunk for itself. Two rules bring it back. The origin publishes the position of a
 release, the id of the chunk sent last, and a device that has fallen behind continues after it. And a chunk that was
@@ -21,15 +25,19 @@ Nothing here is needed for correctness: a wrong guess costs a wait or a second p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 import msgspec
 
 from edgeml_core import wire_keys
 
-#: Seconds for which a want waits for the device's cohort: a few round trips, and little beside a window of 1.5 s.
+#: Seconds for which a want waits at least: a few round trips, and little beside a window of 1.5 s.
 GATHER_S: Final = 0.2
+#: Seconds for which a want waits for the device's cohort at most: what a window of a slow network holds.
+GATHER_MAX_S: Final = 1.5
 #: The same where a device begins: the others see the announcement and verify the signed files within seconds.
 START_GATHER_S: Final = 3.0
 #: Seconds until a chunk may be sent again: longer than `GATHER_S`, so that all devices that missed it have asked.
@@ -38,8 +46,12 @@ RESEND_AFTER_S: Final = 0.25
 REST_S: Final = 30.0
 #: Seconds for which a device counts as fetching after its last want, and a release as being sent: above one window.
 ACTIVE_S: Final = 2.0
-#: Seconds for which no device waits for one that was late.
-LATE_S: Final = 10.0
+#: Seconds for which others wait for a device that has let none wait: stalls of a second on a busy board are common.
+CREDIT_MAX_S: Final = 2.0
+#: The credit that a device gains, in seconds per second.
+CREDIT_SHARE: Final = 0.15
+#: Seconds of credit below which no device waits: shorter waits bring no device back.
+CREDIT_LEAST_S: Final = 0.05
 
 
 class AnnouncedRelease(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,16 +69,31 @@ class AnnouncedRelease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SendDeadline(msgspec.Struct, frozen=True):
-    """When a chunk is due: as soon as all `awaited` devices want it, if not None, and at `due_s` at the latest."""
+    """When a chunk is due: at `due_s` at the latest.
+
+    It is due earlier, as soon as all `awaited` devices want it, if not None, and each of `briefly` wants it or its own
+    time is over.
+    """
 
     awaited: frozenset[str] | None
     due_s: float
+    briefly: tuple[tuple[str, float], ...] = ()
+
+    def at_s(self, wanters: Set[str]) -> float:
+        """When the chunk is due, if no other device asks for it; -inf for at once."""
+        if self.awaited is None or not self.awaited <= wanters:
+            return self.due_s
+        missing_s = (until_s for device, until_s in self.briefly if device not in wanters)
+        return min(self.due_s, max(missing_s, default=-math.inf))
 
     def joined(self, other: SendDeadline) -> SendDeadline:
-        """Return the deadline of a chunk that two devices want: the earlier time, and the devices awaited by it."""
-        is_earlier = other.due_s < self.due_s
-        awaited = other.awaited if self.awaited is None or (is_earlier and other.awaited is not None) else self.awaited
-        return SendDeadline(awaited, min(self.due_s, other.due_s))
+        """Return the deadline of a chunk that two devices want: the earlier one, and the devices awaited by it."""
+        earlier, later = (other, self) if other.due_s < self.due_s else (self, other)
+        return later.within(earlier.due_s) if earlier.awaited is None else earlier
+
+    def within(self, due_s: float) -> SendDeadline:
+        """Return this deadline with an earlier end."""
+        return SendDeadline(self.awaited, due_s, self.briefly)
 
 
 class _Fetch:
@@ -114,6 +141,41 @@ class _Fetch:
         return resend_s if resend_s > now_s else None
 
 
+class _Credits:
+    """The seconds for which others may still wait for each device."""
+
+    def __init__(self) -> None:
+        #: The credit left, and when it was counted.
+        self._left_s: dict[str, tuple[float, float]] = {}
+        #: Until when each device has been charged: all chunks of one request wait at the same time.
+        self._charged_s: dict[str, float] = {}
+        #: The devices whose credit was below the longest wait when it was counted.
+        self._short: set[str] = set()
+
+    def keep(self, devices: frozenset[str]) -> None:
+        self._left_s = {device: left for device, left in self._left_s.items() if device in devices}
+        self._charged_s = {device: at_s for device, at_s in self._charged_s.items() if device in devices}
+        self._short &= devices
+
+    def left_s(self, device: str, now_s: float) -> float:
+        left_s, counted_s = self._left_s.get(device, (CREDIT_MAX_S, now_s))
+        return min(CREDIT_MAX_S, left_s + (now_s - counted_s) * CREDIT_SHARE)
+
+    def charge(self, device: str, since_s: float, until_s: float) -> None:
+        waited_s = until_s - max(since_s, self._charged_s.get(device, since_s))
+        if waited_s > 0:
+            left_s = self.left_s(device, until_s) - waited_s
+            self._left_s[device], self._charged_s[device] = (left_s, until_s), until_s
+            if left_s < GATHER_MAX_S:
+                self._short.add(device)
+
+    def short_of(self, devices: frozenset[str], now_s: float) -> dict[str, float]:
+        """The credits below the longest wait."""
+        left_s = {device: self.left_s(device, now_s) for device in devices & self._short}
+        self._short -= {device for device, it in left_s.items() if it >= GATHER_MAX_S}
+        return {device: it for device, it in left_s.items() if it < GATHER_MAX_S}
+
+
 class Cohorts:
     """All releases as they are fetched, and each device's cohort."""
 
@@ -121,7 +183,7 @@ class Cohorts:
         self._fetches: dict[str, _Fetch] = {}
         self._by_id: dict[str, _Fetch] = {}
         self._cohort: dict[str, frozenset[str]] = {}
-        self._late_until_s: dict[str, float] = {}
+        self._credits = _Credits()
         self._positions: dict[str, str] = {}
 
     def allow(self, releases: Sequence[AnnouncedRelease], devices: frozenset[str]) -> None:
@@ -134,14 +196,26 @@ class Cohorts:
         ordered = sorted(self._fetches.values(), key=lambda fetch: bool(fetch.announced.devices))
         self._by_id = {chunk_id: fetch for fetch in ordered for chunk_id in fetch.announced.ids}
         self._cohort = {device: cohort for device, cohort in self._cohort.items() if device in devices}
-        self._late_until_s = {device: at_s for device, at_s in self._late_until_s.items() if device in devices}
+        self._credits.keep(devices)
 
     def lists(self, ids: Iterable[str]) -> bool:
         """Return whether a known release lists every one of these chunks."""
         return all(chunk_id in self._by_id for chunk_id in ids)
 
-    def on_want(self, device: str, key: str, now_s: float) -> SendDeadline:
-        """Note that a device wants a chunk, and return its deadline for this device alone."""
+    def on_want(self, device: str, keys: Iterable[str], now_s: float) -> dict[str, SendDeadline]:
+        """Note that a device wants chunks, and return the deadline of each for this device alone."""
+        usual = self._usual(device, now_s)
+        return {key: self._deadline(device, key, usual, now_s) for key in keys}
+
+    def _usual(self, device: str, now_s: float) -> SendDeadline:
+        """The deadline of a chunk that the cohort is expected to want at about this time."""
+        others = self._cohort.get(device, frozenset()) - {device}
+        short_s = self._credits.short_of(others, now_s)
+        awaited = others.difference(short_s)
+        briefly = tuple((other, now_s + left_s) for other, left_s in short_s.items() if left_s >= CREDIT_LEAST_S)
+        return SendDeadline(awaited, now_s + GATHER_MAX_S, briefly)
+
+    def _deadline(self, device: str, key: str, usual: SendDeadline, now_s: float) -> SendDeadline:
         fetch = self._fetch(key)
         fetch.on_want(device, now_s)
         begins = fetch.began_s[device] == now_s and not fetch.is_being_sent(now_s)
@@ -149,15 +223,25 @@ class Cohorts:
             return SendDeadline(expected, now_s + START_GATHER_S)
         if resend_s := fetch.resend_s(key, now_s):
             return SendDeadline(None, max(resend_s, now_s + GATHER_S))
-        awaited = self._awaited(device, now_s)
-        is_alone = not awaited and fetch.has_others(device, now_s)
-        return SendDeadline(None if is_alone else awaited, now_s + GATHER_S)
+        if not usual.awaited and not usual.briefly and fetch.has_others(device, now_s):
+            return SendDeadline(None, now_s + GATHER_S)
+        return usual
 
-    def on_sent(self, key: str, wanters: frozenset[str], deadline: SendDeadline, now_s: float) -> None:
-        """Note that a chunk is published, and for which devices."""
+    def on_sent(self, key: str, wanted_s: Mapping[str, float], deadline: SendDeadline, now_s: float) -> None:
+        """Note that a chunk is published.
+
+        Args:
+            key: its wire key.
+            wanted_s: when each device that receives it asked for it.
+            deadline: its deadline.
+            now_s: the time.
+        """
         fetch = self._fetch(key)
-        for late in (deadline.awaited or frozenset()) - wanters:
-            self._late_until_s[late] = now_s + LATE_S
+        median_s = statistics.median_high(wanted_s.values())
+        awaited = (deadline.awaited or frozenset()).union(device for device, _ in deadline.briefly)
+        for device in awaited | wanted_s.keys():
+            self._credits.charge(device, median_s, wanted_s.get(device, now_s))
+        wanters = frozenset(wanted_s)
         self._cohort |= dict.fromkeys(wanters, wanters)
         if len(fetch.announced.devices) > 1:
             self._positions[fetch.announced.release] = wire_keys.ids(key)[0]
@@ -171,12 +255,6 @@ class Cohorts:
         """
         positions, self._positions = self._positions, {}
         return positions
-
-    def _awaited(self, device: str, now_s: float) -> frozenset[str]:
-        """The other devices of the cohort that aren't late."""
-        cohort = self._cohort.get(device, frozenset())
-        late = {other for other in cohort if self._late_until_s.get(other, 0.0) > now_s} if self._late_until_s else ()
-        return cohort.difference(late, [device])
 
     def _fetch(self, key: str) -> _Fetch:
         return self._by_id[wire_keys.ids(key)[0]]

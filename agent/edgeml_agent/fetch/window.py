@@ -8,7 +8,6 @@ requested again, with jitter and a bound. The source of chunks and the release o
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -107,7 +106,7 @@ class Fetch:
 
     async def _fill_window(self) -> None:
         """Request as many chunks as the window has room for, once half of it is free: that halves the messages."""
-        now_s = time.monotonic()
+        now_s = asyncio.get_running_loop().time()
         self._give_up_overtaken(now_s)
         if len(self._in_flight) > self._flow.window // 2:
             return
@@ -128,7 +127,7 @@ class Fetch:
         self._arrivals += 1
         self._wire_bytes += len(arrival.payload)
         if request := self._in_flight.get(arrival.key):
-            self._flow.on_arrival(time.monotonic(), request.wanted_s)
+            self._flow.on_arrival(asyncio.get_running_loop().time(), request.wanted_s)
         digest = self._requests.digest(arrival.key)
         if digest not in self._needed:
             return

@@ -1,7 +1,9 @@
 """The host's payloads for wire keys: whole chunks from the repository, and deltas, computed at the first request.
 
-A delta is computed once for all devices that want it, and cached while there is room. A payload for a sealed id is
-encrypted for its group. The time of an answer is left to `edgeml_origin`.
+A delta is computed once for all devices that want it, and cached while there is room. It costs tens of ms, so it is
+computed only where it can help: between the chunks at one place of two versions. Any other key with a base is answered
+by the whole chunk. A payload for a sealed id is encrypted for its group. The time of an answer is left to
+`edgeml_origin`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Final
 
-from edgeml.repository.chunk_ids import Sealed
+from edgeml.repository.chunk_ids import Place, Sealed
 from edgeml.repository.store import ChunkStore
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
@@ -30,10 +32,11 @@ class ChunkPayloads:
         self._cached_bytes = 0
         self._lock = Lock()
         self._sealed: Mapping[str, Sealed] = {}
+        self._places: Mapping[str, Place] = {}
 
-    def use(self, sealed: Mapping[str, Sealed]) -> None:
-        """Replace the known sealed ids."""
-        self._sealed = sealed
+    def use(self, sealed: Mapping[str, Sealed], places: Mapping[str, Place]) -> None:
+        """Replace the known sealed ids, and the known places of plain ids."""
+        self._sealed, self._places = sealed, places
 
     def wire(self, key: str) -> bytes:
         """See `edgeml_origin.origin.Store`; a chunk whose base is missing or damaged is returned whole."""
@@ -45,15 +48,20 @@ class ChunkPayloads:
         return chunk.seal.close(self._plain(wire_keys.join(chunk.chunk_id, *known)), key)
 
     def _plain(self, key: str) -> bytes:
-        if not wire_keys.has_base(key):
-            return self._store.wire(key)
+        chunk_id, *bases = wire_keys.ids(key)
+        if not any(self._have_one_place(chunk_id, base) for base in bases):
+            return self._store.wire(chunk_id)
         with self._lock:
             if cached := self._cached.get(key):
                 self._cached.move_to_end(key)
                 return cached
-        payload = self._delta(*wire_keys.ids(key))
+        payload = self._delta(chunk_id, *bases)
         self._cache(key, payload)
         return payload
+
+    def _have_one_place(self, chunk_id: str, base_id: str) -> bool:
+        place = self._places.get(chunk_id)
+        return place is not None and place == self._places.get(base_id)
 
     def _delta(self, chunk_id: str, base_id: str) -> bytes:
         chunk = self._store.chunk(chunk_id)

@@ -250,7 +250,7 @@ class Host:
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self.recorder.use(snapshot.deployments)
-        self._payloads.use(snapshot.sealed)
+        self._payloads.use(snapshot.sealed, snapshot.places)
         self._origin.scheduler.allow(releases=snapshot.releases, devices=snapshot.devices)
 
     def _report_announced(self) -> None:

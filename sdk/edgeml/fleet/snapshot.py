@@ -11,19 +11,25 @@ from collections.abc import Mapping
 import msgspec
 
 from edgeml.repository import RepositoryFolder, releases
-from edgeml.repository.chunk_ids import Outgoing, Sealed
+from edgeml.repository.chunk_ids import Outgoing, Place, Sealed, places
 from edgeml_core import desired, wire_keys
 from edgeml_core.desired import FleetDocument
 from edgeml_origin.cohorts import AnnouncedRelease
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All releases as they were published, the ids of devices and deployments, sealed ids, and devices' sites."""
+    """All releases as they were published, the ids of devices and deployments, the chunks, and the devices' sites.
+
+    Args:
+        sealed: the chunk of each encrypted id.
+        places: the place of each chunk, by its plain id.
+    """
 
     releases: tuple[AnnouncedRelease, ...]
     devices: frozenset[str]
     deployments: frozenset[str]
     sealed: Mapping[str, Sealed]
+    places: Mapping[str, Place]
     sites: dict[str, str]
 
 
@@ -51,6 +57,7 @@ def read(repository: RepositoryFolder) -> Snapshot:
         devices=frozenset(document.devices),
         deployments=frozenset(it.id for it in document.deployments),
         sealed=outgoing.sealed,
+        places=places(published),
         sites=sites,
     )
 

@@ -21,6 +21,24 @@ class Sealed(NamedTuple):
     seal: Seal
 
 
+class Place(NamedTuple):
+    """Where a chunk stands: in which file of which model, and as which of its chunks."""
+
+    model: str
+    path: str
+    number: int
+
+
+def places(published: Sequence[Release]) -> dict[str, Place]:
+    """Return the place of each chunk by its plain id; the last published, if it has several."""
+    return {
+        wire_keys.chunk_id(digest): Place(release.manifest.name, entry.path, number)
+        for release in published
+        for entry in release.manifest.files
+        for number, digest in enumerate(entry.chunks)
+    }
+
+
 class Outgoing:
     """The ids of all chunks of some releases.
 

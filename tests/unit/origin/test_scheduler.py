@@ -97,33 +97,66 @@ def test_want_of_the_only_device_is_due_at_once():
 
 
 def test_want_waits_for_the_cohort_of_the_last_chunk():
-    """Whoever shared the last chunk is expected to share the next: it is due when all want it, or after the moment."""
+    """The devices that shared the last chunk are expected to share the next: it is due when all want it, or later."""
     at = under_way()
     at.want("pi-1", [B], 1.0)
     assert taken(at, 1.01) == []
     at.want("pi-2", [B], 1.02)
     assert taken(at, 1.02) == [B]
     at.want("pi-1", [C], 2.0)
-    assert taken(at, 2.0 + cohorts.GATHER_S) == [C]
+    assert taken(at, 2.0 + cohorts.GATHER_MAX_S - 0.01) == []
+    assert taken(at, 2.0 + cohorts.GATHER_MAX_S) == [C]
 
 
-def test_want_does_not_wait_for_a_late_device():
-    """One moment lost, then none for a while, though the late device is there again with the next chunk."""
+def test_waits_spend_a_device_s_credit():
+    """The first wait is the longest, the next what is left and has grown, then what has grown; time brings it back."""
+    at, devices = three_under_way()
+    assert waited_s(at, 1.0) == pytest.approx(cohorts.GATHER_MAX_S)
+    share(at, devices, 3.0)
+    grown_s = cohorts.CREDIT_SHARE * (4.0 - 1.0 - cohorts.GATHER_MAX_S)
+    left_s = cohorts.CREDIT_MAX_S - cohorts.GATHER_MAX_S + grown_s
+    assert waited_s(at, 4.0) == pytest.approx(left_s, abs=1e-3)
+    share(at, devices, 4.1 + left_s)
+    assert waited_s(at, 4.3 + left_s) <= cohorts.CREDIT_SHARE * 1.1
+    rested_s = 5.0 + cohorts.CREDIT_MAX_S / cohorts.CREDIT_SHARE
+    share(at, devices, rested_s)
+    assert waited_s(at, rested_s + 1) == pytest.approx(cohorts.GATHER_MAX_S)
+
+
+def test_a_device_that_asks_last_is_charged_too():
+    """A device that always asks just before the deadline loses its credit, and others no longer wait for it."""
+    at, _ = three_under_way()
+    for now_s in (1.0, 3.0):
+        for device in ("pi-1", "pi-2"):
+            at.want(device, [B], now_s)
+        at.want("pi-3", [B], now_s + 1.1)
+        assert taken(at, now_s + 1.1) == [B]
+    assert waited_s(at, 4.2) < cohorts.CREDIT_MAX_S / 4
+
+
+def three_under_way() -> tuple[Scheduler, frozenset[str]]:
+    """A scheduler whose three devices have just received chunk A together, at 0 s."""
     devices = frozenset({"pi-1", "pi-2", "pi-3"})
     at = a_scheduler(devices=devices, expected=devices)
+    share(at, devices, 0.0)
+    return at, devices
+
+
+def share(at: Scheduler, devices: frozenset[str], now_s: float) -> None:
+    """Let all devices receive chunk A together."""
     for device in devices:
-        at.want(device, [A], 0.0)
-    assert taken(at, 0.0) == [A]
-    at.want("pi-1", [B], 1.0)
-    at.want("pi-2", [B], 1.0)
-    assert taken(at, 1.0) == []
-    assert taken(at, 1.0 + cohorts.GATHER_S) == [B]
-    for device in devices:
-        at.want(device, [C], 2.0)
-    assert taken(at, 2.0) == [C]
-    at.want("pi-1", [D], 3.0)
-    at.want("pi-2", [D], 3.0)
-    assert taken(at, 3.0) == [D]
+        at.want(device, [A], now_s)
+    assert taken(at, now_s) == [A]
+
+
+def waited_s(at: Scheduler, now_s: float) -> float:
+    """How long chunks for the first two devices wait for the third, which doesn't ask."""
+    for device in ("pi-1", "pi-2"):
+        at.want(device, [C, D], now_s)
+    wait_s = at.wait_s(now_s)
+    assert wait_s is not None
+    assert taken(at, now_s + wait_s + 1e-6) == [C, D]
+    return wait_s
 
 
 def test_want_for_a_chunk_just_sent_is_due_later_and_once():
@@ -149,7 +182,7 @@ def test_positions_are_taken_once_for_releases_of_several_devices():
     assert at.take_positions() == {"r" * 32: A}
     assert at.take_positions() == {}
     at.want("pi-1", [wire_keys.join(B, A)], 1.0)
-    at.take(1.0 + cohorts.GATHER_S)
+    at.take(1.0 + cohorts.GATHER_MAX_S)
     assert at.take_positions() == {"r" * 32: B}
     single = a_scheduler(expected=frozenset({"pi-1"}))
     single.want("pi-1", [A], 0.0)
@@ -182,8 +215,7 @@ def test_allow_drops_pending_chunks_that_are_no_longer_listed():
     at = under_way()
     at.want("pi-1", [A, B, C], 0.01)
     at.allow(releases=[a_release(A, B)], devices=BOTH)
-    assert taken(at, cohorts.GATHER_S + 0.02) == [B]
-    assert taken(at, 100.0) == [A]
+    assert taken(at, cohorts.GATHER_MAX_S + 0.01) == [A, B]
 
 
 def test_wait_s_is_the_time_to_the_earliest_chunk():
@@ -192,31 +224,52 @@ def test_wait_s_is_the_time_to_the_earliest_chunk():
     assert at.wait_s(0.0) is None
     at.want("pi-1", [B], 1.0)
     at.want("pi-1", [C], 1.02)
-    assert at.wait_s(1.0) == pytest.approx(cohorts.GATHER_S)
+    assert at.wait_s(1.0) == pytest.approx(cohorts.GATHER_MAX_S)
     assert at.wait_s(5.0) == 0.0
 
 
-def test_want_beyond_the_burst_is_dropped_for_that_device_only():
-    """A flood is cut at the burst; a second later the device has its rate again; another device isn't touched."""
-    ids = [f"{number:032x}" for number in range(8000)]
+def test_want_beyond_a_device_s_bound_is_dropped_for_that_device_only():
+    """A flood is cut at the bound; another device isn't touched, and the flooding one may ask again afterwards."""
+    ids = [f"{number:032x}" for number in range(3 * scheduler.DEVICE_PENDING_MAX)]
     at = a_scheduler(*ids)
-    burst = int(scheduler.WANTS_BURST)
-    at.want("pi-1", ids[: 2 * burst], 0.0)
-    assert len(everything(at, 10.0)) == burst
-    at.want("pi-1", ids[2 * burst :], 0.5)
-    assert len(everything(at, 20.0)) == scheduler.WANTS_PER_S / 2
-    at.want("pi-2", ids[:1000], 0.5)
-    assert len(everything(at, 30.0)) == 1000
+    at.want("pi-1", ids, 0.0)
+    at.want("pi-2", ids[-10:], 0.0)
+    assert sorted(everything(at, 10.0)) == ids[: scheduler.DEVICE_PENDING_MAX] + ids[-10:]
+    at.want("pi-1", ids[-20:], 20.0)
+    assert everything(at, 30.0) == ids[-20:]
 
 
-def test_want_beyond_the_pending_bound_is_dropped():
+def test_devices_take_turns_by_cost():
+    """Whole chunks of one device come before all but a few deltas of another, which asked earlier and for more."""
+    ids = [f"{number:032x}" for number in range(200)]
+    at = a_scheduler(*ids)
+    at.want("pi-1", [wire_keys.join(chunk, ids[0]) for chunk in ids[1:129]], 0.0)
+    at.want("pi-2", ids[136:], 0.0)
+    first = everything(at, 10.0, batches=2)
+    assert set(first) >= set(ids[136 : 136 + 58])
+    assert sum(wire_keys.has_base(key) for key in first) <= 64 / scheduler.DELTA_COST + 1
+
+
+def test_a_device_that_rested_has_no_turns_saved():
+    """Turns that a device didn't take are lost: after a rest it takes every second, as the others do."""
+    ids = [f"{number:032x}" for number in range(400)]
+    at = a_scheduler(*ids)
+    at.want("pi-1", ids[:200], 0.0)
+    assert len(everything(at, 10.0)) == 200
+    at.want("pi-1", ids[200:300], 20.0)
+    at.want("pi-2", ids[300:], 20.0)
+    assert sum(key in ids[300:] for key in taken(at, 30.0)) == scheduler.BATCH_MAX / 2
+
+
+def test_want_beyond_the_pending_bound_is_dropped(monkeypatch):
     """However many devices ask, no more than the bound is promised at one time."""
-    devices = frozenset(f"pi-{number}" for number in range(20))
-    ids = [f"{number:032x}" for number in range(20_000)]
-    at = a_scheduler(*ids, devices=devices)
-    for number, device in enumerate(sorted(devices)):
-        at.want(device, ids[number * 1000 : (number + 1) * 1000], 0.0)
-    assert len(everything(at, 10.0)) == scheduler.PENDING_MAX
+    monkeypatch.setattr(scheduler, "PENDING_MAX", 600)
+    devices = [f"pi-{number}" for number in range(3)]
+    ids = [f"{number:032x}" for number in range(3 * scheduler.DEVICE_PENDING_MAX)]
+    at = a_scheduler(*ids, devices=frozenset(devices))
+    for number, device in enumerate(devices):
+        at.want(device, ids[number::3], 0.0)
+    assert len(everything(at, 10.0)) == 600
 
 
 def test_take_returns_at_most_one_batch():
@@ -228,12 +281,9 @@ def test_take_returns_at_most_one_batch():
     assert at.wait_s(10.0) == 0.0
 
 
-def everything(at: Scheduler, now_s: float) -> list[str]:
+def everything(at: Scheduler, now_s: float, batches: int = 1000) -> list[str]:
     """All that is due, batch by batch."""
-    keys: list[str] = []
-    while batch := taken(at, now_s):
-        keys += batch
-    return keys
+    return [key for _ in range(batches) for key in taken(at, now_s)]
 
 
 def test_want_on_a_full_schedule_still_joins_a_pending_chunk(monkeypatch):
@@ -244,16 +294,6 @@ def test_want_on_a_full_schedule_still_joins_a_pending_chunk(monkeypatch):
     at.want("pi-2", [B, A], 0.0)
     assert [(due.key, due.wanters) for due in at.take(0.0)] == [(A, BOTH)]
     assert at.wait_s(0.0) is None
-
-
-def test_tokens_grow_no_further_than_the_burst():
-    """After a day of rest a device has one burst, not a day's worth."""
-    ids = [f"{number:032x}" for number in range(3 * int(scheduler.WANTS_BURST))]
-    at = a_scheduler(*ids)
-    at.want("pi-1", ids[:1], 0.0)
-    assert len(everything(at, 10.0)) == 1
-    at.want("pi-1", ids, 86_400.0)
-    assert len(everything(at, 90_000.0)) == scheduler.WANTS_BURST
 
 
 def test_allow_forgets_devices_that_are_no_longer_enrolled():

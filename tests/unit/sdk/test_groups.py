@@ -56,7 +56,8 @@ def digest(version: str) -> str:
 def answers(repo: Path) -> ChunkPayloads:
     """The host's."""
     made = ChunkPayloads(repository.opened(repo).chunks)
-    made.use(snapshot.read(repository.opened(repo)).sealed)
+    read = snapshot.read(repository.opened(repo))
+    made.use(read.sealed, read.places)
     return made
 
 
