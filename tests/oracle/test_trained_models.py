@@ -80,7 +80,10 @@ def lines() -> list[str]:
 
 
 def check_page(row: Trained, new: str, found: Outcome) -> None:
-    """Compare recipe, size and verdict with the page's line; scores vary with the CPU."""
+    """Compare the kind of recipe, the size and the verdict with the page's line.
+
+    Scores vary with the CPU, and so does the choice between recipes of one kind, whose operators are the same.
+    """
     known = {it.split(" | ")[0].removeprefix("| "): it for it in (lines() if PAGE.exists() else ())}
     if os.environ.get("EDGEML_WRITE_DOCS"):
         known[row.name] = new
@@ -94,5 +97,5 @@ def check_page(row: Trained, new: str, found: Outcome) -> None:
         assert before[3] == after[3]
         return
     recipe, size, _ = before[3].split(", ")
-    assert recipe == found.edgeml.recipe
+    assert recipe.split("-")[0] == found.edgeml.recipe.split("-")[0]
     assert float(size) == pytest.approx(found.edgeml.size, rel=SIZE_TOLERANCE)
