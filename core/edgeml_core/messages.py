@@ -21,6 +21,8 @@ MESSAGE_MAX_BYTES: Final = 64 * 1024
 WANTS_MAX: Final = 256
 #: Characters of a topic that a client may name for its answers.
 ANSWER_TOPIC_MAX_CHARS: Final = 256
+#: `edgeml_core.trust.METADATA_DIR`; that module imports python-tuf.
+_METADATA_DIR: Final = "metadata"
 
 
 class Topics:
@@ -30,8 +32,15 @@ class Topics:
         self.root = f"{PROTOCOL}/{fleet}"
 
     def trust(self, repo: str, file: str) -> str:
-        """Return the retained topic of one file of a TUF repository. `file` is `metadata/...` or `targets/...`."""
-        return f"{self.root}/trust/{repo}/{file}"
+        """Return the retained topic of one file of a TUF repository. `file` is `metadata/...` or `targets/...`.
+
+        A topic has no dots, since RabbitMQ takes them for slashes: `metadata/5.snapshot.json` is at
+        `metadata/snapshot/5`, and `targets/DIGEST.NAME` at `targets/DIGEST`. `metadata/root.json` is the newest root.
+        """
+        folder, slash, name = file.rpartition("/")
+        first, *rest = name.split(".")
+        levels = [*reversed(rest[:-1]), first] if folder == _METADATA_DIR else [first]
+        return f"{self.root}/trust/{repo}/{folder}{slash}{'/'.join(levels)}"
 
     def want(self, device: str) -> str:
         """Return the topic on which `device` requests chunks."""

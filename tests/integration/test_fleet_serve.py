@@ -178,7 +178,7 @@ async def test_repository_is_retained_and_changes_follow(repo: Path, url: str):
             TOPICS.trust(signed.name, file): (signed.folder / file).read_bytes()
             for signed in opened.both
             for file in signed.files()
-        }
+        } | {TOPICS.trust(signed.name, trust.NEWEST_ROOT_FILE): signed.newest_root() for signed in opened.both}
         await client.ask(f"{TOPICS.root}/trust/#")
         assert await received(client, len(expected)) == expected
         await quiet(client, 0.5)
@@ -186,7 +186,7 @@ async def test_repository_is_retained_and_changes_follow(repo: Path, url: str):
         await journal.until("announced", 2)
         timestamp = TOPICS.trust(trust.FLEET, "metadata/timestamp.json")
         arrived = await until_topic(client, timestamp)
-        (document,) = [payload for topic, payload in arrived if topic.endswith(desired.FLEET_DOCUMENT)]
+        (document,) = [payload for topic, payload in arrived if "trust/fleet/targets/" in topic]
         assert desired.decode(document).deployments[-1] == deployed.deployment
         assert [topic for topic, _ in arrived if "trust/fleet/targets" in topic] == [arrived_first(arrived)]
 

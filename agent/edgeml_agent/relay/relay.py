@@ -10,7 +10,7 @@ messages only about devices of its own site.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from edgeml_agent import log
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Trust, TrustSource
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
-from edgeml_agent.relay.files import SiteFiles, SiteTrust, TargetCache, site_of
+from edgeml_agent.relay.files import Name, SiteFiles, SiteTrust, TargetCache, site_of
 from edgeml_agent.relay.pull_through import OwnChunks, Pulls
 from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import DeviceSettings, RelaySettings
@@ -68,15 +68,26 @@ class Relay:
         self._has_upward = asyncio.Event()
         link.handler_topics.set_handler(self)
 
-    def trust(self, source: TrustSource, verifier: Callable[[TrustSource], Trust]) -> Trust:
-        """Make the trust of the relay's own device; it shows the site each file that it has verified."""
+    def trust(
+        self,
+        source: TrustSource,
+        verifier: Callable[[TrustSource], Trust],
+        metadata: Callable[[], Mapping[Name, bytes]],
+    ) -> Trust:
+        """Make the trust of the relay's own device; it shows the site each file that it has verified.
+
+        Args:
+            source: the source of signed files.
+            verifier: makes the trust that verifies a source's files.
+            metadata: reads the metadata that was verified.
+        """
         loop = asyncio.get_running_loop()
 
         def show(files: SiteFiles) -> None:
             loop.call_soon_threadsafe(self.show, files)
 
         targets = TargetCache(source)
-        return SiteTrust(verifier(targets), targets, self._device, show)
+        return SiteTrust(verifier(targets), targets, metadata, self._device, show)
 
     async def run(self) -> None:
         """Relay until cancelled."""
@@ -104,8 +115,7 @@ class Relay:
         self._states = {subject: it for subject, it in self._states.items() if it.device in self._devices}
         self._allow()
         self._link.handler_topics.set_topics([self._topics.call(device) for device in sorted(self._devices)])
-        targets = {self._topics.trust(*name): data for name, data in files.targets.items()}
-        self._site.retain(targets | self._link.files.held)
+        self._site.retain({self._topics.trust(*name): data for name, data in files.files.items()})
 
     def connected(self) -> None:
         """See `TopicHandler.connected`: the last messages may be lost, so all states are published again."""

@@ -18,8 +18,8 @@ from edgeml_io import backoff
 from edgeml_io.mqtt import Connection, MqttError
 from edgeml_origin.origin import Origin
 
-#: The file that changes last with every change: a device that sees it finds all others in place.
-_PUBLISHED_LAST: Final = "timestamp.json"
+#: The last level of the topic that changes last with every change: a device that sees it finds all others in place.
+_PUBLISHED_LAST: Final = "/timestamp"
 
 
 class SiteListener(Protocol):

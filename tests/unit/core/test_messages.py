@@ -37,7 +37,9 @@ def test_bad_messages_are_refused(payload):
 def test_topics_lie_below_protocol_and_fleet():
     """Two fleets on one broker don't meet."""
     topics = Topics("farm")
-    assert topics.trust("releases", "metadata/timestamp.json") == "edgeml/1/farm/trust/releases/metadata/timestamp.json"
+    assert topics.trust("releases", "metadata/timestamp.json") == "edgeml/1/farm/trust/releases/metadata/timestamp"
+    assert topics.trust("fleet", "metadata/12.snapshot.json") == "edgeml/1/farm/trust/fleet/metadata/snapshot/12"
+    assert topics.trust("releases", "targets/ab12.mood-1.0-pi-onnx.json") == "edgeml/1/farm/trust/releases/targets/ab12"
     assert topics.chunk("d") == "edgeml/1/farm/chunk/d"
     assert [topics.want("x"), topics.state("x"), topics.report("x"), topics.call("x"), topics.reply("x")] == [
         "edgeml/1/farm/want/x",
