@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import MqttError
+from edgeml_io.packet_limit import PACKET_MAX_BYTES
 from support import brokers
 from support.delivery_site import Program, until
 from support.tiny_models import tiny_onnx_bundle
@@ -100,6 +102,12 @@ def test_shipped_configuration_serves_a_fleet(broker, tmp_path, monkeypatch):
         for program in programs:
             program.stop()
     assert "rights are missing" not in (tmp_path / "agent.log").read_text()
+
+
+def test_shipped_configuration_takes_the_longest_packet():
+    """A manifest of 6 to 8 MiB stopped the whole fleet."""
+    (limit,) = re.findall(r"(?m)^max_packet_size (\d+)$", (SHIPPED / "mosquitto.conf").read_text())
+    assert int(limit) == PACKET_MAX_BYTES
 
 
 @pytest.mark.parametrize(

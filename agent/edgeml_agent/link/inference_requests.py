@@ -86,16 +86,15 @@ class InferenceRequests:
         """Publish an answer, with QoS 1 when the broker shall retain it.
 
         Returns:
-            False when there is no connection; then the message is lost.
+            False when the message is lost: there is no connection, or the broker doesn't take one of that length.
         """
         connection = self._current.get_now()
         if connection is None:
             return False
         try:
-            await connection.publish(topic, payload, qos=int(retain), retain=retain, correlation=correlation)
+            return await connection.publish(topic, payload, qos=int(retain), retain=retain, correlation=correlation)
         except MqttError:
             return False
-        return True
 
     def _queue(self, request: InferenceRequest) -> None:
         if not self._requests.full() and self._queued_bytes < QUEUED_MAX_BYTES:

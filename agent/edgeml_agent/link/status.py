@@ -11,9 +11,11 @@ from typing import Final
 
 import msgspec
 
+from edgeml_agent import log
 from edgeml_agent.link.outbox import Forwarded, Outbox, Outgoing
 from edgeml_core import messages
 from edgeml_core.calls import Reply
+from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_io.mqtt import Connection, MqttError, Will
 
@@ -82,11 +84,15 @@ class StatusPublisher:
     async def _publish_outbox(self, connection: Connection) -> None:
         while True:
             message = await self._outbox.oldest()
-            await connection.publish(*self._addressed(message), qos=1)
+            topic, payload = self._addressed(message)
+            if not await connection.publish(topic, payload, qos=1):
+                _log_too_long(topic, payload)
             self._outbox.remove(message)
 
     async def _publish_state(self, connection: Connection, *, online: bool) -> None:
-        await connection.publish(self._state_topic, self._payload(online=online), qos=1, retain=True)
+        payload = self._payload(online=online)
+        if not await connection.publish(self._state_topic, payload, qos=1, retain=True):
+            _log_too_long(self._state_topic, payload)
 
     def _payload(self, *, online: bool) -> bytes:
         return messages.encode(msgspec.structs.replace(self._state, online=online, session=self.session))
@@ -99,3 +105,8 @@ class StatusPublisher:
                 return self._report_topic, messages.encode(msgspec.structs.replace(message, session=self.session))
             case _:
                 return self._reply_topic, messages.encode(message)
+
+
+def _log_too_long(topic: str, payload: bytes) -> None:
+    message = f"a message on {topic} has {len(payload)} bytes, more than the broker takes"
+    log.failure("message dropped", TransportError("packet-too-long", message, "raise the broker's max_packet_size"))

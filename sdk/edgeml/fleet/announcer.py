@@ -14,7 +14,9 @@ from typing import Final, Protocol
 from edgeml.repository import RepositoryFolder
 from edgeml.repository.signed import SignedRepository
 from edgeml_core import chunks, trust
+from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io.packet_limit import PACKET_MAX_BYTES
 
 _AT_LEAST_ONCE: Final = 1
 _CLEARED: Final = b""
@@ -26,8 +28,8 @@ FOREIGN_MAX_TOPICS: Final = 4096
 class Publisher(Protocol):
     """The connection: see `edgeml_io.mqtt.Connection`."""
 
-    async def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """Publish a message."""
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Publish a message; False when the broker doesn't take one of that length."""
         ...
 
 
@@ -50,18 +52,29 @@ class Announcer:
         #: Topics on which another payload was received.
         self._foreign: set[str] = set()
 
-    async def announce(self, signed: SignedRepository) -> None:
+    async def announce(self, signed: SignedRepository) -> list[TransportError]:
         """Publish the files that the broker doesn't have from us yet, the timestamp last, then clear old ones.
 
         The files of the state before this one stay for the devices that are just reading it. The next call clears them.
+
+        Returns:
+            `packet-too-long` for each file that the broker doesn't take. Devices that need none of them go on. Where
+            metadata is among them, the timestamp isn't published either, so that devices keep to the state before.
         """
         files, announced = self._files(signed), self._announced.get(signed.name, {})
+        refused: list[TransportError] = []
         for topic, file in files.items():
             if announced.get(topic) != file or file == trust.TIMESTAMP_FILE:
-                await self._retain(topic, self._content(topic, signed.folder / file))
+                data = self._content(topic, signed.folder / file)
+                if not await self._retain(topic, data):
+                    self._retained.pop(topic)
+                    refused.append(_too_long(signed.name, file, len(data)))
+                    if file.startswith(f"{trust.METADATA_DIR}/"):
+                        return refused
         old = [self._topics.trust(signed.name, file) for file in signed.superseded()]
         await self._clear([topic for topic in old if topic not in files and topic not in announced])
         self._announced[signed.name] = files
+        return refused
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """Compare a received payload with ours; mostly it is the echo of our own message."""
@@ -100,5 +113,10 @@ class Announcer:
         self._retained[topic] = path, chunks.sha256(data)
         return data
 
-    async def _retain(self, topic: str, data: bytes) -> None:
-        await self._connection.publish(topic, data, qos=_AT_LEAST_ONCE, retain=True)
+    async def _retain(self, topic: str, data: bytes) -> bool:
+        return await self._connection.publish(topic, data, qos=_AT_LEAST_ONCE, retain=True)
+
+
+def _too_long(repo: str, file: str, size_bytes: int) -> TransportError:
+    message = f"{repo}/{file} has {size_bytes} bytes, more than the broker takes: devices can't read it"
+    return TransportError("packet-too-long", message, f"let the broker take {PACKET_MAX_BYTES} bytes: max_packet_size")

@@ -251,7 +251,8 @@ class Host:
                 if stamps != seen:
                     self._use(await asyncio.to_thread(read, self._repository))
                     for signed in self._repository.both:
-                        await announcing.announce(signed)
+                        for refused in await announcing.announce(signed):
+                            self._events.event("file-refused", refused.message, **refused.to_dict())
                     seen = stamps
                     self._report_announced()
                 elif repaired := await announcing.repair():

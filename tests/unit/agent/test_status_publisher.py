@@ -125,3 +125,18 @@ def test_publish_offline_does_not_wait_for_a_silent_broker():
     will, connection = fake_time.run(main)
     assert (will.topic, will.payload) == (STATE, connection.retained[STATE])
     assert not messages.decode(will.payload, DeviceState).online
+
+
+def test_message_that_the_broker_does_not_take_leaves_the_outbox():
+    """The next one is published; before, the connection ended at it, again and again."""
+
+    async def main(_):
+        publisher, connection = a_publisher(), MemoryConnection(payload_max_bytes=1000)
+        publisher.forward("elsewhere", bytes(2000))
+        publisher.forward("elsewhere", b"short")
+        running = asyncio.create_task(publisher.run(connection))
+        await settled()
+        running.cancel()
+        return connection
+
+    assert fake_time.run(main).published[1:] == [("elsewhere", b"short")]

@@ -80,6 +80,18 @@ def test_announce_again_publishes_only_what_has_changed(repo: Path, broker: Memo
     assert not cleared & current
 
 
+def test_metadata_that_the_broker_does_not_take_keeps_the_timestamp_back(repo: Path):
+    """Devices keep to the state before, of which they have all files."""
+    signed = repository.opened(repo).fleet
+    sizes = {file: (signed.folder / file).stat().st_size for file in signed.files()}
+    longest = max((file for file in sizes if file.startswith(trust.METADATA_DIR)), key=sizes.__getitem__)
+    broker = MemoryConnection(payload_max_bytes=sizes[longest] - 1)
+    (refused,) = asyncio.run(Announcer(broker, TOPICS).announce(signed))
+    assert refused.code == "packet-too-long"
+    assert longest in refused.message
+    assert topic(signed, trust.TIMESTAMP_FILE) not in broker.retained
+
+
 def test_repair_restores_own_files_and_clears_foreign_ones(repo: Path, broker: MemoryConnection):
     """The echo of an own message is no change."""
     at = Announcer(broker, TOPICS)
