@@ -121,7 +121,7 @@ class _Client(aiomqtt.Client):
         super().__init__(*args, **kwargs)
         #: Done at the end of the connection.
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        #: Bytes of the longest packet that the broker takes, as far as it has told.
+        #: Bytes of the longest packet that the broker takes, as far as it is known.
         self.packet_max_bytes = math.inf
         #: Packet ids of calls whose caller no longer waits.
         self._abandoned: set[int] = set()

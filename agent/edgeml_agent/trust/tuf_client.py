@@ -19,7 +19,7 @@ from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from edgeml_core import trust
-from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_io import files
 
 #: Name of the link, in the repository's folder, to the files verified last.
@@ -124,7 +124,7 @@ def _translate_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (RepositoryError, DownloadError) as error:
-        if isinstance(error.__cause__, RejectedError):  # the fetcher's, which python-tuf has wrapped
+        if isinstance(error.__cause__, EdgemlError):  # the fetcher's, which python-tuf has wrapped
             raise error.__cause__ from error
         raise trust.translate(error, name) from error
     except OSError as error:
