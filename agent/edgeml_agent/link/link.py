@@ -140,8 +140,12 @@ class MqttLink:
         self._status.reply(reply)
 
     def forward(self, topic: str, payload: bytes) -> None:
-        """Publish a message of a topic handler with QoS 1, in its turn among the reports."""
+        """Publish a message of a topic handler with QoS 1, in its turn among such messages."""
         self._status.forward(topic, payload)
+
+    async def all_forwarded(self) -> None:
+        """Wait until the broker has acknowledged every message of `forward`."""
+        await self._status.all_forwarded()
 
     def open_requests(self) -> InferenceRequests:
         """Receive requests to this device's models, from the next connection on."""

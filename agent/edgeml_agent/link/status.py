@@ -24,7 +24,7 @@ GOODBYE_S: Final = 3.0
 
 
 class StatusPublisher:
-    """The state and the outbox of one device. `session` is the number of the current connection."""
+    """The state and the outboxes of one device. `session` is the number of the current connection."""
 
     def __init__(self, topics: Topics, device: str) -> None:
         self.session = 0
@@ -34,6 +34,8 @@ class StatusPublisher:
         self._state = DeviceState(online=True, session=0)
         self._state_changed = asyncio.Event()
         self._outbox = Outbox()
+        #: Messages of a topic handler: they displace no report of the device's own.
+        self._forwarded = Outbox()
 
     def publish_state(self, state: DeviceState) -> None:
         """See `StatusSink.publish_state`."""
@@ -50,8 +52,12 @@ class StatusPublisher:
         self._outbox.add(reply)
 
     def forward(self, topic: str, payload: bytes) -> None:
-        """Publish a message of a topic handler, in its turn among the reports."""
-        self._outbox.add(Forwarded(topic, payload))
+        """Publish a message of a topic handler, in its turn among such messages."""
+        self._forwarded.add(Forwarded(topic, payload))
+
+    async def all_forwarded(self) -> None:
+        """Wait until the broker has acknowledged every message of `forward`."""
+        await self._forwarded.is_emptied()
 
     @property
     def will(self) -> Will:
@@ -67,7 +73,8 @@ class StatusPublisher:
         self._state_changed.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_states(connection))
-            tasks.create_task(self._publish_outbox(connection))
+            tasks.create_task(self._publish_outbox(connection, self._outbox))
+            tasks.create_task(self._publish_outbox(connection, self._forwarded))
 
     async def publish_offline(self, connection: Connection) -> None:
         """Publish the state as offline, if the broker takes it within `GOODBYE_S`."""
@@ -81,13 +88,13 @@ class StatusPublisher:
             self._state_changed.clear()
             await self._publish_state(connection, online=True)
 
-    async def _publish_outbox(self, connection: Connection) -> None:
+    async def _publish_outbox(self, connection: Connection, outbox: Outbox) -> None:
         while True:
-            message = await self._outbox.oldest()
+            message = await outbox.oldest()
             topic, payload = self._addressed(message)
             if not await connection.publish(topic, payload, qos=1):
                 _log_too_long(topic, payload)
-            self._outbox.remove(message)
+            outbox.remove(message)
 
     async def _publish_state(self, connection: Connection, *, online: bool) -> None:
         payload = self._payload(online=online)
