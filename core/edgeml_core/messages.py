@@ -19,8 +19,6 @@ PROTOCOL: Final = "edgeml/1"
 MESSAGE_MAX_BYTES: Final = 64 * 1024
 #: Keys in one want message: 256 of two ids with their quotes stay under 18 KB.
 WANTS_MAX: Final = 256
-#: Characters of a topic that a client may name for its answers.
-ANSWER_TOPIC_MAX_CHARS: Final = 256
 #: `edgeml_core.trust.METADATA_DIR`; that module imports python-tuf.
 _METADATA_DIR: Final = "metadata"
 
@@ -74,30 +72,17 @@ class Topics:
         """Return the topic on which `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"
 
-    def infer(self, device: str, model: str) -> str:
-        """Return the topic of inference requests for a model of `device`."""
-        return f"{self.root}/device/{device}/infer/{model}"
+    def infer(self, device: str, model: str, client: str) -> str:
+        """Return the topic of `client`'s inference requests for a model of `device`; no other client may write it."""
+        return f"{self.root}/device/{device}/infer/{model}/{client}"
 
     def answer(self, device: str, model: str) -> str:
-        """Return the topic on which `device` answers clients that named none."""
+        """Return the topic on which `device` answers requests that name no topic."""
         return f"{self.root}/device/{device}/answer/{model}"
 
     def client(self, client: str, device: str) -> str:
-        """Return the topic on which `device` answers a client that names one: only topics of this form are allowed."""
+        """Return the topic on which `device` answers `client`: the only one that a request may name."""
         return f"{self.root}/client/{client}/{device}"
-
-    def takes_answers(self, device: str, topic: str) -> bool:
-        """Return whether `device` may answer on a topic that a client names.
-
-        On other topics its answer would pass for another sender's message.
-        """
-        if len(topic) > ANSWER_TOPIC_MAX_CHARS or not topic.isprintable() or {"+", "#"} & {*topic}:
-            return False
-        match topic.removeprefix(f"{self.root}/").split("/"):
-            case ["client", _, by] | ["device", by, "answer", _]:
-                return by == device and topic.startswith(f"{self.root}/")
-            case _:
-                return False
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

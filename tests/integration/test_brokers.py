@@ -137,7 +137,7 @@ def answered_over_mqtt(url: str, number: float) -> float:
     client.subscribe(inbox)
     assert subscribed.wait(TIMEOUT_S)
     request = {"inputs": {"x": [[number, 0.0, 0.0, 0.0]]}, "id": 1, "reply_to": inbox}
-    client.publish(TOPICS.infer(DEVICE, MODEL), json.dumps(request))
+    client.publish(TOPICS.infer(DEVICE, MODEL, CLIENT), json.dumps(request))
     until(lambda: answers, "an answer over MQTT")
     client.disconnect()
     client.loop_stop()

@@ -90,7 +90,7 @@ class MqttLink:
             topics.chunk("").rstrip("/"): self.chunks.on_message,
             topics.wave("").rstrip("/"): self.chunks.on_message,
             topics.call(device.id): self._calls.on_message,
-            topics.infer(device.id, "").rstrip("/"): self._requests.on_message,
+            topics.infer(device.id, "", "").rstrip("/"): self._requests.on_message,
             topics.root + "/trust": self.files.on_message,
             topics.trust(trust.FLEET, trust.TIMESTAMP_FILE): self._on_timestamp,
         }.items():

@@ -167,7 +167,7 @@ def test_messages_go_to_the_part_that_owns_their_topic(broker):
         for topic, payload in {
             TOPICS.trust("fleet", "metadata/root.json"): b"root",
             TOPICS.call("pi"): b"call",
-            TOPICS.infer("pi", "mood"): b"request",
+            TOPICS.infer("pi", "mood", "camera"): b"request",
             TOPICS.want("pi"): b"",
             TOPICS.report("pi"): b"",
         }.items():
