@@ -20,11 +20,11 @@ from typing import Final
 from edgeml_agent import log
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Trust, TrustSource
+from edgeml_agent.relay.backlog import MESSAGE_OVERHEAD_BYTES, Backlog, Sized
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
 from edgeml_agent.relay.files import Name, SiteFiles, SiteTrust, TargetCache, site_of
 from edgeml_agent.relay.pull_through import OwnChunks, Pulls
 from edgeml_agent.relay.site import Site
-from edgeml_agent.relay.waiting import MESSAGE_OVERHEAD_BYTES, Sized, Waiting
 from edgeml_agent.settings import DeviceSettings, RelaySettings
 from edgeml_core import desired, manifest, messages, relay_batch, wire_keys
 from edgeml_core.errors import RejectedError
@@ -72,7 +72,7 @@ class Relay:
         self._unlisted: set[str] = set()
         self._deployments: frozenset[str] = frozenset()
         self._states: dict[str, Sized] = {}
-        self._upward = Waiting()
+        self._upward = Backlog()
         self._has_upward = asyncio.Event()
         #: Replies that each device may still send.
         self._calls: Counter[str] = Counter()
@@ -214,7 +214,7 @@ class Relay:
             except TimeoutError:
                 self._add_states()
             await asyncio.sleep(BATCH_GATHER_S)
-            # While the fleet's broker is slow or away, messages wait in `Waiting`, where newer ones replace them.
+            # While the fleet's broker is slow or away, messages wait in `Backlog`, where newer ones replace them.
             await self._link.all_forwarded()
             self._has_upward.clear()
             if self._link.is_online:

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from edgeml_agent.link.link import MqttLink
-from edgeml_agent.relay import waiting
+from edgeml_agent.relay import backlog
 from edgeml_agent.relay.cache import Cache
 from edgeml_agent.relay.files import SiteFiles
 from edgeml_agent.relay.relay import CALLS_MAX, Relay
@@ -56,7 +56,7 @@ def test_flood_of_one_device_fills_no_memory_and_displaces_no_other(relay):
         relay.on_site_message(TOPICS.report("loud"), report(f"d-{number}", "x" * 60_000))
     used_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert used_bytes < 1.5 * waiting.WAITING_MAX_BYTES
+    assert used_bytes < 1.5 * backlog.BACKLOG_MAX_BYTES
     kept = relay._upward.take()
     assert [it.subject for it in kept if it.device == "quiet"] == [("quiet", ""), ("quiet", "d-1")]
     assert {it.report.deployment for it in kept if it.device == "loud"} <= {f"d-{number}" for number in range(400)}

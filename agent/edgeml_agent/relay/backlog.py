@@ -11,7 +11,7 @@ from typing import Final
 from edgeml_core.relay_batch import RelayedMessage
 
 #: Bytes of all messages: the states of 2,000 devices with a dozen models each.
-WAITING_MAX_BYTES: Final = 16 * 1024**2
+BACKLOG_MAX_BYTES: Final = 16 * 1024**2
 #: Bytes that a message takes in memory beside its payload: its Python objects.
 MESSAGE_OVERHEAD_BYTES: Final = 1024
 
@@ -19,7 +19,7 @@ MESSAGE_OVERHEAD_BYTES: Final = 1024
 Sized = tuple[RelayedMessage, int]
 
 
-class Waiting:
+class Backlog:
     """The messages, by device and subject."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Waiting:
         self._remove(device, subject)
         self._of.setdefault(device, {})[subject] = sized
         self._count(device, sized[1])
-        while self.held_bytes > WAITING_MAX_BYTES:
+        while self.held_bytes > BACKLOG_MAX_BYTES:
             fullest = max(self._bytes_of, key=self._bytes_of.__getitem__)
             self._remove(fullest, next(iter(self._of[fullest])))
 

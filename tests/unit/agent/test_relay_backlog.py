@@ -2,8 +2,8 @@
 
 import pytest
 
-from edgeml_agent.relay import waiting
-from edgeml_agent.relay.waiting import Waiting
+from edgeml_agent.relay import backlog
+from edgeml_agent.relay.backlog import Backlog
 from edgeml_core.messages import DeviceState, Report
 from edgeml_core.relay_batch import RelayedMessage
 
@@ -21,7 +21,7 @@ def state(device, session=1):
 
 def test_newer_message_replaces_the_one_on_its_subject():
     """It takes its room, too; taking all leaves nothing."""
-    held = Waiting()
+    held = Backlog()
     for message in (report("a", "d"), state("a"), report("a", "d", "2.0"), state("a", session=2), state("b")):
         held.put((message, 10))
     assert held.held_bytes == 30
@@ -35,8 +35,8 @@ def test_newer_message_replaces_the_one_on_its_subject():
 @pytest.mark.parametrize("order", [1, -1])
 def test_device_that_floods_displaces_its_own_messages_only(monkeypatch, order):
     """Wherever its flood stands between the others' messages."""
-    monkeypatch.setattr(waiting, "WAITING_MAX_BYTES", 1000)
-    held = Waiting()
+    monkeypatch.setattr(backlog, "BACKLOG_MAX_BYTES", 1000)
+    held = Backlog()
     quiet = [state(f"d-{number}") for number in range(10)]
     flood = [report("loud", str(number)) for number in range(500)]
     for message in [quiet, flood][::order]:
