@@ -68,6 +68,7 @@ test: check debian $(CLIENTS)/.ready
 	$(RUN)/python -m pytest $(LIMIT) -m "not timing" $(PARALLEL)
 
 nightly: export EDGEML_NIGHTLY := 1
+nightly: DEBIAN += rabbitmqctl:rabbitmq-server npm:npm
 nightly: LIMIT := --timeout=7200
 nightly: test
 

@@ -113,9 +113,18 @@ def _install(given: Arguments) -> None:
     from edgeml_agent.offline import install  # noqa: PLC0415 - kept out of the other commands
 
     installed = install.install(_settings(given), given.source)
-    models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed]
-    lines = [f"installed {model['name']} {model['version']}" for model in models] or ["up to date"]
-    _answer(given, {"installed": models}, lines)
+    models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed.models]
+    lines = [f"installed {model['name']} {model['version']}" for model in models]
+    if not installed.failures:
+        _answer(given, {"installed": models}, lines or ["up to date"])
+        return
+    failed = [{"name": it.name, "version": it.version, **it.error.to_dict()} for it in installed.failures]
+    first = installed.failures[0].error
+    _answer(given, {"installed": models, "failed": failed, "error": first.to_dict()}, lines)
+    if not given.json:
+        for it in installed.failures:
+            _print_error(it.error, f"{it.name} {it.version}: ")
+    sys.exit(first.exit_code)
 
 
 def _status(given: Arguments) -> None:
@@ -200,9 +209,13 @@ def _fail(error: EdgemlError, *, as_json: bool, code: int) -> NoReturn:
     if as_json:
         sys.stdout.write(json.dumps({"error": error.to_dict()}) + "\n")
     else:
-        sys.stderr.write(f"error[{error.code}]: {error.message}\n")
-        if error.__cause__ is not None and str(error.__cause__) not in error.message:
-            sys.stderr.write(f"  cause: {error.__cause__}\n")
-        if error.hint:
-            sys.stderr.write(f"hint: {error.hint}\n")
+        _print_error(error)
     sys.exit(code)
+
+
+def _print_error(error: EdgemlError, prefix: str = "") -> None:
+    sys.stderr.write(f"error[{error.code}]: {prefix}{error.message}\n")
+    if error.__cause__ is not None and str(error.__cause__) not in error.message:
+        sys.stderr.write(f"  cause: {error.__cause__}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")

@@ -11,6 +11,7 @@ import os
 import signal
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeml_agent import log, ports
@@ -33,7 +34,7 @@ from edgeml_agent.system.clock import SystemClock
 from edgeml_agent.system.systemd import STOPPING, Supervisor
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.trust.time_floor import TimeFloor
-from edgeml_agent.trust.trust import Trust
+from edgeml_agent.trust.trust import Trust, verified_metadata
 from edgeml_agent.update.agent import Agent, Ports
 from edgeml_agent.update.daemon import Daemon
 from edgeml_agent.update.reporter import Reporter
@@ -139,10 +140,12 @@ class _Sources:
         self.link = link
         files = BlockingFiles(link.files.read, asyncio.get_running_loop())
 
+        metadata = partial(verified_metadata, settings.store.dir)
+
         def make_trust(source: TrustSource) -> Trust:
             return Trust(settings.trust.root, settings.store.dir, source, floor)
 
-        self.trust: ports.Trust = make_trust(files) if relay is None else relay.trust(files, make_trust)
+        self.trust: ports.Trust = make_trust(files) if relay is None else relay.trust(files, make_trust, metadata)
         self.chunks: ChunkSource = link.chunks if relay is None else relay.chunks
 
 

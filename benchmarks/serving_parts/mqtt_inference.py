@@ -66,7 +66,7 @@ class MqttClient:
     def send(self) -> None:
         """Send one request."""
         self._properties.CorrelationData = self.replies.to_bytes(4, "big")
-        self._client.publish(TOPICS.infer(DEVICE, MODEL), BODY, properties=self._properties)
+        self._client.publish(TOPICS.infer(DEVICE, MODEL, "bench"), BODY, properties=self._properties)
 
     def read_until(self, replies: float, timeout_s: float = REPLY_MAX_S) -> None:
         """Read until that number of replies has come in all, or the time is over."""

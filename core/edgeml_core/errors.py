@@ -43,6 +43,7 @@ CODES: Final[dict[str, str]] = {
     # TransportError: the network is at fault; retried with a bound and jitter
     "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
     "broker-misbehaves": "the MQTT broker announced a packet that is longer than any of edgeml's",
+    "packet-too-long": "a signed file or a message is longer than the broker takes, and wasn't published",
     "topic-forbidden": "the broker forbids this device a topic that it must publish or subscribe to",
     "trust-unavailable": "signed metadata can't be fetched yet",
     "host-unreachable": "the host named by --on can't be reached over ssh",

@@ -19,8 +19,8 @@ PROTOCOL: Final = "edgeml/1"
 MESSAGE_MAX_BYTES: Final = 64 * 1024
 #: Keys in one want message: 256 of two ids with their quotes stay under 18 KB.
 WANTS_MAX: Final = 256
-#: Characters of a topic that a client may name for its answers.
-ANSWER_TOPIC_MAX_CHARS: Final = 256
+#: `edgeml_core.trust.METADATA_DIR`; that module imports python-tuf.
+_METADATA_DIR: Final = "metadata"
 
 
 class Topics:
@@ -30,8 +30,15 @@ class Topics:
         self.root = f"{PROTOCOL}/{fleet}"
 
     def trust(self, repo: str, file: str) -> str:
-        """Return the retained topic of one file of a TUF repository. `file` is `metadata/...` or `targets/...`."""
-        return f"{self.root}/trust/{repo}/{file}"
+        """Return the retained topic of one file of a TUF repository. `file` is `metadata/...` or `targets/...`.
+
+        A topic has no dots, since RabbitMQ takes them for slashes: `metadata/5.snapshot.json` is at
+        `metadata/snapshot/5`, and `targets/DIGEST.NAME` at `targets/DIGEST`. `metadata/root.json` is the newest root.
+        """
+        folder, slash, name = file.rpartition("/")
+        first, *rest = name.split(".")
+        levels = [*reversed(rest[:-1]), first] if folder == _METADATA_DIR else [first]
+        return f"{self.root}/trust/{repo}/{folder}{slash}{'/'.join(levels)}"
 
     def want(self, device: str) -> str:
         """Return the topic on which `device` requests chunks."""
@@ -65,30 +72,17 @@ class Topics:
         """Return the topic on which `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"
 
-    def infer(self, device: str, model: str) -> str:
-        """Return the topic of inference requests for a model of `device`."""
-        return f"{self.root}/device/{device}/infer/{model}"
+    def infer(self, device: str, model: str, client: str) -> str:
+        """Return the topic of `client`'s inference requests for a model of `device`; no other client may write it."""
+        return f"{self.root}/device/{device}/infer/{model}/{client}"
 
     def answer(self, device: str, model: str) -> str:
-        """Return the topic on which `device` answers clients that named none."""
+        """Return the topic on which `device` answers requests that name no topic."""
         return f"{self.root}/device/{device}/answer/{model}"
 
     def client(self, client: str, device: str) -> str:
-        """Return the topic on which `device` answers a client that names one: only topics of this form are allowed."""
+        """Return the topic on which `device` answers `client`: the only one that a request may name."""
         return f"{self.root}/client/{client}/{device}"
-
-    def takes_answers(self, device: str, topic: str) -> bool:
-        """Return whether `device` may answer on a topic that a client names.
-
-        On other topics its answer would pass for another sender's message.
-        """
-        if len(topic) > ANSWER_TOPIC_MAX_CHARS or not topic.isprintable() or {"+", "#"} & {*topic}:
-            return False
-        match topic.removeprefix(f"{self.root}/").split("/"):
-            case ["client", _, by] | ["device", by, "answer", _]:
-                return by == device and topic.startswith(f"{self.root}/")
-            case _:
-                return False
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

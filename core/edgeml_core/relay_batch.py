@@ -6,7 +6,7 @@ receiver decides whether a relay may forward for a device, by the signed labels 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -19,6 +19,8 @@ from edgeml_core.messages import DeviceState, Report
 MESSAGES_MAX: Final = 256
 #: Bytes of an unpacked payload; more than any site sends at once.
 UNPACKED_MAX_BYTES: Final = 1024**2
+#: Bytes of the messages alone: brackets and commas take the rest.
+_ENCODED_MAX_BYTES: Final = UNPACKED_MAX_BYTES - MESSAGES_MAX - 1
 _ZSTD_LEVEL: Final = 9
 
 
@@ -35,9 +37,25 @@ class RelayedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return self.device, self.report.deployment if self.report else ""
 
 
-def pack(messages: Sequence[RelayedMessage]) -> bytes:
-    """Pack at most `MESSAGES_MAX` messages into one payload."""
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(msgspec.json.encode(messages))
+def pack(messages: Iterable[RelayedMessage]) -> Iterator[bytes]:
+    """Pack messages into payloads, each of at most `MESSAGES_MAX` messages and `UNPACKED_MAX_BYTES` unpacked.
+
+    A message of `messages.MESSAGE_MAX_BYTES` has far less, so none is left out.
+    """
+    encoded: list[bytes] = []
+    size_bytes = 0
+    for message in map(msgspec.json.encode, messages):
+        if encoded and (len(encoded) == MESSAGES_MAX or size_bytes + len(message) > _ENCODED_MAX_BYTES):
+            yield _compress(encoded)
+            encoded, size_bytes = [], 0
+        encoded.append(message)
+        size_bytes += len(message)
+    if encoded:
+        yield _compress(encoded)
+
+
+def _compress(encoded: Sequence[bytes]) -> bytes:
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(b"[%b]" % b",".join(encoded))
 
 
 def unpack(payload: bytes) -> list[RelayedMessage]:

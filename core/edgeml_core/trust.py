@@ -22,6 +22,10 @@ REPOSITORIES: Final = (RELEASES, FLEET)
 
 METADATA_DIR: Final = "metadata"
 TARGETS_DIR: Final = "targets"
+#: The file that changes last with every change: a reader that sees it finds all others in place.
+TIMESTAMP_FILE: Final = f"{METADATA_DIR}/timestamp.json"
+#: The name, over MQTT, of a copy of the root with the highest number.
+NEWEST_ROOT_FILE: Final = f"{METADATA_DIR}/root.json"
 #: Bytes of a metadata file; python-tuf's own bounds per role are lower or equal.
 METADATA_MAX_BYTES: Final = 5 * 1024 * 1024
 #: New roots that a device follows in one refresh.
@@ -47,6 +51,7 @@ NO_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 class _Signed(msgspec.Struct):
     repository: str = ""
+    version: int = 0
 
 
 class _Metadata(msgspec.Struct):
@@ -65,6 +70,14 @@ def issued(signed: Signed) -> datetime:
         return datetime.strptime(str(signed.unrecognized_fields[_ISSUED]), _ISSUED_FORMAT).replace(tzinfo=UTC)
     except (KeyError, ValueError):
         return NO_TIME
+
+
+def unverified_version(metadata: bytes) -> int:
+    """Return the version that unverified metadata claims; 0 when it can't be read."""
+    try:
+        return msgspec.json.decode(metadata, type=_Metadata).signed.version
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0
 
 
 def check_repository(metadata: bytes, repo: str) -> None:

@@ -37,6 +37,8 @@ TIMEOUT_S: Final = 10.0
 ACCEPT_TIMEOUT_S: Final = 2.0
 #: Seconds for which the broker keeps the session of an absent client: a device may be off for a week.
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
+#: Bytes of a PUBLISH beside topic and payload: header, lengths, packet id, and correlation data of at most 900 bytes.
+PACKET_OVERHEAD_BYTES: Final = 1024
 #: OpenSSL's X509_V_FLAG_NO_CHECK_TIME; Python's ssl module doesn't name it.
 _NO_CHECK_TIME: Final = 0x200000
 #: aiomqtt warns about each dropped message and each call beside ten others: a flood would wear out an SD card.
@@ -119,6 +121,8 @@ class _Client(aiomqtt.Client):
         super().__init__(*args, **kwargs)
         #: Done at the end of the connection.
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: Bytes of the longest packet that the broker takes, as far as it is known.
+        self.packet_max_bytes = math.inf
         #: Packet ids of calls whose caller no longer waits.
         self._abandoned: set[int] = set()
 
@@ -148,6 +152,18 @@ class _Client(aiomqtt.Client):
             self._abandoned.add(mid)
             raise
 
+    def _on_connect(
+        self,
+        client: Any,  # noqa: ANN401 - aiomqtt's
+        userdata: Any,  # noqa: ANN401 - aiomqtt's
+        flags: Any,  # noqa: ANN401 - aiomqtt's
+        reason_code: Any,  # noqa: ANN401 - aiomqtt's
+        properties: Properties | None = None,
+    ) -> None:
+        # MQTT 5 brokers name their limit; to 3.1.1 clients they can't.
+        self.packet_max_bytes = getattr(properties, "MaximumPacketSize", math.inf)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, *answer: Any) -> None:  # noqa: ANN401 - aiomqtt's
         if mid not in self._abandoned:
             super()._on_subscribe(client, userdata, mid, *answer)
@@ -163,7 +179,7 @@ class Connection:
     Every method raises `MqttError` when the connection is lost, or when the broker doesn't answer in time.
     """
 
-    def __init__(self, client: aiomqtt.Client) -> None:
+    def __init__(self, client: _Client) -> None:
         self._client = client
         self._messages = client.messages
 
@@ -204,7 +220,7 @@ class Connection:
         retain: bool = False,
         correlation: bytes | None = None,
         timeout_s: float | None = None,
-    ) -> None:
+    ) -> bool:
         """Publish a message, and wait until it is written (QoS 0) or acknowledged (QoS 1).
 
         Args:
@@ -214,12 +230,18 @@ class Connection:
             retain: whether the broker keeps it for later subscribers.
             correlation: correlation data of MQTT 5.
             timeout_s: as for `subscribe`.
+
+        Returns:
+            False when the message is longer than the broker takes. Then nothing is sent: the broker would disconnect.
         """
+        if PACKET_OVERHEAD_BYTES + len(topic.encode()) + len(payload) > self._client.packet_max_bytes:
+            return False
         properties = None
         if correlation is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] # paho has no annotation here
             properties.CorrelationData = correlation
         await self._client.publish(topic, payload, qos, retain, properties, timeout=timeout_s)
+        return True
 
 
 class Session:

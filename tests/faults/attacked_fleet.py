@@ -16,7 +16,7 @@ from typing import Final
 
 from edgeml_core import messages
 from edgeml_core.messages import Report, Topics
-from edgeml_core.trust import REPOSITORIES
+from edgeml_core.trust import NEWEST_ROOT_FILE, REPOSITORIES
 from faults.fleet import FLEET, Fleet, fleet, until
 from faults.mitm import Mitm, honest, published
 from support.delivery_site import Observer
@@ -87,7 +87,7 @@ def signed_files(repo: Path) -> dict[str, bytes]:
         TOPICS.trust(name, path.relative_to(repo / name).as_posix()): path.read_bytes()
         for name in REPOSITORIES
         for path in sorted((repo / name).rglob("*.json"))
-    }
+    } | {TOPICS.trust(name, NEWEST_ROOT_FILE): newest(repo, name, "root") for name in REPOSITORIES}
     return dict(sorted(files.items(), key=lambda item: ("metadata" in item[0], "timestamp" in item[0])))
 
 

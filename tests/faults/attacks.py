@@ -17,10 +17,11 @@ import msgspec
 import zstandard
 
 from edgeml import repository
+from edgeml.repository import NewKeys
 from edgeml.repository.deployments import deploy
 from edgeml.repository.layout import opened, utc_now
 from edgeml_core import multi_chunk
-from edgeml_core.trust import FLEET, RELEASES
+from edgeml_core.trust import FLEET, NEWEST_ROOT_FILE, RELEASES
 from faults.attacked_fleet import TOPICS, AttackedFleet, newest
 from faults.fleet import FLEET as FLEET_NAME
 from faults.fleet import MODEL
@@ -108,7 +109,8 @@ def _with_a_root_of_his_own(stage: AttackedFleet) -> Meddle:
     """Send a next root that only the attacker signed."""
     folder = stage.made.folder / f"usurper-{secrets.token_hex(4)}"
     repository.init(folder, fleet=FLEET_NAME)
-    stage.plant({TOPICS.trust(FLEET, "metadata/2.root.json"): newest(folder, FLEET, "root")})
+    repository.rotate(folder, "fleet", NewKeys())
+    stage.plant({TOPICS.trust(FLEET, NEWEST_ROOT_FILE): newest(folder, FLEET, "root")})
     return honest
 
 
@@ -171,8 +173,7 @@ def _naming_another_manifest(stage: AttackedFleet, version: str) -> None:
 
 
 def _is(topic: str, repo: str, role: str) -> bool:
-    prefix = TOPICS.trust(repo, "metadata/")
-    return topic.startswith(prefix) and topic.removesuffix(".json").endswith(role)
+    return topic.startswith(TOPICS.trust(repo, f"metadata/{role}.json"))
 
 
 def _stale_chunks(stage: AttackedFleet) -> Meddle:

@@ -98,7 +98,7 @@ def malformed_messages(scene: Scene) -> None:
 def ids_that_lead_elsewhere(scene: Scene) -> None:
     """Send states of devices that aren't enrolled, in a relay's payload and in topics."""
     batch = [RelayedMessage(device=name, state=FORGED) for name in BAD_IDS]
-    scene.send(TOPICS.relay(scene.made.device.name), relay_batch.pack(batch))
+    scene.send(TOPICS.relay(scene.made.device.name), *relay_batch.pack(batch))
     for name in ("stranger", "%2e%2e", " ", "a b", "BOARD-1"):
         scene.send(TOPICS.state(name), messages.encode(FORGED))
         scene.send(f"{TOPICS.root}/device/{name}/state/more", messages.encode(FORGED))
@@ -111,7 +111,7 @@ def a_relay_that_speaks_for_others(scene: Scene) -> None:
         RelayedMessage(device=scene.made.device.name, state=FORGED),
         RelayedMessage(device="board-1", report=report),
     ]
-    scene.send(TOPICS.relay(scene.made.device.name), relay_batch.pack(batch))
+    scene.send(TOPICS.relay(scene.made.device.name), *relay_batch.pack(batch))
 
 
 def bombs_for_the_host(scene: Scene) -> None:

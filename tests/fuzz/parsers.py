@@ -109,7 +109,7 @@ PARSERS: Final = {
     "golden": Parser(golden.decode, (samples.GOLDEN,)),
     "bundle": Parser(_bundle, (samples.a_bundle(_MANIFEST, _FILES),)),
     "fleet": Parser(desired.decode, (desired.encode(_FLEET),)),
-    "relayed": Parser(relay_batch.unpack, (relay_batch.pack([RelayedMessage(device="board-1", report=_REPORT)]),)),
+    "relayed": Parser(relay_batch.unpack, tuple(relay_batch.pack([RelayedMessage(device="board-1", report=_REPORT)]))),
     "state": Parser(lambda data: messages.decode(data, DeviceState), (messages.encode(_STATE),)),
     "call": Parser(lambda data: messages.decode(data, Call), (messages.encode(_CALL),)),
     "chunk": Parser(lambda data: chunks.from_wire(data, _DIGEST), (chunks.to_wire(_CHUNK),)),

@@ -53,7 +53,7 @@ class Asker:
         with self._news:
             self._came.clear()
         for it in asked:
-            self._client.publish(TOPICS.infer(DEVICE, it.model), it.payload, properties=_properties(it))
+            self._client.publish(TOPICS.infer(DEVICE, it.model, "a"), it.payload, properties=_properties(it))
         with self._news:
             assert self._news.wait_for(lambda: len(self._came) >= len(asked), 2 * ANSWER_MAX_S), asked
             return [payload for _, payload in self._came]

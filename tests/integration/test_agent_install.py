@@ -1,19 +1,24 @@
 """`edgeml-agent install` and its fellows, as an operator uses them: in their own process, with no broker anywhere."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from edgeml import repository
 from edgeml.repository.deployments import deploy
+from edgeml_agent.offline.install import install
 from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.settings import load
+from edgeml_agent.store import locks
 from edgeml_agent.trust.trust import Trust
+from edgeml_core.errors import TransportError, UsageError
 from support.tiny_models import tiny_onnx_bundle
 
 TIMEOUT_S = 60
@@ -170,6 +175,67 @@ def test_a_model_that_crashes_is_not_installed(field):
     code, answer, _ = agent(field, "install", field / "stick")
     assert (code, answer["error"]["code"]) == (6, "probe-crashed")
     assert active(field) == "1.0"
+
+
+def test_model_that_fails_stops_no_other(field):
+    """Each is tried, each failure is reported; the same stick again tries only the failed one."""
+    for name, fault in (("a-bad", "crash"), ("z-bad", "crash"), ("good", None)):
+        tiny_onnx_bundle(field / f"{name}.edgeml", name=name, version="1.0", fault=fault)
+        repository.publish(field / "stick", [field / f"{name}.edgeml"])
+        deploy(field / "stick", name, "1.0", selector={})
+    code, answer, _ = agent(field, "install", field / "stick")
+    assert code == 6
+    assert {it["name"] for it in answer["installed"]} == {"tiny", "good"}
+    assert {(it["name"], it["code"]) for it in answer["failed"]} == {
+        ("a-bad", "probe-crashed"),
+        ("z-bad", "probe-crashed"),
+    }
+    code, out, err = agent(field, "install", field / "stick", as_json=False)
+    assert (code, out) == (6, "")
+    assert re.findall(r"(?m)^error\[probe-crashed\]: (\S+) 1\.0: ", err) == ["a-bad", "z-bad"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "long", "folder"])
+@pytest.mark.parametrize("file", ["fleet/metadata/timestamp.json", "releases/targets", "chunks"])
+def test_stick_with_other_files_than_regular_ones_of_bounded_length_is_refused(field, kind, file):
+    """At once, and without their content in memory; the lock on updates is free again."""
+    shutil.copytree(field / "stick", field / "odd")
+    path = field / "odd" / file
+    if path.is_dir():
+        path = max((it for it in path.rglob("*") if it.is_file()), key=lambda it: it.stat().st_size)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as long:
+            long.truncate(3 * 1024**3)
+    settings = load(field / "device" / "agent.toml", {})
+    tracemalloc.start()
+    try:
+        if "metadata" in file:
+            with pytest.raises(TransportError, match=r"timestamp\.json can't be read"):
+                install(settings, field / "odd")
+        else:
+            (failure,) = install(settings, field / "odd").failures
+            assert failure.error.code == ("chunk-timeout" if file == "chunks" else "trust-unavailable")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100e6
+    lock = locks.take(settings.store.dir / locks.UPDATE)
+    assert lock is not None
+    lock.close()
+
+
+def test_bundle_that_is_a_pipe_is_refused(field):
+    """Opening it would wait for a writer, with the lock on updates held."""
+    os.mkfifo(field / "pipe.edgeml")
+    with pytest.raises(UsageError, match="not a regular file"):
+        install(load(field / "device" / "agent.toml", {}), field / "pipe.edgeml")
 
 
 def test_a_rollback_goes_back_once(field):

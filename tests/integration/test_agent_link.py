@@ -114,12 +114,15 @@ def test_read_returns_signed_files_as_they_are_published(url: str) -> None:
 
     async def run() -> None:
         async with host(url) as at, running(a_link(url)) as link:
-            for file, content in (("metadata/timestamp.json", b"time"), ("targets/x.json", b"target")):
+            root = b'{"signed": {"version": 1}}'
+            files = {"metadata/root.json": root, "targets/x.json": b"target", "metadata/timestamp.json": b"time"}
+            for file, content in files.items():
                 await at.client.publish(TOPICS.trust("fleet", file), content, qos=1, retain=True)
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
             assert await link.files.read("fleet", "metadata/timestamp.json") == b"time"
             assert await link.files.read("fleet", "targets/x.json") == b"target"
             assert await asyncio.wait_for(link.files.read("fleet", "metadata/2.root.json"), 1) is None
+            assert await link.files.read("fleet", "metadata/1.root.json") == root
             await at.client.publish(TOPICS.trust("fleet", "metadata/timestamp.json"), b"later", qos=1, retain=True)
             await asyncio.wait_for(link.announced(), TIMEOUT_S)
             assert await link.files.read("fleet", "metadata/timestamp.json") == b"later"

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import MqttError
+from edgeml_io.packet_limit import PACKET_MAX_BYTES
 from support import brokers
 from support.delivery_site import Program, until
 from support.tiny_models import tiny_onnx_bundle
@@ -102,6 +104,12 @@ def test_shipped_configuration_serves_a_fleet(broker, tmp_path, monkeypatch):
     assert "rights are missing" not in (tmp_path / "agent.log").read_text()
 
 
+def test_shipped_configuration_takes_the_longest_packet():
+    """A manifest of 6 to 8 MiB stopped the whole fleet."""
+    (limit,) = re.findall(r"(?m)^max_packet_size (\d+)$", (SHIPPED / "mosquitto.conf").read_text())
+    assert int(limit) == PACKET_MAX_BYTES
+
+
 @pytest.mark.parametrize(
     ("right", "silent"),
     [
@@ -111,7 +119,8 @@ def test_shipped_configuration_serves_a_fleet(broker, tmp_path, monkeypatch):
         ("device/%u/state", TOPICS.state("barn-1")),
         ("device/%u/report", TOPICS.report("barn-1")),
         ("device/%u/reply", TOPICS.reply("barn-1")),
-        ("device/%u/infer/+", TOPICS.infer("barn-1", "echo")),
+        ("device/%u/infer/+/+", TOPICS.infer("barn-1", "echo", "barn-1")),
+        ("device/%u/infer/echo/%u", TOPICS.infer("barn-1", "echo", "barn-1")),
         ("device/%u/answer/+", TOPICS.answer("barn-1", "echo")),
         ("client/+/%u", TOPICS.client("echo", "barn-1")),
         (None, None),
@@ -241,9 +250,10 @@ def test_device_publishes_on_its_own_topics_only(broker):
            TOPICS.answer("barn-2", "mood"), TOPICS.client("camera", "barn-2"),
            "homeassistant/sensor/barn-2/mood/config"]  # fmt: skip
     foreign = [TOPICS.want("barn-1"), TOPICS.state("barn-1"), TOPICS.report("barn-1"), TOPICS.reply("barn-1"),
-               TOPICS.call("barn-1"), TOPICS.call("barn-2"), TOPICS.chunk("0" * 64), TOPICS.infer("barn-1", "mood"),
-               TOPICS.answer("barn-1", "mood"), TOPICS.client("camera", "barn-1"),
-               "homeassistant/sensor/barn-1/mood/config",
+               TOPICS.call("barn-1"), TOPICS.call("barn-2"), TOPICS.chunk("0" * 64),
+               TOPICS.infer("barn-1", "mood", "client"), TOPICS.infer("barn-1", "mood", "barn-2"),
+               TOPICS.infer("barn-2", "mood", "client"), TOPICS.answer("barn-1", "mood"),
+               TOPICS.client("camera", "barn-1"), "homeassistant/sensor/barn-1/mood/config",
                TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     refused = {topic: client.publish(topic) for topic in own + foreign}
     client.close()
@@ -256,7 +266,7 @@ def test_device_receives_no_messages_of_others(broker):
     listener, origin = Client(broker, "barn-2"), Client(broker, "origin")
     listener.subscribe("#")
     foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.call("barn-1"), TOPICS.reply("barn-1"),
-               TOPICS.infer("barn-1", "mood"), TOPICS.client("camera", "barn-2")]  # fmt: skip
+               TOPICS.infer("barn-1", "mood", "client"), TOPICS.client("camera", "barn-2")]  # fmt: skip
     common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.call("barn-2")]
     for topic in foreign + common:
         assert not origin.publish(topic)
@@ -274,7 +284,9 @@ def test_operator_calls_devices_only(broker):
                TOPICS.state("barn-1"), TOPICS.reply("barn-1")]  # fmt: skip
     assert [topic for topic in foreign if not operator.publish(topic)] == []
     operator.subscribe("#")
-    heard, unheard = [TOPICS.state("barn-1"), TOPICS.reply("barn-1")], [TOPICS.want("barn-1"), TOPICS.report("barn-1")]
+    heard = [TOPICS.state("barn-1"), TOPICS.reply("barn-1")]
+    unheard = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.chunk("0" * 64),
+               TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     for topic in unheard + heard:
         assert not origin.publish(topic)
     until(lambda: set(heard) <= set(operator.heard), "states and replies are heard")
@@ -284,16 +296,18 @@ def test_operator_calls_devices_only(broker):
 
 
 def test_client_receives_its_own_answers_only(broker):
-    """Of any device; it can neither call nor answer, and hears what others are answered as little as what they ask."""
+    """It can neither ask as another, nor call, nor answer; it hears no other, and no weights."""
     client, origin = Client(broker, "client"), Client(broker, "origin")
-    assert not client.publish(TOPICS.infer("barn-1", "mood"))
-    foreign = [TOPICS.call("barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.client("client", "barn-1"),
+    assert not client.publish(TOPICS.infer("barn-1", "mood", "client"))
+    foreign = [TOPICS.infer("barn-1", "mood", "camera"), TOPICS.infer("barn-1", "mood", "barn-1"),
+               TOPICS.call("barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.client("client", "barn-1"),
                TOPICS.want("barn-1")]  # fmt: skip
     assert [topic for topic in foreign if not client.publish(topic)] == []
     client.subscribe("#")
     heard = TOPICS.client("client", "barn-1")
-    unheard = [TOPICS.client("camera", "barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.infer("barn-1", "mood"),
-               TOPICS.state("barn-1")]  # fmt: skip
+    unheard = [TOPICS.client("camera", "barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.state("barn-1"),
+               TOPICS.infer("barn-1", "mood", "client"), TOPICS.chunk("0" * 64), TOPICS.wave("0" * 32),
+               TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     for topic in [*unheard, heard]:
         assert not origin.publish(topic)
     until(lambda: heard in client.heard, "its own answers are heard")

@@ -65,10 +65,12 @@ def test_every_call_of_every_client_passes(outcomes):
 
 
 def test_the_page_of_compatibility_is_this_run(outcomes):
-    """Run `make docs` after changing the programs or the versions."""
+    """Run `make docs` after changing the programs or the versions; the section of brokers is written by hand."""
+    clients, heading, brokers = PAGE.read_text().partition("\n## Brokers\n")
     if os.environ.get("EDGEML_WRITE_DOCS"):
-        PAGE.write_text(_page(outcomes))
-    assert PAGE.read_text() == _page(outcomes)
+        PAGE.write_text(_page(outcomes) + heading + brokers)
+    else:
+        assert clients == _page(outcomes)
 
 
 def _page(outcomes):

@@ -19,7 +19,9 @@ from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, desired, messages, multi_chunk, trust, wire_keys
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
+from edgeml_io.mqtt import PACKET_OVERHEAD_BYTES
 from support import brokers, samples
+from support.tiny_models import tiny_onnx_bundle
 from support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -178,7 +180,7 @@ async def test_repository_is_retained_and_changes_follow(repo: Path, url: str):
             TOPICS.trust(signed.name, file): (signed.folder / file).read_bytes()
             for signed in opened.both
             for file in signed.files()
-        }
+        } | {TOPICS.trust(signed.name, trust.NEWEST_ROOT_FILE): signed.newest_root() for signed in opened.both}
         await client.ask(f"{TOPICS.root}/trust/#")
         assert await received(client, len(expected)) == expected
         await quiet(client, 0.5)
@@ -186,7 +188,7 @@ async def test_repository_is_retained_and_changes_follow(repo: Path, url: str):
         await journal.until("announced", 2)
         timestamp = TOPICS.trust(trust.FLEET, "metadata/timestamp.json")
         arrived = await until_topic(client, timestamp)
-        (document,) = [payload for topic, payload in arrived if topic.endswith(desired.FLEET_DOCUMENT)]
+        (document,) = [payload for topic, payload in arrived if "trust/fleet/targets/" in topic]
         assert desired.decode(document).deployments[-1] == deployed.deployment
         assert [topic for topic, _ in arrived if "trust/fleet/targets" in topic] == [arrived_first(arrived)]
 
@@ -253,6 +255,30 @@ async def test_foreign_changes_are_repaired(repo: Path, url: str):
         found = await quiet(client, 0.5)
     files = {fleet: repo / trust.FLEET / timestamp, releases: repo / trust.RELEASES / root}
     assert found == {topic: path.read_bytes() for topic, path in files.items()}
+
+
+async def test_file_that_the_broker_does_not_take_is_skipped_and_told(repo: Path, tmp_path: Path):
+    """All others are announced, as is every later change; Mosquitto would disconnect the host at a longer packet."""
+    tiny_onnx_bundle(tmp_path / "long.edgeml", name="long", version="1.0", weights_bytes=4_000_000)
+    await asyncio.to_thread(repository.publish, repo, [tmp_path / "long.edgeml"])
+    opened = repository.opened(repo)
+    sizes = {(it, file): (it.folder / file).stat().st_size for it in opened.both for file in it.files()}
+    (long, file) = max(sizes, key=sizes.__getitem__)
+    assert "long-1.0" in file
+    limit = sizes.pop((long, file))
+    assert max(sizes.values()) + PACKET_OVERHEAD_BYTES < limit
+    config = f"{brokers.OPEN}\nmax_packet_size {limit}"
+    with brokers.mosquitto(tmp_path / "broker", config) as broker:
+        async with serving(repo, broker.url) as journal, a_client(broker.url) as client:
+            assert journal.names.count("file-refused") == 1
+            await client.ask(*(TOPICS.trust(signed.name, file) for signed, file in sizes))
+            assert len(await received(client, len(sizes))) == len(sizes)
+            await client.ask(TOPICS.trust(long.name, file))
+            assert await quiet(client, 0.5) == {}
+            await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
+            await journal.until("announced", 2)
+            assert journal.names.count("connected") == 1
+            assert journal.names.count("file-refused") == 1
 
 
 async def test_reports_of_its_absence_reach_the_host(repo: Path, tmp_path: Path):

@@ -39,7 +39,8 @@ def test_old_root_put_back_does_not_hide_the_new_one(running: Site):
     old = (running.repo / "fleet" / "metadata" / "timestamp.json").read_bytes()
     repository.rotate(running.repo, "fleet", NewKeys())
     for name in ("fleet", "releases"):
-        running.observer.publish(running.observer.topics.trust(name, "metadata/2.root.json"), b"", retain=True)
+        for file in ("metadata/2.root.json", "metadata/root.json"):
+            running.observer.publish(running.observer.topics.trust(name, file), b"", retain=True)
     running.observer.publish(topic, old, retain=True)
     running.publish("2.0", scale=3.0)
     running.deploy("2.0")

@@ -38,11 +38,11 @@ from support.delivery_site import site, until
 from support.sounds import wav
 
 TIMEOUT_S = 30.0
-DEVICE = "board-1"
+DEVICE, CLIENT = "board-1", "camera"
 TOPICS = Topics("farm")
-ASK = TOPICS.infer(DEVICE, "tiny")
+ASK = TOPICS.infer(DEVICE, "tiny", CLIENT)
 USUAL = TOPICS.answer(DEVICE, "tiny")
-OWN = TOPICS.client("camera", DEVICE)
+OWN = TOPICS.client(CLIENT, DEVICE)
 REQUESTS, IN_FLIGHT, FLOOD = 1000, 16, 400
 PREFIX = "homeassistant"
 
@@ -176,7 +176,7 @@ def test_a_client_without_properties_writes_them_into_the_payload(broker, tmp_pa
             for number in range(20):
                 await asker.ask(ASK, body(number, id=f"n-{number}", reply_to=OWN, timeout_ms=30_000))
             items = [{"text": "good"}, {"text": "bad bad"}]
-            await asker.ask(TOPICS.infer(DEVICE, "mood"), {"items": items, "id": 7, "reply_to": OWN})
+            await asker.ask(TOPICS.infer(DEVICE, "mood", CLIENT), {"items": items, "id": 7, "reply_to": OWN})
             await asker.until(lambda: len(asker.said(OWN)) == 21)
             return {it["id"]: it for it in asker.said(OWN)}
 
@@ -191,7 +191,7 @@ def test_bare_content_is_a_request_and_the_usual_topic_has_the_answer(broker, tm
 
     async def main():
         async with asking(broker.url) as asker, door(broker.url, tmp_path):
-            await asker.ask(TOPICS.infer(DEVICE, "mood"), b"good good bad")
+            await asker.ask(TOPICS.infer(DEVICE, "mood", CLIENT), b"good good bad")
             await asker.until(lambda: asker.said(TOPICS.answer(DEVICE, "mood")))
             return asker.said(TOPICS.answer(DEVICE, "mood"))
 
@@ -256,6 +256,9 @@ FORBIDDEN = (
     TOPICS.reply(DEVICE),
     ASK,
     TOPICS.answer("board-2", "tiny"),
+    TOPICS.client("other", DEVICE),
+    TOPICS.answer(DEVICE, "tiny"),
+    TOPICS.answer(DEVICE, "mood"),
     TOPICS.client("camera", "board-2"),
     TOPICS.client("camera", f"{DEVICE}/more"),
     TOPICS.trust("fleet", "metadata/timestamp.json"),
@@ -309,8 +312,8 @@ def test_what_can_not_be_read_is_answered_and_costs_nothing(broker, tmp_path):
                 await asker.ask(ASK, payload)
                 await asker.until(lambda: len(asker.said(USUAL)) == len(seen) + 1)
                 seen.append(asker.said(USUAL)[-1]["error"]["code"])
-            await asker.ask(TOPICS.infer(DEVICE, "Not a name"), body(1))
-            await asker.ask(TOPICS.infer(DEVICE, "absent"), body(1, id="x", reply_to=OWN))
+            await asker.ask(TOPICS.infer(DEVICE, "Not a name", CLIENT), body(1))
+            await asker.ask(TOPICS.infer(DEVICE, "absent", CLIENT), body(1, id="x", reply_to=OWN))
             await asker.ask(ASK, body(4, id="y", reply_to=OWN))
             await asker.until(lambda: len(asker.said(OWN)) == 2)
             return [code for code, _ in bad], asker.said(OWN)
@@ -342,8 +345,8 @@ def test_home_assistant_finds_models_and_shows_answers(broker, tmp_path):
     async def main():
         topic = f"{PREFIX}/sensor/{DEVICE}/mood/config"
         async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
-            await asker.ask(TOPICS.infer(DEVICE, "mood"), b"good")
-            await asker.ask(TOPICS.infer(DEVICE, "mood"), b"[bad")
+            await asker.ask(TOPICS.infer(DEVICE, "mood", CLIENT), b"good")
+            await asker.ask(TOPICS.infer(DEVICE, "mood", CLIENT), b"[bad")
             await asker.ask(ASK, body(4))
             usual = [TOPICS.answer(DEVICE, "mood"), USUAL]
             await asker.until(lambda: len(asker.said(usual[0])) == 2 and asker.said(usual[1]))
@@ -392,7 +395,7 @@ def test_a_picture_is_looked_through_over_mqtt(broker, tmp_path):
             finder = unpacked(tmp_path, partial(task_models.bundle, task="object-detection"))
             await models.activate("finder", *finder)
             for payload in (held.getvalue(), dark):
-                await asker.ask(TOPICS.infer(DEVICE, "finder"), payload)
+                await asker.ask(TOPICS.infer(DEVICE, "finder", CLIENT), payload)
             usual = TOPICS.answer(DEVICE, "finder")
             await asker.until(lambda: len(asker.said(usual)) == 2 and asker.said(topic))
             return asker.said(topic)[0], asker.said(usual)
@@ -412,7 +415,7 @@ def test_a_mask_is_filled_over_mqtt(broker, tmp_path):
         topic = f"{PREFIX}/sensor/{DEVICE}/gaps/config"
         async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
             await models.activate("gaps", *unpacked(tmp_path, partial(task_models.bundle, task="fill-mask")))
-            await asker.ask(TOPICS.infer(DEVICE, "gaps"), {"text": "the new [MASK]", "top_k": 2})
+            await asker.ask(TOPICS.infer(DEVICE, "gaps", CLIENT), {"text": "the new [MASK]", "top_k": 2})
             usual = TOPICS.answer(DEVICE, "gaps")
             await asker.until(lambda: asker.said(usual) and asker.said(topic))
             return asker.said(topic)[0], asker.said(usual)[0]
@@ -430,7 +433,7 @@ def test_speech_is_recognized_over_mqtt(broker, tmp_path):
         async with asking(broker.url) as asker, door(broker.url, tmp_path, sensors=True) as models:
             make = partial(task_models.bundle, task="automatic-speech-recognition")
             await models.activate("ears", *unpacked(tmp_path, make))
-            await asker.ask(TOPICS.infer(DEVICE, "ears"), wav(np.full(1600, 0.9, np.float32)))
+            await asker.ask(TOPICS.infer(DEVICE, "ears", CLIENT), wav(np.full(1600, 0.9, np.float32)))
             usual = TOPICS.answer(DEVICE, "ears")
             await asker.until(lambda: asker.said(usual) and asker.said(topic))
             return asker.said(topic)[0], asker.said(usual)[0]
@@ -461,7 +464,7 @@ def test_a_flood_costs_little_memory_and_stops_nothing(tmp_path, monkeypatch):
         client.connect("127.0.0.1", made.broker.port)
         client.loop_start()
         padded = json.dumps(body(1)).encode().ljust(REQUEST_MAX_BYTES)
-        sent = [client.publish(made.observer.topics.infer(DEVICE, "tiny"), padded) for _ in range(FLOOD)]
+        sent = [client.publish(made.observer.topics.infer(DEVICE, "tiny", CLIENT), padded) for _ in range(FLOOD)]
         sent[-1].wait_for_publish(TIMEOUT_S)
         client.disconnect()
         client.loop_stop()
@@ -487,7 +490,7 @@ def test_the_agent_opens_the_door_when_it_is_told_to(tmp_path, monkeypatch):
         made.start_host()
         made.start_agent()
         made.observer.await_report(state="active", version="1.0")
-        ask, answer = made.observer.topics.infer(DEVICE, "tiny"), made.observer.topics.answer(DEVICE, "tiny")
+        ask, answer = made.observer.topics.infer(DEVICE, "tiny", CLIENT), made.observer.topics.answer(DEVICE, "tiny")
         made.observer.publish(ask, json.dumps(body(10)).encode())
         made.programs[-1].stop()
         made.config.write_text(re.sub(r"(\[serve\]\n)", r"\1mqtt = true\n", made.config.read_text()))

@@ -137,8 +137,8 @@ def test_relay_reports_count_for_its_own_site_only(tmp_path: Path) -> None:
     with relayed_site(tmp_path, 1) as site:
         state = DeviceState(online=True, session=7)
         sayings = [RelayedMessage(device=name, state=state) for name in ("alone", site.names[0], "unknown")]
-        asyncio.run(publish(site.wide, Topics(FLEET).relay(RELAY), relay_batch.pack(sayings)))
-        asyncio.run(publish(site.wide, Topics(FLEET).relay("alone"), relay_batch.pack(sayings)))
+        asyncio.run(publish(site.wide, Topics(FLEET).relay(RELAY), *relay_batch.pack(sayings)))
+        asyncio.run(publish(site.wide, Topics(FLEET).relay("alone"), *relay_batch.pack(sayings)))
         until(lambda: any(it.seen_s for it in status.devices(site.repo)), "a state")
         assert [it.id for it in status.devices(site.repo) if it.seen_s] == [site.names[0]]
 

@@ -57,7 +57,7 @@ class Mosquitto:
                 [_program(), "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log, cwd=self.folder
             )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _listens(self.port):
+        while not listens(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"mosquitto didn't start: {self.log}")
@@ -147,6 +147,7 @@ def _program() -> str:
     return program
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Return whether a process listens on a loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

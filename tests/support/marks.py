@@ -21,6 +21,7 @@ FIXTURES: Final = {
 IMPORTS: Final = {
     "edgeml.pipeline.export": "export",
     "support.brokers": "broker",
+    "support.other_brokers": "broker",
     "support.delivery_site": "broker",
     "support.relayed_site": "broker",
     "support.trained.comparison": "export",

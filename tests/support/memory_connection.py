@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from edgeml_core.broker import BrokerUrl
@@ -14,7 +15,8 @@ URL = BrokerUrl(host="broker.example", port=1883, tls=False)
 class MemoryConnection:
     """See `edgeml_io.mqtt.Connection`. `events` has all calls in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, payload_max_bytes: float = math.inf) -> None:
+        self.payload_max_bytes = payload_max_bytes
         self.events: list[tuple[str, object]] = []
         self.published: list[tuple[str, bytes]] = []
         self.retained: dict[str, bytes] = {}
@@ -66,8 +68,10 @@ class MemoryConnection:
         retain: bool = False,
         correlation: bytes | None = None,
         timeout_s: float | None = None,
-    ) -> None:
-        """Acknowledge, and keep the message."""
+    ) -> bool:
+        """Acknowledge, and keep the message, if it isn't too long."""
+        if len(payload) > self.payload_max_bytes:
+            return False
         self.events.append(("publish", topic))
         if qos:
             await self._answered()
@@ -76,6 +80,7 @@ class MemoryConnection:
         self.published.append((topic, payload))
         if retain:
             self.retained[topic] = payload
+        return True
 
     async def _answered(self) -> None:
         await self.answers.wait()

@@ -39,7 +39,8 @@ class AclCheck:
             topics.trust("echo", device),
         }
         if requests:
-            self._needed |= {topics.infer(device, "echo"), topics.answer(device, "echo"), topics.client("echo", device)}
+            infer = topics.infer(device, "echo", device)
+            self._needed |= {infer, topics.answer(device, "echo"), topics.client("echo", device)}
         self._missing: set[str] = set()
         self._is_complete = asyncio.Event()
 

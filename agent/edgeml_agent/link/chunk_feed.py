@@ -110,7 +110,7 @@ class ChunkFeed:
 
     def _request(self, connection: Connection, subscriptions: list[tuple[str, int]], keys: tuple[str, ...]) -> None:
         """Subscribe and want, in this order and without a pause. After a lost connection `restart` asks again."""
-        calls: list[Awaitable[None]] = []
+        calls: list[Awaitable[object]] = []
         if subscriptions:
             calls.append(connection.subscribe(subscriptions, timeout_s=math.inf))
         for start in range(0, len(keys), messages.WANTS_MAX):
@@ -121,6 +121,6 @@ class ChunkFeed:
         request.add_done_callback(self._requests.discard)
 
 
-async def _all_ended(calls: Sequence[Awaitable[None]]) -> None:
+async def _all_ended(calls: Sequence[Awaitable[object]]) -> None:
     """Begin calls in this order, and wait until each has succeeded or failed."""
     await asyncio.gather(*calls, return_exceptions=True)

@@ -20,6 +20,8 @@ from edgeml_io.mqtt import Connection, Message, MqttError
 
 #: Bytes of one request; a photograph of 700 kB fits in base64.
 REQUEST_MAX_BYTES: Final = 1024**2
+#: Characters of a client's name.
+CLIENT_MAX_CHARS: Final = 128
 #: Requests that the API hasn't read yet; the newest of more are dropped, as any message of QoS 0 may be.
 QUEUED_MAX: Final = 256
 #: Bytes of their payloads: sixteen of the longest.
@@ -29,11 +31,12 @@ QUEUED_MAX_BYTES: Final = 16 * 1024**2
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request; nothing in it is trusted.
 
-    `payload` is None when it was longer than `REQUEST_MAX_BYTES`. `arrived_s` is on the clock `time.monotonic`;
-    `expires_s` is in seconds after it.
+    `client` is the last level of the topic, which the broker's rights bind to the user. `payload` is None when it was
+    longer than `REQUEST_MAX_BYTES`. `arrived_s` is on the clock `time.monotonic`; `expires_s` is in seconds after it.
     """
 
     model: str
+    client: str
     payload: bytes | None
     arrived_s: float
     expires_s: int | None = None
@@ -49,7 +52,7 @@ class InferenceRequests:
         self.device = device
         self._current = current
         self._is_open = False
-        self._root = topics.infer(device, "")
+        self._root = topics.infer(device, "", "").rstrip("/")
         self._requests: asyncio.Queue[InferenceRequest] = asyncio.Queue(QUEUED_MAX)
         self._queued_bytes = 0
 
@@ -61,13 +64,14 @@ class InferenceRequests:
     @property
     def subscriptions(self) -> list[tuple[str, int]]:
         """The topics that a connection subscribes to, with their QoS."""
-        return [(self.topics.infer(self.device, "+"), 0)] if self._is_open else []
+        return [(self.topics.infer(self.device, "+", "+"), 0)] if self._is_open else []
 
     def on_message(self, message: Message) -> None:
         """Queue a request. A retained one is dropped: its client has stopped waiting."""
-        model = message.topic.removeprefix(self._root)
-        if self._is_open and names.is_name(model) and not message.retain:
-            self._queue(_request(model, message))
+        match message.topic.removeprefix(f"{self._root}/").split("/"):
+            case [model, client] if names.is_name(model) and _is_client(client):
+                if self._is_open and not message.retain:
+                    self._queue(_request(model, client, message))
 
     @property
     def connection(self) -> Connection | None:
@@ -86,16 +90,15 @@ class InferenceRequests:
         """Publish an answer, with QoS 1 when the broker shall retain it.
 
         Returns:
-            False when there is no connection; then the message is lost.
+            False when the message is lost: there is no connection, or the broker doesn't take one of that length.
         """
         connection = self._current.get_now()
         if connection is None:
             return False
         try:
-            await connection.publish(topic, payload, qos=int(retain), retain=retain, correlation=correlation)
+            return await connection.publish(topic, payload, qos=int(retain), retain=retain, correlation=correlation)
         except MqttError:
             return False
-        return True
 
     def _queue(self, request: InferenceRequest) -> None:
         if not self._requests.full() and self._queued_bytes < QUEUED_MAX_BYTES:
@@ -103,9 +106,15 @@ class InferenceRequests:
             self._requests.put_nowait(request)
 
 
-def _request(model: str, message: Message) -> InferenceRequest:
+def _is_client(name: str) -> bool:
+    """Return whether a level of a topic can stand in the topic of an answer."""
+    return 0 < len(name) <= CLIENT_MAX_CHARS and name.isprintable() and not {"+", "#"} & {*name}
+
+
+def _request(model: str, client: str, message: Message) -> InferenceRequest:
     return InferenceRequest(
         model=model,
+        client=client,
         payload=message.payload if len(message.payload) <= REQUEST_MAX_BYTES else None,
         arrived_s=time.monotonic(),
         expires_s=message.expires_s,

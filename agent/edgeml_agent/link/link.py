@@ -48,7 +48,6 @@ RECONNECT_FIRST_S: Final = 1.0
 RECONNECT_MAX_S: Final = 120.0
 #: Seconds after which a connection counts as good: the next delay is the first one again.
 STABLE_S: Final = 60.0
-_TIMESTAMP: Final = f"{trust.METADATA_DIR}/timestamp.json"
 
 
 class MqttLink:
@@ -91,9 +90,9 @@ class MqttLink:
             topics.chunk("").rstrip("/"): self.chunks.on_message,
             topics.wave("").rstrip("/"): self.chunks.on_message,
             topics.call(device.id): self._calls.on_message,
-            topics.infer(device.id, "").rstrip("/"): self._requests.on_message,
+            topics.infer(device.id, "", "").rstrip("/"): self._requests.on_message,
             topics.root + "/trust": self.files.on_message,
-            topics.trust(trust.FLEET, _TIMESTAMP): self._on_timestamp,
+            topics.trust(trust.FLEET, trust.TIMESTAMP_FILE): self._on_timestamp,
         }.items():
             self._dispatcher.set(topic, handler)
 
@@ -141,8 +140,12 @@ class MqttLink:
         self._status.reply(reply)
 
     def forward(self, topic: str, payload: bytes) -> None:
-        """Publish a message of a topic handler with QoS 1, in its turn among the reports."""
+        """Publish a message of a topic handler with QoS 1, in its turn among such messages."""
         self._status.forward(topic, payload)
+
+    async def all_forwarded(self) -> None:
+        """Wait until the broker has acknowledged every message of `forward`."""
+        await self._status.all_forwarded()
 
     def open_requests(self) -> InferenceRequests:
         """Receive requests to this device's models, from the next connection on."""
@@ -154,8 +157,8 @@ class MqttLink:
         await self._number_session()
         async with self._broker.connected(self._status.will) as connection:
             log.event("connected", broker=self._broker.url, session=self.session)
-            subscriptions = [(self._topics.trust("+", "metadata/+"), 1), (self._topics.call(self._device), 1)]
-            await connection.subscribe(subscriptions + self._requests.subscriptions)
+            calls = [(self._topics.call(self._device), 1)]
+            await connection.subscribe(self.files.subscriptions + calls + self._requests.subscriptions)
             self.chunks.restart(connection)
             self.files.restart()
             with self._current.use(connection):

@@ -36,11 +36,14 @@ class Outbox:
     def __init__(self) -> None:
         self._messages: deque[Outgoing] = deque(maxlen=OUTBOX_MAX_MESSAGES)
         self._added = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
 
     def add(self, message: Outgoing) -> None:
         """Append a message."""
         self._messages.append(message)
         self._added.set()
+        self._emptied.clear()
 
     async def oldest(self) -> Outgoing:
         """Wait for the oldest message; it stays in the outbox.
@@ -57,3 +60,9 @@ class Outbox:
         """Take out the oldest message after its acknowledgement, unless newer ones have displaced it meanwhile."""
         if self._messages and self._messages[0] is message:
             self._messages.popleft()
+        if not self._messages:
+            self._emptied.set()
+
+    async def is_emptied(self) -> None:
+        """Wait until every message has been acknowledged."""
+        await self._emptied.wait()

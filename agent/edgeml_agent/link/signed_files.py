@@ -1,8 +1,14 @@
-"""The newest copies of the signed files that arrived, bounded; verification is left to `edgeml_agent.trust`."""
+"""The newest copies of the signed files that arrived, bounded; verification is left to `edgeml_agent.trust`.
+
+A device subscribes to exact topics only, since not every broker sends retained messages to a wildcard. It always
+follows the newest root and the timestamp of both repositories. Of each other role it follows the file that was read
+last, so that it notices when the host repairs a forged one. A target is subscribed to for the time of its reading.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -12,25 +18,28 @@ from edgeml_core import trust
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import Message
 
-#: Metadata files held: two repositories with some ten each, and their roots of many years.
-HELD_MAX_FILES: Final = 256
-#: Bytes of these files.
+#: Bytes of all metadata held, of two repositories together; python-tuf takes at most 8 MB of each.
 HELD_MAX_BYTES: Final = 32 * 1024**2
 #: Seconds for a retained file after its subscription: the largest manifest takes as much at 6 Mbit/s.
 RETAINED_WAIT_S: Final = 10.0
 #: Seconds without a further change after which a change counts as complete: a host publishes its files in a burst.
 SETTLE_S: Final = 0.3
-_ROOT_SUFFIX: Final = ".root.json"
+_NUMBERED_ROOT: Final = re.compile(rf"{trust.METADATA_DIR}/(\d+)\.root\.json")
 
 
 class SignedFiles:
-    """Files by topic. A file that is too long is dropped, and the oldest of too many: each can be requested again."""
+    """Files by topic. A file that is too long is dropped: it can be requested again."""
 
     def __init__(self, topics: Topics, current: CurrentConnection) -> None:
         self._topics = topics
         self._current = current
         self._changed = asyncio.Event()
-        self._roots = tuple(topics.trust(repo, f"{trust.METADATA_DIR}/") for repo in trust.REPOSITORIES)
+        #: Followed topics by role and repository. A host publishes the timestamp last, so it is subscribed to last.
+        self._followed = {
+            _role(repo, file): topics.trust(repo, file)
+            for file in (trust.NEWEST_ROOT_FILE, trust.TIMESTAMP_FILE)
+            for repo in trust.REPOSITORIES
+        }
         self._held: dict[str, bytes] = {}
         self._held_bytes = 0
         self._expected: dict[str, asyncio.Future[bytes]] = {}
@@ -39,6 +48,11 @@ class SignedFiles:
     def held(self) -> dict[str, bytes]:
         """All metadata held, by topic."""
         return dict(self._held)
+
+    @property
+    def subscriptions(self) -> list[tuple[str, int]]:
+        """The topics that a connection subscribes to, with their QoS."""
+        return [(topic, 1) for topic in self._followed.values()]
 
     async def read(self, repo: str, file: str) -> bytes | None:
         """Return one signed file as the broker has it; None when there is none.
@@ -49,19 +63,12 @@ class SignedFiles:
         topic = self._topics.trust(repo, file)
         if (held := self._held.get(topic)) is not None:
             return held
-        if file.endswith(_ROOT_SUFFIX):
-            # The trust client asks for root N+1 until there is none: all that exist arrived with the subscription.
-            return None
-        connection = await self._current.get()
-        with self._awaited(topic) as arrival, self._current.translated():
-            await connection.subscribe([(topic, 1)])
-            try:
-                async with asyncio.timeout(RETAINED_WAIT_S):
-                    return await arrival
-            except TimeoutError:
-                return None
-            finally:
-                await connection.unsubscribe([topic])
+        if (numbered := _NUMBERED_ROOT.fullmatch(file)) is not None:
+            # The trust client asks for root N+1 until there is none. The newest root tells without a wait.
+            newest, number = await self.read(repo, trust.NEWEST_ROOT_FILE) or b"", int(numbered[1])
+            if (last := trust.unverified_version(newest)) <= number:
+                return newest if last == number else None
+        return await self._request(topic, _role(repo, file))
 
     async def changed(self) -> None:
         """Wait until files have changed since the last call, and until no more arrive."""
@@ -80,11 +87,33 @@ class SignedFiles:
         """Keep a file; an empty payload withdraws it."""
         topic, payload = message.topic, message.payload
         awaited = self._expected.get(topic)
-        if awaited is not None and not awaited.done() and payload:
+        is_awaited = awaited is not None and not awaited.done() and bool(payload)
+        if awaited is not None and is_awaited:
             awaited.set_result(payload)
-        if topic.startswith(self._roots) and payload != self._held.get(topic, b""):
+        if topic in self._followed.values() and payload != self._held.get(topic, b""):
             self._hold(topic, payload)
-            self._changed.set()
+            if not is_awaited:
+                self._changed.set()
+
+    async def _request(self, topic: str, role: str) -> bytes | None:
+        """Subscribe to a topic, and wait for its file; metadata replaces its role's earlier subscription."""
+        connection = await self._current.get()
+        with self._awaited(topic) as arrival, self._current.translated():
+            earlier = [] if self._followed.get(role, topic) == topic else [self._followed[role]]
+            if role:
+                self._followed[role] = topic
+            await connection.subscribe([(topic, 1)])
+            for old in earlier:
+                self._hold(old, b"")
+                await connection.unsubscribe([old])
+            try:
+                async with asyncio.timeout(RETAINED_WAIT_S):
+                    return await arrival
+            except TimeoutError:
+                return None
+            finally:
+                if not role:
+                    await connection.unsubscribe([topic])
 
     @contextmanager
     def _awaited(self, topic: str) -> Iterator[asyncio.Future[bytes]]:
@@ -97,12 +126,10 @@ class SignedFiles:
 
     def _hold(self, topic: str, payload: bytes) -> None:
         self._held_bytes -= len(self._held.pop(topic, b""))
-        if payload and len(payload) <= trust.METADATA_MAX_BYTES:
+        fits = len(payload) <= trust.METADATA_MAX_BYTES and self._held_bytes + len(payload) <= HELD_MAX_BYTES
+        if payload and fits:
             self._held[topic] = payload
             self._held_bytes += len(payload)
-        while len(self._held) > HELD_MAX_FILES or self._held_bytes > HELD_MAX_BYTES:
-            oldest = next(iter(self._held))
-            self._held_bytes -= len(self._held.pop(oldest))
 
 
 class BlockingFiles:
@@ -122,3 +149,9 @@ class BlockingFiles:
     def read(self, repo: str, file: str) -> bytes | None:
         """See `TrustSource.read`."""
         return asyncio.run_coroutine_threadsafe(self._read(repo, file), self._loop).result()
+
+
+def _role(repo: str, file: str) -> str:
+    """Return a metadata file's repository and name without its number; empty for a target."""
+    folder, _, name = file.rpartition("/")
+    return f"{repo}/{name.lstrip('0123456789')}" if folder == trust.METADATA_DIR else ""

@@ -11,9 +11,11 @@ from typing import Final
 
 import msgspec
 
+from edgeml_agent import log
 from edgeml_agent.link.outbox import Forwarded, Outbox, Outgoing
 from edgeml_core import messages
 from edgeml_core.calls import Reply
+from edgeml_core.errors import TransportError
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_io.mqtt import Connection, MqttError, Will
 
@@ -22,7 +24,7 @@ GOODBYE_S: Final = 3.0
 
 
 class StatusPublisher:
-    """The state and the outbox of one device. `session` is the number of the current connection."""
+    """The state and the outboxes of one device. `session` is the number of the current connection."""
 
     def __init__(self, topics: Topics, device: str) -> None:
         self.session = 0
@@ -32,6 +34,8 @@ class StatusPublisher:
         self._state = DeviceState(online=True, session=0)
         self._state_changed = asyncio.Event()
         self._outbox = Outbox()
+        #: Messages of a topic handler: they displace no report of the device's own.
+        self._forwarded = Outbox()
 
     def publish_state(self, state: DeviceState) -> None:
         """See `StatusSink.publish_state`."""
@@ -48,8 +52,12 @@ class StatusPublisher:
         self._outbox.add(reply)
 
     def forward(self, topic: str, payload: bytes) -> None:
-        """Publish a message of a topic handler, in its turn among the reports."""
-        self._outbox.add(Forwarded(topic, payload))
+        """Publish a message of a topic handler, in its turn among such messages."""
+        self._forwarded.add(Forwarded(topic, payload))
+
+    async def all_forwarded(self) -> None:
+        """Wait until the broker has acknowledged every message of `forward`."""
+        await self._forwarded.is_emptied()
 
     @property
     def will(self) -> Will:
@@ -65,7 +73,8 @@ class StatusPublisher:
         self._state_changed.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_states(connection))
-            tasks.create_task(self._publish_outbox(connection))
+            tasks.create_task(self._publish_outbox(connection, self._outbox))
+            tasks.create_task(self._publish_outbox(connection, self._forwarded))
 
     async def publish_offline(self, connection: Connection) -> None:
         """Publish the state as offline, if the broker takes it within `GOODBYE_S`."""
@@ -79,14 +88,18 @@ class StatusPublisher:
             self._state_changed.clear()
             await self._publish_state(connection, online=True)
 
-    async def _publish_outbox(self, connection: Connection) -> None:
+    async def _publish_outbox(self, connection: Connection, outbox: Outbox) -> None:
         while True:
-            message = await self._outbox.oldest()
-            await connection.publish(*self._addressed(message), qos=1)
-            self._outbox.remove(message)
+            message = await outbox.oldest()
+            topic, payload = self._addressed(message)
+            if not await connection.publish(topic, payload, qos=1):
+                _log_too_long(topic, payload)
+            outbox.remove(message)
 
     async def _publish_state(self, connection: Connection, *, online: bool) -> None:
-        await connection.publish(self._state_topic, self._payload(online=online), qos=1, retain=True)
+        payload = self._payload(online=online)
+        if not await connection.publish(self._state_topic, payload, qos=1, retain=True):
+            _log_too_long(self._state_topic, payload)
 
     def _payload(self, *, online: bool) -> bytes:
         return messages.encode(msgspec.structs.replace(self._state, online=online, session=self.session))
@@ -99,3 +112,8 @@ class StatusPublisher:
                 return self._report_topic, messages.encode(msgspec.structs.replace(message, session=self.session))
             case _:
                 return self._reply_topic, messages.encode(message)
+
+
+def _log_too_long(topic: str, payload: bytes) -> None:
+    message = f"a message on {topic} has {len(payload)} bytes, more than the broker takes"
+    log.failure("message dropped", TransportError("packet-too-long", message, "raise the broker's max_packet_size"))

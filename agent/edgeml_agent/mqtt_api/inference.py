@@ -1,9 +1,9 @@
-"""Inference over MQTT: a message on `device/ID/infer/MODEL` is a request; the client names the topic of its answer.
+"""Inference over MQTT: a message on `device/ID/infer/MODEL/CLIENT` is a request of that client.
 
 The payload is a request as over HTTP, or the bare content of a text or a file. Clients of MQTT 3.1.1, which has no
 properties, write `reply_to`, `id` and `timeout_ms` beside the request. Every request is answered, by its result or an
-error. An answer that may not go to the topic named goes to `device/ID/answer/MODEL`. `link.inference_requests` receives
-the messages.
+error, on `client/CLIENT/ID` if the request names that topic, and else on `device/ID/answer/MODEL`. So no client can
+make a device answer another client. `link.inference_requests` receives the messages.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ class MqttInference:
     async def _answer(self, asked: InferenceRequest, *, is_full: bool = False) -> None:
         reply = self._default_reply(asked)
         try:
-            reply = self._with_reply_topic(reply, asked.reply_to)
+            reply = self._with_reply_topic(reply, asked.client, asked.reply_to)
             envelope, parse = _read(asked.payload)
             reply = msgspec.structs.replace(reply, id=envelope.id)
-            reply = self._with_reply_topic(reply, envelope.reply_to)
+            reply = self._with_reply_topic(reply, asked.client, envelope.reply_to)
             payload = await self._predict(asked, envelope, parse, is_full=is_full)
         except EdgemlError as error:
             payload = _failure(reply.id, error)
@@ -119,13 +119,13 @@ class MqttInference:
         topic = self._line.topics.answer(self._line.device, asked.model)
         return _ReplyAddress(topic=topic, correlation=asked.correlation)
 
-    def _with_reply_topic(self, reply: _ReplyAddress, reply_to: str | None) -> _ReplyAddress:
-        """Return the address with the topic that the client names, if it may name that."""
+    def _with_reply_topic(self, reply: _ReplyAddress, client: str, reply_to: str | None) -> _ReplyAddress:
+        """Return the address with the topic that the client names: it may name its own, and no other."""
         if reply_to is None:
             return reply
-        if not self._line.topics.takes_answers(self._line.device, reply_to):
-            hint = f"name {self._line.topics.client('NAME', self._line.device)}"
-            raise UsageError("topic-refused", f"answers don't go to the topic {reply_to!r}", hint)
+        if reply_to != (own := self._line.topics.client(client, self._line.device)):
+            message = f"answers to {client!r} don't go to the topic {reply_to!r}"
+            raise UsageError("topic-refused", message, f"name {own}")
         return msgspec.structs.replace(reply, topic=reply_to)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from edgeml_agent.offline.sources import BundleChunks, BundleFiles, FolderChunks, FolderFiles, FolderTargets
 from edgeml_agent.ports import ChunkSource, ShadowPolicy, TrustSource
 from edgeml_agent.probe.prober import ChildProber
@@ -24,10 +26,11 @@ from edgeml_agent.update.agent import Agent, Ports
 from edgeml_agent.update.reporter import Reporter
 from edgeml_core.bundle import BundleReader
 from edgeml_core.desired import Deployment, Wanted
-from edgeml_core.errors import RejectedError, TransportError, UsageError
+from edgeml_core.errors import EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.lifecycle import State
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import DeviceState, Report
+from edgeml_io import files
 from edgeml_runtime.hardware import board
 
 
@@ -54,15 +57,28 @@ class NullModelServer:
         """See `ModelServer.reload`."""
 
 
-def install(settings: Settings, source: Path) -> list[ModelRecord]:
-    """Install the deployments of a repository's folder for this device, or one bundle.
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that wasn't installed; the version that served still does."""
 
-    Returns:
-        The models that were installed; those that were up to date are not among them.
+    name: str
+    version: str
+    error: EdgemlError
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that were installed, and those that failed; those that were up to date are in neither."""
+
+    models: tuple[ModelRecord, ...]
+    failures: tuple[Failure, ...] = ()
+
+
+def install(settings: Settings, source: Path) -> Installed:
+    """Install the deployments of a repository's folder for this device, or one bundle. No failure stops other models.
 
     Raises:
         UsageError: `source` can't be read, or an update is under way.
-        RejectedError, TransportError, DeviceError: as for an update over the network; the models that served still do.
+        RejectedError, TransportError: the signed files of `source` are refused or can't be read, so nothing is
+            installed. A bare bundle fails as an update over the network does.
     """
     lock = locks.take(settings.store.dir / locks.UPDATE)
     if lock is None:
@@ -80,22 +96,27 @@ def install(settings: Settings, source: Path) -> list[ModelRecord]:
             store.close()
 
 
-async def _install_folder(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
+async def _install_folder(settings: Settings, store: Store, source: Path) -> Installed:
     agent, deployments = await _read_folder(settings, store, source)
-    installed = []
+    installed, failures = [], []
     for deployment in deployments.values():
         record = store.record(deployment.name)
-        if record.deployment != deployment.id or record.state is not State.ACTIVE:
+        if record.deployment == deployment.id and record.state is State.ACTIVE:
+            continue
+        try:
             await agent.attempt(deployment)
+        except EdgemlError as error:
+            failures.append(Failure(name=deployment.name, version=deployment.version, error=error))
+        else:
             installed.append(store.record(deployment.name))
-    return installed
+    return Installed(models=tuple(installed), failures=tuple(failures))
 
 
 async def _read_folder(settings: Settings, store: Store, source: Path) -> tuple[Agent, dict[str, Deployment]]:
     """Return a stick's deployments for this device; those that the device trusts already, if the stick is older."""
 
-    def with_files(files: TrustSource) -> Agent:
-        return _agent(settings, store, Trust(settings.trust.root, settings.store.dir, files), FolderChunks(source))
+    def with_files(signed: TrustSource) -> Agent:
+        return _agent(settings, store, Trust(settings.trust.root, settings.store.dir, signed), FolderChunks(source))
 
     agent = with_files(FolderFiles(source))
     try:
@@ -111,9 +132,9 @@ async def _read_folder(settings: Settings, store: Store, source: Path) -> tuple[
             raise older from None
 
 
-async def _install_bundle(settings: Settings, store: Store, source: Path) -> list[ModelRecord]:
+async def _install_bundle(settings: Settings, store: Store, source: Path) -> Installed:
     try:
-        file = source.open("rb")
+        file = files.open_regular(source, follows_link=True)
     except OSError as error:
         message = f"can't read {source}: {error.strerror}"
         raise UsageError("usage", message, "name a bundle, or the folder of a repository") from error
@@ -126,7 +147,7 @@ async def _install_bundle(settings: Settings, store: Store, source: Path) -> lis
         # The newest deployment stays recorded as done, so that only the fleet's next one counts.
         deployment = _deployment(bundle, store.record(bundle.manifest.name).deployment)
         await _agent(settings, store, bundle_trust, BundleChunks(bundle)).attempt(deployment)
-    return [store.record(deployment.name)]
+    return Installed(models=(store.record(deployment.name),))
 
 
 def _check_trusted(bundle_trust: Trust, bundle: BundleReader) -> None:

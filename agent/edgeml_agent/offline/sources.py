@@ -1,7 +1,7 @@
 """Sources without a network: a repository's folder on a stick, or a bundle in a file.
 
 Both implement the ports of the link, and their content is verified in the same way. A chunk that is missing or damaged
-on a stick is a transport error: it says nothing against the release.
+on a stick is a transport error: it says nothing against the release. Only regular files of bounded length are read.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from edgeml_agent.ports import Arrival, TrustSource
 from edgeml_core import chunks, sealing, trust, wire_keys
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, TransportError
+from edgeml_core.manifest import MANIFEST_MAX_BYTES
+from edgeml_io import files
 
 #: Folder of the chunks in a repository.
 CHUNKS_DIR: Final = "chunks"
+#: Bytes of a chunk's file: an encrypted one has some 300 more than a chunk.
+CHUNK_FILE_MAX_BYTES: Final = chunks.CHUNK_BYTES + 4096
 #: Codec byte of an uncompressed wire chunk (`edgeml_core.chunks`).
 _RAW: Final = b"\x00"
 
@@ -30,10 +34,15 @@ class FolderFiles:
 
     def read(self, repo: str, file: str) -> bytes | None:
         """See `TrustSource.read`."""
+        is_metadata = file.startswith(f"{trust.METADATA_DIR}/")
         try:
-            return (self._folder / repo / file).read_bytes()
-        except OSError:
+            limit = trust.METADATA_MAX_BYTES if is_metadata else MANIFEST_MAX_BYTES
+            return files.read_regular(self._folder / repo / file, limit)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            message = f"{self._folder / repo / file} can't be read: {error.strerror}"
+            raise TransportError("trust-unavailable", message, "copy the repository to the stick again") from error
 
 
 class FolderTargets(FolderFiles):
@@ -71,8 +80,9 @@ class FolderChunks:
         for key in keys:
             # A request for a delta gets the whole chunk, since nothing here is slow.
             chunk_id, *_ = wire_keys.ids(key)
+            path = self._folder / chunk_id[:2] / chunk_id
             try:
-                payload = _undamaged((self._folder / chunk_id[:2] / chunk_id).read_bytes(), chunk_id)
+                payload = _undamaged(files.read_regular(path, CHUNK_FILE_MAX_BYTES), chunk_id)
             except (OSError, RejectedError) as error:
                 message = f"chunk {chunk_id[:12]} is missing or damaged in {self._folder}"
                 raise TransportError("chunk-timeout", message, "copy the repository to the stick again") from error

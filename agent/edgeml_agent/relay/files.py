@@ -6,7 +6,9 @@ sites' manifests: they would cost the network as much as some updates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 import msgspec
 
@@ -16,16 +18,17 @@ from edgeml_core import desired, names, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import EdgemlError
 
-#: A target's repository, and its file there.
+#: A file's repository, and its name there.
 Name = tuple[str, str]
+_ROOT: Final = re.compile(rf"{trust.METADATA_DIR}/(\d+)\.root\.json")
 
 
 class SiteFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet document, the site's manifests by digest, and all of them as files."""
+    """The fleet document, the site's manifests by digest, and all files that the site's devices read."""
 
     document: FleetDocument
     manifests: dict[str, bytes]
-    targets: dict[Name, bytes]
+    files: dict[Name, bytes]
 
 
 class TargetCache:
@@ -68,15 +71,25 @@ class SiteTrust:
     Args:
         verifier: the trust of the device itself.
         targets: the source that `verifier` reads.
+        metadata: reads the metadata that `verifier` has verified.
         device: the relay's own id; its signed label `site` names the site that it serves.
         show: called in the verifier's thread with the site's files.
     """
 
-    def __init__(self, verifier: Trust, targets: TargetCache, device: str, show: Callable[[SiteFiles], None]) -> None:
+    def __init__(
+        self,
+        verifier: Trust,
+        targets: TargetCache,
+        metadata: Callable[[], Mapping[Name, bytes]],
+        device: str,
+        show: Callable[[SiteFiles], None],
+    ) -> None:
         self._verifier = verifier
         self._targets = targets
+        self._metadata = metadata
         self._device = device
         self._show = show
+        self._old_roots: dict[Name, bytes] = {}
 
     def desired(self) -> FleetDocument:
         """See `ports.Trust.desired`."""
@@ -93,13 +106,31 @@ class SiteTrust:
                 log.failure("relay lacks a manifest", error, release=stem)
                 continue
             verified.append((trust.RELEASES, f"{trust.TARGETS_DIR}/{digest}.{trust.manifest_target(stem)}"))
-        targets = self._targets.keep(verified)
-        self._show(SiteFiles(document=document, manifests=manifests, targets=targets))
+        targets, metadata = self._targets.keep(verified), self._metadata()
+        for name in _earlier_roots(metadata):
+            # A device may have been enrolled before the relay was.
+            if name not in self._old_roots and (data := self._targets.read(*name)) is not None:
+                self._old_roots[name] = data
+        files = {**self._old_roots, **targets, **metadata}
+        self._show(SiteFiles(document=document, manifests=manifests, files=files))
         return document
 
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""
         return self._verifier.manifest(stem, digest)
+
+
+def _earlier_roots(metadata: Mapping[Name, bytes]) -> list[Name]:
+    """Return the names of the roots before the relay's first one."""
+    numbers: dict[str, list[int]] = {}
+    for repo, file in metadata:
+        if found := _ROOT.fullmatch(file):
+            numbers.setdefault(repo, []).append(int(found[1]))
+    return [
+        (repo, f"{trust.METADATA_DIR}/{number}.root.json")
+        for repo, held in numbers.items()
+        for number in range(1, min(held))
+    ]
 
 
 def site_of(document: FleetDocument, device: str) -> str:

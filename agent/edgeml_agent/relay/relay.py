@@ -10,15 +10,19 @@ messages only about devices of its own site.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from edgeml_agent import log
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Trust, TrustSource
+from edgeml_agent.relay.backlog import MESSAGE_OVERHEAD_BYTES, Backlog, Sized
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
-from edgeml_agent.relay.files import SiteFiles, SiteTrust, TargetCache, site_of
+from edgeml_agent.relay.files import Name, SiteFiles, SiteTrust, TargetCache, site_of
 from edgeml_agent.relay.pull_through import OwnChunks, Pulls
 from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import DeviceSettings, RelaySettings
@@ -34,6 +38,10 @@ from edgeml_origin.origin import Origin
 BATCH_GATHER_S: Final = 2.0
 #: Seconds after which all states are published again: a broker that restarts may lose a message of QoS 1.
 STATES_AGAIN_S: Final = 600.0
+#: Replies of one device that are forwarded without further calls: a device replies once to each call.
+CALLS_MAX: Final = 16
+#: Seconds between two log lines about malformed messages of one device: a hostile one must not fill the disk.
+DROPPED_LOG_EVERY_S: Final = 60.0
 #: The release of all chunks that no known manifest lists: bases of deltas, and encrypted chunks.
 _UNLISTED: Final = "pulled"
 
@@ -62,21 +70,36 @@ class Relay:
         self._releases: tuple[AnnouncedRelease, ...] = ()
         self._listed: set[str] = set()
         self._unlisted: set[str] = set()
-        self._states: dict[tuple[str, str], RelayedMessage] = {}
-        #: Messages of the next batch, by subject.
-        self._upward: dict[tuple[str, str], RelayedMessage] = {}
+        self._deployments: frozenset[str] = frozenset()
+        self._states: dict[str, Sized] = {}
+        self._upward = Backlog()
         self._has_upward = asyncio.Event()
+        #: Replies that each device may still send.
+        self._calls: Counter[str] = Counter()
+        #: When the last malformed message of each device was logged.
+        self._logged_s: dict[str, float] = {}
         link.handler_topics.set_handler(self)
 
-    def trust(self, source: TrustSource, verifier: Callable[[TrustSource], Trust]) -> Trust:
-        """Make the trust of the relay's own device; it shows the site each file that it has verified."""
+    def trust(
+        self,
+        source: TrustSource,
+        verifier: Callable[[TrustSource], Trust],
+        metadata: Callable[[], Mapping[Name, bytes]],
+    ) -> Trust:
+        """Make the trust of the relay's own device; it shows the site each file that it has verified.
+
+        Args:
+            source: the source of signed files.
+            verifier: makes the trust that verifies a source's files.
+            metadata: reads the metadata that was verified.
+        """
         loop = asyncio.get_running_loop()
 
         def show(files: SiteFiles) -> None:
             loop.call_soon_threadsafe(self.show, files)
 
         targets = TargetCache(source)
-        return SiteTrust(verifier(targets), targets, self._device, show)
+        return SiteTrust(verifier(targets), targets, metadata, self._device, show)
 
     async def run(self) -> None:
         """Relay until cancelled."""
@@ -101,20 +124,23 @@ class Relay:
         )
         self._listed = {chunk_id for announced in self._releases for chunk_id in announced.ids}
         self._unlisted.clear()
-        self._states = {subject: it for subject, it in self._states.items() if it.device in self._devices}
+        self._deployments = frozenset(it.id for it in files.document.deployments)
+        self._states = {device: it for device, it in self._states.items() if device in self._devices}
         self._allow()
         self._link.handler_topics.set_topics([self._topics.call(device) for device in sorted(self._devices)])
-        targets = {self._topics.trust(*name): data for name, data in files.targets.items()}
-        self._site.retain(targets | self._link.files.held)
+        self._site.retain({self._topics.trust(*name): data for name, data in files.files.items()})
 
     def connected(self) -> None:
         """See `TopicHandler.connected`: the last messages may be lost, so all states are published again."""
-        self._upward = self._states | self._upward
+        self._add_states()
         self._has_upward.set()
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """See `TopicHandler.on_message`: calls from the fleet to the site's devices."""
-        self._site.pass_down(topic, payload)
+        device = topic.split("/")[-2]
+        if 0 < len(payload) <= messages.MESSAGE_MAX_BYTES:
+            self._calls[device] = min(self._calls[device] + 1, CALLS_MAX)
+            self._site.pass_down(topic, payload)
 
     def on_site_message(self, topic: str, payload: bytes) -> None:
         """See `SiteListener.on_site_message`."""
@@ -126,13 +152,15 @@ class Relay:
                 case ["want"]:
                     self._pulls.want(device, messages.decode(payload, Want).keys)
                 case ["device", "state"]:
-                    self._pass_up(RelayedMessage(device=device, state=messages.decode(payload, DeviceState)))
+                    state = messages.decode(payload, DeviceState)
+                    self._pass_up(RelayedMessage(device=device, state=state), len(payload))
                 case ["device", "report"]:
-                    self._pass_up(RelayedMessage(device=device, report=messages.decode(payload, Report)))
+                    report = messages.decode(payload, Report)
+                    self._pass_up(RelayedMessage(device=device, report=report), len(payload))
                 case ["device", "reply"]:
-                    self._link.forward(topic, payload)
+                    self._pass_reply(device, topic, payload)
         except RejectedError as error:
-            log.failure("relay drops a message", error, device=device)
+            self._log_dropped(device, error)
 
     def _give(self, device: str, keys: Sequence[str]) -> None:
         """Publish cached payloads for a device. The fleet's origin has answered these keys, so a release lists them."""
@@ -149,12 +177,34 @@ class Relay:
         unlisted = AnnouncedRelease(release=_UNLISTED, ids=frozenset(self._unlisted))
         self._origin.scheduler.allow(releases=[unlisted, *self._releases], devices=self._devices)
 
-    def _pass_up(self, message: RelayedMessage) -> None:
-        self._upward.pop(message.subject, None)
-        self._upward[message.subject] = message
+    def _pass_up(self, message: RelayedMessage, payload_bytes: int) -> None:
+        """Queue a state, or a report about a signed deployment; the host ignores all other reports."""
+        if message.report is not None and message.report.deployment not in self._deployments:
+            return
+        sized = message, payload_bytes + MESSAGE_OVERHEAD_BYTES
         if message.state is not None:
-            self._states[message.subject] = message
+            self._states[message.device] = sized
+        self._upward.put(sized)
         self._has_upward.set()
+
+    def _pass_reply(self, device: str, topic: str, payload: bytes) -> None:
+        """Forward a reply for each call that was passed down, and no more."""
+        if self._calls[device] and len(payload) <= messages.MESSAGE_MAX_BYTES:
+            self._calls[device] -= 1
+            self._link.forward(topic, payload)
+
+    def _log_dropped(self, device: str, error: RejectedError) -> None:
+        """Log a malformed message, for each device at most once in `DROPPED_LOG_EVERY_S`."""
+        now_s = time.monotonic()
+        if now_s - self._logged_s.get(device, -math.inf) >= DROPPED_LOG_EVERY_S:
+            self._logged_s[device] = now_s
+            log.failure("relay drops a message", error, device=device)
+
+    def _add_states(self) -> None:
+        """Queue all states again, but those that a newer one replaces."""
+        for sized in self._states.values():
+            if not self._upward.holds(sized[0].subject):
+                self._upward.put(sized)
 
     async def _publish_upward(self) -> None:
         """Publish the newest message of each subject, many in one, and all states every `STATES_AGAIN_S`."""
@@ -162,15 +212,14 @@ class Relay:
             try:
                 await within(self._has_upward.wait(), STATES_AGAIN_S)
             except TimeoutError:
-                self._upward = self._states | self._upward
+                self._add_states()
             await asyncio.sleep(BATCH_GATHER_S)
+            # While the fleet's broker is slow or away, messages wait in `Backlog`, where newer ones replace them.
+            await self._link.all_forwarded()
             self._has_upward.clear()
-            if not self._link.is_online:
-                continue
-            relayed, self._upward = list(self._upward.values()), {}
-            for start in range(0, len(relayed), relay_batch.MESSAGES_MAX):
-                payload = relay_batch.pack(relayed[start : start + relay_batch.MESSAGES_MAX])
-                self._link.forward(self._topics.relay(self._device), payload)
+            if self._link.is_online:
+                for payload in relay_batch.pack(self._upward.take()):
+                    self._link.forward(self._topics.relay(self._device), payload)
 
 
 def build(settings: RelaySettings, device: DeviceSettings, link: MqttLink, store: Path) -> Relay:

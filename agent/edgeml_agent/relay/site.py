@@ -16,10 +16,11 @@ from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
 from edgeml_io import backoff
 from edgeml_io.mqtt import Connection, MqttError
+from edgeml_io.packet_limit import PACKET_MAX_BYTES
 from edgeml_origin.origin import Origin
 
-#: The file that changes last with every change: a device that sees it finds all others in place.
-_PUBLISHED_LAST: Final = "timestamp.json"
+#: The last level of the topic that changes last with every change: a device that sees it finds all others in place.
+_PUBLISHED_LAST: Final = "/timestamp"
 
 
 class SiteListener(Protocol):
@@ -96,8 +97,11 @@ class Site:
             files = dict(sorted(self._retained.items(), key=lambda item: _order(item[0])))
             for topic in [*files, *(topic for topic in published if topic not in files)]:
                 payload = files.get(topic, b"")
-                if published.get(topic) != payload:
-                    await connection.publish(topic, payload, qos=1, retain=True)
+                if published.get(topic) == payload or await connection.publish(topic, payload, qos=1, retain=True):
+                    continue
+                message = f"{topic} has {len(payload)} bytes, more than the site's broker takes"
+                hint = f"let it take {PACKET_MAX_BYTES} bytes: max_packet_size"
+                log.failure("relay skips a file", TransportError("packet-too-long", message, hint))
             published = files
 
     async def _publish_downward(self, connection: Connection) -> None:

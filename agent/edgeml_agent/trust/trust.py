@@ -19,10 +19,12 @@ from edgeml_agent.trust.time_floor import FOLDER_NAME, TimeFloor
 from edgeml_agent.trust.tuf_client import CURRENT, TufClient
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
-from edgeml_core.errors import RejectedError, TransportError, UsageError
+from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 
 #: Bytes of a trust anchor: python-tuf's own bound of a root.
 ANCHOR_MAX_BYTES: Final = 512_000
+#: Files whose names have no number in a repository's folder.
+_UNNUMBERED: Final = {Path(file).name for file in (trust.TIMESTAMP_FILE, trust.NEWEST_ROOT_FILE)}
 #: python-tuf takes this HTTP status for an absent file.
 _NOT_FOUND: Final = 404
 
@@ -55,6 +57,28 @@ class HeldFiles:
             return (self._state / FOLDER_NAME / repo / CURRENT / Path(file).name).read_bytes()
         except OSError:
             return None
+
+
+def verified_metadata(state: Path) -> dict[tuple[str, str], bytes]:
+    """Return the metadata that this device has verified, by repository and file as a repository's folder names it.
+
+    Raises:
+        DeviceError: `store-failed`.
+    """
+    found: dict[tuple[str, str], bytes] = {}
+    with locks.held(state / locks.TRUST):
+        for repo in trust.REPOSITORIES:
+            folder = state / FOLDER_NAME / repo / CURRENT
+            for path in (*folder.glob("*.json"), *folder.glob("*/*.root.json")):
+                try:
+                    data = path.read_bytes()
+                except OSError as error:
+                    message = f"trusted metadata can't be read: {error}"
+                    raise DeviceError("store-failed", message, "check that [store] dir is readable") from error
+                has_name = path.parent != folder or path.name in _UNNUMBERED
+                name = path.name if has_name else f"{trust.unverified_version(data)}.{path.name}"
+                found[repo, f"{trust.METADATA_DIR}/{name}"] = data
+    return found
 
 
 class Trust:

@@ -7,6 +7,7 @@ files come from: MQTT, a stick, HTTP in tests. Delegations are deliberately abse
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from edgeml_core import trust
-from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_io import files
 
 #: Name of the link, in the repository's folder, to the files verified last.
@@ -99,7 +100,11 @@ class TufClient:
 
 @contextmanager
 def _replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield a copy of `folder/current`, which replaces it at the end, however the block ends."""
+    """Yield a copy of `folder/current`. At the end it replaces the original if it differs, however the block ends.
+
+    The copy shares the original's files, which python-tuf only ever replaces. So a refresh that finds nothing new
+    writes and syncs no metadata: a device refreshes every ten minutes, for years, on an SD card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     current = folder / CURRENT
     now = current.readlink().name if current.is_symlink() else ""
@@ -108,15 +113,34 @@ def _replace_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     copy = Path(tempfile.mkdtemp(dir=folder))
     if now:
-        shutil.copytree(folder / now, copy, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(folder / now, copy, symlinks=True, dirs_exist_ok=True, copy_function=_share)
     try:
         yield copy
     finally:
-        files.sync_tree(copy)
-        link = folder / "next"
-        link.symlink_to(copy.name)
-        link.replace(current)
-        files.sync(folder)
+        if now and _content(folder / now) == _content(copy):
+            shutil.rmtree(copy)
+        else:
+            files.sync_tree(copy)
+            link = folder / "next"
+            link.symlink_to(copy.name)
+            link.replace(current)
+            files.sync(folder)
+
+
+def _share(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(source, destination, follow_symlinks=False)
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """Return a folder's files, and the targets of its links, by their relative names."""
+    return {
+        path.relative_to(folder).as_posix(): bytes(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
 
 
 @contextmanager
@@ -124,7 +148,7 @@ def _translate_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (RepositoryError, DownloadError) as error:
-        if isinstance(error.__cause__, RejectedError):  # the fetcher's, which python-tuf has wrapped
+        if isinstance(error.__cause__, EdgemlError):  # the fetcher's, which python-tuf has wrapped
             raise error.__cause__ from error
         raise trust.translate(error, name) from error
     except OSError as error:

@@ -59,6 +59,14 @@ class Recorder:
         self._forgets = False
         self._told_s = -math.inf
 
+    def seen(self) -> set[str]:
+        """Return the devices that have a state; none when the registry can't be read. Call it before `run`."""
+        try:
+            return set(self._registry.devices())
+        except DeviceError as error:
+            self._lost(error)
+            return set()
+
     def use(self, deployments: frozenset[str]) -> None:
         """Keep reports about these deployments alone."""
         self._forgets |= deployments != self._deployments

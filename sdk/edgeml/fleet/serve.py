@@ -42,6 +42,8 @@ RECONNECT_FIRST_S: Final = 0.3
 RECONNECT_MAX_S: Final = 20.0
 #: Seconds after which a connection counts as good: the next delay is the first one again.
 STABLE_S: Final = 60.0
+#: Retained states requested by exact topics in one message.
+STATES_REQUESTED_MAX: Final = 100
 #: States of devices behind relays that aren't published yet; the newest of more are lost.
 RELAYED_QUEUE_MAX: Final = 10_000
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
@@ -122,6 +124,8 @@ class Host:
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
+        #: Devices of which the registry has a state.
+        self._seen = self.recorder.seen()
         self._use(snapshot)
 
     async def stay_connected(self, broker: Broker) -> None:
@@ -167,6 +171,7 @@ class Host:
         announcing = Announcer(connection, self._topics)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(connection, announcing))
+            tasks.create_task(self._request_states(connection))
             tasks.create_task(self._announce(announcing))
             tasks.create_task(self._origin.run(publish, publish_position))
             tasks.create_task(self._publish_relayed(connection))
@@ -184,6 +189,14 @@ class Host:
         async for message in connection:
             self._on_message(message, announcing)
 
+    async def _request_states(self, connection: Connection) -> None:
+        """Receive the retained states of devices that the registry lacks; RabbitMQ sends them to no wildcard."""
+        topics = [self._topics.state(device) for device in sorted(self._snapshot.devices - self._seen)]
+        for start in range(0, len(topics), STATES_REQUESTED_MAX):
+            requested = topics[start : start + STATES_REQUESTED_MAX]
+            await connection.subscribe([(topic, _DEVICE_QOS) for topic in requested])
+            await connection.unsubscribe(requested)
+
     def _on_message(self, message: Message, announcing: Announcer) -> None:
         payload, topic = message.payload, message.topic
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
@@ -199,6 +212,7 @@ class Host:
                 case ["relay"]:
                     self._on_relay_batch(device, payload)
                 case ["device", "state"]:
+                    self._seen.add(device)
                     self.recorder.put(device, messages.decode(payload, DeviceState))
                 case _:
                     self.recorder.put(device, messages.decode(payload, Report))
@@ -237,7 +251,8 @@ class Host:
                 if stamps != seen:
                     self._use(await asyncio.to_thread(read, self._repository))
                     for signed in self._repository.both:
-                        await announcing.announce(signed)
+                        for refused in await announcing.announce(signed):
+                            self._events.event("file-refused", refused.message, **refused.to_dict())
                     seen = stamps
                     self._report_announced()
                 elif repaired := await announcing.repair():

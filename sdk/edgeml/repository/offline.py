@@ -19,7 +19,7 @@ from edgeml.repository import layout
 from edgeml.repository.chunk_ids import Outgoing, Sealed
 from edgeml.repository.layout import CHUNKS_FOLDER, RepositoryFolder
 from edgeml.repository.releases import releases
-from edgeml.repository.signed import TIMESTAMP_FILE, SignedRepository
+from edgeml.repository.signed import SignedRepository
 from edgeml_core import desired, sealing, trust
 from edgeml_core.errors import UsageError
 from edgeml_io import files
@@ -86,7 +86,7 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
 
 
 def _require_usable(folder: Path) -> None:
-    is_copy = (folder / trust.FLEET / TIMESTAMP_FILE).is_file() and not (folder / layout.CONFIG_FILE).exists()
+    is_copy = (folder / trust.FLEET / trust.TIMESTAMP_FILE).is_file() and not (folder / layout.CONFIG_FILE).exists()
     if folder.exists() and not is_copy and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("usage", f"{folder} has other content", "name a new folder, or that of an earlier copy")
 

@@ -32,7 +32,6 @@ SIGNED_BY: Final[dict[str, dict[str, str]]] = {
 #: Number of superseded files that are kept, so that `serve` finds and clears their retained messages.
 SUPERSEDED_KEPT_FILES: Final = 64
 
-TIMESTAMP_FILE: Final = f"{trust.METADATA_DIR}/timestamp.json"
 _HASH: Final = "sha256"
 _ORDER: Final = "order"
 _Payload = TypeVar("_Payload", Root, Targets, Snapshot, Timestamp)
@@ -189,7 +188,7 @@ class SignedRepository:
         metadata = [f"{version}.root.json" for version in range(1, state.roots + 1)]
         metadata += [f"{state.targets.signed.version}.targets.json", f"{state.snapshot.signed.version}.snapshot.json"]
         targets = [f"{trust.TARGETS_DIR}/{_target_file(it)}" for it in state.targets.signed.targets.values()]
-        return [*targets, *(f"{trust.METADATA_DIR}/{name}" for name in metadata), TIMESTAMP_FILE]
+        return [*targets, *(f"{trust.METADATA_DIR}/{name}" for name in metadata), trust.TIMESTAMP_FILE]
 
     def superseded(self) -> list[str]:
         """List the files that belong to an earlier state only, the latest first."""

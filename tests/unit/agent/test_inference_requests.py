@@ -18,9 +18,9 @@ def requests_of(current=None):
     return InferenceRequests(TOPICS, "pi", current or CurrentConnection(URL)).open()
 
 
-def message(payload=b"{}", model="mood", **properties):
+def message(payload=b"{}", model="mood", client="camera", **properties):
     """A request."""
-    return Message(TOPICS.infer("pi", model), payload, **properties)
+    return Message(TOPICS.infer("pi", model, client), payload, **properties)
 
 
 async def queued(requests):
@@ -44,17 +44,20 @@ def test_request_has_its_properties_and_its_time_of_arrival():
         return await requests.next()
 
     found = fake_time.run(main)
-    assert (found.model, found.payload, found.arrived_s) == ("mood", b"x", 1234.0)
+    assert (found.model, found.client, found.payload, found.arrived_s) == ("mood", "camera", b"x", 1234.0)
     assert (found.expires_s, found.reply_to, found.correlation) == (5, "there", b"7")
 
 
 def test_retained_and_malformed_requests_are_dropped():
-    """Nobody waits for the one, and the other names no model."""
+    """Nobody waits for the one, and the others name no model or no client."""
 
     async def main(_):
         requests = requests_of()
         for it in (message(retain=True), message(model="../x"), message(model="a/b"), message(model="")):
             requests.on_message(it)
+        for client in ("", "a/b", "+", "#", "\n", "x" * 129):
+            requests.on_message(message(client=client))
+        requests.on_message(Message(f"{TOPICS.root}/device/pi/infer/mood", b"{}"))
         return await queued(requests)
 
     assert fake_time.run(main) == []
@@ -96,7 +99,7 @@ def test_closed_queue_subscribes_to_nothing_and_takes_nothing():
         requests = InferenceRequests(TOPICS, "pi", CurrentConnection(URL))
         requests.on_message(message())
         assert requests.subscriptions == []
-        assert requests.open().subscriptions == [(TOPICS.infer("pi", "+"), 0)]
+        assert requests.open().subscriptions == [(TOPICS.infer("pi", "+", "+"), 0)]
         return await queued(requests)
 
     assert fake_time.run(main) == []

@@ -165,9 +165,9 @@ def test_messages_go_to_the_part_that_owns_their_topic(broker):
     async def steps(link, _):
         connection, requests = await broker.connection(0), link.open_requests()
         for topic, payload in {
-            TOPICS.trust("fleet", "metadata/1.root.json"): b"root",
+            TOPICS.trust("fleet", "metadata/root.json"): b"root",
             TOPICS.call("pi"): b"call",
-            TOPICS.infer("pi", "mood"): b"request",
+            TOPICS.infer("pi", "mood", "camera"): b"request",
             TOPICS.want("pi"): b"",
             TOPICS.report("pi"): b"",
         }.items():
@@ -176,7 +176,7 @@ def test_messages_go_to_the_part_that_owns_their_topic(broker):
         assert (await requests.next()).payload == b"request"
         return link.files.held
 
-    assert live(broker, a_link, steps) == {TOPICS.trust("fleet", "metadata/1.root.json"): b"root"}
+    assert live(broker, a_link, steps) == {TOPICS.trust("fleet", "metadata/root.json"): b"root"}
 
 
 def test_timestamp_of_a_new_host_repeats_starved_wants(broker):

@@ -66,6 +66,19 @@ def test_retain_publishes_each_file_before_the_one_that_names_it(tmp_path):
     assert connection.published == [(TARGET, b"2"), (TIMESTAMP, b"2"), (OLD, b"")]
 
 
+def test_file_that_the_broker_does_not_take_stops_no_other(tmp_path):
+    """It is skipped; so is it at a metadata file, which devices then miss alone."""
+
+    async def steps(site, connection):
+        connection.payload_max_bytes = 3
+        site.retain({TIMESTAMP: b"1", SNAPSHOT: b"1", TARGET: b"long"})
+        await settled()
+        site.retain({TIMESTAMP: b"2", SNAPSHOT: b"2", TARGET: b"long"})
+
+    connection, _ = serve(tmp_path, steps)
+    assert connection.published == [(SNAPSHOT, b"1"), (TIMESTAMP, b"1"), (SNAPSHOT, b"2"), (TIMESTAMP, b"2")]
+
+
 def test_messages_go_both_ways(tmp_path):
     """Calls down, the devices' messages to the listener."""
 

@@ -16,6 +16,7 @@ from support.memory_connection import URL, MemoryConnection
 
 TOPICS = Topics("farm")
 TIMESTAMP = TOPICS.trust("fleet", "metadata/timestamp.json")
+NEWEST_ROOT = TOPICS.trust("fleet", "metadata/root.json")
 TARGET = TOPICS.trust("releases", "targets/x.json")
 
 
@@ -87,24 +88,83 @@ def test_on_message_on_other_topics_holds_nothing():
     fake_time.run(main)
 
 
+def root(version):
+    """A root, as far as the link reads it."""
+    return b'{"signed": {"version": %d}}' % version
+
+
 def test_floods_are_bounded(monkeypatch):
-    """By number, by size together, and each by the bound of metadata."""
+    """Only followed topics are held, each by the bound of metadata, and all together by another."""
 
     async def main(_):
         files = new_files()
-        names = [TOPICS.trust("fleet", f"metadata/{number}.root.json") for number in range(600)]
-        for topic in names[: 2 * signed_files.HELD_MAX_FILES]:
-            receive(files, topic, b"x")
-        assert list(files.held) == names[signed_files.HELD_MAX_FILES : 2 * signed_files.HELD_MAX_FILES]
-        long, a, b = (TOPICS.trust("fleet", f"metadata/{name}.json") for name in ("long", "a", "b"))
-        receive(files, long, bytes(trust.METADATA_MAX_BYTES + 1))
-        assert long not in files.held
-        monkeypatch.setattr(signed_files, "HELD_MAX_BYTES", 10)
-        receive(files, a, b"123456")
-        receive(files, b, b"123456")
-        assert files.held == {b: b"123456"}
+        receive(files, NEWEST_ROOT, root(1))
+        for number in range(600):
+            receive(files, TOPICS.trust("fleet", f"metadata/{number}.root.json"), b"x")
+            receive(files, TOPICS.trust("fleet", f"metadata/{number}.snapshot.json"), b"x")
+        assert files.held == {NEWEST_ROOT: root(1)}
+        receive(files, TIMESTAMP, bytes(trust.METADATA_MAX_BYTES + 1))
+        assert TIMESTAMP not in files.held
+        monkeypatch.setattr(signed_files, "HELD_MAX_BYTES", len(root(1)) + 1)
+        receive(files, TIMESTAMP, b"12")
+        assert files.held == {NEWEST_ROOT: root(1)}
 
     fake_time.run(main)
+
+
+def test_roots_of_a_hundred_years_are_read_by_number():
+    """The newest root tells which numbers exist; the others are requested one by one, and none in vain."""
+
+    async def main(clock):
+        current, connection, began_s = CurrentConnection(URL), MemoryConnection(), clock.now_s
+        files = new_files(current)
+        receive(files, NEWEST_ROOT, root(300))
+        with current.use(connection):
+            for number in (298, 299):
+                topic = TOPICS.trust("fleet", f"metadata/{number}.root.json")
+                reading = asyncio.create_task(files.read("fleet", f"metadata/{number}.root.json"))
+                await asyncio.sleep(0)
+                receive(files, topic, root(number))
+                assert await reading == root(number)
+            assert await files.read("fleet", "metadata/300.root.json") == root(300)
+            assert await files.read("fleet", "metadata/301.root.json") is None
+            assert clock.now_s == began_s
+            assert list(connection.subscribed) == [topic]
+
+    fake_time.run(main)
+
+
+def test_metadata_that_was_read_is_followed_until_its_role_has_another_file():
+    """So a device sees that the host has repaired a forged file; the earlier file's topic is left."""
+
+    async def main(_):
+        current, connection = CurrentConnection(URL), MemoryConnection()
+        files, names = new_files(current), ("metadata/5.snapshot.json", "metadata/6.snapshot.json")
+        topics = [TOPICS.trust("fleet", name) for name in names]
+        with current.use(connection):
+            for name, topic in zip(names, topics, strict=True):
+                reading = asyncio.create_task(files.read("fleet", name))
+                await asyncio.sleep(0)
+                receive(files, topic, b"forged")
+                assert await reading == b"forged"
+                assert list(connection.subscribed) == [topic]
+            assert not await has_changed(files)
+            receive(files, topics[0], b"old")
+            assert not await has_changed(files)
+            receive(files, topics[1], b"repaired")
+            assert await has_changed(files)
+            assert await files.read("fleet", names[1]) == b"repaired"
+            assert topics[0] not in files.held
+            assert (topics[1], 1) in files.subscriptions
+
+    fake_time.run(main)
+
+
+def test_subscriptions_have_no_wildcard_and_no_dot():
+    """RabbitMQ retains for exact topics only, and takes a dot for a slash."""
+    assert [topic for topic, _ in new_files().subscriptions] == [
+        f"{TOPICS.root}/trust/{repo}/metadata/{name}" for name in ("root", "timestamp") for repo in trust.REPOSITORIES
+    ]
 
 
 def test_restart_forgets_all_files():
@@ -141,12 +201,13 @@ def test_read_requests_a_file_that_is_not_held():
 
 
 def test_read_of_a_file_that_the_broker_lacks_ends_in_time():
-    """None, after the wait; a root that didn't come with the subscription at once."""
+    """None, after the wait; a root with a higher number than the newest has at once."""
 
     async def main(clock):
         current, connection = CurrentConnection(URL), MemoryConnection()
         files = new_files(current)
         with current.use(connection):
+            receive(files, NEWEST_ROOT, root(1))
             began_s = clock.now_s
             assert await files.read("fleet", "metadata/2.root.json") is None
             assert clock.now_s == began_s

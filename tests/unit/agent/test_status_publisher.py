@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from edgeml_agent.link import status
+from edgeml_agent.link import outbox, status
 from edgeml_agent.link.status import StatusPublisher
 from edgeml_core import messages
 from edgeml_core.calls import Reply
@@ -48,9 +48,11 @@ def test_run_publishes_the_state_first_and_then_the_outbox():
         return connection
 
     connection = fake_time.run(main)
-    assert [topic for topic, _ in connection.published] == [STATE, REPORT, REPLY, "elsewhere"]
+    assert connection.published[0][0] == STATE
+    assert [topic for topic, _ in connection.published if topic != "elsewhere"] == [STATE, REPORT, REPLY]
     assert messages.decode(connection.retained[STATE], DeviceState) == DeviceState(online=True, session=3)
-    assert messages.decode(connection.published[1][1], Report).session == 3
+    assert messages.decode(dict(connection.published)[REPORT], Report).session == 3
+    assert ("elsewhere", b"forwarded") in connection.published
 
 
 def test_show_publishes_a_state_once():
@@ -125,3 +127,41 @@ def test_publish_offline_does_not_wait_for_a_silent_broker():
     will, connection = fake_time.run(main)
     assert (will.topic, will.payload) == (STATE, connection.retained[STATE])
     assert not messages.decode(will.payload, DeviceState).online
+
+
+def test_message_that_the_broker_does_not_take_leaves_the_outbox():
+    """The next one is published; before, the connection ended at it, again and again."""
+
+    async def main(_):
+        publisher, connection = a_publisher(), MemoryConnection(payload_max_bytes=1000)
+        publisher.forward("elsewhere", bytes(2000))
+        publisher.forward("elsewhere", b"short")
+        running = asyncio.create_task(publisher.run(connection))
+        await settled()
+        running.cancel()
+        return connection
+
+    assert fake_time.run(main).published[1:] == [("elsewhere", b"short")]
+
+
+def test_forwarded_messages_displace_no_report(monkeypatch):
+    """A flood of them drops the oldest of their own."""
+    monkeypatch.setattr(outbox, "OUTBOX_MAX_MESSAGES", 5)
+
+    async def main(_):
+        publisher, connection = a_publisher(), MemoryConnection()
+        publisher.report(a_report("1.0"))
+        for number in range(100):
+            publisher.forward("elsewhere", b"%d" % number)
+        waiting = asyncio.create_task(publisher.all_forwarded())
+        await settled()
+        assert not waiting.done()
+        running = asyncio.create_task(publisher.run(connection))
+        await settled()
+        assert waiting.done()
+        running.cancel()
+        return connection
+
+    published = fake_time.run(main).published
+    assert [topic for topic, _ in published].count(REPORT) == 1
+    assert [payload for topic, payload in published if topic == "elsewhere"] == [b"95", b"96", b"97", b"98", b"99"]

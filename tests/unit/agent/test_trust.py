@@ -1,5 +1,6 @@
 """Trust against real repositories, signed by the host's own code and read from their folders."""
 
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -9,9 +10,9 @@ from edgeml import repository
 from edgeml.repository import layout
 from edgeml.repository.deployments import deploy
 from edgeml_agent.offline.sources import FolderFiles
-from edgeml_agent.trust.time_floor import TimeFloor
-from edgeml_agent.trust.trust import HeldFiles, Trust
-from edgeml_core import chunks
+from edgeml_agent.trust.time_floor import FOLDER_NAME, TimeFloor
+from edgeml_agent.trust.trust import HeldFiles, Trust, verified_metadata
+from edgeml_core import chunks, trust
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from support.samples import a_bundle, a_manifest
 
@@ -71,6 +72,39 @@ def test_new_versions_are_seen(judge, repo):
     assert judge.desired().deployments[-1].version == "1.0"
     release(repo, "1.1")
     assert judge.desired().deployments[-1].version == "1.1"
+
+
+def test_refresh_without_news_writes_no_metadata(judge, repo, tmp_path, monkeypatch):
+    """A device looks every ten minutes; before, each look wrote and synced all metadata."""
+    judge.desired()
+    folders = [tmp_path / "store" / FOLDER_NAME / name for name in ("releases", "fleet")]
+
+    def state():
+        found = [path for folder in folders for path in sorted(folder.rglob("*"))]
+        return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in found if not path.is_dir()}
+
+    before, synced = state(), []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    judge.desired()
+    assert state() == before
+    assert synced == []
+    release(repo, "1.1")
+    for _ in range(2):  # the second removes the folders of the state before
+        assert judge.desired().deployments[-1].version == "1.1"
+    assert synced
+    assert not before.keys() & state().keys()
+
+
+def test_verified_metadata_has_the_names_of_the_repository(judge, repo, tmp_path):
+    """A relay retains it for its site's devices: byte for byte, with the newest root by a name of its own."""
+    repository.rotate(repo, "fleet", repository.NewKeys())
+    judge.desired()
+    found = verified_metadata(tmp_path / "store")
+    for (name, file), data in found.items():
+        original = "metadata/2.root.json" if file == trust.NEWEST_ROOT_FILE else file
+        assert data == (repo / name / original).read_bytes(), file
+    roles = [file.rpartition("/")[2].lstrip("0123456789.") for name, file in found if name == trust.FLEET]
+    assert sorted(roles) == sorted([*["root.json"] * 3, "timestamp.json", "snapshot.json", "targets.json"])
 
 
 def test_trust_of_an_unlisted_release_is_a_transport_error(judge):
@@ -219,7 +253,7 @@ def test_remains_of_a_power_cut_are_cleared_away(judge, tmp_path):
     judge.desired()
     names = {path.name for path in folder.iterdir()}
     assert not names & {"tmpcopy", "next"}
-    assert len(names) == 3, "the link, the present and the one before"
+    assert len(names) == 2, "the link and the present one"
 
 
 def test_a_store_that_can_t_be_written_is_a_device_error(judge, tmp_path):

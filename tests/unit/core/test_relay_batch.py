@@ -23,10 +23,35 @@ def sayings(count):
     ]
 
 
+def one_payload(count):
+    """What they say, in one payload."""
+    (payload,) = relay_batch.pack(sayings(count))
+    return payload
+
+
 def test_what_is_packed_is_unpacked():
     """In order; fifty devices take little more than one."""
-    assert relay_batch.unpack(relay_batch.pack(sayings(50))) == sayings(50)
-    assert len(relay_batch.pack(sayings(50))) < 4 * len(relay_batch.pack(sayings(2)))
+    assert relay_batch.unpack(one_payload(50)) == sayings(50)
+    assert len(one_payload(50)) < 4 * len(one_payload(2))
+
+
+def test_payloads_are_bounded_in_messages_and_bytes():
+    """Twenty long reports of one device threw away the whole payload, and so the messages of others."""
+    long = msgspec.structs.replace(REPORT, message="\x00" * 10_000)
+    many = [RelayedMessage(device=f"d-{number}", report=long) for number in range(60)] + sayings(600)
+    payloads = list(relay_batch.pack(many))
+    assert [message for payload in payloads for message in relay_batch.unpack(payload)] == many
+    assert len(payloads) == 60 * len(msgspec.json.encode(many[0])) // relay_batch.UNPACKED_MAX_BYTES + 3
+    assert list(relay_batch.pack([])) == []
+
+
+def test_payload_at_the_bound_is_unpacked():
+    """The commas between the messages count."""
+    size_bytes = len(msgspec.json.encode(RelayedMessage(device="d", report=REPORT)))
+    message = "x" * (relay_batch.UNPACKED_MAX_BYTES // relay_batch.MESSAGES_MAX - size_bytes)
+    long = msgspec.structs.replace(REPORT, message=message)
+    for payload in relay_batch.pack([RelayedMessage(device="d", report=long)] * relay_batch.MESSAGES_MAX):
+        relay_batch.unpack(payload)
 
 
 def test_a_newer_saying_has_the_same_subject():
@@ -49,8 +74,8 @@ def test_a_newer_saying_has_the_same_subject():
         zstandard.compress(b'[{"device": 3}]'),
         zstandard.compress(b"[" * 100_000),
         zstandard.compress(bytes(relay_batch.UNPACKED_MAX_BYTES + 1)),
-        relay_batch.pack(sayings(relay_batch.MESSAGES_MAX + 1)),
-        relay_batch.pack(sayings(2))[:-4],
+        zstandard.compress(msgspec.json.encode(sayings(relay_batch.MESSAGES_MAX + 1))),
+        one_payload(2)[:-4],
     ],
 )
 def test_anything_else_is_refused(payload):
