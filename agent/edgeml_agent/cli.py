@@ -138,6 +138,7 @@ def _models(given: Arguments) -> None:
 
 def _model_line(model: ModelStatus) -> str:
     serves = f"{model.version} ({model.target}, {model.format})" if model.version else "nothing"
+    serves += ", withdrawn by the release key" if model.withdrawn else ""
     failure = f": error[{model.code}]: {model.message}" if model.code else ""
     tuned = f"; tuned: {_tuned(model.tuned)}" if model.tuned else ""
     return f"{model.name}: serves {serves}{tuned}; update to {model.wanted_version or 'nothing'} {model.state}{failure}"

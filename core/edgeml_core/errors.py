@@ -23,6 +23,7 @@ CODES: Final[dict[str, str]] = {
     "repo-invalid": "the directory is not an edgeml repository, or its keys are missing",
     "release-unknown": "the repository has no such release",
     "bundle-exists": "the output folder has another bundle of that name, version, target and format",
+    "release-withdrawn": "the release key has withdrawn the release: no device installs it any more",
     "release-exists": "that name and version is already released with other content",
     "device-exists": "that device id is enrolled already",
     "config-invalid": "agent.toml has problems; the message lists all of them",

@@ -101,6 +101,10 @@ class SiteTrust:
         """See `ports.Trust.manifest`."""
         return self._verifier.manifest(stem, digest)
 
+    def withdrawn(self) -> frozenset[str]:
+        """See `ports.Trust.withdrawn`."""
+        return self._verifier.withdrawn()
+
 
 def site_of(document: FleetDocument, device: str) -> str:
     """Return the site that a device's labels name; empty when they name none."""

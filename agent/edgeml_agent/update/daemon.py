@@ -180,6 +180,8 @@ class Daemon:
             return LOOK_EVERY_S
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
         self._reporter.trust_restored()
+        with _store_errors_logged():
+            self._reporter.serving_withdrawn(await self._agent.serving_withdrawn())
         for record in self._store.records().values():
             if record.name not in deployments and record.state not in _AT_REST:
                 self._update(record.name, tasks).withdraw()

@@ -148,9 +148,13 @@ def _status_text(found: FleetStatus) -> str:
         for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
     drifts = [printable(f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}") for it in found.drifted]
+    withdrawn = [
+        printable(f"{it.device}: serves {it.name} {it.version}, which is withdrawn: deploy another version")
+        for it in found.withdrawn
+    ]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")
-    return "\n".join((summary, table(headers, rows), *failures, *drifts))
+    return "\n".join((summary, table(headers, rows), *failures, *withdrawn, *drifts))
 
 
 def _pairs(labels: dict[str, str]) -> str:

@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 from edgeml.bundles import Bundle
-from edgeml.repository import deployments, devices, layout, offline, renewal, rotation
+from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, withdrawals
 from edgeml.repository.deployments import Deployed
 from edgeml.repository.devices import Enrolled
 from edgeml.repository.offline import SiteCopy
 from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed
 from edgeml.repository.rotation import KeyGroup, NewKeys
+from edgeml.repository.withdrawals import Withdrawn
 
 
 class Repository:
@@ -95,6 +96,27 @@ class Repository:
         """
         return releases(layout.opened(self.path))
 
+    def withdraw(self, name: str, version: str, *, and_older: bool = False, undo: bool = False) -> Withdrawn:
+        """Sign, with the release key, that no device installs a version any more, not even for a stolen fleet key.
+
+        A device that serves it already keeps it until another version is deployed.
+
+        Args:
+            name: of the model.
+            version: its version.
+            and_older: also those of its versions that were published before.
+            undo: let devices install them again.
+
+        Raises:
+            UsageError: `release-unknown`; `repo-invalid`, also when the release key is missing.
+
+        >>> Repository.open("farms").withdraw("minilm", "1").versions
+        ('1',)
+        >>> Repository.open("farms").withdraw("minilm", "1", undo=True).deployments
+        ()
+        """
+        return withdrawals.withdraw(self.path, name, version, and_older=and_older, undo=undo)
+
     def enroll(
         self,
         device: str,
@@ -138,7 +160,7 @@ class Repository:
 
         Args:
             name: of the model.
-            version: None takes the version that was published last.
+            version: None takes the version that was published last and isn't withdrawn.
             to: labels that a device must have; none selects all devices.
             percent: of the devices selected, above 0 and at most 100.
             activate_after: devices fetch the release now and serve it from this time on.
@@ -146,7 +168,7 @@ class Repository:
             dry_run: change nothing, and return what would be deployed.
 
         Raises:
-            UsageError: `release-unknown`; `usage`, for a bad percentage; `repo-invalid`.
+            UsageError: `release-unknown`; `release-withdrawn`; `usage`, for a bad percentage; `repo-invalid`.
 
         >>> Repository.open("farms").deploy("minilm", to={"site": "farm-7"}).devices
         ('barn-1',)

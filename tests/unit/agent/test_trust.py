@@ -3,6 +3,7 @@
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from edgeml import repository
@@ -228,3 +229,36 @@ def test_a_store_that_can_t_be_written_is_a_device_error(judge, tmp_path):
     with pytest.raises(DeviceError) as caught:
         judge.desired()
     assert caught.value.code == "store-failed"
+
+
+def test_withdrawn_release_when_the_fleet_key_deploys_it_is_refused(judge, repo, tmp_path):
+    """Without the release key a thief can deploy it, but not undo the withdrawal; also after a restart."""
+    digest = manifest_digest(judge.desired())
+    release(repo, "1.1")
+    judge.desired()
+    assert judge.withdrawn() == frozenset()
+    repository.withdraw(repo, "sample", "1.0")
+    stolen = repository.opened(repo)
+    (repo / "keys" / "release.pem").unlink()
+    old = msgspec.structs.replace(judge.desired().deployments[0], id="thief", version="1.0")
+    bundle = msgspec.structs.replace(old.bundles[0], manifest_sha256=digest)
+    thief = msgspec.structs.replace(stolen.document(), deployments=(msgspec.structs.replace(old, bundles=(bundle,)),))
+    stolen.write_document(thief, layout.utc_now())
+    for judging in (judge, again(tmp_path, FolderFiles(repo))):
+        assert judging.desired().deployments[0].id == "thief"
+        assert judging.withdrawn() == {STEM}
+        with pytest.raises(RejectedError) as caught:
+            judging.manifest(STEM, digest)
+        assert caught.value.code == "release-withdrawn"
+    with pytest.raises(UsageError, match="release key"):
+        repository.withdraw(repo, "sample", "1.0", undo=True)
+
+
+def test_withdrawal_when_undone_lets_the_release_be_installed(judge, repo):
+    """By the release key."""
+    digest = manifest_digest(judge.desired())
+    repository.withdraw(repo, "sample", "1.0")
+    repository.withdraw(repo, "sample", "1.0", undo=True)
+    judge.desired()
+    assert judge.withdrawn() == frozenset()
+    assert chunks.sha256(judge.manifest(STEM, digest)) == digest
