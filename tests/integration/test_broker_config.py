@@ -1,8 +1,6 @@
 """The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. Mosquitto reads those files."""
 
 import asyncio
-import datetime as dt
-import ipaddress
 import os
 import shutil
 import subprocess
@@ -17,9 +15,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edgeml import repository
-from edgeml.fleet import status
-from edgeml.repository.deployments import deploy
 from edgeml_agent.commands import doctor
 from edgeml_agent.link import acl_check
 from edgeml_agent.link.session import session
@@ -28,32 +23,13 @@ from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import MqttError
 from support import brokers
-from support.delivery_site import Program, until
-from support.tiny_models import tiny_onnx_bundle
+from support.certificates import DAY, certify
+from support.delivery_site import until
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
 USERS = ("origin", "operator", "client", "barn-1", "barn-2")
 NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
-DAY = dt.timedelta(days=1)
-
-
-def certify(folder, since=-DAY):
-    """A certificate for 127.0.0.1, signed by itself: authority and broker in one; valid for a day and longer."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
-    now = dt.datetime.now(dt.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now + since, now + 9 * DAY)
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    for path in ("ca.crt", "broker.crt"):
-        (folder / path).write_bytes(certificate.public_bytes(pem))
-    (folder / "broker.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
 
 
 @pytest.fixture(scope="module")
@@ -77,29 +53,6 @@ def broker(tmp_path_factory):
 def address(broker, user):
     """Where `user` connects."""
     return f"mqtts://{user}:{user}-secret@127.0.0.1:{broker.port}"
-
-
-def test_shipped_configuration_serves_a_fleet(broker, tmp_path, monkeypatch):
-    """Host and device connect by TLS as their own users, and a release becomes active."""
-    repo, device, ca = tmp_path / "repo", tmp_path / "device", broker.folder / "ca.crt"
-    repository.init(repo)
-    repository.enroll(repo, "barn-1", labels={}, broker_url=address(broker, "barn-1"), out_dir=device)
-    tiny_onnx_bundle(tmp_path / "tiny.edgeml", name="tiny", version="1.0")
-    repository.publish(repo, [tmp_path / "tiny.edgeml"])
-    deploy(repo, "tiny", selector={})
-    monkeypatch.setenv("EDGEML_BROKER_CA", str(ca))
-    monkeypatch.setenv("EDGEML_SERVE_HTTP", "127.0.0.1:0")
-    serve = ("edgeml", "fleet", "serve", "--repo", repo, "--broker", address(broker, "origin"), "--ca", ca)
-    programs = [
-        Program(tmp_path / "host.log", "-m", *map(str, serve)),
-        Program(tmp_path / "agent.log", "-m", "edgeml_agent", "run", "--config", str(device / "agent.toml")),
-    ]
-    try:
-        until(lambda: status.status(repo).deployments[0].states == {"active": 1}, "the release is active")
-    finally:
-        for program in programs:
-            program.stop()
-    assert "rights are missing" not in (tmp_path / "agent.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Final
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
 from edgeml_io.mqtt import Options, Session, tls_context
+from edgeml_io.password_file import with_password
 
 #: Seconds for an answer of the broker: on a slow network it follows a window of chunks. The keepalive finds a dead one.
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -25,10 +26,13 @@ def session(settings: BrokerSettings, client_id: str, is_late: Callable[[], bool
     """Make a session; its connections raise `UsageError` (`config-invalid`) when a TLS file can't be used.
 
     Args:
-        settings: the broker's address and the TLS files.
+        settings: the broker's address, the password's file and the TLS files.
         client_id: the MQTT client id.
         is_late: whether the clock is certainly late. Then a connection accepts a certificate outside its validity
             period, and checks all else: a board whose clock starts in 1970 could never connect otherwise.
+
+    Raises:
+        UsageError: `usage`, when the password's file can't be used.
     """
 
     def tls() -> ssl.SSLContext:
@@ -37,7 +41,7 @@ def session(settings: BrokerSettings, client_id: str, is_late: Callable[[], bool
     options = Options(
         answer_timeout_s=ANSWER_TIMEOUT_S, inbox_max_messages=INBOX_MAX_MESSAGES, inbox_max_bytes=INBOX_MAX_BYTES
     )
-    return Session(settings.url, client_id, options, tls)
+    return Session(with_password(settings.url, settings.password_file), client_id, options, tls)
 
 
 def _tls_context(settings: BrokerSettings, *, is_late: bool) -> ssl.SSLContext:

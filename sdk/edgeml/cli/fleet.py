@@ -31,7 +31,8 @@ def fleet() -> None:
 @fleet.command()
 @_repo
 @_database
-@click.option("--broker", metavar="URL", required=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]")
+@click.option("--broker", metavar="URL", required=True, help="mqtt[s]://[USER@]HOST[:PORT]")
+@click.option("--password-file", metavar="FILE", type=_FILE, help="The password of USER, on one line.")
 @click.option("--ca", metavar="FILE", type=_FILE, help="The broker's authority; default: the system's.")
 @click.option("--cert", metavar="FILE", type=_FILE, help="This host's own certificate.")
 @click.option("--key", metavar="FILE", type=_FILE, help="The key of --cert.")
@@ -40,6 +41,7 @@ def fleet() -> None:
     extra="fleet",
     examples=(
         "edgeml fleet serve --repo ./repo --broker mqtt://127.0.0.1",
+        "edgeml fleet serve --repo ./repo --broker mqtts://origin@broker.example --password-file origin.password",
         "edgeml fleet serve --repo ./repo --broker mqtts://broker.example --ca ca.pem --cert host.pem --key host.key",
     ),
 )

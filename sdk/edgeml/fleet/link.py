@@ -13,6 +13,7 @@ from typing import Final
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import UsageError
 from edgeml_io.mqtt import Options, Session, tls_context
+from edgeml_io.password_file import with_password
 
 #: Messages received and not handled yet: 10,000 devices that report at once. The newest of more are lost.
 INBOX_MAX_MESSAGES: Final = 10_000
@@ -20,9 +21,10 @@ INBOX_MAX_MESSAGES: Final = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Broker:
-    """Address and TLS files. `ca` replaces the system's authorities; `cert` and `key` are the client's own."""
+    """Address and files. `ca` replaces the system's authorities; `cert` and `key` are the client's own."""
 
     url: BrokerUrl
+    password_file: Path | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -32,12 +34,15 @@ def session(broker: Broker, client_id: str, *, is_lasting: bool = True) -> Sessi
     """Make a session; its connections raise `UsageError` (`usage`) when a certificate file can't be used.
 
     Args:
-        broker: the broker's address and the TLS files.
+        broker: the broker's address, the password's file and the TLS files.
         client_id: the MQTT client id.
         is_lasting: whether the broker keeps messages while the host is away.
+
+    Raises:
+        UsageError: `usage`, when the password's file can't be used.
     """
     return Session(
-        broker.url,
+        with_password(broker.url, broker.password_file),
         client_id,
         Options(is_lasting=is_lasting, inbox_max_messages=INBOX_MAX_MESSAGES),
         lambda: _tls_context(broker),

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeml.bundles import Bundle
 from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, withdrawals
 from edgeml.repository.deployments import Deployed
+from edgeml.repository.device_folder import DeviceFiles
 from edgeml.repository.devices import Enrolled
 from edgeml.repository.offline import SiteCopy
 from edgeml.repository.releases import Published, Release, publish, releases
@@ -125,6 +126,9 @@ class Repository:
         labels: Mapping[str, str] | None = None,
         broker: str | None = None,
         groups: Sequence[str] = (),
+        ca: Path | None = None,
+        password_file: Path | None = None,
+        store: str | None = None,
     ) -> Enrolled:
         """Add a device to the fleet, and write its agent.toml and trust anchors.
 
@@ -134,15 +138,24 @@ class Repository:
             labels: signed; deployments select by them. `target` names the board, `site` the place.
             broker: `mqtt[s]://HOST[:PORT]` as the device sees it; None leaves it to `EDGEML_BROKER_URL` there.
             groups: the device gets their keys, to read models that are encrypted for them.
+            ca: PEM file of the broker's authority, which is copied to `output`.
+            password_file: the file with the password of the user in `broker`; it is copied, too.
+            store: the device's folder for releases, an absolute path there; None is `store` beside agent.toml.
 
         Raises:
-            UsageError: `usage`, for a bad id, URL or folder; `device-exists`; `repo-invalid`.
+            UsageError: `usage`, for a bad id, URL, file or folder; `device-exists`; `repo-invalid`.
 
         >>> Repository.open("farms").enroll("barn-1", labels={"site": "farm-7"}, output="barn-1").config
         'barn-1/agent.toml'
         """
         return devices.enroll(
-            self.path, device, labels=labels or {}, broker_url=broker, out_dir=Path(output), groups=groups
+            self.path,
+            device,
+            labels=labels or {},
+            broker_url=broker,
+            out_dir=Path(output),
+            groups=groups,
+            files=DeviceFiles(ca=ca, password_file=password_file, store=store),
         )
 
     def deploy(
