@@ -38,11 +38,12 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The device. `session` counts its connections."""
+    """The device. `store` is the folder of its releases, `session` counts its connections."""
 
     device: str
     fleet: str
     broker: str
+    store: str
     labels: Mapping[str, str]
     running: bool
     session: int
@@ -62,6 +63,7 @@ def device(settings: Settings) -> DeviceStatus:
             device=settings.device.id,
             fleet=settings.device.fleet,
             broker=str(settings.broker.url),
+            store=str(settings.store.dir),
             labels=settings.device.labels,
             running=_is_running(settings),
             session=store.session(),
