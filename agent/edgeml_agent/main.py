@@ -83,7 +83,7 @@ async def _run(settings: Settings) -> None:
         settings.broker,
         settings.device,
         store.next_session,
-        is_late=floor.is_late,
+        late_floor=floor.late_floor,
         max_bytes_per_s=settings.update.max_bytes_per_s,
     )
     relay = _relay(settings, link)

@@ -13,7 +13,6 @@ import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import aiomqtt
@@ -37,8 +36,6 @@ TIMEOUT_S: Final = 10.0
 ACCEPT_TIMEOUT_S: Final = 2.0
 #: Seconds for which the broker keeps the session of an absent client: a device may be off for a week.
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
-#: OpenSSL's X509_V_FLAG_NO_CHECK_TIME; Python's ssl module doesn't name it.
-_NO_CHECK_TIME: Final = 0x200000
 #: aiomqtt warns about each dropped message and each call beside ten others: a flood would wear out an SD card.
 _ERRORS_ONLY: Final = logging.getLogger(f"{__name__}.errors")
 _ERRORS_ONLY.setLevel(logging.ERROR)
@@ -285,26 +282,6 @@ class Session:
             logger=_ERRORS_ONLY,
             tls_context=tls,
         )
-
-
-def tls_context(*, ca: Path | None, cert: Path | None, key: Path | None, checks_times: bool = True) -> ssl.SSLContext:
-    """Make the TLS context of a client.
-
-    Args:
-        ca: PEM file of authorities that replace the system's.
-        cert: PEM file of the client's own certificate; None for none.
-        key: PEM file of its key; None when `cert` holds it.
-        checks_times: False accepts certificates outside their validity period, for a clock that is known to be wrong.
-
-    Raises:
-        OSError: a file can't be read or used.
-    """
-    context = ssl.create_default_context(cafile=ca)
-    if not checks_times:
-        context.verify_flags |= _NO_CHECK_TIME
-    if cert is not None:
-        context.load_cert_chain(cert, key)
-    return context
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. Mosquitto reads those files."""
 
 import asyncio
+import datetime as dt
 import os
 import shutil
 import subprocess
@@ -89,28 +90,51 @@ def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
 
 
 def test_late_clock_ignores_validity_periods_only(tmp_path):
-    """The certificate's times are ignored then, and only then; its authority must still be known."""
+    """The certificate may begin at any time then, and only then; its authority must still be known."""
     certify(tmp_path, since=DAY)
+    now = dt.datetime.now(dt.UTC)
     config = f"allow_anonymous true\ncertfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
 
-    def visit(ca, *, is_late):
+    def visit(ca, late_floor):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
         settings = BrokerSettings(url=url, ca=ca, cert=None, key=None)
 
         async def connect():
-            async with session(settings, "barn-1", lambda: is_late).connected():
+            async with session(settings, "barn-1", lambda: late_floor).connected():
                 pass
 
         asyncio.run(connect())
 
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
-        visit(tmp_path / "ca.crt", is_late=True)
+        visit(tmp_path / "ca.crt", now - DAY)
         with pytest.raises(MqttError, match="not yet valid"):
-            visit(tmp_path / "ca.crt", is_late=False)
+            visit(tmp_path / "ca.crt", None)
         (tmp_path / "other").mkdir()
         certify(tmp_path / "other")
         with pytest.raises(MqttError, match="certificate verify failed"):
-            visit(tmp_path / "other" / "ca.crt", is_late=True)
+            visit(tmp_path / "other" / "ca.crt", now)
+
+
+def test_late_clock_accepts_no_certificate_that_ended_before_the_newest_signed_time(tmp_path):
+    """The client refuses it after the handshake: the broker receives no CONNECT, and so no password."""
+    certify(tmp_path, since=-9 * DAY, until=-2 * DAY)
+    now, passwords = dt.datetime.now(dt.UTC), tmp_path / "passwords"
+    passwords.touch(mode=0o600)
+    subprocess.run([shutil.which("mosquitto_passwd"), "-b", passwords, "barn-1", "secret"], check=True)
+    tls = f"certfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
+    config = f"allow_anonymous false\npassword_file {passwords}\n{tls}"
+
+    async def connect(floor):
+        url = broker_urls.parse(f"mqtts://barn-1:secret@127.0.0.1:{broker.port}")
+        async with session(BrokerSettings(url=url, ca=tmp_path / "ca.crt"), "barn-1", lambda: floor).connected():
+            pass
+
+    with brokers.mosquitto(tmp_path / "broker", config) as broker:
+        with pytest.raises(MqttError, match="certificate has expired"):
+            asyncio.run(connect(now - DAY))
+        assert "barn-1" not in broker.log
+        asyncio.run(connect(now - 3 * DAY))
+        until(lambda: "barn-1" in broker.log, "the broker has logged the client")
 
 
 def issue(folder, name):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from edgeml_agent import log
@@ -58,7 +59,7 @@ class MqttLink:
         broker: the broker's address and TLS files.
         device: the device's id and fleet.
         next_session: returns the number of a new connection, and remembers it across restarts.
-        is_late: see `edgeml_agent.link.session`.
+        late_floor: see `edgeml_agent.link.session`.
         max_bytes_per_s: a limit on arriving chunks; None sets none.
     """
 
@@ -68,11 +69,11 @@ class MqttLink:
         device: DeviceSettings,
         next_session: Callable[[], int],
         *,
-        is_late: Callable[[], bool] = lambda: False,
+        late_floor: Callable[[], datetime | None] = lambda: None,
         max_bytes_per_s: int | None = None,
     ) -> None:
         topics = Topics(device.fleet)
-        self._broker = session(broker, f"edgeml-{device.fleet}-{device.id}", is_late)
+        self._broker = session(broker, f"edgeml-{device.fleet}-{device.id}", late_floor)
         self._topics, self._device = topics, device.id
         self._next_session = next_session
         self._current = CurrentConnection(broker.url)

@@ -12,7 +12,8 @@ from typing import Final
 
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import UsageError
-from edgeml_io.mqtt import Options, Session, tls_context
+from edgeml_io import tls
+from edgeml_io.mqtt import Options, Session
 from edgeml_io.password_file import with_password
 
 #: Messages received and not handled yet: 10,000 devices that report at once. The newest of more are lost.
@@ -51,7 +52,7 @@ def session(broker: Broker, client_id: str, *, is_lasting: bool = True) -> Sessi
 
 def _tls_context(broker: Broker) -> ssl.SSLContext:
     try:
-        return tls_context(ca=broker.ca, cert=broker.cert, key=broker.key)
+        return tls.client_context(ca=broker.ca, cert=broker.cert, key=broker.key)
     except OSError as error:
         hint = "name PEM files with --ca, --cert and --key"
         raise UsageError("usage", f"the broker's certificate files can't be used: {error}", hint) from error

@@ -179,10 +179,10 @@ def test_a_clock_in_2100_does_no_lasting_harm(judge, repo, tmp_path):
 def test_a_new_device_s_floor_is_its_anchor_s(repo, tmp_path):
     """Before it has seen anything else."""
     floor = TimeFloor(tmp_path / "device" / "trust", tmp_path / "store", in_1970)
-    assert floor.is_late()
+    assert floor.late_floor() == floor.floor()
     assert layout.utc_now() - floor.now() < timedelta(minutes=5)
     nowhere = TimeFloor(tmp_path / "nowhere", tmp_path / "store", in_1970)
-    assert not nowhere.is_late()
+    assert nowhere.late_floor() is None
 
 
 def test_trust_without_a_source_uses_the_held_files(judge, tmp_path):
