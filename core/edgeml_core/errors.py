@@ -42,9 +42,10 @@ CODES: Final[dict[str, str]] = {
     "trust-expired": "signed metadata has expired",
     "release-unsuitable": "no release of the wanted version suits this device",
     # TransportError: the network is at fault; retried with a bound and jitter
-    "broker-unreachable": "the MQTT broker can't be reached or refused the connection",
+    "broker-unreachable": "the MQTT broker can't be reached, or the connection to it failed",
+    "broker-refused": "the MQTT broker refused the user's name, password or certificate",
     "broker-misbehaves": "the MQTT broker announced a packet that is longer than any of edgeml's",
-    "topic-forbidden": "the broker forbids this device a topic that it must publish or subscribe to",
+    "topic-forbidden": "the broker forbids this device or host a topic that it must publish or subscribe to",
     "trust-unavailable": "signed metadata can't be fetched yet",
     "host-unreachable": "the host named by --on can't be reached over ssh",
     "agent-unreachable": "no agent answers over HTTP at the address in agent.toml",

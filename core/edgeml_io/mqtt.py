@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 import aiomqtt
 import msgspec
 from aiomqtt import ProtocolVersion
+from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -39,6 +40,10 @@ SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 #: aiomqtt warns about each dropped message and each call beside ten others: a flood would wear out an SD card.
 _ERRORS_ONLY: Final = logging.getLogger(f"{__name__}.errors")
 _ERRORS_ONLY.setLevel(logging.ERROR)
+
+
+#: Reason codes of a CONNACK that refuse the user: of MQTT 5, which paho uses for those of 3.1.1, too.
+_REFUSED_CODES: Final = frozenset({134, 135})
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -81,6 +86,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class MisbehavingError(MqttError):
     """The peer breaks the protocol's limits: no broker announces such a packet."""
+
+
+class RefusedError(MqttError):
+    """The broker refuses the user's name, password or certificate: another attempt gets the same answer."""
 
 
 class Inbox(asyncio.Queue[aiomqtt.Message]):
@@ -246,6 +255,7 @@ class Session:
             will: set for this connection.
 
         Raises:
+            RefusedError: the broker refuses the user.
             MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
         """
         context = self._tls() if self._tls else None
@@ -253,6 +263,8 @@ class Session:
             first, second = self._versions
             try:
                 client = await stack.enter_async_context(_open(self._client(will, context, first)))
+            except RefusedError:
+                raise
             except MqttError:
                 # Brokers of 3.1.1 refuse MQTT 5, hang up, or stay silent.
                 client = await stack.enter_async_context(_open(self._client(will, context, second)))
@@ -294,6 +306,8 @@ async def _open(client: _Client) -> AsyncIterator[_Client]:
     except (MqttError, ExceptionGroup) as error:
         if bound.excess_bytes:
             raise MisbehavingError(f"it announces a packet of {bound.excess_bytes} bytes") from error
+        if isinstance(error, MqttConnectError) and getattr(error.rc, "value", error.rc) in _REFUSED_CODES:
+            raise RefusedError("it refuses the user's name, password or certificate") from error
         raise
     finally:
         if not client.ended.done():

@@ -16,16 +16,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edgeml import repository
+from edgeml.fleet import call, serve
+from edgeml.fleet.call import DeviceConnection
+from edgeml.fleet.link import Broker
 from edgeml_agent.commands import doctor
-from edgeml_agent.link import acl_check
 from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
+from edgeml_core.calls import Timing
+from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io import echo_check
 from edgeml_io.mqtt import MqttError
 from support import brokers
 from support.certificates import DAY, certify
-from support.delivery_site import until
+from support.waiting import until, until_async
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
@@ -73,7 +79,7 @@ def address(broker, user):
 )
 def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     """Though every SUBSCRIBE is granted and every PUBLISH looks well."""
-    monkeypatch.setattr(acl_check, "ECHO_WAIT_S", 0.5)
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
     acl = [line for line in (SHIPPED / "acl").read_text().splitlines() if not right or not line.endswith(right)]
     (tmp_path / "acl").write_text("\n".join(acl))
     (tmp_path / "passwords").touch(mode=0o600)
@@ -87,6 +93,55 @@ def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
         assert check.status == "ok", check
     else:
         assert (check.status, check.detail.rpartition(" on ")[2]) == ("failed", silent)
+
+
+def hosted(broker, repo, user, until):
+    """Serve a repository as a user until an event has come; all events with their codes."""
+    events = []
+
+    class Events:
+        def event(self, name, text, **fields):
+            events.append((name, fields.get("code")))
+
+    async def main():
+        files = {"ca": broker.folder / "ca.crt"}
+        where = Broker(url=broker_urls.parse(address(broker, user)), **files)
+        service = asyncio.create_task(serve.serve(repo, where, Events()))
+        await until_async(lambda: service.done() or until in [name for name, _ in events], until)
+        service.cancel()
+        await asyncio.gather(service, return_exceptions=True)
+
+    asyncio.run(main())
+    return events
+
+
+@pytest.mark.parametrize(("fleet", "user"), [("farms", "origin"), ("edge", "barn-1")])
+def test_host_without_rights_reports_them_and_announces_nothing(broker, tmp_path, monkeypatch, fleet, user):
+    """Mosquitto takes each of its messages, and drops them: the access list names another fleet or user."""
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
+    repository.init(tmp_path / "repo", fleet=fleet)
+    events = hosted(broker, tmp_path / "repo", user, "rights-missing")
+    assert ("rights-missing", "topic-forbidden") in events
+    assert not {"announced", "repaired"} & {name for name, _ in events}
+
+
+def test_wrong_password_has_its_own_code(broker, tmp_path):
+    """For the host, a call and the doctor; none of them names the password."""
+    repository.init(tmp_path / "repo")
+    url = broker_urls.parse(f"mqtts://origin:mistyped@127.0.0.1:{broker.port}")
+    where = Broker(url=url, ca=broker.folder / "ca.crt")
+    with pytest.raises(TransportError) as host:
+        asyncio.run(serve.serve(tmp_path / "repo", where, None))
+    with pytest.raises(TransportError) as caller:
+        call.ask(
+            DeviceConnection(broker=where, fleet="edge"), "barn-1", kind="verify", manifest_sha256="", timing=Timing()
+        )
+    for error in (host.value, caller.value):
+        assert (error.code, "--password-file" in error.hint) == ("broker-refused", True)
+        assert "mistyped" not in f"{error.message} {error.__cause__}"
+    settings = BrokerSettings(url=url, ca=broker.folder / "ca.crt")
+    check = doctor.broker(settings, DeviceSettings(id="barn-1"))
+    assert (check.status, "user's name, password" in check.detail) == ("failed", True)
 
 
 def test_late_clock_ignores_validity_periods_only(tmp_path):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_core.broker import BrokerUrl
-from edgeml_core.errors import UsageError
+from edgeml_core.errors import TransportError, UsageError
 from edgeml_io import tls
-from edgeml_io.mqtt import Options, Session
+from edgeml_io.mqtt import MqttError, Options, RefusedError, Session
 from edgeml_io.password_file import with_password
 
 #: Messages received and not handled yet: 10,000 devices that report at once. The newest of more are lost.
@@ -48,6 +48,14 @@ def session(broker: Broker, client_id: str, *, is_lasting: bool = True) -> Sessi
         Options(is_lasting=is_lasting, inbox_max_messages=INBOX_MAX_MESSAGES),
         lambda: _tls_context(broker),
     )
+
+
+def transport_error(url: BrokerUrl, error: MqttError) -> TransportError:
+    """Return an error of MQTT as one of the host's: `broker-refused` or `broker-unreachable`."""
+    if isinstance(error, RefusedError):
+        hint = "check the user in --broker, and --password-file or --cert"
+        return TransportError("broker-refused", f"{url}: {error}", hint)
+    return TransportError("broker-unreachable", f"{url}: {error}", "start the broker, and check --broker and --ca")
 
 
 def _tls_context(broker: Broker) -> ssl.SSLContext:
