@@ -20,9 +20,12 @@ from edgeml import repository
 from edgeml.fleet import call, serve
 from edgeml.fleet.call import DeviceConnection
 from edgeml.fleet.link import Broker
+from edgeml_agent import settings
 from edgeml_agent.commands import doctor
+from edgeml_agent.link import link_state
 from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
+from edgeml_agent.store import locks
 from edgeml_core import broker as broker_urls
 from edgeml_core.calls import Timing
 from edgeml_core.errors import TransportError
@@ -31,6 +34,7 @@ from edgeml_io import echo_check
 from edgeml_io.mqtt import MqttError
 from support import brokers
 from support.certificates import DAY, certify
+from support.programs import programs
 from support.waiting import until, until_async
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
@@ -87,8 +91,8 @@ def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     config = f"allow_anonymous false\npassword_file {tmp_path}/passwords\nacl_file {tmp_path}/acl"
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
         url = broker_urls.parse(f"mqtt://barn-1:secret@127.0.0.1:{broker.port}")
-        settings = BrokerSettings(url=url, ca=None, cert=None, key=None)
-        check = doctor.broker(settings, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
+        given = BrokerSettings(url=url, ca=None, cert=None, key=None)
+        check = doctor.broker(given, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
     if silent is None:
         assert check.status == "ok", check
     else:
@@ -139,9 +143,46 @@ def test_wrong_password_has_its_own_code(broker, tmp_path):
     for error in (host.value, caller.value):
         assert (error.code, "--password-file" in error.hint) == ("broker-refused", True)
         assert "mistyped" not in f"{error.message} {error.__cause__}"
-    settings = BrokerSettings(url=url, ca=broker.folder / "ca.crt")
-    check = doctor.broker(settings, DeviceSettings(id="barn-1"))
+    given = BrokerSettings(url=url, ca=broker.folder / "ca.crt")
+    check = doctor.broker(given, DeviceSettings(id="barn-1"))
     assert (check.status, "user's name, password" in check.detail) == ("failed", True)
+
+
+def test_doctor_beside_a_running_agent_asks_it_and_leaves_it_connected(broker, tmp_path, monkeypatch):
+    """A connection of its own would end the agent's, as both have the id of the user; problems are the agent's own."""
+    repository.init(tmp_path / "repo")
+    enrolled = repository.enroll(tmp_path / "repo", "barn-1", labels={}, broker_url=None, out_dir=tmp_path / "device")
+    monkeypatch.setenv("EDGEML_BROKER_CA", str(broker.folder / "ca.crt"))
+    monkeypatch.setenv("EDGEML_SERVE_HTTP", "127.0.0.1:0")
+
+    def found_beside(url, check):
+        monkeypatch.setenv("EDGEML_BROKER_URL", url)
+        loaded = settings.load(Path(enrolled.config), os.environ)
+        (tmp_path / "agent.log").unlink(missing_ok=True)
+        link_state.clear(loaded.store.dir)
+        with programs() as started:
+            started.start(tmp_path / "agent.log", "-m", "edgeml_agent", "run", "--config", enrolled.config)
+            seen = []
+
+            def has_ended():
+                if locks.is_held(loaded.store.dir / locks.AGENT):
+                    seen.append(check(loaded))
+                return seen and seen[-1].status != "warning"
+
+            until(has_ended, "the agent has recorded its connection")
+        return seen[-1]
+
+    def visited(loaded):
+        return next(it for it in doctor.run(loaded) if it.name == "broker")
+
+    right = found_beside(address(broker, "barn-1"), visited)
+    assert right.status == "ok", right
+    assert "the running agent is connected since" in right.detail
+    assert "disconnected" not in (tmp_path / "agent.log").read_text()
+    foreign = found_beside(address(broker, "barn-2"), doctor.connection_of_agent)
+    assert (foreign.status, TOPICS.want("barn-1") in foreign.detail) == ("failed", True)
+    wrong = found_beside(address(broker, "barn-1").replace("-secret", "-mistyped"), doctor.connection_of_agent)
+    assert (wrong.status, "password" in wrong.detail, "mistyped" in wrong.detail) == ("failed", True, False)
 
 
 def test_late_clock_ignores_validity_periods_only(tmp_path):
@@ -152,10 +193,10 @@ def test_late_clock_ignores_validity_periods_only(tmp_path):
 
     def visit(ca, late_floor):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
-        settings = BrokerSettings(url=url, ca=ca, cert=None, key=None)
+        given = BrokerSettings(url=url, ca=ca, cert=None, key=None)
 
         async def connect():
-            async with session(settings, "barn-1", lambda: late_floor).connected():
+            async with session(given, "barn-1", lambda: late_floor).connected():
                 pass
 
         asyncio.run(connect())
@@ -219,8 +260,8 @@ def test_certificates_replace_passwords(tmp_path):
 
     def visit(device, cert, key):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
-        settings = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
-        return doctor.broker(settings, DeviceSettings(id=device, fleet="edge", labels={})).status
+        given = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
+        return doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={})).status
 
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
         assert visit("barn-1", *issue(own, "barn-1")) == "ok"

@@ -65,19 +65,12 @@ def device(settings: Settings) -> DeviceStatus:
             broker=str(settings.broker.url),
             store=str(settings.store.dir),
             labels=settings.device.labels,
-            running=_is_running(settings),
+            running=locks.is_held(settings.store.dir / locks.AGENT),
             session=store.session(),
             models=tuple(_model(record, releases, stems) for record in store.records().values()),
         )
     finally:
         store.close()
-
-
-def _is_running(settings: Settings) -> bool:
-    lock = locks.take(settings.store.dir / locks.AGENT)
-    if lock is not None:
-        lock.close()
-    return lock is None
 
 
 def _model(record: ModelRecord, releases: Releases, withdrawn_stems: frozenset[str]) -> ModelStatus:
