@@ -262,3 +262,18 @@ def test_withdrawal_when_undone_lets_the_release_be_installed(judge, repo):
     judge.desired()
     assert judge.withdrawn() == frozenset()
     assert chunks.sha256(judge.manifest(STEM, digest)) == digest
+
+
+def test_withdrawal_is_not_undone_by_newer_signatures_over_older_releases(judge, repo, tmp_path):
+    """A stolen fleet key signs snapshots and timestamps: of any number, but not over what the device has seen."""
+    judge.desired()
+    shutil.copytree(repo, old := tmp_path / "old")
+    repository.withdraw(repo, "sample", "1.0")
+    judge.desired()
+    (old / "keys" / "release.pem").unlink()
+    for _ in range(3):
+        repository.refresh(old)
+    with pytest.raises(RejectedError) as caught:
+        again(tmp_path, FolderFiles(old)).desired()
+    assert caught.value.code == "rollback-attempt"
+    assert again(tmp_path, FolderFiles(repo)).withdrawn() == {STEM}
