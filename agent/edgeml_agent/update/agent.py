@@ -111,8 +111,9 @@ class Agent:
         """Return the withdrawn releases that serve here, as stems by model."""
 
         def find() -> dict[str, str]:
+            if not (withdrawn := self._ports.trust.withdrawn()):
+                return {}
             stems = {name: self._ports.releases.read(it).manifest.stem for name, it in self.serving.items()}
-            withdrawn = self._ports.trust.withdrawn()
             return {name: stem for name, stem in stems.items() if stem in withdrawn}
 
         return await asyncio.to_thread(find)
@@ -184,9 +185,9 @@ class Agent:
         """Record that an update under way stopped, as after a restart."""
         await self._machine(name).interrupt()
 
-    async def withdraw(self, name: str) -> None:
+    async def abandon(self, name: str) -> None:
         """Record that the deployment of an unfinished update is gone."""
-        await self._machine(name).withdraw()
+        await self._machine(name).abandon()
 
     def is_settled(self, deployment: Deployment) -> bool:
         """Return whether the update for a deployment has ended for good."""

@@ -49,9 +49,9 @@ class StateMachine:
         if self.record.state in lifecycle.UNDER_WAY:
             await self.advance(Event.INTERRUPTED)
 
-    async def withdraw(self) -> None:
+    async def abandon(self) -> None:
         """End an update that is under way or paused, because its deployment is gone."""
-        event = Event.KEPT if self.record.active else Event.WITHDRAWN
+        event = Event.KEPT if self.record.active else Event.ABANDONED
         if event in lifecycle.TABLE[self.record.state]:
             await self.advance(event, deployment="", version="", wanted="")
 

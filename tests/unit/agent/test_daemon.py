@@ -294,7 +294,7 @@ def test_fetch_at_the_end_of_its_window_stops(bench, monkeypatch):
     assert states[:3] == ["resolving", "fetching", "deferred"]
 
 
-def test_update_of_a_withdrawn_deployment_ends(bench):
+def test_update_of_a_deployment_that_is_gone_ends(bench):
     """And goes on when it is wanted again."""
     digest = deploy(bench, "1.0")
     bench.origin.lost[digest] = 10_000
@@ -305,7 +305,7 @@ def test_update_of_a_withdrawn_deployment_ends(bench):
     live(bench, until=serves(bench, "1.0"))
 
 
-def test_update_withdrawn_while_the_agent_was_stopped_ends(bench):
+def test_update_whose_deployment_went_while_the_agent_was_stopped_ends(bench):
     """The state shows the version that served before; the paused update has ended."""
     deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
@@ -405,7 +405,9 @@ def test_a_store_that_fails_ends_no_task_of_the_agent(bench, monkeypatch, method
         with monkeypatch.context() as patch:
             patch.setattr(bench.store, method, fail)
             deploy(bench, "2.0")
-            for _ in range(200):
+            if method != "refuse":
+                await until_async(lambda: bench.link.news.set() or failures)
+            for _ in range(50):
                 bench.link.news.set()
                 await asyncio.sleep(0.001)
             assert not running.done()
