@@ -46,6 +46,12 @@ _ERRORS_ONLY.setLevel(logging.ERROR)
 _REFUSED_CODES: Final = frozenset({134, 135})
 
 
+#: A broker that asks for certificates hangs up like this, after the handshake.
+_HUNG_UP: Final = (
+    "the broker closed the connection before it answered; check cert and key where it asks for certificates"
+)
+
+
 class Will(msgspec.Struct, frozen=True):
     """The message that the broker publishes and retains when the connection ends without a DISCONNECT."""
 
@@ -157,6 +163,13 @@ class _Client(aiomqtt.Client):
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, *answer: Any) -> None:  # noqa: ANN401 - aiomqtt's
         if mid not in self._abandoned:
             super()._on_subscribe(client, userdata, mid, *answer)
+
+    def _on_disconnect(self, client: Any, userdata: Any, *reason: Any) -> None:  # noqa: ANN401 - aiomqtt's
+        # aiomqtt would wait for the CONNACK of a broker that has hung up.
+        if self._connected.done():
+            super()._on_disconnect(client, userdata, *reason)
+        else:
+            self._connected.set_exception(MqttError(_HUNG_UP))
 
     def _on_unsubscribe(self, client: Any, userdata: Any, mid: int, *answer: Any) -> None:  # noqa: ANN401 - aiomqtt's
         if mid not in self._abandoned:

@@ -248,8 +248,9 @@ def issue(folder, name):
     return folder / f"{name}.crt", folder / f"{name}.key"
 
 
-def test_certificates_replace_passwords(tmp_path):
+def test_certificates_replace_passwords(tmp_path, monkeypatch):
     """The name in it is the user's, with that user's rights only; without one of this authority nobody gets in."""
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
     own, other = tmp_path / "own", tmp_path / "other"
     for folder in (own, other):
         folder.mkdir()
@@ -261,13 +262,14 @@ def test_certificates_replace_passwords(tmp_path):
     def visit(device, cert, key):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
         given = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
-        return doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={})).status
+        return doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={}))
 
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
-        assert visit("barn-1", *issue(own, "barn-1")) == "ok"
-        assert visit("barn-2", own / "barn-1.crt", own / "barn-1.key") == "failed"
-        assert visit("barn-1", *issue(other, "barn-1")) == "failed"
-        assert visit("barn-1", None, None) == "failed"
+        assert visit("barn-1", *issue(own, "barn-1")).status == "ok"
+        assert visit("barn-2", own / "barn-1.crt", own / "barn-1.key").status == "failed"
+        for cert, key in (issue(other, "barn-1"), (None, None)):
+            check = visit("barn-1", cert, key)
+            assert (check.status, "check cert and key" in check.detail) == ("failed", True)
 
 
 class Client:
