@@ -112,7 +112,7 @@ def _run(given: Arguments) -> None:
 def _install(given: Arguments) -> None:
     from edgeml_agent.offline import install  # noqa: PLC0415 - kept out of the other commands
 
-    installed = install.install(_settings(given), given.source)
+    installed = install.install(_settings_of_store(given), given.source)
     models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed.models]
     lines = [f"installed {model['name']} {model['version']}" for model in models]
     if not installed.failures:
@@ -130,9 +130,9 @@ def _install(given: Arguments) -> None:
 def _status(given: Arguments) -> None:
     from edgeml_agent.commands import status  # noqa: PLC0415 - kept out of --help
 
-    found = status.device(_settings(given))
+    found = status.device(_settings_of_store(given))
     running = "runs" if found.running else "doesn't run"
-    lines = [f"{found.device} of fleet {found.fleet}, broker {found.broker}: the agent {running}"]
+    lines = [f"{found.device} of fleet {found.fleet}, broker {found.broker}, store {found.store}: the agent {running}"]
     lines += [_model_line(model) for model in found.models] or ["no models"]
     _answer(given, msgspec.to_builtins(found), lines)
 
@@ -140,13 +140,14 @@ def _status(given: Arguments) -> None:
 def _models(given: Arguments) -> None:
     from edgeml_agent.commands import status  # noqa: PLC0415 - kept out of --help
 
-    models = status.device(_settings(given)).models
+    models = status.device(_settings_of_store(given)).models
     lines = [_model_line(model) for model in models] or ["no models"]
     _answer(given, {"models": msgspec.to_builtins(models)}, lines)
 
 
 def _model_line(model: ModelStatus) -> str:
     serves = f"{model.version} ({model.target}, {model.format})" if model.version else "nothing"
+    serves += ", withdrawn by the release key" if model.withdrawn else ""
     failure = f": error[{model.code}]: {model.message}" if model.code else ""
     tuned = f"; tuned: {_tuned(model.tuned)}" if model.tuned else ""
     return f"{model.name}: serves {serves}{tuned}; update to {model.wanted_version or 'nothing'} {model.state}{failure}"
@@ -161,7 +162,7 @@ def _tuned(found: Tuned) -> str:
 def _rollback(given: Arguments) -> None:
     from edgeml_agent.store.database import Store  # noqa: PLC0415 - kept out of --help
 
-    store = Store(_settings(given).store.dir)
+    store = Store(_settings_of_store(given).store.dir)
     record = store.roll_back(given.name, "", "rolled back on this device")
     store.close()
     answer = {"name": record.name, "manifest_sha256": record.active}
@@ -198,6 +199,19 @@ def _check_line(check: Check) -> str:
 
 def _settings(given: Arguments) -> Settings:
     return settings.load(given.config, os.environ)
+
+
+def _settings_of_store(given: Arguments) -> Settings:
+    """Return the settings; warn where the agent has never run with their store: perhaps its store is another one."""
+    from edgeml_agent.store.database import DATABASE_NAME  # noqa: PLC0415 - kept out of --help
+
+    found = _settings(given)
+    if not (found.store.dir / DATABASE_NAME).exists():
+        sys.stderr.write(
+            f"warning: {found.store.dir} is a new store, which no agent has used before\n"
+            "hint: name the agent.toml of this device's agent with --config, and in its [store] dir an absolute path\n"
+        )
+    return found
 
 
 def _answer(given: Arguments, value: object, lines: Sequence[str]) -> None:

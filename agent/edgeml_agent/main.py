@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from edgeml_agent import log, ports
 from edgeml_agent.http_api import app, auth, server, tls
 from edgeml_agent.http_api.health import ServerInfo
+from edgeml_agent.link import link_state
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.signed_files import BlockingFiles
 from edgeml_agent.mqtt_api.inference import MqttInference
@@ -56,6 +57,7 @@ def run(settings: Settings) -> None:
     lock = locks.take(settings.store.dir / locks.AGENT)
     if lock is None:
         raise UsageError("usage", f"another agent runs on {settings.store.dir}", "stop it, or use another [store] dir")
+    link_state.clear(settings.store.dir)
     with lock, contextlib.suppress(asyncio.CancelledError):
         try:
             with asyncio.Runner(loop_factory=_event_loop()) as runner:
@@ -84,7 +86,8 @@ async def _run(settings: Settings) -> None:
         settings.broker,
         settings.device,
         store.next_session,
-        is_late=floor.is_late,
+        late_floor=floor.late_floor,
+        on_state=partial(link_state.write, settings.store.dir),
         max_bytes_per_s=settings.update.max_bytes_per_s,
     )
     relay = _relay(settings, link)

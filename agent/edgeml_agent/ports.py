@@ -98,9 +98,13 @@ class Trust(Protocol):
             digest: the manifest's SHA-256 in the fleet document.
 
         Raises:
-            RejectedError: the repositories disagree, or the content has another digest.
+            RejectedError: the repositories disagree, or the content has another digest; `release-withdrawn`.
             TransportError: the manifest can't be fetched.
         """
+        ...
+
+    def withdrawn(self) -> frozenset[str]:
+        """Return the withdrawn releases, as far as this device has seen, by the stems of their bundles."""
         ...
 
 

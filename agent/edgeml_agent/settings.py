@@ -45,9 +45,10 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The broker, and the files of a TLS connection to it."""
+    """The broker, the file with the password of the URL's user, and the files of a TLS connection to it."""
 
     url: Url
+    password_file: FilePath | None = None
     ca: FilePath | None = None
     cert: FilePath | None = None
     key: FilePath | None = None

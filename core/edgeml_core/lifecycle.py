@@ -44,12 +44,12 @@ class Event(StrEnum):
     DEVICE_FAILED = "device failed"
     RETRIED = "retried"
     INTERRUPTED = "interrupted"
-    WITHDRAWN = "withdrawn"
+    ABANDONED = "abandoned"
     KEPT = "kept"
 
 
 #: The deployment is gone: nothing serves, or the version before is kept.
-_WITHDRAWN: Final = {Event.WITHDRAWN: State.IDLE, Event.KEPT: State.ACTIVE}
+_ABANDONED: Final = {Event.ABANDONED: State.IDLE, Event.KEPT: State.ACTIVE}
 #: Events that can end any step: the content was refused, the network or this device failed, a restart or another
 #: deployment came, or the deployment is gone.
 _INTERRUPTIONS: Final = {
@@ -57,7 +57,7 @@ _INTERRUPTIONS: Final = {
     Event.TRANSPORT_FAILED: State.WAITING,
     Event.DEVICE_FAILED: State.ROLLED_BACK,
     Event.INTERRUPTED: State.RESOLVING,
-} | _WITHDRAWN
+} | _ABANDONED
 
 TABLE: Final[dict[State, dict[Event, State]]] = {
     State.IDLE: {Event.WANTED: State.RESOLVING},
@@ -73,8 +73,8 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
     State.SHADOWING: {Event.AGREED: State.ACTIVATING} | _INTERRUPTIONS,
     State.ACTIVATING: {Event.ACTIVATED: State.ACTIVE} | _INTERRUPTIONS,
     State.ACTIVE: {Event.WANTED: State.RESOLVING, Event.DEVICE_FAILED: State.ROLLED_BACK},
-    State.DEFERRED: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _WITHDRAWN,
-    State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _WITHDRAWN,
+    State.DEFERRED: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _ABANDONED,
+    State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _ABANDONED,
     State.REJECTED: {Event.WANTED: State.RESOLVING},
     State.ROLLED_BACK: {Event.WANTED: State.RESOLVING},
 }

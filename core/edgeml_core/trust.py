@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 from tuf.api import exceptions as tuf
-from tuf.api.metadata import Signed
+from tuf.api.metadata import Signed, TargetFile
 
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 
@@ -39,11 +39,15 @@ EXPIRY: Final[dict[str, timedelta]] = {
     "timestamp": timedelta(days=30),
 }
 
+MANIFEST_SUFFIX: Final = ".json"
 GROUP_SUFFIX: Final = ".group"
 
 #: Fields of all metadata: when it was signed, and for which repository.
 _ISSUED: Final = "issued"
 _REPOSITORY: Final = "repository"
+#: Field of a manifest's signed description: no device installs that release any more.
+_WITHDRAWN: Final = "withdrawn"
+_CUSTOM: Final = "custom"
 _ISSUED_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 #: A time before all others.
 NO_TIME: Final = datetime.min.replace(tzinfo=UTC)
@@ -98,7 +102,7 @@ def check_repository(metadata: bytes, repo: str) -> None:
 
 def manifest_target(stem: str) -> str:
     """Return the target path of a bundle's manifest in the releases repository."""
-    return f"{stem}.json"
+    return f"{stem}{MANIFEST_SUFFIX}"
 
 
 def measurements_target(stem: str) -> str:
@@ -109,6 +113,27 @@ def measurements_target(stem: str) -> str:
 def group_target(stem: str) -> str:
     """Return the target path, in the releases repository, of the group that a release is encrypted for."""
     return f"{stem}{GROUP_SUFFIX}"
+
+
+def set_withdrawn(manifest: TargetFile, *, withdrawn: bool) -> None:
+    """Write into a manifest's description whether its release is withdrawn; the release key signs it."""
+    custom = {key: value for key, value in _custom(manifest).items() if key != _WITHDRAWN}
+    manifest.unrecognized_fields[_CUSTOM] = {**custom, _WITHDRAWN: True} if withdrawn else custom
+
+
+def is_withdrawn(manifest: TargetFile) -> bool:
+    """Return whether a manifest's release is withdrawn. An unknown value counts as true."""
+    return bool(_custom(manifest).get(_WITHDRAWN))
+
+
+def withdrawn_error(stem: str) -> RejectedError:
+    """Return the error of a device that a deployment asks to install a withdrawn release."""
+    return RejectedError("release-withdrawn", f"{stem} is withdrawn by the release key", "deploy another version")
+
+
+def _custom(target: TargetFile) -> dict[str, object]:
+    custom = target.custom
+    return custom if isinstance(custom, dict) else {}
 
 
 def translate(error: Exception, repo: str) -> EdgemlError:

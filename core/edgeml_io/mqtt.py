@@ -13,12 +13,12 @@ import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import aiomqtt
 import msgspec
 from aiomqtt import ProtocolVersion
+from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -39,11 +39,19 @@ ACCEPT_TIMEOUT_S: Final = 2.0
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 #: Bytes of a PUBLISH beside topic and payload: header, lengths, packet id, and correlation data of at most 900 bytes.
 PACKET_OVERHEAD_BYTES: Final = 1024
-#: OpenSSL's X509_V_FLAG_NO_CHECK_TIME; Python's ssl module doesn't name it.
-_NO_CHECK_TIME: Final = 0x200000
 #: aiomqtt warns about each dropped message and each call beside ten others: a flood would wear out an SD card.
 _ERRORS_ONLY: Final = logging.getLogger(f"{__name__}.errors")
 _ERRORS_ONLY.setLevel(logging.ERROR)
+
+
+#: Reason codes of a CONNACK that refuse the user: of MQTT 5, which paho uses for those of 3.1.1, too.
+_REFUSED_CODES: Final = frozenset({134, 135})
+
+
+#: A broker that asks for certificates hangs up like this, after the handshake.
+_HUNG_UP: Final = (
+    "the broker closed the connection before it answered; check cert and key where it asks for certificates"
+)
 
 
 class Will(msgspec.Struct, frozen=True):
@@ -86,6 +94,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class MisbehavingError(MqttError):
     """The peer breaks the protocol's limits: no broker announces such a packet."""
+
+
+class RefusedError(MqttError):
+    """The broker refuses the user's name, password or certificate: another attempt gets the same answer."""
 
 
 class Inbox(asyncio.Queue[aiomqtt.Message]):
@@ -167,6 +179,13 @@ class _Client(aiomqtt.Client):
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, *answer: Any) -> None:  # noqa: ANN401 - aiomqtt's
         if mid not in self._abandoned:
             super()._on_subscribe(client, userdata, mid, *answer)
+
+    def _on_disconnect(self, client: Any, userdata: Any, *reason: Any) -> None:  # noqa: ANN401 - aiomqtt's
+        # aiomqtt would wait for the CONNACK of a broker that has hung up.
+        if self._connected.done():
+            super()._on_disconnect(client, userdata, *reason)
+        else:
+            self._connected.set_exception(MqttError(_HUNG_UP))
 
     def _on_unsubscribe(self, client: Any, userdata: Any, mid: int, *answer: Any) -> None:  # noqa: ANN401 - aiomqtt's
         if mid not in self._abandoned:
@@ -271,6 +290,7 @@ class Session:
             will: set for this connection.
 
         Raises:
+            RefusedError: the broker refuses the user.
             MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
         """
         context = self._tls() if self._tls else None
@@ -278,6 +298,8 @@ class Session:
             first, second = self._versions
             try:
                 client = await stack.enter_async_context(_open(self._client(will, context, first)))
+            except RefusedError:
+                raise
             except MqttError:
                 # Brokers of 3.1.1 refuse MQTT 5, hang up, or stay silent.
                 client = await stack.enter_async_context(_open(self._client(will, context, second)))
@@ -309,26 +331,6 @@ class Session:
         )
 
 
-def tls_context(*, ca: Path | None, cert: Path | None, key: Path | None, checks_times: bool = True) -> ssl.SSLContext:
-    """Make the TLS context of a client.
-
-    Args:
-        ca: PEM file of authorities that replace the system's.
-        cert: PEM file of the client's own certificate; None for none.
-        key: PEM file of its key; None when `cert` holds it.
-        checks_times: False accepts certificates outside their validity period, for a clock that is known to be wrong.
-
-    Raises:
-        OSError: a file can't be read or used.
-    """
-    context = ssl.create_default_context(cafile=ca)
-    if not checks_times:
-        context.verify_flags |= _NO_CHECK_TIME
-    if cert is not None:
-        context.load_cert_chain(cert, key)
-    return context
-
-
 @asynccontextmanager
 async def _open(client: _Client) -> AsyncIterator[_Client]:
     """Connect with bounded packets; close the socket and end all waits when the block ends."""
@@ -339,6 +341,8 @@ async def _open(client: _Client) -> AsyncIterator[_Client]:
     except (MqttError, ExceptionGroup) as error:
         if bound.excess_bytes:
             raise MisbehavingError(f"it announces a packet of {bound.excess_bytes} bytes") from error
+        if isinstance(error, MqttConnectError) and getattr(error.rc, "value", error.rc) in _REFUSED_CODES:
+            raise RefusedError("it refuses the user's name, password or certificate") from error
         raise
     finally:
         if not client.ended.done():

@@ -62,7 +62,7 @@ async def endless(reader: StreamReader, writer: StreamWriter) -> None:
 
 IMPOSTORS: Final[dict[Impostor, str]] = {
     silent: UNREACHABLE,
-    refusing: UNREACHABLE,
+    refusing: "broker-refused",
     another_protocol: UNREACHABLE,
     endless: "broker-misbehaves",
 }

@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime as dt
-import ipaddress
 import os
 import re
 import shutil
@@ -19,43 +18,31 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edgeml import repository
-from edgeml.fleet import status
-from edgeml.repository.deployments import deploy
+from edgeml.fleet import call, serve
+from edgeml.fleet.call import DeviceConnection
+from edgeml.fleet.link import Broker
+from edgeml_agent import settings
 from edgeml_agent.commands import doctor
-from edgeml_agent.link import acl_check
+from edgeml_agent.link import link_state
 from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
+from edgeml_agent.store import locks
 from edgeml_core import broker as broker_urls
+from edgeml_core.calls import Timing
+from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io import echo_check
 from edgeml_io.mqtt import MqttError
 from edgeml_io.packet_limit import PACKET_MAX_BYTES
 from support import brokers
-from support.delivery_site import Program, until
-from support.tiny_models import tiny_onnx_bundle
+from support.certificates import DAY, certify
+from support.programs import programs
+from support.waiting import until, until_async
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
 USERS = ("origin", "operator", "client", "barn-1", "barn-2")
 NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
-DAY = dt.timedelta(days=1)
-
-
-def certify(folder, since=-DAY):
-    """A certificate for 127.0.0.1, signed by itself: authority and broker in one; valid for a day and longer."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
-    now = dt.datetime.now(dt.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now + since, now + 9 * DAY)
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    for path in ("ca.crt", "broker.crt"):
-        (folder / path).write_bytes(certificate.public_bytes(pem))
-    (folder / "broker.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
 
 
 @pytest.fixture(scope="module")
@@ -79,29 +66,6 @@ def broker(tmp_path_factory):
 def address(broker, user):
     """Where `user` connects."""
     return f"mqtts://{user}:{user}-secret@127.0.0.1:{broker.port}"
-
-
-def test_shipped_configuration_serves_a_fleet(broker, tmp_path, monkeypatch):
-    """Host and device connect by TLS as their own users, and a release becomes active."""
-    repo, device, ca = tmp_path / "repo", tmp_path / "device", broker.folder / "ca.crt"
-    repository.init(repo)
-    repository.enroll(repo, "barn-1", labels={}, broker_url=address(broker, "barn-1"), out_dir=device)
-    tiny_onnx_bundle(tmp_path / "tiny.edgeml", name="tiny", version="1.0")
-    repository.publish(repo, [tmp_path / "tiny.edgeml"])
-    deploy(repo, "tiny", selector={})
-    monkeypatch.setenv("EDGEML_BROKER_CA", str(ca))
-    monkeypatch.setenv("EDGEML_SERVE_HTTP", "127.0.0.1:0")
-    serve = ("edgeml", "fleet", "serve", "--repo", repo, "--broker", address(broker, "origin"), "--ca", ca)
-    programs = [
-        Program(tmp_path / "host.log", "-m", *map(str, serve)),
-        Program(tmp_path / "agent.log", "-m", "edgeml_agent", "run", "--config", str(device / "agent.toml")),
-    ]
-    try:
-        until(lambda: status.status(repo).deployments[0].states == {"active": 1}, "the release is active")
-    finally:
-        for program in programs:
-            program.stop()
-    assert "rights are missing" not in (tmp_path / "agent.log").read_text()
 
 
 def test_shipped_configuration_takes_the_longest_packet():
@@ -128,7 +92,7 @@ def test_shipped_configuration_takes_the_longest_packet():
 )
 def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     """Though every SUBSCRIBE is granted and every PUBLISH looks well."""
-    monkeypatch.setattr(acl_check, "ECHO_WAIT_S", 0.5)
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
     acl = [line for line in (SHIPPED / "acl").read_text().splitlines() if not right or not line.endswith(right)]
     (tmp_path / "acl").write_text("\n".join(acl))
     (tmp_path / "passwords").touch(mode=0o600)
@@ -136,37 +100,146 @@ def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     config = f"allow_anonymous false\npassword_file {tmp_path}/passwords\nacl_file {tmp_path}/acl"
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
         url = broker_urls.parse(f"mqtt://barn-1:secret@127.0.0.1:{broker.port}")
-        settings = BrokerSettings(url=url, ca=None, cert=None, key=None)
-        check = doctor.broker(settings, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
+        given = BrokerSettings(url=url, ca=None, cert=None, key=None)
+        check = doctor.broker(given, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
     if silent is None:
         assert check.status == "ok", check
     else:
         assert (check.status, check.detail.rpartition(" on ")[2]) == ("failed", silent)
 
 
+def hosted(broker, repo, user, until):
+    """Serve a repository as a user until an event has come; all events with their codes."""
+    events = []
+
+    class Events:
+        def event(self, name, text, **fields):
+            events.append((name, fields.get("code")))
+
+    async def main():
+        files = {"ca": broker.folder / "ca.crt"}
+        where = Broker(url=broker_urls.parse(address(broker, user)), **files)
+        service = asyncio.create_task(serve.serve(repo, where, Events()))
+        await until_async(lambda: service.done() or until in [name for name, _ in events], until)
+        service.cancel()
+        await asyncio.gather(service, return_exceptions=True)
+
+    asyncio.run(main())
+    return events
+
+
+@pytest.mark.parametrize(("fleet", "user"), [("farms", "origin"), ("edge", "barn-1")])
+def test_host_without_rights_reports_them_and_announces_nothing(broker, tmp_path, monkeypatch, fleet, user):
+    """Mosquitto takes each of its messages, and drops them: the access list names another fleet or user."""
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
+    repository.init(tmp_path / "repo", fleet=fleet)
+    events = hosted(broker, tmp_path / "repo", user, "rights-missing")
+    assert ("rights-missing", "topic-forbidden") in events
+    assert not {"announced", "repaired"} & {name for name, _ in events}
+
+
+def test_wrong_password_has_its_own_code(broker, tmp_path):
+    """For the host, a call and the doctor; none of them names the password."""
+    repository.init(tmp_path / "repo")
+    url = broker_urls.parse(f"mqtts://origin:mistyped@127.0.0.1:{broker.port}")
+    where = Broker(url=url, ca=broker.folder / "ca.crt")
+    with pytest.raises(TransportError) as host:
+        asyncio.run(serve.serve(tmp_path / "repo", where, None))
+    with pytest.raises(TransportError) as caller:
+        call.ask(
+            DeviceConnection(broker=where, fleet="edge"), "barn-1", kind="verify", manifest_sha256="", timing=Timing()
+        )
+    for error in (host.value, caller.value):
+        assert (error.code, "--password-file" in error.hint) == ("broker-refused", True)
+        assert "mistyped" not in f"{error.message} {error.__cause__}"
+    given = BrokerSettings(url=url, ca=broker.folder / "ca.crt")
+    check = doctor.broker(given, DeviceSettings(id="barn-1"))
+    assert (check.status, "user's name, password" in check.detail) == ("failed", True)
+
+
+def test_doctor_beside_a_running_agent_asks_it_and_leaves_it_connected(broker, tmp_path, monkeypatch):
+    """A connection of its own would end the agent's, as both have the id of the user; problems are the agent's own."""
+    repository.init(tmp_path / "repo")
+    enrolled = repository.enroll(tmp_path / "repo", "barn-1", labels={}, broker_url=None, out_dir=tmp_path / "device")
+    monkeypatch.setenv("EDGEML_BROKER_CA", str(broker.folder / "ca.crt"))
+    monkeypatch.setenv("EDGEML_SERVE_HTTP", "127.0.0.1:0")
+
+    def found_beside(url, check):
+        monkeypatch.setenv("EDGEML_BROKER_URL", url)
+        loaded = settings.load(Path(enrolled.config), os.environ)
+        (tmp_path / "agent.log").unlink(missing_ok=True)
+        link_state.clear(loaded.store.dir)
+        with programs() as started:
+            started.start(tmp_path / "agent.log", "-m", "edgeml_agent", "run", "--config", enrolled.config)
+            seen = []
+
+            def has_ended():
+                if locks.is_held(loaded.store.dir / locks.AGENT):
+                    seen.append(check(loaded))
+                return seen and seen[-1].status != "warning"
+
+            until(has_ended, "the agent has recorded its connection")
+        return seen[-1]
+
+    def visited(loaded):
+        return next(it for it in doctor.run(loaded) if it.name == "broker")
+
+    right = found_beside(address(broker, "barn-1"), visited)
+    assert right.status == "ok", right
+    assert "the running agent is connected since" in right.detail
+    assert "disconnected" not in (tmp_path / "agent.log").read_text()
+    foreign = found_beside(address(broker, "barn-2"), doctor.connection_of_agent)
+    assert (foreign.status, TOPICS.want("barn-1") in foreign.detail) == ("failed", True)
+    wrong = found_beside(address(broker, "barn-1").replace("-secret", "-mistyped"), doctor.connection_of_agent)
+    assert (wrong.status, "password" in wrong.detail, "mistyped" in wrong.detail) == ("failed", True, False)
+
+
 def test_late_clock_ignores_validity_periods_only(tmp_path):
-    """The certificate's times are ignored then, and only then; its authority must still be known."""
+    """The certificate may begin at any time then, and only then; its authority must still be known."""
     certify(tmp_path, since=DAY)
+    now = dt.datetime.now(dt.UTC)
     config = f"allow_anonymous true\ncertfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
 
-    def visit(ca, *, is_late):
+    def visit(ca, late_floor):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
-        settings = BrokerSettings(url=url, ca=ca, cert=None, key=None)
+        given = BrokerSettings(url=url, ca=ca, cert=None, key=None)
 
         async def connect():
-            async with session(settings, "barn-1", lambda: is_late).connected():
+            async with session(given, "barn-1", lambda: late_floor).connected():
                 pass
 
         asyncio.run(connect())
 
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
-        visit(tmp_path / "ca.crt", is_late=True)
+        visit(tmp_path / "ca.crt", now - DAY)
         with pytest.raises(MqttError, match="not yet valid"):
-            visit(tmp_path / "ca.crt", is_late=False)
+            visit(tmp_path / "ca.crt", None)
         (tmp_path / "other").mkdir()
         certify(tmp_path / "other")
         with pytest.raises(MqttError, match="certificate verify failed"):
-            visit(tmp_path / "other" / "ca.crt", is_late=True)
+            visit(tmp_path / "other" / "ca.crt", now)
+
+
+def test_late_clock_accepts_no_certificate_that_ended_before_the_newest_signed_time(tmp_path):
+    """The client refuses it after the handshake: the broker receives no CONNECT, and so no password."""
+    certify(tmp_path, since=-9 * DAY, until=-2 * DAY)
+    now, passwords = dt.datetime.now(dt.UTC), tmp_path / "passwords"
+    passwords.touch(mode=0o600)
+    subprocess.run([shutil.which("mosquitto_passwd"), "-b", passwords, "barn-1", "secret"], check=True)
+    tls = f"certfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
+    config = f"allow_anonymous false\npassword_file {passwords}\n{tls}"
+
+    async def connect(floor):
+        url = broker_urls.parse(f"mqtts://barn-1:secret@127.0.0.1:{broker.port}")
+        async with session(BrokerSettings(url=url, ca=tmp_path / "ca.crt"), "barn-1", lambda: floor).connected():
+            pass
+
+    with brokers.mosquitto(tmp_path / "broker", config) as broker:
+        with pytest.raises(MqttError, match="certificate has expired"):
+            asyncio.run(connect(now - DAY))
+        assert "barn-1" not in broker.log
+        asyncio.run(connect(now - 3 * DAY))
+        until(lambda: "barn-1" in broker.log, "the broker has logged the client")
 
 
 def issue(folder, name):
@@ -184,8 +257,9 @@ def issue(folder, name):
     return folder / f"{name}.crt", folder / f"{name}.key"
 
 
-def test_certificates_replace_passwords(tmp_path):
+def test_certificates_replace_passwords(tmp_path, monkeypatch):
     """The name in it is the user's, with that user's rights only; without one of this authority nobody gets in."""
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
     own, other = tmp_path / "own", tmp_path / "other"
     for folder in (own, other):
         folder.mkdir()
@@ -196,14 +270,15 @@ def test_certificates_replace_passwords(tmp_path):
 
     def visit(device, cert, key):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
-        settings = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
-        return doctor.broker(settings, DeviceSettings(id=device, fleet="edge", labels={})).status
+        given = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
+        return doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={}))
 
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
-        assert visit("barn-1", *issue(own, "barn-1")) == "ok"
-        assert visit("barn-2", own / "barn-1.crt", own / "barn-1.key") == "failed"
-        assert visit("barn-1", *issue(other, "barn-1")) == "failed"
-        assert visit("barn-1", None, None) == "failed"
+        assert visit("barn-1", *issue(own, "barn-1")).status == "ok"
+        assert visit("barn-2", own / "barn-1.crt", own / "barn-1.key").status == "failed"
+        for cert, key in (issue(other, "barn-1"), (None, None)):
+            check = visit("barn-1", cert, key)
+            assert (check.status, "check cert and key" in check.detail) == ("failed", True)
 
 
 class Client:

@@ -17,7 +17,7 @@ from edgeml.fleet.link import Broker
 from edgeml.repository.deployments import deploy
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, desired, messages, multi_chunk, trust, wire_keys
-from edgeml_core.errors import TransportError
+from edgeml_core.errors import TransportError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io.mqtt import PACKET_OVERHEAD_BYTES
 from support import brokers, samples
@@ -314,3 +314,13 @@ async def test_missing_broker_is_a_transport_error(repo: Path):
         await serve.serve(repo, Broker(url=nobody), Journal())
     assert caught.value.code == "broker-unreachable"
     assert "secret" not in caught.value.message
+
+
+async def test_second_host_of_a_folder_is_refused(repo: Path, tmp_path: Path):
+    """Both would disconnect each other for ever; the folder is free again when the first one has ended."""
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        async with serving(repo, broker.url):
+            with pytest.raises(UsageError, match=r"another `edgeml fleet serve` runs"):
+                await serve.serve(repo, Broker(url=broker_urls.parse(broker.url)), Journal())
+        async with serving(repo, broker.url):
+            pass

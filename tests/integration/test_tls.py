@@ -11,8 +11,8 @@ import pytest
 
 from edgeml_agent.http_api import tls
 from edgeml_core.errors import UsageError
-from integration.test_broker_config import certify
 from support import brokers
+from support.certificates import certify
 from support.delivery_site import DEVICE, MODEL, TIMEOUT_S, site, until
 
 TOKEN = "a-token-of-24-characters"

@@ -54,7 +54,7 @@ class Mosquitto:
         """Start the process, and return when it listens."""
         with (self.folder / "mosquitto.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_program(), "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log, cwd=self.folder
+                [program(), "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log, cwd=self.folder
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not listens(self.port):
@@ -139,7 +139,8 @@ async def _run_embedded(port: int, ready: threading.Event, stop: asyncio.Event) 
     await broker.shutdown()
 
 
-def _program() -> str:
+def program() -> str:
+    """Return the path of Mosquitto's program."""
     # Debian installs it where a user's PATH may not reach.
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
     if program is None:
@@ -148,6 +149,6 @@ def _program() -> str:
 
 
 def listens(port: int) -> bool:
-    """Return whether a process listens on a loopback port."""
+    """Return whether a program listens on a loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

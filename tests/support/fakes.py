@@ -24,7 +24,7 @@ from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.update.agent import Agent, Ports
 from edgeml_agent.update.daemon import Daemon
 from edgeml_agent.update.reporter import Reporter
-from edgeml_core import bundle, chunks, wire_keys
+from edgeml_core import bundle, chunks, trust, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.calls import Call, Reply, Reproduced
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
@@ -212,6 +212,7 @@ class MemoryTrust:
         self.deployments: list[Deployment] = []
         self.labels: dict[str, str] = {}
         self.refusal: EdgemlError | None = None
+        self.withdrawals: set[str] = set()
 
     def desired(self) -> FleetDocument:
         """The document with all deployments made here."""
@@ -220,8 +221,14 @@ class MemoryTrust:
         devices = {DEVICE: Device(labels=self.labels)}
         return FleetDocument(fleet="farm", devices=devices, deployments=tuple(self.deployments))
 
+    def withdrawn(self) -> frozenset[str]:
+        """The stems that were withdrawn here."""
+        return frozenset(self.withdrawals)
+
     def manifest(self, stem: str, digest: str) -> bytes:
         """A manifest that was released here."""
+        if stem in self.withdrawals:
+            raise trust.withdrawn_error(stem)
         if digest not in self.manifests:
             raise TransportError("trust-unavailable", f"{stem} isn't listed")
         return self.manifests[digest]

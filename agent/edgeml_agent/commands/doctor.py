@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from edgeml_agent.link import link_state
 from edgeml_agent.link.acl_check import AclCheck
 from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
+from edgeml_agent.store import locks
 from edgeml_core.errors import EdgemlError, TransportError
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import MqttError
@@ -35,7 +38,9 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
     yield diagnostics.disk(settings.store.dir if settings else Path())
     yield purity()
     yield heat(Path("/sys/class/thermal"))
-    if settings:
+    if settings and locks.is_held(settings.store.dir / locks.AGENT):
+        yield connection_of_agent(settings)
+    elif settings:
         yield broker(settings.broker, settings.device, requests=settings.serve.mqtt)
 
 
@@ -60,6 +65,22 @@ def heat(zones: Path) -> Check:
     if celsius >= HOT_CELSIUS:
         return Check("temperature", "warning", f"{celsius:.0f} C", "cool the board: it throttles at this temperature")
     return Check("temperature", "ok", f"{celsius:.0f} C")
+
+
+def connection_of_agent(settings: Settings) -> Check:
+    """Check the connection of the agent that runs here, as it has recorded it: a second one would end it."""
+    state, url = link_state.read(settings.store.dir), str(settings.broker.url)
+    if state is None:
+        return Check("broker", "warning", "the agent runs and has recorded no connection", "read its log")
+    since = f"since {datetime.fromtimestamp(state.since_s, UTC):%Y-%m-%d %H:%M} UTC"
+    if state.broker != url:
+        detail = f"the running agent uses {state.broker}, agent.toml names {url}"
+        return Check("broker", "warning", detail, "restart the agent")
+    if state.code:
+        return Check("broker", "failed", f"the running agent, {since}: {state.message}", state.hint)
+    if not state.connected:
+        return Check("broker", "warning", f"the running agent connects to {url} {since}", "repeat the command")
+    return Check("broker", "ok", f"{url} accepts this device: the running agent is connected {since}")
 
 
 def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool = False) -> Check:

@@ -10,6 +10,7 @@ from edgeml_agent.settings import Settings
 from edgeml_agent.store import locks, tuning
 from edgeml_agent.store.database import ModelRecord, Store
 from edgeml_agent.store.releases import Releases
+from edgeml_agent.trust.withdrawals import withdrawn
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import Tuned
 
@@ -17,7 +18,7 @@ from edgeml_core.messages import Tuned
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One model. `version` is the serving one, empty if none serves; `wanted_version` is of the newest update.
 
-    `tuned` is its tuning for this device, if any.
+    `tuned` is its tuning for this device, if any. `withdrawn`: the release key has withdrawn the serving version.
     """
 
     name: str
@@ -33,14 +34,16 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
     tuned: Tuned | None
+    withdrawn: bool
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The device. `session` counts its connections."""
+    """The device. `store` is the folder of its releases, `session` counts its connections."""
 
     device: str
     fleet: str
     broker: str
+    store: str
     labels: Mapping[str, str]
     running: bool
     session: int
@@ -55,28 +58,22 @@ def device(settings: Settings) -> DeviceStatus:
     """
     store = Store(settings.store.dir)
     try:
-        releases = Releases(settings.store.dir, settings.store.max_bytes)
+        releases, stems = Releases(settings.store.dir, settings.store.max_bytes), withdrawn(settings.store.dir)
         return DeviceStatus(
             device=settings.device.id,
             fleet=settings.device.fleet,
             broker=str(settings.broker.url),
+            store=str(settings.store.dir),
             labels=settings.device.labels,
-            running=_is_running(settings),
+            running=locks.is_held(settings.store.dir / locks.AGENT),
             session=store.session(),
-            models=tuple(_model(record, releases) for record in store.records().values()),
+            models=tuple(_model(record, releases, stems) for record in store.records().values()),
         )
     finally:
         store.close()
 
 
-def _is_running(settings: Settings) -> bool:
-    lock = locks.take(settings.store.dir / locks.AGENT)
-    if lock is not None:
-        lock.close()
-    return lock is None
-
-
-def _model(record: ModelRecord, releases: Releases) -> ModelStatus:
+def _model(record: ModelRecord, releases: Releases, withdrawn_stems: frozenset[str]) -> ModelStatus:
     manifest = releases.read(record.active).manifest if record.active else None
     found = tuning.read(releases.folder(record.active), manifest) if manifest else None
     return ModelStatus(
@@ -93,4 +90,5 @@ def _model(record: ModelRecord, releases: Releases) -> ModelStatus:
         code=record.code,
         message=record.message,
         tuned=found,
+        withdrawn=manifest is not None and manifest.stem in withdrawn_stems,
     )

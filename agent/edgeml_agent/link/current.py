@@ -9,7 +9,7 @@ from typing import Final
 
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import TransportError
-from edgeml_io.mqtt import Connection, MisbehavingError, MqttError
+from edgeml_io.mqtt import Connection, MisbehavingError, MqttError, RefusedError
 
 #: Seconds for which a request waits for a connection: a broker that restarts is back within them.
 CONNECT_WAIT_S: Final = 20.0
@@ -71,9 +71,12 @@ class CurrentConnection:
             raise self.transport_error(error) from error
 
     def transport_error(self, error: BaseException) -> TransportError:
-        """Return an error of MQTT as one of the agent's: `broker-misbehaves` or `broker-unreachable`."""
+        """Return an error of MQTT as one of the agent's: `broker-misbehaves`, `-refused` or `-unreachable`."""
         if isinstance(error, MisbehavingError):
             hint = "find out which program answers there, and check [broker] url and ca in agent.toml"
             return TransportError("broker-misbehaves", f"{self._url}: {error}", hint)
+        if isinstance(error, RefusedError):
+            hint = "check the user in [broker] url, and password_file or cert in agent.toml; the agent tries again"
+            return TransportError("broker-refused", f"{self._url}: {error}", hint)
         hint = "check [broker] in agent.toml, the network and the broker's log; the agent tries again"
         return TransportError("broker-unreachable", f"{self._url}: {error}", hint)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from edgeml_agent import log
@@ -31,6 +32,7 @@ from edgeml_agent.link.current import CurrentConnection
 from edgeml_agent.link.dispatcher import Dispatcher
 from edgeml_agent.link.handler_topics import HandlerTopics
 from edgeml_agent.link.inference_requests import InferenceRequests
+from edgeml_agent.link.link_state import LinkState, failed
 from edgeml_agent.link.session import session
 from edgeml_agent.link.signed_files import SignedFiles
 from edgeml_agent.link.status import StatusPublisher
@@ -57,7 +59,8 @@ class MqttLink:
         broker: the broker's address and TLS files.
         device: the device's id and fleet.
         next_session: returns the number of a new connection, and remembers it across restarts.
-        is_late: see `edgeml_agent.link.session`.
+        late_floor: see `edgeml_agent.link.session`.
+        on_state: called in a thread with each state of the connection; its `DeviceError` is logged.
         max_bytes_per_s: a limit on arriving chunks; None sets none.
     """
 
@@ -67,13 +70,15 @@ class MqttLink:
         device: DeviceSettings,
         next_session: Callable[[], int],
         *,
-        is_late: Callable[[], bool] = lambda: False,
+        late_floor: Callable[[], datetime | None] = lambda: None,
+        on_state: Callable[[LinkState], None] = lambda _: None,
         max_bytes_per_s: int | None = None,
     ) -> None:
         topics = Topics(device.fleet)
-        self._broker = session(broker, f"edgeml-{device.fleet}-{device.id}", is_late)
+        self._broker = session(broker, f"edgeml-{device.fleet}-{device.id}", late_floor)
         self._topics, self._device = topics, device.id
         self._next_session = next_session
+        self._url, self._on_state = str(broker.url), on_state
         self._current = CurrentConnection(broker.url)
         self._dispatcher = Dispatcher()
         self._status = StatusPublisher(topics, device.id)
@@ -99,12 +104,16 @@ class MqttLink:
     async def run(self) -> None:
         """See `Link.run`."""
         delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+        await self._note(LinkState(broker=self._url, connected=False, since_s=time.time()))
         while True:
-            began_s = time.monotonic()
+            began_s, lost = time.monotonic(), None
             try:
                 await self._connect()
             except* MqttError as group:
-                log.failure("disconnected", self._current.transport_error(_first(group)))
+                lost = self._current.transport_error(_first(group))
+                log.failure("disconnected", lost)
+            if lost is not None:
+                await self._note(failed(self._url, time.time(), lost, connected=False))
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))
@@ -192,10 +201,19 @@ class MqttLink:
                 self._dispatcher.on_message(message)
 
     async def _check_rights(self, connection: Connection) -> None:
+        state = LinkState(broker=self._url, connected=True, since_s=time.time())
         try:
             await self._acl_check.run(connection)
         except TransportError as error:
             log.failure("rights are missing", error)
+            state = failed(self._url, state.since_s, error, connected=True)
+        await self._note(state)
+
+    async def _note(self, state: LinkState) -> None:
+        try:
+            await asyncio.to_thread(self._on_state, state)
+        except DeviceError as error:
+            log.failure("connection's state not stored", error)
 
     def _on_timestamp(self, message: Message) -> None:
         """Handle the file that a host publishes last: it may have just started."""

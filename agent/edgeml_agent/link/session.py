@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
-from edgeml_io.mqtt import Options, Session, tls_context
+from edgeml_io import tls
+from edgeml_io.mqtt import Options, Session
+from edgeml_io.password_file import with_password
 
 #: Seconds for an answer of the broker: on a slow network it follows a window of chunks. The keepalive finds a dead one.
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -21,28 +24,34 @@ INBOX_MAX_MESSAGES: Final = 4096
 INBOX_MAX_BYTES: Final = 16 * 1024**2
 
 
-def session(settings: BrokerSettings, client_id: str, is_late: Callable[[], bool] = lambda: False) -> Session:
+def session(
+    settings: BrokerSettings, client_id: str, late_floor: Callable[[], datetime | None] = lambda: None
+) -> Session:
     """Make a session; its connections raise `UsageError` (`config-invalid`) when a TLS file can't be used.
 
     Args:
-        settings: the broker's address and the TLS files.
+        settings: the broker's address, the password's file and the TLS files.
         client_id: the MQTT client id.
-        is_late: whether the clock is certainly late. Then a connection accepts a certificate outside its validity
-            period, and checks all else: a board whose clock starts in 1970 could never connect otherwise.
+        late_floor: returns the newest signed time that this device has seen, if the clock is before it; else None. A
+            connection then accepts certificates that haven't begun by the clock, and refuses those that ended before
+            that time: a board whose clock starts in 1970 could never connect otherwise.
+
+    Raises:
+        UsageError: `usage`, when the password's file can't be used.
     """
 
-    def tls() -> ssl.SSLContext:
-        return _tls_context(settings, is_late=is_late())
+    def context() -> ssl.SSLContext:
+        return _tls_context(settings, late_floor())
 
     options = Options(
         answer_timeout_s=ANSWER_TIMEOUT_S, inbox_max_messages=INBOX_MAX_MESSAGES, inbox_max_bytes=INBOX_MAX_BYTES
     )
-    return Session(settings.url, client_id, options, tls)
+    return Session(with_password(settings.url, settings.password_file), client_id, options, context)
 
 
-def _tls_context(settings: BrokerSettings, *, is_late: bool) -> ssl.SSLContext:
+def _tls_context(settings: BrokerSettings, late_floor: datetime | None) -> ssl.SSLContext:
     try:
-        return tls_context(ca=settings.ca, cert=settings.cert, key=settings.key, checks_times=not is_late)
+        return tls.client_context(ca=settings.ca, cert=settings.cert, key=settings.key, late_floor=late_floor)
     except OSError as error:
         message = f"the broker's ca, cert or key can't be used: {error}"
         raise UsageError("config-invalid", message, "name PEM files in the [broker] section of agent.toml") from error

@@ -119,6 +119,10 @@ class SiteTrust:
         """See `ports.Trust.manifest`."""
         return self._verifier.manifest(stem, digest)
 
+    def withdrawn(self) -> frozenset[str]:
+        """See `ports.Trust.withdrawn`."""
+        return self._verifier.withdrawn()
+
 
 def _earlier_roots(metadata: Mapping[Name, bytes]) -> list[Name]:
     """Return the names of the roots before the relay's first one."""

@@ -35,6 +35,25 @@ def take(path: Path) -> BinaryIO | None:
     return lock
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock file at `path`. No file is made, and reading it suffices.
+
+    Raises:
+        DeviceError: `store-failed`, when the file can't be read.
+    """
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        hint = "run the command as the agent's user"
+        raise DeviceError("store-failed", f"can't read {path}: {error}", hint) from error
+    return False
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Wait for the lock file at `path`, and hold it in the block.

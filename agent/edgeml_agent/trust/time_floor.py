@@ -43,9 +43,10 @@ class TimeFloor:
         """Return the later of the clock's time and the floor."""
         return max(self._clock(), self.floor())
 
-    def is_late(self) -> bool:
-        """Return whether the clock is before the floor, so certainly wrong."""
-        return self._clock() < self.floor()
+    def late_floor(self) -> datetime | None:
+        """Return the floor if the clock is before it, so certainly wrong; else None."""
+        floor = self.floor()
+        return floor if self._clock() < floor else None
 
     def floor(self) -> datetime:
         """Return the newest signed time that this device has seen."""

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from tuf.api.exceptions import DownloadHTTPError
-from tuf.ngclient import FetcherInterface
+from tuf.ngclient import FetcherInterface, TargetFile
 
 from edgeml_agent.ports import TrustSource
 from edgeml_agent.store import locks
 from edgeml_agent.trust.time_floor import FOLDER_NAME, TimeFloor
 from edgeml_agent.trust.tuf_client import CURRENT, TufClient
+from edgeml_agent.trust.withdrawals import withdrawn
 from edgeml_core import chunks, desired, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
@@ -92,6 +93,7 @@ class Trust:
 
     def __init__(self, anchors: Path, state: Path, source: TrustSource, time: TimeFloor | None = None) -> None:
         self._anchors = anchors
+        self._state = state
         self._lock_path = state / locks.TRUST
         self._clients = {
             repo: TufClient(
@@ -112,7 +114,7 @@ class Trust:
             refused = [error for repo in (trust.FLEET, trust.RELEASES) if (error := self._refresh(repo))]
             if refused:
                 raise refused[0]
-            data = self._target(trust.FLEET, desired.FLEET_DOCUMENT)
+            data = self._download(trust.FLEET, self._clients[trust.FLEET].find_target(desired.FLEET_DOCUMENT))
         if data is None:
             raise RejectedError("document-format", "the fleet repository has no fleet document")
         return desired.decode(data)
@@ -122,8 +124,11 @@ class Trust:
         with self._lock, locks.held(self._lock_path):
             if not self._clients[trust.RELEASES].is_fresh:
                 self._clients[trust.RELEASES].refresh(self._anchor(trust.RELEASES))
+            listed = self._clients[trust.RELEASES].find_target(trust.manifest_target(stem))
+            if listed is not None and trust.is_withdrawn(listed):
+                raise trust.withdrawn_error(stem)
             try:
-                data = self._target(trust.RELEASES, trust.manifest_target(stem))
+                data = self._download(trust.RELEASES, listed)
             except RejectedError as error:
                 # The transport damaged it, not its signer: another copy is still wanted.
                 raise TransportError(
@@ -137,6 +142,10 @@ class Trust:
             raise RejectedError("digest-mismatch", message, "deploy the released version")
         return data
 
+    def withdrawn(self) -> frozenset[str]:
+        """See `ports.Trust.withdrawn`."""
+        return withdrawn(self._state)
+
     def _refresh(self, repo: str) -> RejectedError | None:
         """Refresh a repository; return why it was refused. The other is refreshed in any case, for new keys."""
         try:
@@ -145,8 +154,7 @@ class Trust:
             return error
         return None
 
-    def _target(self, repo: str, path: str) -> bytes | None:
-        listed = self._clients[repo].find_target(path)
+    def _download(self, repo: str, listed: TargetFile | None) -> bytes | None:
         return None if listed is None else self._clients[repo].download(listed)
 
     def _anchor(self, repo: str) -> bytes:

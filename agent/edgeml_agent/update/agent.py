@@ -26,7 +26,7 @@ from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.update.metrics import UpdateMetrics
 from edgeml_agent.update.reporter import Reporter
 from edgeml_agent.update.state_machine import StateMachine, run_to_end
-from edgeml_core import desired, lifecycle, names
+from edgeml_core import desired, lifecycle, names, trust
 from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
@@ -107,6 +107,17 @@ class Agent:
         self._target = "" if device is None else device.labels.get("target", "")
         return desired.wanted_by(document, self._device_id)
 
+    async def serving_withdrawn(self) -> dict[str, str]:
+        """Return the withdrawn releases that serve here, as stems by model."""
+
+        def find() -> dict[str, str]:
+            if not (withdrawn := self._ports.trust.withdrawn()):
+                return {}
+            stems = {name: self._ports.releases.read(it).manifest.stem for name, it in self.serving.items()}
+            return {name: stem for name, stem in stems.items() if stem in withdrawn}
+
+        return await asyncio.to_thread(find)
+
     async def update(self, machine: StateMachine, deployment: Deployment) -> None:
         """Install a deployment: all steps in order, each with its event of the state machine's table.
 
@@ -122,6 +133,7 @@ class Agent:
         await machine.advance(Event.VERIFIED)
         probed = await self._ports.prober.probe(folder, release.manifest)
         self._check_activation_time(deployment)
+        await self._check_withdrawn(release)
         if self._shadow_policy is not None and deployment.name in self.serving:
             await machine.advance(Event.STAGED)
             await self._compare(machine.record, release, self._shadow_policy)
@@ -173,9 +185,9 @@ class Agent:
         """Record that an update under way stopped, as after a restart."""
         await self._machine(name).interrupt()
 
-    async def withdraw(self, name: str) -> None:
+    async def abandon(self, name: str) -> None:
         """Record that the deployment of an unfinished update is gone."""
-        await self._machine(name).withdraw()
+        await self._machine(name).abandon()
 
     def is_settled(self, deployment: Deployment) -> bool:
         """Return whether the update for a deployment has ended for good."""
@@ -243,6 +255,11 @@ class Agent:
         now_s = self._ports.clock.now()
         if (at_s := self._ports.calendar.activate_at(deployment, now_s)) > now_s:
             raise _Postponed("is fetched and probed, activates from", at_s)
+
+    async def _check_withdrawn(self, release: Release) -> None:
+        """Refuse a release that was withdrawn since it was resolved: a fetch may take hours."""
+        if release.manifest.stem in await asyncio.to_thread(self._ports.trust.withdrawn):
+            raise trust.withdrawn_error(release.manifest.stem)
 
     async def _compare(self, record: ModelRecord, release: Release, policy: ShadowPolicy) -> None:
         """Give the new release the requests of the serving one, and report how far the answers agree."""

@@ -160,7 +160,7 @@ class Daemon:
             wait_s = await self._look(tasks)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> float:
-        """Read the desired state, and start or withdraw updates.
+        """Read the desired state, and start or abandon updates.
 
         Returns:
             Seconds until the next look, unless an announcement comes before.
@@ -180,9 +180,11 @@ class Daemon:
             return LOOK_EVERY_S
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
         self._reporter.trust_restored()
+        with _store_errors_logged():
+            self._reporter.serving_withdrawn(await self._agent.serving_withdrawn())
         for record in self._store.records().values():
             if record.name not in deployments and record.state not in _AT_REST:
-                self._update(record.name, tasks).withdraw()
+                self._update(record.name, tasks).abandon()
         for name, deployment in deployments.items():
             self._update(name, tasks).start(deployment)
         return LOOK_EVERY_S

@@ -16,7 +16,7 @@ from edgeml_agent.fetch.window import Progress
 from edgeml_agent.ports import Clock, Probed, StatusSink
 from edgeml_agent.store.database import ModelRecord, Store
 from edgeml_agent.store.releases import Releases
-from edgeml_core import __version__
+from edgeml_core import __version__, trust
 from edgeml_core.drift import Drift
 from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
@@ -60,6 +60,8 @@ class Reporter:
         self._reported_drifts: Drifts = {}
         self._manifests: dict[str, Manifest] = {}
         self._refused: EdgemlError | None = None
+        #: The withdrawn releases that serve, as they were last logged.
+        self._withdrawn: Mapping[str, str] = {}
         self._progress_at_s = 0.0
         #: Progress of the last fetch of each model; later reports of the same update repeat it.
         self._progress: dict[str, Progress] = {}
@@ -114,6 +116,13 @@ class Reporter:
         if self._refused is not None:
             self._refused = None
             self.publish_state()
+
+    def serving_withdrawn(self, found: Mapping[str, str]) -> None:
+        """Log the withdrawn releases that serve here, by model; the host finds them by the state of this device."""
+        for name, stem in found.items():
+            if self._withdrawn.get(name) != stem:
+                log.failure("a withdrawn release still serves", trust.withdrawn_error(stem), model=name)
+        self._withdrawn = found
 
     def drift(self) -> None:
         """Publish the state if a drift grade changed, or another quantity drifts, since the last report."""

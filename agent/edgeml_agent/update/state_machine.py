@@ -20,6 +20,9 @@ T = TypeVar("T")
 #: States in which an update pauses and later resumes by itself.
 _PAUSED: Final = frozenset({State.WAITING, State.DEFERRED})
 
+#: Codes that say nothing against a release's content: the release key may permit it again.
+_REVOCABLE: Final = frozenset({"release-withdrawn"})
+
 
 class StateMachine:
     """The state of one model's update.
@@ -46,9 +49,9 @@ class StateMachine:
         if self.record.state in lifecycle.UNDER_WAY:
             await self.advance(Event.INTERRUPTED)
 
-    async def withdraw(self) -> None:
+    async def abandon(self) -> None:
         """End an update that is under way or paused, because its deployment is gone."""
-        event = Event.KEPT if self.record.active else Event.WITHDRAWN
+        event = Event.KEPT if self.record.active else Event.ABANDONED
         if event in lifecycle.TABLE[self.record.state]:
             await self.advance(event, deployment="", version="", wanted="")
 
@@ -77,7 +80,7 @@ class StateMachine:
         match error:
             case RejectedError():
                 event = Event.REFUSED
-                if self.record.wanted:
+                if self.record.wanted and error.code not in _REVOCABLE:
                     self._store.refuse(self.record.wanted, error.code, error.message)
             case TransportError():
                 event = Event.TRANSPORT_FAILED

@@ -1,4 +1,4 @@
-"""The update of one model as an asyncio task: started, cancelled, retried, withdrawn.
+"""The update of one model as an asyncio task: started, cancelled, retried, abandoned.
 
 At most one task runs for a model. A newer deployment cancels the task before it, and waits for the update slot until
 that one has ended. `Agent` has the steps of an attempt; `daemon` finds the deployments.
@@ -45,7 +45,7 @@ class UpdateTask:
         self._clock = clock
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
-        #: The deployment that the task installs; None while it withdraws.
+        #: The deployment that the task installs; None while it abandons one.
         self._goal: _Goal | None = None
 
     @property
@@ -63,10 +63,10 @@ class UpdateTask:
             return
         self._replace(goal, self._install(deployment))
 
-    def withdraw(self) -> None:
+    def abandon(self) -> None:
         """Cancel the update and record that its deployment is gone."""
         if not self.is_running or self._goal is not None:
-            self._replace(None, self._withdraw())
+            self._replace(None, self._abandon())
 
     def cancel(self) -> None:
         """Cancel the task; an update under way is recorded as interrupted."""
@@ -99,12 +99,12 @@ class UpdateTask:
                     return
                 await self._sleep_until(resume_s)
 
-    async def _withdraw(self) -> None:
+    async def _abandon(self) -> None:
         try:
             async with self._slot.hold():
-                await self._agent.withdraw(self._name)
+                await self._agent.abandon(self._name)
         except DeviceError as error:
-            log.failure("withdrawal not stored", error, model=self._name)
+            log.failure("abandoned update not stored", error, model=self._name)
 
     async def _sleep_until(self, time_s: float) -> None:
         while (left_s := time_s - self._clock.now()) > 0:

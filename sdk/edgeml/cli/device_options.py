@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _FILE: Final = click.Path(path_type=Path)
 _OPTIONS: Final = (
-    click.option("--broker", metavar="URL", help="For device:ID: mqtt[s]://[USER:PASSWORD@]HOST[:PORT]."),
+    click.option("--broker", metavar="URL", help="For device:ID: mqtt[s]://[USER@]HOST[:PORT]."),
+    click.option("--password-file", metavar="FILE", type=_FILE, help="The password of USER, on one line."),
     click.option("--fleet", metavar="NAME", default="edge", show_default=True, help="The device's fleet."),
     click.option("--ca", metavar="FILE", type=_FILE, help="The broker's authority; default: the system's."),
     click.option("--cert", metavar="FILE", type=_FILE, help="This host's own certificate."),

@@ -31,7 +31,8 @@ def fleet() -> None:
 @fleet.command()
 @_repo
 @_database
-@click.option("--broker", metavar="URL", required=True, help="mqtt[s]://[USER:PASSWORD@]HOST[:PORT]")
+@click.option("--broker", metavar="URL", required=True, help="mqtt[s]://[USER@]HOST[:PORT]")
+@click.option("--password-file", metavar="FILE", type=_FILE, help="The password of USER, on one line.")
 @click.option("--ca", metavar="FILE", type=_FILE, help="The broker's authority; default: the system's.")
 @click.option("--cert", metavar="FILE", type=_FILE, help="This host's own certificate.")
 @click.option("--key", metavar="FILE", type=_FILE, help="The key of --cert.")
@@ -40,6 +41,7 @@ def fleet() -> None:
     extra="fleet",
     examples=(
         "edgeml fleet serve --repo ./repo --broker mqtt://127.0.0.1",
+        "edgeml fleet serve --repo ./repo --broker mqtts://origin@broker.example --password-file origin.password",
         "edgeml fleet serve --repo ./repo --broker mqtts://broker.example --ca ca.pem --cert host.pem --key host.key",
     ),
 )
@@ -148,9 +150,13 @@ def _status_text(found: FleetStatus) -> str:
         for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
     ]
     drifts = [printable(f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}") for it in found.drifted]
+    withdrawn = [
+        printable(f"{it.device}: serves {it.name} {it.version}, which is withdrawn: deploy another version")
+        for it in found.withdrawn
+    ]
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
     headers = ("deployment", "release", "to", "share", "devices", "states")
-    return "\n".join((summary, table(headers, rows), *failures, *drifts))
+    return "\n".join((summary, table(headers, rows), *failures, *withdrawn, *drifts))
 
 
 def _pairs(labels: dict[str, str]) -> str:

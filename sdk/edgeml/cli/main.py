@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("edgeml.cli.verify:verify", "Reproduce a bundle's golden outputs, here or elsewhere."),
     "bench": ("edgeml.cli.bench:bench", "Measure a bundle's latency, throughput, memory and energy."),
     "target": ("edgeml.cli.target:target", "Boards: list, show, check, prepare."),
-    "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, refresh, export."),
+    "repo": ("edgeml.cli.repo:repo", "A repository of signed releases: init, withdraw, export."),
     "publish": ("edgeml.cli.publish:publish", "Sign bundles and add them to a repository."),
     "device": ("edgeml.cli.device:device", "Enroll devices."),
     "fleet": ("edgeml.cli.fleet:fleet", "Serve a fleet, deploy to it and watch it."),

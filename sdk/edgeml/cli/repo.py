@@ -1,4 +1,4 @@
-"""`edgeml repo`: make a repository, renew its signatures, change its keys, copy the part of a site."""
+"""`edgeml repo`: make a repository, renew signatures, withdraw releases, change keys, copy the part of a site."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgeml.cli.output import Output, command, table
+from edgeml_core.errors import UsageError
 
 _no_passphrase = click.option("--no-passphrase", is_flag=True, help="Leave new key files unencrypted.")
 
@@ -49,6 +50,35 @@ def refresh(out: Output, folder: Path) -> None:
     rows = [(it.repository, role, f"{expires:%Y-%m-%d}") for it in refreshed for role, expires in it.expires.items()]
     value = {"repositories": [it.to_dict() for it in refreshed]}
     out.result(value, table(("repository", "role", "expires"), rows))
+
+
+@repo.command()
+@click.argument("release", metavar="NAME:VERSION")
+@click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--and-older", is_flag=True, help="Also the versions of NAME that were published before VERSION.")
+@click.option("--undo", is_flag=True, help="Let devices install it again.")
+@command(
+    examples=(
+        "edgeml repo withdraw minilm:1 --repo ./repo",
+        "edgeml repo withdraw minilm:1.4 --repo ./repo --and-older",
+    )
+)
+def withdraw(out: Output, folder: Path, release: str, *, and_older: bool, undo: bool) -> None:
+    """Sign that no device installs a release any more, not even when the fleet key is stolen.
+
+    Needs the release key. Devices that serve the release keep it until you deploy another version.
+    """
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    name, _, version = release.partition(":")
+    if not version:
+        raise UsageError("usage", f"{release!r} names no version", "write it as NAME:VERSION, such as minilm:1")
+    found = Repository.open(folder).withdraw(name, version, and_older=and_older, undo=undo)
+    done = "devices may install" if undo else "withdrew"
+    versions = ", ".join(f"{name} {it}" for it in found.versions)
+    out.result(found.to_dict(), f"{done} {versions}" if versions else "nothing to change")
+    if found.deployments:
+        out.note(f"warning: {', '.join(found.deployments)} still deploys a withdrawn release; deploy another version")
 
 
 @repo.command()

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml.fleet.link import Broker, session
+from edgeml.fleet.link import Broker, session, transport_error
 from edgeml_core import calls, messages
 from edgeml_core.calls import Call, Kind, Reply, Timing
 from edgeml_core.errors import TransportError, UsageError
@@ -46,14 +46,13 @@ def ask(connection: DeviceConnection, device: str, *, kind: Kind, manifest_sha25
 
     Raises:
         UsageError: `device-unknown`. RejectedError: `document-format`, when the reply is malformed.
-        TransportError: `broker-unreachable`, `device-offline` or `call-timeout`.
+        TransportError: `broker-unreachable`, `broker-refused`, `device-offline` or `call-timeout`.
     """
     call = Call(id=secrets.token_hex(16), session=1, kind=kind, manifest_sha256=manifest_sha256, timing=timing)
     try:
         return asyncio.run(_ask(connection, device, call))
     except MqttError as error:
-        hint = "start the broker, and check --broker, its user and its certificates"
-        raise TransportError("broker-unreachable", f"{connection.broker.url}: {error}", hint) from error
+        raise transport_error(connection.broker.url, error) from error
 
 
 async def _ask(to: DeviceConnection, device: str, call: Call) -> Reply:

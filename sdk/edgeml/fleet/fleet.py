@@ -33,7 +33,8 @@ class Fleet:
 
     Args:
         repository: opened, or its folder.
-        broker: `mqtt[s]://[USER:PASSWORD@]HOST[:PORT]`; only `status` and `devices` work without one.
+        broker: `mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]`; only `status` and `devices` work without one.
+        password_file: the file with the password of the URL's user.
         ca: PEM file of the broker's authority; None takes those of the system.
         cert: PEM file with the certificate of this host, where the broker asks for one.
         key: PEM file with the key of `cert`.
@@ -51,6 +52,7 @@ class Fleet:
         repository: Repository | Path | str,
         *,
         broker: str | None = None,
+        password_file: Path | None = None,
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
@@ -58,18 +60,25 @@ class Fleet:
     ) -> None:
         self.repository = repository if isinstance(repository, Repository) else Repository.open(repository)
         self._broker = None if broker is None else broker_urls.parse(broker)
-        self._files = {"ca": ca, "cert": cert, "key": key}
+        self._files = {"password_file": password_file, "ca": ca, "cert": cert, "key": key}
         self._database = database
 
     @staticmethod
     def connect(
-        broker: str, *, fleet: str = "edge", ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+        broker: str,
+        *,
+        fleet: str = "edge",
+        password_file: Path | None = None,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
     ) -> DeviceConnection:
         """Describe how the devices of a fleet are reached, where the repository isn't at hand. Connects to nothing yet.
 
         Args:
-            broker: `mqtt[s]://[USER:PASSWORD@]HOST[:PORT]`.
+            broker: `mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]`.
             fleet: its name, as `Repository.init` was given.
+            password_file: the file with the password of the URL's user.
             ca: PEM file of the broker's authority; None takes those of the system.
             cert: PEM file with the certificate of this host.
             key: PEM file with the key of `cert`.
@@ -83,7 +92,9 @@ class Fleet:
         from edgeml.fleet.call import DeviceConnection  # noqa: PLC0415 - imports MQTT
         from edgeml.fleet.link import Broker  # noqa: PLC0415 - as above
 
-        return DeviceConnection(broker=Broker(url=broker_urls.parse(broker), ca=ca, cert=cert, key=key), fleet=fleet)
+        url = broker_urls.parse(broker)
+        address = Broker(url=url, password_file=password_file, ca=ca, cert=cert, key=key)
+        return DeviceConnection(broker=address, fleet=fleet)
 
     @property
     def connection(self) -> DeviceConnection:

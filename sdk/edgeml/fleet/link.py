@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_core.broker import BrokerUrl
-from edgeml_core.errors import UsageError
-from edgeml_io.mqtt import Options, Session, tls_context
+from edgeml_core.errors import TransportError, UsageError
+from edgeml_io import tls
+from edgeml_io.mqtt import MqttError, Options, RefusedError, Session
+from edgeml_io.password_file import with_password
 
 #: Messages received and not handled yet: 10,000 devices that report at once. The newest of more are lost.
 INBOX_MAX_MESSAGES: Final = 10_000
@@ -20,9 +22,10 @@ INBOX_MAX_MESSAGES: Final = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Broker:
-    """Address and TLS files. `ca` replaces the system's authorities; `cert` and `key` are the client's own."""
+    """Address and files. `ca` replaces the system's authorities; `cert` and `key` are the client's own."""
 
     url: BrokerUrl
+    password_file: Path | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -32,21 +35,32 @@ def session(broker: Broker, client_id: str, *, is_lasting: bool = True) -> Sessi
     """Make a session; its connections raise `UsageError` (`usage`) when a certificate file can't be used.
 
     Args:
-        broker: the broker's address and the TLS files.
+        broker: the broker's address, the password's file and the TLS files.
         client_id: the MQTT client id.
         is_lasting: whether the broker keeps messages while the host is away.
+
+    Raises:
+        UsageError: `usage`, when the password's file can't be used.
     """
     return Session(
-        broker.url,
+        with_password(broker.url, broker.password_file),
         client_id,
         Options(is_lasting=is_lasting, inbox_max_messages=INBOX_MAX_MESSAGES),
         lambda: _tls_context(broker),
     )
 
 
+def transport_error(url: BrokerUrl, error: MqttError) -> TransportError:
+    """Return an error of MQTT as one of the host's: `broker-refused` or `broker-unreachable`."""
+    if isinstance(error, RefusedError):
+        hint = "check the user in --broker, and --password-file or --cert"
+        return TransportError("broker-refused", f"{url}: {error}", hint)
+    return TransportError("broker-unreachable", f"{url}: {error}", "start the broker, and check --broker and --ca")
+
+
 def _tls_context(broker: Broker) -> ssl.SSLContext:
     try:
-        return tls_context(ca=broker.ca, cert=broker.cert, key=broker.key)
+        return tls.client_context(ca=broker.ca, cert=broker.cert, key=broker.key)
     except OSError as error:
         hint = "name PEM files with --ca, --cert and --key"
         raise UsageError("usage", f"the broker's certificate files can't be used: {error}", hint) from error

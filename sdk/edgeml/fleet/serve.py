@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
-from edgeml.fleet.link import Broker, session
+from edgeml.fleet.link import Broker, session, transport_error
 from edgeml.fleet.recorder import Events, Recorder, open_registry
 from edgeml.fleet.registry import DATABASE_FILE, Registry
 from edgeml.fleet.snapshot import Snapshot, read
@@ -27,6 +27,7 @@ from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io import backoff
+from edgeml_io.echo_check import EchoCheck
 from edgeml_io.mqtt import Connection, Message, MqttError
 from edgeml_origin.origin import Origin
 
@@ -44,6 +45,8 @@ RECONNECT_MAX_S: Final = 20.0
 STABLE_S: Final = 60.0
 #: Retained states requested by exact topics in one message.
 STATES_REQUESTED_MAX: Final = 100
+#: Seconds between two checks of rights that are missing: the operator may be changing them.
+RIGHTS_CHECK_EVERY_S: Final = 30.0
 #: States of devices behind relays that aren't published yet; the newest of more are lost.
 RELAYED_QUEUE_MAX: Final = 10_000
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
@@ -66,14 +69,21 @@ async def serve(
         max_bytes_per_s: a limit on all chunks together; None sets none.
 
     Raises:
-        UsageError: `repo-invalid`, also when the fleet key is locked; or a certificate can't be used.
-        TransportError: `broker-unreachable`, when the first connection fails.
+        UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, when another host serves the folder, or
+            a password or certificate file can't be used.
+        TransportError: `broker-unreachable` or `broker-refused`, when the first connection fails.
     """
     repository = opened(repo)
-    await asyncio.to_thread(renewal.unlock, repository)
-    snapshot = await asyncio.to_thread(read, repository)
-    registry = open_registry(database or repo / DATABASE_FILE, events)
-    host = Host(repository, registry, snapshot, events, max_bytes_per_s=max_bytes_per_s)
+    with repository.served():
+        await asyncio.to_thread(renewal.unlock, repository)
+        snapshot = await asyncio.to_thread(read, repository)
+        registry = open_registry(database or repo / DATABASE_FILE, events)
+        host = Host(repository, registry, snapshot, events, max_bytes_per_s=max_bytes_per_s)
+        await _run_all(host, broker, registry)
+    raise AssertionError("the tasks never end by themselves")
+
+
+async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(host.recorder.run())
@@ -84,7 +94,6 @@ async def serve(
         raise error from error.__cause__
     finally:
         registry.close()
-    raise AssertionError("the tasks never end by themselves")
 
 
 def run(
@@ -118,6 +127,8 @@ class Host:
         self._registry = registry
         self._events = events
         self._topics = Topics(repository.fleet_name)
+        #: Other topics are only written or only read: no echo can check them.
+        self._rights = EchoCheck([self._topics.trust("echo", "origin")])
         self._payloads = ChunkPayloads(repository.chunks)
         self._origin = Origin(self._payloads, max_bytes_per_s)
         self.recorder = Recorder(registry, events)
@@ -141,9 +152,8 @@ class Host:
                     await self._serve_connection(connection)
             except* MqttError as group:
                 cause = _first(group)
-                if connections == 0:
-                    hint = "start the broker, and check --broker, its user and its certificates"
-                    raise TransportError("broker-unreachable", f"{broker.url}: {cause}", hint) from cause
+                if connections == 0 and isinstance(cause, MqttError):
+                    raise transport_error(broker.url, cause) from cause
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
@@ -172,7 +182,7 @@ class Host:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(connection, announcing))
             tasks.create_task(self._request_states(connection))
-            tasks.create_task(self._announce(announcing))
+            tasks.create_task(self._announce(connection, announcing))
             tasks.create_task(self._origin.run(publish, publish_position))
             tasks.create_task(self._publish_relayed(connection))
 
@@ -187,7 +197,10 @@ class Host:
         ):
             await connection.subscribe([(topic, _DEVICE_QOS)])
         async for message in connection:
-            self._on_message(message, announcing)
+            if self._rights.is_echo(message):
+                self._rights.on_echo(message)
+            else:
+                self._on_message(message, announcing)
 
     async def _request_states(self, connection: Connection) -> None:
         """Receive the retained states of devices that the registry lacks; RabbitMQ sends them to no wildcard."""
@@ -243,7 +256,19 @@ class Host:
             device, state = await self._relayed.get()
             await connection.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
 
-    async def _announce(self, announcing: Announcer) -> None:
+    async def _await_rights(self, connection: Connection) -> None:
+        """Return when this host may write signed files and read them; until then report that it may not."""
+        while missing := await self._rights.run(connection):
+            message = f"the broker doesn't deliver this host's messages on {', '.join(missing)}: nothing is announced"
+            hint = (
+                f"let the host's user read and write {self._topics.root}/#, as docker/mosquitto/acl does for one fleet"
+            )
+            error = TransportError("topic-forbidden", message, hint)
+            self._events.event("rights-missing", f"error[{error.code}]: {message}\nhint: {hint}", **error.to_dict())
+            await asyncio.sleep(RIGHTS_CHECK_EVERY_S)
+
+    async def _announce(self, connection: Connection, announcing: Announcer) -> None:
+        await self._await_rights(connection)
         seen: tuple[bytes, ...] = ()
         while True:
             try:

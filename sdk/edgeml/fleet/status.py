@@ -15,7 +15,7 @@ import msgspec
 
 from edgeml.fleet.registry import DATABASE_FILE, Registry, Seen
 from edgeml.repository import RepositoryFolder, opened
-from edgeml_core import desired
+from edgeml_core import desired, names, trust
 from edgeml_core.desired import Deployment
 from edgeml_core.drift import Drift
 from edgeml_core.lifecycle import State
@@ -63,6 +63,14 @@ class Drifted(msgspec.Struct, frozen=True, kw_only=True):
     drift: Drift
 
 
+class ServingWithdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on a device that serves a withdrawn release, until another one is deployed to it."""
+
+    device: str
+    name: str
+    version: str
+
+
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment: the number of its devices, altogether and by state."""
 
@@ -85,6 +93,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     deployments: tuple[DeploymentStatus, ...]
     refusals: tuple[Failure, ...]
     drifted: tuple[Drifted, ...]
+    withdrawn: tuple[ServingWithdrawn, ...]
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as `--json` prints them."""
@@ -117,6 +126,7 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
             Failure(device=name, code=state.code, message=state.message) for name, state in states.items() if state.code
         ),
         drifted=tuple(_drifted(states)),
+        withdrawn=tuple(_withdrawn(repository, states)),
     )
 
 
@@ -133,6 +143,16 @@ def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:
         for name, model in state.models.items():
             if model.drift is not None and model.drift.psi:
                 yield Drifted(device=device, name=name, version=model.version, drift=model.drift)
+
+
+def _withdrawn(repository: RepositoryFolder, states: Mapping[str, DeviceState]) -> Iterator[ServingWithdrawn]:
+    """Find the withdrawn releases that devices serve, also on a device that hasn't seen the withdrawal yet."""
+    withdrawn = repository.releases.withdrawn()
+    for device, state in states.items():
+        for name, model in state.models.items():
+            stem = names.bundle_stem(name, model.version, model.target, model.format)
+            if trust.manifest_target(stem) in withdrawn:
+                yield ServingWithdrawn(device=device, name=name, version=model.version)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed, refresh
 from edgeml.repository.repository import Repository
 from edgeml.repository.rotation import KeyGroup, NewKeys, rotate
+from edgeml.repository.withdrawals import Withdrawn, withdraw
 
 __all__ = [
     "Deployed",
@@ -24,6 +25,7 @@ __all__ = [
     "Repository",
     "RepositoryFolder",
     "SiteCopy",
+    "Withdrawn",
     "deploy",
     "enroll",
     "export_site",
@@ -33,4 +35,5 @@ __all__ = [
     "refresh",
     "releases",
     "rotate",
+    "withdraw",
 ]

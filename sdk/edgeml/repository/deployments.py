@@ -44,7 +44,7 @@ def deploy(
     Args:
         repo: the repository's folder.
         name: the model.
-        version: None takes the version that was published last.
+        version: None takes the version that was published last and isn't withdrawn.
         selector: labels that a device must have; empty selects all.
         percent: of the devices selected, more than 0, at most 100.
         activate_after: devices fetch and probe the release at once, and serve it from this time on; None is at once.
@@ -53,7 +53,7 @@ def deploy(
         now: the time to sign at; by default the clock's.
 
     Raises:
-        UsageError: `usage`, for a bad percentage; `repo-invalid`; `release-unknown`.
+        UsageError: `usage`, for a bad percentage; `repo-invalid`; `release-unknown`; `release-withdrawn`.
     """
     if not 0 < percent <= 100:
         raise UsageError("usage", f"{percent:g} % is not within 0 and 100 %", "give more than 0 %, at most 100 %")
@@ -90,17 +90,29 @@ def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
 
 
 def _choose(published: Sequence[Release], name: str, version: str | None) -> list[Release]:
-    """Find all bundles of the version, or of the version that was published last."""
-    of_name = [release for release in published if release.manifest.name == name]
-    if not of_name:
-        known = {release.manifest.name for release in published}
-        raise UsageError("release-unknown", f"no release of {name!r} is published", _hint(name, known))
-    version = of_name[-1].manifest.version if version is None else version
-    chosen = [release for release in of_name if release.manifest.version == version]
+    """Find all bundles of the version, or of the version that was published last and isn't withdrawn."""
+    check_published(published, name, version)
+    of_name = [it for it in published if it.manifest.name == name]
+    chosen = [it for it in of_name if not it.withdrawn and version in (None, it.manifest.version)]
     if not chosen:
-        known = {release.manifest.version for release in of_name}
+        usable = {it.manifest.version for it in of_name if not it.withdrawn}
+        hint = f"deploy one of {', '.join(sorted(usable))}" if usable else "publish another version"
+        raise UsageError("release-withdrawn", f"{name} {version or 'of every version'} is withdrawn", hint)
+    return [it for it in chosen if it.manifest.version == chosen[-1].manifest.version]
+
+
+def check_published(published: Sequence[Release], name: str, version: str | None) -> None:
+    """Check that a model, and a version of it, is among the releases.
+
+    Raises:
+        UsageError: `release-unknown`; the hint names close matches.
+    """
+    known = {it.manifest.version for it in published if it.manifest.name == name}
+    if not known:
+        names_known = {it.manifest.name for it in published}
+        raise UsageError("release-unknown", f"no release of {name!r} is published", _hint(name, names_known))
+    if version is not None and version not in known:
         raise UsageError("release-unknown", f"{name} has no version {version!r}", _hint(version, known))
-    return chosen
 
 
 def _hint(name: str, known: set[str]) -> str:

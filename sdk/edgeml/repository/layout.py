@@ -31,6 +31,8 @@ from edgeml_io import files
 
 CONFIG_FILE: Final = "repo.toml"
 LOCK_FILE: Final = "lock"
+#: Locked by the host that serves the folder.
+SERVE_LOCK_FILE: Final = "serve.lock"
 CHUNKS_FOLDER: Final = "chunks"
 DEFAULT_FLEET: Final = "edge"
 #: Days; a century: a larger number is a typing error.
@@ -68,6 +70,28 @@ class RepositoryFolder:
         except OSError as error:
             hint = "check the owner of the repository's folder and the space on its disk, then repeat the command"
             raise UsageError("repo-invalid", f"{self.folder} can't be written: {error}", hint) from error
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """Let no other host serve this folder, as long as the context lasts; other commands may write to it.
+
+        Raises:
+            UsageError: `usage`, when another host serves it; `repo-invalid`, when the folder can't be written.
+        """
+        try:
+            lock = (self.folder / SERVE_LOCK_FILE).open("ab")
+        except OSError as error:
+            hint = "check the owner of the repository's folder and the space on its disk, then repeat the command"
+            raise UsageError("repo-invalid", f"{self.folder} can't be written: {error}", hint) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"another `edgeml fleet serve` runs on {self.folder}"
+                raise UsageError(
+                    "usage", message, "stop it: both would disconnect each other from the broker"
+                ) from error
+            yield
 
     def document(self) -> FleetDocument:
         """Read the signed fleet document."""

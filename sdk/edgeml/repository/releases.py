@@ -40,11 +40,12 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """One signed release. It is encrypted for `group`, if that isn't empty."""
+    """One signed release. It is encrypted for `group`, if that isn't empty. No device installs a withdrawn one."""
 
     manifest: Manifest
     manifest_sha256: str
     group: str = ""
+    withdrawn: bool = False
 
 
 def publish(
@@ -84,7 +85,7 @@ def publish(
 def releases(repository: RepositoryFolder) -> list[Release]:
     """List all releases in the order of their publication."""
     paths = [path for path in repository.releases.targets() if not path.endswith(card.MEASUREMENTS_SUFFIX)]
-    contents = repository.releases.read(paths)
+    contents, withdrawn = repository.releases.read(paths), repository.releases.withdrawn()
     marks = {path: data.decode() for path, data in contents.items() if path.endswith(trust.GROUP_SUFFIX)}
     found = {path: manifest.decode(data) for path, data in contents.items() if path not in marks}
     return [
@@ -92,6 +93,7 @@ def releases(repository: RepositoryFolder) -> list[Release]:
             manifest=it,
             manifest_sha256=chunks.sha256(contents[path]),
             group=marks.get(trust.group_target(it.stem), ""),
+            withdrawn=path in withdrawn,
         )
         for path, it in found.items()
     ]

@@ -11,13 +11,15 @@ from datetime import datetime
 from pathlib import Path
 
 from edgeml.bundles import Bundle
-from edgeml.repository import deployments, devices, layout, offline, renewal, rotation
+from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, withdrawals
 from edgeml.repository.deployments import Deployed
+from edgeml.repository.device_folder import DeviceFiles
 from edgeml.repository.devices import Enrolled
 from edgeml.repository.offline import SiteCopy
 from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed
 from edgeml.repository.rotation import KeyGroup, NewKeys
+from edgeml.repository.withdrawals import Withdrawn
 
 
 class Repository:
@@ -95,6 +97,27 @@ class Repository:
         """
         return releases(layout.opened(self.path))
 
+    def withdraw(self, name: str, version: str, *, and_older: bool = False, undo: bool = False) -> Withdrawn:
+        """Sign, with the release key, that no device installs a version any more, not even for a stolen fleet key.
+
+        A device that serves it already keeps it until another version is deployed.
+
+        Args:
+            name: of the model.
+            version: its version.
+            and_older: also those of its versions that were published before.
+            undo: let devices install them again.
+
+        Raises:
+            UsageError: `release-unknown`; `repo-invalid`, also when the release key is missing.
+
+        >>> Repository.open("farms").withdraw("minilm", "1").versions
+        ('1',)
+        >>> Repository.open("farms").withdraw("minilm", "1", undo=True).deployments
+        ()
+        """
+        return withdrawals.withdraw(self.path, name, version, and_older=and_older, undo=undo)
+
     def enroll(
         self,
         device: str,
@@ -103,6 +126,9 @@ class Repository:
         labels: Mapping[str, str] | None = None,
         broker: str | None = None,
         groups: Sequence[str] = (),
+        ca: Path | None = None,
+        password_file: Path | None = None,
+        store: str | None = None,
     ) -> Enrolled:
         """Add a device to the fleet, and write its agent.toml and trust anchors.
 
@@ -112,15 +138,24 @@ class Repository:
             labels: signed; deployments select by them. `target` names the board, `site` the place.
             broker: `mqtt[s]://HOST[:PORT]` as the device sees it; None leaves it to `EDGEML_BROKER_URL` there.
             groups: the device gets their keys, to read models that are encrypted for them.
+            ca: PEM file of the broker's authority, which is copied to `output`.
+            password_file: the file with the password of the user in `broker`; it is copied, too.
+            store: the device's folder for releases, an absolute path there; None is `store` beside agent.toml.
 
         Raises:
-            UsageError: `usage`, for a bad id, URL or folder; `device-exists`; `repo-invalid`.
+            UsageError: `usage`, for a bad id, URL, file or folder; `device-exists`; `repo-invalid`.
 
         >>> Repository.open("farms").enroll("barn-1", labels={"site": "farm-7"}, output="barn-1").config
         'barn-1/agent.toml'
         """
         return devices.enroll(
-            self.path, device, labels=labels or {}, broker_url=broker, out_dir=Path(output), groups=groups
+            self.path,
+            device,
+            labels=labels or {},
+            broker_url=broker,
+            out_dir=Path(output),
+            groups=groups,
+            files=DeviceFiles(ca=ca, password_file=password_file, store=store),
         )
 
     def deploy(
@@ -138,7 +173,7 @@ class Repository:
 
         Args:
             name: of the model.
-            version: None takes the version that was published last.
+            version: None takes the version that was published last and isn't withdrawn.
             to: labels that a device must have; none selects all devices.
             percent: of the devices selected, above 0 and at most 100.
             activate_after: devices fetch the release now and serve it from this time on.
@@ -146,7 +181,7 @@ class Repository:
             dry_run: change nothing, and return what would be deployed.
 
         Raises:
-            UsageError: `release-unknown`; `usage`, for a bad percentage; `repo-invalid`.
+            UsageError: `release-unknown`; `release-withdrawn`; `usage`, for a bad percentage; `repo-invalid`.
 
         >>> Repository.open("farms").deploy("minilm", to={"site": "farm-7"}).devices
         ('barn-1',)

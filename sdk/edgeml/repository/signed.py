@@ -138,6 +138,18 @@ class SignedRepository:
         """List the SHA-256 of each target by its path."""
         return {path: target.hashes[_HASH] for path, target in self.load().targets.signed.targets.items()}
 
+    def withdrawn(self) -> frozenset[str]:
+        """List the paths of the manifests whose releases are withdrawn."""
+        targets = self.load().targets.signed.targets
+        return frozenset(path for path, target in targets.items() if trust.is_withdrawn(target))
+
+    def set_withdrawn(self, paths: Collection[str], now: datetime, *, withdrawn: bool) -> None:
+        """Withdraw the releases of these manifests, or release them again; the caller holds the repository's lock."""
+        state = self.load()
+        for path in paths:
+            trust.set_withdrawn(state.targets.signed.targets[path], withdrawn=withdrawn)
+        self._write(state, now, changed=(Targets.type,))
+
     def change(self, contents: Mapping[str, bytes], now: datetime) -> None:
         """Add or replace targets, as one change; the caller holds the repository's lock."""
         state = self.load()

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from edgeml_agent.link import acl_check
 from edgeml_agent.link.acl_check import AclCheck
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
+from edgeml_io import echo_check
 from edgeml_io.mqtt import Message
 from support import fake_time
 from support.memory_connection import MemoryConnection
@@ -50,7 +50,7 @@ def test_run_without_a_right_names_the_topic_in_time():
         began_s = clock.now_s
         with pytest.raises(TransportError) as caught:
             await checked(AclCheck(TOPICS, "pi"), {TOPICS.report("pi")})
-        assert clock.now_s - began_s == pytest.approx(acl_check.ECHO_WAIT_S, abs=0.1)
+        assert clock.now_s - began_s == pytest.approx(echo_check.ECHO_WAIT_S, abs=0.1)
         return caught.value
 
     error = fake_time.run(main)

@@ -59,12 +59,20 @@ def test_status_shows_the_device_and_its_models(call, config):
     digest = install(config, "1.0")
     code, text, _ = call("status")
     assert code == 0
-    assert "board-1 of fleet edge, broker mqtt://broker:1883: the agent doesn't run" in text
+    place = config.parent / "store"
+    assert f"board-1 of fleet edge, broker mqtt://broker:1883, store {place}: the agent doesn't run" in text
     assert "sample: serves 1.0 (rpi4, onnx); update to 1.0 active" in text
     found = json.loads(call("status", "--json")[1])
     assert (found["device"], found["labels"], found["running"]) == ("board-1", {"site": "farm"}, False)
     assert [(it["name"], it["manifest_sha256"]) for it in found["models"]] == [("sample", digest)]
     assert "secret" not in text + json.dumps(found)
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("models",), ("install", "absent.edgeml"), ("rollback", "sample")])
+def test_command_on_a_new_store_warns_that_the_agent_may_have_another(call, config, arguments):
+    """Once: the store is there afterwards."""
+    assert f"warning: {config.parent / 'store'} is a new store" in call(*arguments)[2]
+    assert "warning" not in call(*arguments)[2]
 
 
 def test_status_sees_a_running_agent(call, config):
@@ -87,6 +95,7 @@ def test_rollback_makes_the_previous_release_active(call, config):
 
 def test_errors_are_json_where_json_is_requested(call):
     """On standard output, with the code, the message and the hint."""
+    call("status")
     code, out, error = call("rollback", "absent", "--json")
     assert (code, error) == (2, "")
     assert json.loads(out)["error"]["code"] == "model-unknown"

@@ -7,7 +7,7 @@ import pytest
 from edgeml_agent.link import current
 from edgeml_agent.link.current import CurrentConnection
 from edgeml_core.errors import TransportError
-from edgeml_io.mqtt import MisbehavingError, MqttError
+from edgeml_io.mqtt import MisbehavingError, MqttError, RefusedError
 from support import fake_time
 from support.memory_connection import URL, MemoryConnection
 
@@ -44,7 +44,12 @@ def test_get_without_a_connection_fails_in_time():
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(MqttError("gone"), "broker-unreachable"), (MisbehavingError("odd"), "broker-misbehaves")]
+    ("error", "code"),
+    [
+        (MqttError("gone"), "broker-unreachable"),
+        (MisbehavingError("odd"), "broker-misbehaves"),
+        (RefusedError("no"), "broker-refused"),
+    ],
 )
 def test_errors_of_the_adapter_become_errors_of_the_agent(error, code):
     """With the cause, and a hint."""

@@ -294,7 +294,7 @@ def test_fetch_at_the_end_of_its_window_stops(bench, monkeypatch):
     assert states[:3] == ["resolving", "fetching", "deferred"]
 
 
-def test_update_of_a_withdrawn_deployment_ends(bench):
+def test_update_of_a_deployment_that_is_gone_ends(bench):
     """And goes on when it is wanted again."""
     digest = deploy(bench, "1.0")
     bench.origin.lost[digest] = 10_000
@@ -305,7 +305,7 @@ def test_update_of_a_withdrawn_deployment_ends(bench):
     live(bench, until=serves(bench, "1.0"))
 
 
-def test_update_withdrawn_while_the_agent_was_stopped_ends(bench):
+def test_update_whose_deployment_went_while_the_agent_was_stopped_ends(bench):
     """The state shows the version that served before; the paused update has ended."""
     deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
@@ -405,7 +405,9 @@ def test_a_store_that_fails_ends_no_task_of_the_agent(bench, monkeypatch, method
         with monkeypatch.context() as patch:
             patch.setattr(bench.store, method, fail)
             deploy(bench, "2.0")
-            for _ in range(200):
+            if method != "refuse":
+                await until_async(lambda: bench.link.news.set() or failures)
+            for _ in range(50):
                 bench.link.news.set()
                 await asyncio.sleep(0.001)
             assert not running.done()
@@ -534,3 +536,37 @@ def test_shadow_that_disagrees_rolls_back_for_good(bench):
     assert set(codes(bench)) == {"shadow-disagreed"}
     assert [report.state for report in bench.link.reports].count(State.SHADOWING) == 1
     assert bench.store.record(NAME).state is State.ROLLED_BACK
+
+
+def test_withdrawn_release_that_serves_keeps_serving_and_is_logged(bench, caplog):
+    """Once; another deployment of it is refused, and it can be installed when the release key permits it again."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    deploy(bench, "2.0")
+    bench.trust.withdrawals = {f"{NAME}-1.0-rpi4-onnx", f"{NAME}-2.0-rpi4-onnx"}
+    live(bench, lambda: None, until=lambda: codes(bench) == ["release-withdrawn"])
+    assert bench.server.live == {NAME: "1.0"}
+    assert bench.store.record(NAME).state is State.REJECTED
+    assert caplog.text.count("a withdrawn release still serves") == 1
+    bench.trust.withdrawals = set()
+    again = msgspec.structs.replace(bench.trust.deployments[-1], id="again")
+    bench.trust.deployments.append(again)
+    live(bench, until=serves(bench, "2.0"))
+
+
+def test_release_withdrawn_while_it_is_probed_is_not_activated(bench, monkeypatch):
+    """A fetch may take hours; the digest is not refused for ever."""
+    deploy(bench, "1.0")
+    probe = bench.prober.probe
+
+    async def probe_and_withdraw(folder, manifest):
+        bench.trust.withdrawals = {manifest.stem}
+        return await probe(folder, manifest)
+
+    monkeypatch.setattr(bench.prober, "probe", probe_and_withdraw)
+    live(bench, until=lambda: codes(bench) == ["release-withdrawn"])
+    assert bench.server.live == {}
+    monkeypatch.undo()
+    bench.trust.withdrawals = set()
+    bench.trust.deployments.append(msgspec.structs.replace(bench.trust.deployments[-1], id="again"))
+    live(bench, until=serves(bench, "1.0"))

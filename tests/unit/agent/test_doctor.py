@@ -3,7 +3,10 @@
 import socket
 import threading
 
+from edgeml_agent import settings
 from edgeml_agent.commands import doctor
+from edgeml_agent.link import link_state
+from edgeml_agent.link.link_state import LinkState
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as urls
 from edgeml_io import mqtt
@@ -79,3 +82,22 @@ def test_a_closed_port_fails():
         port = listener.getsockname()[1]
     check = doctor.broker(settings_of(port), DEVICE)
     assert (check.status, "[broker]" in check.remedy) == ("failed", True)
+
+
+def test_state_of_a_running_agent_tells_what_it_is_connected_to(tmp_path):
+    """An agent that has just begun, or that knows another broker than agent.toml, is no failure of the broker."""
+    text = '[device]\nid = "device-7"\n[broker]\nurl = "mqtt://user:secret@broker.example"\n'
+    (tmp_path / "agent.toml").write_text(text)
+    loaded = settings.load(tmp_path / "agent.toml", {})
+    loaded.store.dir.mkdir()
+    assert doctor.connection_of_agent(loaded).status == "warning"
+    (loaded.store.dir / link_state.FILE_NAME).write_bytes(b"damaged")
+    assert doctor.connection_of_agent(loaded).status == "warning"
+    for address, connected, status, detail in (
+        ("mqtt://broker.example:1883", True, "ok", "is connected since 1970-01-01 00:01 UTC"),
+        ("mqtt://broker.example:1883", False, "warning", "connects to mqtt://broker.example:1883"),
+        ("mqtt://other.example:1883", True, "warning", "uses mqtt://other.example:1883"),
+    ):
+        link_state.write(loaded.store.dir, LinkState(broker=address, connected=connected, since_s=60.0))
+        check = doctor.connection_of_agent(loaded)
+        assert (check.status, detail in check.detail) == (status, True), check

@@ -13,7 +13,7 @@ from edgeml_core import messages
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_io import backoff
-from edgeml_io.mqtt import Message, MqttError
+from edgeml_io.mqtt import Message, MqttError, RefusedError
 from support import fake_time
 from support.memory_connection import URL, MemoryConnection
 
@@ -194,3 +194,24 @@ def test_timestamp_of_a_new_host_repeats_starved_wants(broker):
         return counts
 
     assert live(broker, a_link, steps) == [1, 2]
+
+
+def test_states_of_the_connection_are_passed_on(broker, monkeypatch):
+    """From the first attempt to the rights: the doctor has nothing else to read. A full disk ends no connection."""
+    states = []
+
+    def on_state(state):
+        states.append((state.connected, state.code))
+        raise DeviceError("store-failed", "no space")
+
+    def link_of():
+        settings = BrokerSettings(url=URL)
+        return MqttLink(settings, DeviceSettings(id="pi", fleet="farm"), itertools.count(1).__next__, on_state=on_state)
+
+    async def steps(link, clock):
+        broker.refusals = [RefusedError("no such user")]
+        await broker.connection(0)
+        await fake_time.until(lambda: len(states) == 3)
+
+    live(broker, link_of, steps)
+    assert states == [(False, ""), (False, "broker-refused"), (True, "topic-forbidden")]

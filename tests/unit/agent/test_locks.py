@@ -42,3 +42,15 @@ def test_a_folder_that_can_t_be_made_is_a_device_error(tmp_path):
     (tmp_path / "store").write_bytes(b"a file")
     with pytest.raises(DeviceError, match="can't make"):
         locks.take(tmp_path / "store" / "agent.lock")
+
+
+def test_looking_at_a_lock_makes_no_file(tmp_path):
+    """And needs no right to write."""
+    path = tmp_path / "store" / "agent.lock"
+    assert not locks.is_held(path)
+    assert not path.parent.exists()
+    holder = locks.take(path)
+    path.chmod(0o444)
+    assert locks.is_held(path)
+    holder.close()
+    assert not locks.is_held(path)

@@ -53,7 +53,7 @@ def test_reports_of_an_update_repeat_its_progress(bench):
 
 
 def test_a_state_without_a_deployment_is_no_report(bench):
-    """As after a withdrawal: the retained state suffices."""
+    """As after an abandoned update: the retained state suffices."""
     bench.reporter.state_changed(msgspec.structs.replace(RECORD, deployment="", state=State.IDLE))
     assert bench.link.reports == []
     assert len(bench.link.shown) == 1

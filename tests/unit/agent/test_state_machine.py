@@ -66,17 +66,17 @@ def test_activate_makes_the_wanted_release_active(store):
 
 
 @pytest.mark.parametrize(("active", "state"), [(False, State.IDLE), (True, State.ACTIVE)])
-def test_withdraw_ends_an_unfinished_update(store, active, state):
+def test_abandon_ends_an_unfinished_update(store, active, state):
     """With an active release the model stays active, without one it is idle."""
     machine, _ = a_machine(store, State.WAITING, active=active)
-    asyncio.run(machine.withdraw())
+    asyncio.run(machine.abandon())
     assert (machine.record.state, machine.record.deployment, machine.record.wanted) == (state, "", "")
 
 
-def test_withdraw_and_interrupt_leave_a_settled_update(store):
+def test_abandon_and_interrupt_leave_a_settled_update(store):
     """Its deployment stays recorded."""
     machine, seen = a_machine(store, State.REJECTED)
-    asyncio.run(machine.withdraw())
+    asyncio.run(machine.abandon())
     asyncio.run(machine.interrupt())
     assert seen == []
     assert machine.record.deployment == "d1"

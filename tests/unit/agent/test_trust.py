@@ -4,6 +4,7 @@ import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from edgeml import repository
@@ -212,10 +213,10 @@ def test_a_clock_in_2100_does_no_lasting_harm(judge, repo, tmp_path):
 def test_a_new_device_s_floor_is_its_anchor_s(repo, tmp_path):
     """Before it has seen anything else."""
     floor = TimeFloor(tmp_path / "device" / "trust", tmp_path / "store", in_1970)
-    assert floor.is_late()
+    assert floor.late_floor() == floor.floor()
     assert layout.utc_now() - floor.now() < timedelta(minutes=5)
     nowhere = TimeFloor(tmp_path / "nowhere", tmp_path / "store", in_1970)
-    assert not nowhere.is_late()
+    assert nowhere.late_floor() is None
 
 
 def test_trust_without_a_source_uses_the_held_files(judge, tmp_path):
@@ -262,3 +263,51 @@ def test_a_store_that_can_t_be_written_is_a_device_error(judge, tmp_path):
     with pytest.raises(DeviceError) as caught:
         judge.desired()
     assert caught.value.code == "store-failed"
+
+
+def test_withdrawn_release_when_the_fleet_key_deploys_it_is_refused(judge, repo, tmp_path):
+    """Without the release key a thief can deploy it, but not undo the withdrawal; also after a restart."""
+    digest = manifest_digest(judge.desired())
+    release(repo, "1.1")
+    judge.desired()
+    assert judge.withdrawn() == frozenset()
+    repository.withdraw(repo, "sample", "1.0")
+    stolen = repository.opened(repo)
+    (repo / "keys" / "release.pem").unlink()
+    old = msgspec.structs.replace(judge.desired().deployments[0], id="thief", version="1.0")
+    bundle = msgspec.structs.replace(old.bundles[0], manifest_sha256=digest)
+    thief = msgspec.structs.replace(stolen.document(), deployments=(msgspec.structs.replace(old, bundles=(bundle,)),))
+    stolen.write_document(thief, layout.utc_now())
+    for judging in (judge, again(tmp_path, FolderFiles(repo))):
+        assert judging.desired().deployments[0].id == "thief"
+        assert judging.withdrawn() == {STEM}
+        with pytest.raises(RejectedError) as caught:
+            judging.manifest(STEM, digest)
+        assert caught.value.code == "release-withdrawn"
+    with pytest.raises(UsageError, match="release key"):
+        repository.withdraw(repo, "sample", "1.0", undo=True)
+
+
+def test_withdrawal_when_undone_lets_the_release_be_installed(judge, repo):
+    """By the release key."""
+    digest = manifest_digest(judge.desired())
+    repository.withdraw(repo, "sample", "1.0")
+    repository.withdraw(repo, "sample", "1.0", undo=True)
+    judge.desired()
+    assert judge.withdrawn() == frozenset()
+    assert chunks.sha256(judge.manifest(STEM, digest)) == digest
+
+
+def test_withdrawal_is_not_undone_by_newer_signatures_over_older_releases(judge, repo, tmp_path):
+    """A stolen fleet key signs snapshots and timestamps: of any number, but not over what the device has seen."""
+    judge.desired()
+    shutil.copytree(repo, old := tmp_path / "old")
+    repository.withdraw(repo, "sample", "1.0")
+    judge.desired()
+    (old / "keys" / "release.pem").unlink()
+    for _ in range(3):
+        repository.refresh(old)
+    with pytest.raises(RejectedError) as caught:
+        again(tmp_path, FolderFiles(old)).desired()
+    assert caught.value.code == "rollback-attempt"
+    assert again(tmp_path, FolderFiles(repo)).withdrawn() == {STEM}

@@ -1,4 +1,4 @@
-"""The update of one model as a task, on memory ports and a fake clock: start, retry, defer, replace, withdraw."""
+"""The update of one model as a task, on memory ports and a fake clock: start, retry, defer, replace, abandon."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -195,33 +195,33 @@ def test_a_changed_activation_time_restarts_a_deferred_update(bench):
     assert len(bench.origin.wanted) == len(set(bench.origin.wanted))
 
 
-def test_withdraw_ends_a_running_update(bench):
-    """It is recorded as idle; a second withdrawal doesn't restart the first."""
+def test_abandon_ends_a_running_update(bench):
+    """It is recorded as idle; a second call doesn't restart the first."""
     deployment = deploy(bench, "1.0")
 
     async def script(task):
         block_probe(bench, "1.0")
         task.start(deployment)
         await until_async(lambda: reported(bench) == State.PROBING)
-        task.withdraw()
-        withdrawal = task._task
-        task.withdraw()
-        assert task._task is withdrawal
+        task.abandon()
+        abandoning = task._task
+        task.abandon()
+        assert task._task is abandoning
 
     run(bench, script)
     record = bench.store.record(NAME)
     assert (record.state, record.deployment, record.wanted) == (State.IDLE, "", "")
 
 
-def test_start_after_withdraw_installs_the_deployment(bench):
-    """Even before the withdrawal has run."""
+def test_start_after_abandon_installs_the_deployment(bench):
+    """Even before the first has been abandoned."""
     deployment = deploy(bench, "1.0")
 
     async def script(task):
         go = block_probe(bench, "1.0")
         task.start(deployment)
         await until_async(lambda: reported(bench) == State.PROBING)
-        task.withdraw()
+        task.abandon()
         task.start(deployment)
         go.set()
 
@@ -229,7 +229,7 @@ def test_start_after_withdraw_installs_the_deployment(bench):
     assert bench.server.live == {NAME: "1.0"}
 
 
-def test_withdraw_without_a_store_is_logged(bench, monkeypatch, caplog):
+def test_abandon_without_a_store_is_logged(bench, monkeypatch, caplog):
     """A failing disk must not end the other tasks of the agent."""
 
     def fail(path):
@@ -238,10 +238,10 @@ def test_withdraw_without_a_store_is_logged(bench, monkeypatch, caplog):
     monkeypatch.setattr(locks, "take", fail)
 
     async def script(task):
-        task.withdraw()
+        task.abandon()
 
     run(bench, script)
-    assert "withdrawal not stored" in caplog.text
+    assert "abandoned update not stored" in caplog.text
 
 
 def test_cancel_records_the_interruption(bench):

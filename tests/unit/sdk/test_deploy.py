@@ -130,3 +130,30 @@ def test_a_dry_run_says_to_whom_and_signs_nothing(repo: Path, tmp_path: Path):
     deployed = deploying.deploy(repo, "sample", selector={"site": "a"}, dry_run=True)
     assert deployed.devices == ("one",)
     assert (deployments(repo), repository.opened(repo).fleet.version()) == ((), before)
+
+
+def test_withdrawn_version_is_not_deployed(repo: Path):
+    """The newest that is left is deployed by default, and a withdrawn one is refused by name."""
+    found = repository.withdraw(repo, "sample", "0.9")
+    assert (found.versions, found.deployments) == (("0.9",), ())
+    assert deploy(repo, "sample", selector={}).version == "1.0"
+    with pytest.raises(UsageError) as caught:
+        deploy(repo, "sample", "0.9", selector={})
+    assert caught.value.code == "release-withdrawn"
+    assert "1.0" in caught.value.hint
+
+
+def test_withdrawal_with_the_older_ones_names_the_deployments_that_are_left(repo: Path, tmp_path: Path):
+    """Older is what was published before, whatever its number; each bundle of a version is withdrawn."""
+    publish(tmp_path, version="2.0")
+    old = deploy(repo, "sample", "1.0", selector={})
+    found = repository.withdraw(repo, "sample", "0.9", and_older=True)
+    assert (found.versions, found.deployments) == (("1.0", "0.9"), (old.id,))
+    left = [it.manifest.version for it in repository.releases(repository.opened(repo)) if not it.withdrawn]
+    assert left == ["2.0"]
+    assert repository.withdraw(repo, "sample", "0.9", and_older=True).versions == ()
+    repository.withdraw(repo, "sample", "2.0")
+    with pytest.raises(UsageError, match="every version"):
+        deploy(repo, "sample", selector={})
+    with pytest.raises(UsageError, match=r"9\.9"):
+        repository.withdraw(repo, "sample", "9.9")

@@ -10,7 +10,7 @@ import pytest
 from edgeml.cli.main import run
 from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
 from edgeml_core.lifecycle import State
-from edgeml_core.messages import Report
+from edgeml_core.messages import DeviceState, ModelState, Report
 from support import samples
 
 
@@ -114,3 +114,24 @@ def test_a_broken_registry_does_not_hide_that_a_release_was_deployed(typed, caps
     assert not ended.value.code
     assert printed.out.startswith("deployed sample 1.0")
     assert "warning: what devices have reported can't be read" in printed.err
+
+
+def test_withdrawn_release_is_named_until_another_is_deployed(typed, capsys):
+    """At the withdrawal by its deployment, and afterwards by each device that serves it."""
+    typed("repo", "init", "repo", "--no-passphrase")
+    typed("publish", "sample.edgeml", "--repo", "repo")
+    typed("device", "enroll", "pi-1", "--repo", "repo", "-o", "pi-1")
+    first = typed("fleet", "deploy", "sample", "--repo", "repo")[1]
+    model = ModelState(version="1.0", state=State.ACTIVE, target="rpi4", format="onnx")
+    registry = Registry(Path("repo") / DATABASE_FILE)
+    state = DeviceState(online=True, session=1, models={"sample": model})
+    registry.record([DeviceMessage(device="pi-1", message=state, seen_s=1.0)])
+    registry.close()
+    assert typed("fleet", "status", "--repo", "repo")[1]["withdrawn"] == []
+    withdrawn = typed("repo", "withdraw", "sample:1.0", "--repo", "repo")[1]
+    assert withdrawn == {"name": "sample", "versions": ["1.0"], "deployments": [first["id"]]}
+    with pytest.raises(SystemExit):
+        run(["fleet", "status", "--repo", "repo"])
+    assert "pi-1: serves sample 1.0, which is withdrawn" in capsys.readouterr().out
+    assert typed("fleet", "deploy", "sample", "--repo", "repo")[1]["error"]["code"] == "release-withdrawn"
+    assert typed("repo", "withdraw", "sample", "--repo", "repo")[1]["error"]["code"] == "usage"

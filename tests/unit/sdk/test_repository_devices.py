@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from edgeml import repository
+from edgeml.repository.device_folder import DeviceFiles
+from edgeml_agent import settings
 from edgeml_core.errors import UsageError
+from edgeml_io.password_file import with_password
+from support.certificates import certify
 
 URL = "mqtts://edge:s%22ecret@farm.example:8884"
 
@@ -100,3 +104,44 @@ def test_a_user_of_the_shipped_access_list_is_no_device(repo: Path, tmp_path: Pa
     for user in users - {"relay-1"}:
         with pytest.raises(UsageError, match="rights that no device should have"):
             repository.enroll(repo, user, labels={}, broker_url=URL, out_dir=tmp_path / user)
+
+
+def test_a_device_gets_the_authority_the_password_and_an_absolute_store(repo: Path, tmp_path: Path):
+    """Copies beside agent.toml, which names them; only the owner reads the password."""
+    ca, password, out = tmp_path / "ca.crt", tmp_path / "password", tmp_path / "pi-1"
+    certify(tmp_path)
+    password.write_text('pi "1"\n')
+    given = DeviceFiles(ca=ca, password_file=password, store="/var/lib/edgeml")
+    repository.enroll(repo, "pi-1", labels={}, broker_url="mqtts://pi-1@farm.example", out_dir=out, files=given)
+    found = settings.load(out / "agent.toml", {})
+    assert found.store.dir == Path("/var/lib/edgeml")
+    assert found.broker.ca == out / "broker-ca.pem"
+    assert found.broker.ca.read_bytes() == ca.read_bytes()
+    assert with_password(found.broker.url, found.broker.password_file).password == 'pi "1"'
+    assert found.broker.password_file.stat().st_mode & 0o777 == 0o600
+    assert 'pi "1' not in (out / "agent.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("mqtts://pi-1@farm.example", {"store": "var/lib/edgeml"}),
+        ("mqtts://pi-1@farm.example", {"store": "/var/\nlib"}),
+        ("mqtts://pi-1@farm.example", {"ca": "absent"}),
+        ("mqtts://pi-1@farm.example", {"ca": "password"}),
+        ("mqtts://pi-1@farm.example", {"ca": "broker.key"}),
+        ("mqtts://farm.example", {"password_file": "password"}),
+        (None, {"password_file": "password"}),
+    ],
+)
+def test_files_that_no_device_can_use_enroll_nobody(repo: Path, tmp_path: Path, url: str | None, given: dict):
+    """A key in the authority's place would be copied to every device."""
+    certify(tmp_path)
+    (tmp_path / "password").write_text("secret")
+    (tmp_path / "broker.key").write_bytes((tmp_path / "ca.crt").read_bytes() + (tmp_path / "broker.key").read_bytes())
+    given = {name: value if name == "store" else tmp_path / value for name, value in given.items()}
+    with pytest.raises(UsageError) as caught:
+        repository.enroll(repo, "pi-1", labels={}, broker_url=url, out_dir=tmp_path / "out", files=DeviceFiles(**given))
+    assert caught.value.code == "usage"
+    assert not (tmp_path / "out").exists()
+    assert repository.opened(repo).document().devices == {}
