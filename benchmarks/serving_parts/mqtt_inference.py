@@ -30,8 +30,7 @@ from support.delivery_site import DEVICE, FLEET, MODEL, Site, site
 BODY: Final = json.dumps({"inputs": {"x": [[1.0, 2.0, 3.0, 4.0]]}})
 REQUEST: Final = Request(f"/v1/models/{MODEL}/predict", BODY)
 TOPICS: Final = Topics(FLEET)
-CLIENT: Final = "bench"
-REPLIES: Final = TOPICS.client(CLIENT, DEVICE)
+REPLIES: Final = TOPICS.client("bench", DEVICE)
 IN_FLIGHT: Final = 16
 #: Seconds until a reply counts as missing: the agent answers within milliseconds.
 REPLY_MAX_S: Final = 10.0
@@ -67,7 +66,7 @@ class MqttClient:
     def send(self) -> None:
         """Send one request."""
         self._properties.CorrelationData = self.replies.to_bytes(4, "big")
-        self._client.publish(TOPICS.infer(DEVICE, MODEL, CLIENT), BODY, properties=self._properties)
+        self._client.publish(TOPICS.infer(DEVICE, MODEL), BODY, properties=self._properties)
 
     def read_until(self, replies: float, timeout_s: float = REPLY_MAX_S) -> None:
         """Read until that number of replies has come in all, or the time is over."""

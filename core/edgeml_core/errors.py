@@ -77,7 +77,7 @@ CODES: Final[dict[str, str]] = {
     "body-too-large": "the request's body is longer than the server reads",
     "content-unsupported": "the request's body is of a type that the server doesn't read",
     "answer-too-large": "the answer is longer than may be sent over MQTT",
-    "topic-refused": "a request over MQTT names another topic for its answer than its client's own",
+    "topic-refused": "a request over MQTT names an answer topic that the device doesn't publish to",
     "internal": "an unexpected failure; the log, or the report that the message names, has the details",
 }
 

@@ -19,8 +19,8 @@ PROTOCOL: Final = "edgeml/1"
 MESSAGE_MAX_BYTES: Final = 64 * 1024
 #: Keys in one want message: 256 of two ids with their quotes stay under 18 KB.
 WANTS_MAX: Final = 256
-#: Characters of a client's name in topics.
-CLIENT_NAME_MAX_CHARS: Final = 128
+#: Characters of a topic that a client may name for its answers.
+ANSWER_TOPIC_MAX_CHARS: Final = 256
 
 
 class Topics:
@@ -65,22 +65,30 @@ class Topics:
         """Return the topic on which `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"
 
-    def infer(self, device: str, model: str, client: str = "") -> str:
-        """Return the topic of inference requests for a model of `device`; with a client, that client's own."""
-        return f"{self.root}/device/{device}/infer/{model}" + (f"/{client}" if client else "")
+    def infer(self, device: str, model: str) -> str:
+        """Return the topic of inference requests for a model of `device`."""
+        return f"{self.root}/device/{device}/infer/{model}"
 
     def answer(self, device: str, model: str) -> str:
-        """Return the topic on which `device` answers requests that name no client."""
+        """Return the topic on which `device` answers clients that named none."""
         return f"{self.root}/device/{device}/answer/{model}"
 
     def client(self, client: str, device: str) -> str:
-        """Return the inbox of `client` for answers of `device`. `device` writes to no other topic of a client."""
+        """Return the topic on which `device` answers a client that names one: only topics of this form are allowed."""
         return f"{self.root}/client/{client}/{device}"
 
+    def takes_answers(self, device: str, topic: str) -> bool:
+        """Return whether `device` may answer on a topic that a client names.
 
-def is_client(name: str) -> bool:
-    """Return whether a level of a topic can name a client: a user of the broker, whose names have no grammar here."""
-    return 0 < len(name) <= CLIENT_NAME_MAX_CHARS and name.isprintable() and not {"/", "+", "#"} & {*name}
+        On other topics its answer would pass for another sender's message.
+        """
+        if len(topic) > ANSWER_TOPIC_MAX_CHARS or not topic.isprintable() or {"+", "#"} & {*topic}:
+            return False
+        match topic.removeprefix(f"{self.root}/").split("/"):
+            case ["client", _, by] | ["device", by, "answer", _]:
+                return by == device and topic.startswith(f"{self.root}/")
+            case _:
+                return False
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,8 +22,6 @@ from fuzz.site import ANSWER_MAX_S, Site, hold_answer
 
 PART: Final = "mqtt"
 TOPICS: Final = Topics(FLEET)
-#: Its inbox is the first of `hostile.REPLIES`.
-CLIENT: Final = "a"
 #: Requests that are sent before the first of them must be answered; fewer than the door has under way.
 TOGETHER: Final = 10
 
@@ -55,7 +53,7 @@ class Asker:
         with self._news:
             self._came.clear()
         for it in asked:
-            self._client.publish(TOPICS.infer(DEVICE, it.model, CLIENT), it.payload, properties=_properties(it))
+            self._client.publish(TOPICS.infer(DEVICE, it.model), it.payload, properties=_properties(it))
         with self._news:
             assert self._news.wait_for(lambda: len(self._came) >= len(asked), 2 * ANSWER_MAX_S), asked
             return [payload for _, payload in self._came]

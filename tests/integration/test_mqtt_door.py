@@ -42,7 +42,6 @@ DEVICE = "board-1"
 TOPICS = Topics("farm")
 ASK = TOPICS.infer(DEVICE, "tiny")
 USUAL = TOPICS.answer(DEVICE, "tiny")
-ASK_AS_CAMERA = TOPICS.infer(DEVICE, "tiny", "camera")
 OWN = TOPICS.client("camera", DEVICE)
 REQUESTS, IN_FLIGHT, FLOOD = 1000, 16, 400
 PREFIX = "homeassistant"
@@ -153,7 +152,7 @@ def test_a_thousand_requests_with_sixteen_in_flight_are_all_answered(broker, tmp
             async def one(number: int) -> None:
                 async with room:
                     known = number.to_bytes(4, "big")
-                    await asker.ask(ASK_AS_CAMERA, body(number), ResponseTopic=OWN, CorrelationData=known)
+                    await asker.ask(ASK, body(number), ResponseTopic=OWN, CorrelationData=known)
                     await asker.until(lambda: known in answers(asker))
 
             await asyncio.gather(*(one(number) for number in range(REQUESTS)))
@@ -175,9 +174,9 @@ def test_a_client_without_properties_writes_them_into_the_payload(broker, tmp_pa
     async def main(url):
         async with asking(url, ProtocolVersion.V311) as asker, door(url, tmp_path):
             for number in range(20):
-                await asker.ask(ASK_AS_CAMERA, body(number, id=f"n-{number}", reply_to=OWN, timeout_ms=30_000))
+                await asker.ask(ASK, body(number, id=f"n-{number}", reply_to=OWN, timeout_ms=30_000))
             items = [{"text": "good"}, {"text": "bad bad"}]
-            await asker.ask(TOPICS.infer(DEVICE, "mood", "camera"), {"items": items, "id": 7})
+            await asker.ask(TOPICS.infer(DEVICE, "mood"), {"items": items, "id": 7, "reply_to": OWN})
             await asker.until(lambda: len(asker.said(OWN)) == 21)
             return {it["id"]: it for it in asker.said(OWN)}
 
@@ -236,7 +235,7 @@ def test_who_asks_too_much_is_told_when_to_come_back(broker, tmp_path):
         async with asking(broker.url) as asker, door(broker.url, tmp_path) as models:
             blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(TIMEOUT_S)))
             for number in range(asked):
-                await asker.ask(ASK_AS_CAMERA, body(number, id=number), ResponseTopic=OWN)
+                await asker.ask(ASK, body(number, id=number), ResponseTopic=OWN)
             await asker.until(lambda: len(asker.said(OWN)) == asked - IN_FLIGHT_MAX)
             refused, room = asker.said(OWN), QUEUE_MAX - models.find("tiny").queue_depth
             go_on.set()
@@ -256,8 +255,6 @@ FORBIDDEN = (
     TOPICS.report(DEVICE),
     TOPICS.reply(DEVICE),
     ASK,
-    OWN,
-    TOPICS.answer(DEVICE, "mood"),
     TOPICS.answer("board-2", "tiny"),
     TOPICS.client("camera", "board-2"),
     TOPICS.client("camera", f"{DEVICE}/more"),
@@ -295,26 +292,6 @@ def test_answers_go_to_clients_and_nowhere_else(broker, tmp_path):
     assert runs == 0
 
 
-def test_answers_go_to_the_client_that_asked_and_to_no_other(broker, tmp_path):
-    """Named by the topic of its request, which the broker lets only it write; it gets the refusal, too."""
-    other = TOPICS.client("door", DEVICE)
-
-    async def main():
-        async with asking(broker.url) as asker, door(broker.url, tmp_path):
-            for number, topic in enumerate((other, USUAL, OWN)):
-                await asker.ask(ASK_AS_CAMERA, body(number, id=number, reply_to=topic))
-            await asker.ask(ASK_AS_CAMERA, body(4, id=4), ResponseTopic=other, CorrelationData=b"me")
-            await asker.ask(ASK_AS_CAMERA, b"{")
-            await asker.until(lambda: len(asker.said(OWN)) == 5)
-            return asker.said(OWN), {str(it.topic) for it in asker.heard}
-
-    said, topics = asyncio.run(main())
-    codes = [it["error"]["code"] for it in said if "error" in it]
-    assert sorted(codes) == ["input-invalid", *["topic-refused"] * 3]
-    assert [answered(it) for it in said if "outputs" in it] == [5.0]
-    assert topics == {OWN, TOPICS.state(DEVICE)}
-
-
 BAD = {
     "input-invalid": [b"{", b"[[[", b'{"inputs": {"x": "no"}}', b'{"id": [1], "inputs": {}}', b"[" * 10_000,
                       b'{"timeout_ms": 0, "inputs": {}}', b'{"timeout_ms": 1e12, "inputs": {}}', b"[]", b"\xff\xfe"],
@@ -333,8 +310,8 @@ def test_what_can_not_be_read_is_answered_and_costs_nothing(broker, tmp_path):
                 await asker.until(lambda: len(asker.said(USUAL)) == len(seen) + 1)
                 seen.append(asker.said(USUAL)[-1]["error"]["code"])
             await asker.ask(TOPICS.infer(DEVICE, "Not a name"), body(1))
-            await asker.ask(TOPICS.infer(DEVICE, "absent", "camera"), body(1, id="x"))
-            await asker.ask(ASK_AS_CAMERA, body(4, id="y", reply_to=OWN))
+            await asker.ask(TOPICS.infer(DEVICE, "absent"), body(1, id="x", reply_to=OWN))
+            await asker.ask(ASK, body(4, id="y", reply_to=OWN))
             await asker.until(lambda: len(asker.said(OWN)) == 2)
             return [code for code, _ in bad], asker.said(OWN)
 

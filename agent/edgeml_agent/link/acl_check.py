@@ -31,11 +31,7 @@ class AclCheck:
             topics.trust("echo", device),
         }
         if requests:
-            needed |= {
-                topics.infer(device, "echo", "echo"),
-                topics.answer(device, "echo"),
-                topics.client("echo", device),
-            }
+            needed |= {topics.infer(device, "echo"), topics.answer(device, "echo"), topics.client("echo", device)}
         self._echoes = EchoCheck(needed)
 
     def is_echo(self, message: Message) -> bool:

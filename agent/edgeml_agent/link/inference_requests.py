@@ -15,7 +15,7 @@ import msgspec
 
 from edgeml_agent.link.current import CurrentConnection
 from edgeml_core import names
-from edgeml_core.messages import Topics, is_client
+from edgeml_core.messages import Topics
 from edgeml_io.mqtt import Connection, Message, MqttError
 
 #: Bytes of one request; a photograph of 700 kB fits in base64.
@@ -29,13 +29,11 @@ QUEUED_MAX_BYTES: Final = 16 * 1024**2
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request; nothing in it is trusted.
 
-    `client` is the last level of its topic, which the broker lets only that client write; empty if there is none.
     `payload` is None when it was longer than `REQUEST_MAX_BYTES`. `arrived_s` is on the clock `time.monotonic`;
     `expires_s` is in seconds after it.
     """
 
     model: str
-    client: str = ""
     payload: bytes | None
     arrived_s: float
     expires_s: int | None = None
@@ -63,15 +61,13 @@ class InferenceRequests:
     @property
     def subscriptions(self) -> list[tuple[str, int]]:
         """The topics that a connection subscribes to, with their QoS."""
-        topics = (self.topics.infer(self.device, "+"), self.topics.infer(self.device, "+", "+"))
-        return [(topic, 0) for topic in topics] if self._is_open else []
+        return [(self.topics.infer(self.device, "+"), 0)] if self._is_open else []
 
     def on_message(self, message: Message) -> None:
         """Queue a request. A retained one is dropped: its client has stopped waiting."""
-        model, slash, client = message.topic.removeprefix(self._root).partition("/")
-        is_named = names.is_name(model) and (is_client(client) if slash else True)
-        if self._is_open and is_named and not message.retain:
-            self._queue(_request(model, client, message))
+        model = message.topic.removeprefix(self._root)
+        if self._is_open and names.is_name(model) and not message.retain:
+            self._queue(_request(model, message))
 
     @property
     def connection(self) -> Connection | None:
@@ -107,10 +103,9 @@ class InferenceRequests:
             self._requests.put_nowait(request)
 
 
-def _request(model: str, client: str, message: Message) -> InferenceRequest:
+def _request(model: str, message: Message) -> InferenceRequest:
     return InferenceRequest(
         model=model,
-        client=client,
         payload=message.payload if len(message.payload) <= REQUEST_MAX_BYTES else None,
         arrived_s=time.monotonic(),
         expires_s=message.expires_s,

@@ -1,10 +1,9 @@
-"""Inference over MQTT: a message on `device/ID/infer/MODEL/CLIENT` is a request of that client.
+"""Inference over MQTT: a message on `device/ID/infer/MODEL` is a request; the client names the topic of its answer.
 
-The answer goes to the client's own inbox, `client/CLIENT/ID`, and nowhere else: the broker lets only the client write
-the request's topic, so no client can send an answer to another one. Without the last level, the answer goes to
-`device/ID/answer/MODEL`. The payload is a request as over HTTP, or the bare content of a text or a file. Clients of
-MQTT 3.1.1, which has no properties, write `id` and `timeout_ms` beside the request. Every request is answered, by its
-result or an error. `link.inference_requests` receives the messages.
+The payload is a request as over HTTP, or the bare content of a text or a file. Clients of MQTT 3.1.1, which has no
+properties, write `reply_to`, `id` and `timeout_ms` beside the request. Every request is answered, by its result or an
+error. An answer that may not go to the topic named goes to `device/ID/answer/MODEL`. `link.inference_requests` receives
+the messages.
 """
 
 from __future__ import annotations
@@ -84,12 +83,12 @@ class MqttInference:
         self._in_flight -= 1
 
     async def _answer(self, asked: InferenceRequest, *, is_full: bool = False) -> None:
-        reply = self._reply_address(asked)
+        reply = self._default_reply(asked)
         try:
-            _check_reply_topic(reply, asked.reply_to)
+            reply = self._with_reply_topic(reply, asked.reply_to)
             envelope, parse = _read(asked.payload)
             reply = msgspec.structs.replace(reply, id=envelope.id)
-            _check_reply_topic(reply, envelope.reply_to)
+            reply = self._with_reply_topic(reply, envelope.reply_to)
             payload = await self._predict(asked, envelope, parse, is_full=is_full)
         except EdgemlError as error:
             payload = _failure(reply.id, error)
@@ -116,17 +115,18 @@ class MqttInference:
         what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
         return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
-    def _reply_address(self, asked: InferenceRequest) -> _ReplyAddress:
-        topics, device = self._line.topics, self._line.device
-        topic = topics.client(asked.client, device) if asked.client else topics.answer(device, asked.model)
+    def _default_reply(self, asked: InferenceRequest) -> _ReplyAddress:
+        topic = self._line.topics.answer(self._line.device, asked.model)
         return _ReplyAddress(topic=topic, correlation=asked.correlation)
 
-
-def _check_reply_topic(reply: _ReplyAddress, named: str | None) -> None:
-    """Refuse a response topic that isn't the request's own."""
-    if named not in (None, reply.topic):
-        hint = "publish on device/ID/infer/MODEL/CLIENT for answers on client/CLIENT/ID, CLIENT being your user's name"
-        raise UsageError("topic-refused", f"the answer goes to {reply.topic}, not to {named!r}", hint)
+    def _with_reply_topic(self, reply: _ReplyAddress, reply_to: str | None) -> _ReplyAddress:
+        """Return the address with the topic that the client names, if it may name that."""
+        if reply_to is None:
+            return reply
+        if not self._line.topics.takes_answers(self._line.device, reply_to):
+            hint = f"name {self._line.topics.client('NAME', self._line.device)}"
+            raise UsageError("topic-refused", f"answers don't go to the topic {reply_to!r}", hint)
+        return msgspec.structs.replace(reply, topic=reply_to)
 
 
 def _read(payload: bytes | None) -> tuple[_Envelope, _Parse]:

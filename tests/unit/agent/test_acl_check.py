@@ -62,7 +62,7 @@ def test_rights_to_requests_are_needed_by_devices_that_answer_them():
     """Others need none."""
     for requests in (False, True):
         check = AclCheck(TOPICS, "pi", requests=requests)
-        assert check.is_echo(Message(TOPICS.infer("pi", "echo", "echo"), b"")) is requests
+        assert check.is_echo(Message(TOPICS.infer("pi", "echo"), b"")) is requests
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from edgeml_core import messages
 from edgeml_core.calls import Call, Refused, Reply, Timing
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
-from edgeml_core.messages import CLIENT_NAME_MAX_CHARS, DeviceState, ModelState, Report, Topics, Tuned, Want, is_client
+from edgeml_core.messages import DeviceState, ModelState, Report, Topics, Tuned, Want
 
 REPORT = Report(deployment="d", name="m", version="1", state="fetching", session=3, done_bytes=5)
 CALL = Call(id="0" * 32, session=3, kind="bench", manifest_sha256="f" * 64, timing=Timing(case=2, threads=4))
@@ -56,9 +56,12 @@ def test_a_device_answers_clients_under_its_own_name_only():
         "edgeml/1/farm/device/x/answer/mood",
         "edgeml/1/farm/client/camera/x",
     ]
-    assert topics.infer("x", "mood", "camera") == "edgeml/1/farm/device/x/infer/mood/camera"
-    assert all(map(is_client, ("camera", "Front door", "a.b@c", "x" * CLIENT_NAME_MAX_CHARS)))
-    assert not any(map(is_client, ("", "a/b", "+", "a#", "\n", "\x00", "x" * (CLIENT_NAME_MAX_CHARS + 1))))
+    assert topics.takes_answers("x", topics.answer("x", "mood"))
+    assert topics.takes_answers("x", topics.client("camera", "x"))
+    for topic in (topics.state("x"), topics.infer("x", "mood"), topics.client("camera", "y"), topics.client("+", "x"),
+                  topics.client("", "x/y"), topics.client("\n", "x"), topics.client("a" * 256, "x"), "client/camera/x",
+                  Topics("other").client("camera", "x"), topics.answer("x", "mood/more"), ""):  # fmt: skip
+        assert not topics.takes_answers("x", topic), topic
 
 
 @pytest.mark.parametrize("family", [UsageError, RejectedError, DeviceError])
