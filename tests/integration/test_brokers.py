@@ -142,3 +142,40 @@ def answered_over_mqtt(url: str, number: float) -> float:
     client.disconnect()
     client.loop_stop()
     return float(answers[0]["outputs"][0]["outputs"]["y"][0][0])
+
+
+#: For a client of docs/compatibility.md, and for a device as far as its requests go.
+CLIENT_RIGHTS = other_brokers.Rights(
+    write=r"^edgeml\.1\.farm\.device\.[^.]+\.infer\.[^.]+\.{username}$", read=r"^edgeml\.1\.farm\.client\.{username}\."
+)
+DEVICE_RIGHTS = other_brokers.Rights(
+    write=r"^edgeml\.1\.farm\.client\.[^.]+\.{username}$", read=r"^edgeml\.1\.farm\.device\.{username}\.infer\."
+)
+
+
+@pytest.mark.nightly
+def test_a_client_asks_in_its_own_name_only_on_rabbitmq(tmp_path: Path) -> None:
+    """The topic permissions of docs/compatibility.md; one regular expression serves all clients."""
+    users = {"camera": CLIENT_RIGHTS, "thief": CLIENT_RIGHTS, DEVICE: DEVICE_RIGHTS}
+    with other_brokers.rabbitmq(tmp_path / "broker", users) as url:
+        device, heard = a_user(url, DEVICE)
+        device.subscribe(TOPICS.infer(DEVICE, "+", "+"))
+        for user, name in (("thief", "camera"), ("thief", "thief"), ("camera", "camera")):
+            # RabbitMQ ends the connection of a client that publishes where it may not.
+            client, _ = a_user(url, user)
+            client.publish(TOPICS.infer(DEVICE, MODEL, name), user).wait_for_publish(TIMEOUT_S)
+        until(lambda: len(heard) >= 2, "two requests")
+        assert set(heard) == {(TOPICS.infer(DEVICE, MODEL, name), name.encode()) for name in ("thief", "camera")}
+
+
+def a_user(url: str, name: str) -> tuple[paho.Client, list[tuple[str, bytes]]]:
+    """Connect a user; the client, and a list of the messages that it receives."""
+    address, heard, connected = broker_urls.parse(url), [], threading.Event()
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
+    client.username_pw_set(name, f"{name}-secret")
+    client.on_connect = lambda *_: connected.set()
+    client.on_message = lambda _client, _data, message: heard.append((message.topic, message.payload))
+    client.connect(address.host, address.port)
+    client.loop_start()
+    assert connected.wait(TIMEOUT_S)
+    return client, heard

@@ -6,12 +6,16 @@ the npm package, which the test cache keeps. Neither is configured for edgeml.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +23,8 @@ from support import cache
 from support.brokers import listens
 from support.ports import free_port
 
-#: Seconds until a broker listens: RabbitMQ takes ten on a quiet computer.
-START_TIMEOUT_S: Final = 120.0
+#: Seconds until a broker listens: RabbitMQ takes ten on a quiet computer. The limit only ends a test that would hang.
+START_TIMEOUT_S: Final = 600.0
 STOP_TIMEOUT_S: Final = 30.0
 AEDES: Final = "aedes@1.2.0"
 #: Where Debian has the programs themselves: the wrappers in the path change to another user.
@@ -34,17 +38,32 @@ const { Aedes } = require('aedes');
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rights:
+    """Regular expressions of the routing keys that a user may write and read; `{username}` stands for its name."""
+
+    write: str
+    read: str
+
+
 @contextmanager
-def rabbitmq(folder: Path) -> Iterator[str]:
-    """Run RabbitMQ, and lend the address of its MQTT listener."""
+def rabbitmq(folder: Path, users: Mapping[str, Rights] | None = None) -> Iterator[str]:
+    """Run RabbitMQ, and lend the address of its MQTT listener.
+
+    Args:
+        folder: for its configuration, log and data.
+        users: have `NAME-secret` as passwords; without them everyone may do everything.
+    """
     if not RABBITMQ.exists():
         raise RuntimeError("this test needs the broker: apt-get install rabbitmq-server")
     folder.mkdir(parents=True, exist_ok=True)
     amqp, mqtt, names, distribution = (free_port() for _ in range(4))
     (folder / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = 127.0.0.1:{amqp}\nmqtt.listeners.tcp.1 = 127.0.0.1:{mqtt}\n"
-        "mqtt.allow_anonymous = true\nloopback_users = none\n"
+        f"mqtt.allow_anonymous = {'false' if users else 'true'}\nloopback_users = none\n"
+        + (f"load_definitions = {folder}/definitions.json\n" if users else "")
     )
+    (folder / "definitions.json").write_text(json.dumps(_definitions(users or {})))
     (folder / "plugins").write_text("[rabbitmq_mqtt].\n")
     environment = {
         "PATH": f"{os.environ['PATH']}:/usr/sbin:/usr/bin:/bin",
@@ -64,6 +83,32 @@ def rabbitmq(folder: Path) -> Iterator[str]:
         _running([str(RABBITMQ)], folder / "broker.log", mqtt, environment),
     ):
         yield f"mqtt://127.0.0.1:{mqtt}"
+
+
+def _definitions(users: Mapping[str, Rights]) -> dict[str, object]:
+    """RabbitMQ's form of users and rights: all may use queues, and each the keys of its rights."""
+    salt = b"salt"
+
+    def hashed(name: str) -> str:
+        return base64.b64encode(salt + hashlib.sha256(salt + f"{name}-secret".encode()).digest()).decode()
+
+    return {
+        "vhosts": [{"name": "/"}],
+        "users": [
+            {
+                "name": name,
+                "password_hash": hashed(name),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": "",
+            }
+            for name in users
+        ],
+        "permissions": [{"user": it, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"} for it in users],
+        "topic_permissions": [
+            {"user": name, "vhost": "/", "exchange": "amq.topic", "write": it.write, "read": it.read}
+            for name, it in users.items()
+        ],
+    }
 
 
 @contextmanager
