@@ -11,8 +11,8 @@ is a device's cohort, and its wants wait for it.
 
 Each device has a credit: the seconds for which others may still wait for it. A wait begins when half of a chunk's
 devices have asked, and is charged to each device that asks later or not at all. The credit grows by `CREDIT_SHARE` of
-the time, up to `CREDIT_MAX_S`. So boards of about one speed stay together through each other's short pauses, a somewhat
-slower board sets the pace, and a much slower one soon has no credit. Nobody waits for it then. Over a long fetch no
+the time, up to `CREDIT_MAX_S`. So boards of about one speed stay together through each other's short pauses. A somewhat
+slower board sets the pace. A much slower one soon has no credit, and no device waits for it. Over a long fetch no
 device can cost its cohort more than `CREDIT_SHARE` of the time.
 
 A late device would now need every chunk for itself. Two rules bring it back. The origin publishes the position of a
@@ -71,8 +71,7 @@ class AnnouncedRelease(msgspec.Struct, frozen=True, kw_only=True):
 class SendDeadline(msgspec.Struct, frozen=True):
     """When a chunk is due: at `due_s` at the latest.
 
-    It is due earlier, as soon as all `awaited` devices want it, if not None, and each of `briefly` wants it or its own
-    time is over.
+    With `awaited` devices it is due as soon as all of them want it. Those of `briefly` are awaited for a shorter time.
     """
 
     awaited: frozenset[str] | None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Final
 
-from edgeml.repository.chunk_ids import Place, Sealed
+from edgeml.repository.chunk_ids import Location, Sealed
 from edgeml.repository.store import ChunkStore
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
@@ -32,11 +32,11 @@ class ChunkPayloads:
         self._cached_bytes = 0
         self._lock = Lock()
         self._sealed: Mapping[str, Sealed] = {}
-        self._places: Mapping[str, Place] = {}
+        self._locations: Mapping[str, Location] = {}
 
-    def use(self, sealed: Mapping[str, Sealed], places: Mapping[str, Place]) -> None:
-        """Replace the known sealed ids, and the known places of plain ids."""
-        self._sealed, self._places = sealed, places
+    def use(self, sealed: Mapping[str, Sealed], locations: Mapping[str, Location]) -> None:
+        """Replace the known sealed ids, and the known locations of plain ids."""
+        self._sealed, self._locations = sealed, locations
 
     def wire(self, key: str) -> bytes:
         """See `edgeml_origin.origin.Store`; a chunk whose base is missing or damaged is returned whole."""
@@ -49,7 +49,7 @@ class ChunkPayloads:
 
     def _plain(self, key: str) -> bytes:
         chunk_id, *bases = wire_keys.ids(key)
-        if not any(self._have_one_place(chunk_id, base) for base in bases):
+        if not any(self._have_one_location(chunk_id, base) for base in bases):
             return self._store.wire(chunk_id)
         with self._lock:
             if cached := self._cached.get(key):
@@ -59,9 +59,9 @@ class ChunkPayloads:
         self._cache(key, payload)
         return payload
 
-    def _have_one_place(self, chunk_id: str, base_id: str) -> bool:
-        place = self._places.get(chunk_id)
-        return place is not None and place == self._places.get(base_id)
+    def _have_one_location(self, chunk_id: str, base_id: str) -> bool:
+        location = self._locations.get(chunk_id)
+        return location is not None and location == self._locations.get(base_id)
 
     def _delta(self, chunk_id: str, base_id: str) -> bytes:
         chunk = self._store.chunk(chunk_id)

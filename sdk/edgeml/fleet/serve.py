@@ -290,7 +290,7 @@ class Host:
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self.recorder.use(snapshot.deployments)
-        self._payloads.use(snapshot.sealed, snapshot.places)
+        self._payloads.use(snapshot.sealed, snapshot.locations)
         self._origin.scheduler.allow(releases=snapshot.releases, devices=snapshot.devices)
 
     def _report_announced(self) -> None:

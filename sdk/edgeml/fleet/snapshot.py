@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from edgeml.repository import RepositoryFolder, releases
-from edgeml.repository.chunk_ids import Outgoing, Place, Sealed, places
+from edgeml.repository.chunk_ids import Location, Outgoing, Sealed, locations
 from edgeml_core import desired, wire_keys
 from edgeml_core.desired import FleetDocument
 from edgeml_origin.cohorts import AnnouncedRelease
@@ -22,14 +22,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         sealed: the chunk of each encrypted id.
-        places: the place of each chunk, by its plain id.
+        locations: the place of each chunk, by its plain id.
     """
 
     releases: tuple[AnnouncedRelease, ...]
     devices: frozenset[str]
     deployments: frozenset[str]
     sealed: Mapping[str, Sealed]
-    places: Mapping[str, Place]
+    locations: Mapping[str, Location]
     sites: dict[str, str]
 
 
@@ -57,7 +57,7 @@ def read(repository: RepositoryFolder) -> Snapshot:
         devices=frozenset(document.devices),
         deployments=frozenset(it.id for it in document.deployments),
         sealed=outgoing.sealed,
-        places=places(published),
+        locations=locations(published),
         sites=sites,
     )
 

@@ -21,7 +21,7 @@ class Sealed(NamedTuple):
     seal: Seal
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a chunk stands: in which file of which model, and as which of its chunks."""
 
     model: str
@@ -29,10 +29,10 @@ class Place(NamedTuple):
     number: int
 
 
-def places(published: Sequence[Release]) -> dict[str, Place]:
+def locations(published: Sequence[Release]) -> dict[str, Location]:
     """Return the place of each chunk by its plain id; the last published, if it has several."""
     return {
-        wire_keys.chunk_id(digest): Place(release.manifest.name, entry.path, number)
+        wire_keys.chunk_id(digest): Location(release.manifest.name, entry.path, number)
         for release in published
         for entry in release.manifest.files
         for number, digest in enumerate(entry.chunks)

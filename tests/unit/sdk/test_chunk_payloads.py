@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgeml.fleet.chunk_payloads import ChunkPayloads
-from edgeml.repository.chunk_ids import Place
+from edgeml.repository.chunk_ids import Location
 from edgeml.repository.store import ChunkStore
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
@@ -16,7 +16,7 @@ OTHER = NEW[::-1]
 OLD_ID, NEW_ID, OTHER_ID = (wire_keys.chunk_id(chunks.sha256(chunk)) for chunk in (OLD, NEW, OTHER))
 KEY = wire_keys.join(NEW_ID, OLD_ID)
 #: All three stand at one place of three versions.
-PLACES = dict.fromkeys((OLD_ID, NEW_ID, OTHER_ID), Place("line", "model.onnx", 0))
+PLACES = dict.fromkeys((OLD_ID, NEW_ID, OTHER_ID), Location("line", "model.onnx", 0))
 
 
 def payloads(store: ChunkStore, **limits: int) -> ChunkPayloads:
@@ -63,7 +63,11 @@ def test_without_its_base_the_whole_chunk_is_answered(store: ChunkStore, tmp_pat
 def test_a_delta_is_made_only_at_one_place_of_two_versions(store: ChunkStore):
     """Other pairs of chunks cost tens of ms and help no device: the whole chunk is the answer."""
     answers = ChunkPayloads(store)
-    for other in (Place("line", "model.onnx", 1), Place("line", "labels.json", 0), Place("sheet", "model.onnx", 0)):
+    for other in (
+        Location("line", "model.onnx", 1),
+        Location("line", "labels.json", 0),
+        Location("sheet", "model.onnx", 0),
+    ):
         answers.use({}, PLACES | {OLD_ID: other})
         assert answers.wire(KEY) == answers.wire(NEW_ID)
     answers.use({}, PLACES)

@@ -57,7 +57,7 @@ def answers(repo: Path) -> ChunkPayloads:
     """The host's."""
     made = ChunkPayloads(repository.opened(repo).chunks)
     read = snapshot.read(repository.opened(repo))
-    made.use(read.sealed, read.places)
+    made.use(read.sealed, read.locations)
     return made
 
 
