@@ -29,8 +29,9 @@ PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += --jobs=3
 endif
-# Nothing of the caller's environment leaks into ours.
+# Nothing of the caller's environment leaks into ours. Python keeps what it has compiled: hundreds of short processes run.
 export PYTHONPATH :=
+export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
