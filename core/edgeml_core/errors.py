@@ -102,7 +102,7 @@ class UsageError(EdgemlError):
     """The operator's input is wrong: nothing was changed."""
 
     exit_code = 2
-    usual_hint = "see --help; nothing was changed"
+    usual_hint = "correct it and try again; nothing was changed"
 
 
 class GateFailed(EdgemlError):

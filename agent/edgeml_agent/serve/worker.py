@@ -315,7 +315,9 @@ def _results(model: Model, jobs: Sequence[_Job]) -> list[Any]:
 
 def _result(model: Model, job: _Job) -> Any:  # noqa: ANN401 - any result of a call
     if job.info.is_late:
-        return TransportError("deadline-exceeded", "the request's deadline passed before its turn came")
+        return TransportError(
+            "deadline-exceeded", "the request's deadline passed before its turn came", "allow more time"
+        )
     try:
         if isinstance(job.call, Predict | Stoppable):
             return job.call(model, job.stopped)
