@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from edgeml_agent.http_api import body as bodies
-from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api import json_body, responses, schemas
 from edgeml_agent.http_api.request import Request
 from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve.calls import Predict, RequestInfo
@@ -85,10 +85,11 @@ def _parser(request: Request) -> Parse:
 
 def _json(model: Model, body: bytes) -> Sequence[Item]:
     try:
-        return model.parse(msgspec.json.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = json_body.decode(body)
+    except ValueError as error:
         hint = 'send one object such as {"text": "..."}, or a list of them'
         raise UsageError("input-invalid", f"the body is not JSON: {error}", hint) from error
+    return model.parse(value)
 
 
 def _image(_: Model, content: bytes) -> Sequence[Item]:

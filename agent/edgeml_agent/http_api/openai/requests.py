@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 
+from edgeml_agent.http_api import json_body
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
 from edgeml_runtime.requests import Fraction, Stop, Stops, Temperature
@@ -170,10 +171,10 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
         FieldError: it can't be read, or has a field that isn't supported.
     """
     try:
-        values = msgspec.json.decode(body, type=dict[str, Any])
+        values = json_body.decode(body, dict[str, Any])
         _check_supported(values)
         return msgspec.convert(values, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         found = _FIELD.search(str(error))
         field = None if found is None else found[1] or found[2]
         raise FieldError(field, f"the request can't be read: {error}", "see OpenAI's API reference") from error
