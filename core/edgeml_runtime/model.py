@@ -127,8 +127,18 @@ class Model:
             DeviceError: `runtime-failed`.
             TransportError: `client-left`, when `stopped` is true.
         """
+        return [answer for answers in self.predict_runs(items, stopped) for answer in answers]
+
+    def predict_runs(
+        self, items: Sequence[Item], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Sequence[Answer]]:
+        """Answer each item, in order, one run after the other; between two of them the model may be used for others.
+
+        Raises:
+            As `predict`.
+        """
         requests.check_count(len(items))
-        return list(self._answers(items, stopped))
+        yield from self._runs(items, stopped)
 
     def generate(self, prompt: Prompt | Chat) -> Iterator[TokenDelta]:
         """Answer token by token; each is computed when the caller takes it.
@@ -178,7 +188,7 @@ class Model:
         if items:
             self.observed(Run(items, prepared, outputs))
 
-    def _answers(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
+    def _runs(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Sequence[Answer]]:
         if self.stacks and isinstance(self.manifest.preprocess, TensorInput) and len(items) > 1:
             yield from self._answers_stacked(items)
             return
@@ -186,19 +196,19 @@ class Model:
             together = items[start : start + self._run_items]
             prepared = self.prepare(together)
             if prepared.write:
-                yield tasks.join(_until(stopped, self._written(prepared.write)))
+                yield [tasks.join(_until(stopped, self._written(prepared.write)))]
             elif prepared.weigh:
-                yield prepared.weigh(self.infer)
+                yield [prepared.weigh(self.infer)]
             else:
-                yield from self._answers_of_run(together, prepared, stopped)
+                yield list(self._answers_of_run(together, prepared, stopped))
 
-    def _answers_stacked(self, items: Sequence[Item]) -> Iterator[Answer]:
+    def _answers_stacked(self, items: Sequence[Item]) -> Iterator[Sequence[Answer]]:
         spec = self.manifest.postprocess
         task: Any = table.TASKS[type(spec)]
         for start in range(0, len(items), BATCH_MAX):
             runs = [((item,), self.prepare((item,))) for item in items[start : start + BATCH_MAX]]
-            for outputs in self.run_together(runs):
-                yield from (task(row, spec) for row in self._rows(outputs, [None]))
+            outputs_of_runs = self.run_together(runs)
+            yield [task(row, spec) for outputs in outputs_of_runs for row in self._rows(outputs, [None])]
 
     def _infer_unless(self, stopped: Callable[[], bool], inputs: Mapping[str, Array]) -> dict[str, Array]:
         if stopped():

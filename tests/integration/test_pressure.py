@@ -288,6 +288,98 @@ def test_requests_behind_each_other_share_a_run_where_it_pays(tmp_path):
     assert [answer[0]["labels"][0]["label"] for answer in right] == best
 
 
+MANY = 256
+
+
+async def _mood(folder):
+    """A served model of texts, the number of items in each of its runs, and a block of the first one."""
+    models, runs, go_on = Models(), [], threading.Event()
+    await models.activate("mood", *unpacked(folder, tiny_models.tiny_text_bundle))
+    worker = models.find("mood").worker
+    worker._alone_s = 1.0  # no run is brief
+
+    def observed(run):
+        runs.append(len(run.items))
+        go_on.wait(60)
+
+    worker._model.observed = observed
+    return models, runs, go_on
+
+
+def _predict(texts):
+    return Predict(lambda model: model.parse([{"text": text} for text in texts]), lambda _, answers: answers)
+
+
+def _labels(answers):
+    return [answer["labels"][0]["label"] for answer in answers]
+
+
+@pytest.mark.parametrize("share", [1, 8])
+def test_a_request_of_many_items_delays_another_by_one_run(tmp_path, share):
+    """It goes on afterwards, and its answers are in order; also where requests share runs."""
+
+    async def main():
+        models, runs, go_on = await _mood(tmp_path)
+        models.find("mood").worker._share = share
+        texts = ["good film", "bad bad"] * (MANY // 2)
+        long = asyncio.create_task(models.run("mood", _predict(texts)))
+        await until_async(lambda: runs)
+        short = [asyncio.create_task(models.run("mood", _predict(["good"]))) for _ in range(2)]
+        await until_async(lambda: models.find("mood").queue_depth == 3)
+        go_on.set()
+        answers = [await it for it in short]
+        is_done = long.done()
+        found = await long
+        await models.close()
+        return runs, is_done, [_labels(it) for it in answers], _labels(found)
+
+    runs, is_done, short, long = asyncio.run(main())
+    assert runs[:2] == ([16, 2] if share > 1 else [16, 1])
+    assert sum(runs) == MANY + 2
+    assert not is_done
+    assert short == [["positive"]] * 2
+    assert long == ["positive", "negative"] * (MANY // 2)
+
+
+def test_a_request_of_many_items_ends_when_its_client_leaves(tmp_path):
+    """After the run that is under way; the model answers others as before."""
+
+    async def main():
+        models, runs, go_on = await _mood(tmp_path)
+        long = asyncio.create_task(models.run("mood", _predict(["good"] * MANY)))
+        await until_async(lambda: runs)
+        long.cancel()
+        await asyncio.gather(long, return_exceptions=True)
+        go_on.set()
+        answer = await models.run("mood", _predict(["bad"]))
+        depth = models.find("mood").queue_depth
+        await models.close()
+        return runs, depth, _labels(answer)
+
+    assert asyncio.run(main()) == ([16, 1], 0, ["negative"])
+
+
+def test_requests_of_several_items_run_on_no_event_loop(tmp_path):
+    """A short list can take as many runs as a long one."""
+    threads = []
+    lists = [
+        ("/v1/models/mood/predict", [{"text": "good"}] * 2),
+        ("/v2/models/mood/infer", {"inputs": [{"name": "x", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}]}),
+    ]
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("mood", *unpacked(tmp_path, tiny_models.tiny_text_bundle))
+            worker = models.find("mood").worker
+            worker._model.observed = lambda _: threads.append(threading.get_ident())
+            for path, body in [("/v1/models/mood/predict", {"text": "good"}), *lists]:
+                worker._alone_s = 0.0
+                assert (await client.post(path, json=body)).status_code == 200
+
+    asyncio.run(main())
+    assert [it == threading.get_ident() for it in threads] == [True, False, False]
+
+
 def test_the_model_asked_longest_ago_rests_when_memory_is_short(tmp_path):
     """Three models with room for two: each answers when it is asked; one in use is never put to rest."""
     bundles = {name: unpacked(tmp_path, name=name) for name in ("a", "b", "c")}

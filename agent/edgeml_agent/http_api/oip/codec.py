@@ -8,6 +8,7 @@ extension_binary_data.md, extension_classification.md and extension_parameters.m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -67,6 +68,11 @@ class InferRequest(NamedTuple):
         """The seconds that the client waits; None when it names none."""
         timeout = self.message.parameters.timeout
         return timeout / _MICROSECONDS if timeout > 0 else None
+
+    @property
+    def has_several_elements(self) -> bool:
+        """Whether it has several texts or files, each of which takes a run's time."""
+        return any(it.datatype == BYTES and math.prod(it.shape) > 1 for it in self.message.inputs)
 
     def arrays(self) -> dict[str, Array]:
         """The inputs by name.
