@@ -5,10 +5,12 @@ It leaves queues, threads and deadlines to the server. One thread at a time may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
@@ -21,6 +23,9 @@ from edgeml_runtime.postprocess import table
 from edgeml_runtime.tasks import Answer, Chat, Infer, Item, ItemInfo, Prompt, Row, TokenDelta
 from edgeml_runtime.tensors import Array
 
+#: Bytes of the inputs of one run, where a client's tensors have more than `BATCH_MAX` rows: the memory that a model
+#: takes grows with them. 21 texts of 512 tokens, in three tensors of int64.
+SLICE_BYTES: Final = 256 * 1024
 #: Items in one run of a model that takes batches; more gain nothing on a CPU, and each row costs memory.
 BATCH_MAX: Final = 16
 
@@ -166,8 +171,38 @@ class Model:
         Raises:
             UsageError, DeviceError, RejectedError: as for `infer`, or `infer_given` where the tensors are the client's.
         """
+        running = self.run_slices(items, prepared)
+        while True:
+            try:
+                next(running)
+            except StopIteration as done:
+                outputs: dict[str, Array] = done.value
+                return outputs
+
+    def run_slices(self, items: Sequence[Item], prepared: Prepared) -> Generator[None, None, dict[str, Array]]:
+        """Do the same in slices of many rows, where the model takes them, which bounds the memory of a run.
+
+        Yields:
+            Nothing, between two slices: the model may be used for others.
+
+        Raises:
+            UsageError, DeviceError, RejectedError: as for `run`.
+        """
         is_given = not items or isinstance(self.manifest.preprocess, TensorInput)
-        outputs = self.infer_given(prepared.tensors) if is_given else self.infer(prepared.tensors)
+        infer = self.infer_given if is_given else self.infer
+        parts = tensors.slices(prepared.tensors, BATCH_MAX, SLICE_BYTES) if self.stacks else [prepared.tensors]
+        if len(parts) > 1:
+            tensors.check_inputs(self.manifest.inputs, prepared.tensors)  # by the client's own shapes
+        done: list[dict[str, Array]] = []
+        for part in parts:
+            done.append(infer(part))
+            rows = len(next(iter(part.values())))
+            if len(parts) > 1 and any(it.shape[:1] != (rows,) for it in done[-1].values()):
+                done = [infer(prepared.tensors)]  # its outputs have no row for each row
+                break
+            if len(done) < len(parts):
+                yield
+        outputs = done[0] if len(done) == 1 else {name: np.concatenate([it[name] for it in done]) for name in done[0]}
         self._observe(items, prepared, outputs)
         return outputs
 

@@ -11,11 +11,13 @@ from tests.integration.test_serving import TASK_BODY, server, unpacked
 from tests.support import tiny_models
 from tests.support.waiting import until_async
 
-from edgeml_agent.serve.calls import Predict, RequestInfo
+from edgeml_agent.serve.calls import Infer, Predict, RequestInfo
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import BRIEF_MAX_S, INLINE_MAX_BYTES, QUEUE_MAX, QUICK_MAX_S
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
+from edgeml_runtime.inputs import Prepared
+from edgeml_runtime.model import SLICE_BYTES
 
 #: The target is 0.1 s on a quiet machine, which a benchmark holds; here others may run.
 #: A request that may run on the event loop.
@@ -357,6 +359,49 @@ def test_a_request_of_many_items_ends_when_its_client_leaves(tmp_path):
         return runs, depth, _labels(answer)
 
     assert asyncio.run(main()) == ([16, 1], 0, ["negative"])
+
+
+def test_tensors_of_many_rows_run_in_slices(tmp_path):
+    """Each has bounded bytes, others come in between, and the answer is that of one run."""
+    rows = np.random.default_rng(1).standard_normal((100_000, 4)).astype(np.float32)
+    infer = Infer(lambda _: ((), Prepared({"x": rows}, ())), lambda _, outputs: outputs["y"])
+    sizes, go_on = [], threading.Event()
+
+    async def use(models):
+        worker = models.find("tiny").worker
+        model, run = worker._model, worker._model.session.run
+
+        def slowed(inputs):
+            sizes.append(len(inputs["x"]))
+            go_on.wait(60)
+            return run(inputs)
+
+        model.session.run = slowed
+        long = asyncio.create_task(models.run("tiny", infer))
+        await until_async(lambda: sizes)
+        short = asyncio.create_task(models.run("tiny", lambda _: len(sizes)))
+        await until_async(lambda: models.find("tiny").queue_depth == 2)
+        go_on.set()
+        return await short, await long
+
+    before, found = serving(tmp_path, use)
+    assert before == 1
+    assert max(sizes) * rows[0].nbytes <= SLICE_BYTES
+    assert sum(sizes) == len(rows)
+    assert np.array_equal(found, rows * 2 + 1)
+
+
+def test_rows_with_other_outputs_than_one_for_each_run_at_once(tmp_path):
+    """A detector's boxes, say: slices of them mean nothing."""
+    rows = np.ones((100_000, 4), np.float32)
+    infer = Infer(lambda _: ((), Prepared({"x": rows}, ())), lambda _, outputs: outputs["y"])
+
+    async def use(models):
+        model = models.find("tiny").worker._model
+        model.session.run = lambda inputs: {"y": np.full((1, 4), len(inputs["x"]), np.float32)}
+        return await models.run("tiny", infer)
+
+    assert serving(tmp_path, use).tolist() == [[100_000.0] * 4]
 
 
 def test_requests_of_several_items_run_on_no_event_loop(tmp_path):

@@ -80,6 +80,11 @@ class Infer(Generic[T]):
         """Infer alone."""
         return self.write(model, model.run(*self.prepare(model)))
 
+    def steps(self, model: Model, _stopped: Callable[[], bool]) -> Generator[None, None, T]:
+        """Infer slice by slice; between two of them the model may be used for others, and the client may leave."""
+        outputs = yield from model.run_slices(*self.prepare(model))
+        return self.write(model, outputs)
+
 
 @dataclass(slots=True)
 class Stoppable(Generic[T]):

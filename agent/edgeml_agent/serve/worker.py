@@ -22,7 +22,7 @@ up to `BRIEF_MAX_S`. A model that becomes slow loses the privilege, one that was
 models never have it: one request is many runs.
 
 A queued job is dropped when its answer is cancelled (its client has left) or its deadline passes. A run can't be
-stopped, unless its call asks between its parts (`Stoppable`). A request of many items takes many runs (`Predict`):
+stopped, unless its call asks between its parts (`Stoppable`). A request of many items or rows takes many runs:
 after each, the jobs that wait go first and the request goes to the end of the queue, so it delays others by one run.
 Models by name, versions and HTTP are unknown here.
 """
@@ -40,7 +40,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from edgeml_agent.serve import calls
 from edgeml_agent.serve.admission import AdmissionQueue
-from edgeml_agent.serve.calls import NO_INFO, Predict, RequestInfo, Stoppable
+from edgeml_agent.serve.calls import NO_INFO, Infer, Predict, RequestInfo, Stoppable
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
@@ -358,12 +358,12 @@ def _result(model: Model, job: _Job, others_wait: Callable[[], bool]) -> Any:  #
     try:
         if isinstance(job.call, Stoppable):
             return job.call(model, job.stopped)
-        return _advance(model, job, job.call, others_wait) if isinstance(job.call, Predict) else job.call(model)
+        return _advance(model, job, job.call, others_wait) if isinstance(job.call, Predict | Infer) else job.call(model)
     except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
         return error
 
 
-def _advance(model: Model, job: _Job, call: Predict[T], others_wait: Callable[[], bool]) -> Any:  # noqa: ANN401 - as `_result`
+def _advance(model: Model, job: _Job, call: Predict[T] | Infer[T], others_wait: Callable[[], bool]) -> Any:  # noqa: ANN401 - as `_result`
     """Go on with a request, run by run, while no other one waits."""
     job.steps = job.steps or call.steps(model, job.stopped)
     while True:
