@@ -21,7 +21,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl openssl:openssl wrk:wrk zstd:zstd bsdiff:bsdiff espeak-ng:espeak-ng
+DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl openssl:openssl wrk:wrk zstd:zstd bsdiff:bsdiff espeak-ng:espeak-ng node:nodejs npm:npm
 # Modules are compiled when they are first imported: most of them never are.
 PIP := python -m pip install --quiet --no-compile
 PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
@@ -58,9 +58,10 @@ demo: setup
 	$(RUN)/edgeml demo
 
 # Other people's clients call the agent from an environment of their own, without edgeml.
-$(CLIENTS)/.ready: tests/clients/requirements.txt | python
+$(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package-lock.json | python debian
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/$(PIP) --requirement $<
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # First the tests that measure time, alone; then all others, several at a time.
@@ -69,7 +70,7 @@ test: check debian $(CLIENTS)/.ready
 	$(RUN)/python -m pytest $(LIMIT) -m "not timing" $(PARALLEL)
 
 nightly: export EDGEML_NIGHTLY := 1
-nightly: DEBIAN += rabbitmqctl:rabbitmq-server npm:npm
+nightly: DEBIAN += rabbitmqctl:rabbitmq-server
 nightly: LIMIT := --timeout=7200
 nightly: test
 
@@ -125,4 +126,4 @@ need:
 	else echo "missing: sudo apt-get install $(PACKAGES)"; exit 2; fi
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) .venv-rivals build dist out
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node_modules .venv-rivals build dist out

@@ -69,7 +69,7 @@ CODES: Final[dict[str, str]] = {
     "crash-loop": "the agent restarted uncleanly too often after an activation",
     # raised by the server and answered to its clients
     "model-unknown": "no model of that name is served here",
-    "overloaded": "the model's queue is full, or there is no memory for it now",
+    "overloaded": "the model's queue is full, there is no memory for it now, or the server has too many requests",
     "deadline-exceeded": "the request's deadline passed before there was an answer",
     "client-left": "the client closed the connection before there was an answer",
     "route-unknown": "the server has no such path or method",
@@ -105,7 +105,7 @@ class UsageError(EdgemlError):
     """The operator's input is wrong: nothing was changed."""
 
     exit_code = 2
-    usual_hint = "see --help; nothing was changed"
+    usual_hint = "correct it and try again; nothing was changed"
 
 
 class GateFailed(EdgemlError):

@@ -5,10 +5,12 @@ It leaves queues, threads and deadlines to the server. One thread at a time may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
@@ -21,6 +23,9 @@ from edgeml_runtime.postprocess import table
 from edgeml_runtime.tasks import Answer, Chat, Infer, Item, ItemInfo, Prompt, Row, TokenDelta
 from edgeml_runtime.tensors import Array
 
+#: Bytes of the inputs of one run, where a client's tensors have more than `BATCH_MAX` rows: the memory that a model
+#: takes grows with them. 21 texts of 512 tokens, in three tensors of int64.
+SLICE_BYTES: Final = 256 * 1024
 #: Items in one run of a model that takes batches; more gain nothing on a CPU, and each row costs memory.
 BATCH_MAX: Final = 16
 
@@ -127,8 +132,18 @@ class Model:
             DeviceError: `runtime-failed`.
             TransportError: `client-left`, when `stopped` is true.
         """
+        return [answer for answers in self.predict_runs(items, stopped) for answer in answers]
+
+    def predict_runs(
+        self, items: Sequence[Item], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Sequence[Answer]]:
+        """Answer each item, in order, one run after the other; between two of them the model may be used for others.
+
+        Raises:
+            As `predict`.
+        """
         requests.check_count(len(items))
-        return list(self._answers(items, stopped))
+        yield from self._runs(items, stopped)
 
     def generate(self, prompt: Prompt | Chat) -> Iterator[TokenDelta]:
         """Answer token by token; each is computed when the caller takes it.
@@ -156,8 +171,38 @@ class Model:
         Raises:
             UsageError, DeviceError, RejectedError: as for `infer`, or `infer_given` where the tensors are the client's.
         """
+        running = self.run_slices(items, prepared)
+        while True:
+            try:
+                next(running)
+            except StopIteration as done:
+                outputs: dict[str, Array] = done.value
+                return outputs
+
+    def run_slices(self, items: Sequence[Item], prepared: Prepared) -> Generator[None, None, dict[str, Array]]:
+        """Do the same in slices of many rows, where the model takes them, which bounds the memory of a run.
+
+        Yields:
+            Nothing, between two slices: the model may be used for others.
+
+        Raises:
+            UsageError, DeviceError, RejectedError: as for `run`.
+        """
         is_given = not items or isinstance(self.manifest.preprocess, TensorInput)
-        outputs = self.infer_given(prepared.tensors) if is_given else self.infer(prepared.tensors)
+        infer = self.infer_given if is_given else self.infer
+        parts = tensors.slices(prepared.tensors, BATCH_MAX, SLICE_BYTES) if self.stacks else [prepared.tensors]
+        if len(parts) > 1:
+            tensors.check_inputs(self.manifest.inputs, prepared.tensors)  # by the client's own shapes
+        done: list[dict[str, Array]] = []
+        for part in parts:
+            done.append(infer(part))
+            rows = len(next(iter(part.values())))
+            if len(parts) > 1 and any(it.shape[:1] != (rows,) for it in done[-1].values()):
+                done = [infer(prepared.tensors)]  # its outputs have no row for each row
+                break
+            if len(done) < len(parts):
+                yield
+        outputs = done[0] if len(done) == 1 else {name: np.concatenate([it[name] for it in done]) for name in done[0]}
         self._observe(items, prepared, outputs)
         return outputs
 
@@ -178,7 +223,7 @@ class Model:
         if items:
             self.observed(Run(items, prepared, outputs))
 
-    def _answers(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Answer]:
+    def _runs(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Sequence[Answer]]:
         if self.stacks and isinstance(self.manifest.preprocess, TensorInput) and len(items) > 1:
             yield from self._answers_stacked(items)
             return
@@ -186,19 +231,19 @@ class Model:
             together = items[start : start + self._run_items]
             prepared = self.prepare(together)
             if prepared.write:
-                yield tasks.join(_until(stopped, self._written(prepared.write)))
+                yield [tasks.join(_until(stopped, self._written(prepared.write)))]
             elif prepared.weigh:
-                yield prepared.weigh(self.infer)
+                yield [prepared.weigh(self.infer)]
             else:
-                yield from self._answers_of_run(together, prepared, stopped)
+                yield list(self._answers_of_run(together, prepared, stopped))
 
-    def _answers_stacked(self, items: Sequence[Item]) -> Iterator[Answer]:
+    def _answers_stacked(self, items: Sequence[Item]) -> Iterator[Sequence[Answer]]:
         spec = self.manifest.postprocess
         task: Any = table.TASKS[type(spec)]
         for start in range(0, len(items), BATCH_MAX):
             runs = [((item,), self.prepare((item,))) for item in items[start : start + BATCH_MAX]]
-            for outputs in self.run_together(runs):
-                yield from (task(row, spec) for row in self._rows(outputs, [None]))
+            outputs_of_runs = self.run_together(runs)
+            yield [task(row, spec) for outputs in outputs_of_runs for row in self._rows(outputs, [None])]
 
     def _infer_unless(self, stopped: Callable[[], bool], inputs: Mapping[str, Array]) -> dict[str, Array]:
         if stopped():

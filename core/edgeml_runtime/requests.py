@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -159,11 +160,13 @@ def parse(request: object, manifest: Manifest) -> list[Item]:
     """Convert a decoded JSON request to items.
 
     Raises:
-        UsageError: `input-invalid`, when it is not of the kind that the model takes, or more than `ITEMS_MAX`.
+        UsageError: `input-invalid`, when it is not of the kind that the model takes, or too much: see `check_together`.
     """
     values = request if isinstance(request, list) else [request]
     check_count(len(values))
-    return [_item(value, manifest) for value in values]
+    items = [_item(value, manifest) for value in values]
+    check_together(items)
+    return items
 
 
 def from_bytes(content: bytes, manifest: Manifest) -> Item:
@@ -196,6 +199,20 @@ def check_count(count: int) -> None:
     """
     if not 1 <= count <= ITEMS_MAX:
         raise UsageError("input-invalid", f"the request has {count} items", f"send 1 to {ITEMS_MAX} at a time")
+
+
+def check_together(items: Sequence[Item]) -> None:
+    """Check the size of all items of a request.
+
+    Raises:
+        UsageError: `input-invalid`, when there are more than `ITEMS_MAX`, or their images have too many pixels.
+    """
+    check_count(len(items))
+    files = [item.data for item in items if isinstance(item, Image)]
+    if len(files) > 1:  # one has a bound of its own
+        from edgeml_runtime.encode import image  # noqa: PLC0415 -- only image models load Pillow
+
+        image.check_together(files)
 
 
 def check_bounds(item: Item) -> None:

@@ -150,6 +150,26 @@ def stack(sets: Sequence[Mapping[str, Array]], rows_max: int) -> tuple[dict[str,
     return {name: np.concatenate([one[name] for one in sets]) for name in sets[0]}, rows
 
 
+def slices(inputs: Mapping[str, Array], least_rows: int, most_bytes: int) -> list[dict[str, Array]]:
+    """Cut inputs along their first axis, the row.
+
+    Args:
+        inputs: arrays by tensor name.
+        least_rows: of a slice.
+        most_bytes: of a slice that has more rows than those.
+
+    Returns:
+        The slices in order; one with all inputs where their first axes differ or are short.
+    """
+    lengths = {it.shape[0] if it.ndim else 0 for it in inputs.values()}
+    rows = lengths.pop() if len(lengths) == 1 else 0
+    row_bytes = sum(it.nbytes for it in inputs.values()) // max(1, rows)
+    step = max(least_rows, most_bytes // max(1, row_bytes))
+    if rows <= step:
+        return [dict(inputs)]
+    return [{name: it[start : start + step] for name, it in inputs.items()} for start in range(0, rows, step)]
+
+
 def unstack(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]] | None:
     """Split outputs along their first axis.
 

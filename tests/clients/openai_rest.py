@@ -99,6 +99,33 @@ def completion(url):
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+@calls.call("responses: whole, as a stream, through the client's own stream helper, of its allowed length")
+def responses(url):
+    asking = client(url).responses
+    asked = {"input": "Where is the valve?", **GREEDY}
+    answer = asking.create(**asked)
+    assert (answer.output_text, answer.status) == (ANSWER, "completed")
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+    events = list(asking.create(stream=True, **asked))
+    assert "".join(it.delta for it in events if it.type == "response.output_text.delta") == ANSWER
+    assert events[-1].response.output_text == ANSWER
+    with asking.stream(**asked) as stream:
+        assert stream.get_final_response().output_text == ANSWER
+    assert asking.create(max_output_tokens=2, **asked).incomplete_details.reason == "max_output_tokens"
+
+
+@calls.call("responses: a conversation of items, instructions, what isn't done")
+def responses_items(url):
+    asking = client(url).responses
+    first = asking.create(input=QUESTION, **GREEDY)
+    later = [*QUESTION, *first.output, {"role": "user", "content": "When did it stop?"}]
+    brief = asking.create(input="When did it stop?", instructions="Be brief.", **GREEDY)
+    for answer in (asking.create(input=later, **GREEDY), brief):
+        assert answer.output_text == "At a quarter past five."
+    with raised(openai.BadRequestError, param="previous_response_id"):
+        asking.create(input="Where is the valve?", previous_response_id=first.id, **GREEDY)
+
+
 @calls.call("max_tokens, stop, seed, top_p")
 def options(url):
     asking = client(url).completions
@@ -155,6 +182,8 @@ def errors(url):
         asking.embeddings.create(model="meaning", input="good", dimensions=1)
     with raised(openai.BadRequestError, param="model"):
         asking.embeddings.create(model="mood", input="good")
+    with raised(openai.BadRequestError, "check_embedding_ctx_length=False", param="input"):
+        asking.embeddings.create(model="meaning", input=[[1, 2, 3]])
     long = [{"role": "user", "content": "valve " * 400}]
     for stream in (False, True):
         with raised(openai.BadRequestError, "reads 255", code="context_length_exceeded"):

@@ -26,7 +26,7 @@ GROWTH_MAX_BYTES: Final = 32 * 1024**2
 #: Threads for long bodies come when they are needed, and stay; connections of who left by chance are closed later.
 THREADS_GROWTH_MAX: Final = 8
 FILES_GROWTH_MAX: Final = 8
-#: What is the server's own fault: statuses but those for too many connections and a passed deadline, and codes.
+#: What is the server's own fault: statuses but those for models that are being loaded and a passed deadline, and codes.
 FAILURES: Final = frozenset({*range(500, 600), "internal", "runtime-failed", "bundle-format"} - {503, 504})
 START_MAX_S: Final = 60.0
 #: By their tasks: `task_models.NAMES`, a model of tensors and one that chats.

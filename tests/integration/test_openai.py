@@ -323,3 +323,104 @@ def test_a_stream_arrives_as_it_is_written(chatting, monkeypatch):
         return arrived[-1] - arrived[0]
 
     assert serving(chatting, use) > 4 * SLOW_TOKEN_S
+
+
+RESPONSE = {"model": "chat", "input": "Who checks the filter?", "temperature": 0}
+
+
+def test_a_response_is_answered_whole(chatting):
+    """In the form that clients parse, with all that they require; also of message items."""
+    items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": QUESTION[0]["content"]}]}]
+    short, spelled = asked(
+        chatting, ("/v1/responses", RESPONSE), ("/v1/responses", RESPONSE | {"input": items, "store": False})
+    )
+    found = short.json()
+    assert found["object"] == "response"
+    assert (found["status"], found["error"], found["incomplete_details"], found["store"]) == (
+        "completed",
+        None,
+        None,
+        False,
+    )
+    (message,) = found["output"]
+    assert message.pop("id").startswith("msg_")
+    part = {"type": "output_text", "text": ANSWER, "annotations": [], "logprobs": []}
+    assert message == {"type": "message", "status": "completed", "role": "assistant", "content": [part]}
+    assert (found["usage"]["input_tokens"], found["usage"]["output_tokens"], found["usage"]["total_tokens"]) == (
+        25,
+        7,
+        32,
+    )
+    assert spelled.json()["output"][0]["content"] == [part]
+
+
+def test_instructions_are_the_systems_message(chatting):
+    """The same text comes of them as of a chat that begins with it."""
+    system = [{"role": "system", "content": "Be brief."}, *QUESTION]
+    respond, chat = asked(
+        chatting,
+        ("/v1/responses", RESPONSE | {"instructions": "Be brief."}),
+        ("/v1/chat/completions", CHAT | {"messages": system}),
+    )
+    assert respond.json()["usage"]["input_tokens"] == chat.json()["usage"]["prompt_tokens"]
+    assert respond.json()["output"][0]["content"][0]["text"] == chat.json()["choices"][0]["message"]["content"]
+
+
+def test_a_response_streams_numbered_events(chatting):
+    """Each has its type twice, as a line and in its data; the last one holds the whole response."""
+    (response,) = asked(chatting, ("/v1/responses", RESPONSE | {"stream": True}))
+    blocks = [block.split("\n") for block in response.text.removesuffix("\n\n").split("\n\n")]
+    found = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
+    assert [kind for kind, _ in blocks] == [f"event: {it['type']}" for it in found]
+    assert [it["sequence_number"] for it in found] == list(range(len(found)))
+    kinds = [it["type"].removeprefix("response.") for it in found]
+    opening, closing = ["created", "in_progress", "output_item.added", "content_part.added"], ["completed"]
+    deltas = ["output_text.delta"] * (len(kinds) - 8)
+    assert kinds == opening + deltas + ["output_text.done", "content_part.done", "output_item.done"] + closing
+    assert "".join(it["delta"] for it in found if "delta" in it) == ANSWER == found[-4]["text"]
+    assert found[-1]["response"]["output"] == [found[-2]["item"]]
+    assert found[0]["response"]["id"] == found[-1]["response"]["id"]
+
+
+def test_a_response_of_its_allowed_length_is_incomplete(chatting):
+    """Whole and as a stream."""
+    body = RESPONSE | {"max_output_tokens": 2}
+    whole, stream = asked(chatting, ("/v1/responses", body), ("/v1/responses", body | {"stream": True}))
+    assert (whole.json()["status"], whole.json()["incomplete_details"]) == (
+        "incomplete",
+        {"reason": "max_output_tokens"},
+    )
+    assert stream.text.rstrip().split("\n")[-2] == "event: response.incomplete"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
+        ({"input": [{"type": "function_call_output", "output": "1"}]}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}]}, "input"),
+        ({"input": []}, "input"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+    ],
+)
+def test_a_response_that_would_be_another_is_refused(chatting, fields, param):
+    """By the field at fault, before anything is computed."""
+    (response,) = asked(chatting, ("/v1/responses", RESPONSE | fields))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_token_ids_to_embed_are_refused_with_the_way_out(tmp_path):
+    """Langchain sends ids of OpenAI's tokenizer, which mean other words to any other model."""
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("meaning", *embedding(tmp_path))
+            given = ([1, 2], [[1, 2], [3]])
+            return [await client.post("/v1/embeddings", json={"model": "meaning", "input": it}) for it in given]
+
+    for response in asyncio.run(main()):
+        assert response.status_code == 400
+        assert "check_embedding_ctx_length=False" in response.json()["error"]["message"]

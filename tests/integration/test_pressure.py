@@ -11,11 +11,13 @@ from tests.integration.test_serving import TASK_BODY, server, unpacked
 from tests.support import tiny_models
 from tests.support.waiting import until_async
 
-from edgeml_agent.serve.calls import Predict, RequestInfo
+from edgeml_agent.serve.calls import Infer, Predict, RequestInfo
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import BRIEF_MAX_S, INLINE_MAX_BYTES, QUEUE_MAX, QUICK_MAX_S
 from edgeml_core.errors import OverloadedError, TransportError, UsageError
+from edgeml_runtime.inputs import Prepared
+from edgeml_runtime.model import SLICE_BYTES
 
 #: The target is 0.1 s on a quiet machine, which a benchmark holds; here others may run.
 #: A request that may run on the event loop.
@@ -286,6 +288,141 @@ def test_requests_behind_each_other_share_a_run_where_it_pays(tmp_path):
     best = [answer[0]["labels"][0]["label"] for answer in [*spoiled[:2], *spoiled[3:]]]
     assert best == ["positive", "negative", "positive", "negative"]
     assert [answer[0]["labels"][0]["label"] for answer in right] == best
+
+
+MANY = 256
+
+
+async def _mood(folder):
+    """A served model of texts, the number of items in each of its runs, and a block of the first one."""
+    models, runs, go_on = Models(), [], threading.Event()
+    await models.activate("mood", *unpacked(folder, tiny_models.tiny_text_bundle))
+    worker = models.find("mood").worker
+    worker._alone_s = 1.0  # no run is brief
+
+    def observed(run):
+        runs.append(len(run.items))
+        go_on.wait(60)
+
+    worker._model.observed = observed
+    return models, runs, go_on
+
+
+def _predict(texts):
+    return Predict(lambda model: model.parse([{"text": text} for text in texts]), lambda _, answers: answers)
+
+
+def _labels(answers):
+    return [answer["labels"][0]["label"] for answer in answers]
+
+
+@pytest.mark.parametrize("share", [1, 8])
+def test_a_request_of_many_items_delays_another_by_one_run(tmp_path, share):
+    """It goes on afterwards, and its answers are in order; also where requests share runs."""
+
+    async def main():
+        models, runs, go_on = await _mood(tmp_path)
+        models.find("mood").worker._share = share
+        texts = ["good film", "bad bad"] * (MANY // 2)
+        long = asyncio.create_task(models.run("mood", _predict(texts)))
+        await until_async(lambda: runs)
+        short = [asyncio.create_task(models.run("mood", _predict(["good"]))) for _ in range(2)]
+        await until_async(lambda: models.find("mood").queue_depth == 3)
+        go_on.set()
+        answers = [await it for it in short]
+        is_done = long.done()
+        found = await long
+        await models.close()
+        return runs, is_done, [_labels(it) for it in answers], _labels(found)
+
+    runs, is_done, short, long = asyncio.run(main())
+    assert runs[:2] == ([16, 2] if share > 1 else [16, 1])
+    assert sum(runs) == MANY + 2
+    assert not is_done
+    assert short == [["positive"]] * 2
+    assert long == ["positive", "negative"] * (MANY // 2)
+
+
+def test_a_request_of_many_items_ends_when_its_client_leaves(tmp_path):
+    """After the run that is under way; the model answers others as before."""
+
+    async def main():
+        models, runs, go_on = await _mood(tmp_path)
+        long = asyncio.create_task(models.run("mood", _predict(["good"] * MANY)))
+        await until_async(lambda: runs)
+        long.cancel()
+        await asyncio.gather(long, return_exceptions=True)
+        go_on.set()
+        answer = await models.run("mood", _predict(["bad"]))
+        depth = models.find("mood").queue_depth
+        await models.close()
+        return runs, depth, _labels(answer)
+
+    assert asyncio.run(main()) == ([16, 1], 0, ["negative"])
+
+
+def test_tensors_of_many_rows_run_in_slices(tmp_path):
+    """Each has bounded bytes, others come in between, and the answer is that of one run."""
+    rows = np.random.default_rng(1).standard_normal((100_000, 4)).astype(np.float32)
+    infer = Infer(lambda _: ((), Prepared({"x": rows}, ())), lambda _, outputs: outputs["y"])
+    sizes, go_on = [], threading.Event()
+
+    async def use(models):
+        worker = models.find("tiny").worker
+        model, run = worker._model, worker._model.session.run
+
+        def slowed(inputs):
+            sizes.append(len(inputs["x"]))
+            go_on.wait(60)
+            return run(inputs)
+
+        model.session.run = slowed
+        long = asyncio.create_task(models.run("tiny", infer))
+        await until_async(lambda: sizes)
+        short = asyncio.create_task(models.run("tiny", lambda _: len(sizes)))
+        await until_async(lambda: models.find("tiny").queue_depth == 2)
+        go_on.set()
+        return await short, await long
+
+    before, found = serving(tmp_path, use)
+    assert before == 1
+    assert max(sizes) * rows[0].nbytes <= SLICE_BYTES
+    assert sum(sizes) == len(rows)
+    assert np.array_equal(found, rows * 2 + 1)
+
+
+def test_rows_with_other_outputs_than_one_for_each_run_at_once(tmp_path):
+    """A detector's boxes, say: slices of them mean nothing."""
+    rows = np.ones((100_000, 4), np.float32)
+    infer = Infer(lambda _: ((), Prepared({"x": rows}, ())), lambda _, outputs: outputs["y"])
+
+    async def use(models):
+        model = models.find("tiny").worker._model
+        model.session.run = lambda inputs: {"y": np.full((1, 4), len(inputs["x"]), np.float32)}
+        return await models.run("tiny", infer)
+
+    assert serving(tmp_path, use).tolist() == [[100_000.0] * 4]
+
+
+def test_requests_of_several_items_run_on_no_event_loop(tmp_path):
+    """A short list can take as many runs as a long one."""
+    threads = []
+    lists = [
+        ("/v1/models/mood/predict", [{"text": "good"}] * 2),
+        ("/v2/models/mood/infer", {"inputs": [{"name": "x", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}]}),
+    ]
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("mood", *unpacked(tmp_path, tiny_models.tiny_text_bundle))
+            worker = models.find("mood").worker
+            worker._model.observed = lambda _: threads.append(threading.get_ident())
+            for path, body in [("/v1/models/mood/predict", {"text": "good"}), *lists]:
+                worker._alone_s = 0.0
+                assert (await client.post(path, json=body)).status_code == 200
+
+    asyncio.run(main())
+    assert [it == threading.get_ident() for it in threads] == [True, False, False]
 
 
 def test_the_model_asked_longest_ago_rests_when_memory_is_short(tmp_path):

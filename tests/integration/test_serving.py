@@ -93,6 +93,15 @@ def test_one_object_and_a_list_are_answered_by_the_task_door(tmp_path):
     assert [answer["outputs"]["y"] for answer in many.json()["outputs"]] == [[[3, 5, 7, 9]], [[1, 1, 1, 1]]]
 
 
+@pytest.mark.parametrize("path", [PREDICT, INFER, "/v1/embeddings", "/v1/chat/completions", "/v2/repository/index"])
+def test_json_that_would_cost_much_memory_is_refused_at_every_door(tmp_path, path):
+    """Three megabytes become a hundred, and nobody else is answered meanwhile."""
+    body = b'{"inputs":[' + b"[]," * 1_000_000 + b"[]]}"
+    (refused,) = answers(tmp_path, ("POST", path, {"content": body}))
+    assert refused.status_code == 413
+    assert "65536 arrays" in refused.text
+
+
 def test_what_curl_sends_when_it_is_told_nothing_is_json(tmp_path):
     """`curl -d '{...}'` says that it sends a form."""
     typed = {
@@ -209,7 +218,7 @@ def test_health_has_both_fields_on_every_door(tmp_path):
         (("POST", PREDICT, {"content": b"{"}), 400, "input-invalid"),
         (("POST", PREDICT, {"json": {"text": "x"}}), 400, "input-invalid"),
         (("POST", PREDICT, {"json": []}), 400, "input-invalid"),
-        (("POST", PREDICT, {"content": b"[" * 100_000}), 400, "input-invalid"),
+        (("POST", PREDICT, {"content": b"[" * 50_000}), 400, "input-invalid"),
         (("POST", PREDICT, {"content": b"x", "headers": {"content-type": "text/plain"}}), 415, "content-unsupported"),
         (("POST", PREDICT, {"content": b"x", "headers": {"content-type": "image/png"}}), 400, "input-invalid"),
         (("POST", PREDICT, {"content": b" " * (BODY_MAX_BYTES + 1)}), 413, "body-too-large"),

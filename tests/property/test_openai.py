@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.http_api.openai.responses import ResponsesRequest
 from edgeml_core.errors import UsageError
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.inputs import check_bounds
@@ -52,7 +53,7 @@ MESSAGES = st.lists(st.fixed_dictionaries({"role": st.text(max_size=3), "content
 def test_a_request_is_items_or_refused(messages, fields):
     """Whatever its fields hold, it is our own error or something that the runtime takes."""
     body = json.dumps({"model": "m", "prompt": "p", "messages": messages, "input": "i"} | fields).encode()
-    for kind in (ChatRequest, CompletionRequest, EmbeddingsRequest):
+    for kind in (ChatRequest, CompletionRequest, ResponsesRequest, EmbeddingsRequest):
         try:
             asked = requests.parse(body, kind)
             items = asked.items() if kind is EmbeddingsRequest else [asked.item()]

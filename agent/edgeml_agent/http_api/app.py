@@ -89,9 +89,12 @@ class Gateway:
     async def _answer(self, route: Route, incoming: Request) -> Response:
         """Check the request on entry, in this order, then call its endpoint, which reads and checks the body."""
         try:
+            incoming.check_head()
             self._rules.check(incoming, is_public=route.is_public)
-            if route.waits and not self._info.ready():
-                await self._until_ready()
+            if route.waits:  # health doesn't, and finds room always
+                incoming.check_room()
+                if not self._info.ready():
+                    await self._until_ready()
             return await route.endpoint(incoming)
         except EdgemlError as failure:
             return errors.response(route.error_form, failure)

@@ -95,7 +95,10 @@ def _unpacked(body: bytes, wbits: int) -> bytes:
     if unpacker.unconsumed_tail:
         raise _too_large()
     if not unpacker.eof:
-        raise UsageError("input-invalid", "the packed body is incomplete")
+        raise UsageError("input-invalid", "the packed body is incomplete", "send all of it")
+    if unpacker.unused_data:
+        message = f"{len(unpacker.unused_data)} bytes follow the packed body"
+        raise UsageError("input-invalid", message, "pack the body as a whole, in one member")
     return found
 
 

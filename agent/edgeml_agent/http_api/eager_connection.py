@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl, service_unavailable
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from edgeml_agent.http_api import request
-from edgeml_agent.http_api.connections import CONNECTIONS_MAX, HEAD_MAX_BYTES, HeadDeadline, cancel
+from edgeml_agent.http_api.connections import HEAD_MAX_BYTES, BoundedConnection, HeadDeadline, cancel
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -139,7 +139,7 @@ class _Cycle(RequestResponseCycle):
         return chunk + b"0\r\n\r\n" if is_last else chunk
 
 
-class EagerConnection(HttpToolsProtocol):
+class EagerConnection(BoundedConnection, HttpToolsProtocol):  # type: ignore[misc] # see `H11Connection`
     """HTTP by httptools, with eager start. The callbacks of a request's parts are httptools'."""
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - as `HeadDeadline`
@@ -149,7 +149,6 @@ class EagerConnection(HttpToolsProtocol):
         #: Requests that begin when all of the data that has come is parsed; and whether it is being parsed.
         self._beginning: deque[tuple[RequestResponseCycle, ASGIApp]] = deque()
         self._is_reading = False
-        self._idle_since_s = 0.0
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[Any] | None = None
         self._head = HeadDeadline(transport)
@@ -160,6 +159,7 @@ class EagerConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self._has_begun_request, self._is_reading = False, True
+        self._last_byte_s = self.loop.time()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -207,14 +207,13 @@ class EagerConnection(HttpToolsProtocol):
             "server": self.server,
         }
         self.scope = scope
-        app = service_unavailable if len(self.connections) >= CONNECTIONS_MAX else self.app
         before = self.cycle
         self.cycle = _Cycle(self, keep_alive=version == "1.1" and self.parser.should_keep_alive())
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, app)
+            self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, app))
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -226,6 +225,7 @@ class EagerConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """See uvicorn; begins the next request, or the time of an idle connection."""
         self.server_state.total_requests += 1
+        self._open_connections.end(self)
         if self.transport.is_closing():
             return
         if self.flow.read_paused:
@@ -233,7 +233,7 @@ class EagerConnection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
-        self._idle_since_s = self.loop.time()
+        self._last_byte_s = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._expect_request(self.timeout_keep_alive)
 
@@ -242,25 +242,27 @@ class EagerConnection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """See uvicorn; one timer serves many requests, as setting one takes as long as parsing a head."""
-        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        left_s = self._last_byte_s + self.timeout_keep_alive - self.loop.time()
         if self._is_answering or left_s > 0:
             self._expect_request(self.timeout_keep_alive if self._is_answering else left_s)
         else:
             super().timeout_keep_alive_handler()
 
     @property
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    def _has_begun_answer(self) -> bool:
+        return self._running is not None and self._running.response_started and not self._running.response_complete
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's own type
         """See uvicorn, which calls it when a head is complete and the requests before it are answered."""
         if self._is_reading:
             self._beginning.append((cycle, app))
         else:
+            self._note_room(cycle.scope)
             self._go_on(cycle, self._prepared(cycle, app))
 
     def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's own type
         """Run the first step of a request that has arrived; any other begins as a task."""
+        self._note_room(cycle.scope)
         work = self._prepared(cycle, app)
         if cycle.more_body:
             self._go_on(cycle, work)
@@ -285,6 +287,7 @@ class EagerConnection(HttpToolsProtocol):
 
     def _go_on(self, cycle: RequestResponseCycle, work: Coroutine[Any, Any, None]) -> None:
         self._running, self._task = cycle, self.loop.create_task(work)
+        self._open_connections.begin(self)
         self.tasks.add(self._task)
         self._task.add_done_callback(self.tasks.discard)
 

@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from edgeml_agent.http_api import body as bodies
-from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api import json_body, responses, schemas
 from edgeml_agent.http_api.request import Request
 from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve.calls import Predict, RequestInfo
@@ -48,7 +48,9 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
         parse = _parser(request)
         body = await bodies.read(request)
         call = Predict(parse=lambda model: parse(model, body), write=_written)
-        info = RequestInfo(size_bytes=len(body), client=request.client)
+        # Each item in a list takes a run's time, though the list be short.
+        size_bytes = None if body.lstrip().startswith(b"[") else len(body)
+        info = RequestInfo(size_bytes=size_bytes, client=request.client)
         return responses.json_bytes(await models.run(name, call, info))
 
     return {"list_models": list_models, "describe_model": describe_model, "predict": predict}
@@ -85,10 +87,11 @@ def _parser(request: Request) -> Parse:
 
 def _json(model: Model, body: bytes) -> Sequence[Item]:
     try:
-        return model.parse(msgspec.json.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = json_body.decode(body)
+    except ValueError as error:
         hint = 'send one object such as {"text": "..."}, or a list of them'
         raise UsageError("input-invalid", f"the body is not JSON: {error}", hint) from error
+    return model.parse(value)
 
 
 def _image(_: Model, content: bytes) -> Sequence[Item]:

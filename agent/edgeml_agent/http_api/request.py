@@ -10,16 +10,20 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope
 
-from edgeml_core.errors import OverloadedError
+from edgeml_core.errors import OverloadedError, UsageError
 
 #: Bytes that the bodies of all requests under way may take together; four of the longest ones.
 BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
 #: Seconds until a client should try again; a body is read in less.
 RETRY_AFTER_S: Final = 1
+#: Headers that may be sent once: two of them mean one thing to this server and another one to a proxy before it.
+SINGLE_HEADERS: Final = (b"host", b"authorization", b"content-encoding", b"content-type", b"transfer-encoding")
 #: In a request's scope, set by the connection: the whole body, where it has arrived; nothing needs a timer then.
 BODY: Final = "edgeml.body"
 #: In a request's scope, set by the gateway: the request is cancelled when its client disconnects.
 IS_CANCELLABLE: Final = "edgeml.is_cancellable"
+#: In a request's scope, set by the connection: there are too many requests at a time.
+HAS_NO_ROOM: Final = "edgeml.has_no_room"
 #: In a request's scope, set by the connection: the client has disconnected.
 HAS_LEFT: Final = "edgeml.has_left"
 
@@ -76,6 +80,33 @@ class Request:
     def content_type(self) -> str:
         """The media type without parameters, in lower case; empty when none was sent."""
         return self.headers.get(b"content-type", "").partition(";")[0].strip().lower()
+
+    def check_head(self) -> None:
+        """Refuse a head that two readers may understand differently (RFC 9112, sections 3.2 and 6.1).
+
+        Raises:
+            UsageError: `input-invalid`, when a header of `SINGLE_HEADERS` comes twice, or the body is encoded for its
+                transfer in another way than in chunks.
+        """
+        sent = self.scope["headers"]
+        if len(sent) != len(self.headers):
+            names = [name for name, _ in sent]
+            if twice := [name.decode() for name in SINGLE_HEADERS if names.count(name) > 1]:
+                raise UsageError("input-invalid", f"the header {twice[0]!r} was sent twice", "send it once")
+        encoding = self.headers.get(b"transfer-encoding", "chunked")
+        if encoding.strip().lower() != "chunked":
+            hint = "send the body in chunks or with its length; to compress it, send Content-Encoding"
+            raise UsageError("input-invalid", f"the transfer encoding {encoding!r} is not read", hint)
+
+    def check_room(self) -> None:
+        """Check that the connection found room for this request.
+
+        Raises:
+            OverloadedError: there are too many requests at a time.
+        """
+        if HAS_NO_ROOM in self.scope:
+            what = "the server has as many requests as it takes at a time"
+            raise OverloadedError("overloaded", what, "try again soon", retry_after_s=RETRY_AFTER_S)
 
     def hold(self, size_bytes: int) -> None:
         """Count a part of the body.

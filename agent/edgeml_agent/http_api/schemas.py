@@ -247,6 +247,62 @@ class Completion(TypedDict):
     usage: Usage
 
 
+class OutputText(TypedDict):
+    """A text of a message."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[Any]
+
+
+class OutputMessage(TypedDict):
+    """The model's message in a response."""
+
+    id: str
+    type: Literal["message"]
+    status: Literal["in_progress", "completed", "incomplete"]
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ResponseUsage(TypedDict):
+    """Tokens read and written, in the words of the Responses API."""
+
+    input_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens: int
+    output_tokens_details: dict[str, int]
+    total_tokens: int
+
+
+class Responded(TypedDict):
+    """A response, in OpenAI's form; `incomplete` where the text has reached its allowed length."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete"]
+    background: bool
+    error: None
+    incomplete_details: dict[str, str] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputMessage]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    store: bool
+    temperature: float
+    text: dict[str, dict[str, str]]
+    tool_choice: str
+    tools: list[Any]
+    top_p: float
+    truncation: str
+    usage: ResponseUsage | None
+
+
 class EmbeddingOf(TypedDict):
     """One text's vector: numbers, or the base64 of little-endian float32."""
 

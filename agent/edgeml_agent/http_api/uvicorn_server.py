@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import resource
 import socket
 import ssl
 from collections.abc import Generator
+from functools import partial
 from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from edgeml_agent.http_api.connections import CONNECTIONS_MAX, H11Connection
+from edgeml_agent.http_api import open_connections
+from edgeml_agent.http_api.acceptor import Acceptor
+from edgeml_agent.http_api.connections import H11Connection
+from edgeml_agent.http_api.open_connections import OpenConnections
 
 try:
     from edgeml_agent.http_api.eager_connection import EagerConnection as Connection
@@ -44,12 +50,27 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=CONNECTIONS_MAX,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=SHUTDOWN_MAX_S,
-                ssl_context_factory=None if tls is None else lambda *_: tls,
             )
         )
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # else each malformed request is a line
+        self._tls = tls
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections by `Acceptor`; uvicorn has no servers of its own then."""
+        files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        make = partial(
+            Connection,
+            OpenConnections(open_connections.limit(files_max)),
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
+        self.servers = []
+        self._accepting = [asyncio.create_task(Acceptor(it, make, self._tls).run()) for it in sockets or []]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -58,7 +79,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more; read the requests of connections just accepted before idle ones are closed."""
-        for server in self.servers:
-            server.close()
+        for accepting in self._accepting:
+            accepting.cancel()
         await asyncio.sleep(LAST_REQUESTS_S)
         await super().shutdown(sockets)

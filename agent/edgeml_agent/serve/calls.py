@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from edgeml_core.errors import UsageError
 from edgeml_runtime.inputs import Prepared
-from edgeml_runtime.model import Model
+from edgeml_runtime.model import BATCH_MAX, Model
 from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.tensors import Array
 
@@ -49,9 +50,18 @@ class Predict(Generic[T]):
     parse: Callable[[Model], Sequence[Item]]
     write: Callable[[Model, Sequence[Answer]], T]
 
-    def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
-        """Predict alone; where the answer is made in pieces, give it up when its client has left."""
-        return self.write(model, model.predict(self.parse(model), stopped))
+    def __call__(self, model: Model) -> T:
+        """Predict alone."""
+        return self.write(model, model.predict(self.parse(model)))
+
+    def steps(self, model: Model, stopped: Callable[[], bool]) -> Generator[None, None, T]:
+        """Predict run by run; between two of them the model may be used for others, and the client may leave."""
+        items, answers = self.parse(model), list[Answer]()
+        for answers_of_run in model.predict_runs(items, stopped):
+            answers += answers_of_run
+            if len(answers) < len(items):
+                yield
+        return self.write(model, answers)
 
 
 @dataclass(slots=True)
@@ -69,6 +79,11 @@ class Infer(Generic[T]):
     def __call__(self, model: Model) -> T:
         """Infer alone."""
         return self.write(model, model.run(*self.prepare(model)))
+
+    def steps(self, model: Model, _stopped: Callable[[], bool]) -> Generator[None, None, T]:
+        """Infer slice by slice; between two of them the model may be used for others, and the client may leave."""
+        outputs = yield from model.run_slices(*self.prepare(model))
+        return self.write(model, outputs)
 
 
 @dataclass(slots=True)
@@ -88,12 +103,18 @@ def can_share(one: object, other: object) -> bool:
 
 
 def run_together(model: Model, calls: Sequence[Any]) -> Iterator[Any]:
-    """Yield the results of calls of one kind, from a run that they share."""
+    """Yield the results of calls of one kind, from a run that they share.
+
+    Raises:
+        UsageError: `input-invalid`, when they have more items together than a run takes.
+    """
     if isinstance(calls[0], Infer):
         outputs = model.run_together([call.prepare(model) for call in calls])
         yield from (call.write(model, one) for call, one in zip(calls, outputs, strict=True))
         return
     parsed = [call.parse(model) for call in calls]
+    if sum(map(len, parsed)) > BATCH_MAX:
+        raise UsageError("input-invalid", "the requests have too many items for a run", "run each by itself")
     answers = iter(model.predict([item for items in parsed for item in items]))
     for call, items in zip(calls, parsed, strict=True):
         yield call.write(model, [next(answers) for _ in items])

@@ -321,7 +321,7 @@ async def _submit(worker: Worker, call: Callable[[Model], T], *, info: RequestIn
     except asyncio.CancelledError as error:
         if not is_expired:
             raise
-        raise TransportError("deadline-exceeded", "the request's deadline passed") from error
+        raise TransportError("deadline-exceeded", "the request's deadline passed", "allow more time") from error
     finally:
         timer.cancel()
 

@@ -22,7 +22,9 @@ up to `BRIEF_MAX_S`. A model that becomes slow loses the privilege, one that was
 models never have it: one request is many runs.
 
 A queued job is dropped when its answer is cancelled (its client has left) or its deadline passes. A run can't be
-stopped, unless its call asks between its parts (`Stoppable`). Models by name, versions and HTTP are unknown here.
+stopped, unless its call asks between its parts (`Stoppable`). A request of many items or rows takes many runs:
+after each, the jobs that wait go first and the request goes to the end of the queue, so it delays others by one run.
+Models by name, versions and HTTP are unknown here.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Condition, Thread
@@ -38,7 +40,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from edgeml_agent.serve import calls
 from edgeml_agent.serve.admission import AdmissionQueue
-from edgeml_agent.serve.calls import NO_INFO, Predict, RequestInfo, Stoppable
+from edgeml_agent.serve.calls import NO_INFO, Infer, Predict, RequestInfo, Stoppable
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
@@ -61,6 +63,9 @@ _UNRESERVED: Final = QUEUE_MAX // 4
 #: Weight of the newest request in the running mean of the service time.
 _NEWEST_WEIGHT: Final = 0.2
 
+#: The result of a job of which a part has run.
+_UNFINISHED: Final = object()
+
 T = TypeVar("T")
 
 
@@ -75,15 +80,25 @@ class WorkerHooks(NamedTuple):
 NO_HOOKS: Final = WorkerHooks(lambda _: None, lambda: None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Job:
-    """A call, and the future of its answer."""
+    """A call, and the future of its answer.
+
+    Attributes:
+        begun_s: the time of its first run.
+        steps: the rest of the call, where a part of it has run.
+        took_s, busy_s: the time of that part.
+    """
 
     call: Callable[[Model], Any]
     info: RequestInfo
     answer: asyncio.Future[Any]
     yield_cores: Callable[[], None]
     submitted_s: float = field(default_factory=time.perf_counter)
+    begun_s: float | None = None
+    steps: Generator[None, None, Any] | None = None
+    took_s: float = 0.0
+    busy_s: float = 0.0
 
     def stopped(self) -> bool:
         """Whether the client has left; asked between two runs, when other models may compute first."""
@@ -246,15 +261,13 @@ class Worker:
             self.pending -= 1
         self._run_short()
 
-    def _finish(
-        self, jobs: Sequence[_Job], results: Sequence[Any], begun_s: float, *, took_s: float, busy_s: float
-    ) -> None:
+    def _finish(self, finished: Sequence[tuple[_Job, Any]]) -> None:
         """Hand out the results of one run; a result may be an exception."""
-        self.pending -= len(jobs)
-        self._given -= len(jobs)
-        self._count(len(jobs), took_s, busy_s)
-        for job, result in zip(jobs, results, strict=True):
-            self._hooks.waited(begun_s - job.submitted_s)
+        self.pending -= len(finished)
+        self._given -= len(finished)
+        self._count(len(finished), sum(job.took_s for job, _ in finished), sum(job.busy_s for job, _ in finished))
+        for job, result in finished:
+            self._hooks.waited((job.begun_s or job.submitted_s) - job.submitted_s)
             _settle(job, result)
         self._run_short()
 
@@ -272,9 +285,12 @@ class Worker:
         while jobs := self._taken():
             with self._cores.borrowed(self._threads):
                 begun_s, busy_s = time.perf_counter(), time.thread_time()
-                results = _results(model, jobs)
-            times = {"took_s": time.perf_counter() - begun_s, "busy_s": time.thread_time() - busy_s}
-            self._loop.call_soon_threadsafe(partial(self._finish, jobs, results, begun_s, **times))
+                results = self._results(model, jobs)
+            for job in jobs:
+                job.begun_s = job.begun_s or begun_s
+                job.took_s += (time.perf_counter() - begun_s) / len(jobs)
+                job.busy_s += (time.thread_time() - busy_s) / len(jobs)
+            self._return(jobs, results)
         try:
             model.close()
         finally:
@@ -282,15 +298,47 @@ class Worker:
             memory.release()
             self._loop.call_soon_threadsafe(self._closed.set)
 
+    def _results(self, model: Model, jobs: Sequence[_Job]) -> list[Any]:
+        """Run the jobs; the result of each is `_UNFINISHED`, or what its call returned or raised."""
+        if len(jobs) > 1 and not any(job.info.is_late for job in jobs):
+            try:
+                return list(calls.run_together(model, [job.call for job in jobs]))
+            except Exception:  # noqa: BLE001, S110 - run alone, each job has its own error
+                pass
+        return [_result(model, job, self._others_wait if job is jobs[-1] else _always) for job in jobs]
+
+    def _others_wait(self) -> bool:
+        """Whether jobs wait for the model."""
+        if self._short:
+            self._loop.call_soon_threadsafe(self._give_short)
+        return bool(self._queue)
+
+    def _return(self, jobs: Sequence[_Job], results: Sequence[Any]) -> None:
+        """Hand the finished jobs to the event loop; the others go to the end of the queue."""
+        pairs = list(zip(jobs, results, strict=True))
+        finished = [(job, result) for job, result in pairs if result is not _UNFINISHED]
+        with self._changed:
+            self._queue.extend(job for job, result in pairs if result is _UNFINISHED)
+        if finished:
+            self._loop.call_soon_threadsafe(self._finish, finished)
+
     def _taken(self) -> list[_Job]:
         """Take the next job, with those behind it that may share its run; none at the end."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
             jobs = [self._queue.popleft()] if self._queue else []
-            while self._queue and len(jobs) < self._share and calls.can_share(jobs[0].call, self._queue[0].call):
+            while self._queue and len(jobs) < self._share and _can_share(jobs[0], self._queue[0]):
                 jobs.append(self._queue.popleft())
             return jobs
+
+
+def _always() -> bool:
+    return True
+
+
+def _can_share(one: _Job, other: _Job) -> bool:
+    return one.steps is None and other.steps is None and calls.can_share(one.call, other.call)
 
 
 def _settle(job: _Job, result: Any) -> None:  # noqa: ANN401 - any result of a call
@@ -303,22 +351,27 @@ def _settle(job: _Job, result: Any) -> None:  # noqa: ANN401 - any result of a c
         job.answer.set_result(result)
 
 
-def _results(model: Model, jobs: Sequence[_Job]) -> list[Any]:
-    """Run the jobs; the result of each is what its call returned or raised."""
-    if len(jobs) < 2 or any(job.info.is_late for job in jobs):
-        return [_result(model, job) for job in jobs]
-    try:
-        return list(calls.run_together(model, [job.call for job in jobs]))
-    except Exception:  # noqa: BLE001 - run alone, each job has its own error
-        return [_result(model, job) for job in jobs]
-
-
-def _result(model: Model, job: _Job) -> Any:  # noqa: ANN401 - any result of a call
+def _result(model: Model, job: _Job, others_wait: Callable[[], bool]) -> Any:  # noqa: ANN401 - any result of a call
     if job.info.is_late:
-        return TransportError("deadline-exceeded", "the request's deadline passed before its turn came")
+        message = "the request's deadline passed before its turn came"
+        return TransportError("deadline-exceeded", message, "allow more time")
     try:
-        if isinstance(job.call, Predict | Stoppable):
+        if isinstance(job.call, Stoppable):
             return job.call(model, job.stopped)
-        return job.call(model)
+        return _advance(model, job, job.call, others_wait) if isinstance(job.call, Predict | Infer) else job.call(model)
     except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
         return error
+
+
+def _advance(model: Model, job: _Job, call: Predict[T] | Infer[T], others_wait: Callable[[], bool]) -> Any:  # noqa: ANN401 - as `_result`
+    """Go on with a request, run by run, while no other one waits."""
+    job.steps = job.steps or call.steps(model, job.stopped)
+    while True:
+        try:
+            next(job.steps)
+        except StopIteration as done:
+            return done.value
+        if job.stopped():
+            raise TransportError("client-left", "the client left before all items were answered")
+        if others_wait():
+            return _UNFINISHED

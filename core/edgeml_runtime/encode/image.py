@@ -6,6 +6,7 @@ this process are accepted. A picture's size in pixels is checked before it is de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Final, NamedTuple
 
@@ -19,6 +20,8 @@ from edgeml_runtime.tensors import Array
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 #: Pixels; a camera's 32 megapixels are 96 MiB when decoded, which a 512 MB board can hold.
 PIXELS_MAX: Final = 32 * 1024 * 1024
+#: Pixels of all pictures in one request: five photos of 12 megapixels. A board decodes some ten megapixels a second.
+TOGETHER_PIXELS_MAX: Final = 2 * PIXELS_MAX
 
 _RESAMPLE: Final = {
     "nearest": Image.Resampling.NEAREST,
@@ -63,6 +66,29 @@ def encode(data: bytes, image: ImageInput) -> EncodedPicture:
     scaled = (pixels * np.float32(image.rescale) - mean) / std
     ordered = scaled.transpose(2, 0, 1) if image.layout == "NCHW" else scaled
     return EncodedPicture(np.ascontiguousarray(ordered[np.newaxis], dtype=np.float32), decoded.size)
+
+
+def check_together(files: Iterable[bytes]) -> None:
+    """Check the pixels of all pictures in a request, before one is decoded.
+
+    Args:
+        files: one that can't be read counts nothing here: `encode` refuses it.
+
+    Raises:
+        UsageError: `input-invalid`, when they have more than `TOGETHER_PIXELS_MAX`.
+    """
+    pixels = sum(map(_pixels, files))
+    if pixels > TOGETHER_PIXELS_MAX:
+        message = f"the request's images have {pixels} pixels together; {TOGETHER_PIXELS_MAX} are allowed"
+        raise UsageError("input-invalid", message, "send fewer images at a time, or scale them down before")
+
+
+def _pixels(file: bytes) -> int:
+    try:
+        with Image.open(BytesIO(file), formats=FORMATS) as picture:
+            return picture.width * picture.height
+    except Exception:  # noqa: BLE001 -- as `_decoded`
+        return 0
 
 
 def _decoded(data: bytes, image: ImageInput) -> Image.Image:

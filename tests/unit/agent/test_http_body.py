@@ -136,3 +136,10 @@ def test_a_form_without_a_boundary_is_refused(header):
     """The header that a client wrote by hand."""
     with pytest.raises(UsageError):
         body.form_field(a_form((b"image", IMAGE)), header, "image")
+
+
+@pytest.mark.parametrize("rest", [b"garbage", b"\0", gzip.compress(b"more")])
+def test_what_follows_a_packed_body_is_refused(rest):
+    """It would be dropped without a word: also a second member, which is the rest of a concatenated file."""
+    with pytest.raises(UsageError, match=f"{len(rest)} bytes follow"):
+        read(a_request(gzip.compress(b"whole") + rest, content_encoding="gzip"))

@@ -7,7 +7,8 @@ PROGRAM = """
 import importlib, os, pkgutil, sys
 import edgeml_agent
 for module in pkgutil.walk_packages(edgeml_agent.__path__, "edgeml_agent."):
-    if module.name.rpartition(".")[2] not in {"connections", "eager_connection", "uvicorn_server"}:  # import click
+    with_click = {"acceptor", "connections", "eager_connection", "uvicorn_server"}
+    if module.name.rpartition(".")[2] not in with_click:
         importlib.import_module(module.name)
 print(*sorted({"torch", "transformers", "onnx", "optimum", "click", "edgeml", "onnxruntime"} & set(sys.modules)))
 print(os.environ["ORT_DISABLE_TELEMETRY"])

@@ -1,6 +1,7 @@
 """The Open Inference Protocol's messages: every way to write a tensor, and every way to write one wrong."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_a_tensor_that_is_not_what_it_says_is_refused(tensor):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"inputs":[{"name":"x"}]}', b'{"inputs":[],"outputs":"y"}']
+    "body", [b"", b"{}", b"[]", b"\xff", b"[" * 50_000, b'{"inputs":[{"name":"x"}]}', b'{"inputs":[],"outputs":"y"}']
 )
 def test_a_body_that_is_no_request_is_refused(body):
     """Malformed JSON, and JSON of another kind."""
@@ -164,6 +165,21 @@ def test_bfloat16_is_widened():
     """It is the upper half of a float32."""
     body, length = in_binary(("x", "BF16", [2], np.array([1.5, -2.0], np.float32).view(np.uint16)[1::2].tobytes()))
     assert codec.decode(body, length).arrays()["x"].tolist() == [1.5, -2.0]
+
+
+def test_more_elements_than_items_are_allowed_are_not_built():
+    """Neither those that the shape declares nor those that come beyond it."""
+    many = bytes(4) * 4_000_000
+    for shape, message in (([4_000_000], "at most 256"), ([2], "more elements than")):
+        request = codec.decode(*in_binary(("x", "BYTES", shape, many)))
+        tracemalloc.start()
+        try:
+            with pytest.raises(UsageError, match=message):
+                request.elements()
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 100_000
 
 
 def test_elements_of_bytes_come_in_json_and_in_binary():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import ImageInput
-from edgeml_runtime.encode.image import to_tensor
+from edgeml_runtime.encode.image import check_together, to_tensor
 
 
 def settings(**changes):
@@ -148,3 +148,14 @@ def test_flipped_bytes_never_escape(file_format):
         except UsageError as error:
             outcomes.add(error.code)
     assert outcomes - {(1, 3, 2, 2)} == {"input-invalid"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pixels_of_all_pictures_of_a_request_are_bounded(count):
+    """Before one is decoded; a file that can't be read counts nothing, as it is refused by itself."""
+    files = [bomb(8192, 4096), b"no picture"] * count
+    if count <= 2:
+        check_together(files)
+        return
+    with pytest.raises(UsageError, match="100663296 pixels together; 67108864 are allowed"):
+        check_together(files)

@@ -1,10 +1,12 @@
 """Requests in JSON: what is accepted, and what is said about the rest."""
 
 import base64
+import io
 
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image as Pictures
 
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
@@ -268,3 +270,13 @@ def test_from_nested_too_many_numbers_raises(monkeypatch):
 def test_parse_takes_json_from_msgspec():
     """What a decoder hands over goes in as it is."""
     assert requests.parse(msgspec.json.decode(b'[{"text":"a"},{"text":"b"}]'), TEXT) == [Text("a"), Text("b")]
+
+
+def test_parse_bounds_the_pixels_of_all_pictures():
+    """Each may have 32 megapixels, all of them twice that."""
+    held = io.BytesIO()
+    Pictures.new("1", (8192, 4096)).save(held, "PNG")
+    row = {"image": base64.b64encode(held.getvalue()).decode()}
+    assert len(requests.parse([row] * 2, IMAGE)) == 2
+    with pytest.raises(UsageError, match="pixels together"):
+        requests.parse([row] * 3, IMAGE)

@@ -8,16 +8,18 @@ extension_binary_data.md, extension_classification.md and extension_parameters.m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
 
-from edgeml_agent.http_api import schemas
+from edgeml_agent.http_api import json_body, schemas
 from edgeml_agent.http_api.oip import tensors
 from edgeml_agent.http_api.oip.tensors import BYTES, Tensor
 from edgeml_core.errors import UsageError
+from edgeml_runtime import requests
 from edgeml_runtime.tensors import Array
 
 #: Classes that a request may name; the largest usual label set.
@@ -55,9 +57,6 @@ class InferMessage(msgspec.Struct, frozen=True):
     parameters: RequestParameters = RequestParameters()
 
 
-_DECODER: Final = msgspec.json.Decoder(InferMessage)
-
-
 class InferRequest(NamedTuple):
     """A request whose parts fit each other; `binary` has the bytes of the inputs that came so, by name."""
 
@@ -69,6 +68,11 @@ class InferRequest(NamedTuple):
         """The seconds that the client waits; None when it names none."""
         timeout = self.message.parameters.timeout
         return timeout / _MICROSECONDS if timeout > 0 else None
+
+    @property
+    def has_several_elements(self) -> bool:
+        """Whether it has several texts or files, each of which takes a run's time."""
+        return any(it.datatype == BYTES and math.prod(it.shape) > 1 for it in self.message.inputs)
 
     def arrays(self) -> dict[str, Array]:
         """The inputs by name.
@@ -89,7 +93,7 @@ class InferRequest(NamedTuple):
             return None
         if len(inputs) != 1:
             raise UsageError("input-invalid", "BYTES come as the only input", "send one input of BYTES, or tensors")
-        return tensors.elements(inputs[0], self.binary.get(inputs[0].name))
+        return tensors.elements(inputs[0], self.binary.get(inputs[0].name), requests.ITEMS_MAX)
 
 
 class InferResponse(NamedTuple):
@@ -111,8 +115,8 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     whole = memoryview(body)
     head, rest = (whole, whole[:0]) if json_length is None else (whole[:json_length], whole[json_length:])
     try:
-        message = _DECODER.decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        message = json_body.decode(head, InferMessage)
+    except ValueError as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "see GET /v2/models/NAME") from error
     if len(message.inputs) > 1 and len({tensor.name for tensor in message.inputs}) != len(message.inputs):
         raise UsageError("input-invalid", "two inputs have the same name", "give each input once")

@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from edgeml_agent.http_api import body as bodies
-from edgeml_agent.http_api import responses, schemas
+from edgeml_agent.http_api import json_body, responses, schemas
 from edgeml_agent.http_api.request import Request
 from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve.metrics import Tally
@@ -71,8 +71,8 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
 async def _read(request: Request, kind: type[_Body]) -> _Body:
     """Read the body; an empty one has the defaults."""
     try:
-        return msgspec.json.decode(await bodies.read(request) or b"{}", type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return json_body.decode(await bodies.read(request) or b"{}", kind)
+    except ValueError as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", "send {}") from error
 
 

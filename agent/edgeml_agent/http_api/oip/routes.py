@@ -83,7 +83,9 @@ def endpoints(models: Models, info: ServerInfo) -> dict[str, Endpoint]:
             models.counts.add(name, error.code, 0.0)
             raise
         deadline_s = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
-        info = RequestInfo(size_bytes=len(body), client=request.client, deadline_s=deadline_s)
+        info = RequestInfo(
+            size_bytes=None if asked.has_several_elements else len(body), client=request.client, deadline_s=deadline_s
+        )
         answer = await models.run(name, _call(asked), info, version=version)
         return await bodies.aside(len(answer.body), partial(_response, answer, request))
 
@@ -143,8 +145,9 @@ class _Inference:
 
 def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:
     """Make items of texts or files, for the model's own preprocessing."""
-    requests.check_count(len(elements))
-    return [requests.from_bytes(element, model.manifest) for element in elements]
+    items = [requests.from_bytes(element, model.manifest) for element in elements]
+    requests.check_together(items)
+    return items
 
 
 def _call(asked: InferRequest) -> Infer[InferResponse]:

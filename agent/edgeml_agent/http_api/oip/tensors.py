@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import orjson
 
+from edgeml_agent.http_api.json_body import VALUES_MAX
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import DType, TensorSpec
 from edgeml_runtime.tensors import NUMPY_TYPES, Array, from_nested
@@ -79,16 +81,23 @@ def array(tensor: Tensor, binary: memoryview | None) -> Array:
     return found.reshape(tensor.shape)
 
 
-def elements(tensor: Tensor, binary: memoryview | None) -> list[bytes]:
+def elements(tensor: Tensor, binary: memoryview | None, most: int = VALUES_MAX) -> list[bytes]:
     """Return the elements of a BYTES tensor.
+
+    Args:
+        most: the largest number of them; more aren't built.
 
     Raises:
         UsageError: `input-invalid`.
     """
     _check_shape(tensor)
-    found = list(_split(tensor, binary)) if binary is not None else [_encoded(tensor, it) for it in tensor.data or []]
-    if len(found) != math.prod(tensor.shape):
-        raise _misfit(tensor, f"has {len(found)} elements, not {tensor.shape}")
+    count = math.prod(tensor.shape)
+    if count > most:
+        raise _misfit(tensor, f"has {count} elements; at most {most} are read")
+    given = (_encoded(tensor, it) for it in tensor.data or []) if binary is None else _split(tensor, binary)
+    found = list(islice(given, count + 1))
+    if len(found) != count:
+        raise _misfit(tensor, f"has {'more' if len(found) > count else 'fewer'} elements than {tensor.shape}")
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 
+from edgeml_agent.http_api import json_body
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
 from edgeml_runtime.requests import Fraction, Stop, Stops, Temperature
@@ -23,7 +24,8 @@ from edgeml_runtime.tasks import Chat, Message, Prompt, Text
 #: Tokens of a completion, OpenAI's default; a chat goes on until the model ends it or its context is full.
 PROMPT_TOKENS_USUAL: Final = 16
 TEMPERATURE_USUAL: Final = 1.0
-_UNBOUNDED_TOKENS: Final = 2**31
+#: The model ends the text, or its context is full.
+UNBOUNDED_TOKENS: Final = 2**31
 _SEED_BITS: Final = 63
 #: Unsupported fields, with the values that change nothing.
 _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
@@ -47,7 +49,7 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
 }
 _FIELD: Final = re.compile(r"`\$\.(\w+)|required field `(\w+)`")
 
-_Tokens = Annotated[int, msgspec.Meta(ge=1)]
+TokenCount = Annotated[int, msgspec.Meta(ge=1)]
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
@@ -58,13 +60,14 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that chats and completions share."""
 
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = _UNSUPPORTED
     usual_tokens: ClassVar[int]
 
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: _Tokens | None = None
-    max_completion_tokens: _Tokens | None = None
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
     temperature: Temperature | None = None
     top_p: Fraction | None = None
     seed: int | None = None
@@ -77,13 +80,8 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     def _continued(self) -> dict[str, Any]:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        return {
-            "max_new_tokens": self.max_completion_tokens or self.max_tokens or self.usual_tokens,
-            "temperature": TEMPERATURE_USUAL if self.temperature is None else self.temperature,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "seed": secrets.randbits(_SEED_BITS) if self.seed is None else self.seed % 2**_SEED_BITS,
-            "stop": stop,
-        }
+        tokens = self.max_completion_tokens or self.max_tokens or self.usual_tokens
+        return continued(tokens, self.temperature, self.top_p, seed=self.seed, stop=stop)
 
 
 class CompletionRequest(_Generation, frozen=True, kw_only=True):
@@ -115,21 +113,19 @@ class _Message(msgspec.Struct, frozen=True):
     content: str | tuple[_Part, ...] | None = None
 
     def message(self) -> Message:
-        # OpenAI's newer name of the same role.
-        role = "system" if self.role == "developer" else self.role
         if self.content is None:
             raise FieldError("messages", f"a message of the role {self.role!r} has no content", "send texts only")
         if isinstance(self.content, str):
-            return Message(role, self.content)
+            return message(self.role, self.content)
         if others := sorted({part.type for part in self.content} - {"text"}):
             raise FieldError("messages", f"a message holds {', '.join(others)}", "send texts only")
-        return Message(role, "".join(part.text for part in self.content))
+        return message(self.role, "".join(part.text for part in self.content))
 
 
 class ChatRequest(_Generation, frozen=True, kw_only=True):
     """A body of `/v1/chat/completions`."""
 
-    usual_tokens = _UNBOUNDED_TOKENS
+    usual_tokens = UNBOUNDED_TOKENS
 
     messages: Annotated[tuple[_Message, ...], msgspec.Meta(min_length=1, max_length=requests.MESSAGES_MAX)]
 
@@ -145,6 +141,8 @@ class ChatRequest(_Generation, frozen=True, kw_only=True):
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A body of `/v1/embeddings`."""
 
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = _UNSUPPORTED
+
     model: str
     input: str | Annotated[tuple[object, ...], msgspec.Meta(min_length=1, max_length=requests.ITEMS_MAX)]
     encoding_format: Literal["float", "base64"] | None = None
@@ -158,9 +156,33 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
         given = (self.input,) if isinstance(self.input, str) else self.input
         texts = [text for text in given if isinstance(text, str)]
         if len(texts) < len(given):
-            hint = "send texts; token ids depend on a model's tokenizer"
+            hint = "send texts: token ids are of another model's tokenizer; LangChain's OpenAIEmbeddings sends texts"
+            hint += " with check_embedding_ctx_length=False"
             raise FieldError("input", "the input has elements that are no texts", hint)
         return [Text(text) for text in texts]
+
+
+def message(role: str, content: str) -> Message:
+    """Return a message of a chat; `developer` is OpenAI's newer name of the system's role."""
+    return Message("system" if role == "developer" else role, content)
+
+
+def continued(
+    tokens: int,
+    temperature: float | None,
+    top_p: float | None,
+    *,
+    seed: int | None = None,
+    stop: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return the options of a generated text, with OpenAI's defaults."""
+    return {
+        "max_new_tokens": tokens,
+        "temperature": TEMPERATURE_USUAL if temperature is None else temperature,
+        "top_p": 1.0 if top_p is None else top_p,
+        "seed": secrets.randbits(_SEED_BITS) if seed is None else seed % 2**_SEED_BITS,
+        "stop": stop,
+    }
 
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
@@ -170,17 +192,17 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
         FieldError: it can't be read, or has a field that isn't supported.
     """
     try:
-        values = msgspec.json.decode(body, type=dict[str, Any])
-        _check_supported(values)
+        values = json_body.decode(body, dict[str, Any])
+        _check_supported(values, getattr(kind, "unsupported", {}))
         return msgspec.convert(values, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         found = _FIELD.search(str(error))
         field = None if found is None else found[1] or found[2]
         raise FieldError(field, f"the request can't be read: {error}", "see OpenAI's API reference") from error
 
 
-def _check_supported(values: Mapping[str, object]) -> None:
-    for field, harmless in _UNSUPPORTED.items():
+def _check_supported(values: Mapping[str, object], unsupported: Mapping[str, tuple[object, ...]]) -> None:
+    for field, harmless in unsupported.items():
         value = values.get(field)
         # 0 is False, but not when it is a number of tokens to report on.
         asks = not any(value == it and isinstance(value, bool) is isinstance(it, bool) for it in harmless)

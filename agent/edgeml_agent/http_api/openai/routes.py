@@ -1,6 +1,7 @@
-"""OpenAI's API: `/v1/chat/completions`, `/v1/completions` and `/v1/embeddings`; `/v1/models` is in `predict`.
+"""OpenAI's API: `/v1/chat/completions`, `/v1/completions`, `/v1/responses` and `/v1/embeddings`.
 
-`requests` parses the bodies, `answers` gives the answers their form.
+`requests` parses the bodies, `answers` gives the answers their form; `responses` does both for its path. `/v1/models`
+is in `predict`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.answers import CHAT, COMPLETION, Events, Form, Written
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.http_api.openai.responses import Answered, ResponsesRequest
 from edgeml_agent.http_api.request import Request
 from edgeml_agent.http_api.responses import Endpoint
 from edgeml_agent.serve.calls import Predict, RequestInfo
@@ -42,13 +44,21 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
     async def complete(request: Request) -> Response:
         return await _write(request, models, await _read(request, CompletionRequest), COMPLETION)
 
+    async def respond(request: Request) -> Response:
+        asked = await _read(request, ResponsesRequest)
+        pieces = models.stream(asked.model, partial(_generate, asked.item()), client=request.client)
+        answered = Answered(request=asked)
+        if asked.stream:
+            return Events(answered.events(await anext(pieces), pieces))
+        return responses.json(answered.whole(join([piece async for piece in pieces])))
+
     async def embed(request: Request) -> Response:
         asked = await _read(request, EmbeddingsRequest)
         texts = asked.items()
         call = Predict(parse=lambda model: _embeddable(texts, model), write=lambda _, made: _embedded(asked, made))
         return responses.json_bytes(await models.run(asked.model, call, RequestInfo(client=request.client)))
 
-    return {"chat": chat, "complete": complete, "embed": embed}
+    return {"chat": chat, "complete": complete, "respond": respond, "embed": embed}
 
 
 async def _read(request: Request, kind: type[_Body]) -> _Body:

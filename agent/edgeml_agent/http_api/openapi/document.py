@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from edgeml_agent.http_api import errors, schemas
-from edgeml_agent.http_api.openapi.operations import APIS, JSON, TEXT, Body, Operation, Schema
+from edgeml_agent.http_api.openapi.operations import APIS, JSON, Body, Operation, Schema
 from edgeml_core.errors import CODES
 from edgeml_runtime import tasks
 
@@ -24,9 +24,9 @@ _PARAMETERS: Final[Mapping[str, Schema]] = {
     "name": {"description": "the model", "schema": {"type": "string", "minLength": 1}},
     "version": {"description": "of the model", "schema": {"type": "string", "minLength": 1}},
 }
-#: Codes that any operation can answer; `unauthorized` joins them where a token is demanded.
-_COMMON: Final = ("origin-refused",)
-_TOO_MANY: Final = "too many connections are open"
+#: Codes that any operation can answer. `unauthorized` joins them where a token is demanded, `overloaded` where a
+#: request waits until models are loaded.
+_COMMON: Final = ("input-invalid", "origin-refused")
 _NOT_READY: Final = "the models of the last run are still being loaded"
 _UNCHANGED: Final = "unchanged since the tag in If-None-Match was given"
 _ABOUT: Final = (
@@ -129,7 +129,8 @@ def _parameters(it: Operation) -> Iterator[dict[str, object]]:
 def _responses(it: Operation, schemas: _Schemas, *, needs_token: bool) -> dict[str, Any]:
     written: dict[str, Any] = {"200": {"description": "the answer", "content": _content(it.gives, schemas)}}
     by_status: dict[int, list[str]] = {}
-    for code in (*it.fails, *_COMMON, *(["unauthorized"] if needs_token else [])):
+    demanded = [*(["unauthorized"] if needs_token else []), *(["overloaded"] if it.waits else [])]
+    for code in dict.fromkeys((*it.fails, *_COMMON, *demanded)):
         by_status.setdefault(errors.STATUS[code], []).append(CODES[code])
     refusal = _content({JSON: it.error_form.schema}, schemas)
     for status, meanings in sorted(by_status.items()):
@@ -137,13 +138,8 @@ def _responses(it: Operation, schemas: _Schemas, *, needs_token: bool) -> dict[s
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             seconds = {"description": "seconds until there is room", "schema": {"type": "integer"}}
             written[str(status)] |= {"headers": {"Retry-After": seconds}}
-    written["503"] = {"description": _TOO_MANY, "content": {"text/plain": {"schema": TEXT}}}
     if it.tells_readiness:
-        own = _content(it.gives, schemas)
-        written["503"] = {
-            "description": f"{_NOT_READY}, or {_TOO_MANY}",
-            "content": {**own, **written["503"]["content"]},
-        }
+        written["503"] = {"description": _NOT_READY, "content": _content(it.gives, schemas)}
     if it.has_tag:
         written["304"] = {"description": _UNCHANGED}
     return written

@@ -15,6 +15,7 @@ from edgeml_agent.http_api.oip import repository
 from edgeml_agent.http_api.oip.codec import InferMessage
 from edgeml_agent.http_api.oip.routes import JSON_LENGTH_HEADER
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.http_api.openai.responses import ResponsesRequest
 from edgeml_agent.http_api.page import view_model
 from edgeml_runtime import requests
 
@@ -123,6 +124,7 @@ def _openai() -> Iterator[Operation]:
     generation: tuple[tuple[str, str, str, type, type], ...] = (
         ("/v1/chat/completions", "chat", "A model's next message in a chat.", ChatRequest, schemas.ChatCompletion),
         ("/v1/completions", "complete", "A model's continuation of a text.", CompletionRequest, schemas.Completion),
+        ("/v1/responses", "respond", "A model's next message; nothing is stored.", ResponsesRequest, schemas.Responded),
     )
     for path, endpoint, summary, request, answer in generation:
         yield Operation(
