@@ -21,15 +21,31 @@ _PIECE_BYTES: Final = 1024**2
 def mounted(folder: Path) -> Iterator[None]:
     """Mount an ext4 filesystem from a file at `folder` during the block."""
     folder.mkdir(parents=True)
-    image = folder.with_suffix(".img")
-    with image.open("wb") as made:
+    with _image(folder).open("wb") as made:
         made.truncate(SIZE_BYTES)
-    _run("mkfs.ext4", "-q", "-b", str(BLOCK_BYTES), "-m", "0", str(image))
-    _run("mount", "-o", "loop", str(image), str(folder))
+    _run("mkfs.ext4", "-q", "-b", str(BLOCK_BYTES), "-m", "0", str(_image(folder)))
+    _mount(folder)
     try:
         yield
     finally:
         _run("umount", "--lazy", str(folder))
+
+
+def fail(folder: Path) -> None:
+    """Let the filesystem meet an error of its card: it is read-only at once, also for files that are open."""
+    command = [_found("findmnt"), "-no", "SOURCE", str(folder)]
+    device = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    Path("/sys/fs/ext4", device.name, "trigger_fs_error").write_text("test")
+
+
+def repair(folder: Path) -> None:
+    """Check and mount it again, after `fail`; no program may use it."""
+    _run("umount", str(folder))
+    # 1: errors were corrected.
+    assert (
+        subprocess.run([_found("e2fsck"), "-fy", str(_image(folder))], check=False, capture_output=True).returncode <= 1
+    )
+    _mount(folder)
 
 
 def make_read_only(folder: Path) -> None:
@@ -43,9 +59,10 @@ def make_writable(folder: Path) -> None:
     _run("mount", "-o", "remount,rw", str(folder))
 
 
-def fill(folder: Path) -> Path:
-    """Fill the disk to its last block, and return the file that does."""
-    path = folder.joinpath("runaway.log")
+def fill(folder: Path, *, free_bytes: int = 0) -> Path:
+    """Fill the disk but for some bytes, and return the file that does."""
+    path, reserved = folder.joinpath("runaway.log"), folder.joinpath("reserved")
+    reserved.write_bytes(bytes(free_bytes))
     size = _PIECE_BYTES
     with path.open("wb", buffering=0) as out:
         while size:
@@ -53,10 +70,22 @@ def fill(folder: Path) -> Path:
                 out.write(os.urandom(size))
             except OSError:
                 size //= 2
+    reserved.unlink()
     return path
 
 
-def _run(program: str, *arguments: str) -> None:
+def _image(folder: Path) -> Path:
+    return folder.with_suffix(".img")
+
+
+def _mount(folder: Path) -> None:
+    _run("mount", "-o", "loop,errors=remount-ro", str(_image(folder)), str(folder))
+
+
+def _found(program: str) -> str:
     # Debian installs them where a user's PATH may not reach.
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-    subprocess.run([found or program, *arguments], check=True)
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin") or program
+
+
+def _run(program: str, *arguments: str) -> None:
+    subprocess.run([_found(program), *arguments], check=True)

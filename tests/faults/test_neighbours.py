@@ -21,8 +21,9 @@ from typing import Final
 import httpx
 import pytest
 
-from edgeml_core import messages, wire_keys
+from edgeml_core import messages, relay_batch, wire_keys
 from edgeml_core.messages import Report, Topics, Want
+from edgeml_core.relay_batch import RelayedMessage
 from faults import campaign
 from faults.disk import fill, mounted
 from faults.fleet import FLEET, Fleet, fleet
@@ -45,6 +46,7 @@ MEMORY_MAX_BYTES: Final = 64 * 1024**2
 FLOOD_EVERY_S: Final = 0.02
 KEYS: Final = 64
 REPORT_BYTES: Final = 60_000
+RELAYED: Final = 10
 CONNECTIONS: Final = 300
 #: Arrays in a body of 1 MiB: each costs a thousand times its bytes once it is decoded.
 ARRAYS: Final = b"[" + b",".join([b"[]"] * 300_000) + b"]"
@@ -100,6 +102,20 @@ def reports(made: Fleet) -> Iterator[None]:
 
 
 @contextmanager
+def relayed(made: Fleet) -> Iterator[None]:
+    """A relay passes on what its devices never reported, in long messages."""
+
+    def relay(number: int) -> None:
+        told = Report(deployment=f"d-{number}", name="m", version="x" * REPORT_BYTES, state="active", session=1)
+        batch = [RelayedMessage(device=f"{HOSTILE}-{it}", report=told) for it in range(RELAYED)]
+        for payload in relay_batch.pack(batch):
+            client.publish(TOPICS.relay(HOSTILE), payload)
+
+    with contextlib.closing(Observer(made.broker.port)) as client, repeated(relay, FLOOD_EVERY_S):
+        yield
+
+
+@contextmanager
 def connections(made: Fleet) -> Iterator[None]:
     """A client holds more connections than the agent serves, and sends bodies that cost far more than their bytes."""
     address = ("127.0.0.1", made.device.port)
@@ -144,6 +160,7 @@ def full_disk(made: Fleet) -> Iterator[None]:
         wants,
         connections,
         pytest.param(reports, marks=pytest.mark.nightly),
+        pytest.param(relayed, marks=pytest.mark.nightly),
         pytest.param(full_disk, marks=[pytest.mark.nightly, needs_root]),
     ],
 )
