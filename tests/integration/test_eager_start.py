@@ -228,7 +228,7 @@ def test_errors_are_answered_without_a_task(tmp_path):
         request(1, INFER, "Content-Type: text/html"),
         request(1, INFER.replace("tiny", "other")),
         request(1, "/v2/nothing"),
-        request(1, PREDICT, body=lambda _: b"[]"),
+        request(1, PREDICT, body=lambda _: b"{}"),
         request(9),
     ]
     found, ways = talked(tmp_path, lambda reader, writer: asked(reader, writer, *sent))
