@@ -32,7 +32,13 @@ def test_a_request_of_several_items_has_no_size(payload, is_one):
 
     line = SimpleNamespace(topics=Topics("farm"), device="board-1", publish=publish)
     asked = InferenceRequest(
-        model="m", payload=payload, arrived_s=time.monotonic(), expires_s=None, reply_to=None, correlation=None
+        model="m",
+        client="barn",
+        payload=payload,
+        arrived_s=time.monotonic(),
+        expires_s=None,
+        reply_to=None,
+        correlation=None,
     )
     asyncio.run(MqttInference(line, Models())._answer(asked))
     assert [payload for _, payload, _ in published] == [b"{}"]
