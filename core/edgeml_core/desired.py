@@ -106,6 +106,11 @@ def next_attempt(deployment_id: str) -> str:
     return f"{first}{_ATTEMPT}{int(attempt or 1) + 1}"
 
 
+def is_another_attempt(deployment: Deployment) -> bool:
+    """Return whether the operator has asked for another attempt, since the cause of a refusal may be gone."""
+    return _ATTEMPT in deployment.id
+
+
 def includes(deployment: Deployment, device_id: str, labels: dict[str, str]) -> bool:
     """Return whether a deployment includes this device: its labels match, and `percent` reaches its hash.
 

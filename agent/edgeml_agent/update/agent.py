@@ -203,9 +203,11 @@ class Agent:
         wanted = desired.choose_bundle(
             deployment, arch=board.arch, cpu_features=board.cpu_features, formats=board.formats, target=self._target
         )
-        if refusal := self._ports.store.refusal(wanted.manifest_sha256):
+        refusal = self._ports.store.refusal(wanted.manifest_sha256)
+        if refusal and not desired.is_another_attempt(deployment):
             code, message = refusal
-            raise RejectedError(code, f"refused before: {message}", "deploy another version")
+            hint = "deploy another version, or this one with `edgeml fleet deploy --again` when the cause is gone"
+            raise RejectedError(code, f"refused before: {message}", hint)
         stem = names.bundle_stem(deployment.name, deployment.version, wanted.target, wanted.format)
         data = await asyncio.to_thread(self._ports.trust.manifest, stem, wanted.manifest_sha256)
         release = Release(digest=wanted.manifest_sha256, manifest_bytes=data, manifest=manifests.decode(data))

@@ -76,7 +76,7 @@ class StateMachine:
         self._on_change(self.record)
 
     async def fail(self, error: EdgemlError) -> None:
-        """Advance by the error's family. A release whose content was rejected is never fetched again."""
+        """Advance by the error's family. A rejected release isn't fetched again, but by another attempt."""
         match error:
             case RejectedError():
                 event = Event.REFUSED

@@ -13,7 +13,7 @@ from edgeml_agent.schedule import AtOnce, DeviceCalendar
 from edgeml_agent.store import locks
 from edgeml_agent.update import daemon as daemons
 from edgeml_agent.update import update_task
-from edgeml_core import chunks
+from edgeml_core import chunks, desired
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
@@ -131,6 +131,23 @@ def test_release_once_refused_is_never_tried_again(bench):
     bench.deploy(NAME, "2.0", second)
     live(bench, until=lambda: codes(bench).count("bundle-format") == 2)
     assert bench.prober.probed.count("2.0") == 1
+
+
+def test_release_once_refused_is_tried_again_by_another_attempt(bench):
+    """The operator has removed the cause, as a wrong runtime on the board, and signs another attempt: once."""
+    deploy(bench, "1.0")
+    deploy(bench, "2.0")
+    bench.prober.failures["2.0"] = RejectedError("golden-mismatch", "its answers differ")
+    live(bench, until=lambda: "golden-mismatch" in codes(bench))
+    for attempts in (2, 3):
+        second = bench.trust.deployments[-1]
+        bench.trust.deployments[-1] = msgspec.structs.replace(second, id=desired.next_attempt(second.id))
+        live(bench, until=lambda attempts=attempts: codes(bench).count("golden-mismatch") == attempts)
+        assert bench.prober.probed.count("2.0") == attempts
+    del bench.prober.failures["2.0"]
+    second = bench.trust.deployments[-1]
+    bench.trust.deployments[-1] = msgspec.structs.replace(second, id=desired.next_attempt(second.id))
+    live(bench, until=serves(bench, "2.0"))
 
 
 def test_fetch_of_damaged_copies_is_retried(bench):
