@@ -138,7 +138,7 @@ def test_a_form_without_a_boundary_is_refused(header):
         body.form_field(a_form((b"image", IMAGE)), header, "image")
 
 
-@pytest.mark.parametrize("rest", [b"garbage", b"\0", gzip.compress(b"more")])
+@pytest.mark.parametrize("rest", [b"garbage", b"\0", gzip.compress(b"more")], ids=["text", "zero", "member"])
 def test_what_follows_a_packed_body_is_refused(rest):
     """It would be dropped without a word: also a second member, which is the rest of a concatenated file."""
     with pytest.raises(UsageError, match=f"{len(rest)} bytes follow"):
