@@ -143,14 +143,12 @@ def connections(made: Fleet) -> Iterator[None]:
 def full_disk(made: Fleet) -> Iterator[None]:
     """The host's registry lies on a disk without a free block."""
     assert made.host is not None
-    with mounted(made.folder / "small"):
+    small = made.folder / f"small-{made.versions}"
+    with mounted(small):
         made.host.stop()
-        made.host = Forked(
-            made.folder / "host.log",
-            *host_command(made.repo, made.broker.url),
-            *("--database", str(made.folder / "small" / "fleet.db")),
-        )
-        fill(made.folder / "small")
+        command = (*host_command(made.repo, made.broker.url), "--database", str(small / "fleet.db"))
+        made.host = Forked(made.folder / "host.log", *command)
+        fill(small)
         yield
         made.host.stop()
     made.start_host()
