@@ -49,7 +49,9 @@ if HAS_ATHERIS:
         for number, parser in enumerate(PARSERS.values()):
             for index, data in enumerate(parser.right):
                 (tmp_path / f"{number}-{index}").write_bytes(parsers.chosen(number, data))
-        program = [sys.executable, Path(__file__).with_name("guided.py"), str(GUIDED), str(campaign.SEED), tmp_path]
+        guided = [sys.executable, Path(__file__).with_name("guided.py"), str(GUIDED), str(campaign.SEED), tmp_path]
+        # The shell forks once more: a process begins with the peak memory of the one that it was forked from.
+        program = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *guided]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(program, capture_output=True, text=True, env=environment, errors="replace", check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
