@@ -61,7 +61,7 @@ demo: setup
 $(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package-lock.json | python debian
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/$(PIP) --requirement $<
-	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-timeout=30000 --fetch-retries=1
 	@touch $@
 
 # First the tests that measure time, alone; then all others, several at a time.

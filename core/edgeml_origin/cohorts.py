@@ -88,11 +88,7 @@ class SendDeadline(msgspec.Struct, frozen=True):
     def joined(self, other: SendDeadline) -> SendDeadline:
         """Return the deadline of a chunk that two devices want: the earlier one, and the devices awaited by it."""
         earlier, later = (other, self) if other.due_s < self.due_s else (self, other)
-        return later.within(earlier.due_s) if earlier.awaited is None else earlier
-
-    def within(self, due_s: float) -> SendDeadline:
-        """Return this deadline with an earlier end."""
-        return SendDeadline(self.awaited, due_s, self.briefly)
+        return msgspec.structs.replace(later, due_s=earlier.due_s) if earlier.awaited is None else earlier
 
 
 class _Fetch:

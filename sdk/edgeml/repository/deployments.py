@@ -97,7 +97,8 @@ def _choose(published: Sequence[Release], name: str, version: str | None) -> lis
     if not chosen:
         usable = {it.manifest.version for it in of_name if not it.withdrawn}
         hint = f"deploy one of {', '.join(sorted(usable))}" if usable else "publish another version"
-        raise UsageError("release-withdrawn", f"{name} {version or 'of every version'} is withdrawn", hint)
+        what = f"{name} {version}" if version else f"every version of {name}"
+        raise UsageError("release-withdrawn", f"{what} is withdrawn", hint)
     return [it for it in chosen if it.manifest.version == chosen[-1].manifest.version]
 
 
@@ -119,7 +120,7 @@ def _hint(name: str, known: set[str]) -> str:
     if not known:
         return "publish a bundle first: `edgeml publish BUNDLE --repo DIR`"
     close = difflib.get_close_matches(name, known)
-    return f"did you mean {' or '.join(close)}?" if close else f"name one of {', '.join(sorted(known))}"
+    return f"did you mean {' or '.join(close)}?" if close else f"name a published one: {', '.join(sorted(known))}"
 
 
 def _wanted(release: Release) -> Wanted:
