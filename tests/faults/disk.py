@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a filesystem to fill")
+
 SIZE_BYTES: Final = 64 * 1024**2
 #: The block size of all but the smallest filesystems. With 1 KiB, SQLite's shared memory can have holes, and the kernel
 #: kills a process that writes to a hole on a full disk.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 import pytest
 
 from faults import campaign
-from faults.disk import fail, fill, make_read_only, make_writable, repair
+from faults.disk import fail, fill, make_read_only, make_writable, needs_root, repair
 from faults.fleet import Fleet, fleet, until
 from support.scale import scaled
 
@@ -22,8 +21,6 @@ UPDATE_S: Final = 3.0
 #: Seconds for which the device is asked after the fault.
 ASKED_S: Final = 1.0
 CODES: Final = ('code="disk-full"', 'code="store-failed"')
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a filesystem to fill")
 
 
 @needs_root

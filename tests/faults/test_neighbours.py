@@ -25,7 +25,7 @@ from edgeml_core import messages, relay_batch, wire_keys
 from edgeml_core.messages import Report, Topics, Want
 from edgeml_core.relay_batch import RelayedMessage
 from faults import campaign
-from faults.disk import fill, mounted
+from faults.disk import fill, mounted, needs_root
 from faults.fleet import FLEET, Fleet, fleet
 from faults.forked import Forked
 from support.delivery_site import Observer
@@ -52,8 +52,6 @@ RELAYED: Final = 10
 CONNECTIONS: Final = 300
 #: Arrays in a body of 1 MiB: each costs a thousand times its bytes once it is decoded.
 ARRAYS: Final = b"[" + b",".join([b"[]"] * 300_000) + b"]"
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a filesystem to fill")
 
 Neighbour = Callable[[Fleet], AbstractContextManager[None]]
 
