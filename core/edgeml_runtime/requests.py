@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,6 +36,16 @@ from edgeml_core.processing import (
 )
 from edgeml_runtime import tensors
 from edgeml_runtime.encode import audio
+from edgeml_runtime.generate.options import (
+    Fraction,
+    LogitBias,
+    NewTokens,
+    Penalty,
+    Repetition,
+    Stops,
+    Temperature,
+    TopLogprobs,
+)
 from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Prompt, Question, ScoredText, Tensors, Text
 
 #: Items in one request; at 10 ms each, a full request is answered within 3 s.
@@ -48,22 +58,11 @@ IMAGE_MAX_BYTES: Final = 32 * 1024 * 1024
 SAMPLES_MAX: Final = 8 * 1024 * 1024
 #: Largest sample: full scale is 1, and of 32-bit integers 2**31. Beyond it, mean and variance overflow in float32.
 SAMPLE_MAX: Final = 2.0**31
-#: Tokens of one answer; bounds the time for which one request keeps a model busy.
-NEW_TOKENS_MAX: Final = 1024
 #: Tokens that fill one mask; each brings the whole text once more.
 FILLS_MAX: Final = 100
-#: Temperature of sampling; all tokens are about equally likely at less than that.
-TEMPERATURE_MAX: Final = 10.0
 #: Messages of one conversation; their texts together keep TEXT_MAX_CHARS.
 MESSAGES_MAX: Final = 256
-#: Stop sequences, and characters of one; OpenAI's API allows four.
-STOPS_MAX: Final = 4
-STOP_MAX_CHARS: Final = 256
 
-Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=STOP_MAX_CHARS)]
-Stops = Annotated[tuple[Stop, ...], msgspec.Meta(max_length=STOPS_MAX)]
-Temperature = Annotated[float, msgspec.Meta(ge=0, le=TEMPERATURE_MAX)]
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Messages = Annotated[tuple[Message, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
 
 
@@ -105,11 +104,22 @@ class QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=NEW_TOKENS_MAX)] = 32
+    max_new_tokens: NewTokens = 32
     temperature: Temperature = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     top_p: Fraction = 1.0
     stop: Stops = ()
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
+    min_p: Fraction = 0.0
+    repetition_penalty: Repetition = 1.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: LogitBias = {}
+    logprobs: TopLogprobs | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of the item."""
+        return msgspec.structs.asdict(self)
 
 
 class PromptRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -295,9 +305,9 @@ def _image(value: object, *, detects: bool) -> Image:
 def _prompt(value: object) -> Item:
     if isinstance(value, dict) and "messages" in value:
         chat = _read(value, ChatRequest, '{"messages": [{"role": "user", "content": "..."}], "max_new_tokens": 32}')
-        return Chat(**msgspec.structs.asdict(chat))
+        return Chat(**chat.options())
     prompt = _read(value, PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}')
-    return Prompt(**msgspec.structs.asdict(prompt))
+    return Prompt(**prompt.options())
 
 
 def _audio(request: AudioRequest) -> Audio:
@@ -313,7 +323,7 @@ def _audio(request: AudioRequest) -> Audio:
 
 def _read(value: object, kind: type[_Request], example: str) -> _Request:
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, str_keys=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", f"send {example}") from error
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.processing import Postprocess, TensorOutput, outputs_named
+from edgeml_runtime.generate.options import Continuation, WrittenToken
 from edgeml_runtime.tensors import Array
 
 
@@ -39,20 +40,6 @@ class Question(msgspec.Struct, frozen=True):
 
     question: str
     context: str
-
-
-class Continuation(msgspec.Struct, frozen=True, kw_only=True):
-    """How a text is continued, until the model ends it or writes one of `stop`.
-
-    At temperature 0 each token is the likeliest. Else it is drawn from the likeliest ones whose probabilities reach
-    `top_p` together.
-    """
-
-    max_new_tokens: int
-    temperature: float
-    seed: int
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
 
 
 class Prompt(Continuation, frozen=True, kw_only=True):
@@ -200,24 +187,30 @@ Finish = Literal["stop", "length"]
 
 
 class TextAnswer(TypedDict):
-    """The continuation of a prompt, its number of tokens, and why it ended: a `stop`, or the `length` allowed."""
+    """The continuation of a prompt, its number of tokens, and why it ended: a `stop`, or the `length` allowed.
+
+    `logprobs` has each token that was written, where the request asks for them.
+    """
 
     text: str
     prompt_tokens: int
     tokens: int
     finish: Finish
+    logprobs: NotRequired[list[WrittenToken]]
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     """The text that one more token adds to an answer, perhaps none; `finish` is set in the last one only.
 
-    `tokens` counts those written until now, `prompt_tokens` those of the prompt.
+    `tokens` counts those written until now, `prompt_tokens` those of the prompt. `logprob` is there where the request
+    asks for it, except for a token that ends the text.
     """
 
     text: str
     prompt_tokens: int
     tokens: int
     finish: Finish | None = None
+    logprob: WrittenToken | None = None
 
 
 class LikelihoodAnswer(TypedDict):
@@ -365,12 +358,15 @@ def join(deltas: Iterable[TokenDelta]) -> TextAnswer:
     """Join the deltas of an answer."""
     received = list(deltas)
     last = received[-1]
-    return {
+    answer: TextAnswer = {
         "text": "".join(delta.text for delta in received),
         "prompt_tokens": last.prompt_tokens,
         "tokens": last.tokens,
         "finish": last.finish or "length",
     }
+    if logprobs := [delta.logprob for delta in received if delta.logprob]:
+        answer["logprobs"] = logprobs
+    return answer
 
 
 def tensors(row: Row, spec: TensorOutput) -> TensorsAnswer:  # noqa: ARG001 -- the signature of all functions in the table

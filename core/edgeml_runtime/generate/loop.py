@@ -19,10 +19,10 @@ from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.generate import chat
 from edgeml_runtime.generate.detokenizer import Detokenizer
-from edgeml_runtime.postprocess.classification import softmax
+from edgeml_runtime.generate.logprobs import TokenTexts
+from edgeml_runtime.generate.sampling import Drawn, Sampler
 from edgeml_runtime.tasks import (
     Chat,
-    Continuation,
     Finish,
     Infer,
     LikelihoodAnswer,
@@ -32,8 +32,6 @@ from edgeml_runtime.tasks import (
 )
 from edgeml_runtime.tensors import Array
 
-#: Temperature below which only the likeliest token is ever drawn, and float32 overflows.
-_TEMPERATURE_MIN: Final = 1e-6
 _IDS: Final = "input_ids"
 _MASK: Final = "attention_mask"
 _POSITIONS: Final = "position_ids"
@@ -58,6 +56,7 @@ class Writer:
         self._prompt = prompt
         self._inputs: dict[str, TensorSpec] = {spec.name: spec for spec in manifest.inputs}
         self._tokenizer = opened(folder / prompt.tokenizer)
+        self._texts = TokenTexts(self._tokenizer)
 
     def prompt_tensors(self, request: Prompt | Chat) -> dict[str, Array]:
         """Make the inputs of the first run: the whole prompt and an empty cache.
@@ -104,15 +103,17 @@ class Writer:
         prompt: list[int] = tensors[_IDS][0].tolist()
         room = min(request.max_new_tokens, self._prompt.max_length - len(prompt))
         detokenizer = Detokenizer(self._tokenizer.decode, prompt, request.stop)
-        for count, token in enumerate(self._tokens(tensors, request, infer), start=1):
-            ends = token in self._spec.stop_ids
-            text = "" if ends else detokenizer.add(token)
+        sampler = Sampler(request, prompt, self._texts)
+        for count, drawn in enumerate(self._tokens(tensors, sampler, infer), start=1):
+            ends = drawn.token in self._spec.stop_ids
+            text = "" if ends else detokenizer.add(drawn.token)
             finish: Finish | None = "length" if count == room else None
-            if ends or detokenizer.stopped:
+            if ends or detokenizer.stopped or drawn.is_last:
                 finish = "stop"
             if finish:
                 text += detokenizer.rest()
-            yield TokenDelta(text=text, prompt_tokens=len(prompt), tokens=count, finish=finish)
+            logprob = None if ends else drawn.logprob
+            yield TokenDelta(text=text, prompt_tokens=len(prompt), tokens=count, finish=finish, logprob=logprob)
             if finish:
                 return
 
@@ -136,17 +137,16 @@ class Writer:
         }
         return self._tensors(ids, len(ids), past)
 
-    def _tokens(self, tensors: dict[str, Array], request: Continuation, infer: Infer) -> Iterator[int]:
-        """Generate token ids without end, each from a run of its own."""
-        generator = np.random.default_rng(request.seed)
+    def _tokens(self, tensors: dict[str, Array], sampler: Sampler, infer: Infer) -> Iterator[Drawn]:
+        """Generate tokens without end, each from a run of its own."""
         total = tensors[_IDS].shape[1]
         while True:
             outputs = infer(tensors)
-            token = _next(outputs[self._spec.output][0, -1], request, generator)
-            yield token
+            drawn = sampler.draw(outputs[self._spec.output][0, -1])
+            yield drawn
             total += 1
             past = {name: outputs[present] for name, present in zip(self._spec.past, self._spec.present, strict=True)}
-            tensors = self._tensors([token], total, past)
+            tensors = self._tensors([drawn.token], total, past)
 
     def _tensors(self, ids: Sequence[int], total: int, past: Mapping[str, Array]) -> dict[str, Array]:
         """Make the inputs for `ids`, the last of `total` tokens."""
@@ -177,15 +177,3 @@ def likelihood(tensors: Mapping[str, Array], infer: Infer, *, output: str) -> Li
 def _log_probability(logits: Array, token: int) -> float:
     shifted = logits.astype(np.float64) - float(logits.max())
     return float(shifted[token] - np.log(np.exp(shifted).sum()))
-
-
-def _next(logits: Array, request: Continuation, generator: np.random.Generator) -> int:
-    """Choose the next token from logits, float [vocabulary]."""
-    if request.temperature < _TEMPERATURE_MIN:
-        return int(logits.argmax())
-    probabilities = softmax(logits / np.float32(request.temperature)).astype(np.float64)
-    if request.top_p < 1:
-        order = np.argsort(-probabilities, kind="stable")
-        likelier = np.cumsum(probabilities[order])[:-1]
-        probabilities[order[1:][likelier >= request.top_p]] = 0
-    return int(generator.choice(len(probabilities), p=probabilities / probabilities.sum()))

@@ -21,6 +21,7 @@ from edgeml_core.processing import (
     TextInput,
 )
 from edgeml_runtime import requests, tensors
+from edgeml_runtime.generate import options
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.tasks import Audio, Chat, Image, Message, Prompt, Question, Tensors, Text
 from support.samples import a_manifest
@@ -140,6 +141,14 @@ def test_parse_messages_are_a_chat():
     assert item == Chat(messages=(Message(**said),), max_new_tokens=32, temperature=0.0, seed=0, top_p=0.5, stop=(".",))
 
 
+def test_parse_prompt_takes_the_options_of_sampling():
+    """By the names that OpenAI's clients and other servers use; JSON's keys of a bias become token ids."""
+    asked = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5}
+    (item,) = requests.parse({"prompt": "a", "logit_bias": {"7": -100, "8": 2.5}, "logprobs": 2, **asked}, PROMPT)
+    assert {name: getattr(item, name) for name in asked} == asked
+    assert (item.logit_bias, item.logprobs) == ({7: -100.0, 8: 2.5}, 2)
+
+
 def test_parse_audio_is_a_file_or_numbers():
     """The file brings its own rate."""
     with_numbers, with_file = requests.parse(
@@ -188,13 +197,24 @@ def test_parse_tensors_take_the_models_dtypes():
         (MASK, {"text": "a", "text_pair": "b"}),
         (QUESTION, {"question": "who?"}),
         (PROMPT, {"prompt": "a", "max_new_tokens": 0}),
-        (PROMPT, {"prompt": "a", "max_new_tokens": requests.NEW_TOKENS_MAX + 1}),
+        (PROMPT, {"prompt": "a", "max_new_tokens": options.NEW_TOKENS_MAX + 1}),
         (PROMPT, {"prompt": "a", "temperature": -1}),
         (PROMPT, {"prompt": "a", "temperature": float("nan")}),
         (PROMPT, {"prompt": "a", "seed": -1}),
         (PROMPT, {"prompt": "a", "top_p": 2}),
         (PROMPT, {"prompt": "a", "stop": [""]}),
-        (PROMPT, {"prompt": "a", "stop": ["."] * (requests.STOPS_MAX + 1)}),
+        (PROMPT, {"prompt": "a", "stop": ["."] * (options.STOPS_MAX + 1)}),
+        (PROMPT, {"prompt": "a", "top_k": -1}),
+        (PROMPT, {"prompt": "a", "min_p": 1.5}),
+        (PROMPT, {"prompt": "a", "repetition_penalty": 0}),
+        (PROMPT, {"prompt": "a", "repetition_penalty": options.REPETITION_MAX + 1}),
+        (PROMPT, {"prompt": "a", "frequency_penalty": options.PENALTY_MAX + 1}),
+        (PROMPT, {"prompt": "a", "presence_penalty": float("nan")}),
+        (PROMPT, {"prompt": "a", "logit_bias": {"-1": 1}}),
+        (PROMPT, {"prompt": "a", "logit_bias": {"pump": 1}}),
+        (PROMPT, {"prompt": "a", "logit_bias": {"1": options.BIAS_MAX + 1}}),
+        (PROMPT, {"prompt": "a", "logit_bias": dict.fromkeys(map(str, range(options.BIASED_TOKENS_MAX + 1)), 1)}),
+        (PROMPT, {"prompt": "a", "logprobs": options.TOP_LOGPROBS_MAX + 1}),
         (PROMPT, {"messages": []}),
         (PROMPT, {"messages": [{"role": "user"}]}),
         (PROMPT, {"messages": [{"role": "user", "content": "a"}] * (requests.MESSAGES_MAX + 1)}),

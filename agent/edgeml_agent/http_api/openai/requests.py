@@ -18,7 +18,7 @@ import msgspec
 from edgeml_agent.http_api import json_body
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
-from edgeml_runtime.requests import Fraction, Stop, Stops, Temperature
+from edgeml_runtime.generate.options import Fraction, Stop, Stops, Temperature
 from edgeml_runtime.tasks import Chat, Message, Prompt, Text
 
 #: Tokens of a completion, OpenAI's default; a chat goes on until the model ends it or its context is full.

@@ -23,7 +23,8 @@ from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.openai.requests import UNBOUNDED_TOKENS, TokenCount, continued
 from edgeml_core.errors import EdgemlError
-from edgeml_runtime.requests import MESSAGES_MAX, Fraction, Temperature
+from edgeml_runtime.generate.options import Fraction, Temperature
+from edgeml_runtime.requests import MESSAGES_MAX
 from edgeml_runtime.tasks import Chat, Message, TextAnswer, TokenDelta
 
 Status = Literal["in_progress", "completed", "incomplete"]

@@ -1,0 +1,91 @@
+"""How a language model continues a text: the options of a request with their bounds, and the tokens reported with it.
+
+No tokenizer and no model here: requests, items and the generation loop all read these types.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypedDict
+
+import msgspec
+
+#: Tokens of one answer; bounds the time for which one request keeps a model busy.
+NEW_TOKENS_MAX: Final = 1024
+#: Temperature of sampling; all tokens are about equally likely at less than that.
+TEMPERATURE_MAX: Final = 10.0
+#: Stop sequences, and characters of one; OpenAI's API allows four.
+STOPS_MAX: Final = 4
+STOP_MAX_CHARS: Final = 256
+#: Likeliest tokens reported with each token; OpenAI's bound.
+TOP_LOGPROBS_MAX: Final = 20
+#: Tokens with a bias, and the largest bias either way; OpenAI's bounds. 100 decides alone which token is drawn.
+BIASED_TOKENS_MAX: Final = 300
+BIAS_MAX: Final = 100.0
+#: Frequency and presence penalties, either way, in units of logits; OpenAI's bound.
+PENALTY_MAX: Final = 2.0
+#: Factor by which repeated tokens become less likely; beyond these bounds float32 would overflow.
+REPETITION_MIN: Final = 0.01
+REPETITION_MAX: Final = 100.0
+#: Least logarithm of a probability in an answer, as OpenAI reports it; JSON has no infinity.
+LOGPROB_MIN: Final = -9999.0
+
+Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=STOP_MAX_CHARS)]
+Stops = Annotated[tuple[Stop, ...], msgspec.Meta(max_length=STOPS_MAX)]
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=TEMPERATURE_MAX)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+NewTokens = Annotated[int, msgspec.Meta(ge=1, le=NEW_TOKENS_MAX)]
+Penalty = Annotated[float, msgspec.Meta(ge=-PENALTY_MAX, le=PENALTY_MAX)]
+Repetition = Annotated[float, msgspec.Meta(ge=REPETITION_MIN, le=REPETITION_MAX)]
+TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=TOP_LOGPROBS_MAX)]
+_Token = Annotated[int, msgspec.Meta(ge=0)]
+_Bias = Annotated[float, msgspec.Meta(ge=-BIAS_MAX, le=BIAS_MAX)]
+LogitBias = Annotated[dict[_Token, _Bias], msgspec.Meta(max_length=BIASED_TOKENS_MAX)]
+
+
+class Continuation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a text is continued, until the model ends it or writes one of `stop`.
+
+    At temperature 0 each token is the likeliest. Else it is drawn, from those tokens that `top_k`, `top_p` and `min_p`
+    leave. `generate.sampling` states the order of the steps.
+
+    Attributes:
+        seed: of the draws; the same one repeats an answer.
+        top_p: the likeliest tokens whose probabilities reach it together; 1 leaves all.
+        top_k: the number of the likeliest tokens; 0 leaves all.
+        min_p: the least probability, as a fraction of the likeliest token's.
+        repetition_penalty: divides the logits of tokens that the prompt or the answer has; 1 changes none.
+        frequency_penalty: subtracted from a token's logit once for each time that the answer has it.
+        presence_penalty: subtracted once from the logit of each token that the answer has.
+        logit_bias: added to logits, by token id.
+        logprobs: the number of likeliest tokens reported with each token; None reports no probabilities.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+
+
+class TokenLogprob(TypedDict):
+    """One token: its text, the text's UTF-8 bytes, and the natural logarithm of its probability.
+
+    `bytes` are those of a part of a character where a token is no whole one, and null where the tokenizer hides them.
+    """
+
+    token: str
+    bytes: list[int] | None
+    logprob: float
+
+
+class WrittenToken(TokenLogprob):
+    """One token of an answer, and the likeliest tokens in its place, the likeliest first."""
+
+    top_logprobs: list[TokenLogprob]
