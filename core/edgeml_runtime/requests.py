@@ -42,6 +42,7 @@ from edgeml_runtime.generate.options import (
     NewTokens,
     Penalty,
     Repetition,
+    ResponseFormat,
     Stops,
     Temperature,
     TopLogprobs,
@@ -116,10 +117,13 @@ class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     presence_penalty: Penalty = 0.0
     logit_bias: LogitBias = {}
     logprobs: TopLogprobs | None = None
+    response_format: ResponseFormat | None = None
 
     def options(self) -> dict[str, Any]:
         """Return the fields of the item."""
-        return msgspec.structs.asdict(self)
+        fields = msgspec.structs.asdict(self)
+        form: ResponseFormat | None = fields.pop("response_format")
+        return {**fields, "constraint": form and form.constraint()}
 
 
 class PromptRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):

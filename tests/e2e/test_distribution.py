@@ -30,6 +30,7 @@ PROGRAMS = {
     "export-tflite": "import ai_edge_quantizer, litert_torch",
     "fleet": "import edgeml, edgeml.fleet.serve; edgeml.Repository.init('repo', passphrase='')",
     "tflite": "import ai_edge_litert.interpreter",
+    "guidance": "import llguidance",
     "tflite-legacy": "import tflite_runtime.interpreter, numpy; assert numpy.__version__ < '2'",
 }
 #: The only extra for older versions than constraints.txt names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -54,11 +55,14 @@ def written_token(logits: Array, token: int, count: int, texts: TokenTexts) -> W
         count: how many of the likeliest tokens to add; equally likely ones come in the order of their ids.
         texts: names the tokens.
     """
-    values = logits.astype(np.float64)
-    top = values.max()
-    values -= top + np.log(np.exp(values - top).sum())
-    likeliest = [texts.named(it, float(values[it])) for it in _largest(values, count)]
-    return {**texts.named(token, float(values[token])), "top_logprobs": likeliest}
+    top = logits.max()
+    # Exponentials in float32 take a quarter of the time; their sum is exact to seven digits.
+    total = float(np.exp((logits - top).astype(np.float32)).sum(dtype=np.float64))
+
+    def named(token: int) -> TokenLogprob:
+        return texts.named(token, float(logits[token]) - float(top) - math.log(total))
+
+    return {**named(token), "top_logprobs": [named(it) for it in _largest(logits, count)]}
 
 
 def _largest(values: Array, count: int) -> list[int]:

@@ -18,6 +18,7 @@ from edgeml_core.manifest import Manifest, TensorSpec
 from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.generate import chat
+from edgeml_runtime.generate.constraint import Constraints
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.generate.logprobs import TokenTexts
 from edgeml_runtime.generate.sampling import Drawn, Sampler
@@ -57,6 +58,7 @@ class Writer:
         self._inputs: dict[str, TensorSpec] = {spec.name: spec for spec in manifest.inputs}
         self._tokenizer = opened(folder / prompt.tokenizer)
         self._texts = TokenTexts(self._tokenizer)
+        self._constraints = Constraints(self._tokenizer, self._spec.stop_ids)
 
     def prompt_tensors(self, request: Prompt | Chat) -> dict[str, Array]:
         """Make the inputs of the first run: the whole prompt and an empty cache.
@@ -103,7 +105,8 @@ class Writer:
         prompt: list[int] = tensors[_IDS][0].tolist()
         room = min(request.max_new_tokens, self._prompt.max_length - len(prompt))
         detokenizer = Detokenizer(self._tokenizer.decode, prompt, request.stop)
-        sampler = Sampler(request, prompt, self._texts)
+        guide = self._constraints.guide(request.constraint) if request.constraint else None
+        sampler = Sampler(request, prompt, self._texts, guide)
         for count, drawn in enumerate(self._tokens(tensors, sampler, infer), start=1):
             ends = drawn.token in self._spec.stop_ids
             text = "" if ends else detokenizer.add(drawn.token)

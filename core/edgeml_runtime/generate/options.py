@@ -5,9 +5,11 @@ No tokenizer and no model here: requests, items and the generation loop all read
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypedDict
+from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
+
+from edgeml_core.errors import UsageError
 
 #: Tokens of one answer; bounds the time for which one request keeps a model busy.
 NEW_TOKENS_MAX: Final = 1024
@@ -26,6 +28,8 @@ PENALTY_MAX: Final = 2.0
 #: Factor by which repeated tokens become less likely; beyond these bounds float32 would overflow.
 REPETITION_MIN: Final = 0.01
 REPETITION_MAX: Final = 100.0
+#: Bytes of one JSON schema or regular expression; to compile a schema of 1,200 properties takes some 100 ms.
+CONSTRAINT_MAX_BYTES: Final = 32 * 1024
 #: Least logarithm of a probability in an answer, as OpenAI reports it; JSON has no infinity.
 LOGPROB_MIN: Final = -9999.0
 
@@ -40,6 +44,72 @@ TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=TOP_LOGPROBS_MAX)]
 _Token = Annotated[int, msgspec.Meta(ge=0)]
 _Bias = Annotated[float, msgspec.Meta(ge=-BIAS_MAX, le=BIAS_MAX)]
 LogitBias = Annotated[dict[_Token, _Bias], msgspec.Meta(max_length=BIASED_TOKENS_MAX)]
+
+
+class FormatError(UsageError):
+    """The form that a request asks of its answer is wrong or not supported."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__("input-invalid", message, hint)
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """The form of an answer: a JSON schema, or a regular expression that the whole answer matches."""
+
+    kind: Literal["json_schema", "regex"]
+    text: str
+
+
+class PlainFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """Any text."""
+
+    def constraint(self) -> None:
+        """Return none."""
+        return
+
+
+class ObjectFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
+    """Any JSON object."""
+
+    def constraint(self) -> Constraint:
+        """Return the constraint."""
+        return schema_constraint({"type": "object"})
+
+
+class NamedSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A JSON schema as OpenAI's clients send it; only `schema` changes the answer."""
+
+    schema: dict[str, Any]
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class SchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    """JSON that a schema allows."""
+
+    json_schema: NamedSchema
+
+    def constraint(self) -> Constraint:
+        """Return the constraint. Raises: as `schema_constraint`."""
+        return schema_constraint(self.json_schema.schema)
+
+
+class RegexFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="regex"):
+    """A text that matches a regular expression as a whole."""
+
+    value: str
+
+    def constraint(self) -> Constraint:
+        """Return the constraint.
+
+        Raises:
+            FormatError: `input-invalid`, when the expression is too long.
+        """
+        return _bounded("regex", self.value)
+
+
+ResponseFormat = PlainFormat | ObjectFormat | SchemaFormat | RegexFormat
 
 
 class Continuation(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +128,7 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True):
         presence_penalty: subtracted once from the logit of each token that the answer has.
         logit_bias: added to logits, by token id.
         logprobs: the number of likeliest tokens reported with each token; None reports no probabilities.
+        constraint: the form of the answer; None is any text.
     """
 
     max_new_tokens: int
@@ -72,6 +143,7 @@ class Continuation(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 class TokenLogprob(TypedDict):
@@ -89,3 +161,23 @@ class WrittenToken(TokenLogprob):
     """One token of an answer, and the likeliest tokens in its place, the likeliest first."""
 
     top_logprobs: list[TokenLogprob]
+
+
+def schema_constraint(schema: dict[str, Any]) -> Constraint:
+    """Make the constraint of a JSON schema.
+
+    Raises:
+        FormatError: `input-invalid`, when the schema is too long or can't be written as JSON.
+    """
+    try:
+        text = msgspec.json.encode(schema).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"the schema is not JSON: {error}", "send a JSON schema") from error
+    return _bounded("json_schema", text)
+
+
+def _bounded(kind: Literal["json_schema", "regex"], text: str) -> Constraint:
+    size = len(text.encode(errors="surrogatepass"))
+    if size > CONSTRAINT_MAX_BYTES:
+        raise FormatError(f"the form of the answer has {size} bytes", f"send {CONSTRAINT_MAX_BYTES} bytes at most")
+    return Constraint(kind, text)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import msgspec
 import numpy as np
@@ -146,7 +147,24 @@ def test_parse_prompt_takes_the_options_of_sampling():
     asked = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5}
     (item,) = requests.parse({"prompt": "a", "logit_bias": {"7": -100, "8": 2.5}, "logprobs": 2, **asked}, PROMPT)
     assert {name: getattr(item, name) for name in asked} == asked
-    assert (item.logit_bias, item.logprobs) == ({7: -100.0, 8: 2.5}, 2)
+    assert (item.logit_bias, item.logprobs, item.constraint) == ({7: -100.0, 8: 2.5}, 2, None)
+
+
+def test_parse_prompt_takes_the_form_of_its_answer():
+    """A JSON schema, any object, a regular expression, or any text."""
+    schema = {"type": "object", "properties": {"b": {}, "a": {}}}
+    forms = [
+        {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}},
+        {"type": "json_object"},
+        {"type": "regex", "value": "[ab]+"},
+        {"type": "text"},
+    ]
+    items = requests.parse([{"prompt": "a", "response_format": form} for form in forms], PROMPT)
+    found = [item.constraint for item in items]
+    assert [json.loads(it.text) for it in found[:2]] == [schema, {"type": "object"}]
+    assert list(json.loads(found[0].text)["properties"]) == ["b", "a"]
+    assert [it and it.kind for it in found] == ["json_schema", "json_schema", "regex", None]
+    assert found[2].text == "[ab]+"
 
 
 def test_parse_audio_is_a_file_or_numbers():
@@ -215,6 +233,9 @@ def test_parse_tensors_take_the_models_dtypes():
         (PROMPT, {"prompt": "a", "logit_bias": {"1": options.BIAS_MAX + 1}}),
         (PROMPT, {"prompt": "a", "logit_bias": dict.fromkeys(map(str, range(options.BIASED_TOKENS_MAX + 1)), 1)}),
         (PROMPT, {"prompt": "a", "logprobs": options.TOP_LOGPROBS_MAX + 1}),
+        (PROMPT, {"prompt": "a", "response_format": {"type": "grammar"}}),
+        (PROMPT, {"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"name": "it"}}}),
+        (PROMPT, {"prompt": "a", "response_format": {"type": "regex", "value": "a" * (2**16 + 1)}}),
         (PROMPT, {"messages": []}),
         (PROMPT, {"messages": [{"role": "user"}]}),
         (PROMPT, {"messages": [{"role": "user", "content": "a"}] * (requests.MESSAGES_MAX + 1)}),

@@ -1,0 +1,94 @@
+"""Limits of a constraint that llguidance has no limit for: short regular expressions and numbers that take it minutes.
+
+A repeated text is spelled out by the library, and the multiples of an integer become as many states. Both are bounded
+by an estimate from the constraint's text, which is never too low.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, Final
+
+from edgeml_runtime.generate.options import FormatError
+
+#: Characters of an expression with its counted repetitions spelled out; as many take some 60 ms and 30 MiB.
+EXPANDED_MAX_CHARS: Final = 64 * 1024
+#: The least common multiple of all `multipleOf` in a schema; as many states take some 30 ms.
+MULTIPLE_MAX: Final = 10_000
+_TOKEN: Final = re.compile(
+    r"\\(?:[pPxuU]\{[^}]*\}|.)"  # an escape
+    r"|\[\^?(?:\\.|[^\]\\])*\]"  # a class
+    r"|\{\s*(?P<least>\d+)\s*(?:,\s*(?P<most>\d*)\s*)?\}"  # a counted repetition
+    r"|.",
+    re.DOTALL,
+)
+
+
+def check_regex(expression: str) -> None:
+    """Check the length of an expression with its repetitions spelled out.
+
+    Raises:
+        FormatError: `input-invalid`, when it is longer than `EXPANDED_MAX_CHARS`.
+    """
+    length = _expanded_chars(expression)
+    if length > EXPANDED_MAX_CHARS:
+        message = f"a regular expression stands for {length} characters, its repetitions spelled out"
+        raise FormatError(message, f"repeat less: {EXPANDED_MAX_CHARS} characters at most")
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Check the expressions and multiples in a JSON schema.
+
+    Raises:
+        FormatError: `input-invalid`, when an expression is too long, or multiples exceed `MULTIPLE_MAX`.
+    """
+    multiple = 1
+    for key, value in _members(schema):
+        if key == "pattern" and isinstance(value, str):
+            check_regex(value)
+        elif key == "patternProperties" and isinstance(value, dict):
+            for expression in value:
+                check_regex(expression)
+        elif key == "multipleOf" and isinstance(value, int | float):
+            multiple = math.lcm(multiple, abs(_digits(value)) or 1)
+    if multiple > MULTIPLE_MAX:
+        message = f"the least common multiple of the schema's multipleOf has the digits {str(multiple)[:20]}"
+        raise FormatError(message, f"send multiples of {MULTIPLE_MAX} at most")
+
+
+def _expanded_chars(expression: str) -> int:
+    """Count the characters, each counted repetition spelled out; an alternative counts as all of its parts."""
+    open_groups, total, last = list[int](), 0, 0
+    for token in _TOKEN.finditer(expression):
+        text = token[0]
+        if text == "(":
+            open_groups.append(total)
+            total, last = 0, 0
+        elif text == ")" and open_groups:
+            last, before = max(total, 1), open_groups.pop()
+            total = before + last
+        elif token["least"] is not None:
+            repeated = last * max(int(token["least"]), int(token["most"] or 0), 1)
+            total, last = total - last + repeated, repeated
+        elif text not in "*+?":
+            total, last = total + 1, 1
+    return total + sum(open_groups)
+
+
+def _digits(number: float) -> int:
+    """Return the digits of a decimal number without its point and its last zeros behind it."""
+    _, digits, exponent = Decimal(str(number)).as_tuple()
+    value = int("".join(map(str, digits)))
+    return value * 10**exponent if isinstance(exponent, int) and exponent > 0 else value
+
+
+def _members(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        yield from value.items()
+        value = list(value.values())
+    if isinstance(value, list):
+        for it in value:
+            yield from _members(it)
