@@ -54,7 +54,7 @@ def errors(url):
     with refused("no model 'other'"):
         litellm.completion(**asked(url, model="openai/other", messages=QUESTION, num_retries=0))
     with refused("field n "):
-        litellm.completion(**asked(url, model="openai/chat", messages=QUESTION, n=2, num_retries=0))
+        litellm.completion(**asked(url, model="openai/chat", messages=QUESTION, n=9, num_retries=0))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import asyncio
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Annotated, Literal
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel, Field
 
 from clients.calls import Calls
 
@@ -139,6 +141,82 @@ def options(url):
     assert len({asking.create(top_p=0, seed=seed, **drawn).choices[0].text for seed in (1, 2)}) == 1
 
 
+@calls.call("n, whole, as a stream and through the client's own stream helper")
+def several(url):
+    asking = client(url).chat.completions
+    drawn = {"model": "chat", "messages": QUESTION, "temperature": 1.5, "seed": 1, "max_tokens": 12, "n": 3}
+    whole = asking.create(**drawn)
+    texts = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    streamed = ["", "", ""]
+    for chunk in asking.create(stream=True, **drawn):
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert streamed == texts
+    with asking.stream(messages=QUESTION, n=2, **GREEDY) as stream:
+        assert [it.message.content for it in stream.get_final_completion().choices] == [ANSWER, ANSWER]
+
+
+@calls.call("logprobs and top_logprobs: chat completion, completion, responses, and through the stream helper")
+def log_probabilities(url):
+    asking, wanted = client(url), {"logprobs": True, "top_logprobs": 2}
+    found = asking.chat.completions.create(messages=QUESTION, **wanted, **GREEDY).choices[0].logprobs.content
+    assert b"".join(bytes(it.bytes) for it in found).decode() == ANSWER
+    assert all(it.top_logprobs[0].logprob == it.logprob <= 0 and len(it.top_logprobs) == 2 for it in found)
+    with asking.chat.completions.stream(messages=QUESTION, **wanted, **GREEDY) as stream:
+        assert stream.get_final_completion().choices[0].logprobs.content == found
+    older = asking.completions.create(prompt="Count:", max_tokens=5, logprobs=2, **GREEDY).choices[0]
+    assert "".join(older.logprobs.tokens) == older.text
+    assert len(older.logprobs.top_logprobs) == len(older.logprobs.text_offset) == 5
+    asked = {"input": QUESTION, "include": ["message.output_text.logprobs"], "top_logprobs": 2, **GREEDY}
+    (part,) = asking.responses.create(**asked).output[0].content
+    assert [it.logprob for it in part.logprobs] == [it.logprob for it in found]
+    with asking.responses.stream(**asked) as stream:
+        assert stream.get_final_response().output[0].content[0].logprobs == part.logprobs
+
+
+@calls.call("frequency_penalty, presence_penalty, logit_bias, and top_k, min_p, repetition_penalty in extra_body")
+def penalties(url):
+    asking = client(url).completions
+    asked = {"model": "chat", "prompt": "The", "max_tokens": 12, "temperature": 1.5, "seed": 2}
+    plain = asking.create(**asked).choices[0].text
+    greedy = asking.create(**{**asked, "temperature": 0}).choices[0].text
+    assert asking.create(frequency_penalty=2, presence_penalty=2, **asked).choices[0].text != plain
+    assert len(asking.create(logit_bias={"7": 100}, **asked).choices[0].text) == 12
+    for narrow in ({"top_k": 1}, {"min_p": 1}):
+        assert asking.create(extra_body=narrow, **asked).choices[0].text == greedy
+    assert asking.create(extra_body={"repetition_penalty": 5}, **asked).choices[0].text != plain
+
+
+class Reading(BaseModel):
+    """An answer of fields."""
+
+    pump: Literal["one", "two"]
+    degrees: Annotated[int, Field(ge=0, le=99)]
+    stopped: bool
+
+
+@calls.call("structured outputs: parse() of chat completions and responses, a stream of them, json_object, a regex")
+def structured(url):
+    asking, drawn = client(url), {"model": "chat", "temperature": 1}
+    for _ in range(5):
+        (choice,) = asking.chat.completions.parse(messages=QUESTION, response_format=Reading, **drawn).choices
+        assert isinstance(choice.message.parsed, Reading)
+        parsed = asking.responses.parse(input=QUESTION, text_format=Reading, **drawn).output_parsed
+        assert isinstance(parsed, Reading)
+    with asking.chat.completions.stream(messages=QUESTION, response_format=Reading, **drawn) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Reading)
+    forms = {"type": "json_object"}, {"type": "regex", "value": "[0-9]{4}"}
+    for form, begins in zip(forms, ("{", ""), strict=True):
+        (choice,) = asking.chat.completions.create(messages=QUESTION, response_format=form, **drawn).choices
+        assert choice.message.content.startswith(begins)
+    assert len(choice.message.content) == 4
+    with raised(openai.BadRequestError, "nonsense", param="response_format"):
+        schema = {"name": "it", "schema": {"type": "nonsense"}}
+        form = {"type": "json_schema", "json_schema": schema}
+        asking.chat.completions.create(messages=QUESTION, response_format=form, **drawn)
+
+
 @calls.call("embeddings by the client's default (base64), as floats, several at a time")
 def embeddings(url):
     asking = client(url).embeddings
@@ -175,7 +253,7 @@ def errors(url):
     asking = client(url)
     with raised(openai.NotFoundError, code="model_not_found"):
         asking.chat.completions.create(model="other", messages=QUESTION)
-    for field, value in {"n": 2, "temperature": -1, "logprobs": True, "max_tokens": 0}.items():
+    for field, value in {"n": 9, "temperature": -1, "tools": [{"type": "function"}], "max_tokens": 0}.items():
         with raised(openai.BadRequestError, param=field, type="invalid_request_error"):
             asking.chat.completions.create(**{**GREEDY, "messages": QUESTION, field: value})
     with raised(openai.BadRequestError, param="dimensions"):

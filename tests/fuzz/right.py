@@ -53,7 +53,19 @@ FORM: Final = (
     b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + PICTURE + b"\r\n--b--\r\n"
 )
 _TEXT: Final = "its alarm sounded twice during the night shift"
-_CONTINUED: Final = {"max_new_tokens": 3, "temperature": 0.5, "seed": 7, "top_p": 0.9, "stop": ["pump"]}
+_SAMPLED: Final = {
+    "temperature": 0.5,
+    "seed": 7,
+    "top_p": 0.9,
+    "top_k": 9,
+    "min_p": 0.01,
+    "repetition_penalty": 1.1,
+    "frequency_penalty": 0.5,
+    "presence_penalty": -0.5,
+    "logit_bias": {"3": -5},
+    "stop": ["pump"],
+}
+_CONTINUED: Final = {"max_new_tokens": 3, "logprobs": 2, **_SAMPLED}
 _SAID: Final = [{"role": "user", "content": "what should i do ?"}]
 #: What each model takes at the task door.
 ITEMS: Final[dict[str, dict[str, Any]]] = {
@@ -110,12 +122,13 @@ INFERENCES: Final = (
     Right("/v2/repository/models/noise/unload", {"parameters": {"unload_dependents": False}}),
     Right("/v2/repository/models/noise/load", {}),
 )
-_TOKENS: Final = {"max_tokens": 3, "temperature": 0.5, "seed": 7, "top_p": 0.9, "stop": ["pump"], "stream": False}
+_TOKENS: Final = {"max_tokens": 3, "n": 2, "stream": False, **_SAMPLED}
+_REPORTED: Final = {"logprobs": True, "top_logprobs": 2}
 _STREAM: Final = {"stream": True, "stream_options": {"include_usage": True}}
 OPENAI: Final = (
     Right("/v1/chat/completions", {"model": "nurse", "messages": _SAID, **_TOKENS}),
-    Right("/v1/chat/completions", {"model": "nurse", "messages": _SAID, **_TOKENS, **_STREAM}),
-    Right("/v1/completions", {"model": "writer", "prompt": "water boils", **_TOKENS}),
+    Right("/v1/chat/completions", {"model": "nurse", "messages": _SAID, **_TOKENS, **_REPORTED, **_STREAM}),
+    Right("/v1/completions", {"model": "writer", "prompt": "water boils", "logprobs": 2, **_TOKENS}),
     Right("/v1/completions", {"model": "writer", "prompt": ["water boils"], **_TOKENS, **_STREAM}),
     Right("/v1/embeddings", {"model": "meaning", "input": ["cow", "field"], "encoding_format": "base64"}),
 )

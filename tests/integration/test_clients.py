@@ -39,8 +39,8 @@ NOT_SERVED = """## Not served
   tokenizer, and mean other words to the served model. They are refused with the remedy:
   `check_embedding_ctx_length=False`.
 - `/v1/responses` stores nothing: `previous_response_id` and references to items are refused. Vercel's `ai` refers to
-  its own earlier answers unless `providerOptions: { openai: { store: false } }` is set. Tools, pictures, files and
-  JSON formats are refused by name.
+  its own earlier answers unless `providerOptions: { openai: { store: false } }` is set. Tools, pictures and files
+  are refused by name.
 - Triton's extensions for tracing, shared memory and logging.
 """
 

@@ -44,6 +44,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FIELDS = ("model", "prompt", "messages", "input", "stop", "seed", "max_tokens", "temperature", "stream_options", "n")
+FIELDS += ("logit_bias", "logprobs", "top_logprobs", "response_format", "text", "top_k", "min_p", "include")
 MESSAGES = st.lists(st.fixed_dictionaries({"role": st.text(max_size=3), "content": JSON}), max_size=3)
 
 

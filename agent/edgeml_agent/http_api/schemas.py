@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from edgeml_runtime.generate.options import WrittenToken
+
 
 class Health(TypedDict):
     """Whether the server lives, and whether the models of the last run are live again."""
@@ -207,12 +209,19 @@ class AssistantMessage(TypedDict):
     refusal: None
 
 
+class ChatLogprobs(TypedDict):
+    """The tokens of a message with their log probabilities."""
+
+    content: list[WrittenToken]
+    refusal: None
+
+
 class ChatChoice(TypedDict):
-    """The one answer to a chat."""
+    """One answer to a chat."""
 
     index: int
     message: AssistantMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -227,12 +236,24 @@ class ChatCompletion(TypedDict):
     usage: Usage
 
 
+class CompletionLogprobs(TypedDict):
+    """The tokens of a continuation with their log probabilities.
+
+    `top_logprobs` has the likeliest tokens in place of each, and `text_offset` its place among the text's characters.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
 class CompletionChoice(TypedDict):
-    """The one continuation of a prompt."""
+    """One continuation of a prompt."""
 
     index: int
     text: str
-    logprobs: None
+    logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -295,9 +316,10 @@ class Responded(TypedDict):
     previous_response_id: None
     store: bool
     temperature: float
-    text: dict[str, dict[str, str]]
+    text: dict[str, dict[str, Any]]
     tool_choice: str
     tools: list[Any]
+    top_logprobs: int
     top_p: float
     truncation: str
     usage: ResponseUsage | None

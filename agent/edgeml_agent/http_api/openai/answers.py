@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import accumulate
+from typing import Final, TypeAlias
 
 import msgspec
 from starlette.responses import StreamingResponse
@@ -15,9 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from edgeml_agent.http_api import errors, schemas
 from edgeml_core.errors import EdgemlError
+from edgeml_runtime.generate.options import WrittenToken
 from edgeml_runtime.tasks import TextAnswer, TokenDelta
 
 _DONE: Final = b"data: [DONE]\n\n"
+#: A piece of one of several answers, and the number of that answer.
+Piece: TypeAlias = tuple[int, TokenDelta]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class Form:
     Attributes:
         text: puts a whole text in a choice.
         delta: puts a piece of it in one.
+        logprobs: gives tokens their form; the second argument is the number of characters before them.
         opening: the content of a stream's first choice, before any text.
     """
 
@@ -35,7 +40,29 @@ class Form:
     piece: str
     text: Callable[[str], dict[str, object]]
     delta: Callable[[str], dict[str, object]]
+    logprobs: Callable[[Sequence[WrittenToken], int], schemas.ChatLogprobs | schemas.CompletionLogprobs]
     opening: Mapping[str, object] | None = None
+
+
+def _chat_logprobs(tokens: Sequence[WrittenToken], _chars: int) -> schemas.ChatLogprobs:
+    return {"content": list(tokens), "refusal": None}
+
+
+def _completion_logprobs(tokens: Sequence[WrittenToken], chars: int) -> schemas.CompletionLogprobs:
+    offsets = list(accumulate(map(_chars, tokens), initial=chars))[:-1]
+    return {
+        "tokens": [it["token"] for it in tokens],
+        "token_logprobs": [it["logprob"] for it in tokens],
+        # The token itself is always among them.
+        "top_logprobs": [{one["token"]: one["logprob"] for one in (*it["top_logprobs"], it)} for it in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _chars(token: WrittenToken) -> int:
+    """Count the characters that begin in a token; only bytes within a character are 0b10......."""
+    data = token["bytes"]
+    return len(token["token"]) if data is None else sum(byte & 0b1100_0000 != 0b1000_0000 for byte in data)
 
 
 CHAT: Final = Form(
@@ -44,6 +71,7 @@ CHAT: Final = Form(
     piece="chat.completion.chunk",
     text=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
     delta=lambda text: {"delta": {"content": text} if text else {}},
+    logprobs=_chat_logprobs,
     opening={"delta": {"role": "assistant", "content": ""}},
 )
 COMPLETION: Final = Form(
@@ -52,12 +80,13 @@ COMPLETION: Final = Form(
     piece="text_completion",
     text=lambda text: {"text": text},
     delta=lambda text: {"text": text},
+    logprobs=_completion_logprobs,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One answer to one request, in all its parts.
+    """The answers to one request, in all their parts.
 
     Attributes:
         with_usage: whether a stream ends with the token counts.
@@ -69,40 +98,57 @@ class Written:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, answer: TextAnswer) -> dict[str, object]:
-        """Return the answer as one object."""
-        choice = self._choice(self.form.text(answer["text"]), answer["finish"])
-        usage = _usage(answer["prompt_tokens"], answer["tokens"])
-        return {**self._head(self.form.whole), "choices": [choice], "usage": usage}
+    def whole(self, answers: Sequence[TextAnswer]) -> dict[str, object]:
+        """Return the answers as one object."""
+        choices = [
+            self._choice(index, self.form.text(it["text"]), it["finish"], self._logprobs(it.get("logprobs", ())))
+            for index, it in enumerate(answers)
+        ]
+        usage = _usage(answers[0]["prompt_tokens"], sum(it["tokens"] for it in answers))
+        return {**self._head(self.form.whole), "choices": choices, "usage": usage}
 
-    async def events(self, first: TokenDelta, pieces: AsyncGenerator[TokenDelta]) -> AsyncGenerator[bytes]:
-        """Yield the answer as it is written, one event for each piece; an error is the last one."""
-        if self.form.opening:
-            yield self._event(self.form.opening)
-        last = first
+    async def events(self, first: Piece, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[bytes]:
+        """Yield the answers as they are written, one event for each piece; an error is the last one."""
+        begun, chars, tokens = -1, 0, 0
+        prompt_tokens = first[1].prompt_tokens
         async with aclosing(pieces):
             try:
-                async for last in _all(first, pieces):
-                    if last.text:
-                        yield self._event(self.form.delta(last.text))
+                async for index, delta in _all(first, pieces):
+                    if index > begun:
+                        begun, chars = index, 0
+                        if self.form.opening:
+                            yield self._event(index, self.form.opening)
+                    logprobs = () if delta.logprob is None else (delta.logprob,)
+                    if delta.text or logprobs:
+                        yield self._event(index, self.form.delta(delta.text), None, self._logprobs(logprobs, chars))
+                    chars += sum(map(_chars, logprobs))
+                    if delta.finish:
+                        tokens += delta.tokens
+                        yield self._event(index, self.form.delta(""), delta.finish)
             except EdgemlError as error:
                 yield _event(errors.OPENAI.body(error, errors.status_of(error)))
                 return
-        yield self._event(self.form.delta(""), last.finish)
         if self.with_usage:
-            usage = _usage(last.prompt_tokens, last.tokens)
-            yield _event({**self._head(self.form.piece), "choices": [], "usage": usage})
+            yield _event({**self._head(self.form.piece), "choices": [], "usage": _usage(prompt_tokens, tokens)})
         yield _DONE
 
     def _head(self, kind: str) -> dict[str, object]:
         return {"id": self.form.prefix + self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _choice(self, content: Mapping[str, object], finish: str | None) -> dict[str, object]:
-        return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+    def _logprobs(self, tokens: Sequence[WrittenToken], chars: int = 0) -> object:
+        return self.form.logprobs(tokens, chars) if tokens else None
 
-    def _event(self, content: Mapping[str, object], finish: str | None = None) -> bytes:
+    def _choice(
+        self, index: int, content: Mapping[str, object], finish: str | None, logprobs: object
+    ) -> dict[str, object]:
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish}
+
+    def _event(
+        self, index: int, content: Mapping[str, object], finish: str | None = None, logprobs: object = None
+    ) -> bytes:
         usage = {"usage": None} if self.with_usage else {}
-        return _event({**self._head(self.form.piece), "choices": [self._choice(content, finish)], **usage})
+        choice = self._choice(index, content, finish, logprobs)
+        return _event({**self._head(self.form.piece), "choices": [choice], **usage})
 
 
 class Events(StreamingResponse):
@@ -118,7 +164,7 @@ class Events(StreamingResponse):
             await self.stream_response(send)
 
 
-async def _all(first: TokenDelta, others: AsyncGenerator[TokenDelta]) -> AsyncGenerator[TokenDelta]:
+async def _all(first: Piece, others: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
     yield first
     async for piece in others:
         yield piece

@@ -11,14 +11,26 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from edgeml_agent.http_api import json_body
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
-from edgeml_runtime.generate.options import Fraction, Stop, Stops, Temperature
+from edgeml_runtime.generate.options import (
+    Constraint,
+    FormatError,
+    Fraction,
+    LogitBias,
+    Penalty,
+    Repetition,
+    ResponseFormat,
+    Stop,
+    Stops,
+    Temperature,
+    TopLogprobs,
+)
 from edgeml_runtime.tasks import Chat, Message, Prompt, Text
 
 #: Tokens of a completion, OpenAI's default; a chat goes on until the model ends it or its context is full.
@@ -26,6 +38,8 @@ PROMPT_TOKENS_USUAL: Final = 16
 TEMPERATURE_USUAL: Final = 1.0
 #: The model ends the text, or its context is full.
 UNBOUNDED_TOKENS: Final = 2**31
+#: Answers to one request, one after the other; bounds the time for which one request uses a model.
+ANSWERS_MAX: Final = 8
 _SEED_BITS: Final = 63
 #: Unsupported fields, with the values that change nothing.
 _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
@@ -33,24 +47,27 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "dimensions": (),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("auto", "none"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
     "tool_choice": ("auto", "none"),
     "tools": ([],),
-    "top_logprobs": (0,),
 }
 _FIELD: Final = re.compile(r"`\$\.(\w+)|required field `(\w+)`")
 
 TokenCount = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Form(Protocol):
+    """The form of an answer."""
+
+    def constraint(self) -> Constraint | None:
+        """Return the constraint, None for any text."""
+
+
 _Request = TypeVar("_Request", bound=msgspec.Struct)
+Asked = TypeVar("Asked", Prompt, Chat, Prompt | Chat)
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
@@ -72,24 +89,48 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Fraction | None = None
     seed: int | None = None
     stop: Stop | Stops | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=ANSWERS_MAX)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    response_format: ResponseFormat | None = None
+    # Not OpenAI's, but of servers with the same API; -1 is no limit, too.
+    top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    min_p: Fraction | None = None
+    repetition_penalty: Repetition | None = None
+
+    #: The field that has the form of the answer.
+    format_field: ClassVar[str] = "response_format"
 
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def _continued(self) -> dict[str, Any]:
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+    def _continued(self, logprobs: int | None) -> dict[str, Any]:
         tokens = self.max_completion_tokens or self.max_tokens or self.usual_tokens
-        return continued(tokens, self.temperature, self.top_p, seed=self.seed, stop=stop)
+        return {
+            **continued(tokens, self.temperature, self.top_p, seed=self.seed),
+            "stop": (self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "logit_bias": self.logit_bias or {},
+            "top_k": max(0, self.top_k or 0),
+            "min_p": self.min_p or 0.0,
+            "repetition_penalty": 1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            "logprobs": logprobs,
+            "constraint": constraint(self.response_format, self.format_field),
+        }
 
 
 class CompletionRequest(_Generation, frozen=True, kw_only=True):
     """A body of `/v1/completions`."""
 
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = _UNSUPPORTED | {"top_logprobs": (0,)}
     usual_tokens = PROMPT_TOKENS_USUAL
 
     prompt: str | tuple[object, ...]
+    logprobs: TopLogprobs | None = None
 
     def item(self) -> Prompt:
         """Return the prompt.
@@ -100,7 +141,7 @@ class CompletionRequest(_Generation, frozen=True, kw_only=True):
         (prompt, *more) = (self.prompt,) if isinstance(self.prompt, str) else self.prompt or ("",)
         if more or not isinstance(prompt, str):
             raise FieldError("prompt", "the prompt isn't one text", "send one text for each request, no token ids")
-        return Prompt(prompt=prompt, **self._continued())
+        return Prompt(prompt=prompt, **self._continued(self.logprobs))
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -128,14 +169,19 @@ class ChatRequest(_Generation, frozen=True, kw_only=True):
     usual_tokens = UNBOUNDED_TOKENS
 
     messages: Annotated[tuple[_Message, ...], msgspec.Meta(min_length=1, max_length=requests.MESSAGES_MAX)]
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
 
     def item(self) -> Chat:
         """Return the conversation.
 
         Raises:
-            FieldError: a message is no text.
+            FieldError: a message is no text, or the options don't fit each other.
         """
-        return Chat(messages=tuple(it.message() for it in self.messages), **self._continued())
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("top_logprobs", "top_logprobs is given without logprobs", "send logprobs = true")
+        reported = (self.top_logprobs or 0) if self.logprobs else None
+        return Chat(messages=tuple(it.message() for it in self.messages), **self._continued(reported))
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +219,6 @@ def continued(
     top_p: float | None,
     *,
     seed: int | None = None,
-    stop: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return the options of a generated text, with OpenAI's defaults."""
     return {
@@ -181,8 +226,24 @@ def continued(
         "temperature": TEMPERATURE_USUAL if temperature is None else temperature,
         "top_p": 1.0 if top_p is None else top_p,
         "seed": secrets.randbits(_SEED_BITS) if seed is None else seed % 2**_SEED_BITS,
-        "stop": stop,
     }
+
+
+def constraint(form: Form | None, field: str) -> Constraint | None:
+    """Return the constraint of a form.
+
+    Raises:
+        FieldError: the form in `field` is too long.
+    """
+    try:
+        return None if form is None else form.constraint()
+    except FormatError as error:
+        raise FieldError(field, error.message, error.hint) from error
+
+
+def answers(item: Asked, count: int) -> list[Asked]:
+    """Return the items of several answers to one; each has the seed that follows the one before."""
+    return [msgspec.structs.replace(item, seed=(item.seed + number) % 2**_SEED_BITS) for number in range(count)]
 
 
 def parse(body: bytes, kind: type[_Request]) -> _Request:
@@ -194,7 +255,7 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
     try:
         values = json_body.decode(body, dict[str, Any])
         _check_supported(values, getattr(kind, "unsupported", {}))
-        return msgspec.convert(values, kind)
+        return msgspec.convert(values, kind, str_keys=True)
     except (ValueError, RecursionError) as error:
         found = _FIELD.search(str(error))
         field = None if found is None else found[1] or found[2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal
@@ -23,7 +23,18 @@ from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.openai.requests import UNBOUNDED_TOKENS, TokenCount, continued
 from edgeml_core.errors import EdgemlError
-from edgeml_runtime.generate.options import Fraction, Temperature
+from edgeml_runtime.generate.options import (
+    Constraint,
+    Fraction,
+    NamedSchema,
+    ObjectFormat,
+    PlainFormat,
+    RegexFormat,
+    Temperature,
+    TopLogprobs,
+    WrittenToken,
+    schema_constraint,
+)
 from edgeml_runtime.requests import MESSAGES_MAX
 from edgeml_runtime.tasks import Chat, Message, TextAnswer, TokenDelta
 
@@ -37,9 +48,10 @@ _UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "prompt": (),
     "tool_choice": ("auto", "none"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
+#: The value of `include` that requests log probabilities.
+_LOGPROBS: Final = "message.output_text.logprobs"
 _TEXTS: Final = ("input_text", "output_text", "text")
 
 
@@ -66,41 +78,51 @@ class _Item(msgspec.Struct, frozen=True):
         return requests.message(self.role, "".join(part.text for part in self.content))
 
 
-class _Format(msgspec.Struct, frozen=True):
-    type: str = "text"
+class _SchemaFormat(NamedSchema, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    """JSON that a schema allows; a chat has the same fields in an object of their own."""
+
+    def constraint(self) -> Constraint:
+        return schema_constraint(self.schema)
 
 
 class _Text(msgspec.Struct, frozen=True):
-    format: _Format | None = None
+    format: PlainFormat | ObjectFormat | _SchemaFormat | RegexFormat | None = None
 
 
 class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A body of `/v1/responses`."""
 
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = _UNSUPPORTED
+    #: The field that has the form of the answer.
+    format_field: ClassVar[str] = "text"
 
     model: str
     input: str | Annotated[tuple[_Item, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
+    include: tuple[str, ...] | None = None
     stream: bool | None = None
     temperature: Temperature | None = None
     text: _Text | None = None
+    top_logprobs: TopLogprobs | None = None
     top_p: Fraction | None = None
 
     def item(self) -> Chat:
         """Return the conversation.
 
         Raises:
-            FieldError: an item is no message of text, or the answer shall have another form.
+            FieldError: an item is no message of text, or the form of the answer is too long.
         """
-        form = self.text.format if self.text else None
-        if form is not None and form.type != "text":
-            raise FieldError("text", f"the text's format {form.type!r} is not supported", "leave text out")
         before = () if self.instructions is None else (Message("system", self.instructions),)
         given = (Message("user", self.input),) if isinstance(self.input, str) else [it.message() for it in self.input]
         tokens = self.max_output_tokens or UNBOUNDED_TOKENS
-        return Chat(messages=(*before, *given), **continued(tokens, self.temperature, self.top_p))
+        reported = self.top_logprobs or (0 if _LOGPROBS in (self.include or ()) else None)
+        return Chat(
+            messages=(*before, *given),
+            logprobs=reported,
+            constraint=requests.constraint(self.text.format if self.text else None, self.format_field),
+            **continued(tokens, self.temperature, self.top_p),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +135,8 @@ class Answered:
 
     def whole(self, answer: TextAnswer) -> dict[str, object]:
         """Return the answer as one object."""
-        return self._response(_status(answer["finish"]), answer["text"], (answer["prompt_tokens"], answer["tokens"]))
+        made = _part(answer["text"], answer.get("logprobs", ()))
+        return self._response(_status(answer["finish"]), made, (answer["prompt_tokens"], answer["tokens"]))
 
     async def events(self, first: TokenDelta, pieces: AsyncGenerator[TokenDelta]) -> AsyncGenerator[bytes]:
         """Yield the answer as it is written, as events with numbers; an error is the last one."""
@@ -123,36 +146,37 @@ class Answered:
             yield numbered.event(f"response.{kind}", response=self._response("in_progress"))
         yield numbered.event("response.output_item.added", output_index=0, item=self._item("in_progress", None))
         yield numbered.event("response.content_part.added", **place, part=_part(""))
-        last, text = first, first.text
+        last, text = first, ""
+        tokens = list[WrittenToken]()
         async with aclosing(pieces):
             try:
-                if first.text:
-                    yield numbered.event("response.output_text.delta", **place, delta=first.text, logprobs=[])
-                async for last in pieces:
-                    if last.text:
-                        text += last.text
-                        yield numbered.event("response.output_text.delta", **place, delta=last.text, logprobs=[])
+                async for last in _all(first, pieces):
+                    new = [last.logprob] if last.logprob else []
+                    text, tokens = text + last.text, tokens + new
+                    if last.text or new:
+                        kind = "response.output_text.delta"
+                        yield numbered.event(kind, **place, delta=last.text, logprobs=_logprobs(new))
             except EdgemlError as error:
                 told = openai_errors.body(error, errors.status_of(error))["error"]
                 yield numbered.event("error", code=told["code"], message=told["message"], param=told["param"])
                 return
-        status = _status(last.finish)
-        yield numbered.event("response.output_text.done", **place, text=text, logprobs=[])
-        yield numbered.event("response.content_part.done", **place, part=_part(text))
-        yield numbered.event("response.output_item.done", output_index=0, item=self._item(status, text))
-        response = self._response(status, text, (last.prompt_tokens, last.tokens))
+        status, made = _status(last.finish), _part(text, tokens)
+        yield numbered.event("response.output_text.done", **place, text=text, logprobs=_logprobs(tokens))
+        yield numbered.event("response.content_part.done", **place, part=made)
+        yield numbered.event("response.output_item.done", output_index=0, item=self._item(status, made))
+        response = self._response(status, made, (last.prompt_tokens, last.tokens))
         yield numbered.event(f"response.{status}", response=response)
 
     @property
     def _item_id(self) -> str:
         return f"msg_{self.id}"
 
-    def _item(self, status: Status, text: str | None) -> dict[str, object]:
-        content = [] if text is None else [_part(text)]
+    def _item(self, status: Status, part: dict[str, object] | None) -> dict[str, object]:
+        content = [] if part is None else [part]
         return {"id": self._item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
     def _response(
-        self, status: Status, text: str | None = None, tokens: tuple[int, int] | None = None
+        self, status: Status, part: dict[str, object] | None = None, tokens: tuple[int, int] | None = None
     ) -> dict[str, object]:
         asked = self.request
         return {
@@ -167,14 +191,15 @@ class Answered:
             "max_output_tokens": asked.max_output_tokens,
             "metadata": {},
             "model": asked.model,
-            "output": [] if text is None else [self._item(status, text)],
+            "output": [] if part is None else [self._item(status, part)],
             "parallel_tool_calls": False,
             "previous_response_id": None,
             "store": False,
             "temperature": requests.TEMPERATURE_USUAL if asked.temperature is None else asked.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": (asked.text and asked.text.format) or PlainFormat()},
             "tool_choice": "none",
             "tools": [],
+            "top_logprobs": asked.top_logprobs or 0,
             "top_p": 1.0 if asked.top_p is None else asked.top_p,
             "truncation": "disabled",
             "usage": None if tokens is None else _usage(*tokens),
@@ -197,8 +222,26 @@ def _status(finish: str | None) -> Status:
     return "completed" if finish == "stop" else "incomplete"
 
 
-def _part(text: str) -> dict[str, object]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, tokens: Sequence[WrittenToken] = ()) -> dict[str, object]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": _logprobs(tokens)}
+
+
+def _logprobs(tokens: Sequence[WrittenToken]) -> list[dict[str, object]]:
+    """Return tokens in the form of this API, in which unknown bytes are none."""
+    return [
+        {
+            **it,
+            "bytes": it["bytes"] or [],
+            "top_logprobs": [{**one, "bytes": one["bytes"] or []} for one in it["top_logprobs"]],
+        }
+        for it in tokens
+    ]
+
+
+async def _all(first: TokenDelta, others: AsyncGenerator[TokenDelta]) -> AsyncGenerator[TokenDelta]:
+    yield first
+    async for delta in others:
+        yield delta
 
 
 def _usage(prompt_tokens: int, tokens: int) -> dict[str, object]:

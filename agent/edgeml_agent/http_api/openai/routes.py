@@ -7,7 +7,8 @@ is in `predict`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Final, TypeVar, cast
 
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from edgeml_agent.http_api import body as bodies
 from edgeml_agent.http_api import responses, schemas
 from edgeml_agent.http_api.openai import requests
-from edgeml_agent.http_api.openai.answers import CHAT, COMPLETION, Events, Form, Written
+from edgeml_agent.http_api.openai.answers import CHAT, COMPLETION, Events, Form, Piece, Written
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_agent.http_api.openai.responses import Answered, ResponsesRequest
@@ -28,6 +29,7 @@ from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Embedding, TextInput
+from edgeml_runtime.generate.options import FormatError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
 
@@ -46,7 +48,8 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
 
     async def respond(request: Request) -> Response:
         asked = await _read(request, ResponsesRequest)
-        pieces = models.stream(asked.model, partial(_generate, asked.item()), client=request.client)
+        generate = partial(_generate, asked.item(), asked.format_field)
+        pieces = models.stream(asked.model, generate, client=request.client)
         answered = Answered(request=asked)
         if asked.stream:
             return Events(answered.events(await anext(pieces), pieces))
@@ -68,21 +71,43 @@ async def _read(request: Request, kind: type[_Body]) -> _Body:
 
 async def _write(request: Request, models: Models, asked: ChatRequest | CompletionRequest, form: Form) -> Response:
     """The model's text; a stream begins with its first token, so that an error before it has its own status."""
-    pieces = models.stream(asked.model, partial(_generate, asked.item()), client=request.client)
+    items = requests.answers(asked.item(), asked.n or 1)
+    pieces = _pieces(request, models, asked, items)
     written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
     if asked.stream:
         return Events(written.events(await anext(pieces), pieces))
-    return responses.json(written.whole(join([piece async for piece in pieces])))
+    deltas: list[list[TokenDelta]] = [[] for _ in items]
+    async for index, delta in pieces:
+        deltas[index].append(delta)
+    return responses.json(written.whole([join(it) for it in deltas]))
+
+
+async def _pieces(
+    request: Request, models: Models, asked: ChatRequest | CompletionRequest, items: Sequence[Prompt | Chat]
+) -> AsyncGenerator[Piece]:
+    """Yield the answers one after the other; between two of them the model answers other requests."""
+    for index, item in enumerate(items):
+        generate = partial(_generate, item, asked.format_field)
+        async with aclosing(models.stream(asked.model, generate, client=request.client)) as deltas:
+            async for delta in deltas:
+                yield index, delta
 
 
 def _generate(
-    asked: Prompt | Chat, model: Model, emit: Callable[[TokenDelta], None], stopped: Callable[[], bool]
+    asked: Prompt | Chat,
+    format_field: str,
+    model: Model,
+    emit: Callable[[TokenDelta], None],
+    stopped: Callable[[], bool],
 ) -> None:
     """Generate in the model's thread, until the request is stopped."""
-    for piece in model.generate(asked):
-        emit(piece)
-        if stopped():
-            return
+    try:
+        for piece in model.generate(asked):
+            emit(piece)
+            if stopped():
+                return
+    except FormatError as error:
+        raise FieldError(format_field, error.message, error.hint) from error
 
 
 def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:
