@@ -206,9 +206,7 @@ def test_every_constrained_answer_parses(chatting):
     """At temperature 1, of many seeds: JSON of the schema, never a special token, and `stop` as its end."""
     form = {"type": "json_schema", "json_schema": {"schema": PERSON}}
     asking = {"prompt": "Who?", "temperature": 1.0, "max_new_tokens": 200, "response_format": form}
-    found = inference.run(chatting[1].path, [asking | {"seed": seed} for seed in range(min(SEEDS, 200))])
-    for start in range(200, SEEDS, 200):
-        found += inference.run(chatting[1].path, [asking | {"seed": seed} for seed in range(start, start + 200)])
+    found = _drawn(chatting, asking)
     assert len(found) == SEEDS
     assert {it["finish"] for it in found} == {"stop"}
     assert all(_fits(json.loads(it["text"])) for it in found)
@@ -219,7 +217,7 @@ def test_any_object_parses_unless_its_length_is_reached(chatting):
     """`json_object` bounds no length: an answer that is cut says so, and all others are objects."""
     asking = {"prompt": "Who?", "temperature": 1.0, "max_new_tokens": 60, "response_format": {"type": "json_object"}}
     ends = {"stop": 0, "length": 0}
-    for found in inference.run(chatting[1].path, [asking | {"seed": seed} for seed in range(SEEDS)][:256]):
+    for found in _drawn(chatting, asking):
         ends[found["finish"]] += 1
         if found["finish"] == "stop":
             assert isinstance(json.loads(found["text"]), dict)
@@ -241,6 +239,12 @@ def test_an_expression_constrains_a_stream(chatting):
     assert re.fullmatch("[0-9]{3}-[a-f]{4}", texts[0])
     assert texts[0].startswith(texts[1])
     assert [one[-1]["finish_reason"] for one in choices] == ["stop", "length"]
+
+
+def _drawn(chatting, asking):
+    """The answers of all seeds; a request takes a hundred items."""
+    requests = [asking | {"seed": seed} for seed in range(SEEDS)]
+    return [it for at in range(0, SEEDS, 100) for it in inference.run(chatting[1].path, requests[at : at + 100])]
 
 
 def _fits(value):
