@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 
 import pytest
 import torch
 import transformers
-from tests.integration.test_openai import ANSWER, CHAT, QUESTION, asked, events
+from tests.integration.test_openai import ANSWER, CHAT, QUESTION, SLOW_TOKEN_S, asked, events, serving
 
 from edgeml import inference
+from edgeml_runtime.model import Model
 
 COMPLETION = {"model": "chat", "prompt": "Count:", "max_tokens": 8, "temperature": 0}
 DRAWN = {"model": "chat", "prompt": "The", "temperature": 1.5, "max_tokens": 12}
@@ -62,6 +64,27 @@ def test_a_stream_of_several_answers_numbers_its_pieces(chatting):
         assert "".join(it["delta"].get("content", "") for it in mine) == expected["message"]["content"]
         assert [it["finish_reason"] for it in mine] == [None] * (len(mine) - 1) + [expected["finish_reason"]]
     assert last["usage"] == whole.json()["usage"]
+
+
+def test_a_client_that_leaves_ends_all_its_answers(chatting, monkeypatch):
+    """The first is counted as answered, the second as given up, and no third one begins."""
+    whole = Model.infer
+
+    def slow(model, inputs):
+        time.sleep(SLOW_TOKEN_S)
+        return whole(model, inputs)
+
+    async def use(models, client):
+        monkeypatch.setattr(Model, "infer", slow)
+        body = DRAWN | {"n": 8, "max_tokens": 5, "seed": 3, "stream": True}
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if '"index":1' in line:
+                    break
+        await models.run("chat", lambda _: None)
+        return [tally.count for tally in models.counts.tally("chat")]
+
+    assert serving(chatting, use) == [2, 1]
 
 
 def test_log_probabilities_are_those_that_torch_computes(chatting):
