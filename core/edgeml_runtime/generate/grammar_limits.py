@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from edgeml_runtime.generate.options import FormatError
 
-#: Characters of an expression with its counted repetitions spelled out; as many take some 60 ms and 30 MiB.
+#: Characters of an expression with its counted repetitions spelled out; as many take some 60 ms.
 EXPANDED_MAX_CHARS: Final = 64 * 1024
 #: The least common multiple of all `multipleOf` in a schema; as many states take some 30 ms.
 MULTIPLE_MAX: Final = 10_000
+#: The flag x lets comments stand inside of repetitions, which the estimate doesn't read.
+_COMMENTS: Final = re.compile(r"\(\?[a-zA-Z]*x")
 _TOKEN: Final = re.compile(
     r"\\(?:[pPxuU]\{[^}]*\}|.)"  # an escape
     r"|\[\^?(?:\\.|[^\]\\])*\]"  # a class
@@ -31,8 +33,10 @@ def check_regex(expression: str) -> None:
     """Check the length of an expression with its repetitions spelled out.
 
     Raises:
-        FormatError: `input-invalid`, when it is longer than `EXPANDED_MAX_CHARS`.
+        FormatError: `input-invalid`, when it is longer than `EXPANDED_MAX_CHARS`, or has the flag x.
     """
+    if _COMMENTS.search(expression):
+        raise FormatError("a regular expression has the flag x", "write it without white space and comments")
     length = _expanded_chars(expression)
     if length > EXPANDED_MAX_CHARS:
         message = f"a regular expression stands for {length} characters, its repetitions spelled out"

@@ -124,6 +124,7 @@ def test_every_stop_token_ends_an_answer():
         (schema_constraint({"patternProperties": {"(a{1000}){1000}": {}}}), "1000000 characters"),
         (Constraint("regex", "["), "regex"),
         (Constraint("regex", "(?=a)b"), "regex"),
+        (Constraint("regex", "(?sx)(a{#c\n1000}){1000}"), "flag x"),
         (Constraint("regex", "((a{1000}){100}){100}"), "10000000 characters"),
         (Constraint("json_schema", '{"items":' * 300 + "{}" + "}" * 300), "recursion"),
     ],
