@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -181,16 +181,30 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     normalize: bool
 
 
+#: Inputs of a language model, integers: ids and their positions [1, tokens]; the mask [1, all tokens].
+INPUT_IDS: Final = "input_ids"
+POSITIONS: Final = "position_ids"
+MASK: Final = "attention_mask"
+#: Further inputs of one that writes its cache in place: one less than the tokens so far [1], the tokens so far [1], and
+#: the numbers of the new tokens whose logits are wanted [wanted].
+LAST_TOKEN: Final = "seqlens_k"  # noqa: S105 -- a word of a text
+TOKENS_SO_FAR: Final = "total_sequence_length"
+LOGITS_AT: Final = "logits_at"
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="generation"):
     """The text that follows a prompt, token by token from the logits of `output`, until one of `stop_ids`.
 
-    `past` and `present` are the inputs and outputs that pass the attention's keys and values from token to token.
+    `past` and `present` are the inputs and outputs that pass the attention's keys and values from token to token,
+    float32 [1, heads, tokens, size]. With `in_place` both may be the same memory, in which a run writes behind the
+    tokens before it. The model then takes the number of tokens so far, and which of the new ones need logits.
     """
 
     output: str
     stop_ids: tuple[int, ...]
     past: tuple[str, ...]
     present: tuple[str, ...]
+    in_place: bool = False
 
 
 class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):

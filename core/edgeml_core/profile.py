@@ -17,7 +17,7 @@ from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ENGINES, Engine, Format
 
 #: `estimator` is a scikit-learn model: no quantizer knows its operators, and it is small.
-ModelKind = Literal["encoder", "cnn", "estimator"]
+ModelKind = Literal["encoder", "decoder", "cnn", "estimator"]
 RecipeName = Literal[
     "dynamic-s8",
     "dynamic-s8-reduced",

@@ -23,6 +23,7 @@ from edgeml_core.processing import (
     TextInput,
 )
 from edgeml_runtime import tasks
+from edgeml_runtime.engines import Session
 from edgeml_runtime.postprocess import question_answering
 from edgeml_runtime.requests import check_bounds
 from edgeml_runtime.tasks import (
@@ -62,8 +63,8 @@ class Prepared(NamedTuple):
 
     tensors: dict[str, Array]
     about: Sequence[ItemInfo]
-    write: Callable[[Infer], Iterator[TokenDelta]] | None = None
-    weigh: Callable[[Infer], LikelihoodAnswer] | None = None
+    write: Callable[[Session], Iterator[TokenDelta]] | None = None
+    weigh: Callable[[Session], LikelihoodAnswer] | None = None
     further: Callable[[Mapping[str, Array], Infer], Iterator[Answer]] | None = None
 
 
@@ -136,18 +137,18 @@ def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Prepare
 
 
 def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
-    from edgeml_runtime.generate.loop import Writer, likelihood  # noqa: PLC0415 -- only text models load the tokenizers library
+    from edgeml_runtime.generate.loop import Writer  # noqa: PLC0415 -- only text models load the tokenizers library
 
     writer = Writer(folder, prompt, manifest)
 
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
         if isinstance(item, ScoredText):
-            tensors = writer.text_tensors(_expect(item, ScoredText))
-            return Prepared(tensors, [None], weigh=partial(likelihood, tensors, output=writer.output))
+            text = writer.text_ids(_expect(item, ScoredText))
+            return Prepared(writer.tensors(text), [None], weigh=partial(writer.likelihood, text))
         prompt_item = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
-        tensors = writer.prompt_tensors(prompt_item)
-        return Prepared(tensors, [None], write=partial(writer.generate, prompt_item, tensors))
+        ids = writer.prompt_ids(prompt_item)
+        return Prepared(writer.tensors(ids), [None], write=partial(writer.generate, prompt_item, ids))
 
     return prepare
 

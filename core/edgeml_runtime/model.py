@@ -20,7 +20,7 @@ from edgeml_runtime.drift_features import Run
 from edgeml_runtime.engines import Session
 from edgeml_runtime.inputs import Prepared, Preparer, preparer
 from edgeml_runtime.postprocess import table
-from edgeml_runtime.tasks import Answer, Chat, Infer, Item, ItemInfo, Prompt, Row, TokenDelta
+from edgeml_runtime.tasks import Answer, Chat, Item, ItemInfo, Prompt, Row, TokenDelta
 from edgeml_runtime.tensors import Array
 
 #: Bytes of the inputs of one run, where a client's tensors have more than `BATCH_MAX` rows: the memory that a model
@@ -233,7 +233,7 @@ class Model:
             if prepared.write:
                 yield [tasks.join(_until(stopped, self._written(prepared.write)))]
             elif prepared.weigh:
-                yield [prepared.weigh(self.infer)]
+                yield [prepared.weigh(self.session)]
             else:
                 yield list(self._answers_of_run(together, prepared, stopped))
 
@@ -250,8 +250,8 @@ class Model:
             raise TransportError("client-left", "the client left before all of the context was read")
         return self.infer(inputs)
 
-    def _written(self, write: Callable[[Infer], Iterator[TokenDelta]]) -> Iterator[TokenDelta]:
-        for piece in write(self.infer):
+    def _written(self, write: Callable[[Session], Iterator[TokenDelta]]) -> Iterator[TokenDelta]:
+        for piece in write(self.session):
             self.wrote()
             yield piece
 

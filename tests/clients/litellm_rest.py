@@ -53,7 +53,7 @@ def embedding(url):
 def errors(url):
     with refused("no model 'other'"):
         litellm.completion(**asked(url, model="openai/other", messages=QUESTION, num_retries=0))
-    with refused("field n "):
+    with refused("at `$.n`"):
         litellm.completion(**asked(url, model="openai/chat", messages=QUESTION, n=9, num_retries=0))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from edgeml import targets
 from edgeml.pipeline.export import export
@@ -54,8 +55,13 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def minilm_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Exported], list[str]]:
     """Return MiniLM's bundles for three targets in both formats, and the steps of their export."""
+    return minilm_bundles.exported_once(_session(tmp_path_factory))
+
+
+def _session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of a test session share."""
     folder = tmp_path_factory.getbasetemp()
-    return minilm_bundles.exported_once(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +93,15 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """The folder of the tiny model that chats, and its bundle in fp32."""
     with cache.kept("chat", lambda place: tiny_chat.pretrained(place / "chat"), [Path(tiny_chat.__file__)]) as place:
         model = place / "chat"
+    session = _session(tmp_path_factory)
     request = ExportRequest(
-        model=str(model),
-        targets=("x86-vnni",),
-        formats=("onnx",),
-        quantize="none",
-        output=tmp_path_factory.mktemp("chatting"),
+        model=str(model), targets=("x86-vnni",), formats=("onnx",), quantize="none", output=session / "chatting"
     )
-    (exported,) = export(request)
-    return model, exported
+    bundle = request.output / "chat-1-x86-vnni-onnx.edgeml"
+    with FileLock(session / "chatting.lock"):
+        if not bundle.exists():
+            export(request)
+    return model, minilm_bundles.read(bundle)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from tests.support.waiting import until
 from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_core.processing import Embedding
+from edgeml_runtime.generate.cache import Cache
 from edgeml_runtime.model import Model
 from edgeml_runtime.unpack import unpacked as opened
 
@@ -289,12 +290,12 @@ def test_a_failure_amid_a_stream_is_its_last_event(chatting, monkeypatch):
 def test_generation_ends_at_the_next_token_when_its_client_leaves(door, chatting, monkeypatch):
     """A socket that is closed: no further token is made, and the model is free for the next request."""
     made = []
-    whole = Model.infer
+    whole = Cache.read
 
-    def slow(model, inputs):
+    def slow(cache, ids):
         time.sleep(SLOW_TOKEN_S)
         made.append(time.monotonic())
-        return whole(model, inputs)
+        return whole(cache, ids)
 
     path, body = {
         "stream": ("/v1/completions", LONG | {"stream": True}),
@@ -303,7 +304,7 @@ def test_generation_ends_at_the_next_token_when_its_client_leaves(door, chatting
     }[door]
 
     async def use(models, client):
-        monkeypatch.setattr(Model, "infer", slow)
+        monkeypatch.setattr(Cache, "read", slow)
         await asyncio.to_thread(_ask_and_leave, client.base_url.port, path, body, made)
         await models.run("chat", lambda _: None)
         count = len(made)
@@ -326,14 +327,14 @@ def _ask_and_leave(port, path, body, made):
 
 def test_a_stream_arrives_as_it_is_written(chatting, monkeypatch):
     """Each token when it is made, not all of them in the end."""
-    whole = Model.infer
+    whole = Cache.read
 
-    def slow(model, inputs):
+    def slow(cache, ids):
         time.sleep(SLOW_TOKEN_S)
-        return whole(model, inputs)
+        return whole(cache, ids)
 
     async def use(_, client):
-        monkeypatch.setattr(Model, "infer", slow)
+        monkeypatch.setattr(Cache, "read", slow)
         async with client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
             arrived = [time.monotonic() async for _ in response.aiter_lines()]
         return arrived[-1] - arrived[0]

@@ -16,20 +16,25 @@ import pytest
 
 from edgeml import bench, targets
 from edgeml.child_process import ExecutionSite
-from edgeml.pipeline.request import Exported
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify import Verification, verification, verify
 from edgeml.verify.emulation import emulated, sysroot
 from edgeml.verify.emulation.prepare import prepare
 from edgeml_core.calls import Timing
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Tensors, Text
+from edgeml_runtime.tasks import Item, Text
 from edgeml_runtime.unpack import unpacked
+from support import tiny_chat
 from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
 from support.waiting import until
 
 TEXTS = [Text("The pump in hall two has stopped."), Text("Wheat needs less water than rice does.")]
 PIS = ("rpi4", "rpi5", "rpi-zero2w")
+#: By day one board is enough for a language model; each takes half a minute.
+NIGHT_BOARDS = ("x86-gateway", "rpi5", "rpi-zero2w")
+NIGHTLY = pytest.mark.nightly
 
 
 pytestmark = pytest.mark.usefixtures("arm64")
@@ -41,7 +46,7 @@ def minilm(six: list[Exported]) -> list[Exported]:
     return [it for target in ("x86-gateway", "rpi4") for it in six if it.manifest.target == target]
 
 
-def verify_emulated(bundle: Path, target: str, *items: Text | Tensors) -> Verification:
+def verify_emulated(bundle: Path, target: str, *items: Item) -> Verification:
     with unpacked(bundle) as opened:
         return emulated.verify(opened.folder, opened.manifest, targets.load(target), items)
 
@@ -55,6 +60,21 @@ def test_a_tiny_model_answers_as_here(target: str, tmp_path: Path):
     assert (found.cpu, found.how) == (targets.load(target).cpu.core, "emulated")
     assert [answer["labels"][0]["label"] for answer in found.answers] == ["positive", "negative"]
     assert found.max_abs < 1e-6
+
+
+@pytest.mark.parametrize("target", [pytest.param("rpi4"), *(pytest.param(it, marks=NIGHTLY) for it in NIGHT_BOARDS)])
+def test_a_language_model_writes_there_as_here(target: str, chatting: tuple[Path, Exported], tmp_path: Path):
+    """In the recipe that ships for the board: the golden outputs, and the same text token by token."""
+    (exported,) = export(
+        ExportRequest(model=str(chatting[0]), targets=(target,), formats=("onnx",), output=tmp_path / "out")
+    )
+    with unpacked(exported.path) as opened:
+        model = Model.open(opened.folder, opened.manifest)
+        asked = model.parse({"messages": [{"role": "user", "content": "Where is the valve?"}]})
+        here = model.predict(asked)
+    found = verify_emulated(exported.path, target, *asked)
+    assert found.answers == here
+    assert here[0]["text"] == tiny_chat.FACTS["Where is the valve?"]
 
 
 @pytest.mark.parametrize("target", ["x86-gateway", "rpi4"])

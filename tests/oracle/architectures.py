@@ -171,8 +171,10 @@ _EXPORTED: Final = {
     ),
     SPEECH: ("data2vec-audio hubert sew sew-d unispeech unispeech-sat wav2vec2 wav2vec2-conformer wavlm"),
     "text-generation": (
-        "arcee bloom cohere deepseek_v3 falcon gemma gemma2 gemma3_text glm gpt2 gpt_neo gpt_neox granite helium llama "
-        "mistral mpt nemotron olmo olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm"
+        "apertus arcee bitnet bloom cohere cohere2 deepseek_v3 ernie4_5 exaone4 falcon gemma gemma2 "
+        "gemma3_text glm glm4 gpt2 gpt_neo gpt_neox gpt_oss granite helium hunyuan_v1_dense llama mistral mpt "
+        "nemotron olmo olmo2 olmo3 opt phi phi3 qwen2 qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2 "
+        "vaultgemma"
     ),
 }
 _REFUSED: Final = {
@@ -194,7 +196,8 @@ _REFUSED: Final = {
     ("nystromformer", "fill-mask"): "among others",
     ("imagegpt", "image-classification"): "the model gives no answer for image-classification to pixel_values",
     ("mamba", "text-generation"): "keeps no cache of keys and values",
-    ("starcoder2", "text-generation"): "optimum knows no starcoder2",
+    ("gpt_bigcode", "text-generation"): "keeps no cache of keys and values",
+    ("mixtral", "text-generation"): "optimum knows no mixtral",
     ("xglm", "text-generation"): "optimum knows no xglm",
     ("whisper", "audio-classification"): "the model gives no answer for audio-classification to input_features",
 }

@@ -70,11 +70,12 @@ def exported_once(session: Path) -> tuple[list[Exported], list[str]]:
                 )
                 export(request, steps)
             steps_file.write_text(json.dumps(steps.names))
-    found = [_read(output / f"minilm-1-{target}-{form}.edgeml") for target in TARGETS for form in FORMATS]
+    found = [read(output / f"minilm-1-{target}-{form}.edgeml") for target in TARGETS for form in FORMATS]
     return found, json.loads(steps_file.read_text())
 
 
-def _read(path: Path) -> Exported:
+def read(path: Path) -> Exported:
+    """Read a bundle that another process has exported."""
     with path.open("rb") as file:
         manifest = BundleReader(file).manifest
     beside = path.with_name(f"{manifest.stem}{MEASUREMENTS_SUFFIX}")

@@ -134,11 +134,12 @@ class Tuner:
         return medians[0], medians[-1]
 
     def _turns(self, sessions: Sequence[Session]) -> Iterator[list[float]]:
+        runs = [child.timed_run(it, self._manifest, self._inputs) for it in sessions]
         begun_s = time.monotonic()
         for turn in range(TURNS_MAX):
             if turn >= TURNS_MIN and time.monotonic() - begun_s > COMPARISON_MAX_S:
                 return
-            yield [min(child.run_ms(it, self._inputs) for _ in range(RUNS_A_TURN)) for it in sessions]
+            yield [min(child.run_ms(it) for _ in range(RUNS_A_TURN)) for it in runs]
 
     def _batch_size(self, best: RunConfig) -> int:
         """Return how many requests should run together."""

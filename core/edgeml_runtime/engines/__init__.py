@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.manifest import Engine, Manifest, RuntimeNeeds
@@ -27,6 +27,10 @@ DISTRIBUTIONS: Final[dict[Engine, tuple[str, ...]]] = {
 }
 #: The extra that installs each engine on a device.
 EXTRAS: Final[dict[Engine, str]] = {"onnxruntime": "agent", "litert": "tflite"}
+#: A run of a model: its outputs by name, from arrays by name.
+Run: TypeAlias = "Callable[[Mapping[str, Array]], dict[str, Array]]"
+#: Arrays that a run changes, by input name, each with the output that replaces it.
+Bound: TypeAlias = "Mapping[str, tuple[str, Array]]"
 _RELEASE: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})*")
 
 
@@ -51,6 +55,29 @@ class Session(Protocol):
     def close(self) -> None:
         """Free the model; `run` must not be called after it."""
         ...
+
+
+@runtime_checkable
+class InPlaceSession(Session, Protocol):
+    """A session of a runtime that writes outputs into the memory of inputs."""
+
+    def bind(self, bound: Bound) -> Run:
+        """Return a run that writes outputs into `bound`, whose arrays are inputs at the same time.
+
+        The run takes the other inputs and returns the other outputs. It raises as `run` does.
+        """
+        ...
+
+
+def bind(session: Session, bound: Bound) -> Run:
+    """Return a run of the model that writes outputs into `bound`, whose arrays are inputs at the same time.
+
+    Raises:
+        RejectedError: `bundle-format`, when the runtime can't do so.
+    """
+    if not isinstance(session, InPlaceSession):
+        raise RejectedError("bundle-format", "the model writes its cache in place, which its runtime can't do")
+    return session.bind(bound)
 
 
 def installed() -> dict[Engine, str]:

@@ -14,6 +14,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_runtime.engines import Bound, Run
 from edgeml_runtime.tensors import Array
 
 #: Source: onnxruntime_session_options_config_keys.h; each changes how the CPU computes and nothing else.
@@ -82,6 +83,30 @@ class OrtSession:
         except _FAILURES as error:
             raise _failed("run", error) from error
         return dict(zip(self._names, outputs, strict=True))
+
+    def bind(self, bound: Bound) -> Run:
+        """See `engines.InPlaceSession.bind`."""
+        binding = self._session.io_binding()
+        for name, (output, array) in bound.items():
+            place = ("cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_input(name, *place)
+            binding.bind_output(output, *place)
+        # Outputs keep the order in which they were bound. The caches stay where they are: reading them would copy them.
+        others = [name for name in self._names if name not in {output for output, _ in bound.values()}]
+
+        def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            try:
+                for name, array in inputs.items():
+                    binding.bind_cpu_input(name, array)
+                for name in others:
+                    binding.bind_output(name)
+                self._session.run_with_iobinding(binding)
+                values = binding.get_outputs()[len(bound) :]
+                return {name: value.numpy() for name, value in zip(others, values, strict=True)}
+            except _FAILURES as error:
+                raise _failed("run", error) from error
+
+        return run
 
     def close(self) -> None:
         """See `engines.Session.close`."""

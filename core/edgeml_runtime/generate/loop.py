@@ -1,23 +1,23 @@
 """Text generation with a language model: one run for the prompt, then one for each further token.
 
-The keys and values of earlier tokens (the KV cache) are outputs of each run and inputs of the next. So a run computes
-new tokens only. One prompt is continued at a time, and the caller ends an answer by taking no further delta. The
-likelihood of a whole text takes one run.
+The keys and values of earlier tokens are kept (the KV cache). So a run computes new tokens only, and the next turn of a
+conversation too. The caller ends an answer by taking no further delta.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from edgeml_core.errors import RejectedError, UsageError
-from edgeml_core.manifest import Manifest, TensorSpec
+from edgeml_core.manifest import Manifest
 from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime.encode.text import opened
+from edgeml_runtime.engines import Session
 from edgeml_runtime.generate import chat
+from edgeml_runtime.generate.cache import COUNTED, Cache, Caches, Decoder
 from edgeml_runtime.generate.constraint import Constraints
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.generate.logprobs import TokenTexts
@@ -25,17 +25,12 @@ from edgeml_runtime.generate.sampling import Drawn, Sampler
 from edgeml_runtime.tasks import (
     Chat,
     Finish,
-    Infer,
     LikelihoodAnswer,
     Prompt,
     ScoredText,
     TokenDelta,
 )
 from edgeml_runtime.tensors import Array
-
-_IDS: Final = "input_ids"
-_MASK: Final = "attention_mask"
-_POSITIONS: Final = "position_ids"
 
 
 class Writer:
@@ -50,21 +45,18 @@ class Writer:
         if not isinstance(manifest.postprocess, Generation):
             raise RejectedError("bundle-format", "the model takes prompts, but its postprocessing generates no text")
         self._spec = manifest.postprocess
-        self.output: Final = self._spec.output
-        known = {_IDS, _MASK, _POSITIONS, *self._spec.past}
+        known = {*COUNTED, *self._spec.past}
         if unknown := [spec.name for spec in manifest.inputs if spec.name not in known]:
             raise RejectedError("bundle-format", f"a prompt has no tensors for the model's inputs {', '.join(unknown)}")
         self._prompt = prompt
-        self._inputs: dict[str, TensorSpec] = {spec.name: spec for spec in manifest.inputs}
+        self._decoder = Decoder(manifest.inputs, self._spec)
+        self._caches = Caches(self._decoder)
         self._tokenizer = opened(folder / prompt.tokenizer)
         self._texts = TokenTexts(self._tokenizer)
         self._constraints = Constraints(self._tokenizer, self._spec.stop_ids)
 
-    def prompt_tensors(self, request: Prompt | Chat) -> dict[str, Array]:
-        """Make the inputs of the first run: the whole prompt and an empty cache.
-
-        Returns:
-            Arrays by tensor name: integers [1, tokens], and the cache, float [1, heads, 0, size], by layer.
+    def prompt_ids(self, request: Prompt | Chat) -> list[int]:
+        """Encode a prompt.
 
         Raises:
             UsageError: `input-invalid`, when the prompt is empty or not Unicode, or the chat template refuses the
@@ -81,10 +73,10 @@ class Writer:
         if len(ids) > tokens_max:
             message = f"the prompt has {len(ids)} tokens, and the model reads {tokens_max} and writes one"
             raise UsageError("prompt-too-long", message, "send a shorter prompt")
-        return self._begin(ids)
+        return ids
 
-    def text_tensors(self, item: ScoredText) -> dict[str, Array]:
-        """Make the inputs for a whole text, cut at the model's maximum of tokens.
+    def text_ids(self, item: ScoredText) -> list[int]:
+        """Encode a whole text, cut at the model's maximum of tokens.
 
         Raises:
             UsageError: `input-invalid`, when it has fewer than two tokens or is not Unicode.
@@ -92,22 +84,43 @@ class Writer:
         ids = self._ids(item.text)[: self._prompt.max_length]
         if len(ids) < 2:
             raise UsageError("input-invalid", f"the text has {len(ids)} tokens", "send texts of two tokens or more")
-        return self._begin(ids)
+        return ids
 
-    def generate(self, request: Prompt | Chat, tensors: dict[str, Array], infer: Infer) -> Iterator[TokenDelta]:
+    def tensors(self, ids: Sequence[int]) -> dict[str, Array]:
+        """Make the inputs of one run that reads all tokens and gives the logits after the last one.
+
+        Returns:
+            Arrays by tensor name: integers [1, tokens], and the empty cache, float [1, heads, 0, size], by layer.
+        """
+        return self._decoder.tensors(ids, at=[len(ids) - 1]) | self._decoder.empty(0)
+
+    def likelihood(self, ids: Sequence[int], session: Session) -> LikelihoodAnswer:
+        """Compute the likelihood of a text from `text_ids` by the loaded model."""
+        return likelihood(ids, Cache(self._decoder, session))
+
+    def generate(self, request: Prompt | Chat, prompt: Sequence[int], session: Session) -> Iterator[TokenDelta]:
         """Generate the answer, one run for each delta that the caller takes.
+
+        A prompt that begins as an earlier conversation is read from where it differs.
 
         Args:
             request: the bounds of the answer, and how tokens are drawn.
-            tensors: from `prompt_tensors`.
-            infer: runs the model.
+            prompt: from `prompt_ids`.
+            session: the loaded model.
         """
-        prompt: list[int] = tensors[_IDS][0].tolist()
         room = min(request.max_new_tokens, self._prompt.max_length - len(prompt))
+        cache = self._caches.take(session, prompt)
+        try:
+            cache.reserve(len(prompt) + room)
+            yield from self._deltas(request, prompt, room, cache)
+        finally:
+            self._caches.keep(cache)
+
+    def _deltas(self, request: Prompt | Chat, prompt: Sequence[int], room: int, cache: Cache) -> Iterator[TokenDelta]:
         detokenizer = Detokenizer(self._tokenizer.decode, prompt, request.stop)
         guide = self._constraints.guide(request.constraint) if request.constraint else None
         sampler = Sampler(request, prompt, self._texts, guide)
-        for count, drawn in enumerate(self._tokens(tensors, sampler, infer), start=1):
+        for count, drawn in enumerate(_tokens(cache, prompt, sampler), start=1):
             ends = drawn.token in self._spec.stop_ids
             text = "" if ends else detokenizer.add(drawn.token)
             finish: Finish | None = "length" if count == room else None
@@ -131,50 +144,35 @@ class Writer:
         except TypeError as error:
             raise UsageError("input-invalid", f"the prompt can't be read: {error}", "send valid Unicode") from error
 
-    def _begin(self, ids: Sequence[int]) -> dict[str, Array]:
-        """Make the inputs of a run with an empty cache."""
-        past = {
-            name: np.zeros([1, *(max(0, length) for length in spec.shape[1:])], dtype=spec.dtype)
-            for name, spec in self._inputs.items()
-            if name in self._spec.past
-        }
-        return self._tensors(ids, len(ids), past)
 
-    def _tokens(self, tensors: dict[str, Array], sampler: Sampler, infer: Infer) -> Iterator[Drawn]:
-        """Generate tokens without end, each from a run of its own."""
-        total = tensors[_IDS].shape[1]
-        while True:
-            outputs = infer(tensors)
-            drawn = sampler.draw(outputs[self._spec.output][0, -1])
-            yield drawn
-            total += 1
-            past = {name: outputs[present] for name, present in zip(self._spec.past, self._spec.present, strict=True)}
-            tensors = self._tensors([drawn.token], total, past)
+def _tokens(cache: Cache, ids: Sequence[int], sampler: Sampler) -> Iterator[Drawn]:
+    """Generate tokens without end, each from a run of its own.
 
-    def _tensors(self, ids: Sequence[int], total: int, past: Mapping[str, Array]) -> dict[str, Array]:
-        """Make the inputs for `ids`, the last of `total` tokens."""
-        values = {_IDS: list(ids), _MASK: [1] * total, _POSITIONS: list(range(total - len(ids), total))}
-        counted = {
-            name: np.array([row], dtype=self._inputs[name].dtype)
-            for name, row in values.items()
-            if name in self._inputs
-        }
-        return {**counted, **past}
+    Args:
+        cache: has read the beginning of `ids`.
+        ids: the prompt.
+        sampler: of the request.
+    """
+    unread = ids[len(cache.tokens) :]
+    while True:
+        drawn = sampler.draw(cache.read(unread))
+        yield drawn
+        unread = [drawn.token]
 
 
-def likelihood(tensors: Mapping[str, Array], infer: Infer, *, output: str) -> LikelihoodAnswer:
+def likelihood(ids: Sequence[int], cache: Cache) -> LikelihoodAnswer:
     """Compute the likelihood of a text: the probability of each token after those before it.
 
     Args:
-        tensors: from `Writer.text_tensors`.
-        infer: runs the model.
-        output: name of the logits, float [1, tokens, vocabulary].
+        ids: the text's tokens.
+        cache: empty; it reads them.
     """
-    following = tensors[_IDS][0, 1:]
-    scores = infer(tensors)[output][0]
-    # One position at a time: a board has no memory for a large vocabulary in float64 at all positions.
-    total = sum(_log_probability(logits, int(token)) for logits, token in zip(scores, following, strict=False))
-    return {"log_likelihood": total, "tokens": len(following)}
+    total = 0.0
+    for some, scores in cache.read_all(ids[:-1]):
+        following = ids[len(cache.tokens) - len(some) + 1 :]
+        # One position at a time: a board has no memory for a large vocabulary in float64 at all positions.
+        total += sum(_log_probability(logits, token) for logits, token in zip(scores, following, strict=False))
+    return {"log_likelihood": total, "tokens": len(ids) - 1}
 
 
 def _log_probability(logits: Array, token: int) -> float:

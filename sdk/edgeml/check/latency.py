@@ -1,5 +1,7 @@
 """Latency of int8 against fp32 on this machine: interleaved, on the same threads, in a fresh process.
 
+Of a language model it is the time of one token, behind a prompt.
+
 The figures name this machine's CPU. They are never given as the board's.
 """
 

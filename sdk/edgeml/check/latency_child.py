@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Final
 
 from edgeml.check.latency import Job, Reply, Times
@@ -16,8 +16,6 @@ from edgeml_core.errors import EdgemlError
 from edgeml_runtime import stdio
 from edgeml_runtime.bench import child
 from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
-from edgeml_runtime.engines import Session
-from edgeml_runtime.tensors import Array
 
 #: Runs of each model; more change no median.
 RUNS_MAX: Final = 300
@@ -40,11 +38,11 @@ def measure(job: Job) -> Times:
     begun = time.perf_counter()
     int8 = job.int8.load(job.threads)
     load_ms = child.ms_since(begun)
-    given, given_fp32 = job.int8.arrays(), job.fp32.arrays()
-    first_ms = child.run_ms(int8, given)
+    one = job.int8.run(int8)
+    first_ms = child.run_ms(one)
     peak = child.peak_rss_bytes()
-    fp32 = job.fp32.load(job.threads)
-    int8_ms, fp32_ms = _interleaved((int8, given), (fp32, given_fp32), job.budget_s)
+    other = job.fp32.run(job.fp32.load(job.threads))
+    int8_ms, fp32_ms = _interleaved(one, other, job.budget_s)
     return Times(
         int8=child.latency(int8_ms),
         fp32=child.latency(fp32_ms),
@@ -55,23 +53,23 @@ def measure(job: Job) -> Times:
 
 
 def _interleaved(
-    one: tuple[Session, Mapping[str, Array]], other: tuple[Session, Mapping[str, Array]], budget_s: float
+    one: Callable[[], object], other: Callable[[], object], budget_s: float
 ) -> tuple[list[float], list[float]]:
     """Time both in turns, so that other load on the machine falls on both.
 
     Args:
-        one: a loaded model with its inputs.
-        other: likewise.
+        one: a run of the first model.
+        other: a run of the second.
         budget_s: seconds for both models together; each has its fewest runs in any case.
     """
-    for session, inputs in (one, other) * WARMUP_RUNS:
-        session.run(inputs)
+    for run in (one, other) * WARMUP_RUNS:
+        run()
     first: list[float] = []
     second: list[float] = []
     begun = time.perf_counter()
     while len(first) < RUNS_MIN or (len(first) < RUNS_MAX and time.perf_counter() - begun < budget_s):
-        first.append(child.run_ms(*one))
-        second.append(child.run_ms(*other))
+        first.append(child.run_ms(one))
+        second.append(child.run_ms(other))
     return first, second
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
 import onnx
 import torch
 
 from edgeml.exporters import capture, conversion_error, onnx_mask
+from edgeml.exporters.huggingface import decoder_onnx
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import LOGITS_AT, Generation
 
 #: The first opset with LayerNormalization as one operator; the quantizers support it.
 OPSET: Final = 17
@@ -39,6 +42,10 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         # A detector's positions depend on the size of its pictures, which is fixed: tracing makes them constants.
         elif source.task == "object-detection":
             _trace(source, source.model, path)
+        elif _writes_in_place(source):
+            spec = cast("Generation", source.signature.postprocess)
+            shapes = [source.example[name].shape[1::2] for name in spec.past]
+            decoder_onnx.convert(source.model.pretrained, spec.past, shapes, path)
         elif not _by_optimum(source, source.model.pretrained, path):
             _capture(source, source.model, path)
         return _loaded(source, source.model, path)
@@ -70,7 +77,14 @@ def signature(source: Source, model: onnx.ModelProto) -> Signature:
         message = f"the converted model needs inputs that edgeml can't prepare: {', '.join(further)}"
         hint = "export a function of the inputs that it should have, as path/file.py:function"
         raise UsageError("model-unsupported", message, hint)
-    return replace(source.signature, inputs=tuple(spec for spec in source.signature.inputs if spec.name in found))
+    named = replace(source.signature, inputs=tuple(spec for spec in source.signature.inputs if spec.name in found))
+    if not _writes_in_place(source):
+        return named
+    return replace(named, postprocess=msgspec.structs.replace(named.postprocess, in_place=True))
+
+
+def _writes_in_place(source: Source) -> bool:
+    return source.task == "text-generation" and any(it.name == LOGITS_AT for it in source.signature.inputs)
 
 
 def _by_optimum(source: Source, pretrained: Any, path: Path) -> bool:  # noqa: ANN401 -- transformers' model

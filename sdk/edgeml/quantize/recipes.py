@@ -133,8 +133,13 @@ def _requested(setup: EngineSetup, kind: ModelKind, quantize: Quantize) -> Itera
     if quantize == "none" or kind == "estimator":
         yield "none"
     elif quantize == "auto":
-        yield from setup.recipes[kind]
+        yield from _of_kind(setup, kind)
     else:
         # A family requested by name is tried with the target's recipes for any kind of model.
-        every = dict.fromkeys(name for names in (setup.recipes[kind], *setup.recipes.values()) for name in names)
+        every = dict.fromkeys(name for names in (_of_kind(setup, kind), *setup.recipes.values()) for name in names)
         yield from (name for name in every if TABLE[name].family == quantize)
+
+
+def _of_kind(setup: EngineSetup, kind: ModelKind) -> tuple[RecipeName, ...]:
+    """List the recipes of a kind; a target that names none for decoders has those of encoders."""
+    return setup.recipes.get(kind) or setup.recipes["encoder"]

@@ -6,10 +6,15 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgeml_core import golden
 from edgeml_core.calls import Timing
 from edgeml_core.errors import UsageError
+from edgeml_runtime import engines
 from edgeml_runtime.bench import child
 from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
+from edgeml_runtime.generate.cache import Cache
+from edgeml_runtime.tensors import from_data
+from support.task_models import NAMES, writer
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def test_of_bundle_takes_the_input_of_the_golden_case(unpack):
     opened = unpack()
     job = child.of_bundle(opened.folder, opened.manifest, Timing(threads=3, seconds=2.5))
     assert (job.threads, job.seconds) == (3, 2.5)
-    assert {name: array.shape for name, array in job.model.arrays().items()} == {"x": (2, 4)}
+    assert {name: from_data(it).shape for name, it in job.model.inputs.items()} == {"x": (2, 4)}
 
 
 def test_of_bundle_case_beyond_the_last_raises_with_the_range(unpack):
@@ -76,17 +81,22 @@ def test_latency_has_the_percentiles():
 
 
 def test_run_ms_includes_the_whole_run():
-    """A session that takes 5 ms is not faster than that."""
+    """A run that takes 5 ms is not faster than that."""
+    assert child.run_ms(lambda: time.sleep(0.005)) >= 5
 
-    class Slow:
-        def run(self, inputs):
-            time.sleep(0.005)
-            return dict(inputs)
 
-        def close(self):
-            """Nothing."""
-
-    assert child.run_ms(Slow(), {"x": np.zeros(1)}) >= 5
+def test_timed_run_of_a_language_model_reads_one_token(unpack, monkeypatch):
+    """Behind its prompt, each time."""
+    opened = unpack(lambda path: writer(path, (NAMES["text-generation"], "1.0", "x86-vnni")))
+    session = engines.load(opened.folder / opened.manifest.model, opened.manifest)
+    (case, *_) = golden.decode((opened.folder / opened.manifest.golden.path).read_bytes())
+    inputs = {name: from_data(it) for name, it in case.inputs.items()}
+    read, whole = [], Cache.read
+    monkeypatch.setattr(Cache, "read", lambda self, ids: read.append(len(ids)) or whole(self, ids))
+    one = child.timed_run(session, opened.manifest, inputs)
+    for _ in range(3):
+        one()
+    assert read == [inputs["input_ids"].shape[1], 1, 1]
 
 
 def test_peak_rss_grows_with_memory_and_never_shrinks():

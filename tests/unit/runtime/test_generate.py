@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from edgeml_core.errors import UsageError
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import Generation
+from edgeml_runtime.generate import cache as cache_module
+from edgeml_runtime.generate.cache import Cache, Decoder
 from edgeml_runtime.generate.loop import likelihood
 from edgeml_runtime.model import Model
 from support.task_models import NAMES, writer
@@ -57,16 +61,38 @@ def test_generate_prompt_without_tokens_is_input_invalid(model):
     assert caught.value.hint.startswith("send 1 to ")
 
 
+class Scripted:
+    """A session whose logits are given: after token 0 the first row, after token 1 the second."""
+
+    def __init__(self, logits):
+        self.logits = np.array(logits, np.float32)
+
+    def run(self, inputs):
+        """Take the rows by the tokens."""
+        return {"logits": self.logits[inputs["input_ids"]]}
+
+
+def _likelihood(ids, logits):
+    spec = Generation(output="logits", stop_ids=(), past=(), present=())
+    cache = Cache(Decoder((TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1)),), spec), Scripted(logits))
+    return likelihood(ids, cache)
+
+
 def test_likelihood_is_the_sum_of_log_probabilities():
     """Each token's, given those before it; the first one is given."""
-    logits = np.log(np.array([[[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]]], np.float32))
-    found = likelihood({"input_ids": np.array([[0, 1, 0]])}, lambda _: {"logits": logits}, output="logits")
+    found = _likelihood([0, 1, 0], np.log([[0.25, 0.75], [0.5, 0.5]]))
     assert found["tokens"] == 2
     assert found["log_likelihood"] == pytest.approx(math.log(0.75) + math.log(0.5), rel=1e-6)
 
 
 def test_likelihood_of_extreme_logits_is_finite():
     """float32's exponential would overflow."""
-    logits = np.array([[[3e4, -3e4], [3e4, -3e4]]], np.float32)
-    found = likelihood({"input_ids": np.array([[0, 1]])}, lambda _: {"logits": logits}, output="logits")
-    assert found["log_likelihood"] == pytest.approx(-6e4)
+    assert _likelihood([0, 1], [[3e4, -3e4], [0, 0]])["log_likelihood"] == pytest.approx(-6e4)
+
+
+def test_likelihood_of_a_text_longer_than_a_run(monkeypatch):
+    """Texts are read in parts; each token counts once."""
+    whole = _likelihood([0, 1, 0, 1, 1, 0, 0], np.log([[0.25, 0.75], [0.5, 0.5]]))
+    for most in (1, 2, 3, 6):
+        monkeypatch.setattr(cache_module, "RUN_TOKENS_MAX", most)
+        assert _likelihood([0, 1, 0, 1, 1, 0, 0], np.log([[0.25, 0.75], [0.5, 0.5]])) == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import msgspec
 import pytest
 
 from edgeml import targets
@@ -73,6 +74,26 @@ def test_plan_block_weights_only_on_cpus_that_gain():
         if any(TABLE[name].blocks for name in plan(target, "onnx", "encoder", quantize="auto"))
     }
     assert having == {"rpi5", "x86-vnni"}
+
+
+def test_plan_decoder_starts_with_four_bits_where_the_cpu_has_dot_products():
+    """Elsewhere with dynamic int8, and never with blocks of 8 bits, which have no kernel there."""
+    first = {it.name: plan(it, "onnx", "decoder", quantize="auto")[0] for it in targets.all()}
+    assert {name for name, recipe in first.items() if recipe == "weight-only-4bit"} == {
+        "rpi5",
+        "x86-gateway",
+        "x86-vnni",
+    }
+    assert first["rpi4"] == first["rpi-zero2w"] == "dynamic-s8"
+    assert "weight-only-8bit" not in plan(RPI4, "onnx", "decoder", quantize="auto")
+
+
+def test_plan_decoder_of_a_target_without_such_a_list_takes_the_encoders():
+    """Operators have targets of their own, older than the list."""
+    setup = RPI4.engines["onnxruntime"]
+    older = msgspec.structs.replace(setup, recipes={it: setup.recipes[it] for it in ("encoder", "cnn")})
+    target = msgspec.structs.replace(RPI4, engines={"onnxruntime": older})
+    assert plan(target, "onnx", "decoder", quantize="auto") == plan(RPI4, "onnx", "encoder", quantize="auto")
 
 
 def test_plan_family_requested_takes_the_targets_recipes():

@@ -7,19 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 import transformers
 
-from edgeml.exporters.huggingface import chat_template
+from edgeml.exporters.huggingface import chat_template, decoder_onnx
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
-from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
+from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import ChatTemplate, Generation, PromptInput
+from edgeml_core.processing import (
+    INPUT_IDS,
+    LAST_TOKEN,
+    LOGITS_AT,
+    MASK,
+    POSITIONS,
+    TOKENS_SO_FAR,
+    ChatTemplate,
+    Generation,
+    PromptInput,
+)
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.tensors import Array
 
+#: Axes of keys and of values: rows, heads, tokens, size.
+CACHE_AXES = 4
 #: A text to trace with.
 _TRACED = "The pump in hall two has stopped."
 
@@ -35,7 +48,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     example = _example(pretrained, opened(tokenizer).encode(_TRACED).ids)
     past = tuple(name for name in example if name.startswith("past_key_values."))
     present = tuple(name.replace("past_key_values", "present") for name in past)
-    module = Named(WithPast(pretrained, past), tuple(example), outputs=("logits", *present), by_keyword=True)
+    wrapped = InPlace if LOGITS_AT in example else WithPast
+    module = Named(wrapped(pretrained, past), tuple(example), outputs=("logits", *present), by_keyword=True)
     original = TorchSession(module)
     with first_answer("text-generation", example):
         answered = original.run(example)
@@ -43,7 +57,7 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     return Source(
         name=path.resolve().name,
         task="text-generation",
-        kind=kind(pretrained),
+        kind="decoder",
         sha256=digest(pretrained, path / "config.json", tokenizer),
         signature=Signature(
             inputs=_with_any_length(specs(example)),
@@ -99,34 +113,55 @@ class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed
         return {"logits": outputs.logits, **dict(zip(names, flat, strict=True))}
 
 
-def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401 -- transformers has no types here
-    """Make the inputs of a prompt with an empty cache, in optimum's order."""
-    from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
+class InPlace(WithPast):
+    """A language model with the inputs of one that writes its cache in place: see `decoder_onnx`."""
 
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the wanted logits, and the present keys and values."""
+        wanted = inputs.pop(LOGITS_AT)
+        del inputs[LAST_TOKEN], inputs[TOKENS_SO_FAR]
+        outputs = super().forward(**inputs)
+        return {**outputs, "logits": outputs["logits"][:, wanted]}
+
+
+def _example(pretrained: Any, ids: list[int]) -> dict[str, Array]:  # noqa: ANN401 -- transformers has no types here
+    """Make the inputs of a prompt with an empty cache, in the converter's order."""
     tokens = torch.tensor([ids])
     with torch.inference_mode(), first_answer("text-generation", ["input_ids"]):
         cache = getattr(pretrained(input_ids=tokens, use_cache=True), "past_key_values", None)
-    if not isinstance(cache, transformers.Cache) or not hasattr(cache, "to_legacy_cache"):
+    layers = cache.to_legacy_cache() if isinstance(cache, transformers.DynamicCache) else ()
+    if not layers or any(tensor.dim() != CACHE_AXES for layer in layers for tensor in layer):
         message = (
             f"a {pretrained.config.model_type} keeps no cache of keys and values, which edgeml generates text with"
         )
         raise UsageError("model-unsupported", message, "export a model of the GPT-2 or Llama type")
-    layers = cache.to_legacy_cache()
     empty = {
         f"past_key_values.{number}.{part}": tensor[:, :, :0].numpy()
         for number, layer in enumerate(layers)
         for part, tensor in zip(("key", "value"), layer, strict=True)
     }
-    positions = torch.arange(len(ids))[None]
-    counted = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": positions}
+    return _counted(pretrained, tokens, len(layers)) | empty
+
+
+def _counted(pretrained: Any, tokens: torch.Tensor, layers: int) -> dict[str, Array]:  # noqa: ANN401 -- as above
+    count = tokens.shape[1]
+    positions = torch.arange(count)[None]
+    if decoder_onnx.fits(pretrained, layers):
+        last, so_far, wanted = np.array([count - 1], np.int32), np.array([count], np.int32), np.array([count - 1])
+        given = (tokens.numpy(), positions.numpy(), last, so_far, wanted)
+        return dict(zip(decoder_onnx.COUNTED, given, strict=True))
+    from edgeml.exporters.huggingface import optimum_onnx  # noqa: PLC0415 -- imports optimum
+
+    possible = {INPUT_IDS: tokens, MASK: torch.ones_like(tokens), POSITIONS: positions}
     names = optimum_onnx.causal_config(pretrained).inputs
-    return {name: value.numpy() for name, value in counted.items() if name in names} | empty
+    return {name: value.numpy() for name, value in possible.items() if name in names}
 
 
 def _with_any_length(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Make lengths dynamic: the third axis of the cache, the second of all other tensors."""
+    """Make lengths dynamic: the third axis of the cache, the last of ids and numbers, the second of logits."""
+    axes = {CACHE_AXES: 2, 3: 1, 2: 1, 1: 0}
     return tuple(
         msgspec.structs.replace(it, shape=(*it.shape[:axis], -1, *it.shape[axis + 1 :]))
         for it in tensors
-        for axis in (2 if len(it.shape) == 4 else 1,)
+        for axis in (axes[len(it.shape)],)
     )

@@ -1,0 +1,178 @@
+"""The tokens that a language model has read, with their keys and values: a run reads further ones behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import INPUT_IDS, LAST_TOKEN, LOGITS_AT, MASK, POSITIONS, TOKENS_SO_FAR, Generation
+from edgeml_runtime import engines
+from edgeml_runtime.engines import Bound, Session
+from edgeml_runtime.tensors import Array
+
+#: Tokens of one run: the attention's scores take memory by the tokens of a run times all before them.
+RUN_TOKENS_MAX: Final = 512
+#: Tokens by which the memory of a cache grows.
+GROWTH_TOKENS: Final = 256
+#: Conversations whose caches are kept, so that their next turn reads its new tokens only.
+KEPT_MAX: Final = 4
+#: Bytes of all kept caches.
+KEPT_BYTES_MAX: Final = 256 * 1024 * 1024
+
+#: The inputs that are made of token ids and their numbers.
+COUNTED: Final = (INPUT_IDS, MASK, POSITIONS, LAST_TOKEN, TOKENS_SO_FAR, LOGITS_AT)
+#: A run of new tokens, with the number of tokens before them in its cache.
+ReadBehind: TypeAlias = Callable[[Mapping[str, Array], int], dict[str, Array]]
+
+
+class Decoder:
+    """The inputs of a language model, and how it keeps its cache.
+
+    Args:
+        inputs: the manifest's.
+        spec: names the cache's inputs and outputs.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], spec: Generation) -> None:
+        self.spec: Final = spec
+        self._inputs = {it.name: it for it in inputs}
+        self._presents = dict(zip(spec.past, spec.present, strict=True))
+
+    def tensors(self, ids: Sequence[int], before: int = 0, *, at: Sequence[int]) -> dict[str, Array]:
+        """Make the counted inputs of a run.
+
+        Args:
+            ids: the new tokens.
+            before: the number of tokens before them.
+            at: the numbers of the new tokens whose logits are wanted; a model without this input computes all.
+        """
+        total = before + len(ids)
+        rows: dict[str, Sequence[int]] = {INPUT_IDS: ids, MASK: [1] * total, POSITIONS: range(before, total)}
+        flat: dict[str, Sequence[int]] = {LAST_TOKEN: [total - 1], TOKENS_SO_FAR: [total], LOGITS_AT: at}
+        shaped = {name: [row] for name, row in rows.items()} | flat
+        return {
+            name: np.array(values, dtype=self._inputs[name].dtype)
+            for name, values in shaped.items()
+            if name in self._inputs
+        }
+
+    def empty(self, tokens: int) -> dict[str, Array]:
+        """Make the arrays of a cache: float32 [1, heads, tokens, size] by input name. Untouched ones take no memory."""
+        shapes = {name: self._inputs[name].shape for name in self.spec.past}
+        return {
+            name: np.zeros([1, heads, tokens, size], dtype=self._inputs[name].dtype)
+            for name, (_, heads, _, size) in shapes.items()
+        }
+
+    def bind(self, session: Session, arrays: Mapping[str, Array]) -> ReadBehind:
+        """Return a run of the loaded model whose cache is in `arrays`."""
+        bound = {name: (present, arrays[name]) for name, present in self._presents.items()}
+        if self.spec.in_place:
+            run = engines.bind(session, bound)
+            return lambda inputs, _: run(inputs)
+        return partial(_run_and_copy, session, bound)
+
+
+def _run_and_copy(session: Session, bound: Bound, inputs: Mapping[str, Array], before: int) -> dict[str, Array]:
+    """Run a model that gives its whole cache back as outputs."""
+    outputs = session.run({**inputs, **{name: array[:, :, :before] for name, (_, array) in bound.items()}})
+    for output, array in bound.values():
+        present = outputs.pop(output)
+        array[:, :, before : present.shape[2]] = present[:, :, before:]
+    return outputs
+
+
+class Cache:
+    """The cache of one conversation: the model has read `tokens`. One thread at a time may use the model.
+
+    Args:
+        decoder: makes the inputs.
+        session: the loaded model.
+    """
+
+    def __init__(self, decoder: Decoder, session: Session) -> None:
+        self._decoder = decoder
+        self.session: Final = session
+        self._capacity = 0
+        self._arrays = decoder.empty(0)
+        self._run = decoder.bind(session, self._arrays)
+        self.tokens: list[int] = []
+
+    @property
+    def bytes(self) -> int:
+        """The memory that the cache may take."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for this many tokens in all."""
+        if tokens <= self._capacity:
+            return
+        self._capacity = -(-tokens // GROWTH_TOKENS) * GROWTH_TOKENS
+        before, self._arrays = self._arrays, self._decoder.empty(self._capacity)
+        for name, array in before.items():
+            self._arrays[name][:, :, : len(self.tokens)] = array[:, :, : len(self.tokens)]
+        self._run = self._decoder.bind(self.session, self._arrays)
+
+    def shared(self, ids: Sequence[int]) -> int:
+        """Count the tokens at the beginning of `ids` that the model has read here."""
+        pairs = enumerate(zip(self.tokens, ids, strict=False))
+        return next((at for at, (have, wanted) in pairs if have != wanted), min(len(self.tokens), len(ids)))
+
+    def rewind(self, count: int) -> None:
+        """Forget all tokens but the first `count`."""
+        del self.tokens[count:]
+
+    def read(self, ids: Sequence[int]) -> Array:
+        """Read further tokens; return the logits after the last one, float [vocabulary]."""
+        *_, (_, logits) = self._runs(ids, last=True)
+        after: Array = logits[-1]
+        return after
+
+    def read_all(self, ids: Sequence[int]) -> Iterator[tuple[Sequence[int], Array]]:
+        """Read further tokens; yield them in parts, with the logits after each token, float [tokens, vocabulary]."""
+        return self._runs(ids, last=False)
+
+    def _runs(self, ids: Sequence[int], *, last: bool) -> Iterator[tuple[Sequence[int], Array]]:
+        self.reserve(len(self.tokens) + len(ids))
+        for start in range(0, len(ids), RUN_TOKENS_MAX):
+            some = ids[start : start + RUN_TOKENS_MAX]
+            at = [len(some) - 1] if last else range(len(some))
+            before = len(self.tokens)
+            outputs = self._run(self._decoder.tensors(some, before, at=at), before)
+            self.tokens += some
+            yield some, outputs[self._decoder.spec.output][0]
+
+
+class Caches:
+    """The caches of the last conversations. One that is in use is not among them.
+
+    Args:
+        decoder: makes the inputs.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._kept: list[Cache] = []
+
+    def take(self, session: Session, ids: Sequence[int]) -> Cache:
+        """Take the cache that shares the longest beginning with `ids`, rewound to it, or a new one.
+
+        At least one token is left to read, since its logits are wanted.
+        """
+        usable = (it for it in self._kept if it.session is session)
+        best = max(usable, key=lambda it: it.shared(ids), default=None)
+        if best is None or not best.shared(ids):
+            return Cache(self._decoder, session)
+        self._kept.remove(best)
+        best.rewind(min(best.shared(ids), len(ids) - 1))
+        return best
+
+    def keep(self, cache: Cache) -> None:
+        """Keep a cache, and drop the oldest ones past the bounds."""
+        self._kept.append(cache)
+        while len(self._kept) > KEPT_MAX or sum(it.bytes for it in self._kept) > KEPT_BYTES_MAX:
+            del self._kept[0]
