@@ -47,7 +47,11 @@ def _config(most: int) -> schemathesis.Config:
             "continue-on-failure": True,
             "headers": AUTHORIZATION,
             "generation": {"max-examples": most, "database": "none"},
-            "checks": {"positive_data_acceptance": {"enabled": False}},
+            "checks": {
+                "positive_data_acceptance": {"enabled": False},
+                # A request that sets itself a deadline of microseconds has missed it by its turn.
+                "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "504"]},
+            },
             "phases": {"stateful": {"enabled": False}},
         }
     )

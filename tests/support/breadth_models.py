@@ -196,7 +196,8 @@ def cnn_1d():
 
 def mlp():
     nn = torch.nn
-    return seeded(lambda: nn.Linear(8, 64), nn.ReLU, lambda: nn.Linear(64, 3)), torch.linspace(-1, 1, 8)[None]
+    layers = lambda: nn.Linear(8, 256), nn.ReLU, lambda: nn.Linear(256, 256), nn.ReLU, lambda: nn.Linear(256, 3)
+    return seeded(*layers), torch.linspace(-1, 1, 8)[None]
 
 
 def spectrum():
