@@ -12,6 +12,8 @@ from typing import Final
 
 import pytest
 
+from support.waiting import until
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a filesystem to fill")
 
 SIZE_BYTES: Final = 64 * 1024**2
@@ -37,19 +39,21 @@ def mounted(folder: Path) -> Iterator[None]:
 
 def fail(folder: Path) -> None:
     """Let the filesystem meet an error of its card: it is read-only at once, also for files that are open."""
-    command = [_found("findmnt"), "-no", "SOURCE", str(folder)]
-    device = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    device = Path(_output("findmnt", "-no", "SOURCE", str(folder)))
     Path("/sys/fs/ext4", device.name, "trigger_fs_error").write_text("test")
 
 
 def repair(folder: Path) -> None:
     """Check and mount it again, after `fail`; no program may use it."""
     _run("umount", str(folder))
+    # A board that another test emulates has a copy of all mounts: until it ends, the next mount is read-only again.
+    until(lambda: not _output("losetup", "-j", str(_image(folder))), "the image is free")
     # 1: errors were corrected.
     assert (
         subprocess.run([_found("e2fsck"), "-fy", str(_image(folder))], check=False, capture_output=True).returncode <= 1
     )
     _mount(folder)
+    assert "rw" in _output("findmnt", "-no", "OPTIONS", str(folder)).split(",")
 
 
 def make_read_only(folder: Path) -> None:
@@ -89,6 +93,10 @@ def _mount(folder: Path) -> None:
 def _found(program: str) -> str:
     # Debian installs them where a user's PATH may not reach.
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin") or program
+
+
+def _output(program: str, *arguments: str) -> str:
+    return subprocess.run([_found(program), *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _run(program: str, *arguments: str) -> None:
