@@ -80,8 +80,14 @@ def kill_one(made: Fleet, chance: np.random.Generator) -> None:
             time.sleep(chance.exponential(0.1))
             made.broker.start()
             campaign.count("SIGKILLs of the broker")
+    keep_host(made)
+
+
+def keep_host(made: Fleet) -> bool:
+    """Start the host again as a service manager does: it gives up when the broker isn't there at its start."""
     if made.host is not None and not made.host.lives:
-        made.start_host()  # it gives up when the broker isn't there at its start: a service manager starts it again
+        made.start_host()
+    return True
 
 
 def kill_agent(made: Fleet, device: Device, chance: np.random.Generator) -> None:
@@ -98,7 +104,10 @@ def settle(made: Fleet, version: str) -> None:
     """Check that every device comes to the version, or to the one before where kills looked like a crash."""
     for device in made.devices:
         device.comes_up()
-        until(lambda device=device: is_settled(device, version), f"{device.name} settles: {device.log}")
+        until(
+            lambda device=device: keep_host(made) and is_settled(device, version),
+            f"{device.name} settles: {device.log}",
+        )
         campaign.count("rollbacks since three kills look like a crashing model", device.is_crash_loop())
     made.audit()
 
