@@ -22,6 +22,10 @@ WANTS_MAX: Final = 256
 #: `edgeml_core.trust.METADATA_DIR`; that module imports python-tuf.
 _METADATA_DIR: Final = "metadata"
 
+#: Parts of a topic: `edgeml/1/FLEET/device/DEVICE/infer/...`.
+_KIND_PART: Final = 3
+_DEVICE_PARTS: Final = 2
+
 
 class Topics:
     """The topics of one fleet."""
@@ -75,6 +79,11 @@ class Topics:
     def infer(self, device: str, model: str, client: str) -> str:
         """Return the topic of `client`'s inference requests for a model of `device`; no other client may write it."""
         return f"{self.root}/device/{device}/infer/{model}/{client}"
+
+    @staticmethod
+    def is_inference(topic: str) -> bool:
+        """Return whether clients write to a topic, in any fleet: it has inference requests."""
+        return topic.split("/")[_KIND_PART::_DEVICE_PARTS][:2] == ["device", "infer"]
 
     def answer(self, device: str, model: str) -> str:
         """Return the topic on which `device` answers requests that name no topic."""

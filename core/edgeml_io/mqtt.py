@@ -84,12 +84,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         answer_timeout_s: seconds for the broker's answer to SUBSCRIBE, UNSUBSCRIBE and PUBLISH.
         inbox_max_messages: messages received and not handled yet; the newest of more are dropped.
         inbox_max_bytes: the same in bytes of payload; None sets no bound.
+        yields: whether messages on a topic fill half of the inbox at most, so that a flood of them leaves room.
     """
 
     is_lasting: bool = True
     answer_timeout_s: float = TIMEOUT_S
     inbox_max_messages: int
     inbox_max_bytes: int | None = None
+    yields: Callable[[str], bool] = lambda _: False
 
 
 class MisbehavingError(MqttError):
@@ -101,12 +103,29 @@ class RefusedError(MqttError):
 
 
 class Inbox(asyncio.Queue[aiomqtt.Message]):
-    """Messages received and not handled yet, bounded by number and bytes; the newest of too many are dropped."""
+    """Messages received and not handled yet, bounded by number and bytes; the newest of too many are dropped.
 
-    def __init__(self, maxsize: int = 0, *, max_bytes: float = math.inf) -> None:
+    Those on a topic that `yields` are dropped when half of it is full.
+    """
+
+    def __init__(
+        self, maxsize: int = 0, *, max_bytes: float = math.inf, yields: Callable[[str], bool] = lambda _: False
+    ) -> None:
         super().__init__(maxsize)
         self._max_bytes = max_bytes
+        self._yields = yields
         self._held_bytes = 0
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        """Add a message.
+
+        Raises:
+            asyncio.QueueFull: there is no room for it.
+        """
+        is_half_full = self.qsize() * 2 >= (self.maxsize or math.inf) or self._held_bytes * 2 >= self._max_bytes
+        if is_half_full and self._yields(str(item.topic)):
+            raise asyncio.QueueFull
+        super().put_nowait(item)
 
     def full(self) -> bool:
         """Return whether there is no room for another message."""
@@ -309,7 +328,7 @@ class Session:
 
     def _client(self, will: Will | None, tls: ssl.SSLContext | None, version: ProtocolVersion) -> _Client:
         url, options, is_v5 = self.url, self._options, version is ProtocolVersion.V5
-        inbox = functools.partial(Inbox, max_bytes=options.inbox_max_bytes or math.inf)
+        inbox = functools.partial(Inbox, max_bytes=options.inbox_max_bytes or math.inf, yields=options.yields)
         return _Client(
             url.host,
             url.port,

@@ -12,6 +12,7 @@ from typing import Final
 
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
+from edgeml_core.messages import Topics
 from edgeml_io import tls
 from edgeml_io.mqtt import Options, Session
 from edgeml_io.password_file import with_password
@@ -44,7 +45,11 @@ def session(
         return _tls_context(settings, late_floor())
 
     options = Options(
-        answer_timeout_s=ANSWER_TIMEOUT_S, inbox_max_messages=INBOX_MAX_MESSAGES, inbox_max_bytes=INBOX_MAX_BYTES
+        answer_timeout_s=ANSWER_TIMEOUT_S,
+        inbox_max_messages=INBOX_MAX_MESSAGES,
+        inbox_max_bytes=INBOX_MAX_BYTES,
+        # Else a flood of requests drops a signed file, which the broker doesn't send again on the same connection.
+        yields=Topics.is_inference,
     )
     return Session(with_password(settings.url, settings.password_file), client_id, options, context)
 

@@ -13,7 +13,6 @@ import onnx
 import torch
 
 from edgeml.exporters import capture, conversion_error, onnx_mask
-from edgeml.exporters.huggingface import decoder_onnx
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
@@ -43,9 +42,7 @@ def convert(source: Source, work: Path) -> onnx.ModelProto:
         elif source.task == "object-detection":
             _trace(source, source.model, path)
         elif _writes_in_place(source):
-            spec = cast("Generation", source.signature.postprocess)
-            shapes = [source.example[name].shape[1::2] for name in spec.past]
-            decoder_onnx.convert(source.model.pretrained, spec.past, shapes, path)
+            _with_cache_in_place(source, source.model.pretrained, path)
         elif not _by_optimum(source, source.model.pretrained, path):
             _capture(source, source.model, path)
         return _loaded(source, source.model, path)
@@ -98,6 +95,14 @@ def _by_optimum(source: Source, pretrained: Any, path: Path) -> bool:  # noqa: A
     named = source.signature
     is_whole = inputs == {it.name for it in named.inputs} and outputs >= {it.name for it in named.outputs}
     return source.task == "text-generation" or is_whole
+
+
+def _with_cache_in_place(source: Source, pretrained: Any, path: Path) -> None:  # noqa: ANN401 -- transformers' model
+    from edgeml.exporters.huggingface import decoder_onnx  # noqa: PLC0415 -- imports transformers
+
+    spec = cast("Generation", source.signature.postprocess)
+    shapes = [source.example[name].shape[1::2] for name in spec.past]
+    decoder_onnx.convert(pretrained, spec.past, shapes, path)
 
 
 def _capture(source: Source, model: TorchModel, path: Path) -> None:

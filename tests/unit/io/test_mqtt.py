@@ -7,14 +7,15 @@ import aiomqtt
 import pytest
 
 from edgeml_core.broker import BrokerUrl
+from edgeml_core.messages import Topics
 from edgeml_io import mqtt
 from edgeml_io.mqtt import Connection, Inbox, MqttError, Options, Session
 from support import fake_time
 
 
-def message(size_bytes, properties=None):
+def message(size_bytes, properties=None, topic="t"):
     """A message as aiomqtt has it."""
-    return aiomqtt.Message("t", bytes(size_bytes), qos=0, retain=True, mid=1, properties=properties)
+    return aiomqtt.Message(topic, bytes(size_bytes), qos=0, retain=True, mid=1, properties=properties)
 
 
 def test_inbox_is_full_by_bytes_and_by_number():
@@ -37,6 +38,27 @@ def test_inbox_without_a_bound_on_bytes_is_full_by_number_alone():
     inbox.put_nowait(message(10**7))
     inbox.put_nowait(message(10**7))
     assert inbox.full()
+
+
+@pytest.mark.parametrize(("bounds", "size_bytes"), [({"maxsize": 8}, 0), ({"max_bytes": 8000}, 1000)])
+def test_inbox_keeps_room_for_others_beside_a_flood(bounds, size_bytes):
+    """A signed file that is dropped would not come again on the same connection."""
+    inbox, infer = Inbox(**bounds, yields=Topics.is_inference), Topics("farm").infer("board-1", "tiny", "phone")
+    for _ in range(4):
+        inbox.put_nowait(message(size_bytes, topic=infer))
+    with pytest.raises(asyncio.QueueFull):
+        inbox.put_nowait(message(size_bytes, topic=infer))
+    for _ in range(4):
+        inbox.put_nowait(message(size_bytes, topic=Topics("farm").trust("fleet", "metadata/timestamp.json")))
+    assert inbox.full()
+
+
+def test_only_inference_requests_yield():
+    """Whatever fleets and devices are called."""
+    topics = Topics("infer")
+    others = (topics.call("infer"), topics.report("infer"), topics.trust("fleet", "targets/fleet.json"), "t", "")
+    assert Topics.is_inference(topics.infer("device", "infer", "infer"))
+    assert not any(map(Topics.is_inference, others))
 
 
 def test_wait_with_a_cancellation_and_an_answer_is_cancelled():
