@@ -28,6 +28,8 @@ PAGES: Final = ("README.md", "docs/benchmarks.md")
 HEADLINES: Final = (
     r"MiniLM int8: speed against .*",
     r"(BERT-large|ResNet-18) shape int8: speed against .*",
+    r".* shape: (decode after 16|prefill of 256) tokens, edgeml int[48] against llama\.cpp .*",
+    r"DialoGPT-medium shape: decode after 16 tokens(, against (PyTorch|optimum) .*)?",
     r"echo: throughput.*",
     r"PSS without a model",
     r"update, one more epoch: .*",
@@ -73,10 +75,14 @@ def _table(name: str, reports: Sequence[Report]) -> Iterator[str]:
     if name == "machines":
         yield from _machines(reports)
         return
+    rows = _rows(name, reports)
+    if not rows:
+        yield "No report has these figures yet."
+        return
     machines = sorted({it.machine.label for it in reports})
     yield f"| figure | aim | {' | '.join(machines)} | range over machines |"
     yield "|---" * (len(machines) + 3) + "|"
-    for row in _rows(name, reports):
+    for row in rows:
         figure, unit, aim = row
         seen = {machine: _values(figure, machine, reports) for machine in machines}
         cells = [_cell(values, unit) for values in seen.values()]

@@ -22,6 +22,7 @@ from edgeml.pipeline.request import ExportRequest
 from edgeml.quantize import apply
 from edgeml_core import manifest as manifests
 from edgeml_core.manifest import ENGINES, Format
+from edgeml_core.profile import RecipeName
 from edgeml_runtime.unpack import unpacked
 from export_parts.race import Contender
 from harness import rivals
@@ -54,20 +55,35 @@ def quantized(
         folder: the result is written below it.
         calibration: float32 images [1, 3, height, width] for static quantization.
     """
+    (made,) = quantized_by([], model, file_format, folder, calibration=calibration)
+    return made
+
+
+def quantized_by(
+    recipes: Sequence[RecipeName],
+    model: Path,
+    file_format: Format,
+    folder: Path,
+    *,
+    calibration: Sequence[dict[str, np.ndarray]] = (),
+) -> list[Contender]:
+    """Export a model and quantize it with each recipe, as `quantized` does; none stands for the target's first."""
     profile = targets.this_machine()
     request = ExportRequest(model=str(model), targets=[profile.name], output=folder)
+    release = pack.Release(name="model", version="1")
+    made = []
     with workspace.folder(folder) as temporary:
         with workspace.quiet(temporary):
             source = load(request, temporary)
         whole = fp32.write(source, file_format, _new(temporary / "fp32"))
-        recipe = profile.engines[ENGINES[file_format]].recipes[source.kind][0]
-        kept = _new(folder / f"edgeml-{file_format}")
-        with workspace.quiet(temporary):
-            built = apply.apply(recipe, whole, kept, _layout(calibration, file_format))
-    release = pack.Release(name="model", version="1")
-    draft = pack.Build(model=built, source=source, profile=profile, release=release).manifest()
-    (kept / manifests.MANIFEST_NAME).write_bytes(manifests.encode(draft))
-    return _edgeml(draft.runtime.engine, recipe, kept)
+        for recipe in recipes or profile.engines[ENGINES[file_format]].recipes[source.kind][:1]:
+            kept = _new(folder / f"edgeml-{file_format}-{recipe}")
+            with workspace.quiet(temporary):
+                built = apply.apply(recipe, whole, kept, _layout(calibration, file_format))
+            draft = pack.Build(model=built, source=source, profile=profile, release=release).manifest()
+            (kept / manifests.MANIFEST_NAME).write_bytes(manifests.encode(draft))
+            made.append(_edgeml(draft.runtime.engine, recipe, kept))
+    return made
 
 
 def optimum(model: Path, task: str, folder: Path) -> tuple[Contender, Contender]:

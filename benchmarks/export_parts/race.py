@@ -12,22 +12,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from edgeml_runtime.bench.host_load import OTHER_CORES_MAX
 
 RUNNER: Final = Path(__file__).with_name("runner.py")
-CORE: Final = Path(__file__).parents[2] / "core"
+#: Where a runner's imports are.
+PATHS: Final = tuple(str(Path(__file__).parents[2] / it) for it in ("core", "benchmarks"))
 #: Seconds of a burst: long enough for a median, short enough that the host's speed stays the same over a round.
 BURST_S: Final = 0.15
 #: Runs of a burst, at least and at most: a tiny model's burst, too, lasts many ticks of the host's CPU clock.
 BURST_RUNS: Final = (1, 5000)
+#: Characters of a failed process's log in the error.
+LOG_CHARS: Final = 1000
 #: Idle seconds before a burst: a runtime's threads spin for a moment after their last run.
 REST_S: Final = 0.05
 
@@ -41,12 +44,34 @@ class Contender:
         kind: one of the runner's kinds of runtime.
         path: the model's file or folder.
         python: the interpreter of the environment that has the runtime.
+        runner: the program that it runs.
     """
 
     name: str
     kind: str
     path: Path
     python: Path = Path(sys.executable)
+    runner: Path = RUNNER
+
+
+class NotStartedError(RuntimeError):
+    """A contender's process ended before it had loaded its model.
+
+    Args:
+        name: of the contender.
+        code: the process's exit code; a signal's number below zero.
+        log: the end of its log.
+    """
+
+    def __init__(self, name: str, code: int, log: str) -> None:
+        super().__init__(f"{name} didn't start: exit code {code}: {log}")
+        last = log.strip().rpartition("\n")[2]
+        #: One line for a report.
+        self.reason: Final = f"exit code {code}: {last}" if last else f"exit code {code}"
+
+
+#: Sends a command to a contender's process, and returns the reply.
+Request = Callable[[str], Any]
 
 
 @dataclass
@@ -54,7 +79,7 @@ class Result:
     """One contender's bursts: a median each, and the cores that other processes kept busy meanwhile."""
 
     contender: Contender
-    outputs: np.ndarray
+    outputs: np.ndarray | None = None
     medians_ms: list[float] = field(default_factory=list)
     other_cores: list[float] = field(default_factory=list)
 
@@ -83,16 +108,31 @@ def race(contenders: Sequence[Contender], inputs: Path, *, threads: int, rounds:
         limit_s: the time after which no round begins.
     """
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process(it, inputs, threads)) for it in contenders]
-        results = [Result(it, _outputs(process, inputs)) for it, process in zip(contenders, processes, strict=True)]
-        counts = [_burst_runs(process) for process in processes]
-        until_s = time.monotonic() + limit_s
-        while not results[0].medians_ms or (time.monotonic() < until_s and len(quiet_rounds(results)) < rounds):
-            for result, process, count in zip(results, processes, counts, strict=True):
-                time.sleep(REST_S)
-                burst = _request(process, f"burst {count}")
-                result.medians_ms.append(statistics.median(burst["times_ms"]))
-                result.other_cores.append(burst["other_cores"] or 0.0)
+        requests = [stack.enter_context(running(it, inputs, threads)) for it in contenders]
+        results = [Result(it, outputs(ask, inputs)) for it, ask in zip(contenders, requests, strict=True)]
+        commands = [f"burst {burst_runs(ask, 'burst')}" for ask in requests]
+        return turns(results, requests, commands, rounds=rounds, limit_s=limit_s)
+
+
+def turns(
+    results: list[Result], requests: Sequence[Request], commands: Sequence[str], *, rounds: int, limit_s: float
+) -> list[Result]:
+    """Time one burst of each contender after the other; see `race`.
+
+    Args:
+        results: the contenders, without bursts.
+        requests: to their processes.
+        commands: the burst of each.
+        rounds: as of `race`.
+        limit_s: as of `race`.
+    """
+    until_s = time.monotonic() + limit_s
+    while not results[0].medians_ms or (time.monotonic() < until_s and len(quiet_rounds(results)) < rounds):
+        for result, ask, command in zip(results, requests, commands, strict=True):
+            time.sleep(REST_S)
+            burst = ask(command)
+            result.medians_ms.append(statistics.median(burst["times_ms"]))
+            result.other_cores.append(burst["other_cores"] or 0.0)
     return _without_busy_rounds(results, rounds)
 
 
@@ -117,21 +157,28 @@ def _without_busy_rounds(results: list[Result], rounds: int) -> list[Result]:
     return results
 
 
-def _burst_runs(process: subprocess.Popen[str]) -> int:
-    one_ms = statistics.median(_request(process, "burst 2")["times_ms"])
+def burst_runs(ask: Request, command: str) -> int:
+    """Return the number of runs that a burst by this command takes."""
+    one_ms = statistics.median(ask(f"{command} 2")["times_ms"])
     least, most = BURST_RUNS
     return max(least, min(most, int(BURST_S * 1000 / one_ms)))
 
 
-def _outputs(process: subprocess.Popen[str], inputs: Path) -> np.ndarray:
+def outputs(ask: Request, inputs: Path) -> np.ndarray:
+    """Return the outputs of all rows, which pass through a file beside the inputs."""
     path = inputs.with_name("outputs.npy")
-    _request(process, f"outputs {path}")
+    ask(f"outputs {path}")
     return np.load(path)
 
 
 @contextmanager
-def _process(contender: Contender, inputs: Path, threads: int) -> Iterator[subprocess.Popen[str]]:
-    command = [contender.python, RUNNER, contender.kind, contender.path, str(threads), inputs]
+def running(contender: Contender, inputs: Path, threads: int) -> Iterator[Request]:
+    """Run a contender's process.
+
+    Raises:
+        NotStartedError: it couldn't load its model.
+    """
+    command = [contender.python, contender.runner, contender.kind, contender.path, str(threads), inputs]
     log = inputs.with_name("runner.log")
     with (
         log.open("w") as errors,
@@ -142,17 +189,18 @@ def _process(contender: Contender, inputs: Path, threads: int) -> Iterator[subpr
             stderr=errors,
             text=True,
             bufsize=1,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(CORE), os.environ.get("PYTHONPATH", "")])},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])},
         ) as process,
     ):
         if process.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"{contender.name} didn't start: {log.read_text()[-1000:]}")
+            code = process.wait()
+            raise NotStartedError(contender.name, code, log.read_text()[-LOG_CHARS:])
+
+        def ask(command: str) -> Any:  # noqa: ANN401 -- what JSON has
+            process.stdin.write(f"{command}\n")
+            return json.loads(process.stdout.readline())
+
         try:
-            yield process
+            yield ask
         finally:
             process.stdin.close()
-
-
-def _request(process: subprocess.Popen[str], command: str) -> dict[str, list[float]]:
-    process.stdin.write(f"{command}\n")
-    return json.loads(process.stdout.readline())

@@ -22,30 +22,42 @@ from edgeml_runtime.bench import host_load  # its import switches onnxruntime's 
 
 Inputs = Mapping[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]
+#: A command takes the text behind its verb, and returns a value that JSON has.
+Command = Callable[[str], object]
 #: Runs before a burst, as a fraction of its runs: the contender before has filled the processor's caches.
 WARMUP_FRACTION = 0.2
 
 
 def main(kind: str, path: str, threads: int, inputs: str) -> None:
     """Load the model and reply to commands until stdin ends."""
+
+    def load() -> dict[str, Command]:
+        run = RUNNERS[kind](Path(path), threads)
+        given = rows(Path(inputs))
+        run(given[0])
+        return {
+            "burst": lambda count: burst(lambda: run(given[0]), int(count)),
+            "outputs": lambda file: np.save(file, np.concatenate([run(row) for row in given])),
+        }
+
+    serve(load)
+
+
+def serve(load: Callable[[], Mapping[str, Command]]) -> None:
+    """Load commands by verb, print `ready`, and reply to each line of stdin with the command's value as JSON."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # the libraries' own output goes to stderr
     with contextlib.suppress(PermissionError):  # only root may: other programs then wait until the burst ends
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    run = RUNNERS[kind](Path(path), threads)
-    rows = _rows(Path(inputs))
-    run(rows[0])
+    commands = load()
     print("ready", file=replies)
-    for command in sys.stdin:
-        verb, _, argument = command.strip().partition(" ")
-        if verb == "burst":
-            print(json.dumps(_burst(lambda: run(rows[0]), int(argument))), file=replies)
-        else:
-            np.save(argument, np.concatenate([run(row) for row in rows]))
-            print("{}", file=replies)
+    for line in sys.stdin:
+        verb, _, argument = line.strip().partition(" ")
+        print(json.dumps(commands[verb](argument)), file=replies)
 
 
-def _burst(run: Callable[[], object], count: int) -> dict[str, object]:
+def burst(run: Callable[[], object], count: int) -> dict[str, object]:
+    """Time `count` runs in ms, after a fifth as many that aren't timed."""
     for _ in range(math.ceil(count * WARMUP_FRACTION)):
         run()
     before, times_ms = host_load.counts(), []
@@ -56,7 +68,8 @@ def _burst(run: Callable[[], object], count: int) -> dict[str, object]:
     return {"times_ms": times_ms, "other_cores": host_load.others(before, host_load.counts())[0]}
 
 
-def _rows(path: Path) -> list[dict[str, np.ndarray]]:
+def rows(path: Path) -> list[dict[str, np.ndarray]]:
+    """Read the rows of an .npz file of arrays [rows, ...], each as arrays [1, ...]."""
     with np.load(path) as stacked:
         arrays = {name: stacked[name] for name in stacked.files}
     count = len(next(iter(arrays.values())))

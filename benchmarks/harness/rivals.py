@@ -20,7 +20,20 @@ REQUIREMENTS: Final = Path(__file__).parents[1] / "rivals"
 #: The file that holds the digest of the requirements; it is written when all are installed.
 STAMP: Final = ".requirements"
 #: Packages that the report names.
-NAMED: Final = ("openvino", "nncf", "mlserver", "kserve", "litserve")
+NAMED: Final = (
+    *("openvino", "nncf", "mlserver", "kserve", "litserve"),
+    *("llama-cpp-python", "onnxruntime-genai", "ctranslate2"),
+)
+#: llama.cpp's AMX kernels end in an illegal instruction on some hosts, so its build leaves them out.
+_NO_AMX: Final = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+#: Environment variables of an installation that compiles. The build is for this CPU, so pip's cache has no part in it.
+BUILDS: Final = {
+    "llama-cpp-python": {
+        "CMAKE_ARGS": f"-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS='{_NO_AMX}' -DCMAKE_CXX_FLAGS='{_NO_AMX}'",
+        "PIP_NO_BINARY": "llama-cpp-python",
+        "PIP_NO_CACHE_DIR": "1",
+    }
+}
 
 
 class RivalUnavailableError(Exception):
@@ -52,6 +65,19 @@ def programs(name: str, *, installs: bool) -> Path:
     return folder / "bin"
 
 
+def packages(name: str, *, installs: bool) -> Path:
+    """Return the folder of packages of a rival's environment.
+
+    Args:
+        name: as of `programs`.
+        installs: as of `programs`.
+
+    Raises:
+        RivalUnavailableError: as of `programs`.
+    """
+    return next(programs(name, installs=installs).parent.glob("lib/python*/site-packages"))
+
+
 def version(name: str) -> str:
     """Return the pinned version of a rival."""
     pins = dict(line.split("==") for line in (REQUIREMENTS / f"{name}.txt").read_text().split())
@@ -72,9 +98,11 @@ def _install(folder: Path, requirements: Path) -> None:
     print(f"installing {requirements.stem} into {folder.name}", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements]
+    # The requirements are complete. Some converters name torch, which they find in edgeml's own environment.
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", requirements]
+    environment = os.environ | BUILDS.get(folder.name, {})
     for command in ([sys.executable, "-m", "venv", folder], pip):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if ran.returncode:
             lines = [it for it in (ran.stderr or ran.stdout).splitlines() if it.strip()]
             raise RivalUnavailableError(f"it can't be installed: {lines[-1] if lines else 'no message'}")

@@ -135,6 +135,13 @@ def test_tables_give_the_range_over_machines_by_load():
     assert "stale" not in text
 
 
+def test_a_table_that_no_report_has_figures_for_says_so():
+    """A program that is new has a place on the page already."""
+    found = [reported(Figure(name="speed", value=1))]
+    text = tables.filled("<!-- figures: language -->\n<!-- end of figures -->", found)
+    assert text == "<!-- figures: language -->\nNo report has these figures yet.\n<!-- end of figures -->"
+
+
 def test_tables_in_the_documents_are_those_of_the_reports():
     """README.md and docs/benchmarks.md hold no figure that no report has."""
     reports = [report.read(path) for path in sorted(tables.REPORTS.glob("*.json"))]
