@@ -20,8 +20,8 @@ RUN_TOKENS_MAX: Final = 512
 GROWTH_TOKENS: Final = 256
 #: Conversations whose caches are kept, so that their next turn reads its new tokens only.
 KEPT_MAX: Final = 4
-#: Bytes of all kept caches.
-KEPT_BYTES_MAX: Final = 256 * 1024 * 1024
+#: Bytes of all kept caches: an eighth of the smallest board's memory.
+KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
 
 #: The inputs that are made of token ids and their numbers.
 COUNTED: Final = (INPUT_IDS, MASK, POSITIONS, LAST_TOKEN, TOKENS_SO_FAR, LOGITS_AT)
