@@ -105,6 +105,23 @@ def test_a_prompt_asked_again_reads_one_token(opened, monkeypatch):
     assert runs[1] < len(tokenizer(" The")["input_ids"]) + 2
 
 
+def test_another_conversation_leaves_a_kept_one_its_cache(opened, monkeypatch):
+    """They share a beginning, of which the new one gets a copy; each next turn reads one token."""
+    original, tokenizer, folder, manifest = opened
+    model = Model.open(folder, manifest)
+    prompts = [
+        PROMPTS[3][:4] + rest
+        for rest in (" pump was checked twice in the night.", " valve is on the left, in hall two.")
+    ]
+    for prompt in prompts:
+        assert answer(model, prompt) == continued(original, tokenizer, prompt)
+    runs = reads(model, monkeypatch)
+    for prompt in prompts:
+        runs.clear()
+        assert answer(model, prompt) == continued(original, tokenizer, prompt)
+        assert runs[1] == 1
+
+
 def test_conversations_that_take_turns_get_the_same_tokens_as_alone(opened):
     """Four of them, token by token, twice."""
     original, tokenizer, folder, manifest = opened

@@ -126,6 +126,15 @@ class Cache:
         """Forget all tokens but the first `count`."""
         del self.tokens[count:]
 
+    def copied(self, count: int) -> Cache:
+        """Return a cache of its own with the first `count` tokens."""
+        other = Cache(self._decoder, self.session)
+        other.reserve(count)
+        for name, array in self._arrays.items():
+            other._arrays[name][:, :, :count] = array[:, :, :count]
+        other.tokens = self.tokens[:count]
+        return other
+
     def read(self, ids: Sequence[int]) -> Array:
         """Read further tokens; return the logits after the last one, float [vocabulary]."""
         *_, (_, logits) = self._runs(ids, last=True)
@@ -167,8 +176,12 @@ class Caches:
         best = max(usable, key=lambda it: it.shared(ids), default=None)
         if best is None or not best.shared(ids):
             return Cache(self._decoder, session)
-        self._kept.remove(best)
-        best.rewind(min(best.shared(ids), len(ids) - 1))
+        shared = best.shared(ids)
+        if len(best.tokens) > 2 * shared and len(self._kept) < KEPT_MAX:
+            best = best.copied(shared)  # another conversation: it would forget more than it gains
+        else:
+            self._kept.remove(best)
+        best.rewind(min(shared, len(ids) - 1))
         return best
 
     def keep(self, cache: Cache) -> None:
