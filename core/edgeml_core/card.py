@@ -49,6 +49,35 @@ class Oracle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return f"{self.library} gives the answers of the fp32 form to {self.items} items, alone and together"
 
 
+class GreedyAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The likeliest token at each place of the texts that fp32 writes behind `prompts`, compared with fp32's choice.
+
+    Attributes:
+        prompts: texts that were written.
+        tokens: in all texts.
+        agreed: the tokens at whose places the shipped model chooses the same.
+        whole: the texts in which it chooses the same at all places: it writes them, too.
+        first_difference: median place of the first other token, in the other texts; the first token has place 1.
+    """
+
+    prompts: int
+    tokens: int
+    agreed: int
+    whole: int
+    first_difference: float | None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the tokens that are the same."""
+        return self.agreed / self.tokens
+
+    @property
+    def summary(self) -> str:
+        """Text for people."""
+        others = "" if self.first_difference is None else f"; the others differ from token {self.first_difference:g} on"
+        return f"{self.fraction:.1%} of {self.tokens} tokens, {self.whole} of {self.prompts} texts whole{others}"
+
+
 class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The accuracy on the rows with one label, as fractions of 1. For token classes, rows are words."""
 
@@ -127,8 +156,9 @@ class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
     """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `choice` says in one sentence why this format ships. It, `baseline` and `oracle` are left out where there is
-    none, so that agents which don't know them take such a bundle.
+    `choice` says in one sentence why this format ships, `greedy` compares what a language model writes with fp32's
+    texts. Both, `baseline` and `oracle` are left out where there is none, so that agents which don't know them take
+    such a bundle.
     """
 
     recipe: str
@@ -145,6 +175,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     baseline: Baseline | UnsetType = UNSET
     choice: str | UnsetType = UNSET
     oracle: Oracle | UnsetType = UNSET
+    greedy: GreedyAgreement | UnsetType = UNSET
 
     @property
     def size_summary(self) -> str:

@@ -12,11 +12,17 @@ import torch
 import transformers
 
 from edgeml import targets
+from edgeml.check import greedy_agreement, parity
 from edgeml.pipeline.attempt import NothingPassed
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import ExportRequest
 from edgeml.verify.emulation import emulated
 from edgeml_core.errors import UsageError
+from edgeml_core.processing import Generation
+from edgeml_runtime.generate import greedy
+from edgeml_runtime.generate.cache import Cache, Decoder
+from edgeml_runtime.model import Model
+from edgeml_runtime.unpack import unpacked
 from support import breadth_models as models
 
 WHO = ("The pump", "The filter", "The valve", "The scanner", "The fan", "The heater")
@@ -107,6 +113,48 @@ def test_a_rise_beyond_what_is_accepted_leaves_no_bundle(model: Path, passages: 
     ((tried, _),) = caught.value.candidates
     assert "perplexity rises by" in tried.why
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_counts_the_texts_that_the_bundle_writes_as_transformers_does(
+    model: Path, passages: Path, tmp_path: Path
+):
+    """Both go on with the first half of each text; 4 bits write some of them otherwise."""
+    (exported,) = export(ask(model, passages, tmp_path / "out", recipe="weight-only-4bit", max_drop=1.0))
+    original, tokenizer = transformers.AutoModelForCausalLM.from_pretrained(model).eval(), models.tokenizer(160)
+    same = 0
+    with unpacked(exported.path) as bundle, torch.inference_mode():
+        spec = bundle.manifest.postprocess
+        assert isinstance(spec, Generation)
+        session = Model.open(bundle.folder, bundle.manifest, threads=1).session
+        for text in HELD_OUT:
+            ids = tokenizer(text)["input_ids"]
+            prompt = ids[: len(ids) // 2]
+            given = torch.tensor([prompt])
+            expected = original.generate(
+                given, attention_mask=torch.ones_like(given), max_new_tokens=greedy_agreement.TOKENS, do_sample=False
+            )[0, len(prompt) :]
+            cache = Cache(Decoder(bundle.manifest.inputs, spec), session)
+            same += greedy.write(cache, prompt, greedy_agreement.TOKENS, spec.stop_ids) == expected.tolist()
+    found = exported.manifest.card.greedy
+    assert found
+    assert (found.prompts, found.whole) == (len(HELD_OUT), same)
+    assert same < len(HELD_OUT)
+    assert found.fraction >= parity.DECISIONS_MIN
+
+
+def test_four_bits_that_write_another_text_leave_their_place_to_int8(tmp_path: Path):
+    """Weights at random choose between tokens by a hair: the logits' cosine alone would let 4 bits pass."""
+    folder = tmp_path / "model"
+    models.pretrained(folder, "gpt2", "text-generation")
+    (exported,) = export(ask(folder, tmp_path, tmp_path / "out", evaluate=None))
+    card = exported.manifest.card
+    refused, shipped = card.tried
+    assert (refused.recipe, shipped.recipe) == ("weight-only-4bit", "dynamic-s8")
+    assert refused.cosine is not None
+    assert refused.cosine >= parity.COSINE_MIN
+    assert "are those that fp32 writes, below 95%" in refused.why
+    assert card.greedy
+    assert card.greedy.fraction >= parity.DECISIONS_MIN
 
 
 def test_the_emulated_cpu_answers_with_a_perplexity_too(model: Path, passages: Path, tmp_path: Path):

@@ -48,9 +48,16 @@ def open_candidate(candidate: Candidate) -> Iterator[Model]:
 
 
 @contextmanager
+def open_fp32(candidate: Candidate) -> Iterator[Model]:
+    """Load the fp32 form that the candidate was made from, in the same runtime."""
+    with opened(candidate.fp32, candidate.manifest) as model:
+        yield model
+
+
+@contextmanager
 def opened(built: Built, manifest: Manifest) -> Iterator[Model]:
     """Load a model in its runtime; see `open_candidate`."""
-    model = Model.open(built.folder, manifest, threads=THREADS)
+    model = Model.open(built.folder, manifest, threads=THREADS, path=built.path)
     try:
         yield model
     finally:

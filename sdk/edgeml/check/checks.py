@@ -12,21 +12,21 @@ from typing import Final
 
 from msgspec import UNSET
 
-from edgeml.check import accuracy, memory, parity
+from edgeml.check import accuracy, greedy_agreement, memory, parity
 from edgeml.check.baseline import observe
-from edgeml.check.candidate import Candidate, open_candidate, open_original
+from edgeml.check.candidate import Candidate, open_candidate, open_fp32, open_original
 from edgeml.check.data import Rows
 from edgeml.check.inputs import ROWS_TAKEN_MAX, Inputs
 from edgeml.check.parity import OutputParity
 from edgeml.check.predictions import Advance, ignore, models_for, predict, predict_together, scores
-from edgeml.exporters.source import Source
+from edgeml.exporters.source import FLOAT, Source
 from edgeml.memo import Memo
 from edgeml.oracle import hard_items
 from edgeml.quantize import recipes
-from edgeml_core.card import Accuracy, Card, Parity
+from edgeml_core.card import Accuracy, Card, GreedyAgreement, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
-from edgeml_core.processing import QuestionInput, TextInput
+from edgeml_core.processing import Generation, QuestionInput, TextInput
 from edgeml_runtime.drift_features import is_observed
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
@@ -50,6 +50,7 @@ class Answered:
 
     parity: Parity
     by_output: tuple[OutputParity, ...]
+    greedy: GreedyAgreement | None
     accuracy: Accuracy | None
     answers: tuple[Answer, ...]
     cases: tuple[GoldenCase, ...]
@@ -133,6 +134,7 @@ class Checks:
             return Answered(
                 parity=parity.compare(*pair, candidate.manifest, against=self.source.original_name),
                 by_output=parity.by_output(*pair, candidate.manifest),
+                greedy=self._greedy(candidate, model),
                 accuracy=self._accuracy(candidate, answers) if answers else None,
                 answers=tuple(answers),
                 cases=golden.record(model.session, self._golden_inputs(candidate)),
@@ -166,6 +168,17 @@ class Checks:
         before, rows = self._original(candidate, cut=False), self.evaluation.rows
         count = len(answers)
         return accuracy.measure(before[:count], answers, rows[:count], candidate.manifest)
+
+    def _greedy(self, candidate: Candidate, model: Model) -> GreedyAgreement | None:
+        """Compare what a quantized language model writes with fp32's texts."""
+        if not isinstance(candidate.manifest.postprocess, Generation) or candidate.model.recipe == FLOAT:
+            return None
+
+        def write() -> list[greedy_agreement.Written]:
+            with open_fp32(candidate) as fp32:
+                return greedy_agreement.texts(fp32, self.evaluation.items or self.inputs.items)
+
+        return greedy_agreement.measure(model, self.once(("greedy", candidate.fp32.path), write), self.advance)
 
     def _original(self, candidate: Candidate, *, cut: bool) -> list[Answer]:
         """Answer with the original: the inputs where `cut`, else the evaluation rows."""
@@ -214,6 +227,7 @@ class Checks:
                 *filter(None, (self.evaluation.note, doubt)),
             ),
             baseline=found.baseline or UNSET,
+            greedy=found.greedy or UNSET,
         )
 
     def _cut_note(self, candidate: Candidate) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from edgeml.check import accuracy, memory, parity
+from edgeml.check import accuracy, greedy_agreement, memory, parity
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
@@ -56,12 +56,14 @@ class Limits:
         memory.check_memory(needed, candidate.profile, self.max_ram_bytes)
 
     def check_quality(self, findings: Findings) -> None:
-        """Check parity and accuracy.
+        """Check parity, the tokens that a language model writes, and accuracy.
 
         Raises:
             GateFailed: `gate-failed`.
         """
         parity.check_parity(findings.card.parity, findings.by_output)
+        if findings.card.greedy:
+            greedy_agreement.check(findings.card.greedy)
         if findings.card.accuracy:
             accuracy.check_drop(findings.card.accuracy, self.max_drop)
 

@@ -72,6 +72,8 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
     ]
     if card.oracle:
         rows.append(("oracle", card.oracle.summary))
+    if card.greedy:
+        rows.append(("same text as fp32", card.greedy.summary))
     if accuracy:
         rows.append((accuracy.metric, accuracy.summary))
     else:

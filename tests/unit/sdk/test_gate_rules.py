@@ -10,18 +10,21 @@ import msgspec
 import pytest
 
 from edgeml import targets
-from edgeml.check import feasible
+from edgeml.check import feasible, greedy_agreement
 from edgeml.check.candidate import Candidate
 from edgeml.check.gate import Limits, is_slow
 from edgeml.check.latency import Times
 from edgeml.exporters.source import Built, Signature
 from edgeml.pipeline import target_cpu
 from edgeml.pipeline.attempt import Failed, NothingPassed
-from edgeml_core.card import PERPLEXITY, Accuracy, Latency
+from edgeml_core.card import PERPLEXITY, Accuracy, GreedyAgreement, Latency
 from edgeml_core.errors import GateFailed
 from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import ModelKind, RecipeName
+from edgeml_runtime.model import Model
+from edgeml_runtime.unpack import unpacked
 from support.samples import a_manifest
+from support.task_models import NAMES, writer
 
 
 def times(int8_ms: float, fp32_ms: float = 10.0) -> Times:
@@ -55,6 +58,37 @@ def test_check_speed_failure_names_no_times():
     with pytest.raises(GateFailed) as caught:
         Limits(max_drop=0.01).check_speed("dynamic-s8", "encoder", times(123.4))
     assert "123" not in caught.value.message
+
+
+@pytest.mark.parametrize(("agreed", "passes"), [(95, True), (94, False)])
+def test_greedy_agreement_below_that_of_decisions_fails(agreed: int, *, passes: bool):
+    """Each token is a decision; the error has the fraction and the limit."""
+    found = GreedyAgreement(prompts=10, tokens=100, agreed=agreed, whole=4, first_difference=7.5)
+    if passes:
+        greedy_agreement.check(found)
+        return
+    with pytest.raises(GateFailed, match=r"94\.0% of 100 tokens are those that fp32 writes, below 95%"):
+        greedy_agreement.check(found)
+
+
+def test_greedy_agreement_is_measured_behind_fp32s_own_tokens(tmp_path: Path):
+    """A model agrees with itself; in a text with other tokens in it, each of them is a difference of its own."""
+    writer(tmp_path / "a.edgeml", (NAMES["text-generation"], "1.0", "x86-vnni"))
+    seen: list[tuple[int, int]] = []
+    with unpacked(tmp_path / "a.edgeml") as bundle:
+        model = Model.open(bundle.folder, bundle.manifest)
+        items = model.parse({"prompt": "check the valve"}) + model.parse({"prompt": "the valve"})
+        written = greedy_agreement.texts(model, items)
+        found = greedy_agreement.measure(model, written, lambda done, total: seen.append((done, total)))
+        (ids, text), other = written
+        changed = greedy_agreement.measure(model, [(ids, [text[0], text[1] + 1, *text[2:]]), other], lambda *_: None)
+    tokens = sum(len(text) for _, text in written)
+    assert (found.prompts, found.agreed, found.whole, found.first_difference) == (2, tokens, 2, None)
+    assert seen == [(1, 2), (2, 2)]
+    assert changed.whole == 1
+    assert changed.agreed < tokens
+    assert changed.first_difference == 2
+    assert changed.summary.endswith("1 of 2 texts whole; the others differ from token 2 on")
 
 
 def sized(folder: Path, recipe: RecipeName, size_bytes: int) -> Built:
