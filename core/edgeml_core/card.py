@@ -222,13 +222,36 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     note: str = ""
 
 
+class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The median times in which two forms of a language model read a prompt of `tokens`, in milliseconds."""
+
+    tokens: int
+    fp32_ms: float
+    int8_ms: float
+
+    @property
+    def speedup(self) -> float:
+        """The ratio of fp32's time to the other form's."""
+        return self.fp32_ms / self.int8_ms
+
+    @property
+    def summary(self) -> str:
+        """Text for people."""
+        per_s = 1000 * self.tokens / self.int8_ms
+        return f"{per_s:.0f} tokens/s, {self.speedup:.2f} x fp32, of a prompt of {self.tokens}"
+
+
 class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The median times of one candidate and of fp32 in the same run, in milliseconds."""
+    """The median times of one candidate and of fp32 in the same run, in milliseconds.
+
+    Of a language model they are those of one token. `prefill` is left out for other models.
+    """
 
     format: str
     recipe: str
     fp32_ms: float
     int8_ms: float
+    prefill: Prefill | UnsetType = UNSET
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -248,8 +271,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One machine's measurements of one bundle. `fp32` and `int8` are from the same run on the same threads.
 
-    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. `doubts` names
-    other load on the machine meanwhile.
+    Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. Of a language model an
+    inference is one token; `prefill` is left out for other models. `doubts` names other load on the machine meanwhile.
     """
 
     manifest_sha256: str
@@ -266,6 +289,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     verified_on: tuple[Verified, ...] = ()
     candidates: tuple[CandidateTimes, ...] = ()
     compared: tuple[Compared, ...] = ()
+    prefill: Prefill | UnsetType = UNSET
 
     @property
     def speedup(self) -> float:

@@ -185,12 +185,14 @@ class Bundle:
             "size_bytes": card.size_bytes,
             "baseline_size_bytes": card.baseline_size_bytes,
             "accuracy": _accuracy(card.accuracy),
+            "greedy": msgspec.to_builtins(card.greedy) if card.greedy else None,
             "latency_ms": measured
             and {
                 "fp32_p50": measured.fp32.p50_ms,
                 "int8_p50": measured.int8.p50_ms,
                 "measured_on": measured.cpu,
             },
+            "prefill": msgspec.to_builtins(measured.prefill) if measured and measured.prefill else None,
             "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
             "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on]
             if measured

@@ -155,6 +155,10 @@ def test_four_bits_that_write_another_text_leave_their_place_to_int8(tmp_path: P
     assert "are those that fp32 writes, below 95%" in refused.why
     assert card.greedy
     assert card.greedy.fraction >= parity.DECISIONS_MIN
+    prefill = exported.measurements.prefill
+    assert prefill
+    assert prefill.tokens > 1
+    assert exported.measurements.candidates[-1].prefill == prefill
 
 
 def test_the_emulated_cpu_answers_with_a_perplexity_too(model: Path, passages: Path, tmp_path: Path):

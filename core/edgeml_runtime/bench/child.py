@@ -23,7 +23,7 @@ from edgeml_core.card import Latency
 from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_core.golden import TensorData
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import INPUT_IDS, Generation
+from edgeml_core.processing import INPUT_IDS, Generation, PromptInput
 from edgeml_runtime import engines, stdio
 from edgeml_runtime.bench import energy, host_load
 from edgeml_runtime.engines import Session
@@ -37,6 +37,8 @@ WARMUP_RUNS: Final = 5
 RUNS_MIN: Final = 30
 #: Timed runs; bounds the memory for the times of a model that takes microseconds.
 RUNS_MAX: Final = 100_000
+#: Tokens of the prompt that stands for long ones.
+PREFILL_TOKENS: Final = 256
 _PEAK: Final = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
@@ -50,6 +52,21 @@ class TimedModel(msgspec.Struct, frozen=True, kw_only=True):
     def load(self, threads: int | None) -> Session:
         """Load the model in its runtime."""
         return engines.load(Path(self.path), self.manifest, threads=threads)
+
+    def prefill(self, session: Session) -> tuple[int, Callable[[], object]] | None:
+        """Return a long prompt's number of tokens and the run that reads it; None where no text is written."""
+        spec, prompt = self.manifest.postprocess, self.manifest.preprocess
+        if not isinstance(spec, Generation) or not isinstance(prompt, PromptInput):
+            return None
+        tokens = min(PREFILL_TOKENS, prompt.max_length - 1)
+        ids = np.resize(from_data(self.inputs[INPUT_IDS])[0], tokens).tolist()
+        cache = Cache(Decoder(self.manifest.inputs, spec), session)
+
+        def read() -> object:
+            cache.rewind(0)
+            return cache.read(ids)
+
+        return tokens, read
 
     def run(self, session: Session) -> Callable[[], object]:
         """Return the run to time: see `timed_run`."""

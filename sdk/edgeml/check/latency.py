@@ -1,6 +1,6 @@
 """Latency of int8 against fp32 on this machine: interleaved, on the same threads, in a fresh process.
 
-Of a language model it is the time of one token, behind a prompt.
+Of a language model it is the time of one token behind a prompt, and beside it that of a long prompt.
 
 The figures name this machine's CPU. They are never given as the board's.
 """
@@ -16,7 +16,7 @@ import msgspec
 
 from edgeml import child_process
 from edgeml_core.calls import Refused
-from edgeml_core.card import Latency
+from edgeml_core.card import Latency, Prefill
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.bench.child import TimedModel
@@ -38,13 +38,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """The times of both models, in the latency child."""
+    """The times of both models, in the latency child. Language models have those of a long prompt, too."""
 
     int8: Latency
     fp32: Latency
     load_ms: float
     first_inference_ms: float
     peak_rss_bytes: int
+    prefill: Prefill | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ It loads what a device loads and nothing else, so that its peak memory is a devi
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -12,13 +13,18 @@ from typing import Final
 
 from edgeml.check.latency import Job, Reply, Times
 from edgeml_core.calls import Refused
+from edgeml_core.card import Prefill
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime import stdio
 from edgeml_runtime.bench import child
 from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
+from edgeml_runtime.engines import Session
 
 #: Runs of each model; more change no median.
 RUNS_MAX: Final = 300
+#: Runs of each model over a long prompt, after one that is not counted: each takes as long as many tokens.
+PREFILL_RUNS: Final = 5
+_DECIMALS: Final = 4
 
 
 def reply(job: Job) -> Reply:
@@ -41,15 +47,27 @@ def measure(job: Job) -> Times:
     one = job.int8.run(int8)
     first_ms = child.run_ms(one)
     peak = child.peak_rss_bytes()
-    other = job.fp32.run(job.fp32.load(job.threads))
-    int8_ms, fp32_ms = _interleaved(one, other, job.budget_s)
+    fp32 = job.fp32.load(job.threads)
+    int8_ms, fp32_ms = _interleaved(one, job.fp32.run(fp32), job.budget_s)
     return Times(
         int8=child.latency(int8_ms),
         fp32=child.latency(fp32_ms),
         load_ms=load_ms,
         first_inference_ms=first_ms,
         peak_rss_bytes=peak,
+        prefill=_prefill(job, int8, fp32),
     )
+
+
+def _prefill(job: Job, int8: Session, fp32: Session) -> Prefill | None:
+    """Time both on a long prompt, in turns."""
+    one, other = job.int8.prefill(int8), job.fp32.prefill(fp32)
+    if one is None or other is None:
+        return None
+    tokens, read = one
+    times = [(child.run_ms(read), child.run_ms(other[1])) for _ in range(1 + PREFILL_RUNS)][1:]
+    int8_ms, fp32_ms = (round(statistics.median(it), _DECIMALS) for it in zip(*times, strict=True))
+    return Prefill(tokens=tokens, fp32_ms=fp32_ms, int8_ms=int8_ms)
 
 
 def _interleaved(

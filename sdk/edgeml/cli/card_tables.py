@@ -54,9 +54,14 @@ def _candidate(it: Tried, timed: CandidateTimes | None) -> tuple[str, ...]:
         f"{it.cosine:.4f}" if it.cosine is not None else "",
         f"{it.drop:+.2%}" if it.drop is not None else "",
         f"{it.ci95[0]:+.2%} to {it.ci95[1]:+.2%}" if it.ci95 else "",
-        f"{timed.fp32_ms / timed.int8_ms:.2f} x fp32" if timed else "",
+        _speed(timed) if timed else "",
         it.why or "passed",
     )
+
+
+def _speed(timed: CandidateTimes) -> str:
+    found = f"{timed.fp32_ms / timed.int8_ms:.2f} x fp32"
+    return f"{found}, prompts {timed.prefill.speedup:.2f} x" if timed.prefill else found
 
 
 def _classes(classes: Iterable[ClassAccuracy]) -> str:

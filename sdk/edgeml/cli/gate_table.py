@@ -42,5 +42,9 @@ def _report(out: Output, error: NothingPassed) -> None:
         click.echo(f"candidates for {error.target}:\n{card_tables.candidates(error.candidates)}", err=True)
 
 
-def _times(timed: CandidateTimes | None) -> dict[str, float | None]:
-    return {"fp32_ms": timed.fp32_ms if timed else None, "int8_ms": timed.int8_ms if timed else None}
+def _times(timed: CandidateTimes | None) -> dict[str, object]:
+    return {
+        "fp32_ms": timed.fp32_ms if timed else None,
+        "int8_ms": timed.int8_ms if timed else None,
+        "prefill": msgspec.to_builtins(timed.prefill) if timed and timed.prefill else None,
+    }

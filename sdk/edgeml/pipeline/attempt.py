@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from msgspec import UNSET
+
 from edgeml.check.candidate import Candidate
 from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
@@ -82,7 +84,13 @@ def _tried(attempt: Attempt, why: str) -> Tried:
 
 def _timed(attempt: Attempt, times: Times) -> CandidateTimes:
     fp32_ms, int8_ms = times.fp32.p50_ms, times.int8.p50_ms
-    return CandidateTimes(format=attempt.file_format, recipe=attempt.recipe, fp32_ms=fp32_ms, int8_ms=int8_ms)
+    return CandidateTimes(
+        format=attempt.file_format,
+        recipe=attempt.recipe,
+        fp32_ms=fp32_ms,
+        int8_ms=int8_ms,
+        prefill=times.prefill or UNSET,
+    )
 
 
 class NothingPassed(GateFailed):

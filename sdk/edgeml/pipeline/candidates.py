@@ -51,7 +51,14 @@ def try_candidates(job: Job, profile: Profile, file_format: Format) -> list[Atte
         UsageError: the model can't be converted to the format, or the target has no such recipe.
     """
     request = job.request
-    order = recipes.plan(profile, file_format, job.source.kind, quantize=request.quantize, only=request.recipe)
+    order = recipes.plan(
+        profile,
+        file_format,
+        job.source.kind,
+        quantize=request.quantize,
+        only=request.recipe,
+        prefer=request.prefer,
+    )
     original = _export(job, file_format)
     try:
         agree(job, original, profile)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypedDict, Unpack
 from edgeml import workspace
 from edgeml.bundles import Bundle
 from edgeml.pipeline.request import Exported, ExportRequest, ModelInMemory, Progress
-from edgeml.quantize.recipes import Quantize
+from edgeml.quantize.recipes import Prefer, Quantize
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Format, Task
 from edgeml_core.profile import RecipeName
@@ -34,6 +34,7 @@ class ExportOptions(TypedDict, total=False):
     task: Task | None
     quantize: Quantize
     recipe: RecipeName | None
+    prefer: Prefer | None
     evaluate_rows: int
     max_drop: float
     max_latency_ms: float | None

@@ -6,6 +6,8 @@ import math
 import os
 from typing import Final
 
+from msgspec import UNSET
+
 from edgeml import bench
 from edgeml.check import latency
 from edgeml.check.candidate import Candidate
@@ -56,6 +58,7 @@ def measure(job: Job, passed: Passed, manifest: Manifest, chosen: Chosen) -> Mea
         ),
         candidates=tuple(it.timed for it in chosen.attempts if it.timed),
         compared=_compared(chosen.comparison) if chosen.comparison else (),
+        prefill=times.prefill or UNSET,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, get_args, runtime_checkable
 
-from edgeml.quantize.recipes import Quantize
+from edgeml.quantize.recipes import Prefer, Quantize
 from edgeml_core import names
 from edgeml_core.card import Measurements
 from edgeml_core.errors import UsageError
@@ -70,6 +70,7 @@ class ExportRequest:
         task: the model's task; None detects it.
         quantize: the family of recipes to try; `auto` tries the profile's, in its order.
         recipe: the only recipe to try.
+        prefer: the work that a language model must be fast at; None is `decode`.
         calibrate: JSON lines to calibrate static quantization on.
         evaluate: JSON lines with labels to measure accuracy on; whole texts for a language model's perplexity.
         evaluate_rows: the rows of `evaluate` that are answered; of more, this many are drawn at random.
@@ -95,6 +96,7 @@ class ExportRequest:
     task: Task | None = None
     quantize: Quantize = "auto"
     recipe: RecipeName | None = None
+    prefer: Prefer | None = None
     calibrate: Path | None = None
     evaluate: Path | None = None
     evaluate_rows: int = EVALUATE_ROWS_DEFAULT

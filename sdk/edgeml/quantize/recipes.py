@@ -18,6 +18,8 @@ from edgeml_core.profile import RECIPES, EngineSetup, ModelKind, Profile, Recipe
 Family = Literal["dynamic", "static", "weight-only", "none"]
 #: A family to try, or the profile's own order.
 Quantize = Literal["auto", "dynamic", "static", "weight-only", "none"]
+#: The work that a language model must be fast at: to write tokens (decode), or to read prompts (prefill).
+Prefer = Literal["decode", "prefill"]
 #: How the range of an activation follows from its calibration values.
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 UNCALIBRATED: Final = "static int8 was not tried: there is no calibration data, and none is made up"
@@ -90,17 +92,28 @@ TABLE: Final[Mapping[RecipeName, Recipe]] = MappingProxyType(
 
 
 def plan(
-    profile: Profile, file_format: Format, kind: ModelKind, *, quantize: Quantize, only: RecipeName | None = None
+    profile: Profile,
+    file_format: Format,
+    kind: ModelKind,
+    *,
+    quantize: Quantize,
+    only: RecipeName | None = None,
+    prefer: Prefer | None = None,
 ) -> tuple[RecipeName, ...]:
     """List the recipes to try for a kind of model on a target, in order.
 
     Args:
         quantize: the family requested; `auto` takes the profile's own order.
         only: the one recipe to try instead, which the profile needn't name.
+        prefer: of a language model: `prefill` tries dynamic int8 before all others. It reads a prompt 2 to 3 times as
+            fast as blocks of 4 bits on x86. None and `decode` keep the profile's order.
 
     Raises:
-        UsageError: `usage`, when the target lacks the engine or a recipe of that family.
+        UsageError: `usage`, when the target lacks the engine or a recipe of that family, or `prefer` is given for
+            another kind of model.
     """
+    if prefer is not None and kind != "decoder":
+        raise UsageError("usage", f"--prefer {prefer} is for language models; this model is none", "leave it out")
     setup = profile.engines.get(ENGINES[file_format])
     if setup is None:
         raise UsageError("usage", f"target {profile.name} has no engine for {file_format}", "leave out --format")
@@ -109,11 +122,13 @@ def plan(
             known = ", ".join(sorted(RECIPES[ENGINES[file_format]]))
             raise UsageError("usage", f"{file_format} has no recipe {only!r}", f"name one of {known}")
         return (only,)
-    planned = tuple(_requested(setup, kind, quantize))
+    planned = list(_requested(setup, kind, quantize))
+    if prefer == "prefill":
+        planned.sort(key=lambda name: TABLE[name].family != "dynamic")
     if not planned:
         message = f"target {profile.name} has no {quantize} recipe for {file_format}"
         raise UsageError("usage", message, "use --quantize auto")
-    return planned
+    return tuple(planned)
 
 
 def check_calibration(requested: Quantize | RecipeName) -> None:

@@ -66,6 +66,21 @@ def test_plan_cnn_starts_with_static_and_never_has_dynamic():
         assert not any(TABLE[name].family == "dynamic" for name in found)
 
 
+def test_plan_decoder_that_prefers_prefill_starts_with_dynamic():
+    """All other recipes follow in their order; `decode` is the profile's own order."""
+    vnni = targets.load("x86-vnni")
+    own = plan(vnni, "onnx", "decoder", quantize="auto")
+    assert plan(vnni, "onnx", "decoder", quantize="auto", prefer="decode") == own
+    assert own[:2] == ("weight-only-4bit", "dynamic-s8")
+    assert plan(vnni, "onnx", "decoder", quantize="auto", prefer="prefill") == (own[1], own[0], *own[2:])
+
+
+def test_plan_prefer_is_refused_for_models_that_write_nothing():
+    """The error names the option and its value."""
+    with pytest.raises(UsageError, match="--prefer prefill is for language models"):
+        plan(RPI4, "onnx", "encoder", quantize="auto", prefer="prefill")
+
+
 def test_plan_block_weights_only_on_cpus_that_gain():
     """MatMulNBits has no int8 compute without dotprod or VNNI."""
     having = {
