@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -16,6 +17,10 @@ from support import marks, scale
 
 #: Each model still has its fewest runs: enough for a median, and no test looks closer unless it gives its own budget.
 BRIEF = MeasuringBudget(paired_s=0.1, alone_s=0.1, turns_s=4.0)
+#: Python modules that a library of some size brings.
+MODULES_MIN: Final = 100
+#: The number of Python modules whose objects are out of the garbage collector's sight.
+FROZEN: Final = pytest.StashKey[int]()
 #: Their counts are printed at the end of a run, also where other processes ran the tests.
 CAMPAIGNS = ("faults.campaign", "fuzz.campaign")
 
@@ -71,3 +76,16 @@ def brief_timing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ExportRequest.__init__.__kwdefaults__, "budget", BRIEF)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_libraries(request: pytest.FixtureRequest) -> None:
+    """Leave the objects of libraries out of further collections.
+
+    The agent collects garbage after each model that it loads or closes. Beside PyTorch's objects that takes 0.3 s.
+    """
+    stash = request.config.stash
+    if len(sys.modules) >= stash.get(FROZEN, 0) + MODULES_MIN:
+        gc.collect()
+        gc.freeze()
+        stash[FROZEN] = len(sys.modules)

@@ -142,11 +142,10 @@ def test_readme_names_the_distribution_and_warns_of_the_other():
     assert "`pip install edgeml` installs another project" in (ROOT / "README.md").read_text()
 
 
+# By day test_extras.py installs the checkout.
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "line",
-    [pytest.param(it, marks=[] if it.endswith(".whl[agent]'") else pytest.mark.nightly) for it in install_lines()],
-)
+@pytest.mark.parametrize("line", install_lines())
 def test_readmes_install_lines_work_in_a_checkout(checkout, python, line):
     """As they stand, with an index that doesn't have edgeml-deploy."""
     printed = execute(python, "-m", "pip", *(argument.strip("'") for argument in line.split()), cwd=checkout)

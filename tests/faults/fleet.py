@@ -29,6 +29,7 @@ from faults.disk import mounted
 from faults.forked import Forked
 from faults.mitm import Mitm, mitm
 from support import brokers, ports
+from support.plain_http import NO_TLS
 from support.programs import agent_command, enroll, host_command
 from support.tiny_models import tiny_onnx_bundle
 from support.waiting import TIMEOUT_S, until
@@ -74,7 +75,7 @@ class Traffic:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(timeout=ASK_TIMEOUT_S) as client:
+        with httpx.Client(timeout=ASK_TIMEOUT_S, verify=NO_TLS) as client:
             while not self._ended.wait(ASK_EVERY_S):
                 self._ask(client, time.monotonic())
 

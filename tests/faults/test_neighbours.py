@@ -29,6 +29,7 @@ from faults.disk import fill, mounted, needs_root
 from faults.fleet import FLEET, Fleet, fleet
 from faults.forked import Forked
 from support.delivery_site import Observer
+from support.plain_http import NO_TLS
 from support.programs import enroll, host_command
 from support.scale import IS_NIGHTLY, scaled
 
@@ -128,7 +129,12 @@ def connections(made: Fleet) -> Iterator[None]:
 
     def send(_: int) -> None:
         with contextlib.suppress(httpx.HTTPError):
-            httpx.post(f"http://127.0.0.1:{made.device.port}/v1/models/tiny/predict", content=ARRAYS, timeout=10.0)
+            httpx.post(
+                f"http://127.0.0.1:{made.device.port}/v1/models/tiny/predict",
+                content=ARRAYS,
+                timeout=10.0,
+                verify=NO_TLS,
+            )
 
     held: list[socket.socket] = []
     with repeated(connect, FLOOD_EVERY_S / 10), repeated(send, BODY_EVERY_S):

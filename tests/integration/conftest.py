@@ -54,7 +54,7 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Exported], list[str]]:
-    """Return MiniLM's bundles for three targets in both formats, and the steps of their export."""
+    """Return MiniLM's bundles for its targets in both formats, and the steps of their export."""
     return minilm_bundles.exported_once(_session(tmp_path_factory))
 
 
@@ -65,7 +65,7 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def six(minilm_export: tuple[list[Exported], list[str]]) -> list[Exported]:
+def bundles(minilm_export: tuple[list[Exported], list[str]]) -> list[Exported]:
     """Return MiniLM's bundles."""
     return minilm_export[0]
 

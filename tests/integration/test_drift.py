@@ -32,6 +32,7 @@ from edgeml_runtime.tasks import Text
 from edgeml_runtime.unpack import unpacked
 from support import tiny_models
 from support.delivery_site import DEVICE, Program, site, until
+from support.plain_http import NO_TLS
 from support.task_models import mood
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
@@ -140,7 +141,7 @@ def test_the_fleet_hears_of_drift_and_of_no_content(tmp_path: Path):
         def told() -> Drift | None:
             return made.observer.states()[-1].models["mood"].drift
 
-        with httpx.Client(base_url=f"http://{made.http}", timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://{made.http}", timeout=60, trust_env=False, verify=NO_TLS) as client:
             for text in texts(seed=2)[:LIKE]:
                 assert client.post("/v1/models/mood/predict", json={"text": text}).is_success
             until(told, "a grade")

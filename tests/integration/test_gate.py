@@ -187,6 +187,7 @@ def test_a_hostile_model_can_not_pass(hostile: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_what_int8_can_not_hold_ships_in_16_bits(tmp_path: Path):
     """The hostile model with weights that 16 bits hold: every int8 recipe fails, and half the bytes pass."""
     folder = tmp_path / "milder"

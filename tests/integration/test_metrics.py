@@ -10,6 +10,7 @@ from edgeml_runtime.unpack import unpacked as opened
 from integration.test_serving import server
 from support import brokers
 from support.delivery_site import MODEL, TIMEOUT_S, site, until
+from support.plain_http import NO_TLS
 
 #: The base units that Prometheus asks for, counts of things, and what is said of something by its labels.
 NAME = re.compile(r"(edgeml|process)_[a-z]+(_[a-z]+)*")
@@ -70,7 +71,7 @@ def test_an_update_shows_its_state_and_what_it_fetched(tmp_path):
         made.config.write_text(made.config.read_text().replace("127.0.0.1:0", where))
 
         def page():
-            return samples(httpx.get(f"http://{where}/metrics", timeout=TIMEOUT_S).text)
+            return samples(httpx.get(f"http://{where}/metrics", timeout=TIMEOUT_S, verify=NO_TLS).text)
 
         made.start_host()
         made.start_agent()

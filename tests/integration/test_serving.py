@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 from tests.support import task_models, tiny_models
+from tests.support.plain_http import NO_TLS
 from tests.support.sounds import wav
 from tests.support.waiting import until
 
@@ -64,7 +65,7 @@ async def server(rules=LOCAL, ready=lambda: True):
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     info = ServerInfo(device="device-7", version="1.2.3", ready=ready)
     running = asyncio.create_task(serve(build(models, info, rules), listener))
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=NO_TLS) as client:
         yield models, client
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -470,7 +471,7 @@ async def _ask(url, enough, path):
     On connections of its own: tasks that share a pool of httpx's can take them from one for seconds.
     """
     versions = []
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=NO_TLS) as client:
         while not enough.is_set():
             response = await client.post(path, json=TASK_BODY if path == PREDICT else OIP_BODY)
             assert response.status_code == 200, response.text
@@ -555,7 +556,7 @@ def test_ending_the_server_finishes_what_it_has_begun(tmp_path):
         port = listener.getsockname()[1]
         info = ServerInfo(device="device-7", version="1.2.3")
         running = asyncio.create_task(serve(build(models, info, Rules()), listener))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=NO_TLS) as client:
             assert (await client.get("/health")).status_code == 200
             assert signal.getsignal(signal.SIGTERM) is before
             slow = asyncio.create_task(models.run("tiny", lambda _: time.sleep(0.3)))

@@ -207,7 +207,7 @@ _DAILY: Final = ("image-classification", "audio-classification")
 _CAPTURED: Final = ("dinov2_with_registers", "focalnet", "ijepa", "pvt_v2", "siglip", "swiftformer", "van")
 #: Architectures of texts by day, in each task that they have.
 _DAILY_TEXTS: Final = (
-    *("albert", "bert", "deberta", "electra", "esm", "gemma", "gpt2", "gpt_neox", "llama", "mistral", "modernbert"),
+    *("albert", "bert", "deberta", "electra", "esm", "gpt2", "gpt_neox", "llama", "modernbert"),
     *("mpnet", "opt", "qwen3", "squeezebert"),
 )
 ROWS: Final = (

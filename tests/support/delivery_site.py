@@ -23,6 +23,7 @@ from edgeml.repository.deployments import deploy
 from edgeml_core import messages
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from support import brokers
+from support.plain_http import NO_TLS
 from support.programs import Program, Programs, agent_command, enroll, host_command, programs
 from support.tiny_models import tiny_onnx_bundle
 from support.waiting import TIMEOUT_S, until
@@ -155,7 +156,7 @@ class Site:
     def answer(self) -> float:
         """Return the device's answer to 10: 10 * scale + 1 of the version that serves."""
         url = f"http://{self.http}/v1/models/{MODEL}/predict"
-        response = httpx.post(url, json={"inputs": {"x": [[10.0, 0.0, 0.0, 0.0]]}}, timeout=TIMEOUT_S)
+        response = httpx.post(url, json={"inputs": {"x": [[10.0, 0.0, 0.0, 0.0]]}}, timeout=TIMEOUT_S, verify=NO_TLS)
         assert response.status_code == 200, response.text
         return float(re.findall(r"[\d.]+", response.text.split('"y"', 1)[1])[0])
 
