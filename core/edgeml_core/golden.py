@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import DType
@@ -42,10 +43,11 @@ class TensorData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class GoldenCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model's inputs by name, and its outputs."""
+    """The model's inputs by name, and its outputs; of a language model also the tokens that it writes behind them."""
 
     inputs: dict[str, TensorData]
     outputs: dict[str, TensorData]
+    tokens: tuple[int, ...] | UnsetType = UNSET
 
 
 def encode(cases: tuple[GoldenCase, ...]) -> bytes:

@@ -76,6 +76,8 @@ def verify(folder: Path, request: Request) -> Reply:
         model = Model.open(folder, request.manifest)
         try:
             distances = tuple(golden.distances(model.session, request.manifest, expected))
+            if all(it.within(request.manifest.golden) for it in distances):
+                golden.check_tokens(model.session, request.manifest, expected)
             answers = _answers(model, decode_items(request))
             return msgspec.structs.replace(empty, distances=distances, answers=answers)
         finally:

@@ -1,7 +1,8 @@
 """Golden outputs: recorded where the bundle is made, reproduced where it runs.
 
 Each output keeps the manifest's two bounds: its cosine is at least `min_cosine`, and no element differs by more than
-`max_abs`.
+`max_abs`. A language model also writes the recorded tokens. Each of them leads the next likely one by more than two
+logits within the bounds can differ.
 """
 
 from __future__ import annotations
@@ -9,15 +10,25 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import Golden, Manifest
+from edgeml_core.processing import INPUT_IDS, Generation
 from edgeml_runtime.engines import Session
+from edgeml_runtime.generate import greedy
+from edgeml_runtime.generate.cache import Cache, Decoder
 from edgeml_runtime.tensors import Array, from_data, to_data
+
+_DIGITS: Final = 4
+_HINT: Final = "export the model again for this board's own CPU, or try another runtime version"
+#: Tokens that a golden case has at most. A slow board writes them in a second or two.
+TOKENS_MAX: Final = 8
 
 
 class Distance(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +70,63 @@ def record(session: Session, inputs: Sequence[Mapping[str, Array]]) -> tuple[Gol
     )
 
 
+def bound(cases: Sequence[GoldenCase], max_relative: float) -> float:
+    """Return the bound of distances: a fraction of the largest absolute value of any output, to four digits."""
+    arrays = [from_data(tensor) for case in cases for tensor in case.outputs.values()]
+    largest = max((float(abs(array).max()) for array in arrays if array.size), default=0.0)
+    return float(f"{max_relative * largest:.{_DIGITS}g}")
+
+
+def with_tokens(
+    session: Session, manifest: Manifest, cases: Sequence[GoldenCase], *, max_abs: float
+) -> tuple[GoldenCase, ...]:
+    """Add the tokens that a language model writes behind each case, as far as no logit within the bounds changes them.
+
+    Args:
+        session: the loaded model.
+        manifest: the bundle's.
+        cases: from `record`.
+        max_abs: the bound of the bundle's golden outputs.
+
+    Returns:
+        The cases; those of other models as they are.
+    """
+    spec = manifest.postprocess
+    if not isinstance(spec, Generation):
+        return tuple(cases)
+    decoder = Decoder(manifest.inputs, spec)
+    found = []
+    for case in cases:
+        tokens = greedy.write(Cache(decoder, session), _ids(case), TOKENS_MAX, spec.stop_ids, lead=2 * max_abs)
+        found.append(msgspec.structs.replace(case, tokens=tuple(tokens) or UNSET))
+    return tuple(found)
+
+
+def check_tokens(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> None:
+    """Check that a language model writes the recorded tokens.
+
+    Raises:
+        DeviceError: `golden-mismatch`, at the first other token; `runtime-failed`, when the runtime fails.
+        RejectedError: `bundle-format`, when the case of another model has tokens.
+    """
+    for number, case in enumerate(cases):
+        if not case.tokens:
+            continue
+        if not isinstance(manifest.postprocess, Generation):
+            raise RejectedError("bundle-format", f"golden case {number} has tokens, but the model writes no text")
+        cache = Cache(Decoder(manifest.inputs, manifest.postprocess), session)
+        chosen = greedy.follow(cache, _ids(case), case.tokens)
+        for place, (found, expected) in enumerate(zip(chosen, case.tokens, strict=True), start=1):
+            if found != expected:
+                message = f"case {number} writes token {found} at place {place}, where the bundle recorded {expected}"
+                raise DeviceError("golden-mismatch", message, _HINT)
+
+
+def _ids(case: GoldenCase) -> list[int]:
+    ids: list[int] = from_data(case.inputs[INPUT_IDS])[0].tolist()
+    return ids
+
+
 def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> GoldenResult:
     """Run every case and check its outputs against the manifest's bounds.
 
@@ -67,7 +135,7 @@ def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> 
 
     Raises:
         DeviceError: `golden-mismatch`, at the first output that is missing, of another shape, not a number or out of
-            bounds; `runtime-failed`, when the runtime fails.
+            bounds, or the first other token; `runtime-failed`, when the runtime fails.
         RejectedError: `bundle-format`, when a case leaves out an output that the manifest lists.
     """
     found = []
@@ -75,6 +143,7 @@ def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> 
         if not distance.within(manifest.golden):
             raise mismatch(distance)
         found.append(distance)
+    check_tokens(session, manifest, cases)
     times_ms = [it.run_ms for it in {it.case: it for it in found}.values()]
     return GoldenResult(
         min_cosine=min(it.cosine for it in found),
@@ -132,5 +201,5 @@ def mismatch(distance: Distance, *, where: str = "") -> DeviceError:
         "golden-mismatch",
         f"{f'on {where}: ' if where else ''}case {distance.case}, output {distance.output!r} differs from what the "
         f"bundle recorded: cosine {distance.cosine:.6f}, largest distance {distance.max_abs:.6g}",
-        "export the model again for this board's own CPU, or try another runtime version",
+        _HINT,
     )

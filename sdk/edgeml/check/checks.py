@@ -137,7 +137,7 @@ class Checks:
                 greedy=self._greedy(candidate, model),
                 accuracy=self._accuracy(candidate, answers) if answers else None,
                 answers=tuple(answers),
-                cases=golden.record(model.session, self._golden_inputs(candidate)),
+                cases=self._golden_cases(candidate, model),
                 baseline=baseline,
             )
 
@@ -194,6 +194,12 @@ class Checks:
             return predict_together(originals, items, self.advance)
 
         return self.once(key, answer)
+
+    def _golden_cases(self, candidate: Candidate, model: Model) -> tuple[GoldenCase, ...]:
+        cases = golden.record(model.session, self._golden_inputs(candidate))
+        setup = candidate.profile.engines[candidate.manifest.runtime.engine]
+        max_abs = golden.bound(cases, setup.golden.max_relative)
+        return golden.with_tokens(model.session, candidate.manifest, cases, max_abs=max_abs)
 
     def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
         """Prepare the first inputs, the largest one, and one of each fixed length that is not among them."""

@@ -21,7 +21,7 @@ from edgeml_core.card import Card, Parity
 from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import ENGINES, CpuNeeds, FileEntry, Format, Golden, Manifest, Needs, Provenance, RuntimeNeeds
 from edgeml_core.profile import Profile
-from edgeml_runtime.tensors import from_data
+from edgeml_runtime.verify import golden as golden_check
 
 #: The distributions that decide what each format's files are, for the manifest's provenance.
 _TOOLS: Final[dict[Format, tuple[str, ...]]] = {
@@ -29,7 +29,6 @@ _TOOLS: Final[dict[Format, tuple[str, ...]]] = {
     "tflite": ("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
 }
 #: Significant digits of bounds; more would differ between runs.
-_DIGITS: Final = 4
 _UNMEASURED: Final = Parity(against="", rows=0, max_abs=0.0, cosine=0.0)
 
 
@@ -93,7 +92,7 @@ class Build:
                 path=golden.GOLDEN_NAME,
                 cases=len(cases),
                 min_cosine=setup.golden.min_cosine,
-                max_abs=float(f"{setup.golden.max_relative * _largest(cases):.{_DIGITS}g}"),
+                max_abs=golden_check.bound(cases, setup.golden.max_relative),
             ),
             needs=Needs(
                 ram_bytes=findings.ram_bytes if findings else 0, disk_bytes=sum(entry.size_bytes for entry in files)
@@ -134,9 +133,3 @@ def _opened(folder: Path) -> Iterator[dict[str, BinaryIO]]:
 def _tools(model: Built, source: Source) -> dict[str, str]:
     found = {name: metadata.version(name) for name in _TOOLS[model.file_format]}
     return {"edgeml": __version__, **source.tools, **found}
-
-
-def _largest(cases: tuple[GoldenCase, ...]) -> float:
-    """The largest absolute value of any golden output."""
-    arrays = [from_data(tensor) for case in cases for tensor in case.outputs.values()]
-    return max((float(abs(array).max()) for array in arrays if array.size), default=0.0)

@@ -8,8 +8,10 @@ from edgeml_core import golden as files
 from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.golden import GoldenCase
 from edgeml_runtime import engines
+from edgeml_runtime.model import Model
 from edgeml_runtime.tensors import from_data, to_data
 from edgeml_runtime.verify import golden
+from support.task_models import NAMES, writer
 
 
 @pytest.fixture
@@ -116,3 +118,48 @@ def test_to_data_other_dtypes_are_unsupported(dtype):
     with pytest.raises(UsageError) as caught:
         to_data(np.zeros(2, dtype=dtype))
     assert caught.value.code == "model-unsupported"
+
+
+@pytest.fixture
+def language(unpack):
+    """A tiny language model, opened, and a case of it."""
+    bundle = unpack(lambda path: writer(path, (NAMES["text-generation"], "1.0", "x86-vnni")))
+    model = Model.open(bundle.folder, bundle.manifest)
+    tensors = model.prepare(model.parse({"prompt": "check the valve"})).tensors
+    return model, golden.record(model.session, [tensors])
+
+
+def test_with_tokens_of_a_language_model_are_reproduced(language):
+    """Those that the model writes by itself; the file keeps them."""
+    model, cases = language
+    (case,) = golden.with_tokens(model.session, model.manifest, cases, max_abs=0.0)
+    assert 1 <= len(case.tokens) <= golden.TOKENS_MAX
+    (kept,) = files.decode(files.encode((case,)))
+    assert kept == case
+    golden.check_tokens(model.session, model.manifest, [case])
+
+
+def test_with_tokens_that_the_bounds_could_change_records_none(language):
+    """A lead of twice the bound is needed."""
+    model, cases = language
+    (case,) = golden.with_tokens(model.session, model.manifest, cases, max_abs=1e6)
+    assert not case.tokens
+
+
+def test_check_of_another_token_is_a_golden_mismatch(language):
+    """The error has the case, the place and both tokens."""
+    model, cases = language
+    (case,) = golden.with_tokens(model.session, model.manifest, cases, max_abs=0.0)
+    other = msgspec.structs.replace(case, tokens=(case.tokens[0] + 1, *case.tokens[1:]))
+    message = f"case 0 writes token {case.tokens[0]} at place 1, where the bundle recorded {case.tokens[0] + 1}"
+    with pytest.raises(DeviceError, match=message) as caught:
+        golden.check(model.session, model.manifest, [other])
+    assert caught.value.code == "golden-mismatch"
+
+
+def test_check_of_tokens_of_a_model_that_writes_none_is_bundle_format(unpack):
+    """The manifest and the golden file don't fit each other."""
+    session, manifest, (case, *_) = _open(unpack())
+    with pytest.raises(RejectedError, match="case 0 has tokens") as caught:
+        golden.check(session, manifest, [msgspec.structs.replace(case, tokens=(1,))])
+    assert caught.value.code == "bundle-format"
