@@ -1,5 +1,7 @@
 """A language model that writes its cache in place: its tokens are those of transformers, in whatever parts it reads."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ import pytest
 import torch
 import transformers
 
+from edgeml.pipeline.export import export
+from edgeml.pipeline.request import ExportRequest
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import Generation
 from edgeml_runtime.generate import cache as caches
@@ -166,6 +170,44 @@ def test_kept_caches_are_bounded(opened, monkeypatch):
     monkeypatch.setattr(caches, "KEPT_BYTES_MAX", 2 * cache.bytes)
     kept.keep(caches.Cache(cache._decoder, model.session))
     assert sum(it.bytes for it in kept._kept) <= 2 * cache.bytes
+
+
+FULL = """
+import sys
+from pathlib import Path
+from edgeml_runtime.bench.child import peak_rss_bytes
+from edgeml_runtime.model import Model
+from edgeml_runtime.unpack import unpacked
+
+with unpacked(Path(sys.argv[1])) as bundle:
+    model = Model.open(bundle.folder, bundle.manifest)
+    (answer,) = model.predict(model.parse({"prompt": sys.stdin.read(), "max_new_tokens": 1000}))
+    print(answer["prompt_tokens"] + answer["tokens"], peak_rss_bytes())
+"""
+
+
+@pytest.mark.nightly
+def test_memory_at_full_context_stays_within_the_estimate(chatting, tmp_path):
+    """A model whose cache outweighs it, in a process that reads and writes as many tokens as it takes."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(chatting[0])
+    tokens = 4096
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=12,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=tokens,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.model_max_length = tokens
+    tokenizer.save_pretrained(tmp_path / "model")
+    request = {"targets": ("x86-vnni",), "formats": ("onnx",), "quantize": "none", "output": tmp_path / "out"}
+    (exported,) = export(ExportRequest(model=str(tmp_path / "model"), **request))
+    assert exported.manifest.preprocess.max_length == tokens
+    prompt = tokenizer.decode(tokenizer("Water boils at the valve. " * tokens)["input_ids"][: tokens - 100])
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL, exported.path], input=prompt, capture_output=True, text=True, check=True
+    )
+    counted, peak_bytes = map(int, ran.stdout.split())
+    assert counted > tokens - 200
+    assert peak_bytes <= exported.manifest.needs.ram_bytes
 
 
 def test_memory_of_a_long_answer_stays_flat(opened):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Final
 
-from edgeml.exporters.source import Built
+import msgspec
+
+from edgeml.exporters.source import Built, Signature
 from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
-from edgeml_core.processing import TextInput
+from edgeml_core.golden import ITEM_BYTES
+from edgeml_core.processing import Generation, PromptInput, TextInput
 from edgeml_core.profile import Profile
 
 #: Bytes of RAM for each byte of weights: the weights, the copy that the runtime packs of a part, and activations.
@@ -19,13 +24,17 @@ PACKED_FRACTION: Final = 0.8
 #: Bytes of the runtime itself, with Python and numpy. Source: resident size measured after loading a model of 20 kB,
 #: rounded up.
 RUNTIME_BYTES: Final = 64 * 1024 * 1024
+#: Tokens of a conversation in steps of which it is shortened, and those that a target must have memory for.
+CONTEXT_STEP: Final = 64
+CONTEXT_MIN: Final = 256
 
 
 def estimate_bytes(model: Built, fp32: Built) -> int:
     """Estimate the resident memory of a process that serves `model`, in bytes.
 
-    It is the runtime's own, and a multiple of the weights. Weights stored in int8 or fp16 alone run as fp32. LiteRT
-    packs a copy of the weights for every fixed length; in int8 the first copy is part of `RAM_PER_BYTE`.
+    It is the runtime's own, a multiple of the weights, and the keys and values of one conversation of full length.
+    Weights stored in int8 or fp16 alone run as fp32. LiteRT packs a copy of the weights for every fixed length; in int8
+    the first copy is part of `RAM_PER_BYTE`.
     """
     is_float = recipes.TABLE[model.recipe].runs_as_float
     weights_bytes = fp32.size_bytes if is_float else model.size_bytes + model.restored_bytes
@@ -33,7 +42,45 @@ def estimate_bytes(model: Built, fp32: Built) -> int:
     if model.file_format == "tflite":
         lengths = _fixed_lengths(model)
         copies = lengths if is_float else PACKED_FRACTION * (lengths - 1)
-    return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + copies))
+    return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + copies)) + _cache_bytes(model.signature)
+
+
+def fit_context(model: Built, fp32: Built, profile: Profile, max_bytes: int | None = None) -> Built:
+    """Shorten a language model's conversations to those whose cache fits the target's memory beside the weights.
+
+    Args:
+        model: the candidate; another kind of model is returned as it is.
+        fp32: the form that it was made from.
+        profile: the target.
+        max_bytes: the request's limit.
+    """
+    prompt, each = model.signature.preprocess, _cache_bytes_per_token(model.signature)
+    if not isinstance(prompt, PromptInput) or not each:
+        return model
+    given = min(profile.memory.model_bytes, max_bytes or profile.memory.model_bytes)
+    free = given - estimate_bytes(model, fp32) + each * prompt.max_length
+    tokens = max(free // each // CONTEXT_STEP * CONTEXT_STEP, CONTEXT_MIN)
+    if tokens >= prompt.max_length:
+        return model
+    note = (
+        f"a conversation has at most {tokens} tokens; the original takes {prompt.max_length}, "
+        f"and {profile.name} has no memory for their keys and values"
+    )
+    shorter = msgspec.structs.replace(prompt, max_length=tokens)
+    return replace(model, signature=replace(model.signature, preprocess=shorter), notes=(*model.notes, note))
+
+
+def _cache_bytes(signature: Signature) -> int:
+    """The memory of the keys and values of one conversation of full length."""
+    prompt = signature.preprocess
+    return _cache_bytes_per_token(signature) * prompt.max_length if isinstance(prompt, PromptInput) else 0
+
+
+def _cache_bytes_per_token(signature: Signature) -> int:
+    if not isinstance(signature.postprocess, Generation):
+        return 0
+    kept = [it for it in signature.inputs if it.name in signature.postprocess.past]
+    return sum(math.prod(size for size in it.shape if size > 0) * ITEM_BYTES[it.dtype] for it in kept)
 
 
 def _fixed_lengths(model: Built) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from edgeml import workspace
-from edgeml.check import against_oracle, latency, length_mix, turns
+from edgeml.check import against_oracle, latency, length_mix, memory, turns
 from edgeml.check.candidate import Candidate, opened
 from edgeml.check.checks import Findings
 from edgeml.check.gate import is_slow, is_useless
@@ -161,7 +161,8 @@ def _quantize(job: Job, original: Built, recipe: RecipeName, profile: Profile) -
         with workspace.quiet(job.folder):
             return apply.apply(recipe, original, job.new_folder(), _samples(job, original, recipe, profile))
 
-    model = job.once(("quantized", original.file_format, recipe), quantize)
+    quantized = job.once(("quantized", original.file_format, recipe), quantize)
+    model = memory.fit_context(quantized, original, profile, job.request.max_ram_bytes)
     return Candidate(model=model, fp32=original, profile=profile, manifest=_build(job, model, profile).manifest())
 
 

@@ -11,8 +11,8 @@ from edgeml import targets
 from edgeml.check import memory
 from edgeml.exporters.source import Built, Signature
 from edgeml_core.errors import GateFailed
-from edgeml_core.manifest import Format
-from edgeml_core.processing import TensorInput, TensorOutput, TextInput
+from edgeml_core.manifest import Format, TensorSpec
+from edgeml_core.processing import Generation, PromptInput, TensorInput, TensorOutput, TextInput
 
 SIGNATURE = Signature(inputs=(), outputs=(), preprocess=TensorInput(), postprocess=TensorOutput())
 MB = 1_000_000
@@ -68,3 +68,48 @@ def test_check_memory_too_large_for_the_board_fails(tmp_path: Path):
     memory.check_memory(needed, targets.load("rpi4"))
     with pytest.raises(GateFailed, match="--max-ram"):
         memory.check_memory(needed, targets.load("rpi4"), 30 * MB)
+
+
+def writing(folder: Path, tokens: int) -> Built:
+    """A language model of 25 MB, whose cache takes 8 KiB a token."""
+    kept = tuple(TensorSpec(name=name, dtype="float32", shape=(1, 8, -1, 128)) for name in ("key", "value"))
+    signature = Signature(
+        inputs=kept,
+        outputs=(),
+        preprocess=PromptInput(tokenizer="tokenizer.json", max_length=tokens),
+        postprocess=Generation(output="logits", stop_ids=(), past=("key", "value"), present=("key'", "value'")),
+    )
+    return replace(built(folder, "dynamic-s8", 25 * MB), signature=signature)
+
+
+def test_estimate_bytes_counts_the_cache_of_a_whole_conversation(tmp_path: Path):
+    """Keys and values of each token, in float32."""
+    fp32 = built(tmp_path, "none", 100 * MB)
+    assert memory.estimate_bytes(writing(tmp_path, 1000), fp32) == memory.RUNTIME_BYTES + 35 * MB + 8192 * 1000
+
+
+def test_fit_context_shortens_conversations_to_the_memory_of_the_board(tmp_path: Path):
+    """The longest that fits in steps, with a note; where all fit, the model is as it was."""
+    fp32, board = built(tmp_path, "none", 100 * MB), targets.load("rpi-zero2w")
+    model = writing(tmp_path, 131_072)
+    shorter = memory.fit_context(model, fp32, board)
+    needed = memory.estimate_bytes(shorter, fp32)
+    step = memory.CONTEXT_STEP * 8192
+    assert needed <= board.memory.model_bytes < needed + step
+    tokens = shorter.signature.preprocess.max_length
+    assert shorter.notes[0].startswith(
+        f"a conversation has at most {tokens} tokens; the original takes 131072, and rpi"
+    )
+    assert memory.fit_context(model, fp32, targets.load("rpi4")) is model
+    bounded = memory.fit_context(model, fp32, targets.load("rpi4"), needed)
+    assert bounded.signature.preprocess.max_length == tokens
+
+
+def test_fit_context_leaves_a_conversation_of_some_length(tmp_path: Path):
+    """A board that has no memory for it is refused by the gate, which names both figures."""
+    fp32, board = built(tmp_path, "none", 2000 * MB), targets.load("rpi-zero2w")
+    model = replace(writing(tmp_path, 1000), recipe="weight-only")
+    shorter = memory.fit_context(model, fp32, board)
+    assert shorter.signature.preprocess.max_length == memory.CONTEXT_MIN
+    with pytest.raises(GateFailed, match="of RAM; rpi-zero2w gives it"):
+        memory.check_memory(memory.estimate_bytes(shorter, fp32), board)
