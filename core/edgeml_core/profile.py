@@ -65,10 +65,15 @@ class Cpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """RAM in bytes, and the fraction of it that one model may take."""
+    """RAM in bytes, and the fraction of it that one model may take.
+
+    `decode_bytes_per_s` is the rate at which published runs of language models read their weights there while they
+    write: a token reads all of them once.
+    """
 
     ram_bytes: int
     model_share: float
+    decode_bytes_per_s: int | None = None
 
     @property
     def model_bytes(self) -> int:
@@ -160,10 +165,7 @@ def _problems(profile: Profile) -> Iterator[str]:
         yield f"cpu.cores is {profile.cpu.cores}"
     if missing := set(profile.cpu.needs) - set(profile.cpu.features):
         yield f"cpu.needs names {', '.join(sorted(missing))}, which cpu.features doesn't have"
-    if profile.memory.ram_bytes < 1:
-        yield f"memory.ram_bytes is {profile.memory.ram_bytes}"
-    if not 0 < profile.memory.model_share <= 1:
-        yield f"memory.model_share is {profile.memory.model_share}, not above 0 and at most 1"
+    yield from _memory_problems(profile.memory)
     if not profile.engines:
         yield "engines is empty"
     for family, evidence in profile.evidence.items():
@@ -171,6 +173,15 @@ def _problems(profile: Profile) -> Iterator[str]:
             yield f"evidence.{family}.format is {evidence.format}, whose engine the profile doesn't have"
     for engine, setup in profile.engines.items():
         yield from _engine_problems(engine, setup)
+
+
+def _memory_problems(memory: Memory) -> Iterator[str]:
+    if memory.ram_bytes < 1:
+        yield f"memory.ram_bytes is {memory.ram_bytes}"
+    if (rate := memory.decode_bytes_per_s) is not None and rate < 1:
+        yield f"memory.decode_bytes_per_s is {rate}"
+    if not 0 < memory.model_share <= 1:
+        yield f"memory.model_share is {memory.model_share}, not above 0 and at most 1"
 
 
 def _engine_problems(engine: Engine, setup: EngineSetup) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The refusal of models that can't fit a target in any recipe, from config.json alone, before a weight is read.
+"""Facts about a model on a target from config.json alone, before a weight is read: whether it fits, how fast it writes.
 
-The arithmetic is a lower bound: a model that passes may still fail the gate.
+The arithmetic is a lower bound of sizes: a model that passes may still fail the gate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from edgeml.check.memory import RAM_PER_BYTE, RUNTIME_BYTES
 from edgeml.quantize import recipes
-from edgeml_core.errors import GateFailed
+from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.profile import Profile
 
 #: Bytes for each weight in the target's smallest recipe.
@@ -64,6 +64,52 @@ def parameters(folder: Path) -> int | None:
     return int(shape.vocab_size * width + layers * (2 * width**2 * (1 + grouped) + gated * width * inner))
 
 
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """A language model on a board with weights of one size, from arithmetic alone.
+
+    Attributes:
+        weights: `fp32`, `int8` or `4 bits`.
+        size_bytes: of the weights, at least.
+        ram_bytes: the memory it needs, at least, without the keys and values of a conversation.
+        fits: whether the target gives a model as much.
+        tokens_per_s: tokens a second that it writes at most, by published runs on the board; None where there are none.
+    """
+
+    weights: str
+    size_bytes: int
+    ram_bytes: int
+    fits: bool
+    tokens_per_s: float | None
+
+
+def predict(model: Path, profile: Profile) -> list[Prediction]:
+    """Predict a language model's memory and speed on a target from its config.json, for each size of weights.
+
+    Raises:
+        UsageError: `usage`, when the folder has no config.json with the sizes.
+    """
+    count = parameters(model)
+    if count is None:
+        raise UsageError("usage", f"{model} has no config.json with a transformer's sizes", "name a model's folder")
+    rate, found = profile.memory.decode_bytes_per_s, []
+    for weights, each in (("fp32", _BYTES_FP32), ("int8", _BYTES_INT8), ("4 bits", _BYTES_4BIT)):
+        size_bytes, ram_bytes = int(count * each), _ram_bytes(count, each)
+        found.append(
+            Prediction(
+                weights=weights,
+                size_bytes=size_bytes,
+                ram_bytes=ram_bytes,
+                fits=ram_bytes <= profile.memory.model_bytes,
+                tokens_per_s=round(rate / size_bytes, 1) if rate else None,
+            )
+        )
+    return found
+
+
+def _ram_bytes(count: int, each: float) -> int:
+    return RUNTIME_BYTES + int(count * each * RAM_PER_BYTE)
+
+
 def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:
     """Check that a model can fit the target in its smallest recipe.
 
@@ -80,7 +126,7 @@ def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_byt
     if count is None:
         return
     each = _bytes_each(profile) if quantized else _BYTES_FP32
-    needed = RUNTIME_BYTES + int(count * each * RAM_PER_BYTE)
+    needed = _ram_bytes(count, each)
     given = min(profile.memory.model_bytes, max_ram_bytes or profile.memory.model_bytes)
     if needed > given:
         raise GateFailed(

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from edgeml.cli.output import Output, command, table
+from edgeml.cli.output import Output, command, size, table
 from edgeml_core.errors import UsageError
+from edgeml_core.profile import Profile
 
 
 @click.group()
@@ -29,14 +30,48 @@ def list_targets(out: Output) -> None:
 
 @target.command()
 @click.argument("name")
-@command(examples=("edgeml target show rpi4", "edgeml target show ./my-board.toml --json"))
-def show(out: Output, name: str) -> None:
-    """Show every number of target NAME, with its source."""
+@click.option("--model", type=click.Path(path_type=Path), help="A language model's folder: predict it instead.")
+@command(
+    examples=(
+        "edgeml target show rpi4",
+        "edgeml target show ./my-board.toml --json",
+        "edgeml target show rpi4 --model ./smollm2",
+    )
+)
+def show(out: Output, name: str, model: Path | None) -> None:
+    """Show every number of target NAME, with its source.
+
+    --model predicts from a language model's config.json which sizes of weights fit. It also gives the tokens a second
+    that they write at most. Both are estimates: `edgeml bench BUNDLE --on device:ID` measures.
+    """
     from edgeml import targets  # noqa: PLC0415 - kept out of --help
 
     profile = targets.load(name)
+    if model is not None:
+        _predict(out, model, profile)
+        return
     value = msgspec.to_builtins(profile)
     out.result(value, msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _predict(out: Output, model: Path, profile: Profile) -> None:
+    from edgeml.check import feasible  # noqa: PLC0415 - kept out of --help
+
+    found = feasible.predict(model, profile)
+    rows = [
+        (
+            it.weights,
+            size(it.size_bytes),
+            size(it.ram_bytes),
+            "yes" if it.fits else "no",
+            "no published run" if it.tokens_per_s is None else f"at most {it.tokens_per_s:g}",
+        )
+        for it in found
+    ]
+    head = ("weights", "size", "RAM", "fits", "tokens/s")
+    given = f"estimated; {profile.name} gives a model {size(profile.memory.model_bytes)} of RAM"
+    value = {"target": profile.name, "how": "estimated", "predictions": [msgspec.to_builtins(it) for it in found]}
+    out.result(value, f"{table(head, rows)}\n{given}")
 
 
 @target.command()

@@ -18,7 +18,7 @@ from edgeml.exporters.source import Built, Signature
 from edgeml.pipeline import target_cpu
 from edgeml.pipeline.attempt import Failed, NothingPassed
 from edgeml_core.card import PERPLEXITY, Accuracy, GreedyAgreement, Latency
-from edgeml_core.errors import GateFailed
+from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import ModelKind, RecipeName
 from edgeml_runtime.model import Model
@@ -164,6 +164,26 @@ def test_parameters_of_a_configuration_are_a_close_lower_bound(
 ):
     """MiniLM has 22.7 million, GPT-2 124: the bound is below, and close; a network of other parts has none."""
     assert feasible.parameters(config(tmp_path, **sizes)) == parameters
+
+
+def test_predict_names_what_fits_a_board_and_its_speed_at_most(tmp_path: Path):
+    """SmolLM2-135M on a Pi Zero 2 W: fp32 doesn't fit; published runs of it there write 9 to 11 tokens a second."""
+    sizes = {"hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536, "vocab_size": 49152}
+    heads = {"hidden_act": "silu", "num_attention_heads": 9, "num_key_value_heads": 3}
+    model, zero = config(tmp_path, **sizes, **heads), targets.load("rpi-zero2w")
+    found = {it.weights: it for it in feasible.predict(model, zero)}
+    assert [it.fits for it in found.values()] == [False, False, True]
+    assert found["int8"].size_bytes == pytest.approx(134.5e6, rel=0.01)
+    speeds = [it.tokens_per_s or 0.0 for it in found.values()]
+    assert speeds[0] < 7 < speeds[1] < 11 < speeds[2]
+    (nowhere, *_) = feasible.predict(model, targets.load("x86-vnni"))
+    assert nowhere.tokens_per_s is None
+
+
+def test_predict_of_a_folder_without_sizes_is_usage(tmp_path: Path):
+    """The error names the folder."""
+    with pytest.raises(UsageError, match=r"has no config\.json"):
+        feasible.predict(tmp_path, targets.load("rpi-zero2w"))
 
 
 def test_check_feasible_depends_on_target_and_budget(tmp_path: Path):
