@@ -81,8 +81,9 @@ async def _ended(models: Models) -> None:
 
 
 def everything(made: Site) -> None:
-    """Serve every task; beside the writer one that takes its time, and one that chats."""
+    """Serve every task; beside the writer one that takes its time, and two that chat."""
     for task in (*task_models.MAKERS, "tensors"):
         made.activate(task)
     made.activate("text-generation", name="slow-writer", slowly=True)
     made.activate("text-generation", name="nurse", chat=CHAT)
+    made.activate("text-generation", name="slow-nurse", chat=CHAT, slowly=True)

@@ -14,14 +14,20 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from tests.browser import served
 from tests.support import task_models
+from tests.support.waiting import until
 
 from edgeml_agent.http_api.auth import Rules
 
 TOKEN = "a-token-of-24-characters"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
+#: Longer than a token of the slow models takes.
+STILL_MS = 500
 TASKS = ("mood", "names", "gaps", "answers", "meaning", "writer", "colors", "finder", "noise", "ears", "line")
 ANYTHING = re.compile(r"version \d|ended by itself|as long as allowed")
+SPEED = re.compile(
+    r"^First token after [\d.]+ m?s, then [\d.]+ tokens a second; (\d+) in [\d.]+ m?s, (stopped|as long)"
+)
 
 
 def green(width=64):
@@ -235,8 +241,8 @@ def run(program: str, language: str, folder, environment=None) -> str:
     return done.stdout
 
 
-def test_text_comes_as_it_is_made_and_can_be_stopped(opened):
-    """A slow writer: the first words stand there while it goes on; after Stop nothing more comes."""
+def test_text_comes_as_it_is_made_and_can_be_stopped(opened, site):
+    """A slow writer: the first words stand there while it goes on; after Stop the device writes nothing more."""
     page = opened("slow-writer")
     page.get_by_role("textbox", name="Prompt").fill("water boils")
     page.get_by_text("Settings").click()
@@ -246,12 +252,15 @@ def test_text_comes_as_it_is_made_and_can_be_stopped(opened):
     expect(turn).to_contain_text("lower temperature")
     assert turn.get_attribute("aria-busy") == "true"
     page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("status").filter(has_text="stopped")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="stopped")).to_have_text(SPEED)
+    until(lambda: not site.models.find("slow-writer").queue_depth, "the device has stopped")
+    written = site.models.counts.tokens("slow-writer")
     assert turn.get_attribute("aria-busy") == "false"
     shown = turn.inner_text()
     expect(page.get_by_role("button", name="Ask")).to_be_enabled()
+    page.wait_for_timeout(STILL_MS)
     assert turn.inner_text() == shown
-    assert len(shown.split()) < 390
+    assert len(shown.split()) <= site.models.counts.tokens("slow-writer") == written < 390
 
 
 def test_a_conversation_goes_on_and_begins_anew(opened):
@@ -266,13 +275,84 @@ def test_a_conversation_goes_on_and_begins_anew(opened):
     page.get_by_role("button", name="Ask").click()
     expect(page.locator(".turn.assistant")).to_have_text(re.compile("check the valve,"))
     expect(message).to_have_value("")
+    expect(page.get_by_role("status").filter(has_text="tokens")).to_have_text(SPEED)
     message.fill("then")
     page.get_by_role("button", name="Ask").click()
-    expect(page.locator(".turn")).to_have_count(4)
+    expect(page.get_by_role("log").locator(".turn")).to_have_count(4)
     expect(page.locator(".turn.assistant").last).to_contain_text("the")
-    assert [len(it["messages"]) for it in asked] == [1, 3]
+    page.get_by_role("link", name=re.compile("^mood")).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("mood")
+    page.reload()
+    page.get_by_role("link", name=re.compile("^nurse")).click()
+    expect(page.get_by_role("log").locator(".turn")).to_have_count(4)
+    message.fill("what")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.get_by_role("log").locator(".turn")).to_have_count(6)
+    conversations = [it["messages"] for it in asked]
+    assert [len(it) for it in conversations] == [1, 3, 5]
+    assert conversations[2][:3] == conversations[1]
     page.get_by_role("button", name="New conversation").click()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("nurse")
     expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_chat_is_held_by_keyboard_and_heard_whole(opened, site):
+    """Enter sends, Escape stops, the focus stays; a screen reader hears the answer once, when it has ended."""
+    page = opened("slow-nurse")
+    message = page.get_by_role("textbox", name="Message")
+    message.press("Control+a")
+    page.keyboard.type("what should")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("i do ?")
+    page.keyboard.press("Enter")
+    answer = page.locator(".turn.assistant")
+    expect(answer).to_contain_text("check the valve, then")
+    expect(message).to_have_value("")
+    live = "it => it.closest('[aria-live], [role=log], [role=status]').getAttribute('aria-live')"
+    assert answer.evaluate(live) == "off"
+    expect(page.get_by_role("log")).to_be_empty()
+    page.keyboard.type("then")
+    page.keyboard.press("Enter")
+    expect(message).to_have_value("then")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status").filter(has_text="stopped")).to_have_text(SPEED)
+    expect(page.get_by_role("log")).to_have_text(
+        re.compile("You: what should\ni do [?]slow-nurse: check the valve, then")
+    )
+    expect(message).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    expect(answer.last).to_contain_text("valve")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("log").locator(".turn")).to_have_count(4)
+    expect(message).to_be_focused()
+    until(lambda: not site.models.find("slow-nurse").queue_depth, "the device has stopped")
+
+
+def test_an_answer_ends_with_its_panel(opened, site):
+    """Another model is chosen while one writes: the device stops, and what was written stays in the conversation."""
+    page = opened("slow-nurse")
+    page.get_by_role("textbox", name="Message").fill("what should i do ?")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator(".turn.assistant")).to_contain_text("valve")
+    page.get_by_role("link", name=re.compile("^mood")).click()
+    until(lambda: not site.models.find("slow-nurse").queue_depth, "the device has stopped")
+    page.get_by_role("link", name=re.compile("^slow-nurse")).click()
+    expect(page.get_by_role("log").locator(".turn")).to_have_count(2)
+    expect(page.get_by_role("log")).to_contain_text("check the valve")
+
+
+def test_a_message_that_fails_can_be_sent_again(opened, site):
+    """It returns to its field; nothing of it stays in the conversation."""
+    page = opened("nurse")
+    message = page.get_by_role("textbox", name="Message")
+    message.fill("then " * 600)
+    page.get_by_role("button", name="Ask").click()
+    expect(page.get_by_role("status").filter(has_text="tokens")).to_have_class(re.compile("problem"))
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(message).to_have_value("then " * 600)
 
 
 def test_a_sound_is_recorded(opened):
@@ -394,7 +474,7 @@ def test_everything_can_be_read_and_reached(opened, screen, scheme):
     Source: WCAG 2.2, 1.4.3, 1.4.10 and 2.5.8.
     """
     page = opened(color_scheme=scheme, **screen)
-    for model in TASKS:
+    for model in (*TASKS, "nurse"):
         page.evaluate("model => { location.hash = model }", model)
         expect(page.get_by_role("heading", level=1)).to_have_text(model)
         prepare(page, model)

@@ -104,6 +104,16 @@ def test_a_stream_says_the_role_first_and_why_it_ends_last(chatting):
     assert {(chunk["id"], chunk["object"]) for chunk in [*chunks, last]} == {(last["id"], "chat.completion.chunk")}
 
 
+def test_a_stream_counts_its_tokens_as_they_come(chatting):
+    """VLLM's `continuous_usage_stats`: each event has the counts until then, the last one those of the whole answer."""
+    options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    (response,) = asked(chatting, ("/v1/chat/completions", CHAT | options))
+    counts = [it["usage"]["completion_tokens"] for it in events(response)]
+    assert (counts[0], counts[1], counts[-1]) == (0, 1, 7)
+    assert counts == sorted(counts)
+    assert {it["usage"]["prompt_tokens"] for it in events(response)} == {25}
+
+
 def test_a_completion_streams_text_and_no_usage_unasked(chatting):
     """Its choices hold text; a stop is held back until it is known not to be one."""
     body = {"model": "chat", "prompt": "Count:", "max_tokens": 50, "temperature": 0, "stop": " 3 4", "stream": True}

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Final, TypeAlias
 
@@ -90,11 +91,13 @@ class Written:
 
     Attributes:
         with_usage: whether a stream ends with the token counts.
+        counts_each: whether each of its events has the counts until then, too.
     """
 
     model: str
     form: Form
     with_usage: bool = False
+    counts_each: bool = False
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -110,26 +113,28 @@ class Written:
     async def events(self, first: Piece, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[bytes]:
         """Yield the answers as they are written, one event for each piece; an error is the last one."""
         begun, chars, tokens = -1, 0, 0
-        prompt_tokens = first[1].prompt_tokens
+        count = partial(_usage, first[1].prompt_tokens)
         async with aclosing(pieces):
             try:
                 async for index, delta in _all(first, pieces):
                     if index > begun:
                         begun, chars = index, 0
                         if self.form.opening:
-                            yield self._event(index, self.form.opening)
+                            yield self._event(count(tokens), index, self.form.opening)
                     logprobs = () if delta.logprob is None else (delta.logprob,)
+                    so_far = count(tokens + delta.tokens)
                     if delta.text or logprobs:
-                        yield self._event(index, self.form.delta(delta.text), None, self._logprobs(logprobs, chars))
+                        content = self.form.delta(delta.text)
+                        yield self._event(so_far, index, content, None, self._logprobs(logprobs, chars))
                     chars += sum(map(_chars, logprobs))
                     if delta.finish:
                         tokens += delta.tokens
-                        yield self._event(index, self.form.delta(""), delta.finish)
+                        yield self._event(so_far, index, self.form.delta(""), delta.finish)
             except EdgemlError as error:
                 yield _event(errors.OPENAI.body(error, errors.status_of(error)))
                 return
         if self.with_usage:
-            yield _event({**self._head(self.form.piece), "choices": [], "usage": _usage(prompt_tokens, tokens)})
+            yield _event({**self._head(self.form.piece), "choices": [], "usage": count(tokens)})
         yield _DONE
 
     def _head(self, kind: str) -> dict[str, object]:
@@ -144,9 +149,14 @@ class Written:
         return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish}
 
     def _event(
-        self, index: int, content: Mapping[str, object], finish: str | None = None, logprobs: object = None
+        self,
+        so_far: schemas.Usage,
+        index: int,
+        content: Mapping[str, object],
+        finish: str | None = None,
+        logprobs: object = None,
     ) -> bytes:
-        usage = {"usage": None} if self.with_usage else {}
+        usage = {"usage": so_far if self.counts_each else None} if self.with_usage else {}
         choice = self._choice(index, content, finish, logprobs)
         return _event({**self._head(self.form.piece), "choices": [choice], **usage})
 

@@ -72,6 +72,8 @@ Asked = TypeVar("Asked", Prompt, Chat, Prompt | Chat)
 
 class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
+    # vLLM's, not OpenAI's.
+    continuous_usage_stats: bool | None = None
 
 
 class _Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +108,11 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     def wants_usage(self) -> bool:
         """Whether a stream ends with the token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def counts_each(self) -> bool:
+        """Whether each event of such a stream has the token counts until then, too."""
+        return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
 
     def _continued(self, logprobs: int | None) -> dict[str, Any]:
         tokens = self.max_completion_tokens or self.max_tokens or self.usual_tokens

@@ -73,7 +73,7 @@ async def _write(request: Request, models: Models, asked: ChatRequest | Completi
     """The model's text; a stream begins with its first token, so that an error before it has its own status."""
     items = requests.answers(asked.item(), asked.n or 1)
     pieces = _pieces(request, models, asked, items)
-    written = Written(model=asked.model, form=form, with_usage=asked.wants_usage)
+    written = Written(model=asked.model, form=form, with_usage=asked.wants_usage, counts_each=asked.counts_each)
     if asked.stream:
         return Events(written.events(await anext(pieces), pieces))
     deltas: list[list[TokenDelta]] = [[] for _ in items]

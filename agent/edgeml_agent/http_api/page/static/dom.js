@@ -17,6 +17,9 @@ export const h = (tag, attributes = {}, ...children) => filled(document.createEl
 export const svg = (tag, attributes = {}, ...children) =>
   filled(document.createElementNS(SVG, tag), attributes, children);
 
+/** Whether this is no touch screen, whose keyboard covers the page and has no Shift+Enter. */
+export const hasKeyboard = () => matchMedia("(pointer: fine)").matches;
+
 let made = 0;
 
 /** A label and its control, joined; the control keeps its own id where it has one. */

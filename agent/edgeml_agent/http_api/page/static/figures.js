@@ -12,13 +12,15 @@ export function size(bytes) {
 }
 
 export function milliseconds(ms) {
-  if (ms >= 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms >= 1000) return `${(ms / 1000).toFixed(ms >= 10_000 ? 1 : 2)} s`;
   return `${ms >= 100 ? Math.round(ms) : ms >= 10 ? ms.toFixed(1) : ms.toFixed(2)} ms`;
 }
 
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 export const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
+
+export const perSecond = (rate, what) => `${rate.toFixed(rate < 10 ? 1 : 0)} ${what} a second`;
 
 export function median(values) {
   const sorted = [...values].sort((a, b) => a - b);

@@ -11,7 +11,7 @@ let models = [];
 let isReady = false;
 let looking = null; // the request under way
 let listed = ""; // the content of the list
-let open = null; // {key, update} of the model shown
+let open = null; // the panel of the model shown, with its name and key
 
 const link = ({ name }) => `#${encodeURIComponent(name)}`;
 const chosen = () => models.find((model) => link(model) === location.hash) ?? models[0];
@@ -51,15 +51,17 @@ function show() {
   const now = chosen();
   list(now);
   if (!now) {
+    open?.close();
     open = null;
     at("main").replaceChildren(isReady ? empty() : h("p", { class: "empty" }, "The models are being loaded."));
     return;
   }
   const key = `${now.name} ${now.version}`;
-  if (open?.key === key) return void open.update(now);
-  const { element, update } = panel(now);
-  open = { key, update };
-  at("main").replaceChildren(element);
+  // A new version's panel waits until an answer of the old one has ended.
+  if (open?.key === key || (open?.name === now.name && open.isBusy())) return void open.update(now);
+  open?.close();
+  open = { ...panel(now), name: now.name, key };
+  at("main").replaceChildren(open.element);
   document.title = `${now.name} · edgeml`;
 }
 

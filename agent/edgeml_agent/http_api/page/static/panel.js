@@ -3,7 +3,7 @@
 import { drawn } from "./answers.js";
 import { askJson, hasToken, post } from "./client.js";
 import { LANGUAGES } from "./code.js";
-import { h } from "./dom.js";
+import { h, hasKeyboard } from "./dom.js";
 import { count, milliseconds, percent, size } from "./figures.js";
 import { form } from "./forms.js";
 import { plot } from "./plot.js";
@@ -14,23 +14,23 @@ const STATES = {
   resting: ["resting", "without memory; the next request loads it"],
   unloaded: ["unloaded", "an operator unloaded it"],
 };
-const ENDINGS = { stop: "ended by itself", length: "as long as allowed" };
 const COPIED_SHOWN_MS = 1500;
 
 export const pill = (state) => h("span", { class: `pill ${state}`, title: STATES[state][1] }, STATES[state][0]);
 
-/** The panel of a model: {element, update}. */
+/** The panel of a model: {element, update, isBusy, close}; closing it ends the answer that is being written. */
 export function panel(model) {
   const state = h("span");
   const figures = h("dl", { class: "figures" });
   const latencies = h("div");
+  const tryIt = tried(model, h("section", { "aria-label": "Last requests" }, h("h2", {}, "Last requests"), latencies));
   const element = h(
     "article",
     {},
     h("div", { class: "title" }, h("h1", {}, model.name), h("span", { class: "version" }, model.version), state),
     h("p", { class: "subtitle" }, [model.task, model.target, model.deployment].filter(Boolean).join(" · ")),
     figures,
-    tried(model, h("section", { "aria-label": "Last requests" }, h("h2", {}, "Last requests"), latencies)),
+    tryIt.element,
     warnings(model),
   );
   let lastShown = "";
@@ -43,7 +43,7 @@ export function panel(model) {
     latencies.replaceChildren(plot(now.requests.last_ms));
   }
   update(model);
-  return { element, update };
+  return { element, update, isBusy: tryIt.isBusy, close: tryIt.close };
 }
 
 function tiles({ card, ram_bytes, runtime, format, threads, requests }) {
@@ -85,57 +85,67 @@ function tried(model, below) {
   }
 
   async function one(signal) {
+    const begun = performance.now();
     const call = await asked.call();
     const { json, file } = call;
     const sent = file ? { method: "POST", headers: { "content-type": file.type }, body: file, signal } : post(json, { signal });
     const { version, outputs } = await askJson(predict, sent);
     answer.replaceChildren(drawn(outputs, call));
-    return `version ${version}`;
-  }
-
-  async function streamed(signal) {
-    const begun = performance.now();
-    const { tokens, finish } = await asked.send(signal);
-    const rate = (1000 * tokens) / (performance.now() - begun);
-    return [tokens && `${count(tokens, "token")}, ${rate.toFixed(rate < 10 ? 1 : 0)} a second`, ENDINGS[finish] ?? finish].filter(Boolean).join(", ");
+    return `${milliseconds(performance.now() - begun)}, network included; version ${version}`;
   }
 
   async function submit(event) {
     event.preventDefault();
     if (going || !asked.isReady()) return;
     going = new AbortController();
+    const wasByButton = document.activeElement === send;
     stop.hidden = false;
     send.disabled = true;
+    if (wasByButton) stop.focus(); // a disabled button would lose the focus
     said.classList.remove("problem");
     said.textContent = "Asking…";
-    const begun = performance.now();
     try {
-      const how = await (asked.send ? streamed : one)(going.signal);
-      said.textContent = `${milliseconds(performance.now() - begun)}, network included; ${how}`;
+      said.textContent = await (asked.send ?? one)(going.signal);
     } catch (error) {
       said.textContent = error.name === "AbortError" ? "Stopped" : refused(error);
       said.classList.toggle("problem", error.name !== "AbortError");
     }
     going = null;
+    const hadFocus = document.activeElement === stop;
     stop.hidden = true;
-    changed();
+    await changed();
+    if (hadFocus) focusNext();
     document.dispatchEvent(new CustomEvent("asked"));
+  }
+
+  /** Where a person goes on after an answer; on a touch screen no field takes the focus, which would open a keyboard. */
+  function focusNext() {
+    if (!send.disabled) send.focus();
+    else if (asked.focus && hasKeyboard()) asked.focus();
+  }
+
+  function pressed(event) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
+    if (event.key === "Escape") going?.abort();
   }
 
   const made = h(
     "form",
-    { class: "try", onsubmit: submit, onkeydown: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && submit(event) },
+    { class: "try", onsubmit: submit, onkeydown: pressed },
     asked.element,
     h("div", { class: "row" }, send, stop, asked.extra, said),
+    asked.below,
     answer,
   );
   changed();
-  return h(
+  const call = h("section", { "aria-label": "The same call" }, h("h2", {}, "The same call"), shown.element);
+  const element = h(
     "div",
     { class: "two" },
     h("section", { "aria-label": "Try it" }, h("h2", {}, "Try it"), made),
-    h("div", { class: "stack" }, h("section", { "aria-label": "The same call" }, h("h2", {}, "The same call"), shown.element), below),
+    h("div", { class: "stack" }, call, below),
   );
+  return { element, isBusy: () => going !== null, close: () => going?.abort() };
 }
 
 function refused({ message, hint, retryAfterS }) {

@@ -8,7 +8,7 @@ const HEIGHT = 72;
 const STEP = 10;
 
 export function plot(lastMs) {
-  if (!lastMs.length) return h("p", { class: "note" }, "No request yet: ask below, and it shows here.");
+  if (!lastMs.length) return h("p", { class: "note" }, "No request yet.");
   const times = lastMs.map(Math.abs);
   const top = Math.max(...times);
   const middle = median(times);

@@ -1,12 +1,17 @@
 // A language model: its text comes in pieces, and can be stopped. With a chat template it is a conversation.
 
 import { Refused, ask, events, post } from "./client.js";
-import { h, labelled } from "./dom.js";
+import { kept } from "./conversation.js";
+import { h, hasKeyboard, labelled } from "./dom.js";
+import { milliseconds, perSecond } from "./figures.js";
 
 const SAMPLE_PROMPT = "Water boils at";
 const SAMPLE_MESSAGE = "What should I do when the pump stops?";
+const TOKENS = { prompt: 64, chat: 256 };
+const AT_END_PX = 40; // a log that is scrolled so near to its end follows the answer
 
-const STREAM = { stream: true, stream_options: { include_usage: true } };
+const STREAM = { stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
+const ENDINGS = { stop: "ended by itself", length: "as long as allowed" };
 
 const number = (value, attributes) => {
   const made = h("input", { type: "number", ...attributes });
@@ -14,85 +19,200 @@ const number = (value, attributes) => {
   return made;
 };
 
-export function talk(model, changed) {
-  const turns = [];
-  const log = h("div", { class: "turns", role: "log", tabindex: 0, "aria-label": "Conversation" });
-  const control = h("textarea", { rows: model.chats ? 2 : 4, spellcheck: "false", oninput: changed });
-  control.value = model.chats ? SAMPLE_MESSAGE : SAMPLE_PROMPT;
-  const most = number(64, { min: 1, max: 1024, oninput: changed });
-  const warmth = number(0, { min: 0, max: 2, step: 0.1, oninput: changed });
-  const seed = number(0, { min: 0, step: 1, oninput: changed });
-  const settings = h(
-    "details",
-    { class: "settings" },
-    h("summary", {}, "Settings"),
-    h("div", { class: "row" }, labelled("Tokens at most", most), labelled("Temperature", warmth), labelled("Seed", seed)),
-  );
-  const forget = h("button", { type: "button", hidden: true, onclick: clear }, "New conversation");
+export const talk = (model, changed) => (model.chats ? chat : completion)(model, changed);
 
-  const options = () => ({ max_tokens: most.valueAsNumber, temperature: warmth.valueAsNumber, seed: seed.valueAsNumber });
-  const said = () => [...turns, { role: "user", content: control.value }];
-  const json = () =>
-    model.chats
-      ? { model: model.name, messages: said(), ...options(), ...STREAM }
-      : { model: model.name, prompt: control.value, ...options(), ...STREAM };
-  const path = model.chats ? "v1/chat/completions" : "v1/completions";
+/** The beginning of a text, which the model continues. */
+function completion(model, changed) {
+  const options = settings(TOKENS.prompt, changed);
+  const control = h("textarea", { rows: 4, spellcheck: "false", oninput: changed });
+  control.value = SAMPLE_PROMPT;
+  const pane = scrolled("Text");
+  const call = () => ({ path: "v1/completions", json: { model: model.name, prompt: control.value, ...options.values(), ...STREAM } });
 
-  function clear() {
-    turns.length = 0;
-    log.replaceChildren();
-    forget.hidden = true;
-    changed();
-  }
-
-  /** Sends, shows each piece as it comes, and notes how it ended. */
   async function send(signal) {
-    const request = json();
-    const answer = h("p", { class: "turn assistant", "aria-busy": "true" });
-    const added = model.chats
-      ? [h("p", { class: "turn user" }, control.value), answer]
-      : [h("p", { class: "turn" }, h("span", { class: "given" }, request.prompt), answer)];
-    if (!model.chats) log.replaceChildren();
-    log.append(...added);
+    const request = call();
+    const answer = h("span", { class: "turn assistant", "aria-busy": "true" });
+    pane.begin(h("p", { class: "turn" }, h("span", { class: "given" }, request.json.prompt), answer));
     try {
-      return await streamed(await ask(path, post(request, { signal })), answer);
-    } catch (error) {
-      if (error.name === "AbortError") return { tokens: 0, finish: "stopped" };
-      if (!answer.textContent) added.forEach((it) => it.remove());
-      throw error;
+      return await streamed(request, signal, (text) => pane.add(answer, text));
     } finally {
       answer.setAttribute("aria-busy", "false");
-      if (model.chats && answer.isConnected) remember(answer.textContent);
+      if (answer.textContent) pane.finish({ alone: true });
+      else pane.discard();
     }
-  }
-
-  function remember(answer) {
-    turns.push({ role: "user", content: control.value }, { role: "assistant", content: answer });
-    control.value = "";
-    forget.hidden = false;
-    changed();
   }
 
   return {
-    element: h("div", {}, log, labelled(model.chats ? "Message" : "Prompt", control), settings),
-    extra: forget,
-    call: () => ({ path, json: json() }),
-    isReady: () => control.value.trim() !== "" && [most, warmth, seed].every((it) => it.checkValidity() && it.value !== ""),
+    element: h("div", {}, pane.element, labelled("Prompt", control)),
+    below: options.element,
+    call,
+    isReady: () => control.value.trim() !== "" && options.areValid(),
     send,
+    focus: () => control.focus(),
   };
 }
 
-/** Writes the pieces into an element, and reports how it ended. */
-async function streamed(response, element) {
-  const ended = { tokens: 0, finish: "stopped" };
-  for await (const { error, usage, choices } of events(response)) {
-    if (error) throw new Refused(0, error);
-    if (usage) ended.tokens = usage.completion_tokens;
-    for (const { delta, text, finish_reason } of choices) {
-      element.append(delta?.content ?? text ?? "");
-      element.scrollIntoView?.({ block: "nearest" });
-      ended.finish = finish_reason ?? ended.finish;
+/** A conversation; each message takes the earlier ones along. */
+function chat(model, changed) {
+  const options = settings(TOKENS.chat, changed);
+  const turns = kept(model.name);
+  const control = h("textarea", { rows: 2, spellcheck: "false", oninput: changed, onkeydown: typed });
+  control.value = turns.all.length ? "" : SAMPLE_MESSAGE;
+  const pane = scrolled("Conversation");
+  const forget = h("button", { type: "button", hidden: !turns.all.length, onclick: clear }, "New conversation");
+  const user = (content) => h("p", { class: "turn user" }, speaker("You"), content);
+  const assistant = (...content) => h("p", { class: "turn assistant" }, speaker(model.name), content);
+  pane.show(turns.all.map(({ role, content }) => (role === "user" ? user(content) : assistant(content.trimStart()))));
+
+  const asked = (message) => ({
+    path: "v1/chat/completions",
+    json: { model: model.name, messages: [...turns.all, { role: "user", content: message }], ...options.values(), ...STREAM },
+  });
+
+  function typed(event) {
+    if (!hasKeyboard() || event.key !== "Enter" || event.shiftKey || event.ctrlKey || event.metaKey || event.isComposing) return;
+    event.preventDefault();
+    control.form.requestSubmit();
+  }
+
+  function clear() {
+    turns.forget();
+    pane.show([]);
+    forget.hidden = true;
+    control.focus();
+    changed();
+  }
+
+  async function send(signal) {
+    const message = control.value;
+    const request = asked(message);
+    let content = "";
+    const shown = h("span");
+    const answer = assistant(shown);
+    answer.setAttribute("aria-busy", "true");
+    pane.begin(user(message), answer);
+    control.value = "";
+    forget.hidden = true;
+    changed();
+    try {
+      return await streamed(request, signal, (text) => {
+        content += text;
+        pane.add(shown, shown.textContent ? text : text.trimStart()); // a model's first token often begins with a space
+      });
+    } finally {
+      answer.setAttribute("aria-busy", "false");
+      if (content) {
+        turns.add({ role: "user", content: message }, { role: "assistant", content });
+        pane.finish();
+      } else {
+        pane.discard();
+        control.value ||= message;
+      }
+      forget.hidden = !turns.all.length;
+      changed();
     }
   }
-  return ended;
+
+  return {
+    element: h("div", {}, pane.element, labelled("Message", control, hasKeyboard() && "Enter sends, Shift+Enter begins a line, Escape stops.")),
+    extra: forget,
+    below: options.element,
+    call: () => asked(control.value),
+    isReady: () => control.value.trim() !== "" && options.areValid(),
+    send,
+    focus: () => control.focus(),
+  };
+}
+
+const speaker = (name) => h("span", { class: "visually-hidden" }, `${name}: `);
+
+/** The options of an answer: {element, values, areValid}. */
+function settings(tokens, changed) {
+  const most = number(tokens, { min: 1, max: 1024, oninput: changed });
+  const warmth = number(0, { min: 0, max: 2, step: 0.1, oninput: changed });
+  const seed = number(0, { min: 0, step: 1, oninput: changed });
+  return {
+    element: h(
+      "details",
+      { class: "settings" },
+      h("summary", {}, "Settings"),
+      h("div", { class: "row" }, labelled("Tokens at most", most), labelled("Temperature", warmth), labelled("Seed", seed)),
+    ),
+    values: () => ({ max_tokens: most.valueAsNumber, temperature: warmth.valueAsNumber, seed: seed.valueAsNumber }),
+    areValid: () => [most, warmth, seed].every((it) => it.checkValidity() && it.value !== ""),
+  };
+}
+
+/**
+ * Texts in a pane that follows its end. A screen reader hears each when it is finished, and no token by itself: the
+ * answer that is being written stands outside of the live region, and moves into it as a whole.
+ */
+function scrolled(label) {
+  const finished = h("div", { class: "finished", role: "log", "aria-label": label });
+  const current = h("div", { class: "current", "aria-live": "off" });
+  const element = h("div", { class: "turns", tabindex: 0, hidden: true, "aria-label": label, role: "group" }, finished, current);
+  const follow = () => (element.scrollTop = element.scrollHeight);
+  const isAtEnd = () => element.scrollHeight - element.scrollTop - element.clientHeight < AT_END_PX;
+  const hide = () => (element.hidden = !finished.hasChildNodes() && !current.hasChildNodes());
+  return {
+    element,
+    show: (texts) => {
+      finished.replaceChildren(...texts);
+      hide();
+      requestAnimationFrame(follow);
+    },
+    begin: (...texts) => {
+      current.replaceChildren(...texts);
+      hide();
+      follow();
+    },
+    add: (shown, text) => {
+      const wasAtEnd = isAtEnd();
+      shown.append(text);
+      if (wasAtEnd) follow();
+    },
+    finish: ({ alone = false } = {}) => {
+      const wasAtEnd = isAtEnd();
+      if (alone) finished.replaceChildren(...current.childNodes);
+      else finished.append(...current.childNodes);
+      if (wasAtEnd) follow();
+    },
+    discard: () => {
+      current.replaceChildren();
+      hide();
+    },
+  };
+}
+
+/**
+ * Sends a call, gives each piece of its answer's text to `add`, and returns how it went, in words.
+ *
+ * The rate is that of the tokens after the first one, whose time is its own: it has the wait and the prompt in it.
+ */
+async function streamed({ path, json }, signal, add) {
+  const begun = performance.now();
+  const seen = { firstMs: 0, lastMs: 0, firstTokens: 0, tokens: 0, finish: "stopped" };
+  try {
+    for await (const { error, usage, choices } of events(await ask(path, post(json, { signal })))) {
+      if (error) throw new Refused(0, error);
+      for (const { delta, text, finish_reason } of choices) {
+        seen.lastMs = performance.now() - begun;
+        seen.firstMs ||= seen.lastMs;
+        seen.tokens = usage.completion_tokens;
+        seen.firstTokens ||= seen.tokens;
+        seen.finish = finish_reason ?? seen.finish;
+        add(delta?.content ?? text ?? "");
+      }
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") throw error;
+  }
+  return inWords(seen);
+}
+
+function inWords({ firstMs, lastMs, firstTokens, tokens, finish }) {
+  if (!tokens) return "stopped before the first token";
+  const rate = (1000 * (tokens - firstTokens)) / (lastMs - firstMs);
+  const speed = tokens > firstTokens && lastMs > firstMs ? `, then ${perSecond(rate, "tokens")}` : "";
+  return `First token after ${milliseconds(firstMs)}${speed}; ${tokens} in ${milliseconds(lastMs)}, ${ENDINGS[finish] ?? finish}`;
 }
