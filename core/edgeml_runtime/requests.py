@@ -104,7 +104,9 @@ class QuestionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: str
 
 
-class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The options of a generated text."""
+
     max_new_tokens: NewTokens = 32
     temperature: Temperature = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -126,13 +128,13 @@ class _Continued(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return {**fields, "constraint": form and form.constraint()}
 
 
-class PromptRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PromptRequest(Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The beginning of a text."""
 
     prompt: str
 
 
-class ChatRequest(_Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ChatRequest(Continued, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A conversation."""
 
     messages: Messages

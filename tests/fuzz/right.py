@@ -132,6 +132,11 @@ OPENAI: Final = (
     Right("/v1/completions", {"model": "writer", "prompt": ["water boils"], **_TOKENS, **_STREAM}),
     Right("/v1/embeddings", {"model": "meaning", "input": ["cow", "field"], "encoding_format": "base64"}),
 )
+REPLIES: Final = (
+    Right("/chat", {"text": "what should i do ?"}),
+    Right("/chat", {"text": "then", "model": "nurse", "history": [*_SAID, {"role": "assistant", "content": "x"}]}),
+    Right("/chat", {"text": "then", **_CONTINUED}),
+)
 TASKS: Final = tuple(Right(f"/v1/models/{model}/predict", item) for model, item in ITEMS.items())
 LISTS: Final = tuple(Right(right.path, [right.value, right.value]) for right in TASKS)
-ALL: Final = (*TASKS, *LISTS, *INFERENCES, *OPENAI)
+ALL: Final = (*TASKS, *LISTS, *INFERENCES, *OPENAI, *REPLIES)

@@ -296,7 +296,7 @@ def test_a_failure_amid_a_stream_is_its_last_event(chatting, monkeypatch):
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "input-invalid"
 
 
-@pytest.mark.parametrize("door", ["stream", "whole", "task"])
+@pytest.mark.parametrize("door", ["stream", "whole", "task", "reply"])
 def test_generation_ends_at_the_next_token_when_its_client_leaves(door, chatting, monkeypatch):
     """A socket that is closed: no further token is made, and the model is free for the next request."""
     made = []
@@ -311,6 +311,7 @@ def test_generation_ends_at_the_next_token_when_its_client_leaves(door, chatting
         "stream": ("/v1/completions", LONG | {"stream": True}),
         "whole": ("/v1/completions", LONG),
         "task": ("/v1/models/chat/predict", {"prompt": "The", "max_new_tokens": 200, "temperature": 1.5, "seed": 3}),
+        "reply": ("/chat", {"text": "The", "max_new_tokens": 200, "temperature": 1.5, "seed": 3}),
     }[door]
 
     async def use(models, client):

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edgeml_agent import log
-from edgeml_agent.http_api import errors, health, metrics, openapi, page, predict, request
+from edgeml_agent.http_api import errors, health, metrics, openapi, page, predict, reply, request
 from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.http_api.health import ServerInfo
 from edgeml_agent.http_api.metrics import Further
@@ -48,6 +48,7 @@ def build(models: Models, info: ServerInfo, rules: Rules, further: Further = lam
         **oip.endpoints(models, info),
         **repository.endpoints(models),
         **predict.endpoints(models),
+        **reply.endpoints(models),
         **openai.endpoints(models),
         **health.endpoints(info),
         **page.endpoints(models, info),

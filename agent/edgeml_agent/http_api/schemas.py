@@ -46,6 +46,17 @@ class Predicted(TypedDict):
     outputs: list[Any]
 
 
+class Reply(TypedDict):
+    """A model's reply; `finish` is present only where the text has reached its allowed length.
+
+    `logprobs` has each token of it, where the request asks for them.
+    """
+
+    reply: str
+    finish: NotRequired[Literal["length"]]
+    logprobs: NotRequired[list[WrittenToken]]
+
+
 class Refused(TypedDict):
     """An error of edgeml's own APIs."""
 

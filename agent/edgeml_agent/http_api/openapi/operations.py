@@ -17,6 +17,7 @@ from edgeml_agent.http_api.oip.routes import JSON_LENGTH_HEADER
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_agent.http_api.openai.responses import ResponsesRequest
 from edgeml_agent.http_api.page import view_model
+from edgeml_agent.http_api.reply import ReplyRequest
 from edgeml_runtime import requests
 
 JSON: Final = "application/json"
@@ -115,6 +116,16 @@ def _tasks() -> Iterator[Operation]:
         summary="A model's answer to one item, or to each in a list.",
         takes={JSON: _ITEMS, "multipart/form-data": _FORM, "image/*": FILE},
         gives={JSON: schemas.Predicted},
+        fails=(*_RUNNING, "prompt-too-long"),
+        is_cancellable=True,
+    )
+    yield Operation(
+        method="post",
+        path="/chat",
+        endpoint="reply",
+        summary="A model's reply to one message; the conversation before it is in the request.",
+        takes={JSON: ReplyRequest},
+        gives={JSON: schemas.Reply},
         fails=(*_RUNNING, "prompt-too-long"),
         is_cancellable=True,
     )
