@@ -71,7 +71,7 @@ CODES: Final[dict[str, str]] = {
     "model-unknown": "no model of that name is served here",
     "overloaded": "the model's queue is full, there is no memory for it now, or the server has too many requests",
     "deadline-exceeded": "the request's deadline passed before there was an answer",
-    "client-left": "the client closed the connection before there was an answer",
+    "client-left": "the client closed the connection, or cancelled the request, before there was an answer",
     "route-unknown": "the server has no such path or method",
     "unauthorized": "the request has no valid token",
     "origin-refused": "the request names another host, or comes from another site's page",

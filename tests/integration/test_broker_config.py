@@ -2,20 +2,27 @@
 
 import asyncio
 import datetime as dt
+import itertools
+import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
+import aiomqtt
 import paho.mqtt.client as paho
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.integration.test_serving import unpacked
+from tests.support import task_models
 
 from edgeml import repository
 from edgeml.fleet import call, serve
@@ -24,7 +31,10 @@ from edgeml.fleet.link import Broker
 from edgeml_agent import settings
 from edgeml_agent.commands import doctor
 from edgeml_agent.link import link_state
+from edgeml_agent.link.link import MqttLink
 from edgeml_agent.link.session import session
+from edgeml_agent.mqtt_api.inference import MqttInference
+from edgeml_agent.serve.models import Models
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.store import locks
 from edgeml_core import broker as broker_urls
@@ -389,6 +399,49 @@ def test_client_receives_its_own_answers_only(broker):
     client.close()
     origin.close()
     assert set(unheard) & set(client.heard) == set()
+
+
+def test_a_stream_and_its_cancellation_need_no_further_right(broker, tmp_path):
+    """A client hears the parts of its answer, and ends it on the topic of its requests."""
+    ca = broker.folder / "ca.crt"
+    ask, own = TOPICS.infer("barn-1", "writer", "client"), TOPICS.client("client", "barn-1")
+    make = partial(task_models.bundle, task="text-generation", name="writer", slowly=True)
+    made = unpacked(tmp_path, make)
+    user = {"username": "client", "password": "client-secret", "identifier": "client"}
+
+    async def streamed(client):
+        request = {"prompt": "water boils", "max_new_tokens": 500, "stream": True, "id": 1, "reply_to": own}
+        await client.subscribe(own)
+        await client.publish(ask, json.dumps(request))
+        said = []
+        async for message in client.messages:
+            said.append(json.loads(message.payload))
+            if len(said) == 2:
+                await client.publish(ask, json.dumps({"cancel": True, "id": 1}))
+            if "error" in said[-1]:
+                break
+        return said
+
+    async def main():
+        settings = BrokerSettings(url=broker_urls.parse(address(broker, "barn-1")), ca=ca, cert=None, key=None)
+        device = DeviceSettings(id="barn-1", fleet="edge", labels={})
+        models, link = Models(), MqttLink(settings, device, itertools.count(1).__next__)
+        await models.activate("writer", *made)
+        inference = MqttInference(link.open_requests(), models)
+        running = [asyncio.create_task(it.run()) for it in (link, inference)]
+        await until_async(lambda: link.is_online, "the device is online")
+        tls = ssl.create_default_context(cafile=ca)
+        async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", broker.port, tls_context=tls, **user) as client:
+            said = await streamed(client)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await models.close()
+        return said
+
+    *parts, last = asyncio.run(main())
+    assert "".join(it["text"] for it in (*parts, last)).split()[:3] == ["at", "a", "lower"]
+    assert last["error"]["code"] == "client-left"
 
 
 def test_connection_without_a_password_is_refused(broker):

@@ -498,6 +498,25 @@ def test_a_stream_comes_piece_by_piece_and_ends_when_nobody_listens(tmp_path):
     assert whole == list(range(100))
 
 
+def test_a_stream_ends_at_its_deadline(tmp_path):
+    """Amid its pieces, which would never end by themselves; the model is free again."""
+
+    def endless(_, emit, stopped):
+        while not stopped():
+            emit("piece")
+            time.sleep(0.001)
+
+    async def use(models):
+        info = RequestInfo(deadline_s=time.monotonic() + 0.3)
+        with pytest.raises(TransportError, match="deadline"):
+            async for _ in models.stream("tiny", endless, info):
+                pass
+        await models.run("tiny", lambda _: None)
+        return models.counts.codes("tiny")
+
+    assert serving(tmp_path, use) == {"deadline-exceeded": 1, "ok": 1}
+
+
 def test_a_stream_lets_other_models_compute_between_its_pieces(tmp_path):
     """On one core a model that writes for two seconds keeps another's answer waiting for a piece, not for all."""
     made = []

@@ -4,13 +4,17 @@ The payload is a request as over HTTP, or the bare content of a text or a file. 
 properties, write `reply_to`, `id` and `timeout_ms` beside the request. Every request is answered, by its result or an
 error, on `client/CLIENT/ID` if the request names that topic, and else on `device/ID/answer/MODEL`. So no client can
 make a device answer another client. `link.inference_requests` receives the messages.
+
+With `stream` beside a request to a language model the answer comes in several messages (`streams`). A client ends its
+own request by a message with `cancel` on the same topic, with the same id and correlation data.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Final, TypeVar
 
@@ -18,9 +22,11 @@ import msgspec
 
 from edgeml_agent import log
 from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, InferenceRequest, InferenceRequests
+from edgeml_agent.mqtt_api import streams
+from edgeml_agent.mqtt_api.streams import Stream
 from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
-from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, UsageError
+from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_runtime import requests
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
@@ -41,12 +47,19 @@ ID_MAX_CHARS: Final = 128
 _Id = Annotated[str, msgspec.Meta(max_length=ID_MAX_CHARS)] | int | None
 _Kind = TypeVar("_Kind")
 _Parse = Callable[[Model], Sequence[Item]]
+#: A request, as its client names it: client, model, id and correlation data.
+_Key = tuple[str, str, _Id, bytes | None]
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that may stand beside the request in a payload."""
+    """The fields that may stand beside the request in a payload.
+
+    `cancel` stands alone, beside the id of a request that its client no longer wants.
+    """
 
     id: _Id = None
+    stream: bool = False
+    cancel: bool = False
     reply_to: str | None = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=int(DEADLINE_MAX_S * 1000))] | None = None
 
@@ -66,6 +79,8 @@ class MqttInference:
         self._line = line
         self._models = models
         self._in_flight = 0
+        #: The requests that a client may cancel, by the scope around their work.
+        self._cancellable: dict[asyncio.Timeout, _Key] = {}
 
     async def run(self) -> None:
         """Answer requests until cancelled."""
@@ -89,6 +104,12 @@ class MqttInference:
             envelope, parse = _read(asked.payload)
             reply = msgspec.structs.replace(reply, id=envelope.id)
             reply = self._with_reply_topic(reply, asked.client, envelope.reply_to)
+            if envelope.cancel:
+                self._cancel(_key(asked, envelope))
+                return
+            if envelope.stream:
+                await self._stream(asked, envelope, parse, reply, is_full=is_full)
+                return
             payload = await self._predict(asked, envelope, parse, is_full=is_full)
         except EdgemlError as error:
             payload = _failure(reply.id, error)
@@ -103,11 +124,48 @@ class MqttInference:
             raise self._overloaded(asked.model)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
         info = RequestInfo(size_bytes=_size_bytes(asked.payload or b""), deadline_s=_deadline_s(asked, envelope))
-        payload = await self._models.run(asked.model, predict, info)
+        async with self._until_cancelled(_key(asked, envelope)):
+            payload = await self._models.run(asked.model, predict, info)
         if len(payload) > ANSWER_MAX_BYTES:
             message = f"the answer has {len(payload)} bytes, more than {ANSWER_MAX_BYTES}"
             raise UsageError("answer-too-large", message, "send fewer items at a time, or use HTTP")
         return payload
+
+    async def _stream(
+        self, asked: InferenceRequest, envelope: _Envelope, parse: _Parse, reply: _ReplyAddress, *, is_full: bool
+    ) -> None:
+        async def publish(message: dict[str, object]) -> bool:
+            payload = _encoded(reply.id, message)
+            return await self._line.publish(reply.topic, payload, correlation=reply.correlation)
+
+        stream = Stream(asked.model, publish)
+        if is_full:
+            await stream.fail(self._overloaded(asked.model))
+            return
+        info = RequestInfo(deadline_s=_deadline_s(asked, envelope))
+        pieces = self._models.stream(asked.model, partial(streams.generate, parse), info)
+        await stream.run(pieces, self._until_cancelled(_key(asked, envelope)))
+
+    @asynccontextmanager
+    async def _until_cancelled(self, key: _Key) -> AsyncIterator[None]:
+        """End the block by a `TransportError` when its client cancels the request."""
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._cancellable[scope] = key
+                try:
+                    yield
+                finally:
+                    self._cancellable.pop(scope, None)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise TransportError("client-left", "the client cancelled the request", "send it again") from error
+
+    def _cancel(self, key: _Key) -> None:
+        """End the requests of that key, at their next token."""
+        for scope in [scope for scope, other in self._cancellable.items() if other == key]:
+            del self._cancellable[scope]
+            scope.reschedule(asyncio.get_running_loop().time())
 
     def _overloaded(self, model: str) -> OverloadedError:
         served = self._models.find(model)
@@ -127,6 +185,10 @@ class MqttInference:
             message = f"answers to {client!r} don't go to the topic {reply_to!r}"
             raise UsageError("topic-refused", message, f"name {own}")
         return msgspec.structs.replace(reply, topic=reply_to)
+
+
+def _key(asked: InferenceRequest, envelope: _Envelope) -> _Key:
+    return asked.client, asked.model, envelope.id, asked.correlation
 
 
 def _read(payload: bytes | None) -> tuple[_Envelope, _Parse]:
@@ -158,7 +220,7 @@ def _decoded(payload: bytes, kind: type[_Kind]) -> _Kind:
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        hint = "send a request as over HTTP; id, reply_to and timeout_ms may stand beside it"
+        hint = "send a request as over HTTP; id, reply_to, timeout_ms and stream may stand beside it"
         raise UsageError("input-invalid", f"the request can't be read: {error}", hint) from error
 
 
@@ -175,8 +237,7 @@ def _written(request_id: _Id, model: Model, outputs: Sequence[Answer]) -> bytes:
 
 
 def _failure(request_id: _Id, error: EdgemlError) -> bytes:
-    after = {"retry_after_s": error.retry_after_s} if isinstance(error, OverloadedError) else {}
-    return _encoded(request_id, {"error": error.to_dict() | after})
+    return _encoded(request_id, {"error": streams.failure(error)})
 
 
 def _encoded(request_id: _Id, answer: dict[str, object]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from edgeml_core.errors import UsageError
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import BATCH_MAX, Model
-from edgeml_runtime.tasks import Answer, Item
+from edgeml_runtime.tasks import Answer, Chat, Item, Prompt, TokenDelta
 from edgeml_runtime.tensors import Array
 
 T = TypeVar("T")
@@ -95,6 +95,14 @@ class Stoppable(Generic[T]):
     def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
         """Run it."""
         return self.call(model, stopped)
+
+
+def write(model: Model, item: Prompt | Chat, emit: Callable[[TokenDelta], None], stopped: Callable[[], bool]) -> None:
+    """Generate the continuation of an item in the model's thread, until the request is stopped."""
+    for delta in model.generate(item):
+        emit(delta)
+        if stopped():
+            return
 
 
 def can_share(one: object, other: object) -> bool:

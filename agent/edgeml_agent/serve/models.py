@@ -8,13 +8,15 @@ inference and closing leave it. No HTTP here.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from edgeml_agent import log
 from edgeml_agent.ports import ShadowPolicy
@@ -136,11 +138,11 @@ class Models:
             model = self._inline.begin(worker, info)
             return await _submit(worker, call, info=info) if model is None else worker.run_here(model, call)
 
-    async def stream(self, name: str, generate: Generate[_Part], *, client: Hashable = None) -> AsyncGenerator[_Part]:
+    async def stream(self, name: str, generate: Generate[_Part], info: RequestInfo = NO_INFO) -> AsyncGenerator[_Part]:
         """Yield the pieces that `generate` makes, as they come; closing the generator ends it at its next piece.
 
         Raises:
-            UsageError: `model-unknown`. OverloadedError: as for `run`.
+            As for `run`. `deadline-exceeded` also when the deadline comes amid the pieces, which end at the next one.
         """
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[_Part | None] = asyncio.Queue()
@@ -152,12 +154,13 @@ class Models:
             worker = (await self._awake(name, None)).worker
             assert worker is not None  # noqa: S101 - it is awake
             call = Stoppable(lambda model, stopped: generate(model, emit, stopped))
-            answer = worker.submit(call, RequestInfo(client=client))
+            answer = worker.submit(call, info)
             answer.add_done_callback(lambda _: pieces.put_nowait(None))
             try:
-                while (piece := await pieces.get()) is not None:
-                    yield piece
-                await answer
+                with _expiring(answer, info.deadline_s):
+                    while (piece := await pieces.get()) is not None:
+                        yield piece
+                    await answer
             finally:
                 answer.cancel()
 
@@ -309,21 +312,30 @@ async def _submit(worker: Worker, call: Callable[[Model], T], *, info: RequestIn
     answer = worker.submit(call, info)
     if info.deadline_s is None:
         return await answer
+    with _expiring(answer, info.deadline_s):
+        return await answer
+
+
+@contextmanager
+def _expiring(answer: asyncio.Future[Any], deadline_s: float | None) -> Iterator[None]:
+    """Cancel an answer at its deadline, if it has one; the block then raises `deadline-exceeded`."""
     is_expired = False
 
     def expire() -> None:
         nonlocal is_expired
         is_expired = answer.cancel()
 
-    timer = asyncio.get_running_loop().call_later(info.deadline_s - time.monotonic(), expire)
+    after_s = math.inf if deadline_s is None else deadline_s - time.monotonic()
+    timer = None if after_s == math.inf else asyncio.get_running_loop().call_later(after_s, expire)
     try:
-        return await answer
+        yield
     except asyncio.CancelledError as error:
         if not is_expired:
             raise
         raise TransportError("deadline-exceeded", "the request's deadline passed", "allow more time") from error
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
 
 
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:

@@ -25,6 +25,7 @@ from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest
 from edgeml_agent.http_api.openai.responses import Answered, ResponsesRequest
 from edgeml_agent.http_api.request import Request
 from edgeml_agent.http_api.responses import Endpoint
+from edgeml_agent.serve import calls
 from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
@@ -49,7 +50,7 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
     async def respond(request: Request) -> Response:
         asked = await _read(request, ResponsesRequest)
         generate = partial(_generate, asked.item(), asked.format_field)
-        pieces = models.stream(asked.model, generate, client=request.client)
+        pieces = models.stream(asked.model, generate, RequestInfo(client=request.client))
         answered = Answered(request=asked)
         if asked.stream:
             return Events(answered.events(await anext(pieces), pieces))
@@ -88,7 +89,8 @@ async def _pieces(
     """Yield the answers one after the other; between two of them the model answers other requests."""
     for index, item in enumerate(items):
         generate = partial(_generate, item, asked.format_field)
-        async with aclosing(models.stream(asked.model, generate, client=request.client)) as deltas:
+        info = RequestInfo(client=request.client)
+        async with aclosing(models.stream(asked.model, generate, info)) as deltas:
             async for delta in deltas:
                 yield index, delta
 
@@ -102,10 +104,7 @@ def _generate(
 ) -> None:
     """Generate in the model's thread, until the request is stopped."""
     try:
-        for piece in model.generate(asked):
-            emit(piece)
-            if stopped():
-                return
+        calls.write(model, asked, emit, stopped)
     except FormatError as error:
         raise FieldError(format_field, error.message, error.hint) from error
 
