@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from edgeml_core.tool_template import ToolTemplate
+
 
 class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
     """Text through a `tokenizer.json`. `pad_to` are the compiled lengths in tokens; empty means any length.
@@ -33,11 +35,13 @@ class ChatTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     The empty role is the outside: `between[""][B]` begins the prompt, and `between[A][""]` ends it, where the answer
     begins. Messages in an order whose pairs are absent are refused. With `trim` messages lose white space at their
-    ends.
+    ends. `tools` is for requests with tools; it is left out where the template has none, so that agents which don't
+    know it take such a bundle.
     """
 
     between: dict[str, dict[str, str]]
     trim: bool = False
+    tools: ToolTemplate | msgspec.UnsetType = msgspec.UNSET
 
 
 class PromptInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="prompt"):

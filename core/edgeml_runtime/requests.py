@@ -47,7 +47,19 @@ from edgeml_runtime.generate.options import (
     Temperature,
     TopLogprobs,
 )
-from edgeml_runtime.tasks import Audio, Chat, Image, Item, Message, Prompt, Question, ScoredText, Tensors, Text
+from edgeml_runtime.tasks import (
+    Audio,
+    CallingMessage,
+    Chat,
+    Image,
+    Item,
+    Message,
+    Prompt,
+    Question,
+    ScoredText,
+    Tensors,
+    Text,
+)
 
 #: Items in one request; at 10 ms each, a full request is answered within 3 s.
 ITEMS_MAX: Final = 256
@@ -250,8 +262,11 @@ def check_bounds(item: Item) -> None:
             _check_at_most(TEXT_MAX_CHARS, len(text), "the text", "characters")
         case Question(question=question, context=context):
             _check_at_most(TEXT_MAX_CHARS, len(question) + len(context), "the question with its context", "characters")
-        case Chat(messages=messages):
-            _check_at_most(TEXT_MAX_CHARS, sum(len(it.content) for it in messages), "the messages", "characters")
+        case Chat(messages=messages, tools=tools):
+            calls = (call.arguments for it in messages if isinstance(it, CallingMessage) for call in it.calls)
+            written = sum(len(msgspec.json.encode(it)) for it in (*calls, *(tools.given if tools else ())))
+            count = sum(len(it.content) for it in messages) + written
+            _check_at_most(TEXT_MAX_CHARS, count, "the conversation", "characters")
         case Image(data=data):
             _check_at_most(IMAGE_MAX_BYTES, len(data), "the image", "bytes")
         case Audio(samples=samples):

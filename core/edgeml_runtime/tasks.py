@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.processing import Postprocess, TensorOutput, outputs_named
-from edgeml_runtime.generate.options import Continuation, WrittenToken
+from edgeml_runtime.generate.options import CallDelta, Continuation, ToolCall, Tools, WrittenToken
 from edgeml_runtime.tensors import Array
 
 
@@ -55,10 +55,23 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: str
 
 
+class CallingMessage(Message, frozen=True, kw_only=True):
+    """The assistant's message with calls of tools, and perhaps a text."""
+
+    calls: tuple[ToolCall, ...]
+
+
+class ResultMessage(Message, frozen=True, kw_only=True):
+    """The result of one call."""
+
+    call_id: str
+
+
 class Chat(Continuation, frozen=True, kw_only=True):
-    """A conversation, of which the model writes the next message."""
+    """A conversation, of which the model writes the next message; its messages may have calls where it has `tools`."""
 
     messages: tuple[Message, ...]
+    tools: Tools | None = None
 
 
 class ScoredText(msgspec.Struct, frozen=True):
@@ -203,7 +216,7 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     """The text that one more token adds to an answer, perhaps none; `finish` is set in the last one only.
 
     `tokens` counts those written until now, `prompt_tokens` those of the prompt. `logprob` is there where the request
-    asks for it, except for a token that ends the text.
+    asks for it, except for a token that ends the text. Calls of tools are no part of the text.
     """
 
     text: str
@@ -211,6 +224,7 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     finish: Finish | None = None
     logprob: WrittenToken | None = None
+    calls: tuple[CallDelta, ...] = ()
 
 
 class LikelihoodAnswer(TypedDict):

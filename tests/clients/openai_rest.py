@@ -268,7 +268,7 @@ def errors(url):
             asking.chat.completions.create(messages=long, stream=stream, **GREEDY)
     with raised(openai.BadRequestError, "reads 16 tokens", code="context_length_exceeded"):
         asking.embeddings.create(model="meaning", input="good " * 40)
-    with raised(openai.BadRequestError, "can't come first"):
+    with raised(openai.BadRequestError, "the request has no tools", param="tools"):
         asking.chat.completions.create(messages=[{"role": "tool", "content": "1", "tool_call_id": "1"}], **GREEDY)
 
 

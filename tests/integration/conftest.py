@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from filelock import FileLock
@@ -16,7 +17,7 @@ from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify.emulation import sysroot
 from edgeml.verify.emulation.prepare import prepare
-from support import cache, tiny_chat
+from support import cache, tiny_calls, tiny_chat
 from support import minilm as minilm_bundles
 
 
@@ -91,14 +92,24 @@ def triage() -> Path:
 @pytest.fixture(scope="session")
 def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """The folder of the tiny model that chats, and its bundle in fp32."""
-    with cache.kept("chat", lambda place: tiny_chat.pretrained(place / "chat"), [Path(tiny_chat.__file__)]) as place:
-        model = place / "chat"
-    session = _session(tmp_path_factory)
+    return _language_model("chat", tiny_chat, _session(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    """The folder of the tiny model that calls tools, and its bundle in fp32."""
+    return _language_model("calls", tiny_calls, _session(tmp_path_factory))
+
+
+def _language_model(name: str, maker: ModuleType, session: Path) -> tuple[Path, Exported]:
+    sources = [Path(tiny_chat.__file__), Path(str(maker.__file__))]
+    with cache.kept(name, lambda place: maker.pretrained(place / name), sources) as place:
+        model = place / name
     request = ExportRequest(
-        model=str(model), targets=("x86-vnni",), formats=("onnx",), quantize="none", output=session / "chatting"
+        model=str(model), targets=("x86-vnni",), formats=("onnx",), quantize="none", output=session / name
     )
-    bundle = request.output / "chat-1-x86-vnni-onnx.edgeml"
-    with FileLock(session / "chatting.lock"):
+    bundle = request.output / f"{name}-1-x86-vnni-onnx.edgeml"
+    with FileLock(session / f"{name}.lock"):
         if not bundle.exists():
             export(request)
     return model, minilm_bundles.read(bundle)

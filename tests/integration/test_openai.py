@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.integration.test_serving import TOKEN, server, unpacked
 from tests.support import tiny_chat, tiny_models
+from tests.support.tiny_calls import TOOL
 from tests.support.waiting import until
 
 from edgeml_agent.http_api.auth import Rules
@@ -171,7 +172,20 @@ def test_a_text_that_is_too_long_to_embed_is_refused_with_the_counts(tmp_path):
 #: Door, what is changed in a good request, the field that is named, and what is said.
 REFUSED = (
     ("chat/completions", {"n": 9}, "n", "<= 8"),
-    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not supported"),
+    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "missing required field `function`"),
+    ("chat/completions", {"tools": [TOOL | {"type": "web_search"}]}, "tools", "web_search"),
+    ("chat/completions", {"tools": [TOOL]}, "tools", "the model takes no tools"),
+    ("chat/completions", {"tools": [TOOL, TOOL]}, "tools", "two functions have the name 'read_pump'"),
+    ("chat/completions", {"tools": [TOOL] * 129}, "tools", "length <= 128"),
+    (
+        "chat/completions",
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "a"}}},
+        "tool_choice",
+        "'a'",
+    ),
+    ("chat/completions", {"tool_choice": "required"}, "tool_choice", "there are no tools"),
+    ("chat/completions", {"functions": [{"name": "a"}]}, "functions", "not supported"),
+    ("completions", {"prompt": "a", "tools": [TOOL]}, "tools", "not supported"),
     ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "without logprobs"),
     ("chat/completions", {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "<= 20"),
     ("chat/completions", {"logit_bias": {"1": 101}}, "logit_bias", "<= 100"),

@@ -39,10 +39,16 @@ _UNGRADED: Final = -100
 def pretrained(folder: Path) -> str:
     """The model's folder, as transformers saves it."""
     transformers.set_seed(0)
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of([*FACTS, *FACTS.values(), *SENTENCES, *SENTENCES.values()], 360, TEMPLATE, TOKENS_MAX)
+    save(_lessons(), tokenizer, folder)
+    return str(folder)
+
+
+def save(lessons: list[tuple[str, str]], tokenizer: transformers.PreTrainedTokenizerFast, folder: Path) -> None:
+    """Train a model on what is given and what is to be said then, and save it with its tokenizer."""
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=TOKENS_MAX,
+        n_positions=tokenizer.model_max_length,
         n_embd=64,
         n_layer=2,
         n_head=4,
@@ -55,11 +61,10 @@ def pretrained(folder: Path) -> str:
     model = transformers.GPT2LMHeadModel(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model gains nothing by two, and waits for both on a busy machine
-    _train(model, tokenizer)
+    _train(model, tokenizer, lessons)
     torch.set_num_threads(threads)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def _lessons() -> list[tuple[str, str]]:
@@ -72,25 +77,29 @@ def _lessons() -> list[tuple[str, str]]:
     return [*(lesson for given in (asked, brief, later) for lesson in zip(given, told, strict=True)), *ends]
 
 
-def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+def tokenizer_of(texts: list[str], size: int, template: str, tokens_max: int) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level tokenizer that knows the texts, with that chat template."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|im_start|>", END, "<pad>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    made.train_from_iterator([*FACTS, *FACTS.values(), *SENTENCES, *SENTENCES.values()], trainer)
+    made.train_from_iterator(texts, trainer)
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=TOKENS_MAX, eos_token=END, pad_token="<pad>"
+        tokenizer_object=made, model_max_length=tokens_max, eos_token=END, pad_token="<pad>"
     )
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = template
     return tokenizer
 
 
-def _train(model: transformers.GPT2LMHeadModel, tokenizer: transformers.PreTrainedTokenizerFast) -> None:
-    lessons = _lessons()
+def _train(
+    model: transformers.GPT2LMHeadModel,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+    lessons: list[tuple[str, str]],
+) -> None:
     texts = tokenizer([given + said for given, said in lessons], padding=True, return_tensors="pt")
     labels = texts["input_ids"].masked_fill(texts["attention_mask"] == 0, _UNGRADED)
     for row, (given, _) in zip(labels, lessons, strict=True):

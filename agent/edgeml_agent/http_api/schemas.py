@@ -212,12 +212,28 @@ class Usage(TypedDict):
     completion_tokens: NotRequired[int]
 
 
+class CalledFunction(TypedDict):
+    """The function of a call, and the text of its arguments in JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallOf(TypedDict):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(TypedDict):
-    """The model's message in a chat."""
+    """The model's message in a chat; one of calls alone has no content."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCallOf]]
 
 
 class ChatLogprobs(TypedDict):
@@ -233,7 +249,7 @@ class ChatChoice(TypedDict):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(TypedDict):

@@ -119,6 +119,9 @@ def _grammar(llguidance: Any, constraint: Constraint) -> str:  # noqa: ANN401 - 
         grammar_limits.check_regex(constraint.text)
         regex: str = llguidance.LLMatcher.grammar_from_regex(constraint.text)
         return regex
+    if constraint.kind == "grammar":
+        grammar: str = llguidance.LLMatcher.grammar_from_lark(constraint.text)
+        return grammar
     overrides = {"whitespace_flexible": False, "lenient": False}
     try:
         schema: str = llguidance.LLMatcher.grammar_from_json_schema(constraint.text, overrides=overrides)

@@ -18,7 +18,8 @@ from edgeml_runtime.encode.text import opened
 from edgeml_runtime.engines import Session
 from edgeml_runtime.generate import chat
 from edgeml_runtime.generate.cache import COUNTED, Cache, Caches, Decoder
-from edgeml_runtime.generate.constraint import Constraints
+from edgeml_runtime.generate.calling import Calling, CallingAnswer
+from edgeml_runtime.generate.constraint import Constraints, Guide
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.generate.logprobs import TokenTexts
 from edgeml_runtime.generate.sampling import Drawn, Sampler
@@ -54,6 +55,7 @@ class Writer:
         self._tokenizer = opened(folder / prompt.tokenizer)
         self._texts = TokenTexts(self._tokenizer)
         self._constraints = Constraints(self._tokenizer, self._spec.stop_ids)
+        self._calling = Calling(prompt.chat, self._tokenizer)
 
     def prompt_ids(self, request: Prompt | Chat) -> list[int]:
         """Encode a prompt.
@@ -117,26 +119,44 @@ class Writer:
             self._caches.keep(cache)
 
     def _deltas(self, request: Prompt | Chat, prompt: Sequence[int], room: int, cache: Cache) -> Iterator[TokenDelta]:
-        detokenizer = Detokenizer(self._tokenizer.decode, prompt, request.stop)
-        guide = self._constraints.guide(request.constraint) if request.constraint else None
+        answer, guide = self._answer(request, prompt)
         sampler = Sampler(request, prompt, self._texts, guide)
         for count, drawn in enumerate(_tokens(cache, prompt, sampler), start=1):
             ends = drawn.token in self._spec.stop_ids
-            text = "" if ends else detokenizer.add(drawn.token)
+            text = "" if ends else answer.add(drawn.token)
             finish: Finish | None = "length" if count == room else None
-            if ends or detokenizer.stopped or drawn.is_last:
+            if ends or answer.stopped or drawn.is_last:
                 finish = "stop"
             if finish:
-                text += detokenizer.rest()
-            logprob = None if ends else drawn.logprob
-            yield TokenDelta(text=text, prompt_tokens=len(prompt), tokens=count, finish=finish, logprob=logprob)
+                text += answer.rest()
+            yield TokenDelta(
+                text=text,
+                prompt_tokens=len(prompt),
+                tokens=count,
+                finish=finish,
+                logprob=None if ends else drawn.logprob,
+                calls=answer.take_calls() if isinstance(answer, CallingAnswer) else (),
+            )
             if finish:
                 return
+
+    def _answer(
+        self, request: Prompt | Chat, prompt: Sequence[int]
+    ) -> tuple[Detokenizer | CallingAnswer, Guide | None]:
+        wanted = request.tools if isinstance(request, Chat) else None
+        if request.constraint:
+            guide: Guide | None = self._constraints.guide(request.constraint)
+        else:
+            guide = self._calling.guide(wanted, self._constraints) if wanted else None
+        if wanted is None or wanted.choice == "none":
+            return Detokenizer(self._tokenizer.decode, prompt, request.stop), guide
+        return self._calling.answer(wanted, prompt, request.stop, at_once=guide is not None), guide
 
     def _render(self, request: Chat) -> str:
         if self._prompt.chat is None:
             raise UsageError("input-invalid", "the model has no chat template", "send a prompt instead of messages")
-        return chat.render(request.messages, self._prompt.chat)
+        with_tools = self._calling.render(request)
+        return chat.render(request.messages, self._prompt.chat) if with_tools is None else with_tools
 
     def _ids(self, text: str, *, special: bool = True) -> list[int]:
         try:

@@ -53,11 +53,52 @@ class FormatError(UsageError):
         super().__init__("input-invalid", message, hint)
 
 
-class Constraint(msgspec.Struct, frozen=True):
-    """The form of an answer: a JSON schema, or a regular expression that the whole answer matches."""
+class ToolError(FormatError):
+    """The tools of a request are wrong or not supported."""
 
-    kind: Literal["json_schema", "regex"]
+
+class Constraint(msgspec.Struct, frozen=True):
+    """The form of an answer: a JSON schema, a regular expression that the whole answer matches, or edgeml's grammar."""
+
+    kind: Literal["json_schema", "regex", "grammar"]
     text: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call in a conversation: its id, the function's name, and the arguments by name."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class CallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a call in an answer: `name` in its first one only, then the text of its arguments in JSON.
+
+    `index` counts the calls of the answer.
+    """
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """The tools of a request.
+
+    Attributes:
+        given: as the client sends them, without `strict`: `{"type": "function", "function": {...}}`.
+        choice: with `none` they stand in the prompt, and the answer is a text; with `required` it is a call.
+        callable: names of the functions that may be called.
+        several: whether an answer may have several calls.
+        strict: whether a request is refused where its calls can't be constrained.
+    """
+
+    given: tuple[dict[str, Any], ...]
+    callable: tuple[str, ...]
+    choice: Literal["none", "auto", "required"] = "auto"
+    several: bool = True
+    strict: bool = False
 
 
 class PlainFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):

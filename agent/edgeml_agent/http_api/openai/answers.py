@@ -16,9 +16,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from edgeml_agent.http_api import errors, schemas
+from edgeml_agent.http_api.openai import tools
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime.generate.options import WrittenToken
-from edgeml_runtime.tasks import TextAnswer, TokenDelta
+from edgeml_runtime.tasks import Finish, TokenDelta, join
 
 _DONE: Final = b"data: [DONE]\n\n"
 #: A piece of one of several answers, and the number of that answer.
@@ -30,7 +31,7 @@ class Form:
     """The differences between a chat and a completion.
 
     Attributes:
-        text: puts a whole text in a choice.
+        text: puts a whole text in a choice, with the calls of tools.
         delta: puts a piece of it in one.
         logprobs: gives tokens their form; the second argument is the number of characters before them.
         opening: the content of a stream's first choice, before any text.
@@ -39,7 +40,7 @@ class Form:
     prefix: str
     whole: str
     piece: str
-    text: Callable[[str], dict[str, object]]
+    text: Callable[[str, Sequence[schemas.ToolCallOf]], dict[str, object]]
     delta: Callable[[str], dict[str, object]]
     logprobs: Callable[[Sequence[WrittenToken], int], schemas.ChatLogprobs | schemas.CompletionLogprobs]
     opening: Mapping[str, object] | None = None
@@ -66,11 +67,17 @@ def _chars(token: WrittenToken) -> int:
     return len(token["token"]) if data is None else sum(byte & 0b1100_0000 != 0b1000_0000 for byte in data)
 
 
+def _message(text: str, calls: Sequence[schemas.ToolCallOf]) -> schemas.AssistantMessage:
+    if not calls:
+        return {"role": "assistant", "content": text, "refusal": None}
+    return {"role": "assistant", "content": text or None, "refusal": None, "tool_calls": list(calls)}
+
+
 CHAT: Final = Form(
     prefix="chatcmpl-",
     whole="chat.completion",
     piece="chat.completion.chunk",
-    text=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+    text=lambda text, calls: {"message": _message(text, calls)},
     delta=lambda text: {"delta": {"content": text} if text else {}},
     logprobs=_chat_logprobs,
     opening={"delta": {"role": "assistant", "content": ""}},
@@ -79,7 +86,7 @@ COMPLETION: Final = Form(
     prefix="cmpl-",
     whole="text_completion",
     piece="text_completion",
-    text=lambda text: {"text": text},
+    text=lambda text, _: {"text": text},
     delta=lambda text: {"text": text},
     logprobs=_completion_logprobs,
 )
@@ -101,24 +108,30 @@ class Written:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, answers: Sequence[TextAnswer]) -> dict[str, object]:
+    def whole(self, deltas: Sequence[Sequence[TokenDelta]]) -> dict[str, object]:
         """Return the answers as one object."""
+        answers = [join(it) for it in deltas]
         choices = [
-            self._choice(index, self.form.text(it["text"]), it["finish"], self._logprobs(it.get("logprobs", ())))
-            for index, it in enumerate(answers)
+            self._choice(
+                index,
+                self.form.text(it["text"], calls),
+                _finish(it["finish"], called=bool(calls)),
+                self._logprobs(it.get("logprobs", ())),
+            )
+            for index, (it, calls) in enumerate(zip(answers, map(tools.calls_of, deltas), strict=True))
         ]
         usage = _usage(answers[0]["prompt_tokens"], sum(it["tokens"] for it in answers))
         return {**self._head(self.form.whole), "choices": choices, "usage": usage}
 
     async def events(self, first: Piece, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[bytes]:
         """Yield the answers as they are written, one event for each piece; an error is the last one."""
-        begun, chars, tokens = -1, 0, 0
+        begun, chars, tokens, called = -1, 0, 0, False
         count = partial(_usage, first[1].prompt_tokens)
         async with aclosing(pieces):
             try:
                 async for index, delta in _all(first, pieces):
                     if index > begun:
-                        begun, chars = index, 0
+                        begun, chars, called = index, 0, False
                         if self.form.opening:
                             yield self._event(count(tokens), index, self.form.opening)
                     logprobs = () if delta.logprob is None else (delta.logprob,)
@@ -127,9 +140,13 @@ class Written:
                         content = self.form.delta(delta.text)
                         yield self._event(so_far, index, content, None, self._logprobs(logprobs, chars))
                     chars += sum(map(_chars, logprobs))
+                    if delta.calls:
+                        called = True
+                        yield self._event(so_far, index, tools.delta(delta.calls))
                     if delta.finish:
                         tokens += delta.tokens
-                        yield self._event(so_far, index, self.form.delta(""), delta.finish)
+                        finish = _finish(delta.finish, called=called)
+                        yield self._event(so_far, index, self.form.delta(""), finish)
             except EdgemlError as error:
                 yield _event(errors.OPENAI.body(error, errors.status_of(error)))
                 return
@@ -159,6 +176,10 @@ class Written:
         usage = {"usage": so_far if self.counts_each else None} if self.with_usage else {}
         choice = self._choice(index, content, finish, logprobs)
         return _event({**self._head(self.form.piece), "choices": [choice], **usage})
+
+
+def _finish(finish: Finish, *, called: bool) -> str:
+    return "tool_calls" if called and finish == "stop" else finish
 
 
 class Events(StreamingResponse):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar
 import msgspec
 
 from edgeml_agent.http_api import json_body
+from edgeml_agent.http_api.openai import tools as tool_requests
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_runtime import requests
 from edgeml_runtime.generate.options import (
@@ -29,6 +30,7 @@ from edgeml_runtime.generate.options import (
     Stop,
     Stops,
     Temperature,
+    Tools,
     TopLogprobs,
 )
 from edgeml_runtime.tasks import Chat, Message, Prompt, Text
@@ -159,36 +161,53 @@ class _Part(msgspec.Struct, frozen=True):
 class _Message(msgspec.Struct, frozen=True):
     role: str
     content: str | tuple[_Part, ...] | None = None
+    tool_calls: tool_requests.Calls | None = None
+    tool_call_id: str | None = None
 
     def message(self) -> Message:
+        if self.tool_calls and self.role == "assistant":
+            return tool_requests.calling(self._text("" if self.content is None else self.content), self.tool_calls)
         if self.content is None:
             raise FieldError("messages", f"a message of the role {self.role!r} has no content", "send texts only")
-        if isinstance(self.content, str):
-            return message(self.role, self.content)
-        if others := sorted({part.type for part in self.content} - {"text"}):
+        text = self._text(self.content)
+        return tool_requests.result(text, self.tool_call_id) if self.role == "tool" else message(self.role, text)
+
+    def _text(self, content: str | tuple[_Part, ...]) -> str:
+        if isinstance(content, str):
+            return content
+        if others := sorted({part.type for part in content} - {"text"}):
             raise FieldError("messages", f"a message holds {', '.join(others)}", "send texts only")
-        return message(self.role, "".join(part.text for part in self.content))
+        return "".join(part.text for part in content)
 
 
 class ChatRequest(_Generation, frozen=True, kw_only=True):
     """A body of `/v1/chat/completions`."""
 
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        field: harmless for field, harmless in _UNSUPPORTED.items() if field not in {"tools", "tool_choice"}
+    }
     usual_tokens = UNBOUNDED_TOKENS
 
     messages: Annotated[tuple[_Message, ...], msgspec.Meta(min_length=1, max_length=requests.MESSAGES_MAX)]
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+    tools: tool_requests.Given | None = None
+    tool_choice: tool_requests.Choice | None = None
+    parallel_tool_calls: bool | None = None
 
     def item(self) -> Chat:
         """Return the conversation.
 
         Raises:
-            FieldError: a message is no text, or the options don't fit each other.
+            FieldError: a message is no text, a tool is malformed, or the options don't fit each other.
         """
         if self.top_logprobs and not self.logprobs:
             raise FieldError("top_logprobs", "top_logprobs is given without logprobs", "send logprobs = true")
         reported = (self.top_logprobs or 0) if self.logprobs else None
-        return Chat(messages=tuple(it.message() for it in self.messages), **self._continued(reported))
+        found = tool_requests.tools(self.tools, self.tool_choice, several=self.parallel_tool_calls)
+        options = self._continued(reported)
+        check_form(found, options["constraint"], self.format_field)
+        return Chat(messages=tuple(it.message() for it in self.messages), tools=found, **options)
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,6 +265,16 @@ def constraint(form: Form | None, field: str) -> Constraint | None:
         return None if form is None else form.constraint()
     except FormatError as error:
         raise FieldError(field, error.message, error.hint) from error
+
+
+def check_form(found: Tools | None, form: Constraint | None, field: str) -> None:
+    """Check that an answer has one form at most: that of `field`, or calls of tools.
+
+    Raises:
+        FieldError: it has both.
+    """
+    if found and found.choice != "none" and form:
+        raise FieldError(field, f"{field} and tools can't be used together", f"leave {field} out, or choose no tool")
 
 
 def answers(item: Asked, count: int) -> list[Asked]:

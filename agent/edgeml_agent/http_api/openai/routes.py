@@ -30,7 +30,7 @@ from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Embedding, TextInput
-from edgeml_runtime.generate.options import FormatError
+from edgeml_runtime.generate.options import FormatError, ToolError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
 
@@ -80,7 +80,7 @@ async def _write(request: Request, models: Models, asked: ChatRequest | Completi
     deltas: list[list[TokenDelta]] = [[] for _ in items]
     async for index, delta in pieces:
         deltas[index].append(delta)
-    return responses.json(written.whole([join(it) for it in deltas]))
+    return responses.json(written.whole(deltas))
 
 
 async def _pieces(
@@ -106,7 +106,8 @@ def _generate(
     try:
         calls.write(model, asked, emit, stopped)
     except FormatError as error:
-        raise FieldError(format_field, error.message, error.hint) from error
+        field = "tools" if isinstance(error, ToolError) else format_field
+        raise FieldError(field, error.message, error.hint) from error
 
 
 def _embeddable(texts: Sequence[Text], model: Model) -> Sequence[Text]:

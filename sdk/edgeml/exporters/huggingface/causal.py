@@ -10,9 +10,11 @@ import msgspec
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 from edgeml.exporters.huggingface import chat_template, decoder_onnx
 from edgeml.exporters.huggingface import folder as folders
+from edgeml.exporters.huggingface.tool_template import Inexpressible
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, specs
 from edgeml_core.errors import UsageError
@@ -53,7 +55,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     original = TorchSession(module)
     with first_answer("text-generation", example):
         answered = original.run(example)
-    chat, notes = _chat(path, tokenizer)
+    stops = _stops(pretrained)
+    chat, notes = _chat(path, opened(tokenizer), stops)
     return Source(
         name=path.resolve().name,
         task="text-generation",
@@ -63,7 +66,7 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
             inputs=_with_any_length(specs(example)),
             outputs=_with_any_length(specs(answered)),
             preprocess=PromptInput(tokenizer=text.tokenizer, max_length=text.max_length, chat=chat),
-            postprocess=Generation(output="logits", stop_ids=_stops(pretrained), past=past, present=present),
+            postprocess=Generation(output="logits", stop_ids=stops, past=past, present=present),
         ),
         example=example,
         original=original,
@@ -82,12 +85,19 @@ def _stops(pretrained: Any) -> tuple[int, ...]:  # noqa: ANN401 -- transformers 
     return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
 
 
-def _chat(path: Path, tokenizer: Path) -> tuple[ChatTemplate | None, tuple[str, ...]]:
-    """Read the chat template; without one, a note for the card."""
+def _chat(path: Path, tokenizer: Tokenizer, stops: tuple[int, ...]) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+    """Read the chat template with its tools; without one or the other, a note for the card."""
     try:
-        return chat_template.read(path, opened(tokenizer)), ()
-    except chat_template.Inexpressible as error:
+        chat = chat_template.read(path, tokenizer)
+    except Inexpressible as error:
         return None, (f"the chat template can't be expressed as plain data: {error}; the model takes prompts only",)
+    if chat is None:
+        return None, ()
+    try:
+        return chat_template.with_tools(path, tokenizer, chat, [tokenizer.id_to_token(it) or "" for it in stops]), ()
+    except Inexpressible as error:
+        note = f"the chat template's tools can't be expressed as plain data: {error}; requests with tools are refused"
+        return chat, (note,)
 
 
 class WithPast(torch.nn.Module):  # type: ignore[misc] # torch is not followed

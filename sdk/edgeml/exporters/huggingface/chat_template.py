@@ -1,7 +1,7 @@
 """A tokenizer's chat template as plain data: derived by rendering it on this host, and compared with it.
 
 A template is a program, and devices run none. The data has the text between any two roles. A template whose text
-depends on more than that can't be expressed.
+depends on more than that can't be expressed. `tool_template` derives the part for tools.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import transformers
 from tokenizers import Tokenizer
 
 from edgeml.exporters.huggingface import folder as folders
+from edgeml.exporters.huggingface import tool_probes, tool_template
+from edgeml.exporters.huggingface.tool_template import Inexpressible
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import ChatTemplate
-from edgeml_runtime.generate import chat
-from edgeml_runtime.tasks import Message
+from edgeml_runtime.generate import chat, tools
+from edgeml_runtime.tasks import CallingMessage, Message, ResultMessage
 
 #: Roles of conversations, the best first. Some templates place the system's message where data can't express it.
 _CASTS: Final = (("system", "user", "assistant"), ("user", "assistant"))
@@ -34,10 +36,6 @@ _CLOCK: Final = "strftime_now"
 _FILES: Final = ("chat_template.jinja", "additional_chat_templates")
 
 _Render = Callable[[Sequence[Message]], str | None]
-
-
-class Inexpressible(Exception):
-    """The reason for which a template can't be expressed as data."""
 
 
 class _Settings(msgspec.Struct, frozen=True):
@@ -56,7 +54,11 @@ def read(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     """
     if not _has_template(folder):
         return None
-    original, render = _open(folder)
+    original = _open(folder)
+
+    def render(messages: Sequence[Message]) -> str | None:
+        return _rendered(original, messages)
+
     for cast in _CASTS:
         try:
             template = _with_trim(render, _derive(render, cast), cast)
@@ -69,29 +71,70 @@ def read(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     return None
 
 
+def with_tools(folder: Path, tokenizer: Tokenizer, template: ChatTemplate, stops: Sequence[str]) -> ChatTemplate:
+    """Add to a chat template how it writes tools; a template that writes none stays as it is.
+
+    Args:
+        folder: the model's.
+        tokenizer: the one that the device will use.
+        template: from `read`.
+        stops: texts of the tokens that end an answer.
+
+    Raises:
+        Inexpressible: that part can't be expressed as plain data.
+    """
+    original = _open(folder)
+    found = tool_template.derive(lambda messages, given: _rendered(original, messages, given), stops)
+    if found is None:
+        return template
+    messages = next(tool_probes.hard(("user", "calls", "tool"), calls=1, first=0))
+    expected = original.apply_chat_template(
+        [_conversation(it) for it in messages], tools=list(tool_probes.TOOLS), add_generation_prompt=True
+    )
+    text = tools.render(messages, tool_probes.TOOLS, found)
+    if expected != tokenizer.encode(text, add_special_tokens=False).ids:
+        raise Inexpressible("transformers encodes its prompts to other tokens than tokenizer.json does")
+    return msgspec.structs.replace(template, tools=found)
+
+
 def _has_template(folder: Path) -> bool:
     settings = folders.read(folder / "tokenizer_config.json", _Settings) or _Settings()
     return settings.chat_template is not None or any((folder / name).exists() for name in _FILES)
 
 
-def _open(folder: Path) -> tuple[Any, _Render]:
-    """Open the tokenizer with transformers. Its rendering is None for a conversation that the template refuses."""
+def _open(folder: Path) -> Any:  # noqa: ANN401 -- transformers has no types here
+    """Open the tokenizer with transformers."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        written = tokenizer.get_chat_template()
+        written = (tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}]))
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         raise Inexpressible(f"transformers can't open it: {error}") from error
-    if _CLOCK in written:
+    if any(_CLOCK in template for template in written):
         raise Inexpressible("it depends on the date")
+    return tokenizer
 
-    def render(messages: Sequence[Message]) -> str | None:
-        conversation = [msgspec.structs.asdict(it) for it in messages]
-        try:
-            return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-        except Exception:  # noqa: BLE001 -- a template's expressions raise any error
-            return None
 
-    return tokenizer, render
+def _rendered(tokenizer: Any, messages: Sequence[Message], given: Sequence[tool_probes.Tool] = ()) -> str | None:  # noqa: ANN401
+    """Render a conversation, with tools or without; None for one that the template refuses."""
+    conversation = [_conversation(it) for it in messages]
+    # Without tools templates look for none, not for an empty list.
+    more = {"tools": list(given)} if given else {}
+    try:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **more))
+    except Exception:  # noqa: BLE001 -- a template's expressions raise any error
+        return None
+
+
+def _conversation(message: Message) -> dict[str, Any]:
+    """Write a message in transformers' form, which is OpenAI's with arguments as an object."""
+    written: dict[str, Any] = {"role": message.role, "content": message.content}
+    match message:
+        case CallingMessage(calls=calls):
+            functions = ((it.id, {"name": it.name, "arguments": it.arguments}) for it in calls)
+            written["tool_calls"] = [{"id": key, "type": "function", "function": it} for key, it in functions]
+        case ResultMessage(call_id=call_id):
+            written["tool_call_id"] = call_id
+    return written
 
 
 def _derive(render: _Render, cast: Sequence[str]) -> ChatTemplate:
