@@ -2,9 +2,11 @@
 
 from importlib.metadata import version
 
+from langchain_core.messages import ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
 from clients.calls import Calls
+from clients.openai_rest import TOOL
 
 calls = Calls(f"langchain-openai {version('langchain-openai')}")
 QUESTION = "Where is the valve?"
@@ -26,6 +28,19 @@ def chat(url):
     assert brief.content == "At a quarter past five."
     assert "".join(piece.content for piece in model.stream(QUESTION)) == ANSWER
     assert [it.content for it in model.batch([QUESTION] * 4)] == [ANSWER] * 4
+
+
+@calls.call("ChatOpenAI: bind_tools, a tool's result, with_structured_output by a function")
+def tools(url):
+    model = ChatOpenAI(**asked(url, model="calls", temperature=0))
+    bound = model.bind_tools([TOOL])
+    called = bound.invoke("How warm is pump one?")
+    (call,) = called.tool_calls
+    assert (call["name"], call["args"]) == ("read_pump", {"pump": 1, "unit": "C"})
+    result = ToolMessage('{"degrees": 41}', tool_call_id=call["id"])
+    assert bound.invoke([("human", "How warm is pump one?"), called, result]).content == "Pump one has 41 degrees."
+    reading = model.with_structured_output(TOOL, method="function_calling").invoke("Who checks the filter?")
+    assert list(reading) == ["pump", "unit"]
 
 
 @calls.call("ChatOpenAI by the Responses API: invoke, stream")

@@ -1,6 +1,7 @@
 """What openai's client does, synchronously and with asyncio."""
 
 import asyncio
+import json
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated, Literal
@@ -42,7 +43,7 @@ def raised(kind, why="", **parts):
 
 @calls.call("models: list, retrieve")
 def models(url):
-    assert sorted(it.id for it in client(url).models.list()) == ["chat", "meaning", "mood", "tiny"]
+    assert sorted(it.id for it in client(url).models.list()) == ["calls", "chat", "meaning", "mood", "tiny"]
     assert client(url).models.retrieve("chat").owned_by == "edgeml"
     with raised(openai.NotFoundError, status_code=404):
         client(url).models.retrieve("other")
@@ -215,6 +216,44 @@ def structured(url):
         schema = {"name": "it", "schema": {"type": "nonsense"}}
         form = {"type": "json_schema", "json_schema": schema}
         asking.chat.completions.create(messages=QUESTION, response_format=form, **drawn)
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "read_pump",
+        "description": "The state of a pump",
+        "parameters": {
+            "type": "object",
+            "properties": {"pump": {"type": "integer"}, "unit": {"enum": ["C", "F"]}},
+            "required": ["pump", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@calls.call("tools: a call, its result summed up, a stream, the stream helper, a named function, parse()")
+def tools(url):
+    asking, greedy = client(url).chat.completions, {"model": "calls", "temperature": 0, "tools": [TOOL]}
+    messages = [{"role": "user", "content": "How warm is pump one?"}]
+    (choice,) = asking.create(messages=messages, **greedy).choices
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, call.function.name) == ("tool_calls", "read_pump")
+    assert json.loads(call.function.arguments) == {"pump": 1, "unit": "C"}
+    result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 41}'}
+    (later,) = asking.create(messages=[*messages, choice.message, result], **greedy).choices
+    assert (later.message.content, later.finish_reason) == ("Pump one has 41 degrees.", "stop")
+    parts = [chunk.choices[0].delta.tool_calls for chunk in asking.create(messages=messages, stream=True, **greedy)]
+    assert "".join(part.function.arguments for (part,) in filter(None, parts)) == call.function.arguments
+    with asking.stream(messages=messages, **greedy) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert streamed.function.arguments == call.function.arguments
+    named = {"tool_choice": {"type": "function", "function": {"name": "Reading"}}, "temperature": 1}
+    (parsed,) = asking.parse(
+        messages=messages, **{**greedy, **named, "tools": [openai.pydantic_function_tool(Reading)]}
+    ).choices
+    assert isinstance(parsed.message.tool_calls[0].function.parsed_arguments, Reading)
 
 
 @calls.call("embeddings by the client's default (base64), as floats, several at a time")

@@ -46,7 +46,7 @@ NOT_SERVED = """## Not served
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, chatting):
+def outcomes(tmp_path_factory, chatting, calling):
     """What came of each call of each program."""
     is_made = PYTHON.exists() and (FOLDER / "node_modules").exists()
     assert is_made, "the clients' environment is missing: run `make test`, which makes it"
@@ -60,8 +60,9 @@ def outcomes(tmp_path_factory, chatting):
             for program in PROGRAMS:
                 found += await _run(program, str(client.base_url))
             await models.activate("meaning", *embedding(folder))
-            with opened(chatting[1].path) as chat:
+            with opened(chatting[1].path) as chat, opened(calling[1].path) as calls:
                 await models.activate("chat", chat.folder, chat.manifest)
+                await models.activate("calls", calls.folder, calls.manifest)
                 for program in OPENAI_PROGRAMS:
                     found += await _run(program, str(client.base_url))
         return found
