@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgeml_runtime.generate.batch import ROWS_MAX
 from edgeml_runtime.verify.golden import cosine
 from export_parts.comparison import THREADS, saved
 from export_parts.race import Contender, NotStartedError, Request, Result, burst_runs, outputs, ratio, running, turns
@@ -25,6 +26,8 @@ MB: Final = 1_000_000
 PROMPT_TOKENS: Final = 256
 #: Timed tokens of a burst that writes: the same for all, since later ones attend to more.
 WRITTEN_TOKENS: Final = 16
+#: Tokens of the prompts of conversations that are written at a time.
+TOGETHER_TOKENS: Final = 128
 #: Against the fastest rival of all.
 FASTEST: Final = "the fastest rival"
 
@@ -120,6 +123,7 @@ def _raced(shape: Shape, entered: Sequence[Entered], prompt: Path, size: Size) -
         commands = [work.command(it.ask) for it in entered]
         requests = [it.ask for it in entered]
         yield from speeds(shape, work, turns(results, requests, commands, rounds=size.rounds, limit_s=size.limit_s))
+    yield from _together(shape, entered, size)
     # Some engines return the logits of all tokens when they are asked for any, so memory is read before that.
     memory = {it.contender.name: it.ask("memory") for it in entered}
     for title, key in (("peak RSS", "peak_bytes"), ("anonymous memory", "anonymous_bytes")):
@@ -132,6 +136,24 @@ def _raced(shape: Shape, entered: Sequence[Entered], prompt: Path, size: Size) -
     close = {name: round(cosine(logits[PYTORCH], found), 5) for name, found in logits.items()}
     least_close = min(close[it] for it in RECIPES)
     yield Figure(name=f"{shape.title}: cosine of logits to PyTorch", value=least_close, sides=close)
+
+
+def _together(shape: Shape, entered: Sequence[Entered], size: Size) -> Iterator[Figure]:
+    """Yield the tokens a second of several conversations at a time, as multiples of one's."""
+    for it in (it for it in entered if it.contender.kind == "edgeml"):
+        commands = [f"{verb} {TOGETHER_TOKENS} {WRITTEN_TOKENS}" for verb in ("decode", "together")]
+        results = [Result(it.contender) for _ in commands]
+        one, several = turns(results, [it.ask] * 2, commands, rounds=size.rounds, limit_s=size.limit_s)
+        sides = {"one": round(1000 / one.p50_ms, 2), "together": round(1000 * ROWS_MAX / several.p50_ms, 2)}
+        yield Figure(
+            name=f"{shape.title}: {ROWS_MAX} conversations against one, {it.contender.name}",
+            value=ROWS_MAX * ratio(several, one),
+            unit="x",
+            sides=sides,
+            sides_unit="tokens/s",
+            host=host.of_rounds([max(busy) for busy in zip(one.other_cores, several.other_cores, strict=True)]),
+            aim=None if it.contender.name == INT8 else least(2.5),
+        )
 
 
 def speeds(shape: Shape, work: Work, results: Sequence[Result]) -> Iterator[Figure]:

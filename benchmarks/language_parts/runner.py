@@ -2,10 +2,11 @@
 
     prefill TOKENS RUNS   reads the first tokens of the prompt up to the first new token, RUNS times
     decode TOKENS RUNS    reads them untimed, and writes RUNS further tokens
+    together TOKENS RUNS  as decode, of ROWS_MAX conversations at a time; edgeml only
     outputs FILE          saves the logits after the whole prompt, float [1, vocabulary]
     memory                replies {"peak_bytes", "anonymous_bytes"} of this process
 
-The first two reply {"times_ms", "other_cores"}. It runs in the environment of its engine: beyond that it needs numpy
+The first three reply {"times_ms", "other_cores"}. It runs in the environment of its engine: beyond that it needs numpy
 and msgspec, and `core` and `benchmarks` in its path.
 """
 
@@ -79,9 +80,14 @@ def main(kind: str, path: str, threads: int, inputs: str) -> None:
             tokens, runs = map(int, asked.split())
             return engine.decode(ids[:tokens], runs)
 
+        def together(asked: str) -> object:
+            tokens, runs = map(int, asked.split())
+            return engine.together(ids[:tokens], runs)
+
         return {
             "prefill": prefill,
             "decode": decode,
+            "together": together,
             "outputs": lambda file: np.save(file, engine.logits(ids)[None]),
             "memory": lambda _: _memory(),
         }
@@ -172,18 +178,37 @@ class _Edgeml(Stepwise):
 
         from edgeml_core.manifest import Manifest
         from edgeml_runtime import engines
+        from edgeml_runtime.generate.batch import ROWS_MAX, Batch
         from edgeml_runtime.generate.cache import Cache, Decoder
 
         manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
         session = engines.load(path / manifest.model, manifest, threads=threads)
-        self._cache = Cache(Decoder(manifest.inputs, manifest.postprocess), session)
+        decoder = Decoder(manifest.inputs, manifest.postprocess)
+        self._cache = Cache(decoder, session)
         self._last = 0
+        self._batch, self._rows = Batch(decoder, session), [Cache(decoder, session) for _ in range(ROWS_MAX)]
 
     def begin(self, ids: Sequence[int]) -> None:
         self._last = int(self.logits(ids).argmax())
 
     def write(self) -> None:
         self._last = int(self._cache.read([self._last]).argmax())
+
+    def together(self, ids: Sequence[int], runs: int) -> object:
+        """Time rounds in which each of some conversations writes a token; the reply of `burst`."""
+        last = []
+        for number, cache in enumerate(self._rows):
+            cache.rewind(0)
+            last.append(int(cache.read([number, *ids[1:]]).argmax()))
+
+        def write() -> None:
+            if self._batch.is_possible:
+                after = self._batch.read(self._rows, last)
+            else:
+                after = [cache.read([token]) for cache, token in zip(self._rows, last, strict=True)]
+            last[:] = [int(it.argmax()) for it in after]
+
+        return burst(write, runs)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         self._cache.rewind(0)

@@ -43,12 +43,12 @@ from edgeml_runtime.tasks import (
     Sound,
     Tensors,
     Text,
-    TokenDelta,
 )
 from edgeml_runtime.tensors import Array
 
 if TYPE_CHECKING:
     from edgeml_runtime.encode.text import Window
+    from edgeml_runtime.generate.conversation import Conversation
 
 _Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, ScoredText, Image, Audio, Tensors)
 
@@ -56,14 +56,14 @@ _Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, ScoredText, Image, Audio,
 class Prepared(NamedTuple):
     """The tensors of one run; `about` has one entry for each item in it.
 
-    The answer to a prompt takes further runs: `write` does them all, the first one included. So does `weigh` for a
-    scored text, whose answer needs its tokens. A context may take further runs: `further` takes the first one's
+    The answer to a prompt takes further runs: `begin` begins it, with the first one. `weigh` does all runs for a scored
+    text, whose answer needs its tokens. A context may take further runs: `further` takes the first one's
     outputs, does the others and yields all answers.
     """
 
     tensors: dict[str, Array]
     about: Sequence[ItemInfo]
-    write: Callable[[Session], Iterator[TokenDelta]] | None = None
+    begin: Callable[[Session], Conversation] | None = None
     weigh: Callable[[Session], LikelihoodAnswer] | None = None
     further: Callable[[Mapping[str, Array], Infer], Iterator[Answer]] | None = None
 
@@ -148,7 +148,7 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
             return Prepared(writer.tensors(text), [None], weigh=partial(writer.likelihood, text))
         prompt_item = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
         ids = writer.prompt_ids(prompt_item)
-        return Prepared(writer.tensors(ids), [None], write=partial(writer.generate, prompt_item, ids))
+        return Prepared(writer.tensors(ids), [None], begin=partial(writer.begin, prompt_item, ids))
 
     return prepare
 

@@ -5,10 +5,12 @@ It leaves queues, threads and deadlines to the server. One thread at a time may 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +24,9 @@ from edgeml_runtime.inputs import Prepared, Preparer, preparer
 from edgeml_runtime.postprocess import table
 from edgeml_runtime.tasks import Answer, Chat, Item, ItemInfo, Prompt, Row, TokenDelta
 from edgeml_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from edgeml_runtime.generate.conversation import Conversation
 
 #: Bytes of the inputs of one run, where a client's tensors have more than `BATCH_MAX` rows: the memory that a model
 #: takes grows with them. 21 texts of 512 tokens, in three tensors of int64.
@@ -132,12 +137,23 @@ class Model:
             DeviceError: `runtime-failed`.
             TransportError: `client-left`, when `stopped` is true.
         """
-        return [answer for answers in self.predict_runs(items, stopped) for answer in answers]
+        answers = list[Answer]()
+        for part in self.predict_runs(items, stopped):
+            if isinstance(part, Sequence):
+                answers += part
+            elif stopped():
+                raise TransportError("client-left", "the client left before the text was complete")
+            else:
+                self.read([part])
+        return answers
 
     def predict_runs(
         self, items: Sequence[Item], stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[Sequence[Answer]]:
+    ) -> Iterator[Sequence[Answer] | Conversation]:
         """Answer each item, in order, one run after the other; between two of them the model may be used for others.
+
+        Yields:
+            Answers, or a conversation, which `read` must let read before the next step.
 
         Raises:
             As `predict`.
@@ -152,10 +168,36 @@ class Model:
             UsageError: `input-invalid`, when the model generates no text or has no chat template; `prompt-too-long`.
             DeviceError: `runtime-failed`.
         """
-        if not isinstance(self.manifest.preprocess, PromptInput):
+        deltas = deque[TokenDelta]()
+        steps = self.write(prompt, deltas.append)
+        return self._deltas(steps, deltas)
+
+    def write(self, prompt: Prompt | Chat, emit: Callable[[TokenDelta], object]) -> Generator[Conversation]:
+        """Answer in steps, so that other conversations may be written at the same time.
+
+        Args:
+            prompt: of the answer.
+            emit: called with each token.
+
+        Yields:
+            The conversation, which `read` must let read before the next step.
+
+        Raises:
+            As `generate`.
+        """
+        begin = self.prepare([prompt]).begin if isinstance(self.manifest.preprocess, PromptInput) else None
+        if begin is None:
             raise UsageError("input-invalid", f"the model {self.manifest.name!r} generates no text")
-        write = self.prepare([prompt]).write
-        return self._written(write) if write else iter(())
+        return self._steps(begin, emit)
+
+    def read(self, conversations: Sequence[Conversation]) -> None:
+        """Let conversations of this model read; those that write share a run: see `Rounds.read`.
+
+        Raises:
+            DeviceError: `runtime-failed`.
+        """
+        if conversations:
+            conversations[0].rounds.read(conversations)
 
     def close(self) -> None:
         """Free the model."""
@@ -223,15 +265,17 @@ class Model:
         if items:
             self.observed(Run(items, prepared, outputs))
 
-    def _runs(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Sequence[Answer]]:
+    def _runs(self, items: Sequence[Item], stopped: Callable[[], bool]) -> Iterator[Sequence[Answer] | Conversation]:
         if self.stacks and isinstance(self.manifest.preprocess, TensorInput) and len(items) > 1:
             yield from self._answers_stacked(items)
             return
         for start in range(0, len(items), self._run_items):
             together = items[start : start + self._run_items]
             prepared = self.prepare(together)
-            if prepared.write:
-                yield [tasks.join(_until(stopped, self._written(prepared.write)))]
+            if prepared.begin:
+                deltas = list[TokenDelta]()
+                yield from self._steps(prepared.begin, deltas.append)
+                yield [tasks.join(deltas)]
             elif prepared.weigh:
                 yield [prepared.weigh(self.session)]
             else:
@@ -250,10 +294,23 @@ class Model:
             raise TransportError("client-left", "the client left before all of the context was read")
         return self.infer(inputs)
 
-    def _written(self, write: Callable[[Session], Iterator[TokenDelta]]) -> Iterator[TokenDelta]:
-        for piece in write(self.session):
-            self.wrote()
-            yield piece
+    def _steps(
+        self, begin: Callable[[Session], Conversation], emit: Callable[[TokenDelta], object]
+    ) -> Generator[Conversation]:
+        with closing(begin(self.session)) as conversation:
+            while not conversation.finished:
+                yield conversation
+                if delta := conversation.write():
+                    self.wrote()
+                    emit(delta)
+
+    def _deltas(self, steps: Generator[Conversation], deltas: deque[TokenDelta]) -> Iterator[TokenDelta]:
+        with closing(steps):
+            for conversation in steps:
+                while deltas:
+                    yield deltas.popleft()
+                self.read([conversation])
+            yield from deltas
 
     def _answers_of_run(
         self, items: Sequence[Item], prepared: Prepared, stopped: Callable[[], bool]
@@ -271,10 +328,3 @@ class Model:
         if isinstance(self.manifest.preprocess, TensorInput) and isinstance(self.manifest.postprocess, TensorOutput):
             return [Row(outputs=outputs)]  # tensors in, tensors out: whole, with the request's own batch dimension
         return tasks.rows(outputs, about, self.manifest.postprocess)
-
-
-def _until(stopped: Callable[[], bool], pieces: Iterator[TokenDelta]) -> Iterator[TokenDelta]:
-    for piece in pieces:
-        yield piece
-        if stopped():
-            raise TransportError("client-left", "the client left before the text was complete")

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from tests.integration.test_openai import ANSWER, CHAT, QUESTION, SLOW_TOKEN_S, asked, events, serving
+from tests.support.waiting import until_async
 
 from edgeml import inference
 from edgeml_runtime.generate.cache import Cache
@@ -82,7 +83,11 @@ def test_a_client_that_leaves_ends_all_its_answers(chatting, monkeypatch):
             async for line in response.aiter_lines():
                 if '"index":1' in line:
                     break
+        await until_async(lambda: sum(counts(models)) == 2, "the end of the second answer")
         await models.run("chat", lambda _: None)
+        return counts(models)
+
+    def counts(models):
         return [tally.count for tally in models.counts.tally("chat")]
 
     assert serving(chatting, use) == [2, 1]

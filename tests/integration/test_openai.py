@@ -297,13 +297,15 @@ def test_a_full_queue_says_when_to_come_back(chatting):
 
 def test_a_failure_amid_a_stream_is_its_last_event(chatting, monkeypatch):
     """The status is out by then; clients look for `error` in each event."""
-    whole = Model.generate
+    whole = Model.write
 
-    def failing(model, item):
-        yield next(iter(whole(model, item)))
+    def failing(model, item, emit):
+        steps = whole(model, item, emit)
+        yield next(steps)
+        next(steps)
         model.infer({})
 
-    monkeypatch.setattr(Model, "generate", failing)
+    monkeypatch.setattr(Model, "write", failing)
     (response,) = asked(chatting, ("/v1/chat/completions", CHAT | {"stream": True}))
     assert response.status_code == 200
     *_, last = response.text.strip().split("\n\n")

@@ -472,13 +472,12 @@ def test_a_stream_comes_piece_by_piece_and_ends_when_nobody_listens(tmp_path):
     """The model is free for the next request at the next piece."""
     made = []
 
-    def count(_, emit, stopped):
+    def count(_, emit):
         for number in range(10_000):
-            if stopped():
-                return
             made.append(number)
             emit(number)
             time.sleep(0.001)
+            yield
 
     async def use(models):
         heard = []
@@ -489,7 +488,7 @@ def test_a_stream_comes_piece_by_piece_and_ends_when_nobody_listens(tmp_path):
                 break
         await stream.aclose()
         await models.run("tiny", lambda _: None)
-        whole = [piece async for piece in models.stream("tiny", lambda _, emit, __: [emit(n) for n in range(100)])]
+        whole = [piece async for piece in models.stream("tiny", lambda _, emit: (emit(n) for n in range(100)))]
         return heard, whole
 
     heard, whole = serving(tmp_path, use)
@@ -501,10 +500,11 @@ def test_a_stream_comes_piece_by_piece_and_ends_when_nobody_listens(tmp_path):
 def test_a_stream_ends_at_its_deadline(tmp_path):
     """Amid its pieces, which would never end by themselves; the model is free again."""
 
-    def endless(_, emit, stopped):
-        while not stopped():
+    def endless(_, emit):
+        while True:
             emit("piece")
             time.sleep(0.001)
+            yield
 
     async def use(models):
         info = RequestInfo(deadline_s=time.monotonic() + 0.3)
@@ -521,13 +521,12 @@ def test_a_stream_lets_other_models_compute_between_its_pieces(tmp_path):
     """On one core a model that writes for two seconds keeps another's answer waiting for a piece, not for all."""
     made = []
 
-    def write(_, emit, stopped):
+    def write(_, emit):
         for number in range(100):
             time.sleep(0.02)
             made.append(number)
             emit(number)
-            if stopped():
-                return
+            yield
 
     async def main():
         models = Models(cores=Cores(1))
@@ -549,8 +548,9 @@ def test_a_stream_lets_other_models_compute_between_its_pieces(tmp_path):
 def test_a_stream_that_fails_raises_where_it_is_heard(tmp_path):
     """After the pieces made before."""
 
-    def fail(model, emit, _):
+    def fail(model, emit):
         emit("first")
+        yield
         model.infer({})
 
     async def use(models):

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Final, TypeAlias
 
-from edgeml_agent.serve import calls
+from edgeml_agent.serve.calls import Steps
 from edgeml_core.errors import EdgemlError, OverloadedError, UsageError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Chat, Item, Prompt, TokenDelta
@@ -33,13 +33,8 @@ def failure(error: EdgemlError) -> dict[str, object]:
     return {**error.to_dict(), **after}
 
 
-def generate(
-    parse: Callable[[Model], Sequence[Item]],
-    model: Model,
-    emit: Callable[[Piece], None],
-    stopped: Callable[[], bool],
-) -> None:
-    """Generate one text in the model's thread, until the request is stopped.
+def generate(parse: Callable[[Model], Sequence[Item]], model: Model, emit: Callable[[Piece], None]) -> Steps[None]:
+    """Generate one text in the model's thread.
 
     Raises:
         UsageError: `input-invalid`, when the request isn't one prompt or one conversation.
@@ -47,7 +42,7 @@ def generate(
     match parse(model):
         case [Prompt() | Chat() as item]:
             version = model.manifest.version
-            calls.write(model, item, lambda delta: emit((version, delta)), stopped)
+            yield from model.write(item, lambda delta: emit((version, delta)))
         case items:
             message = f"{len(items)} item(s) of the task {model.manifest.task} can't be streamed"
             raise UsageError("input-invalid", message, "leave stream out; one text of a language model can be streamed")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from edgeml_core.errors import UsageError
 from edgeml_runtime.inputs import Prepared
 from edgeml_runtime.model import BATCH_MAX, Model
-from edgeml_runtime.tasks import Answer, Chat, Item, Prompt, TokenDelta
+from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.tensors import Array
 
+if TYPE_CHECKING:
+    from edgeml_runtime.generate.conversation import Conversation
+
 T = TypeVar("T")
+#: A call that is done step by step. After one that yields a conversation, `Model.read` must let it read.
+Steps: TypeAlias = "Generator[Conversation | None, None, T]"
 
 
 class RequestInfo(NamedTuple):
@@ -54,13 +59,16 @@ class Predict(Generic[T]):
         """Predict alone."""
         return self.write(model, model.predict(self.parse(model)))
 
-    def steps(self, model: Model, stopped: Callable[[], bool]) -> Generator[None, None, T]:
+    def steps(self, model: Model, stopped: Callable[[], bool]) -> Steps[T]:
         """Predict run by run; between two of them the model may be used for others, and the client may leave."""
         items, answers = self.parse(model), list[Answer]()
-        for answers_of_run in model.predict_runs(items, stopped):
-            answers += answers_of_run
+        for part in model.predict_runs(items, stopped):
+            if not isinstance(part, Sequence):
+                yield part
+                continue
+            answers += part
             if len(answers) < len(items):
-                yield
+                yield None
         return self.write(model, answers)
 
 
@@ -80,29 +88,21 @@ class Infer(Generic[T]):
         """Infer alone."""
         return self.write(model, model.run(*self.prepare(model)))
 
-    def steps(self, model: Model, _stopped: Callable[[], bool]) -> Generator[None, None, T]:
+    def steps(self, model: Model, _stopped: Callable[[], bool]) -> Steps[T]:
         """Infer slice by slice; between two of them the model may be used for others, and the client may leave."""
         outputs = yield from model.run_slices(*self.prepare(model))
         return self.write(model, outputs)
 
 
 @dataclass(slots=True)
-class Stoppable(Generic[T]):
-    """A call of many runs, which asks the second argument between them whether it should stop."""
+class Stream(Generic[T]):
+    """A call that emits pieces in steps; between two of them the model may be used for others, or the client leave."""
 
-    call: Callable[[Model, Callable[[], bool]], T]
+    call: Callable[[Model], Steps[T]]
 
-    def __call__(self, model: Model, stopped: Callable[[], bool] = lambda: False) -> T:
-        """Run it."""
-        return self.call(model, stopped)
-
-
-def write(model: Model, item: Prompt | Chat, emit: Callable[[TokenDelta], None], stopped: Callable[[], bool]) -> None:
-    """Generate the continuation of an item in the model's thread, until the request is stopped."""
-    for delta in model.generate(item):
-        emit(delta)
-        if stopped():
-            return
+    def steps(self, model: Model, _stopped: Callable[[], bool]) -> Steps[T]:
+        """Begin the call."""
+        return self.call(model)
 
 
 def can_share(one: object, other: object) -> bool:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from edgeml_agent import log
 from edgeml_agent.ports import ShadowPolicy
-from edgeml_agent.serve.calls import NO_INFO, Infer, Predict, RequestInfo, Stoppable
+from edgeml_agent.serve.calls import NO_INFO, Infer, Predict, RequestInfo, Steps, Stream
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.drift import Watches
 from edgeml_agent.serve.inline import InlineRuns
@@ -40,8 +40,8 @@ from edgeml_runtime.verify import golden as golden_check
 
 T = TypeVar("T")
 _Part = TypeVar("_Part")
-#: Makes pieces in the model's thread: gives each to the first function, and ends early when the second returns true.
-Generate = Callable[[Model, Callable[[_Part], None], Callable[[], bool]], None]
+#: Makes pieces in the model's thread, step by step, and gives each to the function.
+Generate: TypeAlias = "Callable[[Model, Callable[[_Part], None]], Steps[None]]"
 #: Seconds after which a client should try again, when models in use leave no memory for its own.
 _ROOM_AFTER_S: Final = 1
 
@@ -139,7 +139,7 @@ class Models:
             return await _submit(worker, call, info=info) if model is None else worker.run_here(model, call)
 
     async def stream(self, name: str, generate: Generate[_Part], info: RequestInfo = NO_INFO) -> AsyncGenerator[_Part]:
-        """Yield the pieces that `generate` makes, as they come; closing the generator ends it at its next piece.
+        """Yield the pieces that `generate` makes, as they come; closing the generator ends it at its next step.
 
         Raises:
             As for `run`. `deadline-exceeded` also when the deadline comes amid the pieces, which end at the next one.
@@ -153,8 +153,7 @@ class Models:
         with Counted(self.counts, self._served, name):
             worker = (await self._awake(name, None)).worker
             assert worker is not None  # noqa: S101 - it is awake
-            call = Stoppable(lambda model, stopped: generate(model, emit, stopped))
-            answer = worker.submit(call, info)
+            answer = worker.submit(Stream(lambda model: generate(model, emit)), info)
             answer.add_done_callback(lambda _: pieces.put_nowait(None))
             try:
                 with _expiring(answer, info.deadline_s):

@@ -22,8 +22,9 @@ up to `BRIEF_MAX_S`. A model that becomes slow loses the privilege, one that was
 models never have it: one request is many runs.
 
 A queued job is dropped when its answer is cancelled (its client has left) or its deadline passes. A run can't be
-stopped, unless its call asks between its parts (`Stoppable`). A request of many items or rows takes many runs:
-after each, the jobs that wait go first and the request goes to the end of the queue, so it delays others by one run.
+stopped. A request of many items or rows takes many runs: after each, the jobs that wait go first and the request goes
+to the end of the queue, so it delays others by one run. Texts are written in rounds: in each one all conversations read
+their newest token, in a run that they share. A conversation joins between two rounds, and leaves at its end.
 Models by name, versions and HTTP are unknown here.
 """
 
@@ -32,21 +33,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from threading import Condition, Thread
 from typing import Any, Final, NamedTuple, TypeVar
 
 from edgeml_agent.serve import calls
 from edgeml_agent.serve.admission import AdmissionQueue
-from edgeml_agent.serve.calls import NO_INFO, Infer, Predict, RequestInfo, Stoppable
+from edgeml_agent.serve.calls import NO_INFO, RequestInfo, Stream
 from edgeml_agent.serve.cores import Cores
+from edgeml_agent.serve.jobs import UNFINISHED, Job, let_read, result_of, settle
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
-from edgeml_core.errors import OverloadedError, TransportError
+from edgeml_core.errors import OverloadedError
 from edgeml_core.processing import PromptInput
 from edgeml_runtime.bench.batching import RunCost
+from edgeml_runtime.generate.batch import ROWS_MAX
 from edgeml_runtime.model import Model
 
 #: Requests of one model, the running one included; past it a client gets the time to come back.
@@ -63,9 +65,6 @@ _UNRESERVED: Final = QUEUE_MAX // 4
 #: Weight of the newest request in the running mean of the service time.
 _NEWEST_WEIGHT: Final = 0.2
 
-#: The result of a job of which a part has run.
-_UNFINISHED: Final = object()
-
 T = TypeVar("T")
 
 
@@ -78,32 +77,6 @@ class WorkerHooks(NamedTuple):
 
 #: For workers whose requests are counted nowhere.
 NO_HOOKS: Final = WorkerHooks(lambda _: None, lambda: None)
-
-
-@dataclass(eq=False)
-class _Job:
-    """A call, and the future of its answer.
-
-    Attributes:
-        begun_s: the time of its first run.
-        steps: the rest of the call, where a part of it has run.
-        took_s, busy_s: the time of that part.
-    """
-
-    call: Callable[[Model], Any]
-    info: RequestInfo
-    answer: asyncio.Future[Any]
-    yield_cores: Callable[[], None]
-    submitted_s: float = field(default_factory=time.perf_counter)
-    begun_s: float | None = None
-    steps: Generator[None, None, Any] | None = None
-    took_s: float = 0.0
-    busy_s: float = 0.0
-
-    def stopped(self) -> bool:
-        """Whether the client has left; asked between two runs, when other models may compute first."""
-        self.yield_cores()
-        return self.answer.cancelled()
 
 
 class Worker:
@@ -130,10 +103,12 @@ class Worker:
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         #: Jobs that wait for the thread, and jobs that the thread has or will have.
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[Job] = deque()
         self._given = 0
+        #: Jobs of the thread that write a text.
+        self._writing: list[Job] = []
         #: Jobs that wait for the thread to be done with the model, and then run on the event loop.
-        self._short: deque[_Job] = deque()
+        self._short: deque[Job] = deque()
         self._changed = Condition()
         self._closing = False
         self._closed = asyncio.Event()
@@ -142,7 +117,7 @@ class Worker:
         self._model: Model | None = model
         Thread(target=self._work, name=f"model-{self._name}", daemon=True).start()
 
-    def submit(self, call: Callable[[Model], T], info: RequestInfo = NO_INFO) -> asyncio.Future[T]:
+    def submit(self, call: Callable[[Model], T] | Stream[T], info: RequestInfo = NO_INFO) -> asyncio.Future[T]:
         """Put `call` at the end of the queue. Cancelling the returned future takes it back.
 
         Raises:
@@ -150,7 +125,7 @@ class Worker:
         """
         if self.pending >= _UNRESERVED or self._admission:
             self._check_place(info.client)
-        job = _Job(call, info, self._loop.create_future(), partial(self._cores.yield_cores, self._threads))
+        job = Job(call, info, self._loop.create_future(), partial(self._cores.yield_cores, self._threads))
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
         if self._given and self._is_short(info.size_bytes):
@@ -206,7 +181,7 @@ class Worker:
         is_small = size_bytes is not None and size_bytes <= INLINE_MAX_BYTES
         return is_small and self._alone_s <= longest_s and not self._writes
 
-    def _give(self, job: _Job) -> None:
+    def _give(self, job: Job) -> None:
         """Give a job to the thread."""
         self._given += 1
         with self._changed:
@@ -225,11 +200,11 @@ class Worker:
             is_short = self._is_short(job.info.size_bytes) and not job.info.is_late
             if is_short and self._model is not None and self._cores.take_free(self._threads):
                 self.pending -= 1
-                _settle(job, self._result_here(self._model, job))
+                settle(job, self._result_here(self._model, job))
             else:
                 self._give(job)
 
-    def _result_here(self, model: Model, job: _Job) -> Any:  # noqa: ANN401 - any result of a call
+    def _result_here(self, model: Model, job: Job) -> Any:  # noqa: ANN401 - any result of a call
         try:
             return self.run_here(model, job.call)
         except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
@@ -247,7 +222,7 @@ class Worker:
             what = f"the queue of {self._name!r} is full"
             raise OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
-    def _take_back(self, job: _Job, answer: asyncio.Future[Any]) -> None:
+    def _take_back(self, job: Job, answer: asyncio.Future[Any]) -> None:
         """Drop a job whose answer was cancelled, if it hasn't begun."""
         if not answer.cancelled():
             return
@@ -261,14 +236,14 @@ class Worker:
             self.pending -= 1
         self._run_short()
 
-    def _finish(self, finished: Sequence[tuple[_Job, Any]]) -> None:
+    def _finish(self, finished: Sequence[tuple[Job, Any]]) -> None:
         """Hand out the results of one run; a result may be an exception."""
         self.pending -= len(finished)
         self._given -= len(finished)
         self._count(len(finished), sum(job.took_s for job, _ in finished), sum(job.busy_s for job, _ in finished))
         for job, result in finished:
             self._hooks.waited((job.begun_s or job.submitted_s) - job.submitted_s)
-            _settle(job, result)
+            settle(job, result)
         self._run_short()
 
     def _count(self, jobs: int, took_s: float, busy_s: float) -> None:
@@ -282,15 +257,12 @@ class Worker:
     def _work(self) -> None:
         model = self._model
         assert model is not None  # noqa: S101 - it is given up at the end of this
-        while jobs := self._taken():
-            with self._cores.borrowed(self._threads):
-                begun_s, busy_s = time.perf_counter(), time.thread_time()
-                results = self._results(model, jobs)
-            for job in jobs:
-                job.begun_s = job.begun_s or begun_s
-                job.took_s += (time.perf_counter() - begun_s) / len(jobs)
-                job.busy_s += (time.thread_time() - busy_s) / len(jobs)
-            self._return(jobs, results)
+        while (jobs := self._taken()) or self._writing:
+            if jobs:
+                self._do(jobs, partial(self._results, model, jobs))
+            if self._writing:
+                writing, self._writing = self._writing, []
+                self._do(writing, partial(self._results_of_round, model, writing))
         try:
             model.close()
         finally:
@@ -298,14 +270,31 @@ class Worker:
             memory.release()
             self._loop.call_soon_threadsafe(self._closed.set)
 
-    def _results(self, model: Model, jobs: Sequence[_Job]) -> list[Any]:
-        """Run the jobs; the result of each is `_UNFINISHED`, or what its call returned or raised."""
+    def _do(self, jobs: Sequence[Job], run: Callable[[], list[Any]]) -> None:
+        """Run something for the jobs, and hand out the result of each."""
+        with self._cores.borrowed(self._threads):
+            begun_s, busy_s = time.perf_counter(), time.thread_time()
+            results = run()
+        took_s, busy_s = time.perf_counter() - begun_s, time.thread_time() - busy_s
+        for job in jobs:
+            job.begun_s = job.begun_s or begun_s
+            job.took_s += took_s / len(jobs)
+            job.busy_s += busy_s / len(jobs)
+        self._return(jobs, results)
+
+    def _results(self, model: Model, jobs: Sequence[Job]) -> list[Any]:
+        """Run the jobs; the result of each is `UNFINISHED`, or what its call returned or raised."""
         if len(jobs) > 1 and not any(job.info.is_late for job in jobs):
             try:
                 return list(calls.run_together(model, [job.call for job in jobs]))
             except Exception:  # noqa: BLE001, S110 - run alone, each job has its own error
                 pass
-        return [_result(model, job, self._others_wait if job is jobs[-1] else _always) for job in jobs]
+        return [result_of(model, job, self._others_wait if job is jobs[-1] else _always) for job in jobs]
+
+    def _results_of_round(self, model: Model, jobs: Sequence[Job]) -> list[Any]:
+        """Let all conversations read, and take the next step of each job; the results are as those of `_results`."""
+        errors = let_read(model, jobs)
+        return [errors.get(job) or result_of(model, job, self._others_wait) for job in jobs]
 
     def _others_wait(self) -> bool:
         """Whether jobs wait for the model."""
@@ -313,19 +302,26 @@ class Worker:
             self._loop.call_soon_threadsafe(self._give_short)
         return bool(self._queue)
 
-    def _return(self, jobs: Sequence[_Job], results: Sequence[Any]) -> None:
-        """Hand the finished jobs to the event loop; the others go to the end of the queue."""
+    def _return(self, jobs: Sequence[Job], results: Sequence[Any]) -> None:
+        """Hand the finished jobs to the event loop; the others go on writing, or to the end of the queue."""
         pairs = list(zip(jobs, results, strict=True))
-        finished = [(job, result) for job, result in pairs if result is not _UNFINISHED]
+        finished = [(job, result) for job, result in pairs if result is not UNFINISHED]
+        unfinished = [job for job, result in pairs if result is UNFINISHED]
+        for job, _ in finished:
+            if job.steps is not None:
+                job.steps.close()  # in this thread, which alone may use the model
+        self._writing += (job for job in unfinished if job.conversation is not None)
         with self._changed:
-            self._queue.extend(job for job, result in pairs if result is _UNFINISHED)
+            self._queue.extend(job for job in unfinished if job.conversation is None)
         if finished:
             self._loop.call_soon_threadsafe(self._finish, finished)
 
-    def _taken(self) -> list[_Job]:
-        """Take the next job, with those behind it that may share its run; none at the end."""
+    def _taken(self) -> list[Job]:
+        """Take the next job, with those behind it that may share its run; none at the end, or where texts go first."""
+        if len(self._writing) >= ROWS_MAX:
+            return []
         with self._changed:
-            while not self._queue and not self._closing:
+            while not self._queue and not self._closing and not self._writing:
                 self._changed.wait()
             jobs = [self._queue.popleft()] if self._queue else []
             while self._queue and len(jobs) < self._share and _can_share(jobs[0], self._queue[0]):
@@ -337,41 +333,5 @@ def _always() -> bool:
     return True
 
 
-def _can_share(one: _Job, other: _Job) -> bool:
+def _can_share(one: Job, other: Job) -> bool:
     return one.steps is None and other.steps is None and calls.can_share(one.call, other.call)
-
-
-def _settle(job: _Job, result: Any) -> None:  # noqa: ANN401 - any result of a call
-    """Resolve the future of a job; a result may be an exception."""
-    if job.answer.done():
-        return
-    if isinstance(result, BaseException):
-        job.answer.set_exception(result)
-    else:
-        job.answer.set_result(result)
-
-
-def _result(model: Model, job: _Job, others_wait: Callable[[], bool]) -> Any:  # noqa: ANN401 - any result of a call
-    if job.info.is_late:
-        message = "the request's deadline passed before its turn came"
-        return TransportError("deadline-exceeded", message, "allow more time")
-    try:
-        if isinstance(job.call, Stoppable):
-            return job.call(model, job.stopped)
-        return _advance(model, job, job.call, others_wait) if isinstance(job.call, Predict | Infer) else job.call(model)
-    except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
-        return error
-
-
-def _advance(model: Model, job: _Job, call: Predict[T] | Infer[T], others_wait: Callable[[], bool]) -> Any:  # noqa: ANN401 - as `_result`
-    """Go on with a request, run by run, while no other one waits."""
-    job.steps = job.steps or call.steps(model, job.stopped)
-    while True:
-        try:
-            next(job.steps)
-        except StopIteration as done:
-            return done.value
-        if job.stopped():
-            raise TransportError("client-left", "the client left before all items were answered")
-        if others_wait():
-            return _UNFINISHED

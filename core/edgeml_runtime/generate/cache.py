@@ -19,7 +19,7 @@ RUN_TOKENS_MAX: Final = 512
 #: Tokens by which the memory of a cache grows.
 GROWTH_TOKENS: Final = 256
 #: Conversations whose caches are kept, so that their next turn reads its new tokens only.
-KEPT_MAX: Final = 4
+KEPT_MAX: Final = 8
 #: Bytes of all kept caches: an eighth of the smallest board's memory.
 KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -60,17 +60,42 @@ class Decoder:
             if name in self._inputs
         }
 
-    def empty(self, tokens: int) -> dict[str, Array]:
-        """Make the arrays of a cache: float32 [1, heads, tokens, size] by input name. Untouched ones take no memory."""
+    def tensors_of_rows(self, ids: Sequence[int], before: Sequence[int]) -> dict[str, Array]:
+        """Make the counted inputs of a run in which each row reads one token, in place.
+
+        Args:
+            ids: the new token of each row.
+            before: the number of tokens before it.
+        """
+        column = (len(ids), 1)
+        made = {
+            INPUT_IDS: np.reshape(ids, column),
+            POSITIONS: np.reshape(before, column),
+            LAST_TOKEN: np.array(before),
+            TOKENS_SO_FAR: np.array([max(before) + 1]),
+            LOGITS_AT: np.zeros(1),
+        }
+        return {name: values.astype(self._inputs[name].dtype) for name, values in made.items()}
+
+    def empty(self, tokens: int, rows: int = 1) -> dict[str, Array]:
+        """Make arrays of caches: float32 [rows, heads, tokens, size] by input name. Untouched ones take no memory."""
         shapes = {name: self._inputs[name].shape for name in self.spec.past}
         return {
-            name: np.zeros([1, heads, tokens, size], dtype=self._inputs[name].dtype)
+            name: np.zeros([rows, heads, tokens, size], dtype=self._inputs[name].dtype)
             for name, (_, heads, _, size) in shapes.items()
         }
 
+    def token_bytes(self) -> int:
+        """The memory of one token in a cache."""
+        return sum(array.nbytes for array in self.empty(1).values())
+
+    def bound(self, arrays: Mapping[str, Array]) -> Bound:
+        """Name the output that replaces each array of a cache."""
+        return {name: (present, arrays[name]) for name, present in self._presents.items()}
+
     def bind(self, session: Session, arrays: Mapping[str, Array]) -> ReadBehind:
         """Return a run of the loaded model whose cache is in `arrays`."""
-        bound = {name: (present, arrays[name]) for name, present in self._presents.items()}
+        bound = self.bound(arrays)
         if self.spec.in_place:
             run = engines.bind(session, bound)
             return lambda inputs, _: run(inputs)
@@ -86,6 +111,11 @@ def _run_and_copy(session: Session, bound: Bound, inputs: Mapping[str, Array], b
     return outputs
 
 
+def rounded(tokens: int) -> int:
+    """Return the capacity of arrays for this number of tokens."""
+    return -(-tokens // GROWTH_TOKENS) * GROWTH_TOKENS
+
+
 class Cache:
     """The cache of one conversation: the model has read `tokens`. One thread at a time may use the model.
 
@@ -97,9 +127,10 @@ class Cache:
     def __init__(self, decoder: Decoder, session: Session) -> None:
         self._decoder = decoder
         self.session: Final = session
-        self._capacity = 0
+        #: The tokens that the arrays have room for.
+        self.capacity = 0
         self._arrays = decoder.empty(0)
-        self._run = decoder.bind(session, self._arrays)
+        self._run: ReadBehind | None = None
         self.tokens: list[int] = []
 
     @property
@@ -109,13 +140,20 @@ class Cache:
 
     def reserve(self, tokens: int) -> None:
         """Make room for this many tokens in all."""
-        if tokens <= self._capacity:
-            return
-        self._capacity = -(-tokens // GROWTH_TOKENS) * GROWTH_TOKENS
-        before, self._arrays = self._arrays, self._decoder.empty(self._capacity)
-        for name, array in before.items():
-            self._arrays[name][:, :, : len(self.tokens)] = array[:, :, : len(self.tokens)]
-        self._run = self._decoder.bind(self.session, self._arrays)
+        if tokens > self.capacity:
+            capacity = rounded(tokens)
+            self.move(self._decoder.empty(capacity), capacity)
+
+    def move(self, arrays: dict[str, Array], capacity: int) -> None:
+        """Move to other arrays, of one row, which no other cache uses.
+
+        Args:
+            arrays: float [1, heads, capacity, size] by input name.
+            capacity: the tokens that they have room for, at least those read.
+        """
+        for name, array in self._arrays.items():
+            arrays[name][:, :, : len(self.tokens)] = array[:, :, : len(self.tokens)]
+        self._arrays, self.capacity, self._run = arrays, capacity, None
 
     def shared(self, ids: Sequence[int]) -> int:
         """Count the tokens at the beginning of `ids` that the model has read here."""
@@ -147,17 +185,18 @@ class Cache:
 
     def _runs(self, ids: Sequence[int], *, last: bool) -> Iterator[tuple[Sequence[int], Array]]:
         self.reserve(len(self.tokens) + len(ids))
+        self._run = run = self._run or self._decoder.bind(self.session, self._arrays)
         for start in range(0, len(ids), RUN_TOKENS_MAX):
             some = ids[start : start + RUN_TOKENS_MAX]
             at = [len(some) - 1] if last else range(len(some))
             before = len(self.tokens)
-            outputs = self._run(self._decoder.tensors(some, before, at=at), before)
+            outputs = run(self._decoder.tensors(some, before, at=at), before)
             self.tokens += some
             yield some, outputs[self._decoder.spec.output][0]
 
 
 class Caches:
-    """The caches of the last conversations. One that is in use is not among them.
+    """The caches of the last conversations, and those in use, from which others that begin alike are copied.
 
     Args:
         decoder: makes the inputs.
@@ -166,26 +205,31 @@ class Caches:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._kept: list[Cache] = []
+        self._used: list[Cache] = []
 
     def take(self, session: Session, ids: Sequence[int]) -> Cache:
         """Take the cache that shares the longest beginning with `ids`, rewound to it, or a new one.
 
         At least one token is left to read, since its logits are wanted.
         """
-        usable = (it for it in self._kept if it.session is session)
+        usable = (it for it in (*self._kept, *self._used) if it.session is session)
         best = max(usable, key=lambda it: it.shared(ids), default=None)
-        if best is None or not best.shared(ids):
-            return Cache(self._decoder, session)
-        shared = best.shared(ids)
-        if len(best.tokens) > 2 * shared and len(self._kept) < KEPT_MAX:
-            best = best.copied(shared)  # another conversation: it would forget more than it gains
+        shared = best.shared(ids) if best else 0
+        if best is None or not shared:
+            cache = Cache(self._decoder, session)
+        elif best in self._used or (len(best.tokens) > 2 * shared and len(self._kept) < KEPT_MAX):
+            cache = best.copied(shared)  # another conversation: it would forget more than it gains
         else:
             self._kept.remove(best)
-        best.rewind(min(shared, len(ids) - 1))
-        return best
+            cache = best
+        cache.rewind(min(shared, len(ids) - 1))
+        self._used.append(cache)
+        return cache
 
     def keep(self, cache: Cache) -> None:
-        """Keep a cache, and drop the oldest ones past the bounds."""
-        self._kept.append(cache)
+        """Keep a cache that is no longer used, and drop the oldest ones past the bounds."""
+        self._used = [it for it in self._used if it is not cache]
+        if cache.tokens:
+            self._kept.append(cache)
         while len(self._kept) > KEPT_MAX or sum(it.bytes for it in self._kept) > KEPT_BYTES_MAX:
             del self._kept[0]

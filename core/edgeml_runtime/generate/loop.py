@@ -1,12 +1,12 @@
 """Text generation with a language model: one run for the prompt, then one for each further token.
 
 The keys and values of earlier tokens are kept (the KV cache). So a run computes new tokens only, and the next turn of a
-conversation too. The caller ends an answer by taking no further delta.
+conversation too. Conversations that are written at the same time share their runs (`batch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +17,15 @@ from edgeml_core.processing import Generation, PromptInput
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.engines import Session
 from edgeml_runtime.generate import chat
-from edgeml_runtime.generate.cache import COUNTED, Cache, Caches, Decoder
+from edgeml_runtime.generate.cache import COUNTED, Cache, Decoder
 from edgeml_runtime.generate.calling import Calling, CallingAnswer
 from edgeml_runtime.generate.constraint import Constraints, Guide
+from edgeml_runtime.generate.conversation import Conversation, Text
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.generate.logprobs import TokenTexts
-from edgeml_runtime.generate.sampling import Drawn, Sampler
-from edgeml_runtime.tasks import (
-    Chat,
-    Finish,
-    LikelihoodAnswer,
-    Prompt,
-    ScoredText,
-    TokenDelta,
-)
+from edgeml_runtime.generate.rounds import Rounds
+from edgeml_runtime.generate.sampling import Sampler
+from edgeml_runtime.tasks import Chat, LikelihoodAnswer, Prompt, ScoredText
 from edgeml_runtime.tensors import Array
 
 
@@ -51,7 +46,7 @@ class Writer:
             raise RejectedError("bundle-format", f"a prompt has no tensors for the model's inputs {', '.join(unknown)}")
         self._prompt = prompt
         self._decoder = Decoder(manifest.inputs, self._spec)
-        self._caches = Caches(self._decoder)
+        self._rounds = Rounds(self._decoder)
         self._tokenizer = opened(folder / prompt.tokenizer)
         self._texts = TokenTexts(self._tokenizer)
         self._constraints = Constraints(self._tokenizer, self._spec.stop_ids)
@@ -100,8 +95,8 @@ class Writer:
         """Compute the likelihood of a text from `text_ids` by the loaded model."""
         return likelihood(ids, Cache(self._decoder, session))
 
-    def generate(self, request: Prompt | Chat, prompt: Sequence[int], session: Session) -> Iterator[TokenDelta]:
-        """Generate the answer, one run for each delta that the caller takes.
+    def begin(self, request: Prompt | Chat, prompt: Sequence[int], session: Session) -> Conversation:
+        """Begin the answer to a prompt; it must be closed.
 
         A prompt that begins as an earlier conversation is read from where it differs.
 
@@ -109,36 +104,19 @@ class Writer:
             request: the bounds of the answer, and how tokens are drawn.
             prompt: from `prompt_ids`.
             session: the loaded model.
-        """
-        room = min(request.max_new_tokens, self._prompt.max_length - len(prompt))
-        cache = self._caches.take(session, prompt)
-        try:
-            cache.reserve(len(prompt) + room)
-            yield from self._deltas(request, prompt, room, cache)
-        finally:
-            self._caches.keep(cache)
 
-    def _deltas(self, request: Prompt | Chat, prompt: Sequence[int], room: int, cache: Cache) -> Iterator[TokenDelta]:
+        Raises:
+            UsageError: `input-invalid`, when the form of the answer or its tools are refused.
+        """
         answer, guide = self._answer(request, prompt)
-        sampler = Sampler(request, prompt, self._texts, guide)
-        for count, drawn in enumerate(_tokens(cache, prompt, sampler), start=1):
-            ends = drawn.token in self._spec.stop_ids
-            text = "" if ends else answer.add(drawn.token)
-            finish: Finish | None = "length" if count == room else None
-            if ends or answer.stopped or drawn.is_last:
-                finish = "stop"
-            if finish:
-                text += answer.rest()
-            yield TokenDelta(
-                text=text,
-                prompt_tokens=len(prompt),
-                tokens=count,
-                finish=finish,
-                logprob=None if ends else drawn.logprob,
-                calls=answer.take_calls() if isinstance(answer, CallingAnswer) else (),
-            )
-            if finish:
-                return
+        room = min(request.max_new_tokens, self._prompt.max_length - len(prompt))
+        text = Text(
+            room=room,
+            stop_ids=self._spec.stop_ids,
+            answer=answer,
+            sampler=Sampler(request, prompt, self._texts, guide),
+        )
+        return self._rounds.begin(session, prompt, text)
 
     def _answer(
         self, request: Prompt | Chat, prompt: Sequence[int]
@@ -163,21 +141,6 @@ class Writer:
             return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         except TypeError as error:
             raise UsageError("input-invalid", f"the prompt can't be read: {error}", "send valid Unicode") from error
-
-
-def _tokens(cache: Cache, ids: Sequence[int], sampler: Sampler) -> Iterator[Drawn]:
-    """Generate tokens without end, each from a run of its own.
-
-    Args:
-        cache: has read the beginning of `ids`.
-        ids: the prompt.
-        sampler: of the request.
-    """
-    unread = ids[len(cache.tokens) :]
-    while True:
-        drawn = sampler.draw(cache.read(unread))
-        yield drawn
-        unread = [drawn.token]
 
 
 def likelihood(ids: Sequence[int], cache: Cache) -> LikelihoodAnswer:

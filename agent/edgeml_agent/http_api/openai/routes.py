@@ -7,10 +7,10 @@ is in `predict`.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -25,7 +25,6 @@ from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest
 from edgeml_agent.http_api.openai.responses import Answered, ResponsesRequest
 from edgeml_agent.http_api.request import Request
 from edgeml_agent.http_api.responses import Endpoint
-from edgeml_agent.serve import calls
 from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
 from edgeml_core.errors import UsageError
@@ -33,6 +32,9 @@ from edgeml_core.processing import Embedding, TextInput
 from edgeml_runtime.generate.options import FormatError, ToolError
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
+
+if TYPE_CHECKING:
+    from edgeml_runtime.generate.conversation import Conversation
 
 _FLOAT: Final = np.dtype("<f4")
 _Body = TypeVar("_Body", bound=msgspec.Struct)
@@ -96,15 +98,11 @@ async def _pieces(
 
 
 def _generate(
-    asked: Prompt | Chat,
-    format_field: str,
-    model: Model,
-    emit: Callable[[TokenDelta], None],
-    stopped: Callable[[], bool],
-) -> None:
-    """Generate in the model's thread, until the request is stopped."""
+    asked: Prompt | Chat, format_field: str, model: Model, emit: Callable[[TokenDelta], None]
+) -> Generator[Conversation]:
+    """Generate in the model's thread."""
     try:
-        calls.write(model, asked, emit, stopped)
+        yield from model.write(asked, emit)
     except FormatError as error:
         field = "tools" if isinstance(error, ToolError) else format_field
         raise FieldError(field, error.message, error.hint) from error
