@@ -152,7 +152,7 @@ def _together(shape: Shape, entered: Sequence[Entered], size: Size) -> Iterator[
             sides=sides,
             sides_unit="tokens/s",
             host=host.of_rounds([max(busy) for busy in zip(one.other_cores, several.other_cores, strict=True)]),
-            aim=None if it.contender.name == INT8 else least(2.5),
+            aim=least(2.5),
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 from contextlib import closing
 
+import numpy as np
 import onnx
 import pytest
 from tests.integration.test_language_models import NEW, PROMPTS, continued
@@ -11,7 +12,9 @@ from tests.integration.test_openai import LONG, serving
 from tests.support.waiting import until
 
 from edgeml.quantize.onnx.dynamic import Dynamic
+from edgeml.quantize.onnx.graph_pass import run
 from edgeml.quantize.onnx.nbits import BlockWeights
+from edgeml.quantize.onnx.row_scales import RowScales
 from edgeml_core.errors import DeviceError
 from edgeml_runtime.generate import cache as caches
 from edgeml_runtime.generate import rounds
@@ -19,8 +22,15 @@ from edgeml_runtime.generate.batch import ROWS_MAX, Batch
 from edgeml_runtime.generate.cache import Decoder
 from edgeml_runtime.model import Model
 from edgeml_runtime.unpack import unpacked
+from edgeml_runtime.verify.golden import cosine
 
-RECIPES = {"fp32": None, "4 bits": BlockWeights(bits=4), "dynamic int8": Dynamic(signed=True, reduced=False)}
+ONE_SCALE = Dynamic(signed=True, reduced=False)
+RECIPES = {
+    "fp32": [],
+    "4 bits": [BlockWeights(bits=4)],
+    "dynamic int8": [ONE_SCALE, RowScales()],
+    "one scale": [ONE_SCALE],
+}
 #: Greedy and drawn answers of several lengths.
 REQUESTS = [
     *({"prompt": prompt, "max_new_tokens": NEW} for prompt in PROMPTS),
@@ -44,10 +54,8 @@ def opened(chatting, recipe, tmp_path_factory):
     """A function that loads the model that chats, by the recipe."""
     path = tmp_path_factory.mktemp("quantized") / "model.onnx"
     with unpacked(chatting[1].path) as bundle:
-        if RECIPES[recipe] is not None:
-            onnx.save(RECIPES[recipe].call(onnx.load(bundle.folder / bundle.manifest.model)), path)
-        given = path if path.exists() else None
-        yield lambda: Model.open(bundle.folder, bundle.manifest, threads=1, path=given)
+        onnx.save(run(RECIPES[recipe], onnx.load(bundle.folder / bundle.manifest.model)), path)
+        yield lambda: Model.open(bundle.folder, bundle.manifest, threads=1, path=path)
 
 
 class Written:
@@ -125,7 +133,7 @@ def test_conversations_with_kept_caches_are_continued_as_by_transformers(opened,
 
 
 def test_rows_share_a_run_unless_a_scale_depends_on_them(opened, recipe):
-    """Dynamic int8 scales over all rows of a run."""
+    """One scale of all rows depends on them."""
     model = opened()
     runs = []
     whole = Batch.read
@@ -133,8 +141,28 @@ def test_rows_share_a_run_unless_a_scale_depends_on_them(opened, recipe):
         patch.setattr(Batch, "read", lambda self, *given: runs.append(len(given[0])) or whole(self, *given))
         together(model, REQUESTS, seed=3, joining=1)
     assert Batch(Decoder(model.manifest.inputs, model.manifest.postprocess), model.session).is_possible == bool(runs)
-    assert bool(runs) == (recipe != "dynamic int8")
+    assert bool(runs) == (recipe != "one scale")
     assert max(runs, default=ROWS_MAX) > ROWS_MAX // 2
+
+
+def test_tokens_of_a_prompt_have_the_same_logits_in_all_runs(opened, recipe, chatting):
+    """Read at once and one by one; near those of the original."""
+    if recipe == "one scale":
+        pytest.skip("its scale depends on all tokens of a run")
+    with unpacked(chatting[1].path) as bundle:
+        original = Model.open(bundle.folder, bundle.manifest, threads=1)
+        ids = list(original.prepare(original.parse({"prompt": PROMPTS[3]})).tensors["input_ids"][0])
+        expected = next(_logits(original, [ids]))
+    model = opened()
+    whole = next(_logits(model, [ids]))
+    *_, parts = _logits(model, [[it] for it in ids])
+    assert np.allclose(whole, parts, rtol=1e-4, atol=1e-4)
+    assert cosine(whole, expected) > (0.9 if recipe == "4 bits" else 0.999)
+
+
+def _logits(model, parts):
+    cache = caches.Cache(Decoder(model.manifest.inputs, model.manifest.postprocess), model.session)
+    return (cache.read(part) for part in parts)
 
 
 def test_conversations_beyond_the_memory_wait_for_earlier_ones(opened, recipe, monkeypatch):
@@ -155,7 +183,7 @@ def test_conversations_beyond_the_memory_wait_for_earlier_ones(opened, recipe, m
 
 def test_a_run_that_fails_leaves_the_conversations_as_they_were(opened, recipe, monkeypatch):
     """The next one gives the tokens that each has alone."""
-    if recipe == "dynamic int8":
+    if recipe == "one scale":
         pytest.skip("its rows share no run")
     model = opened()
     expected = [nearly(alone(model, request)) for request in REQUESTS[:2]]

@@ -13,10 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeml.exporters import onnx_layout
 from edgeml.exporters.source import Signature
-from edgeml.quantize.onnx import recipes
+from edgeml.quantize.onnx import recipes, row_scales
+from edgeml.quantize.onnx.dynamic import Dynamic
 from edgeml.quantize.onnx.graph_pass import has, run
 from edgeml.quantize.onnx.mixed import GROUPS_MAX, group, worst
 from edgeml.quantize.onnx.nbits import pack
+from edgeml.quantize.onnx.row_scales import RowScales
 from edgeml.quantize.onnx.weight_only import restored_bytes
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import TensorInput, TensorOutput
@@ -98,6 +100,25 @@ def test_every_recipe_keeps_the_model_close_to_fp32(tmp_path: Path, recipe: str,
     expected = answer(deeper(), tmp_path / "fp32", IDS)
     found = answer(run(recipes.passes(recipe, [IDS]), build()), tmp_path / "int8", IDS)
     assert cosine(found.ravel(), expected.ravel()) > (0.98 if recipe.endswith("4bit") else 0.999)
+
+
+def test_row_scales_give_a_row_the_same_numbers_beside_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Bit by bit, near fp32; a row of zeros gives zeros."""
+    monkeypatch.setattr(row_scales, "_writes_in_place", lambda _: True)
+    model = embedder()
+    model.opset_import[0].version = 23
+    table = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    table[3] = 0
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(table, "table"))
+    expected = answer(copy.deepcopy(model), tmp_path / "fp32", IDS)
+    quantized = run([Dynamic(signed=True, reduced=False), RowScales()], model)
+    found = answer(copy.deepcopy(quantized), tmp_path / "all", IDS)
+    ids = [{"ids": IDS["ids"][:, row : row + 1]} for row in range(12)]
+    alone = [answer(copy.deepcopy(quantized), tmp_path / str(row), one) for row, one in enumerate(ids)]
+    np.testing.assert_array_equal(np.concatenate(alone, axis=1), found)
+    assert not found[0, 3].any()
+    rows = [np.delete(it[0], 3, 0) for it in (found, expected)]
+    assert all(cosine(*pair) > 0.999 for pair in zip(*rows, strict=True))
 
 
 @pytest.mark.parametrize(("bits", "share"), [(8, 1), (4, 2)])

@@ -20,6 +20,7 @@ from edgeml.quantize.onnx.half import HalfWeights
 from edgeml.quantize.onnx.mixed import Mixed
 from edgeml.quantize.onnx.nbits import BlockWeights
 from edgeml.quantize.onnx.prepare import Prepare
+from edgeml.quantize.onnx.row_scales import RowScales
 from edgeml.quantize.onnx.static import Static
 from edgeml.quantize.onnx.weight_only import WeightOnly, restored_bytes, restored_names
 from edgeml.quantize.recipes import Recipe
@@ -84,8 +85,9 @@ def _int8_passes(recipe: Recipe, samples: Sequence[Mapping[str, Array]]) -> list
     # Convolutions under dynamic int8, recurrent layers under static int8 and what mixed recipes leave compute in float:
     # their weights are stored in int8 all the same.
     rest = WeightOnly(rest=True)
+    if recipe.family == "dynamic":
+        mixed = [GemmAsMatMul(), Mixed(quantizer=quantizer, samples=samples, operators=_DYNAMIC_OPERATORS)]
+        return [*(mixed if recipe.mixed else [quantizer(())]), RowScales(), rest]
     if not recipe.mixed:
         return [quantizer(()), rest]
-    if recipe.family == "dynamic":
-        return [GemmAsMatMul(), Mixed(quantizer=quantizer, samples=samples, operators=_DYNAMIC_OPERATORS), rest]
     return [Mixed(quantizer=quantizer, samples=samples, operators=_STATIC_OPERATORS), rest]
