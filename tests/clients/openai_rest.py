@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Literal
 
 import openai
@@ -43,7 +45,9 @@ def raised(kind, why="", **parts):
 
 @calls.call("models: list, retrieve")
 def models(url):
-    assert sorted(it.id for it in client(url).models.list()) == ["calls", "chat", "meaning", "mood", "tiny"]
+    assert sorted(it.id for it in client(url).models.list()) == [
+        *("calls", "chat", "meaning", "mood", "recognizer", "tiny")
+    ]
     assert client(url).models.retrieve("chat").owned_by == "edgeml"
     with raised(openai.NotFoundError, status_code=404):
         client(url).models.retrieve("other")
@@ -267,6 +271,24 @@ def embeddings(url):
     assert [it.index for it in many.data] == [0, 1]
     assert many.data[0].embedding == one.embedding != many.data[1].embedding
     assert many.usage.prompt_tokens == 7
+
+
+@calls.call("transcriptions of speech: JSON, text, verbose JSON, what isn't done")
+def transcriptions(url):
+    asking = client(url).audio.transcriptions
+    folder = Path(os.environ["SPEECH"])
+    for file in sorted(folder.glob("*.wav")):
+        expected, asked = file.with_suffix(".txt").read_text(), {"model": "recognizer", "file": file}
+        assert asking.create(**asked).text == expected
+        assert asking.create(response_format="text", language="en", temperature=0, **asked) == expected
+        verbose = asking.create(response_format="verbose_json", **asked)
+        assert (verbose.text, verbose.language) == (expected, "und")
+        assert 0.3 < verbose.duration < 5
+        for field, value in {"response_format": "srt", "prompt": "A song", "temperature": 1, "stream": True}.items():
+            with raised(openai.BadRequestError, param=field):
+                asking.create(**{field: value}, **asked)
+        with raised(openai.BadRequestError, param="model"):
+            asking.create(model="mood", file=file)
 
 
 @calls.call("asyncio: chat, stream, embeddings, eight at a time")

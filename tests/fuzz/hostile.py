@@ -131,13 +131,14 @@ def _json(draw: st.DrawFn) -> Request:
 
 @st.composite
 def _files(draw: st.DrawFn) -> Request:
-    is_form = draw(st.booleans())
-    kind = "multipart/form-data; boundary=b" if is_form else "image/png"
+    form = draw(st.sampled_from((None, None, right.FORM, right.SPEECH_FORM)))
+    kind = "multipart/form-data; boundary=b" if form else "image/png"
     kind = draw(st.sampled_from((kind,) * 20 + KINDS))
-    whole = right.FORM if is_form else draw(st.sampled_from(right.PICTURES))
+    whole = form or draw(st.sampled_from(right.PICTURES))
     body = draw(st.just(whole) | changed(whole) | changed(whole))
     model = draw(st.sampled_from(("colors",) * 5 + ("finder",) * 2 + ("noise", "line")))
-    return Request("POST", f"/v1/models/{model}/predict", body, {"Content-Type": kind})
+    path = "/v1/audio/transcriptions" if form is right.SPEECH_FORM else f"/v1/models/{model}/predict"
+    return Request("POST", path, body, {"Content-Type": kind})
 
 
 @st.composite

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeml_agent.http_api import body
 from edgeml_agent.http_api.oip import codec
-from edgeml_agent.http_api.openai import requests
+from edgeml_agent.http_api.openai import requests, transcriptions
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_core import bundle, chunks, desired, golden, manifest, messages, relay_batch
 from edgeml_core.calls import Call
@@ -66,6 +66,12 @@ def _form(data: bytes) -> None:
     body.form_field(content, header.decode("latin-1"), "image")
 
 
+def _recording(data: bytes) -> None:
+    """The first line is the type's header."""
+    header, _, content = data.partition(b"\n")
+    transcriptions.read(content, header.decode("latin-1"))
+
+
 def _bodies() -> tuple[bytes, ...]:
     made = []
     for it in (one for one in right.INFERENCES if "inputs" in one.value):
@@ -104,6 +110,7 @@ PARSERS: Final = {
     "completion": Parser(lambda data: requests.parse(data, CompletionRequest).item(), _COMPLETIONS),
     "embeddings": Parser(lambda data: requests.parse(data, EmbeddingsRequest).items(), _EMBEDDINGS),
     "form": Parser(_form, (b"multipart/form-data; boundary=b\n" + right.FORM,)),
+    "recording": Parser(_recording, (b"multipart/form-data; boundary=b\n" + right.SPEECH_FORM,)),
     "wav": Parser(audio.read_wav, tuple(right.sound(width=it, channels=it) for it in (1, 2, 3, 4))),
     "manifest": Parser(manifest.decode, (manifest.encode(_MANIFEST),)),
     "golden": Parser(golden.decode, (samples.GOLDEN,)),

@@ -52,6 +52,11 @@ SOUND: Final = sound()
 FORM: Final = (
     b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + PICTURE + b"\r\n--b--\r\n"
 )
+SPEECH_FORM: Final = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nears\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="response_format"\r\n\r\nverbose_json\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + SOUND + b"\r\n--b--\r\n"
+)
 _TEXT: Final = "its alarm sounded twice during the night shift"
 _SAMPLED: Final = {
     "temperature": 0.5,

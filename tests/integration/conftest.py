@@ -17,6 +17,7 @@ from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify.emulation import sysroot
 from edgeml.verify.emulation.prepare import prepare
+from oracle import architectures
 from support import cache, tiny_calls, tiny_chat
 from support import minilm as minilm_bundles
 
@@ -121,3 +122,19 @@ def arm64(emulation_place: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(sysroot.PLACE_VARIABLE, str(emulation_place))
         yield sysroot.folder(targets.load("rpi4").cpu.arch)
+
+
+@pytest.fixture(scope="session")
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    """The folder of a tiny wav2vec 2.0 with random weights, which spells sounds somehow, and its bundle in fp32."""
+    session = _session(tmp_path_factory)
+    model = session / "recognizer"
+    request = ExportRequest(
+        model=str(model), targets=("x86-vnni",), formats=("onnx",), quantize="none", output=session / "recognizing"
+    )
+    bundle = request.output / "recognizer-1-x86-vnni-onnx.edgeml"
+    with FileLock(session / "recognizing.lock"):
+        if not bundle.exists():
+            architectures.build("wav2vec2", architectures.SPEECH, model)
+            export(request)
+    return model, minilm_bundles.read(bundle)

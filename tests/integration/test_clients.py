@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from tests.integration.test_openai import embedding
 from tests.integration.test_serving import server, unpacked
-from tests.support import tiny_models
+from tests.support import sounds, tiny_models
 
 from edgeml_runtime.unpack import unpacked as opened
 
@@ -41,16 +42,19 @@ NOT_SERVED = """## Not served
 - `/v1/responses` stores nothing: `previous_response_id` and references to items are refused. Vercel's `ai` refers to
   its own earlier answers unless `providerOptions: { openai: { store: false } }` is set. Tools, pictures and files
   are refused by name.
+- `/v1/audio/transcriptions` reads WAV files at the model's sampling rate. It gives no times (`srt`, `vtt`, segments,
+  words), takes no prompt and streams nothing.
 - Triton's extensions for tracing, shared memory and logging.
 """
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, chatting, calling):
+def outcomes(tmp_path_factory, chatting, calling, recognizer):
     """What came of each call of each program."""
     is_made = PYTHON.exists() and (FOLDER / "node_modules").exists()
     assert is_made, "the clients' environment is missing: run `make test`, which makes it"
-    folder = tmp_path_factory.mktemp("clients")
+    folder, speech = tmp_path_factory.mktemp("clients"), tmp_path_factory.mktemp("speech")
+    _speak(recognizer[0], speech)
 
     async def main():
         found = []
@@ -60,18 +64,33 @@ def outcomes(tmp_path_factory, chatting, calling):
             for program in PROGRAMS:
                 found += await _run(program, str(client.base_url))
             await models.activate("meaning", *embedding(folder))
-            with opened(chatting[1].path) as chat, opened(calling[1].path) as calls:
+            with (
+                opened(chatting[1].path) as chat,
+                opened(calling[1].path) as calls,
+                opened(recognizer[1].path) as recognizing,
+            ):
                 await models.activate("chat", chat.folder, chat.manifest)
                 await models.activate("calls", calls.folder, calls.manifest)
+                await models.activate("recognizer", recognizing.folder, recognizing.manifest)
                 for program in OPENAI_PROGRAMS:
-                    found += await _run(program, str(client.base_url))
+                    found += await _run(program, str(client.base_url), SPEECH=str(speech))
         return found
 
     return asyncio.run(main())
 
 
-async def _run(program, url):
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests")}
+def _speak(model, folder):
+    """Write spoken files, and beside each the text that transformers' own pipeline recognizes in it."""
+    pipeline = transformers.pipeline("automatic-speech-recognition", model=str(model), device="cpu")
+    for name, text in (("pump", "The pump in hall two has stopped."), ("seven", "Seven.")):
+        file = sounds.wav(sounds.spoken(text))
+        (folder / f"{name}.wav").write_bytes(file)
+        raw = {"raw": sounds.samples(file), "sampling_rate": sounds.SAMPLING_RATE_HZ}
+        (folder / f"{name}.txt").write_text(pipeline(raw)["text"])
+
+
+async def _run(program, url, **more):
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests"), **more}
     command = ("node", FOLDER / program) if program.endswith(".mjs") else (PYTHON, "-m", f"clients.{program}")
     running = await asyncio.create_subprocess_exec(*command, url, stdout=-1, stderr=sys.stderr, env=environment)
     async with asyncio.timeout(TIMEOUT_S):

@@ -1,4 +1,4 @@
-"""Request bodies: read within their limits, and the image in a form. JSON and tensors are parsed by the APIs."""
+"""Request bodies: read within their limits, and the parts of a form. JSON and tensors are parsed by the APIs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ BODY_MAX_BYTES: Final = 16 * 1024 * 1024
 PIECE_MAX_S: Final = 10.0
 #: Bytes; work on more leaves the event loop, which it would block for a millisecond or two.
 ASIDE_MIN_BYTES: Final = 256 * 1024
-#: Parts of a form; one of them is read.
+#: Parts of a form; a recording of speech comes with a dozen options.
 FORM_PARTS_MAX: Final = 16
+#: Bytes in front of a part's content: its name, its file's name and its type.
+FORM_HEAD_MAX_BYTES: Final = 8 * 1024
 T = TypeVar("T")
 #: zlib's numbers for the formats; "deflate" is zlib's (RFC 9110).
 _WBITS: Final = {"identity": 0, "gzip": 31, "deflate": 15}
@@ -105,10 +107,22 @@ def _unpacked(body: bytes, wbits: int) -> bytes:
 def form_field(body: bytes, type_header: str, name: str) -> bytes:
     """Return the content of one part of a `multipart/form-data` body.
 
+    Raises:
+        UsageError: `input-invalid`, when the form is malformed or doesn't have the part exactly once.
+    """
+    found = [content for part, content in form(body, type_header) if part == name]
+    if len(found) != 1:
+        raise UsageError("input-invalid", f"the form needs one file {name!r}", f"for example curl -F {name}=@FILE")
+    return found[0]
+
+
+def form(body: bytes, type_header: str) -> list[tuple[str, bytes]]:
+    """Return the names and contents of the parts of a `multipart/form-data` body, in order.
+
     Source: RFC 7578 and RFC 2046, section 5.1.1.
 
     Raises:
-        UsageError: `input-invalid`, when the form is malformed or doesn't have the part exactly once.
+        UsageError: `input-invalid`, when the form is malformed or has more than `FORM_PARTS_MAX` parts.
     """
     header = MimeHeaders()
     header["Content-Type"] = type_header
@@ -119,15 +133,14 @@ def form_field(body: bytes, type_header: str, name: str) -> bytes:
     parts = (_LINE_END + body).split(delimiter, FORM_PARTS_MAX + 1)[1:]
     if not parts or not parts[-1].startswith(b"--"):
         raise UsageError("input-invalid", f"the form is incomplete or has more than {FORM_PARTS_MAX} parts")
-    found = [content for part in parts[:-1] for content in _named(part, name)]
-    if len(found) != 1:
-        raise UsageError("input-invalid", f"the form needs one file {name!r}", f"for example curl -F {name}=@FILE")
-    return found[0]
+    return [named for part in parts[:-1] for named in _named(part)]
 
 
-def _named(part: bytes, name: str) -> list[bytes]:
-    """The part's content, if it has that name."""
-    head, separator, content = part.partition(_LINE_END + _LINE_END)
-    headers = BytesHeaderParser().parsebytes(head.lstrip(_LINE_END))
-    named = headers.get_param("name", header="content-disposition") == name
-    return [content] if separator and named else []
+def _named(part: bytes) -> list[tuple[str, bytes]]:
+    """The part's name and content; nothing, if it has no name."""
+    end = part.find(_LINE_END + _LINE_END, 0, FORM_HEAD_MAX_BYTES)
+    if end < 0:
+        return []
+    headers = BytesHeaderParser().parsebytes(part[:end].lstrip(_LINE_END))
+    name = headers.get_param("name", header="content-disposition")
+    return [(name, part[end + 2 * len(_LINE_END) :])] if isinstance(name, str) else []

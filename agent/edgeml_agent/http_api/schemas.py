@@ -369,6 +369,21 @@ class Embeddings(TypedDict):
     usage: Usage
 
 
+class Transcription(TypedDict):
+    """The text of a sound, in OpenAI's form."""
+
+    text: str
+
+
+class VerboseTranscription(TypedDict):
+    """The text of a sound, with its language and its length in seconds; no times of words or segments."""
+
+    task: Literal["transcribe"]
+    language: str
+    duration: float
+    text: str
+
+
 class OpenAIRefused(TypedDict):
     """An error in OpenAI's form; `param` is the field at fault."""
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from support import sounds
 from support.trained import wheels
 
 RATE_HZ: Final = 16_000
@@ -49,18 +46,11 @@ def speech(rate_hz: int = RATE_HZ) -> list[NDArray[np.float32]]:
     noise = np.random.default_rng(0)
     found = []
     for at, sentence in enumerate(SENTENCES):
-        command = ["espeak-ng", "--stdout", "-v", VOICES[at % len(VOICES)], "-s", str(140 + 5 * at), sentence]
-        wav = subprocess.run(command, check=True, capture_output=True).stdout
-        samples, given_hz = soundfile.read(io.BytesIO(_with_length(wav)), dtype="float32")
-        samples = soxr.resample(samples, given_hz, rate_hz)
+        voice = VOICES[at % len(VOICES)]
+        samples = sounds.spoken(sentence, voice=voice, words_a_minute=140 + 5 * at, rate_hz=rate_hz)
         quiet = noise.normal(0, 0.002, rate_hz // 2)
         found.append(np.concatenate([quiet, samples, quiet]).astype(np.float32))
     return found
-
-
-def _with_length(wav: bytes) -> bytes:
-    """Write the true length into a WAV header that a pipe left open."""
-    return wav[:4] + (len(wav) - 8).to_bytes(4, "little") + wav[8:40] + (len(wav) - 44).to_bytes(4, "little") + wav[44:]
 
 
 @cache

@@ -122,13 +122,20 @@ def test_a_file_comes_out_of_a_form_unchanged():
         a_form((b"image", IMAGE), (b"image", IMAGE)),
         a_form(*[(b"n", b"")] * body.FORM_PARTS_MAX, (b"image", IMAGE)),
         b"--xYz\r\nno headers--xYz--",
+        a_form((b'image"; filename="' + b"a" * body.FORM_HEAD_MAX_BYTES, IMAGE)),
     ],
 )
 def test_a_form_without_exactly_one_image_is_refused(form):
-    """Broken off, missing, twice, or one of too many parts."""
+    """Broken off, missing, twice, one of too many parts, or behind too long a head."""
     with pytest.raises(UsageError) as caught:
         body.form_field(form, HEADER, "image")
     assert caught.value.code == "input-invalid"
+
+
+def test_all_parts_of_a_form_come_in_their_order():
+    """With equal names, too; the caller decides about those."""
+    parts = [("file", IMAGE), ("model", b"ears"), ("model", b"")]
+    assert body.form(a_form(*((name.encode(), content) for name, content in parts)), HEADER) == parts
 
 
 @pytest.mark.parametrize("header", ["multipart/form-data", "multipart/form-data; boundary=", 'x; boundary="'])

@@ -289,13 +289,33 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
         FieldError: it can't be read, or has a field that isn't supported.
     """
     try:
-        values = json_body.decode(body, dict[str, Any])
-        _check_supported(values, getattr(kind, "unsupported", {}))
-        return msgspec.convert(values, kind, str_keys=True)
+        return convert(json_body.decode(body, dict[str, Any]), kind)
     except (ValueError, RecursionError) as error:
-        found = _FIELD.search(str(error))
-        field = None if found is None else found[1] or found[2]
-        raise FieldError(field, f"the request can't be read: {error}", "see OpenAI's API reference") from error
+        raise _unreadable(error) from error
+
+
+def convert(values: Mapping[str, object], kind: type[_Request], *, strict: bool = True) -> _Request:
+    """Convert the fields of a request.
+
+    Args:
+        values: by name.
+        kind: of the request.
+        strict: false for the texts of a form, which may stand for numbers.
+
+    Raises:
+        FieldError: they can't be read, or one isn't supported.
+    """
+    _check_supported(values, getattr(kind, "unsupported", {}))
+    try:
+        return msgspec.convert(values, kind, str_keys=True, strict=strict)
+    except ValueError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> FieldError:
+    found = _FIELD.search(str(error))
+    field = None if found is None else found[1] or found[2]
+    return FieldError(field, f"the request can't be read: {error}", "see OpenAI's API reference")
 
 
 def _check_supported(values: Mapping[str, object], unsupported: Mapping[str, tuple[object, ...]]) -> None:

@@ -1,7 +1,7 @@
-"""OpenAI's API: `/v1/chat/completions`, `/v1/completions`, `/v1/responses` and `/v1/embeddings`.
+"""OpenAI's API: chats, completions, responses, embeddings, transcriptions.
 
-`requests` parses the bodies, `answers` gives the answers their form; `responses` does both for its path. `/v1/models`
-is in `predict`.
+`requests` parses the bodies, `answers` gives the answers their form; `responses` and `transcriptions` do both for their
+paths. `/v1/models` is in `predict`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from edgeml_agent.http_api import body as bodies
 from edgeml_agent.http_api import responses, schemas
-from edgeml_agent.http_api.openai import requests
+from edgeml_agent.http_api.openai import requests, transcriptions
 from edgeml_agent.http_api.openai.answers import CHAT, COMPLETION, Events, Form, Piece, Written
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
@@ -64,7 +64,15 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
         call = Predict(parse=lambda model: _embeddable(texts, model), write=lambda _, made: _embedded(asked, made))
         return responses.json_bytes(await models.run(asked.model, call, RequestInfo(client=request.client)))
 
-    return {"chat": chat, "complete": complete, "respond": respond, "embed": embed}
+    async def transcribe(request: Request) -> Response:
+        transcriptions.check_type(request)
+        body, header = await bodies.read(request), request.headers.get(b"content-type", "")
+        recording = await bodies.aside(len(body), partial(transcriptions.read, body, header))
+        call = Predict(parse=recording.items, write=recording.written)
+        info = RequestInfo(size_bytes=len(body), client=request.client)
+        return recording.response(await models.run(recording.request.model, call, info))
+
+    return {"chat": chat, "complete": complete, "respond": respond, "embed": embed, "transcribe": transcribe}
 
 
 async def _read(request: Request, kind: type[_Body]) -> _Body:

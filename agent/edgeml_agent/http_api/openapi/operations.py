@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 from edgeml_agent.http_api import errors, page, predict, schemas
 from edgeml_agent.http_api.errors import ErrorForm
@@ -16,6 +16,7 @@ from edgeml_agent.http_api.oip.codec import InferMessage
 from edgeml_agent.http_api.oip.routes import JSON_LENGTH_HEADER
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_agent.http_api.openai.responses import ResponsesRequest
+from edgeml_agent.http_api.openai.transcriptions import FILE_FIELD, ResponseForm
 from edgeml_agent.http_api.page import view_model
 from edgeml_agent.http_api.reply import ReplyRequest
 from edgeml_runtime import requests
@@ -87,6 +88,17 @@ _FORM: Final[Schema] = {
     "properties": {predict.IMAGE_FIELD: FILE},
     "required": [predict.IMAGE_FIELD],
 }
+_RECORDING: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        FILE_FIELD: FILE,
+        "model": TEXT,
+        "language": TEXT,
+        "response_format": {"enum": [*get_args(ResponseForm)]},
+        "temperature": {"const": 0},
+    },
+    "required": [FILE_FIELD, "model"],
+}
 _LENGTH: Final[Schema] = {
     "description": "the length of the JSON in front of tensors' bytes",
     "schema": {"type": "integer", "minimum": 0},
@@ -156,6 +168,17 @@ def _openai() -> Iterator[Operation]:
         summary="A vector for each text.",
         takes={JSON: EmbeddingsRequest},
         gives={JSON: schemas.Embeddings},
+        fails=_RUNNING,
+        error_form=errors.OPENAI,
+        is_cancellable=True,
+    )
+    yield Operation(
+        method="post",
+        path="/v1/audio/transcriptions",
+        endpoint="transcribe",
+        summary="The text of a sound, a WAV file at the model's sampling rate.",
+        takes={"multipart/form-data": _RECORDING},
+        gives={JSON: {"anyOf": [schemas.Transcription, schemas.VerboseTranscription]}, "text/plain": TEXT},
         fails=_RUNNING,
         error_form=errors.OPENAI,
         is_cancellable=True,
