@@ -18,6 +18,7 @@ from edgeml_core.errors import RejectedError
 from edgeml_core.processing import (
     AudioInput,
     Boxes,
+    DecodedTranscript,
     Generation,
     ImageInput,
     MaskFill,
@@ -212,8 +213,7 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
     for output in outputs_named(manifest.postprocess):
         if output not in outputs:
             yield f"postprocess names output {output!r}, which the model doesn't have"
-    if isinstance(manifest.postprocess, Generation):
-        past, present = manifest.postprocess.past, manifest.postprocess.present
+    for past, present in _caches(manifest.postprocess):
         if len(past) != len(present) or not inputs.issuperset(past):
             yield "postprocess pairs past inputs with other present outputs"
     pairs = ((QuestionInput, Span), (PromptInput, Generation))
@@ -225,12 +225,22 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
     yield from _answer_problems(manifest)
 
 
+def _caches(postprocess: Postprocess) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield inputs with the outputs that become them in the next run."""
+    if isinstance(postprocess, Generation | DecodedTranscript):
+        yield postprocess.past, postprocess.present
+    if isinstance(postprocess, DecodedTranscript):
+        yield postprocess.cross, postprocess.cross_present
+
+
 def _answer_problems(manifest: Manifest) -> Iterator[str]:
     match manifest.postprocess:
         case MaskFill(mask=mask):
             yield from _mask_problems(manifest, mask)
         case Transcript() as transcript:
             yield from _transcript_problems(manifest, transcript)
+        case DecodedTranscript() as decoded:
+            yield from _decoded_problems(manifest, decoded)
         case Boxes() as boxes:
             yield from _box_problems(manifest, boxes)
 
@@ -247,6 +257,16 @@ def _transcript_problems(manifest: Manifest, transcript: Transcript) -> Iterator
         yield "postprocess has a transcript, but the model takes no sound"
     if transcript.blank not in transcript.tokens:
         yield f"postprocess has the blank {transcript.blank!r}, which is none of its tokens"
+
+
+def _decoded_problems(manifest: Manifest, transcript: DecodedTranscript) -> Iterator[str]:
+    preprocess = manifest.preprocess
+    if not (isinstance(preprocess, AudioInput) and preprocess.log_mel):
+        yield "postprocess has a decoded transcript, but the model takes no spectrum of a sound"
+    if transcript.language not in (None, *transcript.languages):
+        yield f"postprocess has the language {transcript.language!r}, which is none of its languages"
+    if not transcript.start or not transcript.stop_ids:
+        yield "postprocess has a decoded transcript without a token that begins or ends it"
 
 
 def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:
@@ -288,6 +308,8 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "golden", manifest.golden.path
     if isinstance(manifest.preprocess, TextInput | PromptInput):
         yield "preprocess", manifest.preprocess.tokenizer
+    if isinstance(manifest.postprocess, DecodedTranscript):
+        yield "postprocess", manifest.postprocess.tokenizer
 
 
 def _quantities(manifest: Manifest) -> Iterator[tuple[str, float]]:
@@ -300,6 +322,9 @@ def _quantities(manifest: Manifest) -> Iterator[tuple[str, float]]:
         yield "preprocess.sampling_rate_hz", manifest.preprocess.sampling_rate_hz - 1
         yield "preprocess.min_samples", manifest.preprocess.min_samples
         yield "preprocess.max_samples", manifest.preprocess.max_samples - manifest.preprocess.min_samples
+        if spectrum := manifest.preprocess.log_mel:
+            yield "preprocess.log_mel.bins", spectrum.bins - 1
+            yield "preprocess.log_mel.samples", spectrum.samples - manifest.preprocess.max_samples
 
 
 def is_safe_path(path: str) -> bool:

@@ -83,8 +83,15 @@ class MelSpectrum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     std: float
 
 
+class LogMel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whisper's spectrum: logarithms of `bins` mel bands every 10 ms, of sound that silence fills up to `samples`."""
+
+    bins: int
+    samples: int
+
+
 class AudioInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="audio"):
-    """Sound in one channel, as samples or as a `mel` spectrum.
+    """Sound in one channel, as samples, as a `mel` spectrum or as Whisper's.
 
     Sound with fewer than `min_samples` is refused, with more than `max_samples` cut. `normalize` gives samples the mean
     0 and the variance 1. `pad_to` are the compiled lengths in samples; empty means any length.
@@ -96,6 +103,8 @@ class AudioInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     normalize: bool = False
     pad_to: tuple[int, ...] = ()
     mel: MelSpectrum | None = None
+    #: Left out where it doesn't apply, so that agents which don't know it take such a bundle.
+    log_mel: LogMel | msgspec.UnsetType = msgspec.UNSET
 
 
 class TensorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
@@ -211,12 +220,55 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     in_place: bool = False
 
 
+class DecodedTranscript(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="decoded-transcript"
+):
+    """The text of a sound, written token by token from the logits of `output`, as Whisper's decoder does.
+
+    The decoder begins with the tokens `start`, that of a language if there are `languages`, and `task`. It writes until
+    one of `stop_ids`, or until there are `max_tokens` in all. It never writes `suppressed` tokens, nor
+    `suppressed_first` ones as the first. Tokens from `times_from` on are times and no text.
+
+    `past` and `present` are as in `Generation`. `cross` and `cross_present` pass the keys and values that the encoder
+    makes of the sound. The sound is an input of the first run alone; in later ones it has no frames.
+    """
+
+    output: str
+    tokenizer: str
+    past: tuple[str, ...]
+    present: tuple[str, ...]
+    cross: tuple[str, ...]
+    cross_present: tuple[str, ...]
+    start: tuple[int, ...]
+    task: tuple[int, ...]
+    #: Tokens by ISO 639's codes. The likeliest one is taken, unless `language` or the request names another.
+    languages: dict[str, int] = {}
+    language: str | None = None
+    stop_ids: tuple[int, ...]
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
+    times_from: int
+    max_tokens: int
+    clean_up: bool = False
+
+
 class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
     """The output tensors by name, as they are."""
 
 
 Preprocess = TextInput | QuestionInput | PromptInput | ImageInput | AudioInput | TensorInput
-Postprocess = Classes | TokenClasses | MaskFill | Span | Boxes | Transcript | Embedding | Generation | TensorOutput
+Postprocess = (
+    Classes
+    | TokenClasses
+    | MaskFill
+    | Span
+    | Boxes
+    | Transcript
+    | DecodedTranscript
+    | Embedding
+    | Generation
+    | TensorOutput
+)
 
 
 def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:
@@ -228,6 +280,8 @@ def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:
             return logits, boxes
         case Generation(output=output, present=present):
             return output, *present
+        case DecodedTranscript(output=output, present=present, cross_present=cross_present):
+            return output, *present, *cross_present
         case TensorOutput():
             return ()
         case _:

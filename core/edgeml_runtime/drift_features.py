@@ -20,6 +20,7 @@ from edgeml_core.processing import (
     AudioInput,
     Boxes,
     Classes,
+    DecodedTranscript,
     Embedding,
     ImageInput,
     MaskFill,
@@ -91,8 +92,8 @@ def observations(run: Run, manifest: Manifest) -> Iterator[Observation]:
 
 
 def is_observed(manifest: Manifest) -> bool:
-    """Return whether a model has drift features; language models have none."""
-    return type(manifest.preprocess) in _INPUTS
+    """Return whether a model has drift features; those that write token by token have none."""
+    return type(manifest.preprocess) in _INPUTS and not isinstance(manifest.postprocess, DecodedTranscript)
 
 
 def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_InputRow, Row]]:

@@ -14,6 +14,7 @@ from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     AudioInput,
+    DecodedTranscript,
     ImageInput,
     MaskFill,
     PromptInput,
@@ -34,7 +35,6 @@ from edgeml_runtime.tasks import (
     Infer,
     Item,
     ItemInfo,
-    LikelihoodAnswer,
     Picture,
     Prompt,
     Question,
@@ -50,21 +50,24 @@ if TYPE_CHECKING:
     from edgeml_runtime.encode.text import Window
     from edgeml_runtime.generate.conversation import Conversation
 
+#: Tells whether the client has left.
+Stopped: TypeAlias = Callable[[], bool]
 _Kind = TypeVar("_Kind", Text, Question, Prompt, Chat, ScoredText, Image, Audio, Tensors)
 
 
 class Prepared(NamedTuple):
     """The tensors of one run; `about` has one entry for each item in it.
 
-    The answer to a prompt takes further runs: `begin` begins it, with the first one. `weigh` does all runs for a scored
-    text, whose answer needs its tokens. A context may take further runs: `further` takes the first one's
-    outputs, does the others and yields all answers.
+    The answer to a prompt takes further runs: `begin` begins it, with the first one. `answer` does all runs for a
+    scored text, and for a sound whose text is written token by token. Its second argument tells whether the client has
+    left. A context may take further runs: `further` takes the first one's outputs, does the others and yields all
+    answers.
     """
 
     tensors: dict[str, Array]
     about: Sequence[ItemInfo]
     begin: Callable[[Session], Conversation] | None = None
-    weigh: Callable[[Session], LikelihoodAnswer] | None = None
+    answer: Callable[[Session, Stopped], Answer] | None = None
     further: Callable[[Mapping[str, Array], Infer], Iterator[Answer]] | None = None
 
 
@@ -90,7 +93,7 @@ def preparer(folder: Path, manifest: Manifest) -> Preparer:
         case ImageInput() as image:
             return _images(image, manifest)
         case AudioInput() as audio:
-            return _sounds(audio, manifest)
+            return _sounds(folder, audio, manifest)
         case PromptInput() as prompt:
             return _prompts(folder, prompt, manifest)
         case TensorInput(missing=missing):
@@ -145,7 +148,7 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
         (item,) = items
         if isinstance(item, ScoredText):
             text = writer.text_ids(_expect(item, ScoredText))
-            return Prepared(writer.tensors(text), [None], weigh=partial(writer.likelihood, text))
+            return Prepared(writer.tensors(text), [None], answer=lambda session, _: writer.likelihood(text, session))
         prompt_item = _expect(item, Chat) if isinstance(item, Chat) else _expect(item, Prompt)
         ids = writer.prompt_ids(prompt_item)
         return Prepared(writer.tensors(ids), [None], begin=partial(writer.begin, prompt_item, ids))
@@ -153,21 +156,30 @@ def _prompts(folder: Path, prompt: PromptInput, manifest: Manifest) -> Preparer:
     return prepare
 
 
-def _sounds(audio: AudioInput, manifest: Manifest) -> Preparer:
+def _sounds(folder: Path, audio: AudioInput, manifest: Manifest) -> Preparer:
     from edgeml_runtime.encode.audio import samples_max, to_tensor  # noqa: PLC0415 -- only models of sound read WAV files
 
-    if len(manifest.inputs) != 1:
+    most = samples_max(audio)
+    spec = manifest.postprocess
+    if isinstance(spec, DecodedTranscript):
+        from edgeml_runtime.generate.transcript import Transcriber  # noqa: PLC0415 -- loads the tokenizers library
+
+        transcriber = Transcriber(folder, manifest.inputs, spec)
+    elif len(manifest.inputs) != 1:
         raise RejectedError("bundle-format", f"a sound fills one input, but the model has {len(manifest.inputs)}")
-    name, most = manifest.inputs[0].name, samples_max(audio)
+    else:
+        transcriber = None
 
     def prepare(items: Sequence[Item]) -> Prepared:
         (item,) = items
         sound = _expect(item, Audio)
-        tensors = {name: to_tensor(sound, audio)}
-        seconds, read = (
-            count / sound.sampling_rate_hz for count in (sound.samples.size, min(sound.samples.size, most))
-        )
-        return Prepared(tensors, [Sound(seconds=seconds, read=read)])
+        tensor, size = to_tensor(sound, audio), sound.samples.size
+        seconds, read = (count / sound.sampling_rate_hz for count in (size, min(size, most)))
+        about = Sound(seconds=seconds, read=read)
+        if transcriber is None:
+            return Prepared({manifest.inputs[0].name: tensor}, [about])
+        write = partial(transcriber.transcribe, tensor, sound.language, about)
+        return Prepared(transcriber.first(tensor, sound.language), [about], answer=write)
 
     return prepare
 

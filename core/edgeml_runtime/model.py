@@ -276,8 +276,8 @@ class Model:
                 deltas = list[TokenDelta]()
                 yield from self._steps(prepared.begin, deltas.append)
                 yield [tasks.join(deltas)]
-            elif prepared.weigh:
-                yield [prepared.weigh(self.session)]
+            elif prepared.answer:
+                yield [prepared.answer(self.session, stopped)]
             else:
                 yield list(self._answers_of_run(together, prepared, stopped))
 

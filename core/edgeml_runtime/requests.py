@@ -7,7 +7,8 @@ A request is one object or a list of them. The manifest's preprocessing decides 
 - `{"question": "...", "context": "..."}`
 - `{"prompt": "..."}` or `{"messages": [{"role": "user", "content": "..."}]}`
 - `{"image": "<base64 of the file>"}`, for a detector optionally with a `"threshold"`
-- `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`
+- `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`, for a decoder of speech
+  optionally with its `"language"`
 - `{"inputs": {"name": [[...]]}}`; a table's row may be `{"inputs": {"age": 41, "city": "Oslo"}}`
 """
 
@@ -27,6 +28,7 @@ from edgeml_core.processing import (
     AudioInput,
     Boxes,
     Classes,
+    DecodedTranscript,
     ImageInput,
     MaskFill,
     Postprocess,
@@ -160,6 +162,12 @@ class AudioRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling_rate: int | None = None
 
 
+class SpeechRequest(AudioRequest, frozen=True, forbid_unknown_fields=True):
+    """A sound, and the language of its speech as ISO 639's code; None lets the model find it."""
+
+    language: str | None = None
+
+
 class TensorsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model's inputs by name, as nested lists."""
 
@@ -177,6 +185,7 @@ KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
     ImageRequest,
     DetectionRequest,
     AudioRequest,
+    SpeechRequest,
     TensorsRequest,
 )
 _Request = TypeVar("_Request", bound=msgspec.Struct)
@@ -289,7 +298,7 @@ def _item(value: object, manifest: Manifest) -> Item:
         case PromptInput():
             return _prompt(value)
         case AudioInput():
-            return _audio(_read(value, AudioRequest, _AUDIO))
+            return _sound(value, decodes=isinstance(manifest.postprocess, DecodedTranscript))
         case TextInput():
             return _text(value, manifest.postprocess)
         case ImageInput():
@@ -329,6 +338,13 @@ def _prompt(value: object) -> Item:
         return Chat(**chat.options())
     prompt = _read(value, PromptRequest, '{"prompt": "...", "max_new_tokens": 32, "temperature": 0, "seed": 0}')
     return Prompt(**prompt.options())
+
+
+def _sound(value: object, *, decodes: bool) -> Audio:
+    if not decodes:
+        return _audio(_read(value, AudioRequest, _AUDIO))
+    request = _read(value, SpeechRequest, _AUDIO)
+    return msgspec.structs.replace(_audio(request), language=request.language)
 
 
 def _audio(request: AudioRequest) -> Audio:

@@ -81,10 +81,11 @@ class ScoredText(msgspec.Struct, frozen=True):
 
 
 class Audio(msgspec.Struct, frozen=True):
-    """One recording in one channel: float32 samples between -1 and 1."""
+    """One recording in one channel: float32 samples between -1 and 1, and the language of its speech, if known."""
 
     samples: Array
     sampling_rate_hz: int
+    language: str | None = None
 
 
 class Tensors(msgspec.Struct, frozen=True):
@@ -191,9 +192,10 @@ class SpanAnswer(TypedDict):
 
 
 class TranscriptAnswer(Cut):
-    """The text of a sound."""
+    """The text of a sound, and its language where the model knows several."""
 
     text: str
+    language: NotRequired[str]
 
 
 Finish = Literal["stop", "length"]

@@ -17,7 +17,17 @@ from edgeml_agent.link.inference_requests import InferenceRequests
 from edgeml_agent.serve.models import Models
 from edgeml_core import __version__
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import Boxes, Classes, Generation, MaskFill, Span, TensorOutput, TokenClasses, Transcript
+from edgeml_core.processing import (
+    Boxes,
+    Classes,
+    DecodedTranscript,
+    Generation,
+    MaskFill,
+    Span,
+    TensorOutput,
+    TokenClasses,
+    Transcript,
+)
 
 #: Seconds between two looks at the served models; a new model appears within one.
 LOOK_EVERY_S: Final = 1.0
@@ -95,7 +105,7 @@ def _state(manifest: Manifest) -> str:
             part = "fills[0].sequence"
         case Span():
             part = "answer"
-        case Generation() | Transcript():
+        case Generation() | Transcript() | DecodedTranscript():
             part = "text"
         case TensorOutput():
             tensor = manifest.outputs[0]

@@ -1,5 +1,7 @@
 """Sound for a model: the bytes of a WAV file to samples, samples to the tensor that transformers' extractors make.
 
+`log_mel` has Whisper's spectrum.
+
 The standard library reads the file and numpy does the rest. Nothing is resampled: the result would depend on a filter
 that the model was not trained with.
 """
@@ -15,6 +17,7 @@ import numpy as np
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import AudioInput, MelSpectrum
+from edgeml_runtime.encode import log_mel
 from edgeml_runtime.tasks import Audio
 from edgeml_runtime.tensors import Array
 
@@ -69,12 +72,13 @@ def to_tensor(audio: Audio, spec: AudioInput) -> Array:
     """Encode one recording.
 
     Returns:
-        float32 of shape [1, samples], or [1, frames, bins] for a mel spectrum.
+        float32 of shape [1, samples], [1, frames, bins] for a mel spectrum, [1, bins, frames] for Whisper's.
 
     Raises:
         UsageError: `input-invalid`, for another sampling rate than the model's, or too short a recording.
 
-    Source: transformers 4.57 `Wav2Vec2FeatureExtractor` and `ASTFeatureExtractor`, held equal by a test.
+    Source: transformers 4.57 `Wav2Vec2FeatureExtractor`, `ASTFeatureExtractor` and `WhisperFeatureExtractor`, held
+    equal by a test.
     """
     if audio.sampling_rate_hz != spec.sampling_rate_hz:
         message = f"the sound has {audio.sampling_rate_hz} samples a second, the model takes {spec.sampling_rate_hz}"
@@ -83,6 +87,8 @@ def to_tensor(audio: Audio, spec: AudioInput) -> Array:
         message = f"the sound has {audio.samples.size} samples, the model takes {spec.min_samples} at least"
         raise UsageError("input-invalid", message, "record a longer one")
     samples = audio.samples[: samples_max(spec)]
+    if spec.log_mel:
+        return log_mel.spectrum(samples, spec.log_mel, spec.sampling_rate_hz)[np.newaxis]
     if spec.mel is not None:
         return _mel(samples, spec.mel, spec.sampling_rate_hz)[np.newaxis]
     if spec.normalize:

@@ -14,6 +14,7 @@ import numpy as np
 from edgeml_core.processing import (
     Boxes,
     Classes,
+    DecodedTranscript,
     Embedding,
     Generation,
     MaskFill,
@@ -156,6 +157,7 @@ _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     MaskFill: _fills,
     Boxes: _boxes,
     Transcript: _transcript,
+    DecodedTranscript: _transcript,
     Span: _span,
     Embedding: _embedding,
     Generation: _always,

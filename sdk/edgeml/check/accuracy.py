@@ -17,6 +17,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     Boxes,
     Classes,
+    DecodedTranscript,
     Embedding,
     Generation,
     MaskFill,
@@ -57,7 +58,7 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     """
     if isinstance(manifest.postprocess, Generation):
         return perplexity.measure(fp32, int8, z95=_Z95)
-    if isinstance(manifest.postprocess, Transcript):
+    if isinstance(manifest.postprocess, Transcript | DecodedTranscript):
         return word_error_rate.measure(fp32, int8, rows, z95=_Z95)
     if isinstance(manifest.postprocess, Boxes):
         return mean_average_precision.measure(fp32, int8, rows, manifest.postprocess.labels)

@@ -17,6 +17,7 @@ from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.processing import (
     Boxes,
     Classes,
+    DecodedTranscript,
     Embedding,
     Generation,
     MaskFill,
@@ -275,6 +276,7 @@ _DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
     Span: _span,
     Boxes: _boxes,
     Transcript: _text,
+    DecodedTranscript: _text,
     Embedding: _vector,
     Generation: _text,
 }

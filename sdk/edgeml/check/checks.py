@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 from msgspec import UNSET
 
 from edgeml.check import accuracy, greedy_agreement, memory, parity
@@ -26,7 +27,8 @@ from edgeml.quantize import recipes
 from edgeml_core.card import Accuracy, Card, GreedyAgreement, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
-from edgeml_core.processing import Generation, QuestionInput, TextInput
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import DecodedTranscript, Generation, QuestionInput, TextInput
 from edgeml_runtime.drift_features import is_observed
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
@@ -204,7 +206,7 @@ class Checks:
     def _golden_inputs(self, candidate: Candidate) -> list[dict[str, Array]]:
         """Prepare the first inputs, the largest one, and one of each fixed length that is not among them."""
         prepare = preparer(candidate.model.folder, candidate.manifest)
-        prepared = [prepare([item]).tensors for item in self.inputs.items]
+        prepared = [_shortened(prepare([item]).tensors, candidate.manifest) for item in self.inputs.items]
         golden_inputs = prepared[:GOLDEN_FIRST]
         rest = sorted(prepared[GOLDEN_FIRST:], key=_elements, reverse=True)
         if not getattr(candidate.manifest.preprocess, "pad_to", ()):
@@ -242,6 +244,14 @@ class Checks:
             return ()
         action = "contexts are read in parts of" if isinstance(text, QuestionInput) else "texts are cut at"
         return (f"{action} {text.max_length} tokens; the original takes {own.max_length}",)
+
+
+def _shortened(tensors: dict[str, Array], manifest: Manifest) -> dict[str, Array]:
+    """Keep the beginning of a spectrum, whose keys and values are outputs: those of 30 s are larger than the model."""
+    if not isinstance(manifest.postprocess, DecodedTranscript):
+        return tensors
+    longest = max(tensors, key=lambda name: tensors[name].shape[-1])
+    return {**tensors, longest: np.ascontiguousarray(tensors[longest][..., :GOLDEN_LENGTH_MAX])}
 
 
 def _length(tensors: Mapping[str, Array]) -> int:

@@ -12,8 +12,9 @@ from edgeml.exporters.source import Built, Signature
 from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.golden import ITEM_BYTES
-from edgeml_core.processing import Generation, PromptInput, TextInput
+from edgeml_core.processing import AudioInput, DecodedTranscript, Generation, PromptInput, TextInput
 from edgeml_core.profile import Profile
+from edgeml_runtime.encode.log_mel import HOP_SAMPLES
 
 #: Bytes of RAM for each byte of weights: the weights, the copy that the runtime packs of a part, and activations.
 #: Source: design measurement of onnxruntime, 67 M parameters: 346 MB for 268 MB in fp32, 91 MB for 67 MB in int8.
@@ -21,6 +22,9 @@ RAM_PER_BYTE: Final = 1.4
 #: Fraction of int8 weights that LiteRT packs again for each further length: those of products, not of embeddings. It
 #: is 0.45 in MiniLM (12 of 26 MB, measured) and 0.78 in BERT-base; a model of large layers decides.
 PACKED_FRACTION: Final = 0.8
+#: Frames of a spectrum that become one position of Whisper's encoder, and bytes of one score of its attention.
+POSITION_FRAMES: Final = 2
+SCORE_BYTES: Final = 4
 #: Bytes of the runtime itself, with Python and numpy. Source: resident size measured after loading a model of 20 kB,
 #: rounded up.
 RUNTIME_BYTES: Final = 64 * 1024 * 1024
@@ -42,7 +46,8 @@ def estimate_bytes(model: Built, fp32: Built) -> int:
     if model.file_format == "tflite":
         lengths = _fixed_lengths(model)
         copies = lengths if is_float else PACKED_FRACTION * (lengths - 1)
-    return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + copies)) + _cache_bytes(model.signature)
+    own = _cache_bytes(model.signature) + _attention_bytes(model.signature)
+    return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + copies)) + own
 
 
 def fit_context(model: Built, fp32: Built, profile: Profile, max_bytes: int | None = None) -> Built:
@@ -81,6 +86,16 @@ def _cache_bytes_per_token(signature: Signature) -> int:
         return 0
     kept = [it for it in signature.inputs if it.name in signature.postprocess.past]
     return sum(math.prod(size for size in it.shape if size > 0) * ITEM_BYTES[it.dtype] for it in kept)
+
+
+def _attention_bytes(signature: Signature) -> int:
+    """Estimate what an encoder of sounds takes beside its weights: one layer's scores and their softmax."""
+    spec, audio = signature.postprocess, signature.preprocess
+    if not (isinstance(spec, DecodedTranscript) and isinstance(audio, AudioInput) and audio.log_mel):
+        return 0
+    heads = next(it.shape[1] for it in signature.inputs if it.name in spec.cross)
+    positions = audio.log_mel.samples // HOP_SAMPLES // POSITION_FRAMES
+    return 2 * SCORE_BYTES * heads * positions**2
 
 
 def _fixed_lengths(model: Built) -> int:

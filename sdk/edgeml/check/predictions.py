@@ -17,6 +17,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     Boxes,
     Classes,
+    DecodedTranscript,
     Embedding,
     Generation,
     MaskFill,
@@ -175,6 +176,8 @@ def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
         case Span(start=start, end=end):
             return [_outputs(model, item, (start, end)) for item in items]
         case Generation(output=output) | MaskFill(output=output) | Transcript(output=output):
+            return [_outputs(model, item, (output,)) for item in items]
+        case DecodedTranscript(output=output):
             return [_outputs(model, item, (output,)) for item in items]
         case _:
             return predict([model], items)

@@ -20,7 +20,15 @@ from edgeml.exporters import conversion_error, tflite_forms
 from edgeml.exporters.source import FLOAT, Built, Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import AudioInput, ImageInput, PromptInput, TensorInput, TextInput, Transcript
+from edgeml_core.processing import (
+    AudioInput,
+    DecodedTranscript,
+    ImageInput,
+    PromptInput,
+    TensorInput,
+    TextInput,
+    Transcript,
+)
 from edgeml_runtime.tensors import Array
 
 MODEL: Final = "model.tflite"
@@ -42,6 +50,9 @@ def write(source: Source, folder: Path) -> Built:
         raise conversion_error.no_tflite(source.model)
     if isinstance(source.signature.preprocess, PromptInput):
         reason = "a language model's Concat of past and present grows with every token, and TFLite's shapes are fixed"
+        raise UsageError("model-unsupported", reason, "export it with --format onnx")
+    if isinstance(source.signature.postprocess, DecodedTranscript):
+        reason = "a decoder's keys and values grow with every token, and TFLite's shapes are fixed"
         raise UsageError("model-unsupported", reason, "export it with --format onnx")
     if isinstance(source.signature.postprocess, Transcript):
         reason = "TFLite's lengths are fixed, and the zeros behind a short sound change the text that is recognized"

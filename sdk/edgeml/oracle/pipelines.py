@@ -119,11 +119,28 @@ def _sound(item: RawItem) -> dict[str, Any]:
 
 
 def _transcript(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    if pipeline.type == "seq2seq_whisper":
+        return _decoded(pipeline, item)
     found, sound = pipeline(_sound(item)), _sound(item)
     prepared = pipeline.feature_extractor(sound["raw"], sampling_rate=sound["sampling_rate"], return_tensors="pt")
     with torch.inference_mode():
         logits = pipeline.model(**prepared).logits[0]
     return {"text": found["text"], "raw_outputs": {"logits": logits.numpy()}}
+
+
+def _decoded(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    """Take the likeliest tokens: the pipeline itself searches five beams, unless the model says otherwise."""
+    settings = pipeline.model.generation_config
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+    beginning = 2
+    if getattr(settings, "lang_to_id", None):
+        beginning = 4
+        options["task"] = getattr(settings, "task", None) or "transcribe"
+        forced = {token for _, token in getattr(settings, "forced_decoder_ids", None) or ()}
+        always = [token for token, number in settings.lang_to_id.items() if number in forced]
+        options |= {"language": always[0]} if always and not getattr(settings, "language", None) else {}
+    options["max_new_tokens"] = pipeline.model.config.max_target_positions - beginning
+    return {"text": pipeline(_sound(item), generate_kwargs=options)["text"]}
 
 
 def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:

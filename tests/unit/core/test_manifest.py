@@ -35,6 +35,21 @@ def outputs(**lengths):
 
 MASK = processing.MaskFill(output="logits", mask="")
 SPEECH = processing.Transcript(output="logits", tokens=("a",), blank="_", delimiter="|")
+DECODED = processing.DecodedTranscript(
+    output="logits",
+    tokenizer="absent.json",
+    past=("p",),
+    present=(),
+    cross=("c",),
+    cross_present=("d", "e"),
+    start=(),
+    task=(),
+    languages={"en": 1},
+    language="de",
+    stop_ids=(1,),
+    times_from=9,
+    max_tokens=8,
+)
 BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
 
 
@@ -78,6 +93,11 @@ BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
         ({"postprocess": MASK}, "fills a mask, but names none"),
         ({"postprocess": SPEECH}, "has a transcript, but the model takes no sound"),
         ({"postprocess": SPEECH}, "blank '_', which is none of its tokens"),
+        ({"postprocess": DECODED}, "the model takes no spectrum of a sound"),
+        ({"postprocess": DECODED}, "language 'de', which is none of its languages"),
+        ({"postprocess": DECODED}, "without a token that begins or ends it"),
+        ({"postprocess": DECODED}, "past inputs with other present outputs"),
+        ({"postprocess": DECODED}, "'absent.json', which is not among the files"),
         ({"postprocess": BOXES}, "postprocess has boxes, but the model takes no image"),
         ({"postprocess": BOXES}, "output 'logits', which the model doesn't have"),
         ({"postprocess": msgspec.structs.replace(BOXES, labels=())}, "no label"),

@@ -18,8 +18,10 @@ from edgeml_agent.http_api.openai import requests
 from edgeml_agent.http_api.openai.errors import FieldError
 from edgeml_agent.http_api.request import Request
 from edgeml_core.errors import UsageError
-from edgeml_core.processing import AudioInput, Transcript
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import AudioInput, DecodedTranscript, Transcript
 from edgeml_runtime.encode import audio
+from edgeml_runtime.generate.transcript import ENGLISH
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Audio, TranscriptAnswer
 
@@ -70,13 +72,14 @@ class Recording:
         """Read the recording.
 
         Raises:
-            FieldError: the model gives no transcript, or doesn't read all of the recording.
+            FieldError: the model gives no transcript, doesn't know the language, or doesn't read all of the recording.
             UsageError: `input-invalid`, when it can't be read.
         """
         manifest = model.manifest
-        if not (isinstance(manifest.postprocess, Transcript) and isinstance(manifest.preprocess, AudioInput)):
+        gives_text = isinstance(manifest.postprocess, Transcript | DecodedTranscript)
+        if not (gives_text and isinstance(manifest.preprocess, AudioInput)):
             raise FieldError("model", f"the model {manifest.name!r} recognizes no speech", "name one that does")
-        sound = audio.read_wav(self.content)
+        sound = msgspec.structs.replace(audio.read_wav(self.content), language=self._language(manifest))
         self.seconds = sound.samples.size / sound.sampling_rate_hz
         read = audio.samples_max(manifest.preprocess) / manifest.preprocess.sampling_rate_hz
         if self.seconds > read:
@@ -84,20 +87,33 @@ class Recording:
             raise FieldError(FILE_FIELD, f"the sound takes {self.seconds:.1f} s, the model reads {read:.1f} s", hint)
         return [sound]
 
-    def written(self, _: Model, answers: Sequence[Answer]) -> str:
-        """Return the text of the recording."""
-        (answer,) = answers
-        return cast("TranscriptAnswer", answer)["text"]
+    def _language(self, manifest: Manifest) -> str | None:
+        """Return the requested language where the model depends on it."""
+        spec, language = manifest.postprocess, self.request.language
+        if not isinstance(spec, DecodedTranscript) or not language:
+            return None
+        known = spec.languages or (ENGLISH,)
+        if language not in known:
+            hint = f"leave it out, or send one of {', '.join(known)}"
+            raise FieldError("language", f"the model doesn't know the language {language!r}", hint)
+        return language
 
-    def response(self, text: str) -> Response:
+    def written(self, _: Model, answers: Sequence[Answer]) -> TranscriptAnswer:
+        """Return the text of the recording. A decoder's text begins with a space."""
+        (answer,) = answers
+        found = cast("TranscriptAnswer", answer)
+        return {**found, "text": found["text"].strip()}
+
+    def response(self, found: TranscriptAnswer) -> Response:
         """Make the response of the requested form."""
+        text = found["text"]
         match self.request.response_format:
             case "text":
                 return PlainTextResponse(text)
             case "verbose_json":
                 verbose: schemas.VerboseTranscription = {
                     "task": "transcribe",
-                    "language": self.request.language or UNDETERMINED,
+                    "language": found.get("language") or self.request.language or UNDETERMINED,
                     "duration": self.seconds,
                     "text": text,
                 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from edgeml.exporters.huggingface import folder as folders
 from edgeml_core.errors import UsageError
-from edgeml_core.processing import AudioInput, MelSpectrum
+from edgeml_core.processing import AudioInput, LogMel, MelSpectrum
 from edgeml_runtime.encode.audio import FRAME_SAMPLES, HOP_SAMPLES
 from edgeml_runtime.tensors import Array
 
@@ -33,6 +33,39 @@ class _Extractor(msgspec.Struct, frozen=True):
     max_length: Annotated[int, Meta(gt=0, le=FRAMES_MAX)] = 1024
     mean: float = -4.2677393
     std: float = 4.5689974
+
+
+class _WhisperExtractor(msgspec.Struct, frozen=True):
+    """The settings of Whisper's extractor, whose spectrum has one form; only bands and length differ."""
+
+    feature_extractor_type: Literal["WhisperFeatureExtractor"]
+    feature_size: Annotated[int, Meta(gt=0, le=MEL_BINS_MAX)] = 80
+    sampling_rate: Literal[16_000] = 16_000
+    hop_length: Literal[160] = 160
+    n_fft: Literal[400] = 400
+    chunk_length: Annotated[int, Meta(gt=0, le=SECONDS_MAX)] = 30
+    padding_value: Annotated[float, Meta(ge=0, le=0)] = 0.0
+    dither: Annotated[float, Meta(ge=0, le=0)] = 0.0
+    do_normalize: Literal[0] = 0
+
+
+def log_mel_input(folder: Path) -> AudioInput:
+    """Read the preprocessing of a Whisper's recordings from preprocessor_config.json.
+
+    Raises:
+        UsageError: `model-unreadable` when it is missing, or isn't that of Whisper.
+    """
+    found = folders.read(folder / "preprocessor_config.json", _WhisperExtractor)
+    if found is None:
+        hint = "save the feature extractor too"
+        raise UsageError("model-unreadable", f"{folder} has no preprocessor_config.json", hint)
+    samples = found.chunk_length * found.sampling_rate
+    return AudioInput(
+        sampling_rate_hz=found.sampling_rate,
+        min_samples=1,
+        max_samples=samples,
+        log_mel=LogMel(bins=found.feature_size, samples=samples),
+    )
 
 
 def audio_input(folder: Path) -> AudioInput:

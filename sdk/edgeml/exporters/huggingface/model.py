@@ -28,6 +28,7 @@ from edgeml.exporters.huggingface import (
     sentence_modules,
     speech,
     weights,
+    whisper,
 )
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source, TorchModel
@@ -106,12 +107,14 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     task = _task(config, task)
     _check_task(task)
     automatic, _, outputs = _TASKS[task]
-    pretrained, missing = weights.load(automatic, path)
-    source = (
-        causal.source(path, pretrained, work)
-        if task == "text-generation"
-        else _source(path, task, pretrained, outputs, work)
-    )
+    is_whisper = task == _SPEECH and whisper.ARCHITECTURE in config.architectures
+    pretrained, missing = weights.load(transformers.AutoModelForSpeechSeq2Seq if is_whisper else automatic, path)
+    if is_whisper:
+        source = whisper.source(path, pretrained, work)
+    elif task == "text-generation":
+        source = causal.source(path, pretrained, work)
+    else:
+        source = _source(path, task, pretrained, outputs, work)
     weights.check_loaded(source, pretrained, missing, path, task)
     return source
 
@@ -192,7 +195,8 @@ def _task(config: folders.Config, requested: Task | None) -> Task:
     if requested and (own in (None, requested) or requested == "feature-extraction"):
         return requested
     named = ", ".join(config.architectures) or "none"
-    if foreign := next((it for end, it in _FOREIGN.items() if named.endswith(end)), None):
+    foreign = next((it for end, it in _FOREIGN.items() if named.endswith(end)), None)
+    if foreign is not None and named != whisper.ARCHITECTURE:
         hint = "export it as file.py:function, which answers with tensors; or its vectors by --task feature-extraction"
         raise UsageError("model-unsupported", f"{named} is for {foreign}, which edgeml has no task for", hint)
     if own is None:
@@ -210,6 +214,8 @@ def _own_task(config: folders.Config) -> Task | None:
     for architecture in config.architectures:
         if architecture in AUDIO_CLASSIFIERS.values():  # many are called ForSequenceClassification
             return "audio-classification"
+        if architecture == whisper.ARCHITECTURE:
+            return _SPEECH
         if architecture in LANGUAGE_MODELS.values():
             return "text-generation"
         for task, (_, ending, _) in _TASKS.items():
