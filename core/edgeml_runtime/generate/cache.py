@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeAlias
@@ -14,8 +15,10 @@ from edgeml_runtime import engines
 from edgeml_runtime.engines import Bound, Session
 from edgeml_runtime.tensors import Array
 
-#: Tokens of one run: the attention's scores take memory by the tokens of a run times all before them.
+#: Tokens of one run.
 RUN_TOKENS_MAX: Final = 512
+#: Scores of one attention head in a run: the tokens of the run times all until its end. They take 4 bytes each.
+SCORES_MAX: Final = 512 * 1024
 #: Tokens by which the memory of a cache grows.
 GROWTH_TOKENS: Final = 256
 #: Conversations whose caches are kept, so that their next turn reads its new tokens only.
@@ -27,6 +30,17 @@ KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
 COUNTED: Final = (INPUT_IDS, MASK, POSITIONS, LAST_TOKEN, TOKENS_SO_FAR, LOGITS_AT)
 #: A run of new tokens, with the number of tokens before them in its cache.
 ReadBehind: TypeAlias = Callable[[Mapping[str, Array], int], dict[str, Array]]
+
+
+def run_tokens(before: int) -> int:
+    """Return how many tokens one run may read behind those that a cache has: fewer in a long conversation.
+
+    >>> run_tokens(0), run_tokens(4096)
+    (512, 124)
+    """
+    # The largest count with count * (before + count) <= SCORES_MAX.
+    count = (math.isqrt(before * before + 4 * SCORES_MAX) - before) // 2
+    return max(1, min(RUN_TOKENS_MAX, count))
 
 
 class Decoder:
@@ -186,10 +200,11 @@ class Cache:
     def _runs(self, ids: Sequence[int], *, last: bool) -> Iterator[tuple[Sequence[int], Array]]:
         self.reserve(len(self.tokens) + len(ids))
         self._run = run = self._run or self._decoder.bind(self.session, self._arrays)
-        for start in range(0, len(ids), RUN_TOKENS_MAX):
-            some = ids[start : start + RUN_TOKENS_MAX]
-            at = [len(some) - 1] if last else range(len(some))
+        while ids:
             before = len(self.tokens)
+            count = run_tokens(before)
+            some, ids = ids[:count], ids[count:]
+            at = [len(some) - 1] if last else range(len(some))
             outputs = run(self._decoder.tensors(some, before, at=at), before)
             self.tokens += some
             yield some, outputs[self._decoder.spec.output][0]

@@ -85,7 +85,8 @@ def writing(folder: Path, tokens: int) -> Built:
 def test_estimate_bytes_counts_the_cache_of_a_whole_conversation(tmp_path: Path):
     """Keys and values of each token, in float32."""
     fp32 = built(tmp_path, "none", 100 * MB)
-    assert memory.estimate_bytes(writing(tmp_path, 1000), fp32) == memory.RUNTIME_BYTES + 35 * MB + 8192 * 1000
+    kept = memory.PROMPT_BYTES + 8192 * 1000
+    assert memory.estimate_bytes(writing(tmp_path, 1000), fp32) == memory.RUNTIME_BYTES + 35 * MB + kept
 
 
 def test_fit_context_shortens_conversations_to_the_memory_of_the_board(tmp_path: Path):
