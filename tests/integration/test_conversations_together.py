@@ -31,6 +31,8 @@ RECIPES = {
     "dynamic int8": [ONE_SCALE, RowScales()],
     "one scale": [ONE_SCALE],
 }
+#: For tests of recipes whose tokens depend on no other token of a run.
+INDEPENDENT = pytest.mark.parametrize("recipe", [it for it in RECIPES if it != "one scale"], indirect=True)
 #: Greedy and drawn answers of several lengths.
 REQUESTS = [
     *({"prompt": prompt, "max_new_tokens": NEW} for prompt in PROMPTS),
@@ -117,10 +119,9 @@ def test_conversations_that_join_and_leave_have_the_tokens_that_they_have_alone(
         assert len(found) == len(expected[number]) or number in leaving
 
 
-def test_conversations_with_kept_caches_are_continued_as_by_transformers(opened, recipe, chatting):
+@pytest.mark.parametrize("recipe", ["fp32"], indirect=True)
+def test_conversations_with_kept_caches_are_continued_as_by_transformers(opened, chatting):
     """Each prompt four times, twice: their caches begin as kept ones and as those in use."""
-    if recipe != "fp32":
-        pytest.skip("transformers computes in float")
     import transformers  # noqa: PLC0415 -- for this test alone
 
     original = transformers.AutoModelForCausalLM.from_pretrained(chatting[0]).eval()
@@ -145,10 +146,9 @@ def test_rows_share_a_run_unless_a_scale_depends_on_them(opened, recipe):
     assert max(runs, default=ROWS_MAX) > ROWS_MAX // 2
 
 
+@INDEPENDENT
 def test_tokens_of_a_prompt_have_the_same_logits_in_all_runs(opened, recipe, chatting):
     """Read at once and one by one; near those of the original."""
-    if recipe == "one scale":
-        pytest.skip("its scale depends on all tokens of a run")
     with unpacked(chatting[1].path) as bundle:
         original = Model.open(bundle.folder, bundle.manifest, threads=1)
         ids = list(original.prepare(original.parse({"prompt": PROMPTS[3]})).tensors["input_ids"][0])
@@ -181,10 +181,9 @@ def test_conversations_beyond_the_memory_wait_for_earlier_ones(opened, recipe, m
     assert [nearly(it.deltas) for it in running] == expected
 
 
-def test_a_run_that_fails_leaves_the_conversations_as_they_were(opened, recipe, monkeypatch):
+@INDEPENDENT
+def test_a_run_that_fails_leaves_the_conversations_as_they_were(opened, monkeypatch):
     """The next one gives the tokens that each has alone."""
-    if recipe == "one scale":
-        pytest.skip("its rows share no run")
     model = opened()
     expected = [nearly(alone(model, request)) for request in REQUESTS[:2]]
     running = [Written(model, request) for request in REQUESTS[:2]]
