@@ -19,6 +19,8 @@ from edgeml_core.profile import Profile
 _BYTES_4BIT: Final = 0.5
 _BYTES_INT8: Final = 1.0
 _BYTES_FP32: Final = 4.0
+#: Endings of the architectures that write text.
+_WRITING: Final = ("ForCausalLM", "LMHeadModel")
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class _Shape(msgspec.Struct, frozen=True):
     hidden_act: str = ""
     num_attention_heads: int | None = None
     num_key_value_heads: int | None = None
+    architectures: tuple[str, ...] | None = None
 
 
 def parameters(folder: Path) -> int | None:
@@ -47,12 +50,8 @@ def parameters(folder: Path) -> int | None:
     The sum has the embeddings once. Each layer adds four square matrices of attention, and two of the feed-forward
     part, or three where it is gated. Norms, biases and heads are left out.
     """
-    path = folder / "config.json"
-    if not path.is_file():  # a pipe would be waited for
-        return None
-    try:
-        shape = msgspec.json.decode(path.read_bytes(), type=_Shape)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    shape = _shape(folder)
+    if shape is None:
         return None
     width = shape.hidden_size or shape.n_embd or shape.d_model or shape.dim
     layers = shape.num_hidden_layers or shape.n_layer or shape.n_layers or shape.num_layers
@@ -86,11 +85,16 @@ def predict(model: Path, profile: Profile) -> list[Prediction]:
     """Predict a language model's memory and speed on a target from its config.json, for each size of weights.
 
     Raises:
-        UsageError: `usage`, when the folder has no config.json with the sizes.
+        UsageError: `usage`, when the folder has no config.json with the sizes, or another kind of model.
     """
-    count = parameters(model)
+    shape, count = _shape(model), parameters(model)
     if count is None:
         raise UsageError("usage", f"{model} has no config.json with a transformer's sizes", "name a model's folder")
+    named = shape.architectures if shape else None
+    if named and not any(it.endswith(_WRITING) for it in named):
+        raise UsageError(
+            "usage", f"{model} has {', '.join(named)}, which writes no text", "name a language model's folder"
+        )
     rate, found = profile.memory.decode_bytes_per_s, []
     for weights, each in (("fp32", _BYTES_FP32), ("int8", _BYTES_INT8), ("4 bits", _BYTES_4BIT)):
         size_bytes, ram_bytes = int(count * each), _ram_bytes(count, each)
@@ -108,6 +112,16 @@ def predict(model: Path, profile: Profile) -> list[Prediction]:
 
 def _ram_bytes(count: int, each: float) -> int:
     return RUNTIME_BYTES + int(count * each * RAM_PER_BYTE)
+
+
+def _shape(folder: Path) -> _Shape | None:
+    path = folder / "config.json"
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Shape)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_bytes: int | None = None) -> None:

@@ -180,6 +180,13 @@ def test_predict_names_what_fits_a_board_and_its_speed_at_most(tmp_path: Path):
     assert nowhere.tokens_per_s is None
 
 
+def test_predict_of_another_kind_of_model_is_usage(tmp_path: Path):
+    """An encoder writes no tokens, at whatever rate."""
+    model = config(tmp_path, hidden_size=384, num_hidden_layers=6, vocab_size=100, architectures=["BertModel"])
+    with pytest.raises(UsageError, match="has BertModel, which writes no text"):
+        feasible.predict(model, targets.load("rpi4"))
+
+
 def test_predict_of_a_folder_without_sizes_is_usage(tmp_path: Path):
     """The error names the folder."""
     with pytest.raises(UsageError, match=r"has no config\.json"):
