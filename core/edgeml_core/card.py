@@ -153,12 +153,61 @@ class TargetVerification(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     note: str = ""
 
 
+class KernelUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The operators of one kind that multiply weights for a token.
+
+    Attributes:
+        operator: the runtime's name, after its own fusion.
+        bits: of a weight as it is multiplied.
+        count: of the operators.
+        share: the fraction of the multiplied weights.
+        kernel: how they compute, as seen there; empty where nothing shows it.
+    """
+
+    operator: str
+    bits: int
+    count: int
+    share: float
+    kernel: str
+
+    @property
+    def summary(self) -> str:
+        """Text for people."""
+        details = ", ".join(filter(None, (f"{self.bits} bits", self.kernel)))
+        return f"{self.count} {self.operator} ({100 * self.share:.3g}%; {details})"
+
+
+class Kernels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The operators that ran for one token of a language model on the target's CPU, by the runtime's own profile.
+
+    Attributes:
+        cpu: the CPU's name.
+        how: whether that CPU was emulated.
+        runtime: its name and version.
+        operators: all that ran.
+        products: those that multiply weights, the most weights first.
+    """
+
+    cpu: str
+    how: How
+    runtime: str
+    operators: int
+    products: tuple[KernelUse, ...]
+
+    @property
+    def summary(self) -> str:
+        """Text for people: one sentence."""
+        where = f"{self.cpu}, emulated" if self.how == "emulated" else self.cpu
+        uses = " and ".join(it.summary for it in self.products)
+        return f"a token takes {self.operators} operators on {where}; its weights are multiplied in {uses}"
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
     """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `choice` says in one sentence why this format ships, `greedy` compares what a language model writes with fp32's
-    texts. Both, `baseline` and `oracle` are left out where there is none, so that agents which don't know them take
-    such a bundle.
+    `choice` says in one sentence why this format ships. `greedy` compares what a language model writes with fp32's
+    texts, and `kernels` has the operators that multiply its weights. These, `baseline` and `oracle` are left out where
+    there is none, so that agents which don't know them take such a bundle.
     """
 
     recipe: str
@@ -176,6 +225,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     choice: str | UnsetType = UNSET
     oracle: Oracle | UnsetType = UNSET
     greedy: GreedyAgreement | UnsetType = UNSET
+    kernels: Kernels | UnsetType = UNSET
 
     @property
     def size_summary(self) -> str:

@@ -186,6 +186,7 @@ class Bundle:
             "baseline_size_bytes": card.baseline_size_bytes,
             "accuracy": _accuracy(card.accuracy),
             "greedy": msgspec.to_builtins(card.greedy) if card.greedy else None,
+            "kernels": msgspec.to_builtins(card.kernels) if card.kernels else None,
             "latency_ms": measured
             and {
                 "fp32_p50": measured.fp32.p50_ms,

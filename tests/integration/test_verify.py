@@ -34,6 +34,14 @@ from support.waiting import until
 
 TEXTS = [Text("The pump in hall two has stopped."), Text("Wheat needs less water than rice does.")]
 PIS = ("rpi4", "rpi5", "rpi-zero2w")
+#: Bits and kernel of a language model's products, by recipe and board.
+KERNELS = {
+    ("weight-only-4bit", "x86-gateway"): (4, "int8 products, without dot product instructions"),
+    ("weight-only-4bit", "rpi5"): (4, "int8 products, with dot product instructions"),
+    ("weight-only-4bit", "rpi4"): (4, "fp32 products"),
+    ("dynamic-s8", "rpi4"): (8, "int8 products, without dot product instructions"),
+    ("dynamic-s8", "rpi-zero2w"): (8, "int8 products, without dot product instructions"),
+}
 
 pytestmark = pytest.mark.usefixtures("arm64")
 
@@ -76,6 +84,32 @@ def test_a_language_model_writes_there_as_here(target: str, chatting: tuple[Path
     assert any(case.tokens for case in cases)
     assert found.answers == here
     assert here[0]["text"] == tiny_chat.FACTS["Where is the valve?"]
+    kernels = exported.manifest.card.kernels
+    assert kernels
+    assert (kernels.cpu, kernels.how) == (targets.load(target).cpu.core, "emulated")
+    assert {(it.bits, it.kernel) for it in kernels.products} == {KERNELS[exported.manifest.card.recipe, target]}
+
+
+# 15 s of CPU time each.
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", ["rpi4", "rpi5"])
+def test_blocks_of_four_bits_run_in_the_kernels_of_the_board(
+    target: str, chatting: tuple[Path, Exported], tmp_path: Path
+):
+    """The same weights: int8 products where the CPU has dot products, fp32 products elsewhere."""
+    request = ExportRequest(
+        model=str(chatting[0]),
+        targets=(target,),
+        formats=("onnx",),
+        recipe="weight-only-4bit",
+        output=tmp_path / "out",
+    )
+    (exported,) = export(request)
+    kernels = exported.manifest.card.kernels
+    assert kernels
+    (use,) = kernels.products
+    assert (use.operator, use.share) == ("MatMulNBits", 1.0)
+    assert (use.bits, use.kernel) == KERNELS["weight-only-4bit", target]
 
 
 @pytest.mark.parametrize("target", ["x86-gateway", "rpi4"])

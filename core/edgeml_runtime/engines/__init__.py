@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.manifest import Engine, Manifest, RuntimeNeeds
@@ -32,6 +32,22 @@ Run: TypeAlias = "Callable[[Mapping[str, Array]], dict[str, Array]]"
 #: Arrays that a run changes, by input name, each with the output that replaces it.
 Bound: TypeAlias = "Mapping[str, tuple[str, Array]]"
 _RELEASE: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})*")
+
+
+class OperatorRun(NamedTuple):
+    """One operator that a runtime ran, after its own fusion.
+
+    Attributes:
+        operator: its name.
+        inputs: data type and shape of each input that isn't packed.
+        output: the shape of the first output.
+        constant_bytes: of those inputs, the bytes of constant ones.
+    """
+
+    operator: str
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    output: tuple[int, ...]
+    constant_bytes: int
 
 
 class Session(Protocol):
@@ -156,6 +172,28 @@ def prepare(path: Path, target: Path, manifest: Manifest) -> bool:
 
     ort.prepare(path, target, manifest.runtime.options)
     return True
+
+
+def profile(path: Path, manifest: Manifest, use: Callable[[Session], object]) -> list[OperatorRun] | None:
+    """Load a model, run it, and list the operators of its last run in their order.
+
+    Args:
+        path: the model file.
+        manifest: the bundle's.
+        use: runs the model.
+
+    Returns:
+        None for a runtime without a profile.
+
+    Raises:
+        DeviceError: `runtime-missing` or `runtime-failed`.
+    """
+    if manifest.runtime.engine != "onnxruntime":
+        return None
+    check_runtime(manifest.runtime)
+    from edgeml_runtime.engines import ort  # noqa: PLC0415 -- loaded only for its own models
+
+    return ort.profile(path, manifest.runtime.options, use)
 
 
 def thread_count(manifest: Manifest, requested: int | None) -> int:

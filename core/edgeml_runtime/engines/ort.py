@@ -6,15 +6,17 @@ files, libraries or other providers. External weights lie beside the model file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from edgeml_core.errors import DeviceError, RejectedError
-from edgeml_runtime.engines import Bound, Run
+from edgeml_runtime.engines import Bound, OperatorRun, Run
 from edgeml_runtime.tensors import Array
 
 #: Source: onnxruntime_session_options_config_keys.h; each changes how the CPU computes and nothing else.
@@ -55,6 +57,24 @@ _FAILURES: Final[tuple[type[Exception], ...]] = (
 )
 
 
+class _EventArgs(msgspec.Struct, frozen=True):
+    """The arguments of an operator's event in a profile; other events have none of them. Numbers are text."""
+
+    op_name: str = ""
+    parameter_size: str = "0"
+    input_type_shape: tuple[dict[str, tuple[int, ...]], ...] = ()
+    output_type_shape: tuple[dict[str, tuple[int, ...]], ...] = ()
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """One event of a profile; it began at `ts` microseconds."""
+
+    cat: str
+    name: str
+    ts: int
+    args: _EventArgs = _EventArgs()
+
+
 class OrtSession:
     """One ONNX model in onnxruntime. One thread at a time may call `run`.
 
@@ -62,14 +82,17 @@ class OrtSession:
         path: the `.onnx` file.
         options: session config entries, of `OPTIONS` only.
         threads: of one operator; operators run in sequence.
+        profile: the beginning of the path of a profile, which `end_profile` writes; empty for none.
 
     Raises:
         DeviceError: `runtime-failed`, when onnxruntime can't load the model.
         RejectedError: `bundle-format`, for an option that is not in `OPTIONS`.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, str], *, threads: int) -> None:
+    def __init__(self, path: Path, options: Mapping[str, str], *, threads: int, profile: str = "") -> None:
         settings = _settings(options, threads)
+        if profile:
+            settings.enable_profiling, settings.profile_file_prefix = True, profile
         try:
             self._session: Any = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except _FAILURES as error:
@@ -108,9 +131,42 @@ class OrtSession:
 
         return run
 
+    def end_profile(self) -> Path:
+        """Write the profile, and return its path."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """See `engines.Session.close`."""
         self._session = None
+
+
+def profile(path: Path, options: Mapping[str, str], use: Callable[[OrtSession], object]) -> list[OperatorRun]:
+    """Load the model at `path`, let `use` run it, and list the operators of the last run in their order.
+
+    Raises:
+        DeviceError: `runtime-failed`, also for a profile that can't be read. RejectedError: as for `OrtSession`.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeml-") as folder:
+        session = OrtSession(path, options, threads=1, profile=f"{folder}/profile")
+        try:
+            use(session)
+            content = session.end_profile().read_bytes()
+            events = msgspec.json.decode(content, type=list[_Event])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise _failed("profile", error) from error
+        finally:
+            session.close()
+    begun = max((it.ts for it in events if it.name == "model_run"), default=0)
+    return [_operator_run(it.args) for it in events if it.cat == "Node" and it.args.op_name and it.ts >= begun]
+
+
+def _operator_run(args: _EventArgs) -> OperatorRun:
+    return OperatorRun(
+        operator=args.op_name,
+        inputs=tuple(pair for it in args.input_type_shape for pair in it.items()),
+        output=next((shape for it in args.output_type_shape for shape in it.values()), ()),
+        constant_bytes=int(args.parameter_size),
+    )
 
 
 def prepare(path: Path, target: Path, options: Mapping[str, str]) -> None:

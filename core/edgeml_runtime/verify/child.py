@@ -26,8 +26,9 @@ from edgeml_runtime.hardware import board
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.tensors import from_data, to_data
-from edgeml_runtime.verify import golden
+from edgeml_runtime.verify import golden, kernels
 from edgeml_runtime.verify.golden import Distance
+from edgeml_runtime.verify.kernels import KernelReport
 
 _KINDS: Final[dict[str, type[Item]]] = {kind.__name__: kind for kind in get_args(Item)}
 
@@ -40,10 +41,14 @@ class EncodedItem(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle to verify, by its manifest; its files lie in the folder. The items are to be answered as well."""
+    """A bundle to verify, by its manifest; its files lie in the folder. The items are to be answered as well.
+
+    With a gauge the kernels of a language model are reported.
+    """
 
     manifest: Manifest
     items: tuple[EncodedItem, ...] = ()
+    gauge: bytes = b""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,13 +58,14 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     distances: tuple[Distance, ...] = ()
     answers: tuple[Any, ...] = ()
+    kernels: KernelReport | None = None
     refused: Refused | None = None
 
 
-def encode(manifest: Manifest, items: Iterable[Item]) -> bytes:
-    """Encode the request to verify the bundle of `manifest` and to answer `items`."""
+def encode(manifest: Manifest, items: Iterable[Item], gauge: bytes = b"") -> bytes:
+    """Encode the request to verify the bundle of `manifest`, to answer `items` and to run the gauge."""
     encoded = tuple(EncodedItem(type(item).__name__, _fields(item)) for item in items)
-    return msgspec.msgpack.encode(Request(manifest=manifest, items=encoded))
+    return msgspec.msgpack.encode(Request(manifest=manifest, items=encoded, gauge=gauge))
 
 
 def verify(folder: Path, request: Request) -> Reply:
@@ -79,9 +85,11 @@ def verify(folder: Path, request: Request) -> Reply:
             if all(it.within(request.manifest.golden) for it in distances):
                 golden.check_tokens(model.session, request.manifest, expected)
             answers = _answers(model, decode_items(request))
-            return msgspec.structs.replace(empty, distances=distances, answers=answers)
         finally:
             model.close()
+        path = folder / request.manifest.model
+        found = kernels.report(path, request.manifest, request.gauge) if request.gauge else None
+        return msgspec.structs.replace(empty, distances=distances, answers=answers, kernels=found)
     except EdgemlError as error:
         refused = Refused.of(error)
     except OSError as error:

@@ -118,8 +118,9 @@ def _summary(bundles: Sequence[Bundle]) -> str:
     headers = ("bundle", "recipe", "size", "speed here", "cosine", "accuracy", "target's CPU")
     cpus = {it.measurements.cpu for it in bundles if it.measurements}
     choices = (f"{it.path.name}: {it.card.choice}" for it in bundles if it.card.choice)
+    kernels = (f"{it.path.name}: {it.card.kernels.summary}" for it in bundles if it.card.kernels)
     measured = f"speed measured on {', '.join(cpus)}; nothing was run on the target itself"
-    return "\n".join((table(headers, map(_row, bundles)), *choices, measured, *_warnings(bundles)))
+    return "\n".join((table(headers, map(_row, bundles)), *choices, *kernels, measured, *_warnings(bundles)))
 
 
 def _warnings(bundles: Sequence[Bundle]) -> Iterator[str]:

@@ -74,6 +74,8 @@ def _card_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("oracle", card.oracle.summary))
     if card.greedy:
         rows.append(("same text as fp32", card.greedy.summary))
+    if card.kernels:
+        rows.append(("kernels", card.kernels.summary))
     if accuracy:
         rows.append((accuracy.metric, accuracy.summary))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from msgspec import UNSET
@@ -14,7 +14,8 @@ from edgeml.check.checks import Findings
 from edgeml.check.latency import Times
 from edgeml.check.memory import estimate_bytes
 from edgeml.pipeline.request import Exported
-from edgeml_core.card import CandidateTimes, TargetVerification, Tried
+from edgeml.pipeline.target_cpu import TargetFindings
+from edgeml_core.card import CandidateTimes, Tried
 from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.manifest import Format
 from edgeml_core.profile import RecipeName
@@ -29,7 +30,7 @@ class Passed:
     candidate: Candidate
     findings: Findings
     times: Times
-    verifications: tuple[TargetVerification, ...] = ()
+    on_target: TargetFindings = field(default_factory=TargetFindings)
 
     @property
     def tried(self) -> Tried:

@@ -96,7 +96,7 @@ def _try(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Att
         times = _time(job, candidate, recipe)
         job.limits.check_speed(recipe, job.source.kind, times)
         job.limits.check_gain(candidate, times)
-        verifications = target_cpu.verify(job, candidate, findings)
+        on_target = target_cpu.verify(job, candidate, findings)
     except EdgemlError as error:
         if error.code not in _FAILURES or workspace.ran_full(error):
             raise
@@ -114,7 +114,7 @@ def _try(job: Job, original: Built, recipe: RecipeName, profile: Profile) -> Att
         candidate=candidate,
         findings=findings,
         times=times,
-        verifications=verifications,
+        on_target=on_target,
     )
 
 

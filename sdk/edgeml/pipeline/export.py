@@ -173,8 +173,9 @@ def _card(found: card.Card, passed: Passed, chosen: format_choice.Chosen, oracle
     return msgspec.structs.replace(
         found,
         tried=tuple(it.tried for it in chosen.attempts),
-        verified=passed.verifications,
+        verified=passed.on_target.verifications,
         warnings=(*chosen.notes, *left, *found.warnings),
         choice=chosen.reason or UNSET,
         oracle=oracle or UNSET,
+        kernels=passed.on_target.kernels or UNSET,
     )

@@ -54,7 +54,10 @@ def measure(job: Job, passed: Passed, manifest: Manifest, chosen: Chosen) -> Mea
         doubts=alone.host.doubts,
         verified_on=(
             Verified(cpu=here, how="measured", ok=True),
-            *(Verified(cpu=it.cpu, how=it.how, ok=it.how == "emulated", note=it.note) for it in passed.verifications),
+            *(
+                Verified(cpu=it.cpu, how=it.how, ok=it.how == "emulated", note=it.note)
+                for it in passed.on_target.verifications
+            ),
         ),
         candidates=tuple(it.timed for it in chosen.attempts if it.timed),
         compared=_compared(chosen.comparison) if chosen.comparison else (),

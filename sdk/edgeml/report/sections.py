@@ -174,6 +174,7 @@ def manifest(found: Bundle) -> Section:
         ("calibration", _calibration(it.card)),
         *([("oracle", it.card.oracle.summary)] if it.card.oracle else []),
         *([("same text as fp32", it.card.greedy.summary)] if it.card.greedy else []),
+        *([("kernels", it.card.kernels.summary)] if it.card.kernels else []),
         ("drift baseline", it.card.baseline_summary),
         ("source", it.provenance.source_sha256),
         ("made with", ", ".join(f"{name} {version}" for name, version in it.provenance.tools.items())),

@@ -13,6 +13,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_runtime.tasks import Answer
 from edgeml_runtime.verify.child import Reply, encode
 from edgeml_runtime.verify.golden import mismatch
+from edgeml_runtime.verify.kernels import KernelReport
 
 #: The program that each execution site runs.
 PROGRAM: Final = "edgeml_runtime.verify.child"
@@ -29,6 +30,7 @@ class Verification:
         min_cosine: the lowest cosine of a golden output to the recorded one.
         max_abs: the largest distance of an element from the recorded one.
         answers: to the items, in order.
+        kernels: of a language model, where the request has a gauge.
     """
 
     cpu: str
@@ -37,6 +39,7 @@ class Verification:
     min_cosine: float
     max_abs: float
     answers: list[Answer]
+    kernels: KernelReport | None = None
 
 
 def verify_here(folder: Path, manifest: Manifest) -> Verification:
@@ -72,4 +75,5 @@ def run(site: ExecutionSite, manifest: Manifest, request: bytes) -> Verification
         min_cosine=min(it.cosine for it in reply.distances),
         max_abs=max(it.max_abs for it in reply.distances),
         answers=list(reply.answers),
+        kernels=reply.kernels,
     )

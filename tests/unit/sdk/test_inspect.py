@@ -12,6 +12,8 @@ from edgeml_core.card import (
     Card,
     ClassAccuracy,
     Energy,
+    Kernels,
+    KernelUse,
     Latency,
     Measurements,
     Parity,
@@ -40,6 +42,13 @@ CARD = Card(
     parity=Parity(against="PyTorch", rows=20, max_abs=0.1, cosine=0.99),
     accuracy=ACCURACY,
     choice="onnx ships: it comes first in the profile",
+    kernels=Kernels(
+        cpu="Cortex-A72",
+        how="emulated",
+        runtime="onnxruntime 1.30.0",
+        operators=452,
+        products=(KernelUse(operator="MatMulNBits", bits=4, count=121, share=1.0, kernel="fp32 products"),),
+    ),
     tried=(
         Tried(format="onnx", recipe="dynamic-s8", why="accuracy drops by 3 %", drop=0.03, ci95=(0.02, 0.04)),
         Tried(format="onnx", recipe="dynamic-s8-mixed", size_bytes=25, cosine=0.99, drop=0.005, ci95=(-0.001, 0.011)),
@@ -123,6 +132,11 @@ def test_throughput_and_energy_are_shown(printed):
     joules = printed(energy=Energy(joules_per_inference=0.0213, note="RAPL, 1 whole CPU package(s)"))
     assert line(joules, "energy") == "energy 0.0213 J per inference (RAPL, 1 whole CPU package(s))"
     assert line(joules, "host") == "host quiet"
+
+
+def test_inspect_shows_the_kernels(printed):
+    """The card's own sentence."""
+    assert line(printed(), "kernels a token takes 452").endswith("121 MatMulNBits (100%; 4 bits, fp32 products)")
 
 
 def test_inspect_shows_why_the_format_ships(printed):

@@ -27,7 +27,9 @@ def unready(profile: Profile) -> str:
     return "" if sysroot.is_native(profile) else sysroot.unready(profile)
 
 
-def verify(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[Item]) -> Verification:
+def verify(
+    folder: Path, manifest: Manifest, profile: Profile, items: Sequence[Item], gauge: bytes = b""
+) -> Verification:
     """Reproduce a bundle's golden outputs on the target's CPU, emulated.
 
     Args:
@@ -35,6 +37,7 @@ def verify(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[I
         manifest: the bundle's; its golden bounds decide.
         profile: the target.
         items: to be answered there as well, one at a time.
+        gauge: for a report of a language model's kernels; empty for none.
 
     Raises:
         DeviceError: `golden-mismatch`; `runtime-failed` or `runtime-missing`; `probe-crashed`, naming the signal.
@@ -42,7 +45,7 @@ def verify(folder: Path, manifest: Manifest, profile: Profile, items: Sequence[I
     """
     if why := unready(profile):
         raise qemu.missing(profile, why)
-    request = encode(manifest, items)
+    request = encode(manifest, items, gauge)
     if not sysroot.is_native(profile):
         with sysroot.python_command(profile, folder) as python:
             command = [*python, "-m", verification.PROGRAM, sysroot.BUNDLE]
