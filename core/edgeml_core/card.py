@@ -291,6 +291,16 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return f"{per_s:.0f} tokens/s, {self.speedup:.2f} x fp32, of a prompt of {self.tokens}"
 
 
+class MemoryBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The weights that a language model reads for each token, and the rate at which the machine read memory.
+
+    Both are in bytes. The rate is of a buffer as large, or several times the last-level cache, on the same threads.
+    """
+
+    token_bytes: int
+    bytes_per_s: int
+
+
 class CandidateTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The median times of one candidate and of fp32 in the same run, in milliseconds.
 
@@ -322,7 +332,8 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One machine's measurements of one bundle. `fp32` and `int8` are from the same run on the same threads.
 
     Throughput and energy are of a run of the bundle alone, one inference after another, batch 1. Of a language model an
-    inference is one token; `prefill` is left out for other models. `doubts` names other load on the machine meanwhile.
+    inference is one token; `prefill` is left out for other models. `memory` is left out for them, and for language
+    models of which caches hold much. `doubts` names other load on the machine meanwhile.
     """
 
     manifest_sha256: str
@@ -340,11 +351,29 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     candidates: tuple[CandidateTimes, ...] = ()
     compared: tuple[Compared, ...] = ()
     prefill: Prefill | UnsetType = UNSET
+    memory: MemoryBound | UnsetType = UNSET
 
     @property
     def speedup(self) -> float:
         """The ratio of fp32's median time to the bundle's."""
         return self.fp32.p50_ms / self.int8.p50_ms
+
+    @property
+    def memory_fraction(self) -> float | None:
+        """The rate at which a language model reads its weights, as a fraction of the memory's; None if not known.
+
+        Above 1 the caches helped after all, and it says nothing.
+        """
+        if not self.memory:
+            return None
+        fraction = self.memory.token_bytes / (self.int8.p50_ms / 1000) / self.memory.bytes_per_s
+        return fraction if fraction <= 1 else None
+
+    @property
+    def writes_summary(self) -> str:
+        """Text for people: the speed of a language model's text."""
+        found, fraction = f"{1000 / self.int8.p50_ms:.1f} tokens/s", self.memory_fraction
+        return found if fraction is None else f"{found}, {fraction:.0%} of what this memory allows"
 
 
 def encode_measurements(measurements: Measurements) -> bytes:

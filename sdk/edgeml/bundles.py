@@ -194,6 +194,7 @@ class Bundle:
                 "measured_on": measured.cpu,
             },
             "prefill": msgspec.to_builtins(measured.prefill) if measured and measured.prefill else None,
+            "memory_fraction": measured.memory_fraction if measured else None,
             "parity": {"max_abs": card.parity.max_abs, "cosine": card.parity.cosine},
             "verified_on": [{"cpu": it.cpu, "how": it.how, "ok": it.ok} for it in measured.verified_on]
             if measured

@@ -16,7 +16,7 @@ import msgspec
 
 from edgeml import child_process
 from edgeml_core.calls import Refused
-from edgeml_core.card import Latency, Prefill
+from edgeml_core.card import Latency, MemoryBound, Prefill
 from edgeml_core.errors import DeviceError
 from edgeml_core.manifest import Manifest
 from edgeml_runtime.bench.child import TimedModel
@@ -29,16 +29,20 @@ _MODEL_NAME: Final = re.compile(r"^(?:model name|Model)\s*:\s*(.+)$", re.MULTILI
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """The request to the latency child."""
+    """The request to the latency child. `token_bytes` are those that a language model reads for each token."""
 
     int8: TimedModel
     fp32: TimedModel
     threads: int
     budget_s: float
+    token_bytes: int = 0
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """The times of both models, in the latency child. Language models have those of a long prompt, too."""
+    """The times of both models, in the latency child. Language models have those of a long prompt, too.
+
+    `memory` is left out where caches hold much of the weights.
+    """
 
     int8: Latency
     fp32: Latency
@@ -46,6 +50,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     first_inference_ms: float
     peak_rss_bytes: int
     prefill: Prefill | None = None
+    memory: MemoryBound | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,10 +13,10 @@ from typing import Final
 
 from edgeml.check.latency import Job, Reply, Times
 from edgeml_core.calls import Refused
-from edgeml_core.card import Prefill
+from edgeml_core.card import MemoryBound, Prefill
 from edgeml_core.errors import EdgemlError
 from edgeml_runtime import stdio
-from edgeml_runtime.bench import child
+from edgeml_runtime.bench import child, memory_bandwidth
 from edgeml_runtime.bench.child import RUNS_MIN, WARMUP_RUNS
 from edgeml_runtime.engines import Session
 
@@ -56,6 +56,7 @@ def measure(job: Job) -> Times:
         first_inference_ms=first_ms,
         peak_rss_bytes=peak,
         prefill=_prefill(job, int8, fp32),
+        memory=_memory(job),
     )
 
 
@@ -68,6 +69,13 @@ def _prefill(job: Job, int8: Session, fp32: Session) -> Prefill | None:
     times = [(child.run_ms(read), child.run_ms(other[1])) for _ in range(1 + PREFILL_RUNS)][1:]
     int8_ms, fp32_ms = (round(statistics.median(it), _DECIMALS) for it in zip(*times, strict=True))
     return Prefill(tokens=tokens, fp32_ms=fp32_ms, int8_ms=int8_ms)
+
+
+def _memory(job: Job) -> MemoryBound | None:
+    """Measure how fast this machine reads as much as a token does, in a part of the budget."""
+    seconds = min(memory_bandwidth.SECONDS, job.budget_s)
+    rate = memory_bandwidth.measure(job.token_bytes, threads=job.threads, seconds=seconds) if job.token_bytes else None
+    return MemoryBound(token_bytes=job.token_bytes, bytes_per_s=rate) if rate else None
 
 
 def _interleaved(

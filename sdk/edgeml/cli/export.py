@@ -119,8 +119,15 @@ def _summary(bundles: Sequence[Bundle]) -> str:
     cpus = {it.measurements.cpu for it in bundles if it.measurements}
     choices = (f"{it.path.name}: {it.card.choice}" for it in bundles if it.card.choice)
     kernels = (f"{it.path.name}: {it.card.kernels.summary}" for it in bundles if it.card.kernels)
+    writes = (f"{it.path.name}: writes {speed}" for it in bundles if (speed := _writes(it)))
     measured = f"speed measured on {', '.join(cpus)}; nothing was run on the target itself"
-    return "\n".join((table(headers, map(_row, bundles)), *choices, *kernels, measured, *_warnings(bundles)))
+    return "\n".join((table(headers, map(_row, bundles)), *choices, *kernels, *writes, measured, *_warnings(bundles)))
+
+
+def _writes(bundle: Bundle) -> str:
+    """Return the speed of a language model's text; empty for another model."""
+    measured = bundle.measurements
+    return measured.writes_summary if measured and measured.prefill else ""
 
 
 def _warnings(bundles: Sequence[Bundle]) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _measured_rows(measured: Measurements | None) -> Iterator[tuple[str, str]]:
     yield "fp32 p50/p90/p99", f"{fp32.p50_ms:.2f} / {fp32.p90_ms:.2f} / {fp32.p99_ms:.2f} ms in the same run"
     yield "speed", f"{measured.speedup:.2f} x fp32"
     if measured.prefill:
-        yield "writes", f"{1000 / int8.p50_ms:.1f} tokens/s"
+        yield "writes", measured.writes_summary
         yield "reads", measured.prefill.summary
     yield "load, first answer", f"{measured.load_ms:.0f} ms, {measured.first_inference_ms:.1f} ms"
     yield "peak memory", size(measured.peak_rss_bytes)

@@ -17,6 +17,7 @@ from edgeml.check import against_oracle, latency, length_mix, memory, turns
 from edgeml.check.candidate import Candidate, opened
 from edgeml.check.checks import Findings
 from edgeml.check.gate import is_slow, is_useless
+from edgeml.check.token_bytes import token_bytes
 from edgeml.exporters import fp32
 from edgeml.exporters.source import FLOAT, Built
 from edgeml.oracle import library
@@ -197,8 +198,14 @@ def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
         typical = job.checks.typical_input(candidate)
         int8 = latency.timed(candidate.model.path, candidate.manifest, typical)
         reference: TimedModel = msgspec.structs.replace(int8, path=str(candidate.fp32.path))
-        budget_s = job.request.budget.paired_s
-        return latency.measure(latency.Job(int8=int8, fp32=reference, threads=threads, budget_s=budget_s))
+        request = latency.Job(
+            int8=int8,
+            fp32=reference,
+            threads=threads,
+            budget_s=job.request.budget.paired_s,
+            token_bytes=token_bytes(candidate.model, candidate.fp32),
+        )
+        return latency.measure(request)
 
     def measure_twice_if_it_fails() -> latency.Times:
         times = measure()

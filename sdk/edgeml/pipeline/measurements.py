@@ -62,6 +62,7 @@ def measure(job: Job, passed: Passed, manifest: Manifest, chosen: Chosen) -> Mea
         candidates=tuple(it.timed for it in chosen.attempts if it.timed),
         compared=_compared(chosen.comparison) if chosen.comparison else (),
         prefill=times.prefill or UNSET,
+        memory=times.memory or UNSET,
     )
 
 

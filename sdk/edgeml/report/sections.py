@@ -106,7 +106,11 @@ def latency(measured: Measurements | None, recipe: str) -> Section:
         ("first inference", f"{measured.first_inference_ms:.2f} ms"),
         ("peak memory", _size(measured.peak_rss_bytes)),
         ("throughput", f"{measured.throughput_per_s:.1f} inferences/s, one after another"),
-        *([("reads prompts", measured.prefill.summary)] if measured.prefill else []),
+        *(
+            [("writes", measured.writes_summary), ("reads prompts", measured.prefill.summary)]
+            if measured.prefill
+            else []
+        ),
         ("energy", measured.energy.summary),
         ("host", "; ".join(measured.doubts) or "quiet"),
     ]

@@ -59,14 +59,26 @@ def test_to_dict_of_an_exported_bundle_has_the_documented_keys(exported):
     answer = exported(int8_ms=1.0).to_dict()
     assert list(answer) == [
         *("path", "name", "version", "target", "format", "recipe", "size_bytes", "baseline_size_bytes", "accuracy"),
-        *("greedy", "kernels", "latency_ms", "prefill", "parity", "verified_on", "choice", "warnings"),
+        *(
+            "greedy",
+            "kernels",
+            "latency_ms",
+            "prefill",
+            "memory_fraction",
+            "parity",
+            "verified_on",
+            "choice",
+            "warnings",
+        ),
     ]
     assert answer["accuracy"] == {"metric": "accuracy", "fp32": 0.9, "int8": 0.9, "drop": 0.0, "ci95": [-0.1, 0.1]}
     assert answer["latency_ms"] == {"fp32_p50": 2.0, "int8_p50": 1.0, "measured_on": "a CPU"}
     assert answer["parity"] == {"max_abs": 0.1, "cosine": 0.99}
     assert answer["verified_on"] == [{"cpu": "a CPU", "how": "measured", "ok": True}]
     assert answer["warnings"] == ["noted"]
-    assert answer["greedy"] is answer["kernels"] is answer["prefill"] is None  # it writes no text
+    assert (
+        answer["greedy"] is answer["kernels"] is answer["prefill"] is answer["memory_fraction"] is None
+    )  # it writes no text
 
 
 def test_to_dict_without_measurements_has_the_same_keys(exported, tmp_path):

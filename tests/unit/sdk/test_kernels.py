@@ -1,4 +1,7 @@
-"""The kernels on a language model's card: found by the runtime on this CPU, and worded without guesses."""
+"""The kernels on a language model's card: found by the runtime on this CPU, and worded without guesses.
+
+And the bytes that the same products read.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,20 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeml.check.token_bytes import token_bytes
+from edgeml.exporters.source import Built, Signature
 from edgeml.pipeline import kernels
 from edgeml.quantize.onnx.nbits import BlockWeights
 from edgeml_core.card import Kernels, KernelUse
 from edgeml_core.manifest import Manifest
+from edgeml_core.profile import RecipeName
 from edgeml_runtime.engines import OperatorRun
 from edgeml_runtime.verify.kernels import KernelReport, products, report
 from support import task_models, tiny_models
 
 VOCABULARY, WIDTH = 40, 64
+#: Products of the language model below.
+WIDE, NARROW = WIDTH * (WIDTH - 1), (WIDTH - 1) * VOCABULARY
 #: Runs: a block product, a product in float, one of two activations, an integer product, and a lookup.
 BLOCKS = OperatorRun("MatMulNBits", (("float", (1, 1, 64)), ("float", (192,))), (1, 1, 32), 768)
 UNPACKED = OperatorRun("MatMulNBits", (("float", (1, 1, 64)), ("uint8", (32, 2, 32)), ("float", (64,))), (1, 1, 32), 9)
@@ -60,9 +68,9 @@ def language_model(*, bits: int | None) -> onnx.ModelProto:
     return BlockWeights(bits=bits).call(model) if bits else model
 
 
-def uses(found: KernelReport, manifest: Manifest, recipe: str = "weight-only-4bit") -> tuple[KernelUse, ...]:
+def uses(found: KernelReport, manifest: Manifest, recipe: RecipeName = "weight-only-4bit") -> tuple[KernelUse, ...]:
     """What the card has of a report."""
-    described = kernels.describe(found, manifest, recipe, cpu="a CPU", how="measured", runtime="1.30.0")  # type: ignore[arg-type]
+    described = kernels.describe(found, manifest, recipe, cpu="a CPU", how="measured", runtime="1.30.0")
     assert described
     return described.products
 
@@ -87,8 +95,8 @@ def test_report_names_the_products_of_a_token(manifest: Manifest, tmp_path: Path
     found = report(tmp_path / "model.onnx", manifest, gauge)
     assert found
     assert [(it.operator, it.dtype, it.count, it.weights) for it in found.products] == [
-        ("MatMulNBits", "float", 1, WIDTH * (WIDTH - 1)),
-        ("MatMul", "float", 1, (WIDTH - 1) * VOCABULARY),
+        ("MatMulNBits", "float", 1, WIDE),
+        ("MatMul", "float", 1, NARROW),
     ]
     assert found.operators == 3
 
@@ -189,6 +197,34 @@ def test_kernels_without_evidence_are_left_out(manifest: Manifest):
     assert uses(made(FLOATS), shorter)[0].kernel == ""
     assert uses(made(INTEGERS, has_dot_products=None), manifest, "dynamic-s8")[0].kernel == "int8 products"
     assert kernels.describe(made(LOOKUP), manifest, "none", cpu="", how="measured", runtime="") is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bits", "expected"),
+    [
+        ("weight-only-4bit", 4, WIDE // 2 + 4 * WIDE // 32 + 4 * NARROW),
+        ("weight-only-8bit", 8, WIDE + 4 * WIDE // 32 + 4 * NARROW),
+        ("weight-only", 8, 4 * WIDE + 4 * NARROW),
+        ("none", None, 4 * WIDE + 4 * NARROW),
+    ],
+)
+def test_bytes_of_a_token_are_those_in_memory(
+    manifest: Manifest, tmp_path: Path, recipe: RecipeName, bits: int | None, expected: int
+):
+    """Weights and scales of products, but no table of embeddings; weights that run as float are float in memory."""
+    signature = Signature(
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        preprocess=manifest.preprocess,
+        postprocess=manifest.postprocess,
+    )
+    built = {}
+    for name, each in (("none", None), (recipe, bits)):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        onnx.save(language_model(bits=each), folder / "model.onnx")
+        built[name] = Built(file_format="onnx", recipe=name, folder=folder, model="model.onnx", signature=signature)
+    assert token_bytes(built[recipe], built["none"]) == expected
 
 
 def test_summary_is_one_sentence():
