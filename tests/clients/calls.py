@@ -23,6 +23,19 @@ def refused(why):
         raise AssertionError(f"no error that says {why!r}")
 
 
+@contextmanager
+def raised(kind, why="", **parts):
+    """The block must raise that exception, whose text says `why`, with those attributes."""
+    try:
+        yield
+    except kind as error:
+        text, found = str(error), {name: getattr(error, name) for name in parts}
+    else:
+        raise AssertionError(f"no {kind.__name__}")
+    assert why in text
+    assert found == parts
+
+
 class Calls:
     """The calls of one library, in their order."""
 

@@ -2,17 +2,14 @@
 
 import asyncio
 import json
-import os
-from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Literal
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel, Field
 
-from clients.calls import Calls
+from clients.calls import Calls, raised
 
 calls = Calls(f"openai {version('openai')}")
 QUESTION = [{"role": "user", "content": "Where is the valve?"}]
@@ -28,19 +25,6 @@ def client(url):
 def aio(url, **options):
     """The same for asyncio."""
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", **{"max_retries": 0, **options})
-
-
-@contextmanager
-def raised(kind, why="", **parts):
-    """The block must raise that exception, whose text says `why`, with those attributes."""
-    try:
-        yield
-    except kind as error:
-        text, found = str(error), {name: getattr(error, name) for name in parts}
-    else:
-        raise AssertionError(f"no {kind.__name__}")
-    assert why in text
-    assert found == parts
 
 
 @calls.call("models: list, retrieve")
@@ -271,24 +255,6 @@ def embeddings(url):
     assert [it.index for it in many.data] == [0, 1]
     assert many.data[0].embedding == one.embedding != many.data[1].embedding
     assert many.usage.prompt_tokens == 7
-
-
-@calls.call("transcriptions of speech: JSON, text, verbose JSON, what isn't done")
-def transcriptions(url):
-    asking = client(url).audio.transcriptions
-    folder = Path(os.environ["SPEECH"])
-    for file in sorted(folder.glob("*.wav")):
-        expected, asked = file.with_suffix(".txt").read_text(), {"model": "recognizer", "file": file}
-        assert asking.create(**asked).text == expected
-        assert asking.create(response_format="text", language="en", temperature=0, **asked) == expected
-        verbose = asking.create(response_format="verbose_json", **asked)
-        assert (verbose.text, verbose.language) == (expected, "und")
-        assert 0.3 < verbose.duration < 5
-        for field, value in {"response_format": "srt", "prompt": "A song", "temperature": 1, "stream": True}.items():
-            with raised(openai.BadRequestError, param=field):
-                asking.create(**{field: value}, **asked)
-        with raised(openai.BadRequestError, param="model"):
-            asking.create(model="mood", file=file)
 
 
 @calls.call("asyncio: chat, stream, embeddings, eight at a time")

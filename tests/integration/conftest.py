@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -18,7 +19,7 @@ from edgeml.pipeline.request import Exported, ExportRequest
 from edgeml.verify.emulation import sysroot
 from edgeml.verify.emulation.prepare import prepare
 from oracle import architectures
-from support import cache, tiny_calls, tiny_chat
+from support import cache, sounds, tiny_calls, tiny_chat, tiny_recognizer, tiny_whisper
 from support import minilm as minilm_bundles
 
 
@@ -93,21 +94,34 @@ def triage() -> Path:
 @pytest.fixture(scope="session")
 def chatting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """The folder of the tiny model that chats, and its bundle in fp32."""
-    return _language_model("chat", tiny_chat, _session(tmp_path_factory))
+    return _trained("chat", (tiny_chat,), _session(tmp_path_factory), quantize="none")
 
 
 @pytest.fixture(scope="session")
 def calling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """The folder of the tiny model that calls tools, and its bundle in fp32."""
-    return _language_model("calls", tiny_calls, _session(tmp_path_factory))
+    return _trained("calls", (tiny_calls, tiny_chat), _session(tmp_path_factory), quantize="none")
 
 
-def _language_model(name: str, maker: ModuleType, session: Path) -> tuple[Path, Exported]:
-    sources = [Path(tiny_chat.__file__), Path(str(maker.__file__))]
-    with cache.kept(name, lambda place: maker.pretrained(place / name), sources) as place:
+@pytest.fixture(scope="session")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    """The folder of the tiny Whisper, and its bundle in int8; export has asked the oracle about the one in fp32."""
+    return _trained("whisper", (tiny_whisper, sounds), _session(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def spelling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    """The folder of the tiny wav2vec 2.0 that spells numbers, and its bundle in int8."""
+    return _trained("spelling", (tiny_recognizer, tiny_whisper, sounds), _session(tmp_path_factory))
+
+
+def _trained(name: str, programs: Sequence[ModuleType], session: Path, **options: Any) -> tuple[Path, Exported]:
+    """Train a model by the first program, unless the test cache has it, and export it once in a session."""
+    sources = [Path(str(it.__file__)) for it in programs]
+    with cache.kept(name, lambda place: programs[0].pretrained(place / name), sources) as place:
         model = place / name
     request = ExportRequest(
-        model=str(model), targets=("x86-vnni",), formats=("onnx",), quantize="none", output=session / name
+        model=str(model), targets=("x86-vnni",), formats=("onnx",), output=session / name, **options
     )
     bundle = request.output / f"{name}-1-x86-vnni-onnx.edgeml"
     with FileLock(session / f"{name}.lock"):

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import transformers
 from tests.integration.test_openai import embedding
 from tests.integration.test_serving import server, unpacked
-from tests.support import sounds, tiny_models
+from tests.support import sounds, tiny_models, tiny_recognizer, tiny_whisper, transcribed
 
 from edgeml_runtime.unpack import unpacked as opened
 
@@ -26,6 +25,7 @@ PAGE = ROOT / "docs/compatibility.md"
 PROGRAMS = ("triton_sync", "triton_aio", "kserve_rest")
 OPENAI_PROGRAMS = (
     "openai_rest",
+    "openai_speech",
     "litellm_rest",
     "langchain_openai_rest",
     "llm_cli",
@@ -54,7 +54,9 @@ def outcomes(tmp_path_factory, chatting, calling, recognizer):
     is_made = PYTHON.exists() and (FOLDER / "node_modules").exists()
     assert is_made, "the clients' environment is missing: run `make test`, which makes it"
     folder, speech = tmp_path_factory.mktemp("clients"), tmp_path_factory.mktemp("speech")
-    _speak(recognizer[0], speech)
+    heard = transcribed.pipeline(recognizer[0])
+    for name, text in (("pump", "The pump in hall two has stopped."), ("seven", "Seven.")):
+        transcribed.record(speech / "recognizer" / name, sounds.spoken(text), heard)
 
     async def main():
         found = []
@@ -62,7 +64,7 @@ def outcomes(tmp_path_factory, chatting, calling, recognizer):
             await models.activate("tiny", *unpacked(folder))
             await models.activate("mood", *unpacked(folder, tiny_models.tiny_text_bundle))
             for program in PROGRAMS:
-                found += await _run(program, str(client.base_url))
+                found += await run(program, str(client.base_url))
             await models.activate("meaning", *embedding(folder))
             with (
                 opened(chatting[1].path) as chat,
@@ -73,23 +75,13 @@ def outcomes(tmp_path_factory, chatting, calling, recognizer):
                 await models.activate("calls", calls.folder, calls.manifest)
                 await models.activate("recognizer", recognizing.folder, recognizing.manifest)
                 for program in OPENAI_PROGRAMS:
-                    found += await _run(program, str(client.base_url), SPEECH=str(speech))
+                    found += await run(program, str(client.base_url), SPEECH=str(speech))
         return found
 
     return asyncio.run(main())
 
 
-def _speak(model, folder):
-    """Write spoken files, and beside each the text that transformers' own pipeline recognizes in it."""
-    pipeline = transformers.pipeline("automatic-speech-recognition", model=str(model), device="cpu")
-    for name, text in (("pump", "The pump in hall two has stopped."), ("seven", "Seven.")):
-        file = sounds.wav(sounds.spoken(text))
-        (folder / f"{name}.wav").write_bytes(file)
-        raw = {"raw": sounds.samples(file), "sampling_rate": sounds.SAMPLING_RATE_HZ}
-        (folder / f"{name}.txt").write_text(pipeline(raw)["text"])
-
-
-async def _run(program, url, **more):
+async def run(program, url, **more):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests"), **more}
     command = ("node", FOLDER / program) if program.endswith(".mjs") else (PYTHON, "-m", f"clients.{program}")
     running = await asyncio.create_subprocess_exec(*command, url, stdout=-1, stderr=sys.stderr, env=environment)
@@ -105,7 +97,31 @@ def test_every_call_of_every_client_passes(outcomes):
     assert [it for it in outcomes if it["problem"]] == []
 
 
-def test_the_page_of_compatibility_is_this_run(outcomes):
+# 30 s of CPU time: both are trained and exported with all checks.
+@pytest.mark.nightly
+def test_openai_s_client_gets_the_texts_of_trained_recognizers_in_int8(whisper, spelling, tmp_path):
+    """Each number as transformers' pipeline of the fp32 folder writes it, and rightly; Whisper in two languages."""
+    heard = {name: transcribed.pipeline(made[0]) for name, made in {"whisper": whisper, "spelling": spelling}.items()}
+    for language, text, sound in tiny_whisper.spoken():
+        place = tmp_path / "whisper" / f"{language}-{text}"
+        assert transcribed.record(place, sound, heard["whisper"], language) == text
+    for text in tiny_recognizer.TEXTS:
+        place = tmp_path / "spelling" / text
+        assert transcribed.record(place, sounds.spoken(text, voice="en"), heard["spelling"]) == text.upper()
+    assert all("dynamic" in made.manifest.card.recipe for _, made in (whisper, spelling))
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("mood", *unpacked(tmp_path, tiny_models.tiny_text_bundle))
+            with opened(whisper[1].path) as writing, opened(spelling[1].path) as spelled:
+                await models.activate("whisper", writing.folder, writing.manifest)
+                await models.activate("spelling", spelled.folder, spelled.manifest)
+                return await run("openai_speech", str(client.base_url), SPEECH=str(tmp_path))
+
+    assert [it["problem"] for it in asyncio.run(main())] == [""]
+
+
+def test_the_page_of_compatibility_is_thisrun(outcomes):
     """Run `make docs` after changing the programs or the versions; the section of brokers is written by hand."""
     clients, heading, brokers = PAGE.read_text().partition("\n## Brokers\n")
     if os.environ.get("EDGEML_WRITE_DOCS"):
