@@ -25,9 +25,9 @@ from edgeml_core import golden
 from edgeml_core.calls import Timing
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Item, Text
+from edgeml_runtime.tasks import Audio, Item, Text
 from edgeml_runtime.unpack import unpacked
-from support import tiny_chat
+from support import sounds, tiny_chat, tiny_whisper
 from support.scale import scaled
 from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
 from support.waiting import until
@@ -110,6 +110,22 @@ def test_blocks_of_four_bits_run_in_the_kernels_of_the_board(
     (use,) = kernels.products
     assert (use.operator, use.share) == ("MatMulNBits", 1.0)
     assert (use.bits, use.kernel) == KERNELS["weight-only-4bit", target]
+
+
+# 40 s of CPU time, training included.
+@pytest.mark.nightly
+def test_whisper_hears_there_as_here(whisper: tuple[Path, Exported], tmp_path: Path):
+    """In the recipe that ships for a Pi 4: the golden outputs, and numbers of both languages, token by token."""
+    (exported,) = export(
+        ExportRequest(model=str(whisper[0]), targets=("rpi4",), formats=("onnx",), output=tmp_path / "out")
+    )
+    spoken = [it for it in tiny_whisper.spoken() if it[1] in ("seven", "sieben", "zero")]
+    items = [Audio(sound, sounds.SAMPLING_RATE_HZ) for *_, sound in spoken]
+    found = verify_emulated(exported.path, "rpi4", *items)
+    assert found.cpu == "Cortex-A72"
+    assert "dynamic" in exported.manifest.card.recipe
+    assert found.max_abs <= exported.manifest.golden.max_abs
+    assert [(it["language"], it["text"]) for it in found.answers] == [(code, text) for code, text, _ in spoken]
 
 
 @pytest.mark.parametrize("target", ["x86-gateway", "rpi4"])
