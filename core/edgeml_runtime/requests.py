@@ -7,7 +7,7 @@ A request is one object or a list of them. The manifest's preprocessing decides 
 - `{"question": "...", "context": "..."}`
 - `{"prompt": "..."}` or `{"messages": [{"role": "user", "content": "..."}]}`
 - `{"image": "<base64 of the file>"}`, for a detector optionally with a `"threshold"`
-- `{"audio": "<base64 of a WAV file>"}` or `{"samples": [...], "sampling_rate": 16000}`, for a decoder of speech
+- `{"audio": "<base64 of a sound file>"}` or `{"samples": [...], "sampling_rate": 16000}`, for a decoder of speech
   optionally with its `"language"`
 - `{"inputs": {"name": [[...]]}}`; a table's row may be `{"inputs": {"age": 41, "city": "Oslo"}}`
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -37,7 +37,8 @@ from edgeml_core.processing import (
     TextInput,
 )
 from edgeml_runtime import tensors
-from edgeml_runtime.encode import audio
+from edgeml_runtime.encode import audio, sound_file
+from edgeml_runtime.encode.sound_file import SAMPLES_MAX
 from edgeml_runtime.generate.options import (
     Fraction,
     LogitBias,
@@ -69,8 +70,8 @@ ITEMS_MAX: Final = 256
 TEXT_MAX_CHARS: Final = 100_000
 #: Bytes of one image file; a camera's JPEG files are smaller.
 IMAGE_MAX_BYTES: Final = 32 * 1024 * 1024
-#: Samples of one recording: eight minutes at 16 kHz; audio models read some seconds.
-SAMPLES_MAX: Final = 8 * 1024 * 1024
+#: Samples of all sounds in one request. Compressed files are small, so the body's length doesn't bound them.
+TOGETHER_SAMPLES_MAX: Final = 2 * SAMPLES_MAX
 #: Largest sample: full scale is 1, and of 32-bit integers 2**31. Beyond it, mean and variance overflow in float32.
 SAMPLE_MAX: Final = 2.0**31
 #: Tokens that fill one mask; each brings the whole text once more.
@@ -155,7 +156,7 @@ class ChatRequest(Continued, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class AudioRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sound: a WAV file in base64, or `samples` and their rate in Hz."""
+    """A sound: a file in base64, or `samples` and their rate in Hz."""
 
     audio: str | None = None
     samples: list[float] | None = None
@@ -190,20 +191,18 @@ KINDS: Final[tuple[type[msgspec.Struct], ...]] = (
 )
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 #: The forms of a recording, for hints.
-_AUDIO: Final = '{"audio": "<base64 of a WAV file>"} or {"samples": [...], "sampling_rate": 16000}'
+_AUDIO: Final = '{"audio": "<base64 of a sound file>"} or {"samples": [...], "sampling_rate": 16000}'
 
 
 def parse(request: object, manifest: Manifest) -> list[Item]:
     """Convert a decoded JSON request to items.
 
     Raises:
-        UsageError: `input-invalid`, when it is not of the kind that the model takes, or too much: see `check_together`.
+        UsageError: `input-invalid`, when it is not of the kind that the model takes, or too much: see `collect`.
     """
     values = request if isinstance(request, list) else [request]
     check_count(len(values))
-    items = [_item(value, manifest) for value in values]
-    check_together(items)
-    return items
+    return collect(_item(value, manifest) for value in values)
 
 
 def from_bytes(content: bytes, manifest: Manifest) -> Item:
@@ -222,8 +221,8 @@ def from_bytes(content: bytes, manifest: Manifest) -> Item:
                 raise UsageError("input-invalid", f"the text is not UTF-8: {error}") from error
         case ImageInput():
             return Image(content)
-        case AudioInput():
-            return audio.read_wav(content)
+        case AudioInput(sampling_rate_hz=rate_hz):
+            return audio.read(content, rate_hz)
         case _:
             raise UsageError("input-invalid", "the model takes tensors, not texts or files")
 
@@ -238,18 +237,25 @@ def check_count(count: int) -> None:
         raise UsageError("input-invalid", f"the request has {count} items", f"send 1 to {ITEMS_MAX} at a time")
 
 
-def check_together(items: Sequence[Item]) -> None:
-    """Check the size of all items of a request.
+def collect(items: Iterable[Item]) -> list[Item]:
+    """Return the items of a request, whose size together is checked while they are made.
 
     Raises:
-        UsageError: `input-invalid`, when there are more than `ITEMS_MAX`, or their images have too many pixels.
+        UsageError: `input-invalid`, when there are more than `ITEMS_MAX`, their sounds are too long, or their images
+            have too many pixels.
     """
-    check_count(len(items))
-    files = [item.data for item in items if isinstance(item, Image)]
+    found, samples = list[Item](), 0
+    for item in items:
+        samples += item.samples.size if isinstance(item, Audio) else 0
+        _check_at_most(TOGETHER_SAMPLES_MAX, samples, "the request", "samples in all its sounds")
+        found.append(item)
+    check_count(len(found))
+    files = [item.data for item in found if isinstance(item, Image)]
     if len(files) > 1:  # one has a bound of its own
         from edgeml_runtime.encode import image  # noqa: PLC0415 -- only image models load Pillow
 
         image.check_together(files)
+    return found
 
 
 def check_bounds(item: Item) -> None:
@@ -297,8 +303,8 @@ def _item(value: object, manifest: Manifest) -> Item:
             return Question(request.question, request.context)
         case PromptInput():
             return _prompt(value)
-        case AudioInput():
-            return _sound(value, decodes=isinstance(manifest.postprocess, DecodedTranscript))
+        case AudioInput(sampling_rate_hz=rate_hz):
+            return _sound(value, rate_hz, decodes=isinstance(manifest.postprocess, DecodedTranscript))
         case TextInput():
             return _text(value, manifest.postprocess)
         case ImageInput():
@@ -340,20 +346,20 @@ def _prompt(value: object) -> Item:
     return Prompt(**prompt.options())
 
 
-def _sound(value: object, *, decodes: bool) -> Audio:
+def _sound(value: object, rate_hz: int, *, decodes: bool) -> Audio:
     if not decodes:
-        return _audio(_read(value, AudioRequest, _AUDIO))
+        return _audio(_read(value, AudioRequest, _AUDIO), rate_hz)
     request = _read(value, SpeechRequest, _AUDIO)
-    return msgspec.structs.replace(_audio(request), language=request.language)
+    return msgspec.structs.replace(_audio(request, rate_hz), language=request.language)
 
 
-def _audio(request: AudioRequest) -> Audio:
+def _audio(request: AudioRequest, rate_hz: int) -> Audio:
     match request:
         case AudioRequest(audio=str(text), samples=None, sampling_rate=None):
-            return audio.read_wav(_decoded(text))
-        case AudioRequest(audio=None, samples=list(samples), sampling_rate=int(rate_hz)):
+            return audio.read(_decoded(text), rate_hz)
+        case AudioRequest(audio=None, samples=list(samples), sampling_rate=int(own_hz)):
             spec = TensorSpec(name="samples", dtype="float32", shape=(-1,))
-            return Audio(tensors.from_nested(spec, samples), rate_hz)
+            return sound_file.resampled(Audio(tensors.from_nested(spec, samples), own_hz), rate_hz)
         case _:
             raise UsageError("input-invalid", "the request is neither a file nor samples with their rate", _AUDIO)
 

@@ -16,7 +16,7 @@ calls = Calls(f"openai {version('openai')}")
 @calls.call("transcriptions of speech: JSON, text, verbose JSON, what isn't done")
 def transcriptions(url):
     asking = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0).audio.transcriptions
-    files = sorted(Path(os.environ["SPEECH"]).glob("*/*.wav"))
+    files = [it for it in sorted(Path(os.environ["SPEECH"]).glob("*/*")) if it.suffix in (".flac", ".mp3", ".wav")]
     assert files
     for file in files:
         expected, asked = json.loads(file.with_suffix(".json").read_text()), {"model": file.parent.name, "file": file}

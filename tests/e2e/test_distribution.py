@@ -31,6 +31,7 @@ PROGRAMS = {
     "fleet": "import edgeml, edgeml.fleet.serve; edgeml.Repository.init('repo', passphrase='')",
     "tflite": "import ai_edge_litert.interpreter",
     "guidance": "import llguidance",
+    "sound": "import soundfile, soxr",
     "tflite-legacy": "import tflite_runtime.interpreter, numpy; assert numpy.__version__ < '2'",
 }
 #: The only extra for older versions than constraints.txt names.

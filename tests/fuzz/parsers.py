@@ -23,7 +23,7 @@ from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
 from edgeml_core.errors import EdgemlError
 from edgeml_core.messages import DeviceState, ModelState, Report
 from edgeml_core.relay_batch import RelayedMessage
-from edgeml_runtime.encode import audio
+from edgeml_runtime.encode import audio, sound_file
 from fuzz import right
 from support import samples
 
@@ -112,6 +112,7 @@ PARSERS: Final = {
     "form": Parser(_form, (b"multipart/form-data; boundary=b\n" + right.FORM,)),
     "recording": Parser(_recording, (b"multipart/form-data; boundary=b\n" + right.SPEECH_FORM,)),
     "wav": Parser(audio.read_wav, tuple(right.sound(width=it, channels=it) for it in (1, 2, 3, 4))),
+    "sound": Parser(lambda data: sound_file.read(data, 16_000), right.SOUNDS),
     "manifest": Parser(manifest.decode, (manifest.encode(_MANIFEST),)),
     "golden": Parser(golden.decode, (samples.GOLDEN,)),
     "bundle": Parser(_bundle, (samples.a_bundle(_MANIFEST, _FILES),)),

@@ -10,6 +10,7 @@ import wave
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import soundfile
 from PIL import Image
 
 from fuzz.request import AUTHORIZATION
@@ -46,9 +47,20 @@ def sound(*, width: int = 2, channels: int = 1, rate_hz: int = 16_000) -> bytes:
     return out.getvalue()
 
 
+def _encoded(form: str, subtype: str) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.sin(np.arange(2000) / 8), 24_000, format=form, subtype=subtype)
+    return out.getvalue()
+
+
 PICTURES: Final = tuple(_picture(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP"))
 PICTURE: Final = PICTURES[0]
 SOUND: Final = sound()
+#: Of the forms that need libsndfile, at another rate than a model's.
+SOUNDS: Final = (
+    *(_encoded("WAV", "FLOAT"), _encoded("FLAC", "PCM_16"), _encoded("MP3", "MPEG_LAYER_III")),
+    *(_encoded("OGG", "VORBIS"), _encoded("OGG", "OPUS")),
+)
 FORM: Final = (
     b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + PICTURE + b"\r\n--b--\r\n"
 )

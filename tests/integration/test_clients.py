@@ -42,8 +42,8 @@ NOT_SERVED = """## Not served
 - `/v1/responses` stores nothing: `previous_response_id` and references to items are refused. Vercel's `ai` refers to
   its own earlier answers unless `providerOptions: { openai: { store: false } }` is set. Tools, pictures and files
   are refused by name.
-- `/v1/audio/transcriptions` reads WAV files at the model's sampling rate. It gives no times (`srt`, `vtt`, segments,
-  words), takes no prompt and streams nothing.
+- `/v1/audio/transcriptions` gives no times (`srt`, `vtt`, segments, words), takes no prompt and streams nothing. WAV
+  files at the model's sampling rate need no further package. Other rates, FLAC, OGG and MP3 need the extra `sound`.
 - Triton's extensions for tracing, shared memory and logging.
 """
 
@@ -55,7 +55,7 @@ def outcomes(tmp_path_factory, chatting, calling, recognizer):
     assert is_made, "the clients' environment is missing: run `make test`, which makes it"
     folder, speech = tmp_path_factory.mktemp("clients"), tmp_path_factory.mktemp("speech")
     heard = transcribed.pipeline(recognizer[0])
-    for name, text in (("pump", "The pump in hall two has stopped."), ("seven", "Seven.")):
+    for name, text in (("pump.wav", "The pump in hall two has stopped."), ("seven.mp3", "Seven.")):
         transcribed.record(speech / "recognizer" / name, sounds.spoken(text), heard)
 
     async def main():
@@ -103,11 +103,11 @@ def test_openai_s_client_gets_the_texts_of_trained_recognizers_in_int8(whisper, 
     """Each number as transformers' pipeline of the fp32 folder writes it, and rightly; Whisper in two languages."""
     heard = {name: transcribed.pipeline(made[0]) for name, made in {"whisper": whisper, "spelling": spelling}.items()}
     for language, text, sound in tiny_whisper.spoken():
-        place = tmp_path / "whisper" / f"{language}-{text}"
-        assert transcribed.record(place, sound, heard["whisper"], language) == text
+        file = tmp_path / "whisper" / f"{language}-{text}.flac"
+        assert transcribed.record(file, sound, heard["whisper"], language) == text
     for text in tiny_recognizer.TEXTS:
-        place = tmp_path / "spelling" / text
-        assert transcribed.record(place, sounds.spoken(text, voice="en"), heard["spelling"]) == text.upper()
+        file = tmp_path / "spelling" / f"{text}.wav"
+        assert transcribed.record(file, sounds.spoken(text, voice="en"), heard["spelling"]) == text.upper()
     assert all("dynamic" in made.manifest.card.recipe for _, made in (whisper, spelling))
 
     async def main():

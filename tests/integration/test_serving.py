@@ -333,7 +333,7 @@ def test_a_mask_is_filled_by_json_alone_or_in_a_list(tmp_path):
 
 
 def test_speech_is_recognized_from_samples_and_from_a_file(tmp_path):
-    """Both give the text of the one answer; another rate is refused."""
+    """Both give the text of the one answer, also at half the model's rate; a rate of no recorder is refused."""
     samples = [0.25] * 800 + [0.0] * 400 + [0.9] * 800
     file = base64.b64encode(wav(np.float32(samples))).decode()
 
@@ -342,12 +342,12 @@ def test_speech_is_recognized_from_samples_and_from_a_file(tmp_path):
             make = partial(task_models.bundle, task="automatic-speech-recognition")
             await models.activate("ears", *unpacked(tmp_path, make))
             predict = "/v1/models/ears/predict"
-            asked = [{"samples": samples, "sampling_rate": 16_000}, {"audio": file}]
-            slow = {"samples": samples, "sampling_rate": 8_000}
-            return [await client.post(predict, json=it) for it in (asked, slow)]
+            whole = {"samples": samples, "sampling_rate": 16_000}
+            asked = [whole, {"audio": file}, {"samples": samples[::2], "sampling_rate": 8_000}]
+            return [await client.post(predict, json=it) for it in (asked, whole | {"sampling_rate": 800})]
 
     answered, refused = asyncio.run(main())
-    assert answered.json()["outputs"] == [{"text": "quietloud"}] * 2
+    assert answered.json()["outputs"] == [{"text": "quietloud"}] * 3
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "input-invalid")
 
 

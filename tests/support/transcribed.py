@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import soundfile
 import transformers
 from numpy.typing import NDArray
 
@@ -31,11 +32,11 @@ def pipeline(model: Path) -> Heard:
     return heard
 
 
-def record(place: Path, samples: NDArray[np.float32], heard: Heard, language: str = "und") -> str:
-    """Write a WAV file and beside it what the pipeline writes of it, also where it is told that it is English.
+def record(file: Path, samples: NDArray[np.float32], heard: Heard, language: str = "und") -> str:
+    """Write a sound file, and beside it what the pipeline writes of it, also where it is told that it is English.
 
     Args:
-        place: the file without its suffix.
+        file: where; its suffix names its form.
         samples: what is recorded.
         heard: the pipeline.
         language: what a response names.
@@ -43,9 +44,9 @@ def record(place: Path, samples: NDArray[np.float32], heard: Heard, language: st
     Returns:
         The pipeline's text.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    file = sounds.wav(samples)
-    place.with_suffix(".wav").write_bytes(file)
-    text, english = (heard(sounds.samples(file), **named) for named in ({}, {"language": "en"}))
-    place.with_suffix(".json").write_text(json.dumps({"text": text, "english": english, "language": language}))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, samples, sounds.SAMPLING_RATE_HZ)
+    recorded, _ = soundfile.read(file, dtype="float32")
+    text, english = (heard(recorded, **named) for named in ({}, {"language": "en"}))
+    file.with_suffix(".json").write_text(json.dumps({"text": text, "english": english, "language": language}))
     return text

@@ -97,7 +97,7 @@ def _items(asked: ReplyRequest, model: Model) -> Sequence[Chat]:
         message = f"the model {model.manifest.name!r} doesn't chat"
         raise UsageError("input-invalid", message, f"POST /v1/models/{model.manifest.name}/predict takes its requests")
     item = asked.item()
-    requests.check_together([item])
+    requests.collect([item])
     return [item]
 
 

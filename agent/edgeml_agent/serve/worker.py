@@ -19,7 +19,7 @@ therefore moves all short ones to the thread first, in their order.
 
 Times decide. `_alone_s` is the running mean of a run's CPU time. It makes a model quick, up to `QUICK_MAX_S`, or brief,
 up to `BRIEF_MAX_S`. A model that becomes slow loses the privilege, one that was disturbed once has it back. Language
-models never have it: one request is many runs.
+models never have it: one request is many runs. Nor do models of sound: a file of few bytes may hold minutes.
 
 A queued job is dropped when its answer is cancelled (its client has left) or its deadline passes. A run can't be
 stopped. A request of many items or rows takes many runs: after each, the jobs that wait go first and the request goes
@@ -46,7 +46,7 @@ from edgeml_agent.serve.jobs import UNFINISHED, Job, let_read, result_of, settle
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
 from edgeml_core.errors import OverloadedError
-from edgeml_core.processing import DecodedTranscript, PromptInput
+from edgeml_core.processing import AudioInput, PromptInput
 from edgeml_runtime.bench.batching import RunCost
 from edgeml_runtime.generate.batch import ROWS_MAX
 from edgeml_runtime.model import Model
@@ -99,10 +99,7 @@ class Worker:
         self._threads = model.threads
         self._cores = cores
         self._share = calibration.batch_size
-        manifest = model.manifest
-        self._writes = isinstance(manifest.preprocess, PromptInput) or isinstance(
-            manifest.postprocess, DecodedTranscript
-        )
+        self._is_unbounded = isinstance(model.manifest.preprocess, PromptInput | AudioInput)
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         #: Jobs that wait for the thread, and jobs that the thread has or will have.
@@ -182,7 +179,7 @@ class Worker:
     def _is_short(self, size_bytes: int | None, longest_s: float = QUICK_MAX_S) -> bool:
         """Whether a request of that length may run on the event loop."""
         is_small = size_bytes is not None and size_bytes <= INLINE_MAX_BYTES
-        return is_small and self._alone_s <= longest_s and not self._writes
+        return is_small and self._alone_s <= longest_s and not self._is_unbounded
 
     def _give(self, job: Job) -> None:
         """Give a job to the thread."""

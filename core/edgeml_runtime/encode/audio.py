@@ -1,9 +1,7 @@
-"""Sound for a model: the bytes of a WAV file to samples, samples to the tensor that transformers' extractors make.
+"""Sound for a model: the bytes of a file to samples, samples to the tensor that transformers' extractors make.
 
-`log_mel` has Whisper's spectrum.
-
-The standard library reads the file and numpy does the rest. Nothing is resampled: the result would depend on a filter
-that the model was not trained with.
+`log_mel` has Whisper's spectrum. The standard library reads WAV files of integers at the model's own rate, and numpy
+does the rest. `sound_file` reads all other files, and resamples them.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import numpy as np
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import AudioInput, MelSpectrum
-from edgeml_runtime.encode import log_mel
+from edgeml_runtime.encode import log_mel, sound_file
 from edgeml_runtime.tasks import Audio
 from edgeml_runtime.tensors import Array
 
@@ -31,6 +29,22 @@ _LOWEST_HZ: Final = 20.0
 _FLOOR: Final = 1.192092955078125e-07
 #: Data type, silence and full scale of integer samples, by their size in bytes.
 _INTEGERS: Final = {1: ("<u1", 128, 2**7), 2: ("<i2", 0, 2**15), 4: ("<i4", 0, 2**31)}
+
+
+def read(data: bytes, rate_hz: int) -> Audio:
+    """Read a sound file: a WAV file of integers at `rate_hz` needs no further package, others need an extra.
+
+    Returns:
+        float32 samples of shape [samples] at `rate_hz`, within -1 and 1 but for the resampling filter.
+
+    Raises:
+        UsageError: `input-invalid`, when the file is damaged, of an unknown form or too long, or the extra is missing.
+    """
+    try:
+        sound = read_wav(data)
+    except UsageError:  # the other reader knows further kinds of WAV files, or says what is wrong
+        return sound_file.read(data, rate_hz)
+    return sound_file.resampled(sound, rate_hz)
 
 
 def read_wav(data: bytes) -> Audio:

@@ -17,7 +17,6 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
-from edgeml import sounds
 from edgeml.check import records
 from edgeml.check.records import Record
 from edgeml.exporters.source import Signature
@@ -38,6 +37,7 @@ from edgeml_core.processing import (
     TextInput,
 )
 from edgeml_runtime import tensors
+from edgeml_runtime.encode import audio
 from edgeml_runtime.tasks import Audio, Image, Item, Question, ScoredText, Tensors, Text
 
 #: Rows of one file; their answers take about 2 GB of memory.
@@ -214,7 +214,7 @@ def _item(values: list[str], found: _Line, folder: Path, signature: Signature) -
             threshold = 0.0 if isinstance(signature.postprocess, Boxes) else None
             return Image((folder / values[0]).read_bytes(), threshold)
         case AudioInput(sampling_rate_hz=rate_hz):
-            return sounds.read((folder / values[0]).read_bytes(), rate_hz)
+            return audio.read((folder / values[0]).read_bytes(), rate_hz)
         case _:
             return Tensors(dict(_tensors(found.inputs or {}, signature)))
 

@@ -78,8 +78,8 @@ def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's optio
     function returns (torch.nn.Module, example inputs) or a fitted scikit-learn pipeline with example rows.
 
     Data files are JSON lines, a JSON array, or CSV whose first line names the fields. By task a row is {"text": ...},
-    {"question": ..., "context": ...}, {"image": path}, {"audio": path of a WAV file} or {"inputs": {name: nested
-    list}}; with "label" to evaluate, for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
+    {"question": ..., "context": ...}, {"image": path}, {"audio": path} or {"inputs": {name: nested list}};
+    with "label" to evaluate, for a detector with "boxes": [{"label": ..., "box": [xmin, ymin, xmax, ymax]}].
 
     A folder's own library, such as transformers, answers hard items from the folder itself; a bundle that would answer
     otherwise isn't written. $EDGEML_ORACLE_PYTHON names the Python of another environment with edgeml-deploy and that

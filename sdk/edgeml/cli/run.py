@@ -51,7 +51,8 @@ def run(out: Output, bundle: Path, sources: tuple[str, ...]) -> None:
     Rows are those of `edgeml export --evaluate`: JSON lines, a JSON array or CSV with a header. Each is answered alone,
     and --json prints one answer a line. For JSON, --json prints {"outputs": [...]}.
 
-    Sounds of any rate are resampled to the model's. A device takes WAV files at the model's rate only.
+    Sounds are WAV, FLAC, OGG or MP3 files of any rate. A device without the extra `sound` takes WAV files at the
+    model's rate only.
     """
     if len(sources) == 1 and sources[0].startswith("@"):
         _rows(out, bundle, Path(sources[0][1:]))

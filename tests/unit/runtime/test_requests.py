@@ -168,14 +168,17 @@ def test_parse_prompt_takes_the_form_of_its_answer():
 
 
 def test_parse_audio_is_a_file_or_numbers():
-    """The file brings its own rate."""
+    """Numbers at another rate than the model's are resampled, as files are."""
     with_numbers, with_file = requests.parse(
-        [{"samples": [0, 0.5], "sampling_rate": 8000}, {"audio": base64.b64encode(wav(np.array([0, 0.5]))).decode()}],
+        [{"samples": [0, 0.5], "sampling_rate": 16_000}, {"audio": base64.b64encode(wav(np.array([0, 0.5]))).decode()}],
         AUDIO,
     )
     assert isinstance(with_numbers, Audio)
     assert with_numbers.samples.dtype == np.float32
-    assert (with_numbers.samples.tolist(), with_numbers.sampling_rate_hz) == ([0, 0.5], 8000)
+    assert (with_numbers.samples.tolist(), with_numbers.sampling_rate_hz) == ([0, 0.5], 16_000)
+    (slower,) = requests.parse({"samples": [0.5] * 800, "sampling_rate": 8000}, AUDIO)
+    assert (slower.samples.size, slower.sampling_rate_hz) == (1600, 16_000)
+    np.testing.assert_allclose(slower.samples[200:-200], 0.5, atol=1e-4)
     assert isinstance(with_file, Audio)
     assert with_file.samples.tolist() == pytest.approx([0, 0.5], abs=1e-4)
     assert with_file.sampling_rate_hz == 16_000
@@ -321,3 +324,17 @@ def test_parse_bounds_the_pixels_of_all_pictures():
     assert len(requests.parse([row] * 2, IMAGE)) == 2
     with pytest.raises(UsageError, match="pixels together"):
         requests.parse([row] * 3, IMAGE)
+
+
+def test_the_sounds_of_a_request_are_bounded_together_while_they_are_read():
+    """Before the next one is decoded: compressed files are small."""
+    made = []
+
+    def sounds():
+        for number in range(4):
+            made.append(number)
+            yield Audio(np.zeros(requests.SAMPLES_MAX, np.float32), 16_000)
+
+    with pytest.raises(UsageError, match="has 25165824 samples in all its sounds"):
+        requests.collect(sounds())
+    assert made == [0, 1, 2]

@@ -145,9 +145,7 @@ class _Inference:
 
 def _items(model: Model, elements: Sequence[bytes]) -> list[Item]:
     """Make items of texts or files, for the model's own preprocessing."""
-    items = [requests.from_bytes(element, model.manifest) for element in elements]
-    requests.check_together(items)
-    return items
+    return requests.collect(requests.from_bytes(element, model.manifest) for element in elements)
 
 
 def _call(asked: InferRequest) -> Infer[InferResponse]:

@@ -79,7 +79,8 @@ class Recording:
         gives_text = isinstance(manifest.postprocess, Transcript | DecodedTranscript)
         if not (gives_text and isinstance(manifest.preprocess, AudioInput)):
             raise FieldError("model", f"the model {manifest.name!r} recognizes no speech", "name one that does")
-        sound = msgspec.structs.replace(audio.read_wav(self.content), language=self._language(manifest))
+        sound = audio.read(self.content, manifest.preprocess.sampling_rate_hz)
+        sound = msgspec.structs.replace(sound, language=self._language(manifest))
         self.seconds = sound.samples.size / sound.sampling_rate_hz
         read = audio.samples_max(manifest.preprocess) / manifest.preprocess.sampling_rate_hz
         if self.seconds > read:
@@ -152,7 +153,7 @@ def read(body: bytes, type_header: str) -> Recording:
             options[name] = _text(name, content)
     if len(recordings) != 1:
         message = f"the form has {len(recordings)} parts {FILE_FIELD!r}"
-        raise FieldError(FILE_FIELD, message, "send one WAV file, for example by curl -F file=@FILE")
+        raise FieldError(FILE_FIELD, message, "send one sound file, for example by curl -F file=@FILE")
     return Recording(_request(options), recordings[0])
 
 

@@ -176,7 +176,7 @@ def _openai() -> Iterator[Operation]:
         method="post",
         path="/v1/audio/transcriptions",
         endpoint="transcribe",
-        summary="The text of a sound, a WAV file at the model's sampling rate.",
+        summary="The text of a sound: a WAV file, with the extra `sound` also FLAC, OGG or MP3.",
         takes={"multipart/form-data": _RECORDING},
         gives={JSON: {"anyOf": [schemas.Transcription, schemas.VerboseTranscription]}, "text/plain": TEXT},
         fails=_RUNNING,
