@@ -43,11 +43,17 @@ def tools(url):
     assert list(reading) == ["pump", "unit"]
 
 
-@calls.call("ChatOpenAI by the Responses API: invoke, stream")
+@calls.call("ChatOpenAI by the Responses API: invoke, stream, bind_tools, a tool's result")
 def responses(url):
     model = ChatOpenAI(**asked(url, model="chat", temperature=0, use_responses_api=True))
     assert model.invoke(QUESTION).text == ANSWER
     assert "".join(piece.text for piece in model.stream(QUESTION)) == ANSWER
+    bound = ChatOpenAI(**asked(url, model="calls", temperature=0, use_responses_api=True)).bind_tools([TOOL])
+    called = bound.invoke("How warm is pump one?")
+    (call,) = called.tool_calls
+    assert (call["name"], call["args"]) == ("read_pump", {"pump": 1, "unit": "C"})
+    result = ToolMessage('{"degrees": 41}', tool_call_id=call["id"])
+    assert bound.invoke([("human", "How warm is pump one?"), called, result]).text == "Pump one has 41 degrees."
 
 
 @calls.call("OpenAI: invoke, stream")

@@ -244,6 +244,32 @@ def tools(url):
     assert isinstance(parsed.message.tool_calls[0].function.parsed_arguments, Reading)
 
 
+@calls.call("responses with tools: a call, its result, a stream, the stream helper, a named function, parse()")
+def responses_tools(url):
+    flat = {"type": "function", **TOOL["function"], "strict": True}
+    asking, greedy = client(url).responses, {"model": "calls", "temperature": 0, "tools": [flat]}
+    question = {"role": "user", "content": "How warm is pump one?"}
+    answer = asking.create(input=[question], **greedy)
+    (call,) = answer.output
+    assert (call.type, call.name) == ("function_call", "read_pump")
+    assert json.loads(call.arguments) == {"pump": 1, "unit": "C"}
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"degrees": 41}'}
+    assert asking.create(input=[question, call, result], **greedy).output_text == "Pump one has 41 degrees."
+    events = list(asking.create(input=[question], stream=True, **greedy))
+    parts = [it.delta for it in events if it.type == "response.function_call_arguments.delta"]
+    assert "".join(parts) == call.arguments
+    assert len(parts) > 3
+    with asking.stream(input=[question], **greedy) as stream:
+        snapshots = [it.snapshot for it in stream if it.type == "response.function_call_arguments.delta"]
+        (streamed,) = stream.get_final_response().output
+    assert snapshots[-1] == streamed.arguments == call.arguments
+    assert streamed.parsed_arguments == {"pump": 1, "unit": "C"}
+    named = {"tool_choice": {"type": "function", "name": "Reading"}, "temperature": 1}
+    tools = [openai.pydantic_function_tool(Reading)]
+    (drawn,) = asking.parse(input=[question], **{**greedy, **named, "tools": tools}).output
+    assert isinstance(drawn.parsed_arguments, Reading)
+
+
 @calls.call("embeddings by the client's default (base64), as floats, several at a time")
 def embeddings(url):
     asking = client(url).embeddings

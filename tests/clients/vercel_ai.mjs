@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { embed, embedMany, generateText, streamText } from "ai";
+import { embed, embedMany, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import { run, version } from "./calls.mjs";
 
 const PROMPT = "Where is the valve?";
@@ -36,6 +36,25 @@ await run(`ai ${version("ai")}, @ai-sdk/openai ${version("@ai-sdk/openai")}`, {
     const brief = await generateText(greedy(model, { system: "Be brief.", prompt: "When did it stop?" }));
     assert.equal(brief.text, "At a quarter past five.");
     assert.equal((await generateText(greedy(model, { maxOutputTokens: 2 }))).finishReason, "length");
+  },
+  "openai(...): a tool that it executes, and the answer then": async (url) => {
+    const inputSchema = jsonSchema({
+      type: "object",
+      properties: { pump: { type: "integer" }, unit: { enum: ["C", "F"] } },
+      required: ["pump", "unit"],
+      additionalProperties: false,
+    });
+    const asked = [];
+    const execute = (input) => { asked.push(input); return { degrees: 41 }; };
+    const { text } = await generateText({
+      ...greedy(openai(url)("calls")),
+      prompt: "How warm is pump one?",
+      tools: { read_pump: tool({ description: "The state of a pump", inputSchema, execute }) },
+      stopWhen: stepCountIs(2),
+      providerOptions: { openai: { store: false } },
+    });
+    assert.deepEqual(asked, [{ pump: 1, unit: "C" }]);
+    assert.match(text, /41 degrees/);
   },
   "openai.chat(...), openai.completion(...), openai.embedding(...)": async (url) => {
     assert.equal((await generateText(greedy(openai(url).chat("chat")))).text, ANSWER);

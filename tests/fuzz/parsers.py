@@ -17,6 +17,7 @@ from edgeml_agent.http_api import body
 from edgeml_agent.http_api.oip import codec
 from edgeml_agent.http_api.openai import requests, transcriptions
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
+from edgeml_agent.http_api.openai.responses import ResponsesRequest
 from edgeml_core import bundle, chunks, desired, golden, manifest, messages, relay_batch
 from edgeml_core.calls import Call
 from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
@@ -87,6 +88,22 @@ def _asked_at(path: str) -> tuple[bytes, ...]:
 _CHATS: Final = _asked_at("/v1/chat/completions")
 _COMPLETIONS: Final = _asked_at("/v1/completions")
 _EMBEDDINGS: Final = _asked_at("/v1/embeddings")
+_FUNCTION: Final = {"type": "function", "name": "stop", "parameters": {"type": "object"}, "strict": True}
+_RESPONSES: Final = tuple(
+    json.dumps({"model": "nurse", "stream": True, "top_p": 0.5, **it}).encode()
+    for it in (
+        {"input": "stop", "instructions": "be brief", "include": ["message.output_text.logprobs"]},
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "stop"}]},
+                {"type": "function_call", "call_id": "a", "name": "stop", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "a", "output": "done"},
+            ],
+            "tools": [_FUNCTION],
+            "tool_choice": {"type": "function", "name": "stop"},
+        },
+    )
+)
 #: Short, so that most of what is changed is not a file's content.
 _FILES: Final = {"golden.msgpack": samples.GOLDEN, "model.onnx": b"graph", "model.weights": b"w"}
 _ENTRIES: Final = tuple(bundle.describe(path, io.BytesIO(content)) for path, content in sorted(_FILES.items()))
@@ -109,6 +126,7 @@ PARSERS: Final = {
     "chat": Parser(lambda data: requests.parse(data, ChatRequest).item(), _CHATS),
     "completion": Parser(lambda data: requests.parse(data, CompletionRequest).item(), _COMPLETIONS),
     "embeddings": Parser(lambda data: requests.parse(data, EmbeddingsRequest).items(), _EMBEDDINGS),
+    "responses": Parser(lambda data: requests.parse(data, ResponsesRequest).item(), _RESPONSES),
     "form": Parser(_form, (b"multipart/form-data; boundary=b\n" + right.FORM,)),
     "recording": Parser(_recording, (b"multipart/form-data; boundary=b\n" + right.SPEECH_FORM,)),
     "wav": Parser(audio.read_wav, tuple(right.sound(width=it, channels=it) for it in (1, 2, 3, 4))),

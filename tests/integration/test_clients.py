@@ -40,8 +40,8 @@ NOT_SERVED = """## Not served
   tokenizer, and mean other words to the served model. They are refused with the remedy:
   `check_embedding_ctx_length=False`.
 - `/v1/responses` stores nothing: `previous_response_id` and references to items are refused. Vercel's `ai` refers to
-  its own earlier answers unless `providerOptions: { openai: { store: false } }` is set. Tools, pictures and files
-  are refused by name.
+  its own earlier answers unless `providerOptions: { openai: { store: false } }` is set. Pictures, files and
+  tools other than functions are refused by name.
 - `/v1/audio/transcriptions` gives no times (`srt`, `vtt`, segments, words), takes no prompt and streams nothing. WAV
   files at the model's sampling rate need no further package. Other rates, FLAC, OGG and MP3 need the extra `sound`.
 - Triton's extensions for tracing, shared memory and logging.

@@ -201,7 +201,7 @@ REFUSED = (
         "32768",
     ),
     ("responses", {"input": "a", "text": {"format": {"type": "regex", "value": "["}}}, "text", "regex"),
-    ("responses", {"input": "a", "tools": [{"type": "function"}]}, "tools", "not supported"),
+    ("responses", {"input": "a", "tools": [{"type": "function"}]}, "tools", "required field `name`"),
     ("completions", {"prompt": "a", "best_of": 2}, "best_of", "best_of with a value other than 1"),
     ("chat/completions", {"temperature": "hot"}, "temperature", "`float | null`"),
     ("chat/completions", {"messages": []}, "messages", "length >= 1"),

@@ -1,6 +1,7 @@
 """Tools over OpenAI's API: a model that has learnt to call them, to sum up their results, and to do without them."""
 
 import copy
+import itertools
 import json
 import sys
 
@@ -166,6 +167,113 @@ def test_a_request_with_wrong_tools_names_the_field(calling, more, param, why):
     error = response.json()["error"]
     assert error["param"] == param
     assert why in error["message"]
+
+
+FLAT = {"type": "function", **TOOL["function"]}
+
+
+def respond(asked_for, **more):
+    """A request of the Responses API with the tool."""
+    return "/v1/responses", {"model": "chat", "input": asked_for, "temperature": 0, "tools": [FLAT], **more}
+
+
+def test_a_response_has_calls_as_items(calling):
+    """Several, one of a named function, none; the request's tools and choice stand in the response."""
+    named = {"type": "function", "name": "read_pump"}
+    reported = {"include": ["message.output_text.logprobs"]}
+    both, one, plain, calls = (
+        it.json()
+        for it in asked(
+            calling,
+            respond(BOTH[0]),
+            respond(PLAIN[0], tool_choice=named, parallel_tool_calls=False),
+            respond(PLAIN[0], **reported),
+            respond(BOTH[0], **reported),
+        )
+    )
+    assert [(it["type"], it["status"], it["name"]) for it in both["output"]] == [
+        ("function_call", "completed", "read_pump")
+    ] * 2
+    assert [json.loads(it["arguments"]) for it in both["output"]] == BOTH[1]
+    assert len({it[key] for it in both["output"] for key in ("id", "call_id")}) == 4
+    assert (both["status"], both["tools"], both["tool_choice"]) == ("completed", [FLAT], "auto")
+    (call,) = one["output"]
+    assert (call["name"], one["tool_choice"], one["parallel_tool_calls"]) == ("read_pump", named, False)
+    (part,) = plain["output"][0]["content"]
+    assert part["text"] == "".join(it["token"] for it in part["logprobs"]) == PLAIN[1]
+    assert [it["type"] for it in calls["output"]] == ["function_call"] * 2
+
+
+def test_a_response_sums_up_the_results_of_items(calling):
+    """The prompt is that of a chat with the same calls; a text before a call belongs to its message."""
+    (question, arguments, result, answer), *_ = CALLS
+    call = {"type": "function_call", "call_id": "abcdefghi", "name": "read_pump", "arguments": json.dumps(arguments)}
+    output = {"type": "function_call_output", "call_id": "abcdefghi", "output": result}
+    text = {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}]}
+    user = {"role": "user", "content": question}
+    function = {"name": "read_pump", "arguments": json.dumps(arguments)}
+    message = {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [{"id": "abcdefghi", "type": "function", "function": function}],
+    }
+    later = {"role": "tool", "tool_call_id": "abcdefghi", "content": result}
+    found, with_text, as_chat = asked(
+        calling,
+        respond([user, call, output]),
+        respond([user, text, call, output]),
+        chat("", messages=[user, message, later]),
+    )
+    assert found.json()["output"][0]["content"][0]["text"] == answer
+    assert with_text.json()["usage"]["input_tokens"] == as_chat.json()["usage"]["prompt_tokens"]
+
+
+def test_a_response_streams_the_events_of_calls(calling):
+    """Each item begins, grows and ends before the next one; a cut call is incomplete."""
+    full, cut = asked(calling, respond(BOTH[0], stream=True), respond(BOTH[0], stream=True, max_output_tokens=25))
+    for response, ends in ((full, "completed"), (cut, "incomplete")):
+        blocks = [json.loads(it.partition("data: ")[2]) for it in response.text.removesuffix("\n\n").split("\n\n")]
+        kinds = [it["type"].removeprefix("response.") for it in blocks]
+        of_call = ["output_item.added", "function_call_arguments.delta"]
+        of_call += ["function_call_arguments.done", "output_item.done"]
+        once = [kind for kind, _ in itertools.groupby(kinds)]
+        assert once == ["created", "in_progress", *of_call * ((len(once) - 3) // 4), ends]
+        assert [it["sequence_number"] for it in blocks] == list(range(len(blocks)))
+        done = [it["item"] for it in blocks if it["type"] == "response.output_item.done"]
+        assert done == blocks[-1]["response"]["output"]
+        assert done[-1]["status"] == ends
+        texts = ["".join(it["delta"] for it in blocks if "delta" in it and it["item_id"] == one["id"]) for one in done]
+        assert texts == [it["arguments"] for it in done]
+        assert texts == [json.dumps(it) for it in BOTH[1]] or response is cut
+
+
+#: More fields, the field at fault, and a part of the message.
+WRONG = (
+    ({"text": {"format": FORM}}, "text", "can't be used together"),
+    ({"tools": [{"type": "web_search"}]}, "tools", "'web_search'"),
+    ({"tools": [FLAT, FLAT]}, "tools", "the name 'read_pump'"),
+    ({"tool_choice": {"type": "function", "name": "other"}}, "tool_choice", "no tool has the name 'other'"),
+    ({"tool_choice": {"type": "web_search"}}, "tool_choice", "web_search"),
+    ({"tools": [], "tool_choice": "required"}, "tool_choice", "there are no tools"),
+    ({"input": [{"type": "function_call", "name": "a", "arguments": "{}"}]}, "input", "has no call_id"),
+    ({"input": [{"type": "function_call_output", "output": "1"}]}, "input", "has no call_id"),
+    ({"input": [{"type": "function_call", "call_id": "a", "arguments": "[]"}]}, "input", "no JSON object"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "input", "an item is a reasoning"),
+    (
+        {"input": [{"type": "function_call", "call_id": "a", "arguments": "{}"}], "tools": []},
+        "tools",
+        "the request has no tools",
+    ),
+)
+
+
+def test_a_response_with_wrong_tools_names_the_field(calling):
+    """In the words of the Responses API."""
+    responses = asked(calling, *(respond("Hello", **more) for more, *_ in WRONG))
+    for response, (_, param, why) in zip(responses, WRONG, strict=True):
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param)
+        assert why in error["message"]
 
 
 def test_the_manifest_has_the_tools_as_data(calling):

@@ -47,10 +47,7 @@ class Predicted(TypedDict):
 
 
 class Reply(TypedDict):
-    """A model's reply; `finish` is present only where the text has reached its allowed length.
-
-    `logprobs` has each token of it, where the request asks for them.
-    """
+    """A model's reply; `finish` where it has reached its allowed length, `logprobs` where the request asks for them."""
 
     reply: str
     finish: NotRequired[Literal["length"]]
@@ -304,14 +301,17 @@ class OutputText(TypedDict):
     logprobs: list[Any]
 
 
-class OutputMessage(TypedDict):
-    """The model's message in a response."""
+class OutputItem(TypedDict):
+    """An item of a response: the model's message, or its call of a function."""
 
     id: str
-    type: Literal["message"]
+    type: Literal["message", "function_call"]
     status: Literal["in_progress", "completed", "incomplete"]
-    role: Literal["assistant"]
-    content: list[OutputText]
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[list[OutputText]]
+    call_id: NotRequired[str]
+    name: NotRequired[str]
+    arguments: NotRequired[str]
 
 
 class ResponseUsage(TypedDict):
@@ -338,14 +338,14 @@ class Responded(TypedDict):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: None
     store: bool
     temperature: float
     text: dict[str, dict[str, Any]]
-    tool_choice: str
-    tools: list[Any]
+    tool_choice: Any
+    tools: list[dict[str, Any]]
     top_logprobs: int
     top_p: float
     truncation: str

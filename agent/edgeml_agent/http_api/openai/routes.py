@@ -31,7 +31,7 @@ from edgeml_core.errors import UsageError
 from edgeml_core.processing import Embedding, TextInput
 from edgeml_runtime.generate.options import FormatError, ToolError
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta, join
+from edgeml_runtime.tasks import Answer, Chat, EmbeddingAnswer, Prompt, Text, TokenDelta
 
 if TYPE_CHECKING:
     from edgeml_runtime.generate.conversation import Conversation
@@ -56,7 +56,7 @@ def endpoints(models: Models) -> dict[str, Endpoint]:
         answered = Answered(request=asked)
         if asked.stream:
             return Events(answered.events(await anext(pieces), pieces))
-        return responses.json(answered.whole(join([piece async for piece in pieces])))
+        return responses.json(answered.whole([piece async for piece in pieces]))
 
     async def embed(request: Request) -> Response:
         asked = await _read(request, EmbeddingsRequest)

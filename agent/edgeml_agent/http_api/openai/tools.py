@@ -24,6 +24,7 @@ CALLS_MAX: Final = 128
 _LETTERS: Final = string.ascii_letters + string.digits
 #: Fields of a function that stand in the prompt where they have a value; `strict` is for the server alone.
 _OPTIONAL: Final = ("description", "parameters")
+_FIELDS: Final = ("name", *_OPTIONAL, "strict")
 
 _Name = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 Given = Annotated[tuple[dict[str, Any], ...], msgspec.Meta(max_length=TOOLS_MAX)]
@@ -50,10 +51,19 @@ class NamedChoice(msgspec.Struct, frozen=True, tag_field="type", tag="function")
     function: _Named
 
 
+class FlatNamedChoice(msgspec.Struct, frozen=True, tag_field="type", tag="function"):
+    """The same in the Responses API."""
+
+    name: str
+
+
 Choice = Literal["none", "auto", "required"] | NamedChoice
+FlatChoice = Literal["none", "auto", "required"] | FlatNamedChoice
 
 
-class _CalledFunction(msgspec.Struct, frozen=True):
+class CalledFunction(msgspec.Struct, frozen=True):
+    """The function of a call, and the text of its arguments."""
+
     name: str
     arguments: str
 
@@ -62,7 +72,7 @@ class CallOf(msgspec.Struct, frozen=True):
     """A call in a message of the conversation."""
 
     id: str
-    function: _CalledFunction
+    function: CalledFunction
     type: Literal["function"] = "function"
 
 
@@ -101,8 +111,19 @@ def _read(tool: dict[str, Any]) -> _Tool:
     try:
         return msgspec.convert(tool, _Tool)
     except msgspec.ValidationError as error:
-        hint = 'send {"type": "function", "function": {"name": "...", "parameters": {...}}}'
+        hint = "send functions with a name, and parameters as a JSON schema"
         raise FieldError("tools", f"a tool can't be read: {error}", hint) from error
+
+
+def nested(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool of the Responses API, which has a function's fields beside its type, in the form of a chat's."""
+    function = {key: tool[key] for key in tool if key in _FIELDS}
+    return {"type": tool.get("type"), "function": function}
+
+
+def nested_choice(choice: FlatChoice) -> Choice:
+    """Return a choice of the Responses API in the form of a chat's."""
+    return choice if isinstance(choice, str) else NamedChoice(_Named(choice.name))
 
 
 def _shown(tool: dict[str, Any]) -> dict[str, Any]:
@@ -115,13 +136,13 @@ def _shown(tool: dict[str, Any]) -> dict[str, Any]:
     return {**tool, "function": function}
 
 
-def calling(content: str, calls: Sequence[CallOf]) -> CallingMessage:
+def calling(content: str, calls: Sequence[CallOf], *, field: str = "messages") -> CallingMessage:
     """Return the assistant's message with calls.
 
     Raises:
-        FieldError: the arguments of a call are no JSON object.
+        FieldError: in `field` the arguments of a call are no JSON object.
     """
-    read = tuple(ToolCall(it.id, it.function.name, _arguments(it.function)) for it in calls)
+    read = tuple(ToolCall(it.id, it.function.name, _arguments(it.function, field)) for it in calls)
     return CallingMessage("assistant", content, calls=read)
 
 
@@ -136,12 +157,12 @@ def result(content: str, call_id: str | None) -> ResultMessage:
     return ResultMessage("tool", content, call_id=call_id)
 
 
-def _arguments(function: _CalledFunction) -> dict[str, Any]:
+def _arguments(function: CalledFunction, field: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(function.arguments or "{}", type=dict[str, Any])
     except (ValueError, RecursionError) as error:
         message = f"the arguments of a call of {function.name[:64]!r} are no JSON object: {error}"
-        raise FieldError("messages", message, "send the text of a JSON object") from error
+        raise FieldError(field, message, "send the text of a JSON object") from error
 
 
 def call_id() -> str:
