@@ -1,6 +1,6 @@
 """Hypothesis strategies for what an OpenAPI document can't say: bodies that lie, are broken, packed, cut or too deep.
 
-`requests` makes whole requests for HTTP, `messages` those for MQTT: right ones with a little of them spoilt, so
+`requests` makes whole requests for HTTP, `batches` those for MQTT: right ones with a little of them spoilt, so
 that what is beside it is looked at, too.
 """
 
@@ -174,13 +174,14 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 class Message(NamedTuple):
-    """One request over MQTT 5, and its properties."""
+    """One request over MQTT 5, and its properties; or a cancellation of an earlier one of its batch."""
 
     model: str
     payload: bytes
     reply_to: str | None
-    correlation: bytes | None
+    correlation: bytes
     expires_s: int | None
+    cancels: int | None = None
 
 
 #: Where an asker may want its answer, which isn't everywhere where it goes.
@@ -188,21 +189,42 @@ REPLIES: Final = (
     *("edgeml/1/farm/client/a/board-1", "edgeml/1/farm/device/board-1/answer/x"),
     *("edgeml/1/farm/device/board-2/state", "edgeml/1/farm/client//board-1", "x" * 300, "\u00e9", "/", "$SYS/a"),
 )
+#: The id of requests that have one, by which they can be cancelled.
+_ID: Final = 7
+_LONG_TEXT: Final = {"messages": right.ITEMS["nurse"]["messages"], "max_new_tokens": 1024, "stream": True, "id": _ID}
+#: A stream that is still written when its cancellation arrives.
+_LONG: Final = Message("nurse", json.dumps(_LONG_TEXT).encode(), None, b"", None)
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> Message:
-    """What a model is asked over MQTT."""
+def batches(draw: st.DrawFn, size: int) -> list[Message]:
+    """What models are asked over MQTT at a time; some requests are cancelled by a later message."""
+    made = [draw(_messages())]
+    while len(made) < size:
+        if draw(st.integers(0, 4)):
+            made.append(draw(_messages()))
+        else:
+            made += [_LONG] * draw(st.integers(0, 1))
+            earlier = draw(st.sampled_from((len(made) - 1, 0)))
+            payload = written(draw(spoilt({"id": _ID, "cancel": True})))
+            made.append(Message(made[earlier].model, payload, None, b"", None, earlier))
+    return made
+
+
+@st.composite
+def _messages(draw: st.DrawFn) -> Message:
     model = draw(st.sampled_from((*right.ITEMS, "nobody")))
     reply_to = draw(st.sampled_from((None,) * 20 + REPLIES))
-    correlation = draw(st.none() | st.binary(max_size=9))
     expires_s = draw(st.sampled_from((None, None, 60, 2**32 - 1)))
-    return Message(model, draw(_payloads(right.ITEMS.get(model, {}))), reply_to, correlation, expires_s)
+    payload = draw(_payloads(right.ITEMS.get(model, {})))
+    return Message(model, payload, reply_to, draw(st.binary(max_size=9)), expires_s)
 
 
 @st.composite
 def _payloads(draw: st.DrawFn, item: dict[str, Any]) -> bytes:
-    beside = {"id": 7, "reply_to": REPLIES[0], "timeout_ms": 5000}
+    beside = {"id": _ID, "reply_to": REPLIES[0], "timeout_ms": 5000}
+    if draw(st.integers(0, 1 if item.keys() & {"prompt", "messages"} else 4)) == 0:
+        beside["stream"] = True
     match draw(st.integers(0, 9)):
         case 0:
             return draw(changed(draw(st.sampled_from((right.PICTURE, right.SOUND, b"works well")))))
