@@ -16,6 +16,7 @@ from tests.support.waiting import until_async
 
 from edgeml import inference
 from edgeml_runtime.generate.cache import Cache
+from edgeml_runtime.generate.constraint import Constraints
 
 COMPLETION = {"model": "chat", "prompt": "Count:", "max_tokens": 8, "temperature": 0}
 DRAWN = {"model": "chat", "prompt": "The", "temperature": 1.5, "max_tokens": 12}
@@ -32,6 +33,20 @@ PERSON = {
 }
 #: Answers of the drawn campaign: all by night.
 SEEDS = 1000 if os.environ.get("EDGEML_NIGHTLY") else 100
+
+
+def test_the_tokenizer_is_read_for_forms_when_the_model_is_loaded(chatting, monkeypatch):
+    """No request waits for it."""
+    read, reading = [], Constraints._read_tokenizer
+    monkeypatch.setattr(Constraints, "_read_tokenizer", lambda *given: read.append(given) or reading(*given))
+
+    async def use(_, client):
+        loaded = len(read)
+        body = COMPLETION | {"response_format": {"type": "regex", "value": "[0-9]{3}"}}
+        return loaded, (await client.post("/v1/completions", json=body)).json()["choices"][0]["text"]
+
+    loaded, text = serving(chatting, use)
+    assert (loaded, len(read), len(text)) == (1, 1, 3)
 
 
 def test_several_answers_are_those_of_the_seeds_that_follow(chatting):

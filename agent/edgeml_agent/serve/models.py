@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,15 +33,22 @@ from edgeml_core import golden
 from edgeml_core.errors import DeviceError, OverloadedError, TransportError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared
+from edgeml_core.processing import PromptInput
 from edgeml_runtime import tensors
 from edgeml_runtime.bench.batching import RunCost, measure_run_cost
+from edgeml_runtime.generate.options import Constraint
 from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Prompt
 from edgeml_runtime.verify import golden as golden_check
 
 T = TypeVar("T")
 _Part = TypeVar("_Part")
 #: Makes pieces in the model's thread, step by step, and gives each to the function.
 Generate: TypeAlias = "Callable[[Model, Callable[[_Part], None]], Steps[None]]"
+#: A prompt whose answer has a form.
+_FORMED: Final = Prompt(
+    prompt="a", max_new_tokens=1, temperature=0.0, seed=0, constraint=Constraint(kind="regex", text="a")
+)
 #: Seconds after which a client should try again, when models in use leave no memory for its own.
 _ROOM_AFTER_S: Final = 1
 
@@ -340,8 +347,17 @@ def _expiring(answer: asyncio.Future[Any], deadline_s: float | None) -> Iterator
 def _open_warm(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:
     """Open a model and run it once, so that its first client doesn't wait for the engine's own start."""
     opened = _opened(folder, manifest)
+    _warm_forms(opened[0])
     memory.release()
     return opened
+
+
+def _warm_forms(model: Model) -> None:
+    """Begin an answer with a form, so that no client waits until the tokenizer is read for one."""
+    if isinstance(model.manifest.preprocess, PromptInput):
+        # Refused where the model or the device has no forms.
+        with suppress(UsageError), closing(model.write(_FORMED, lambda _: None)) as steps:
+            next(steps)
 
 
 def _opened(folder: Path, manifest: Manifest) -> tuple[Model, RunCost]:

@@ -1,7 +1,7 @@
 """The adapter to llguidance: the tokens that may follow in an answer whose form the request constrains.
 
-The library is an optional extra of the device. It reads the same `tokenizer.json` as the model, once, at the first
-request with a constraint. JSON is written without white space between its parts.
+The library is an optional extra of the device. It reads the model's tokenizer once, at the first constraint, which is
+the agent's own when it loads the model. JSON is written without white space between its parts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from edgeml_runtime.generate import grammar_limits
 from edgeml_runtime.generate.options import Constraint, FormatError
+from edgeml_runtime.generate.token_bytes import TokenizerBytes, token_bytes
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -72,8 +73,11 @@ class Constraints:
 
     def _read_tokenizer(self, llguidance: Any) -> Any:  # noqa: ANN401 - the module, and its tokenizer
         stop = next(iter(self._stops), None)
+        tokens = None if stop is None else token_bytes(self._tokenizer)
         try:
             # Without "slices" a mask takes 0.7 ms on average, not 0.3, and a large vocabulary 50 MiB, not 84.
+            if stop is not None and tokens is not None:
+                return llguidance.LLTokenizer(TokenizerBytes(self._tokenizer, tokens, stop), slices=[])
             return llguidance.LLTokenizer(self._tokenizer.to_str(), eos_token=stop, slices=[])
         except Exception as error:  # the library raises several kinds for a tokenizer that it can't read
             message = f"the answers of this model can't be constrained: {_first_line(error)}"

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from edgeml_core.errors import UsageError
-from edgeml_runtime.generate import grammar_limits
+from edgeml_runtime.generate import constraint, grammar_limits
 from edgeml_runtime.generate.constraint import Constraints
 from edgeml_runtime.generate.logprobs import TokenTexts
 from edgeml_runtime.generate.options import Constraint, Continuation, schema_constraint
@@ -68,6 +68,15 @@ def fits(value):
         and len(value["tags"]) <= 2
         and set(value["tags"]) <= {"new", "old"}
     )
+
+
+def test_a_form_allows_the_same_where_llguidance_reads_the_tokenizer(monkeypatch):
+    """As it does for tokenizers that aren't byte-level."""
+    monkeypatch.setattr(constraint, "token_bytes", lambda _: None)
+    own = Constraints(TOKENIZER, (END,))
+    for form in (schema_constraint(PERSON), Constraint("regex", "(new|old)+[0-9]{3}ä*")):
+        for seed in range(10):
+            assert written(form, seed, constraints=own) == written(form, seed)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
