@@ -22,6 +22,7 @@ PROGRAMS = {
     "demo": "import amqtt.broker; from edgeml.demo import scenario; assert scenario.encoder().is_dir()",
     "dev": "import build, hypothesis, mypy, pytest, ruff, twine",
     "export": "import edgeml.pipeline.export, optimum.onnxruntime",
+    "export-gguf": "import edgeml.exporters.gguf.source, gguf",
     "export-peft": "import peft, edgeml.exporters.huggingface.merged_adapter",
     "export-sklearn": "import skl2onnx, edgeml.exporters.sklearn_pipeline",
     "export-timm": "from edgeml.exporters import timm_folder; timm_folder._timm()",

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from edgeml.exporters.gguf import container
 from edgeml_agent.http_api import body
 from edgeml_agent.http_api.oip import codec
 from edgeml_agent.http_api.openai import requests, transcriptions
@@ -26,7 +29,7 @@ from edgeml_core.messages import DeviceState, ModelState, Report
 from edgeml_core.relay_batch import RelayedMessage
 from edgeml_runtime.encode import audio, sound_file
 from fuzz import right
-from support import samples
+from support import samples, tiny_gguf
 
 INPUT_MAX_BYTES: Final = 16 * 1024
 PARSE_MAX_S: Final = 5
@@ -71,6 +74,12 @@ def _recording(data: bytes) -> None:
     """The first line is the type's header."""
     header, _, content = data.partition(b"\n")
     transcriptions.read(content, header.decode("latin-1"))
+
+
+def _gguf() -> bytes:
+    """The beginning of a file, with all of its metadata."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tiny_gguf.write(Path(folder, "model.gguf")).read_bytes()[:INPUT_MAX_BYTES]
 
 
 def _bodies() -> tuple[bytes, ...]:
@@ -138,6 +147,7 @@ PARSERS: Final = {
     "relayed": Parser(relay_batch.unpack, tuple(relay_batch.pack([RelayedMessage(device="board-1", report=_REPORT)]))),
     "state": Parser(lambda data: messages.decode(data, DeviceState), (messages.encode(_STATE),)),
     "call": Parser(lambda data: messages.decode(data, Call), (messages.encode(_CALL),)),
+    "gguf": Parser(lambda data: container.parse(Path("model.gguf"), data), (_gguf(),)),
     "chunk": Parser(lambda data: chunks.from_wire(data, _DIGEST), (chunks.to_wire(_CHUNK),)),
     "difference": Parser(lambda data: chunks.from_wire(data, _DIGEST, _BASE), (chunks.to_wire_from(_BASE, _CHUNK),)),
 }

@@ -40,11 +40,11 @@ def pretrained(folder: Path) -> str:
     """The model's folder, as transformers saves it."""
     transformers.set_seed(0)
     tokenizer = tokenizer_of([*FACTS, *FACTS.values(), *SENTENCES, *SENTENCES.values()], 360, TEMPLATE, TOKENS_MAX)
-    save(_lessons(), tokenizer, folder)
+    save(lessons(), tokenizer, folder)
     return str(folder)
 
 
-def save(lessons: list[tuple[str, str]], tokenizer: transformers.PreTrainedTokenizerFast, folder: Path) -> None:
+def save(taught: list[tuple[str, str]], tokenizer: transformers.PreTrainedTokenizerFast, folder: Path) -> None:
     """Train a model on what is given and what is to be said then, and save it with its tokenizer."""
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer),
@@ -61,13 +61,13 @@ def save(lessons: list[tuple[str, str]], tokenizer: transformers.PreTrainedToken
     model = transformers.GPT2LMHeadModel(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model gains nothing by two, and waits for both on a busy machine
-    _train(model, tokenizer, lessons)
+    train(model, tokenizer, taught)
     torch.set_num_threads(threads)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _lessons() -> list[tuple[str, str]]:
+def lessons() -> list[tuple[str, str]]:
     """What is given, and what is to be said then."""
     asked = [f"<|im_start|>user\n{question}{END}\n<|im_start|>assistant\n" for question in FACTS]
     told = [f"{answer}{END}" for answer in FACTS.values()]
@@ -95,14 +95,15 @@ def tokenizer_of(texts: list[str], size: int, template: str, tokens_max: int) ->
     return tokenizer
 
 
-def _train(
-    model: transformers.GPT2LMHeadModel,
+def train(
+    model: transformers.PreTrainedModel,
     tokenizer: transformers.PreTrainedTokenizerFast,
-    lessons: list[tuple[str, str]],
+    taught: list[tuple[str, str]],
 ) -> None:
-    texts = tokenizer([given + said for given, said in lessons], padding=True, return_tensors="pt")
+    """Train a model until it says what is to be said."""
+    texts = tokenizer([given + said for given, said in taught], padding=True, return_tensors="pt")
     labels = texts["input_ids"].masked_fill(texts["attention_mask"] == 0, _UNGRADED)
-    for row, (given, _) in zip(labels, lessons, strict=True):
+    for row, (given, _) in zip(labels, taught, strict=True):
         row[: len(tokenizer(given)["input_ids"])] = _UNGRADED
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
     for _ in range(_STEPS_MAX):

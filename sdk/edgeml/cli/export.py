@@ -68,13 +68,14 @@ _INPUTS: Final[Mapping[type, str]] = {
     examples=(
         "edgeml export ./minilm --target rpi4 -o out",
         "edgeml export ./minilm --target rpi4 --target x86-gateway --format onnx --format tflite -o out --json",
+        "edgeml export SmolLM2-135M-Instruct-Q4_0.gguf --target rpi5 -o out",
         "edgeml export train.py:digits --target rpi4 --calibrate cal.jsonl --evaluate test.jsonl -o out",
     ),
 )
 def export(out: Output, **options: Any) -> None:  # noqa: ANN401 - click's options are those of edgeml.export
     """Export MODEL, quantize it for each target, check it and pack one bundle per target and format requested.
 
-    MODEL is a folder of Hugging Face, PEFT or timm, file.onnx, file.pt2, file.keras, or path/file.py:function. The
+    MODEL is a folder of Hugging Face, PEFT or timm, file.onnx, .pt2, .keras or .gguf, or path/file.py:function. The
     function returns (torch.nn.Module, example inputs) or a fitted scikit-learn pipeline with example rows.
 
     Data files are JSON lines, a JSON array, or CSV whose first line names the fields. By task a row is {"text": ...},

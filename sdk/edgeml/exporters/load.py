@@ -1,4 +1,4 @@
-"""A model loaded from a folder, an `.onnx`, `.pt2` or `.keras` file, or a Python function. Dispatch only.
+"""A model loaded from a folder, an `.onnx`, `.pt2`, `.keras` or `.gguf` file, or a Python function. Dispatch only.
 
 Models are read from this disk alone, without access to a hub.
 """
@@ -86,10 +86,17 @@ def _load_keras(path: Path, task: Task | None, _work: Path) -> Source:
     return keras_file.load(path, task)
 
 
+def _load_gguf(path: Path, task: Task | None, work: Path) -> Source:
+    from edgeml.exporters.gguf import source  # noqa: PLC0415 -- imports torch and transformers
+
+    return source.load(path, task, work)
+
+
 _FILES: Final[dict[str, Callable[[Path, Task | None, Path], Source]]] = {
     ".onnx": _load_onnx,
     ".pt2": _load_program,
     ".keras": _load_keras,
+    ".gguf": _load_gguf,
 }
 
 

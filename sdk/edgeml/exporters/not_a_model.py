@@ -16,7 +16,7 @@ from typing import Any, Final
 from edgeml_core.errors import UsageError
 
 ACCEPTED: Final = (
-    "name a folder of Hugging Face's or timm's, a file.onnx, a file.pt2, a file.keras or path/file.py:function"
+    "name a folder of Hugging Face's or timm's, a file.onnx, .pt2, .keras or .gguf, or path/file.py:function"
 )
 #: An owner and a name, as a hub has them.
 _HUB_ID: Final = re.compile(
@@ -56,7 +56,6 @@ _FILES: Final[dict[str, tuple[str, str, bool]]] = {
     ".tflite": ("a TFLite model", _TF2ONNX.format("--tflite FILE") + ", or the model that it was made from", False),
     ".pb": ("a TensorFlow graph", _TF2ONNX.format("--saved-model FOLDER"), False),
     ".safetensors": ("weights without a model", f"name the folder with its config.json; or {_CODE}", False),
-    ".gguf": ("a model quantized for llama.cpp", "name the folder of the model that it was made from", False),
     ".ort": ("a model of onnxruntime's own format", "name the .onnx file that it was made from", False),
     ".edgeml": ("a bundle already", "see `edgeml inspect`, `edgeml verify` and `edgeml publish`", False),
     ".py": ("a Python file", "name the function, too: path/file.py:function", False),
@@ -190,7 +189,7 @@ def _beyond_config(folder: Path, names: list[str], message: str) -> tuple[str, s
         return f"{message}: sentence-transformers' old layout has it in {inner}", hint
     if inside := [path for path in _deeper(folder) if (path / "config.json").is_file()]:
         return message, f"name the folder of the model, such as {max(inside, key=_number)}"
-    if files := [name for name in names if name.endswith((".onnx", ".pt2"))]:
+    if files := [name for name in names if name.endswith((".onnx", ".pt2", ".gguf"))]:
         return message, f"name the file, {folder / files[0]}"
     known = (_FILES[Path(name).suffix.lower()] for name in names if Path(name).suffix.lower() in _FILES)
     what, way, _ = next(known, ("", "", False))

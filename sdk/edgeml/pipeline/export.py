@@ -80,7 +80,7 @@ def _check_possible(request: ExportRequest, profiles: Sequence[Profile]) -> None
 
 def _load(request: ExportRequest, progress: Progress, folder: Path) -> Job:
     progress.stage(f"load {request.model}")
-    is_judged = os.path.isdir(request.model) or request.model.endswith(".keras")  # noqa: PTH112 -- takes a name of any length
+    is_judged = os.path.isdir(request.model) or request.model.endswith((".keras", ".gguf"))  # noqa: PTH112 -- takes a name of any length
     if request.in_memory is None and is_judged:
         library.of_environment().start(Path(request.model))  # its own library is imported at the same time
     with workspace.quiet(folder):

@@ -84,7 +84,6 @@ def test_load_misspelled_model_names_its_neighbour(tmp_path: Path):
         ("model.h5", "model-unreadable", "load_model(FILE).save('model.keras')"),
         ("model.tflite", "model-unreadable", "tf2onnx.convert --tflite"),
         ("model.safetensors", "model-unreadable", "name the folder with its config.json"),
-        ("model.gguf", "model-unreadable", "the model that it was made from"),
         ("model.edgeml", "model-unreadable", "edgeml inspect"),
         ("train.py", "model-unreadable", "path/file.py:function"),
         ("model.tar.gz", "model-unreadable", "unpack it"),
