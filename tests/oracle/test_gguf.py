@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 
 import edgeml
 from edgeml.exporters.gguf import container, folder, tensors
-from edgeml.oracle import hard_items
+from edgeml.oracle import hard_items, pipelines
+from edgeml.oracle.protocol import RawItem
 from support import cache, tiny_chat, tiny_gguf
 
 #: What llama.cpp's environment installs: its server as a Python module, without dependencies.
@@ -134,6 +135,13 @@ def test_model_writes_as_llama_cpp_did(tmp_path: Path, name: str):
     """Each architecture, in fp32."""
     _, place = made(tmp_path, **MODELS[name])
     assert continued(place) == [[*map(int, it.split())] for it in RECORDED[name]]
+
+
+def test_transformers_writes_behind_a_space_as_the_tokens_are(tmp_path: Path):
+    """Its pipeline took the space before the first mark away, and so the mark. All logits are 0: it writes token 0."""
+    _, place = made(tmp_path, stored={"output_norm.weight": ("F32", np.zeros(64, np.float32))})
+    _, answer = pipelines.open_pipeline(place, "text-generation")
+    assert answer(RawItem(text="a ", tokens=4)) == {"text": "!!!!"}
 
 
 @pytest.mark.nightly

@@ -144,7 +144,13 @@ def _decoded(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 
 def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
-    (found,) = pipeline(item.text, max_new_tokens=item.tokens, do_sample=False, return_full_text=False)
+    """Write on: the text of the new tokens as they are.
+
+    The pipeline would take spaces before full stops away, from prompt and answer as a whole. Then the end of the prompt
+    is counted wrong, and the answer loses its first character.
+    """
+    options = {"do_sample": False, "return_full_text": False, "clean_up_tokenization_spaces": False}
+    (found,) = pipeline(item.text, max_new_tokens=item.tokens, **options)
     return {"text": found["generated_text"]}
 
 
