@@ -1,4 +1,6 @@
-"""Facts about a model on a target from config.json alone, before a weight is read: whether it fits, how fast it writes.
+"""Facts about a model on a target from its sizes alone, before a weight is read: whether it fits, how fast it writes.
+
+The sizes stand in a folder's config.json, or in the metadata of a GGUF file.
 
 The arithmetic is a lower bound of sizes: a model that passes may still fail the gate.
 """
@@ -11,6 +13,7 @@ from typing import Final
 import msgspec
 
 from edgeml.check.memory import RAM_PER_BYTE, RUNTIME_BYTES
+from edgeml.exporters import not_a_model
 from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.profile import Profile
@@ -44,13 +47,16 @@ class _Shape(msgspec.Struct, frozen=True):
     architectures: tuple[str, ...] | None = None
 
 
-def parameters(folder: Path) -> int | None:
+def parameters(model: Path) -> int | None:
     """Count the weights of a transformer, as a lower bound; None where its config.json lacks the sizes.
 
     The sum has the embeddings once. Each layer adds four square matrices of attention, and two of the feed-forward
     part, or three where it is gated. Norms, biases and heads are left out.
     """
-    shape = _shape(folder)
+    return _parameters(_shape(model))
+
+
+def _parameters(shape: _Shape | None) -> int | None:
     if shape is None:
         return None
     width = shape.hidden_size or shape.n_embd or shape.d_model or shape.dim
@@ -82,12 +88,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predict(model: Path, profile: Profile) -> list[Prediction]:
-    """Predict a language model's memory and speed on a target from its config.json, for each size of weights.
+    """Predict a language model's memory and speed on a target from its sizes, for each size of weights.
 
     Raises:
-        UsageError: `usage`, when the folder has no config.json with the sizes, or another kind of model.
+        UsageError: `usage`, when the folder has no config.json with the sizes, or another kind of model;
+            `model-unreadable` or `model-unsupported`, for a GGUF file that edgeml can't export.
     """
-    shape, count = _shape(model), parameters(model)
+    shape = _shape(model)
+    count = _parameters(shape)
     if count is None:
         raise UsageError("usage", f"{model} has no config.json with a transformer's sizes", "name a model's folder")
     named = shape.architectures if shape else None
@@ -114,8 +122,13 @@ def _ram_bytes(count: int, each: float) -> int:
     return RUNTIME_BYTES + int(count * each * RAM_PER_BYTE)
 
 
-def _shape(folder: Path) -> _Shape | None:
-    path = folder / "config.json"
+def _shape(model: Path) -> _Shape | None:
+    if model.suffix == ".gguf" and model.is_file():
+        from edgeml.exporters.gguf import folder  # noqa: PLC0415 -- the export's extra
+
+        not_a_model.check_file(model)
+        return msgspec.convert(folder.config(model), type=_Shape)
+    path = model / "config.json"
     if not path.is_file():  # a pipe would be waited for
         return None
     try:
@@ -128,13 +141,14 @@ def check_feasible(model: str, profile: Profile, *, quantized: bool, max_ram_byt
     """Check that a model can fit the target in its smallest recipe.
 
     Args:
-        model: the folder; any other source passes.
+        model: the folder, or the GGUF file; any other source passes.
         profile: the target.
         quantized: whether int8 may be tried.
         max_ram_bytes: the request's own bound.
 
     Raises:
         GateFailed: `gate-failed`, with the arithmetic.
+        UsageError: `model-unreadable` or `model-unsupported`, for a GGUF file that edgeml can't export.
     """
     count = parameters(Path(model))
     if count is None:

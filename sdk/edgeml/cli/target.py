@@ -30,7 +30,9 @@ def list_targets(out: Output) -> None:
 
 @target.command()
 @click.argument("name")
-@click.option("--model", type=click.Path(path_type=Path), help="A language model's folder: predict it instead.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="A language model's folder or .gguf file: predict it instead."
+)
 @command(
     examples=(
         "edgeml target show rpi4",
@@ -41,7 +43,7 @@ def list_targets(out: Output) -> None:
 def show(out: Output, name: str, model: Path | None) -> None:
     """Show every number of target NAME, with its source.
 
-    --model predicts from a language model's config.json which sizes of weights fit. It also gives the tokens a second
+    --model predicts from a language model's sizes which forms of its weights fit. It also gives the tokens a second
     that they write at most. Both are estimates: `edgeml bench BUNDLE --on device:ID` measures.
     """
     from edgeml import targets  # noqa: PLC0415 - kept out of --help

@@ -23,6 +23,7 @@ from edgeml_core.processing import TensorInput, TensorOutput
 from edgeml_core.profile import ModelKind, RecipeName
 from edgeml_runtime.model import Model
 from edgeml_runtime.unpack import unpacked
+from support import tiny_gguf
 from support.samples import a_manifest
 from support.task_models import NAMES, writer
 
@@ -178,6 +179,19 @@ def test_predict_names_what_fits_a_board_and_its_speed_at_most(tmp_path: Path):
     assert speeds[0] < 7 < speeds[1] < 11 < speeds[2]
     (nowhere, *_) = feasible.predict(model, targets.load("x86-vnni"))
     assert nowhere.tokens_per_s is None
+
+
+def test_a_gguf_file_is_counted_as_its_folder_would_be(tmp_path: Path):
+    """Its own weights say nothing: any size of weights may be made of them."""
+    path = tiny_gguf.write(tmp_path / "model.gguf", kind="Q4_0")
+    tokens = len(tiny_gguf.byte_level()["tokens"])
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": tokens}
+    heads = {"hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2}
+    assert feasible.parameters(path) == feasible.parameters(config(tmp_path, **sizes, **heads))
+    assert [it.fits for it in feasible.predict(path, targets.load("rpi4"))] == [True, True, True]
+    path.write_bytes(b"GGUF")
+    with pytest.raises(UsageError, match="is cut short"):
+        feasible.check_feasible(str(path), targets.load("rpi4"), quantized=True)
 
 
 def test_predict_of_another_kind_of_model_is_usage(tmp_path: Path):

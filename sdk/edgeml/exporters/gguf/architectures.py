@@ -222,6 +222,7 @@ class Layout:
             "architectures": [known.model],
             "model_type": known.model_type,
             "dtype": "float32",
+            "hidden_act": "silu",
             "hidden_size": sizes["width"],
             "intermediate_size": sizes["inner"],
             "num_hidden_layers": sizes["layers"],

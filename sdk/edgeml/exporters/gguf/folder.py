@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from safetensors.numpy import save_file
 
-from edgeml.exporters.gguf import tensors, tokenizer
-from edgeml.exporters.gguf.architectures import ROPE_FACTORS, Layout
+from edgeml.exporters.gguf import container, tensors, tokenizer
+from edgeml.exporters.gguf.architectures import ROPE_FACTORS, Layout, Weight
 from edgeml.exporters.gguf.container import Container, unreadable, unsupported
 from edgeml.exporters.gguf.entries import Entries
 from edgeml.exporters.huggingface import folder as folders
@@ -29,6 +29,17 @@ _OTHER_TYPES: Final = {
 }
 
 
+def config(path: Path) -> dict[str, Any]:
+    """Read a file as transformers' config.json; no matrix is restored.
+
+    Raises:
+        UsageError: as for `write`.
+    """
+    found = container.read(path)
+    layout, _ = _laid_out(found)
+    return _config(found, layout)
+
+
 def write(found: Container, folder: Path) -> None:
     """Write the model as a folder that transformers loads.
 
@@ -39,23 +50,30 @@ def write(found: Container, folder: Path) -> None:
     Raises:
         UsageError: `model-unreadable`, `model-unsupported`, or `extra-missing` without the `gguf` package.
     """
-    _check_is_model(found)
-    layout = Layout(found)
-    tensors.check(found)
-    weights = layout.weights()
-    factors = tensors.restore(found, ROPE_FACTORS) if ROPE_FACTORS in found.tensors else None
-    config = layout.config(factors)
-    vocabulary = tokenizer.build(found, config["max_position_embeddings"])
+    layout, weights = _laid_out(found)
+    settings = _config(found, layout)
+    vocabulary = tokenizer.build(found, settings["max_position_embeddings"])
     if vocabulary.size != layout.sizes["tokens"]:
         raise unreadable(found.path, f"has {layout.sizes['tokens']} embeddings for {vocabulary.size} tokens")
     folder.mkdir(parents=True)
     vocabulary.tokenizer.save(str(folder / folders.TOKENIZER))
     ends = {"bos_token_id": vocabulary.begin, "eos_token_id": list(vocabulary.ends)}
-    _write_json(folder / "config.json", config | ends)
+    _write_json(folder / "config.json", settings | ends)
     _write_json(folder / "generation_config.json", ends)
     _write_json(folder / "tokenizer_config.json", vocabulary.settings)
     restored = {weight.name: weight.of(tensors.restore(found, name)) for name, weight in weights.items()}
     save_file(restored, folder / "model.safetensors", {"format": "pt"})
+
+
+def _laid_out(found: Container) -> tuple[Layout, dict[str, Weight]]:
+    _check_is_model(found)
+    layout = Layout(found)
+    tensors.check(found)
+    return layout, layout.weights()
+
+
+def _config(found: Container, layout: Layout) -> dict[str, Any]:
+    return layout.config(tensors.restore(found, ROPE_FACTORS) if ROPE_FACTORS in found.tensors else None)
 
 
 def _check_is_model(found: Container) -> None:
