@@ -51,7 +51,7 @@ def open_pipeline(folder: Path, task: Task) -> tuple[str, Callable[[RawItem], di
         device="cpu",
         dtype=torch.float32,
         trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
+        model_kwargs={"use_safetensors": True, **_attention(folder, task)},
         **parts,
     )
     answer = _ANSWERS[task]
@@ -69,6 +69,14 @@ def _check_reads_config(folder: Path) -> None:
         message = f"config.json has rope_parameters, which transformers {transformers.__version__} ignores"
         hint = "let EDGEML_ORACLE_PYTHON name the Python of an environment with edgeml-deploy and transformers 5"
         raise UsageError("extra-missing", message, hint)
+
+
+def _attention(folder: Path, task: Task) -> dict[str, str]:
+    """Choose transformers' own attention for texts of a model that caps its scores: the default leaves that out."""
+    path = folder / "config.json"  # an adapter of PEFT may have none
+    if task != "text-generation" or not path.exists():
+        return {}
+    return {"attn_implementation": "eager"} if json.loads(path.read_bytes()).get("attn_logit_softcapping") else {}
 
 
 def _text_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:

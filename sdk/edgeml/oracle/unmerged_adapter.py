@@ -44,8 +44,11 @@ def open_model(folder: Path, task: Task) -> tuple[str, Any, dict[str, str]]:
     count = peft_folder.head_labels(folder)
     if count is not None and config.num_labels != count:
         config.num_labels = count
+    # transformers' default attention leaves out the cap of scores.
+    caps = task == "text-generation" and getattr(config, "attn_logit_softcapping", None)
+    attention = {"attn_implementation": "eager"} if caps else {}
     whole = _CLASSES[task].from_pretrained(
-        str(base), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        str(base), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32, **attention
     )
     model = peft.PeftModel.from_pretrained(whole, str(folder)).get_base_model().eval()
     versions = f"PEFT {peft.__version__} and transformers {transformers.__version__}"

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import transformers
 
 from edgeml.exporters.huggingface import rope
 from edgeml.exporters.source import Source
@@ -52,6 +53,7 @@ def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            **_attention(automatic, config),
         )
     except UsageError:
         raise
@@ -62,6 +64,15 @@ def load(automatic: Any, path: Path) -> tuple[Any, frozenset[str]]:  # noqa: ANN
     missing = frozenset(found["missing_keys"])
     _fill(model, missing, torch.nan)
     return model.eval(), missing
+
+
+def _attention(automatic: Any, config: Any) -> dict[str, str]:  # noqa: ANN401 -- transformers has no types here
+    """Choose the attention that caps its scores for texts of such a model, as Gemma 2: transformers' default doesn't.
+
+    Source: transformers 4.57 `sdpa_attention_forward`, which drops `softcap`; llama.cpp caps.
+    """
+    caps = automatic is transformers.AutoModelForCausalLM and getattr(config, "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if caps else {}
 
 
 def _check_size(config: Any) -> None:  # noqa: ANN401 -- transformers has no types here
