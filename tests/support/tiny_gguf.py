@@ -17,6 +17,12 @@ CHAT: Final = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+#: By architecture: further entries.
+FURTHER: Final[dict[str, dict[str, Any]]] = {
+    "granite": {"embedding_scale": 3.0, "residual_scale": 0.4, "attention.scale": 0.2, "logit_scale": 2.0},
+    "gemma2": {"attention.sliding_window": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 9.0},
+    "gemma3": {"attention.sliding_window": 8},
+}
 #: Left and right of each merge of the byte-level vocabulary, in order; "\u0120" stands for a space.
 MERGES: Final = ("t h", "th e", "\u0120 p", "u m", "\u0120p um", "\u0120pum p", "\u0120 the", "1 2", "12 3", "123 4")
 #: What llama.cpp calls tokens of the types.
@@ -44,7 +50,7 @@ def write(
 
     Args:
         path: the new file.
-        architecture: llama, qwen2, qwen3 or gemma3.
+        architecture: llama, granite, qwen2, qwen3, gemma2 or gemma3.
         kind: of the tensors with two axes.
         entries: of the metadata, by their whole keys; None takes one away.
         vocabulary: entries below `tokenizer.ggml.`, `byte_level()` where none is given.
@@ -121,8 +127,7 @@ def _entries(architecture: str, sizes: Mapping[str, int]) -> dict[str, Any]:
         "attention.layer_norm_rms_epsilon": 1e-6,
         "rope.freq_base": 10_000.0,
     }
-    if architecture == "gemma3":
-        own["attention.sliding_window"] = 8
+    own |= FURTHER.get(architecture, {})
     return {f"{architecture}.{key}": value for key, value in own.items()}
 
 
@@ -144,7 +149,7 @@ def _tensors(architecture: str, sizes: Mapping[str, int], tokens: int) -> Iterat
         layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
     if architecture in ("qwen3", "gemma3"):
         layer |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
-    if architecture == "gemma3":
+    if architecture in ("gemma2", "gemma3"):
         layer |= {"post_attention_norm.weight": (width,), "post_ffw_norm.weight": (width,)}
     yield "token_embd.weight", (tokens, width)
     yield "output_norm.weight", (width,)

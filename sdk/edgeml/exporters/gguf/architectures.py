@@ -95,7 +95,7 @@ _HEAD_NORMS: Final[_Names] = {
     "attn_q_norm.weight": ("self_attn.q_norm.weight", ("head",)),
     "attn_k_norm.weight": ("self_attn.k_norm.weight", ("head",)),
 }
-#: The further norms in a layer of Gemma 3.
+#: The further norms in a layer of Gemma 2 and 3.
 _GEMMA_NORMS: Final[_Names] = {
     "post_attention_norm.weight": ("post_attention_layernorm.weight", ("width",)),
     "ffn_norm.weight": ("pre_feedforward_layernorm.weight", ("width",)),
@@ -104,26 +104,45 @@ _GEMMA_NORMS: Final[_Names] = {
 _OUTPUT_BIAS: Final[_Names] = {"attn_output.bias": ("self_attn.o_proj.bias", ("width",))}
 
 
-def _gemma3(entries: Entries, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Set what Gemma 3 has besides: windows in five of six layers, which have rotations of their own.
+def _gemma(entries: Entries, sizes: Mapping[str, int], *, largest_layers: int) -> dict[str, Any]:
+    """Set what Gemma 2 and 3 have in common: layers with a window, and the scale of the scores.
 
-    Source: llama.cpp's models/gemma3.cpp: the pattern, the local base and the scale where the file names none.
+    Source: llama.cpp's models/gemma2.cpp and gemma3.cpp, for what the file doesn't have.
     """
-    layers, window = sizes["layers"], entries.integer("attention.sliding_window")
-    # Gemma 3 27B alone scales its scores by the width.
-    is_largest = layers == _GEMMA3_LARGEST_LAYERS
+    # The 27B models alone scale their scores by the width.
+    scaled_by = sizes["width"] // sizes["heads"] if sizes["layers"] == largest_layers else sizes["head"]
     return {
-        "sliding_window": window,
-        "layer_types": ["full_attention" if at % 6 == 5 else "sliding_attention" for at in range(layers)],
-        "rope_local_base_freq": entries.real("rope.freq_base_swa", 10_000.0),
-        "query_pre_attn_scalar": sizes["width"] // sizes["heads"] if is_largest else sizes["head"],
+        "sliding_window": entries.integer("attention.sliding_window"),
+        "query_pre_attn_scalar": scaled_by,
         "hidden_activation": "gelu_pytorch_tanh",
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
+        "attn_logit_softcapping": entries.real("attn_logit_softcapping", 0.0) or None,
+        "final_logit_softcapping": entries.real("final_logit_softcapping", 0.0) or None,
     }
 
 
-_GEMMA3_LARGEST_LAYERS: Final = 62
+def _gemma2(entries: Entries, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Set the windows of every second layer."""
+    kinds = ["full_attention" if at % 2 else "sliding_attention" for at in range(sizes["layers"])]
+    return {**_gemma(entries, sizes, largest_layers=46), "layer_types": kinds}
+
+
+def _gemma3(entries: Entries, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Set the windows of five in six layers, which have rotations of their own."""
+    kinds = ["full_attention" if at % 6 == 5 else "sliding_attention" for at in range(sizes["layers"])]
+    local = entries.real("rope.freq_base_swa", 10_000.0)
+    return {**_gemma(entries, sizes, largest_layers=62), "layer_types": kinds, "rope_local_base_freq": local}
+
+
+def _granite(entries: Entries, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Set Granite's factors; without one of them llama.cpp takes 1, or scales the scores by the head."""
+    return {
+        "embedding_multiplier": entries.real("embedding_scale", 0.0) or 1.0,
+        "residual_multiplier": entries.real("residual_scale", 0.0) or 1.0,
+        "attention_multiplier": entries.real("attention.scale", 0.0) or sizes["head"] ** -0.5,
+        "logits_scaling": entries.real("logit_scale"),
+    }
+
+
 _ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     # Also Mistral's, SmolLM's and others': the same layers under other names.
     "llama": Architecture(
@@ -141,6 +160,24 @@ _ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         block=_LAYER | _SECOND_NORM | _HEAD_NORMS,
         biases=_QKV_BIASES | _OUTPUT_BIAS,
         biases_setting="attention_bias",
+    ),
+    "granite": Architecture(
+        model_type="granite",
+        model="GraniteForCausalLM",
+        block=_LAYER | _SECOND_NORM,
+        biases=_QKV_BIASES | _OUTPUT_BIAS,
+        biases_setting="attention_bias",
+        interleaved=True,
+        read=frozenset({"embedding_scale", "residual_scale", "attention.scale", "logit_scale"}),
+        settings=_granite,
+    ),
+    "gemma2": Architecture(
+        model_type="gemma2",
+        model="Gemma2ForCausalLM",
+        block=_LAYER | _GEMMA_NORMS,
+        norm_offset=1.0,
+        read=frozenset({"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}),
+        settings=_gemma2,
     ),
     "gemma3": Architecture(
         model_type="gemma3_text",
