@@ -56,8 +56,18 @@ MODELS: Final[dict[str, dict[str, Any]]] = {
 SCALES: Final = {"Q2_K": (80, 2), "Q3_K": (108, 1), "Q6_K": (208, 1)} | dict.fromkeys(
     ("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)
 )
-#: Texts with runs of spaces beside the oracle's; llama.cpp doesn't compose accents as Qwen's tokenizer does.
-TEXTS: Final = (*hard_items.TEXTS, *("a" + " " * count + "b" for count in range(1, 40)), "don't I'LL 12345", "<tool>x")
+PRE_TOKENIZERS: Final = ("gpt-2", "smollm", "starcoder", "refact", "llama-bpe", "llama3", "llama-v3", "qwen2")
+VOCABULARIES: Final = {name: tiny_gguf.byte_level(name) for name in PRE_TOKENIZERS} | {
+    "llama's": tiny_gguf.sentencepiece(),
+    "gemma's": tiny_gguf.gemma_like(),
+}
+#: Texts with runs of spaces beside the oracle's. llama.cpp doesn't compose accents as Qwen's tokenizer does, and takes
+#: its plain `</s>` for a control token: neither is among them.
+TEXTS: Final = (
+    *hard_items.TEXTS,
+    *("a" + " " * count + "b" for count in range(1, 40)),
+    *("don't I'LL 12345", "<tool>x", "<b>the  pump</b>\n\n\n\nin", "\n\n \n", "<s>the<s> pump", "<unk>  the"),
+)
 #: Names of transformers' weights, and llama.cpp's for them.
 NAMES: Final = {
     "model.layers": "blk",
@@ -195,13 +205,10 @@ def random_blocks(kind: str, rows: int, width: int) -> np.ndarray:
 
 @pytest.mark.nightly
 @pytest.mark.network
-@pytest.mark.parametrize(
-    "pre", ["gpt-2", "smollm", "starcoder", "refact", "llama-bpe", "llama3", "llama-v3", "qwen2", None]
-)
-def test_texts_have_the_tokens_of_llama_cpp(tmp_path: Path, llama_cpp: Path, pre: str | None):
-    """By each pre-tokenizer, and by SentencePiece."""
-    vocabulary = tiny_gguf.sentencepiece() if pre is None else tiny_gguf.byte_level(pre)
-    path, place = made(tmp_path, vocabulary=vocabulary)
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_texts_have_the_tokens_of_llama_cpp(tmp_path: Path, llama_cpp: Path, name: str):
+    """By each pre-tokenizer, and by SentencePiece as Llama and Gemma have it."""
+    path, place = made(tmp_path, vocabulary=VOCABULARIES[name])
     tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
     assert [tokenizer.encode(text).ids for text in TEXTS] == asked(llama_cpp, path, [{"text": it} for it in TEXTS])
 

@@ -114,6 +114,24 @@ def sentencepiece() -> dict[str, Any]:
     return {"model": "llama", "tokens": tokens, "token_type": types, "scores": scores, **ids}
 
 
+def gemma_like() -> dict[str, Any]:
+    """SentencePiece's without a space before texts, and with runs of spaces and lines found before all merges."""
+    found = sentencepiece()
+    run_tokens = {"\u2581" * count: " " * count for count in RUNS}
+    tokens = [run_tokens.get(token, token) for token in found["tokens"]]
+    types = [
+        USER if token in run_tokens.values() else its for token, its in zip(tokens, found["token_type"], strict=True)
+    ]
+    further = ["\n\n", "\n\n\n", "<b>", "</b>"]
+    return {
+        **found,
+        "tokens": [*tokens, *further],
+        "token_type": [*types, *[USER] * len(further)],
+        "scores": [*found["scores"], *[-1000.0] * len(further)],
+        "add_space_prefix": False,
+    }
+
+
 def _entries(architecture: str, sizes: Mapping[str, int]) -> dict[str, Any]:
     own: dict[str, Any] = {
         "context_length": CONTEXT,
