@@ -189,9 +189,10 @@ def test_rotary_factors_are_those_of_llama_3_or_refused(tmp_path: Path):
     made = written(tmp_path, entries=entries, stored={"rope_freqs.weight": ("F32", factors)})
     scaling = read_json(made / "config.json")["rope_scaling"]
     assert (scaling["rope_type"], scaling["factor"], scaling["low_freq_factor"]) == ("llama3", 32, 1)
-    (tmp_path / "other").mkdir()
-    error = refused(tmp_path / "other", stored={"rope_freqs.weight": ("F32", factors * 1.1)})
-    assert "rope_freqs.weight, as Llama 3 doesn't" in error.message
+    for number, other in enumerate((factors * 1.1, factors[:5], factors * 0, factors * -1)):
+        (tmp_path / str(number)).mkdir()
+        error = refused(tmp_path / str(number), entries=entries, stored={"rope_freqs.weight": ("F32", other)})
+        assert "rope_freqs.weight, as Llama 3 doesn't" in error.message
 
 
 def test_linear_scaling_of_positions_is_kept(tmp_path: Path):

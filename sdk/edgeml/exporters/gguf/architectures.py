@@ -42,6 +42,13 @@ _FIXED: Final[Mapping[str, Value]] = {
 _LAYERS_MAX: Final = 2000
 _BLOCK: Final = re.compile(r"blk\.(\d{1,4})\.(.+)")
 _TOLERANCE: Final = 1e-5
+#: Rotary positions of Llama 3.1 and 3.2, but for the factor.
+_LLAMA3_ROPE: Final = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 #: Sizes by name, in the order of a tensor's axes.
 _Shape = tuple[str, ...]
 #: By a tensor's name in its layer: transformers' name, and the shape.
@@ -284,10 +291,11 @@ class Layout:
         linear = {"rope_type": "linear", "factor": factor} if kind == "linear" and factor != 1.0 else None
         if factors is None or np.all(factors == 1.0):
             return linear
-        if self._known.model_type == "llama" and linear is None:
-            for scaling in _llama3(float(factors.max())):
-                if np.allclose(factors, self._llama3_factors(scaling), rtol=_TOLERANCE, atol=0.0):
-                    return scaling
+        is_like_llama = self._known.model_type == "llama" and factors.shape == (self.sizes["head"] // 2,)
+        if is_like_llama and linear is None and factors.max() > 1:
+            scaling = _LLAMA3_ROPE | {"factor": float(factors.max())}
+            if np.allclose(factors, self._llama3_factors(scaling), rtol=_TOLERANCE, atol=0.0):
+                return scaling
         raise unsupported(self._path, f"scales its rotary positions by a tensor, {ROPE_FACTORS}, as Llama 3 doesn't")
 
     def _llama3_factors(self, scaling: Mapping[str, Any]) -> Array:
@@ -339,9 +347,3 @@ class Layout:
         rotated = {"attn_q": self.sizes["heads"], "attn_k": self.sizes["groups"]} if self._known.interleaved else {}
         is_norm = part.endswith("norm")
         return Weight(name=theirs, heads=rotated.get(part, 0), offset=self._known.norm_offset if is_norm else 0.0)
-
-
-def _llama3(factor: float) -> list[dict[str, Any]]:
-    """List the settings of Llama 3.1 and 3.2 with a factor."""
-    given = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    return [{"rope_type": "llama3", "factor": factor, **given}]

@@ -57,7 +57,7 @@ def write(found: Container, folder: Path) -> None:
         raise unreadable(found.path, f"has {layout.sizes['tokens']} embeddings for {vocabulary.size} tokens")
     folder.mkdir(parents=True)
     vocabulary.tokenizer.save(str(folder / folders.TOKENIZER))
-    ends = {"bos_token_id": vocabulary.begin, "eos_token_id": list(vocabulary.ends)}
+    ends = {"bos_token_id": vocabulary.begin, "eos_token_id": list(vocabulary.ends) or None}
     _write_json(folder / "config.json", settings | ends)
     _write_json(folder / "generation_config.json", ends)
     _write_json(folder / "tokenizer_config.json", vocabulary.settings)
