@@ -18,6 +18,8 @@ from edgeml_core.errors import RejectedError
 from edgeml_core.processing import (
     AudioInput,
     Boxes,
+    Decoded,
+    DecodedText,
     DecodedTranscript,
     Generation,
     ImageInput,
@@ -52,6 +54,7 @@ Task = Literal[
     "question-answering",
     "feature-extraction",
     "text-generation",
+    "text2text-generation",
     "image-classification",
     "object-detection",
     "audio-classification",
@@ -227,9 +230,9 @@ def _meaning_problems(manifest: Manifest) -> Iterator[str]:
 
 def _caches(postprocess: Postprocess) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Yield inputs with the outputs that become them in the next run."""
-    if isinstance(postprocess, Generation | DecodedTranscript):
+    if isinstance(postprocess, Generation | Decoded):
         yield postprocess.past, postprocess.present
-    if isinstance(postprocess, DecodedTranscript):
+    if isinstance(postprocess, Decoded):
         yield postprocess.cross, postprocess.cross_present
 
 
@@ -239,7 +242,7 @@ def _answer_problems(manifest: Manifest) -> Iterator[str]:
             yield from _mask_problems(manifest, mask)
         case Transcript() as transcript:
             yield from _transcript_problems(manifest, transcript)
-        case DecodedTranscript() as decoded:
+        case Decoded() as decoded:
             yield from _decoded_problems(manifest, decoded)
         case Boxes() as boxes:
             yield from _box_problems(manifest, boxes)
@@ -259,14 +262,23 @@ def _transcript_problems(manifest: Manifest, transcript: Transcript) -> Iterator
         yield f"postprocess has the blank {transcript.blank!r}, which is none of its tokens"
 
 
-def _decoded_problems(manifest: Manifest, transcript: DecodedTranscript) -> Iterator[str]:
+def _decoded_problems(manifest: Manifest, decoded: Decoded) -> Iterator[str]:
     preprocess = manifest.preprocess
-    if not (isinstance(preprocess, AudioInput) and preprocess.log_mel):
-        yield "postprocess has a decoded transcript, but the model takes no spectrum of a sound"
-    if transcript.language not in (None, *transcript.languages):
-        yield f"postprocess has the language {transcript.language!r}, which is none of its languages"
-    if not transcript.start or not transcript.stop_ids:
-        yield "postprocess has a decoded transcript without a token that begins or ends it"
+    if not decoded.start or not decoded.stop_ids:
+        yield "postprocess has a decoded text without a token that begins or ends it"
+    named = [*decoded.start, *decoded.stop_ids, *decoded.suppressed, *decoded.suppressed_first]
+    if isinstance(decoded, DecodedTranscript):
+        named += [*decoded.task, *decoded.languages.values()]
+    vocabulary = next((it.shape[-1] for it in manifest.outputs if it.name == decoded.output and it.shape), -1)
+    if any(not 0 <= token < vocabulary for token in named):
+        yield f"postprocess names a token outside of the {vocabulary} of output {decoded.output!r}"
+    if isinstance(decoded, DecodedTranscript):
+        if not (isinstance(preprocess, AudioInput) and preprocess.log_mel):
+            yield "postprocess has a decoded transcript, but the model takes no spectrum of a sound"
+        if decoded.language not in (None, *decoded.languages):
+            yield f"postprocess has the language {decoded.language!r}, which is none of its languages"
+    elif type(preprocess) is not TextInput:
+        yield "postprocess has a decoded text, but the model takes no text"
 
 
 def _box_problems(manifest: Manifest, boxes: Boxes) -> Iterator[str]:
@@ -308,7 +320,7 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "golden", manifest.golden.path
     if isinstance(manifest.preprocess, TextInput | PromptInput):
         yield "preprocess", manifest.preprocess.tokenizer
-    if isinstance(manifest.postprocess, DecodedTranscript):
+    if isinstance(manifest.postprocess, Decoded):
         yield "postprocess", manifest.postprocess.tokenizer
 
 
@@ -318,6 +330,10 @@ def _quantities(manifest: Manifest) -> Iterator[tuple[str, float]]:
     yield "runtime.threads", manifest.runtime.threads
     yield "golden.max_abs", manifest.golden.max_abs
     yield "golden.cases", manifest.golden.cases - 1
+    if isinstance(manifest.postprocess, DecodedText):
+        yield "postprocess.no_repeat", manifest.postprocess.no_repeat
+        yield "postprocess.no_repeat_read", manifest.postprocess.no_repeat_read
+        yield "postprocess.repetition_penalty", manifest.postprocess.repetition_penalty
     if isinstance(manifest.preprocess, AudioInput):
         yield "preprocess.sampling_rate_hz", manifest.preprocess.sampling_rate_hz - 1
         yield "preprocess.min_samples", manifest.preprocess.min_samples

@@ -220,17 +220,18 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     in_place: bool = False
 
 
-class DecodedTranscript(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="decoded-transcript"
-):
-    """The text of a sound, written token by token from the logits of `output`, as Whisper's decoder does.
+#: The tokens of a decoder beside an encoder, integers [1, tokens]; its other inputs are `POSITIONS`, keys and values.
+DECODER_IDS: Final = "decoder_input_ids"
 
-    The decoder begins with the tokens `start`, that of a language if there are `languages`, and `task`. It writes until
-    one of `stop_ids`, or until there are `max_tokens` in all. It never writes `suppressed` tokens, nor
-    `suppressed_first` ones as the first. Tokens from `times_from` on are times and no text.
+
+class Decoded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text that a decoder writes of what its encoder reads: the likeliest token each time, by the logits of `output`.
+
+    The decoder begins with the tokens `start`. It writes until one of `stop_ids`, or until there are `max_tokens` in
+    all. It never writes `suppressed` tokens, nor `suppressed_first` ones as the first.
 
     `past` and `present` are as in `Generation`. `cross` and `cross_present` pass the keys and values that the encoder
-    makes of the sound. The sound is an input of the first run alone; in later ones it has no frames.
+    makes. Its text or sound is an input of the first run alone; in later ones it has no tokens or frames.
     """
 
     output: str
@@ -240,16 +241,39 @@ class DecodedTranscript(
     cross: tuple[str, ...]
     cross_present: tuple[str, ...]
     start: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
+    max_tokens: int
+
+
+class DecodedTranscript(Decoded, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="decoded-transcript"):
+    """The text of a sound, as Whisper's decoder writes it.
+
+    Behind `start` stand the token of a language, if there are `languages`, and `task`. Tokens from `times_from` on are
+    times and no text.
+    """
+
     task: tuple[int, ...]
     #: Tokens by ISO 639's codes. The likeliest one is taken, unless `language` or the request names another.
     languages: dict[str, int] = {}
     language: str | None = None
-    stop_ids: tuple[int, ...]
-    suppressed: tuple[int, ...] = ()
-    suppressed_first: tuple[int, ...] = ()
     times_from: int
-    max_tokens: int
     clean_up: bool = False
+
+
+class DecodedText(Decoded, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="decoded-text"):
+    """A text made of another one, such as its translation or its summary.
+
+    It has `min_tokens` at least, the first ones included. No sequence of `no_repeat` tokens stands in it twice, and
+    none of `no_repeat_read` tokens of the other text; 0 allows all. `repetition_penalty` divides positive logits of
+    tokens that stand in it, and multiplies negative ones.
+    """
+
+    min_tokens: int = 0
+    no_repeat: int = 0
+    no_repeat_read: int = 0
+    repetition_penalty: float = 1.0
 
 
 class TensorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensors"):
@@ -265,6 +289,7 @@ Postprocess = (
     | Boxes
     | Transcript
     | DecodedTranscript
+    | DecodedText
     | Embedding
     | Generation
     | TensorOutput
@@ -280,7 +305,7 @@ def outputs_named(postprocess: Postprocess) -> tuple[str, ...]:
             return logits, boxes
         case Generation(output=output, present=present):
             return output, *present
-        case DecodedTranscript(output=output, present=present, cross_present=cross_present):
+        case Decoded(output=output, present=present, cross_present=cross_present):
             return output, *present, *cross_present
         case TensorOutput():
             return ()

@@ -20,7 +20,7 @@ from edgeml_core.processing import (
     AudioInput,
     Boxes,
     Classes,
-    DecodedTranscript,
+    Decoded,
     Embedding,
     ImageInput,
     MaskFill,
@@ -93,7 +93,7 @@ def observations(run: Run, manifest: Manifest) -> Iterator[Observation]:
 
 def is_observed(manifest: Manifest) -> bool:
     """Return whether a model has drift features; those that write token by token have none."""
-    return type(manifest.preprocess) in _INPUTS and not isinstance(manifest.postprocess, DecodedTranscript)
+    return type(manifest.preprocess) in _INPUTS and not isinstance(manifest.postprocess, Decoded)
 
 
 def _rows(run: Run, manifest: Manifest) -> Iterator[tuple[_InputRow, Row]]:

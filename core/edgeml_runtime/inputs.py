@@ -14,6 +14,7 @@ from edgeml_core.errors import RejectedError, UsageError
 from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     AudioInput,
+    DecodedText,
     DecodedTranscript,
     ImageInput,
     MaskFill,
@@ -59,9 +60,9 @@ class Prepared(NamedTuple):
     """The tensors of one run; `about` has one entry for each item in it.
 
     The answer to a prompt takes further runs: `begin` begins it, with the first one. `answer` does all runs for a
-    scored text, and for a sound whose text is written token by token. Its second argument tells whether the client has
-    left. A context may take further runs: `further` takes the first one's outputs, does the others and yields all
-    answers.
+    scored text, and for a text or a sound of which another text is written token by token. Its second argument tells
+    whether the client has left. A context may take further runs: `further` takes the first one's outputs, does the
+    others and yields all answers.
     """
 
     tensors: dict[str, Array]
@@ -103,11 +104,26 @@ def preparer(folder: Path, manifest: Manifest) -> Preparer:
 def _texts(folder: Path, text: TextInput, manifest: Manifest) -> Preparer:
     from edgeml_runtime.encode.text import Encoder  # noqa: PLC0415 -- only text models load the tokenizers library
 
-    encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
     spec = manifest.postprocess
+    if isinstance(spec, DecodedText):
+        return _rewritten(folder, text, manifest, spec)
+    encoder = Encoder(folder / text.tokenizer, text, manifest.inputs)
     if isinstance(spec, MaskFill):
         return lambda items: Prepared(*encoder.masked([_expect(item, Text) for item in items], spec))
     return lambda items: Prepared(*encoder.encode([_expect(item, Text) for item in items]))
+
+
+def _rewritten(folder: Path, text: TextInput, manifest: Manifest, spec: DecodedText) -> Preparer:
+    from edgeml_runtime.generate.decoded_text import Rewriter  # noqa: PLC0415 -- loads the tokenizers library
+
+    rewriter = Rewriter(folder, text, manifest.inputs, spec)
+
+    def prepare(items: Sequence[Item]) -> Prepared:
+        (item,) = items
+        ids, about = rewriter.encode(_expect(item, Text))
+        return Prepared(rewriter.first(ids), [about], answer=partial(rewriter.rewrite, ids, about))
+
+    return prepare
 
 
 def _questions(folder: Path, text: QuestionInput, manifest: Manifest) -> Preparer:

@@ -191,8 +191,8 @@ class SpanAnswer(TypedDict):
     score: float
 
 
-class TranscriptAnswer(Cut):
-    """The text of a sound, and its language where the model knows several."""
+class WrittenAnswer(Cut):
+    """The text of a sound, and its language where the model knows several; or a text made of another one."""
 
     text: str
     language: NotRequired[str]
@@ -254,7 +254,7 @@ Answer: TypeAlias = (
     | TokensAnswer
     | FillsAnswer
     | BoxesAnswer
-    | TranscriptAnswer
+    | WrittenAnswer
     | SpanAnswer
     | TextAnswer
     | LikelihoodAnswer
@@ -262,7 +262,7 @@ Answer: TypeAlias = (
     | TensorsAnswer
 )
 
-Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, FillsAnswer, TranscriptAnswer, EmbeddingAnswer)
+Cuttable = TypeVar("Cuttable", ClassesAnswer, TokensAnswer, FillsAnswer, WrittenAnswer, EmbeddingAnswer)
 
 #: One run of a model: inputs by tensor name to outputs by tensor name.
 Infer: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]

@@ -17,12 +17,13 @@ from edgeml_core.manifest import Task
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 #: By PEFT's task type.
-#: Source: PEFT 0.21 `TaskType`; sequences to sequences have no task here.
+#: Source: PEFT 0.21 `TaskType`.
 TASKS: Final[dict[str, Task]] = {
     "SEQ_CLS": "text-classification",
     "TOKEN_CLS": "token-classification",
     "QUESTION_ANS": "question-answering",
     "CAUSAL_LM": "text-generation",
+    "SEQ_2_SEQ_LM": "text2text-generation",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
 #: Methods that put learned tokens before a text instead of changing weights, so that nothing can be merged.

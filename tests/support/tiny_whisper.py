@@ -61,6 +61,9 @@ def pretrained(folder: Path, *, steps: int = _STEPS_MAX) -> str:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, 0, 0.2)
+        # transformers reads on from a time that it finds in a text; random weights write many.
+        times = range(tokenizer.convert_tokens_to_ids(_SPECIAL[-1]) + 1, model.config.vocab_size)
+        model.config.suppress_tokens += times
     for part in (model.eval(), tokenizer, extractor):
         part.save_pretrained(folder)
     return str(folder)

@@ -20,7 +20,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     Boxes,
     Classes,
-    DecodedTranscript,
+    Decoded,
     Generation,
     MaskFill,
     Span,
@@ -105,7 +105,7 @@ def _state(manifest: Manifest) -> str:
             part = "fills[0].sequence"
         case Span():
             part = "answer"
-        case Generation() | Transcript() | DecodedTranscript():
+        case Generation() | Transcript() | Decoded():
             part = "text"
         case TensorOutput():
             tensor = manifest.outputs[0]

@@ -46,7 +46,7 @@ from edgeml_agent.serve.jobs import UNFINISHED, Job, let_read, result_of, settle
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
 from edgeml_core.errors import OverloadedError
-from edgeml_core.processing import AudioInput, PromptInput
+from edgeml_core.processing import AudioInput, Decoded, PromptInput
 from edgeml_runtime.bench.batching import RunCost
 from edgeml_runtime.generate.batch import ROWS_MAX
 from edgeml_runtime.model import Model
@@ -99,7 +99,10 @@ class Worker:
         self._threads = model.threads
         self._cores = cores
         self._share = calibration.batch_size
-        self._is_unbounded = isinstance(model.manifest.preprocess, PromptInput | AudioInput)
+        manifest = model.manifest
+        self._is_unbounded = isinstance(manifest.preprocess, PromptInput | AudioInput) or isinstance(
+            manifest.postprocess, Decoded
+        )
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         #: Jobs that wait for the thread, and jobs that the thread has or will have.

@@ -1,8 +1,4 @@
-"""The text of a sound by an encoder and a decoder, as Whisper's: the likeliest token, one after the other.
-
-The encoder runs with the first tokens only. Its keys and values are inputs of all later runs, in which the sound has no
-frames.
-"""
+"""The text of a sound by an encoder and a decoder, as Whisper's, in the language of the sound or of the request."""
 
 from __future__ import annotations
 
@@ -10,15 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import INPUT_IDS, POSITIONS, DecodedTranscript
+from edgeml_core.processing import DecodedTranscript
 from edgeml_runtime.encode.text import opened
 from edgeml_runtime.engines import Session
+from edgeml_runtime.generate.encoder_decoder import Reading, encoder_input
 from edgeml_runtime.postprocess.clean_up import cleaned
-from edgeml_runtime.tasks import Sound, TranscriptAnswer, truncated
+from edgeml_runtime.tasks import Sound, WrittenAnswer, truncated
 from edgeml_runtime.tensors import Array
 
 #: The language of a model without tokens of languages.
@@ -39,14 +34,8 @@ class Transcriber:
     """
 
     def __init__(self, folder: Path, inputs: Sequence[TensorSpec], spec: DecodedTranscript) -> None:
-        self._inputs = {it.name: it for it in inputs}
-        known = {INPUT_IDS, POSITIONS, *spec.past, *spec.cross}
-        further = self._inputs.keys() - known
-        if len(further) != 1 or known - self._inputs.keys():
-            names = ", ".join(self._inputs)
-            raise RejectedError("bundle-format", f"a decoded transcript doesn't fill the model's inputs {names}")
-        (self._sound,) = further
-        self._spec = spec
+        encoder_input(inputs, spec)
+        self._inputs, self._spec = inputs, spec
         self._tokenizer = opened(folder / spec.tokenizer)
 
     def first(self, sound: Array, language: str | None) -> dict[str, Array]:
@@ -60,11 +49,11 @@ class Transcriber:
             UsageError: `input-invalid`, for a language that the model doesn't know.
         """
         named = self._known(language) or next(iter(self._spec.languages), None)
-        return _Reading(self._inputs, self._spec, {self._sound: sound}).tensors(self._beginning(named))
+        return Reading(self._inputs, self._spec, sound).tensors(self._beginning(named))
 
     def transcribe(
         self, sound: Array, language: str | None, about: Sound, session: Session, stopped: Callable[[], bool]
-    ) -> TranscriptAnswer:
+    ) -> WrittenAnswer:
         """Write the text of a sound.
 
         Args:
@@ -80,25 +69,14 @@ class Transcriber:
             TransportError: `client-left`.
         """
         spec, named = self._spec, self._known(language)
-        reading = _Reading(self._inputs, spec, {self._sound: sound})
+        reading = Reading(self._inputs, spec, sound)
         unread = self._beginning(named)
-        room = spec.max_tokens - len(unread)
         if spec.languages and named is None:
             logits = reading.read(spec.start, session)
             named = max(spec.languages, key=lambda code: float(logits[spec.languages[code]]))
             unread = [spec.languages[named], *spec.task]
-            room -= 1
-        tokens: list[int] = []
-        while len(tokens) < room:
-            if stopped():
-                raise TransportError("client-left", "the client left before the text was complete")
-            logits = reading.read(unread, session)
-            logits[[*spec.suppressed, *(() if tokens else spec.suppressed_first)]] = -np.inf
-            unread = [int(logits.argmax())]
-            if unread[0] in spec.stop_ids:
-                break
-            tokens += unread
-        answer: TranscriptAnswer = {"text": self._text(tokens)}
+        tokens = reading.write(unread, session, stopped)
+        answer: WrittenAnswer = {"text": self._text(tokens)}
         if named is not None and spec.languages:
             answer["language"] = named
         if cut := truncated(about):
@@ -121,38 +99,3 @@ class Transcriber:
         words = [token for token in tokens if token < self._spec.times_from]
         text = self._tokenizer.decode(words, skip_special_tokens=True)
         return cleaned(text) if self._spec.clean_up else text
-
-
-class _Reading:
-    """The tokens that the decoder has read for one sound, with their keys and values."""
-
-    def __init__(self, inputs: dict[str, TensorSpec], spec: DecodedTranscript, sound: dict[str, Array]) -> None:
-        self._inputs, self._spec = inputs, spec
-        self._count = 0
-        empty = {name: self._empty(name) for name in (*spec.past, *spec.cross)}
-        self._kept: dict[str, Array] = sound | empty
-        self._sound = next(iter(sound))
-
-    def _empty(self, name: str) -> Array:
-        _, heads, _, size = self._inputs[name].shape
-        return np.zeros((1, heads, 0, size), dtype=self._inputs[name].dtype)
-
-    def tensors(self, ids: Sequence[int]) -> dict[str, Array]:
-        """Make the inputs of a run that reads further tokens."""
-        positions = range(self._count, self._count + len(ids))
-        counted = {INPUT_IDS: [[*ids]], POSITIONS: [[*positions]]}
-        return {name: np.array(it, dtype=self._inputs[name].dtype) for name, it in counted.items()} | self._kept
-
-    def read(self, ids: Sequence[int], session: Session) -> Array:
-        """Read further tokens; return the logits after the last one, float [vocabulary]."""
-        outputs, spec = session.run(self.tensors(ids)), self._spec
-        pairs = list(zip(spec.past, spec.present, strict=True))
-        if not self._count:
-            pairs += zip(spec.cross, spec.cross_present, strict=True)
-            self._kept[self._sound] = self._kept[self._sound][..., :0]
-        self._kept |= {name: outputs[output] for name, output in pairs}
-        self._count += len(ids)
-        logits = np.array(outputs[spec.output][0, -1], dtype=np.float32)
-        if np.isnan(logits).any():
-            raise DeviceError("runtime-failed", f"the model's output {spec.output!r} has NaN", "try other input")
-        return logits

@@ -12,10 +12,10 @@ from itertools import groupby
 from edgeml_core.processing import Transcript
 from edgeml_runtime.postprocess.classification import check_labels, softmax
 from edgeml_runtime.postprocess.clean_up import cleaned
-from edgeml_runtime.tasks import Row, TranscriptAnswer, with_truncation
+from edgeml_runtime.tasks import Row, WrittenAnswer, with_truncation
 
 
-def transcript(row: Row, spec: Transcript) -> TranscriptAnswer:
+def transcript(row: Row, spec: Transcript) -> WrittenAnswer:
     """Write the text of a sound.
 
     Args:
@@ -32,7 +32,7 @@ def transcript(row: Row, spec: Transcript) -> TranscriptAnswer:
     found = (token for token, _ in groupby(frames) if token != spec.blank)
     text = "".join(spec.space if token == spec.delimiter else token for token in found).strip()
     text = text.lower() if spec.lowercase else text
-    answer: TranscriptAnswer = {"text": cleaned(text) if spec.clean_up else text}
+    answer: WrittenAnswer = {"text": cleaned(text) if spec.clean_up else text}
     return with_truncation(answer, row)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from edgeml_core.processing import (
     Boxes,
     Classes,
+    DecodedText,
     DecodedTranscript,
     Embedding,
     Generation,
@@ -158,6 +159,7 @@ _TABLE: Final[dict[type[Postprocess], Callable[[Any, Any], bool]]] = {
     Boxes: _boxes,
     Transcript: _transcript,
     DecodedTranscript: _transcript,
+    DecodedText: _transcript,
     Span: _span,
     Embedding: _embedding,
     Generation: _always,

@@ -17,7 +17,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     Boxes,
     Classes,
-    DecodedTranscript,
+    Decoded,
     Embedding,
     Generation,
     MaskFill,
@@ -45,7 +45,7 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     other row has the same label. Masks: the likeliest token is the label. Spans: the words are those of the label.
     Tensors: the index of the largest output is right. Language models: perplexity, whose `drop` is the fraction by
     which it rises. Boxes: mean average precision.
-    Transcripts: word error rate, whose `drop` is its rise.
+    Transcripts and texts made of texts: word error rate, whose `drop` is its rise.
 
     Args:
         fp32: the original's answers, one for each row.
@@ -58,7 +58,7 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], rows: Sequence[Row],
     """
     if isinstance(manifest.postprocess, Generation):
         return perplexity.measure(fp32, int8, z95=_Z95)
-    if isinstance(manifest.postprocess, Transcript | DecodedTranscript):
+    if isinstance(manifest.postprocess, Transcript | Decoded):
         return word_error_rate.measure(fp32, int8, rows, z95=_Z95)
     if isinstance(manifest.postprocess, Boxes):
         return mean_average_precision.measure(fp32, int8, rows, manifest.postprocess.labels)

@@ -17,6 +17,7 @@ from edgeml_core.errors import EdgemlError, GateFailed
 from edgeml_core.processing import (
     Boxes,
     Classes,
+    DecodedText,
     DecodedTranscript,
     Embedding,
     Generation,
@@ -277,6 +278,7 @@ _DIFFERENCES: Final[dict[type, Callable[[Any, Mapping[str, Any]], str]]] = {
     Boxes: _boxes,
     Transcript: _text,
     DecodedTranscript: _text,
+    DecodedText: _text,
     Embedding: _vector,
     Generation: _text,
 }

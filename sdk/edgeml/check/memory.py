@@ -12,7 +12,7 @@ from edgeml.exporters.source import Built, Signature
 from edgeml.quantize import recipes
 from edgeml_core.errors import GateFailed
 from edgeml_core.golden import ITEM_BYTES
-from edgeml_core.processing import AudioInput, DecodedTranscript, Generation, PromptInput, TextInput
+from edgeml_core.processing import AudioInput, Decoded, Generation, PromptInput, TextInput
 from edgeml_core.profile import Profile
 from edgeml_runtime.encode.log_mel import HOP_SAMPLES
 
@@ -48,7 +48,7 @@ def estimate_bytes(model: Built, fp32: Built) -> int:
     if model.file_format == "tflite":
         lengths = _fixed_lengths(model)
         copies = lengths if is_float else PACKED_FRACTION * (lengths - 1)
-    own = _cache_bytes(model.signature) + _attention_bytes(model.signature)
+    own = _cache_bytes(model.signature) + _encoder_bytes(model.signature)
     return RUNTIME_BYTES + int(weights_bytes * (RAM_PER_BYTE + copies)) + own
 
 
@@ -92,14 +92,34 @@ def _cache_bytes_per_token(signature: Signature) -> int:
     return sum(math.prod(size for size in it.shape if size > 0) * ITEM_BYTES[it.dtype] for it in kept)
 
 
-def _attention_bytes(signature: Signature) -> int:
-    """Estimate what an encoder of sounds takes beside its weights: one layer's scores and their softmax."""
-    spec, audio = signature.postprocess, signature.preprocess
-    if not (isinstance(spec, DecodedTranscript) and isinstance(audio, AudioInput) and audio.log_mel):
+def _encoder_bytes(signature: Signature) -> int:
+    """Estimate what an encoder with a decoder takes beside its weights.
+
+    That is one layer's scores with their softmax, and the keys and values that later runs take over, twice.
+    """
+    spec = signature.postprocess
+    if not isinstance(spec, Decoded):
         return 0
+    positions = _positions(signature)
     heads = next(it.shape[1] for it in signature.inputs if it.name in spec.cross)
-    positions = audio.log_mel.samples // HOP_SAMPLES // POSITION_FRAMES
-    return 2 * SCORE_BYTES * heads * positions**2
+    lengths = dict.fromkeys(spec.past, spec.max_tokens) | dict.fromkeys(spec.cross, positions)
+    kept = (
+        lengths[it.name] * math.prod(size for size in it.shape if size > 0) * ITEM_BYTES[it.dtype]
+        for it in signature.inputs
+        if it.name in lengths
+    )
+    return 2 * (SCORE_BYTES * heads * positions**2 + sum(kept))
+
+
+def _positions(signature: Signature) -> int:
+    """Count the positions of the longest text or sound that an encoder reads."""
+    match signature.preprocess:
+        case AudioInput(log_mel=spectrum) if spectrum:
+            return spectrum.samples // HOP_SAMPLES // POSITION_FRAMES
+        case TextInput(max_length=tokens):
+            return tokens
+        case _:
+            return 0
 
 
 def _fixed_lengths(model: Built) -> int:

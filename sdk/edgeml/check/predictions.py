@@ -17,7 +17,7 @@ from edgeml_core.manifest import Manifest
 from edgeml_core.processing import (
     Boxes,
     Classes,
-    DecodedTranscript,
+    Decoded,
     Embedding,
     Generation,
     MaskFill,
@@ -177,7 +177,7 @@ def scores(model: Model, items: Sequence[Item]) -> list[Answer]:
             return [_outputs(model, item, (start, end)) for item in items]
         case Generation(output=output) | MaskFill(output=output) | Transcript(output=output):
             return [_outputs(model, item, (output,)) for item in items]
-        case DecodedTranscript(output=output):
+        case Decoded(output=output):
             return [_outputs(model, item, (output,)) for item in items]
         case _:
             return predict([model], items)

@@ -138,7 +138,13 @@ def _preprocess(folder: Path, task: Task, work: Path) -> tuple[Preprocess, dict[
             return image_processor.image_input(folder), {}
         case "audio-classification":
             return audio.audio_input(folder), {}
-        case "text-generation" | "object-detection" | "fill-mask" | "automatic-speech-recognition":
+        case (
+            "text-generation"
+            | "text2text-generation"
+            | "object-detection"
+            | "fill-mask"
+            | "automatic-speech-recognition"
+        ):
             raise UsageError("model-unsupported", f"task {task} is not for .onnx files", "name the model's folder")
         case _:
             tokenizer = work / folders.TOKENIZER

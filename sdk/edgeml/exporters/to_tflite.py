@@ -22,7 +22,7 @@ from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
     AudioInput,
-    DecodedTranscript,
+    Decoded,
     ImageInput,
     PromptInput,
     TensorInput,
@@ -51,7 +51,7 @@ def write(source: Source, folder: Path) -> Built:
     if isinstance(source.signature.preprocess, PromptInput):
         reason = "a language model's Concat of past and present grows with every token, and TFLite's shapes are fixed"
         raise UsageError("model-unsupported", reason, "export it with --format onnx")
-    if isinstance(source.signature.postprocess, DecodedTranscript):
+    if isinstance(source.signature.postprocess, Decoded):
         reason = "a decoder's keys and values grow with every token, and TFLite's shapes are fixed"
         raise UsageError("model-unsupported", reason, "export it with --format onnx")
     if isinstance(source.signature.postprocess, Transcript):

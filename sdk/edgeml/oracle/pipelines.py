@@ -162,6 +162,12 @@ def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     return {"text": found["generated_text"]}
 
 
+def _rewritten(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
+    """Take the likeliest tokens: the pipeline itself searches four beams, unless the model says otherwise."""
+    (found,) = pipeline(item.text, num_beams=1, do_sample=False)
+    return {"text": found["generated_text"]}
+
+
 def _embedding(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     """One vector: of a picture the model's own, of a text the mean of its tokens', which edgeml documents so."""
     if item.image is not None:
@@ -189,5 +195,6 @@ _ANSWERS: Final[dict[str, Answers]] = {
     "audio-classification": _audio_classes,
     "automatic-speech-recognition": _transcript,
     "text-generation": _text,
+    "text2text-generation": _rewritten,
     "feature-extraction": _embedding,
 }

@@ -23,6 +23,7 @@ _CLASSES: Final[dict[Task, Any]] = {
     "automatic-speech-recognition": transformers.AutoModelForCTC,
     "fill-mask": transformers.AutoModelForMaskedLM,
     "text-generation": transformers.AutoModelForCausalLM,
+    "text2text-generation": transformers.AutoModelForSeq2SeqLM,
     "feature-extraction": transformers.AutoModel,
 }
 #: By the argument of a pipeline: the file that shows where the part lies.

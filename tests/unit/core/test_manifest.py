@@ -50,6 +50,18 @@ DECODED = processing.DecodedTranscript(
     times_from=9,
     max_tokens=8,
 )
+REWRITTEN = processing.DecodedText(
+    output="logits",
+    tokenizer="absent.json",
+    past=(),
+    present=(),
+    cross=(),
+    cross_present=(),
+    start=(9,),
+    stop_ids=(1,),
+    no_repeat=-1,
+    max_tokens=8,
+)
 BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
 
 
@@ -96,6 +108,9 @@ BOXES = processing.Boxes(logits="logits", boxes="boxes", labels=("cow", "cat"))
         ({"postprocess": DECODED}, "the model takes no spectrum of a sound"),
         ({"postprocess": DECODED}, "language 'de', which is none of its languages"),
         ({"postprocess": DECODED}, "without a token that begins or ends it"),
+        ({"postprocess": REWRITTEN}, "has a decoded text, but the model takes no text"),
+        ({"postprocess": REWRITTEN}, "no_repeat is negative"),
+        ({"postprocess": REWRITTEN, "outputs": outputs(logits=9)}, "a token outside of the 9 of output 'logits'"),
         ({"postprocess": DECODED}, "past inputs with other present outputs"),
         ({"postprocess": DECODED}, "'absent.json', which is not among the files"),
         ({"postprocess": BOXES}, "postprocess has boxes, but the model takes no image"),

@@ -37,7 +37,7 @@ INPUTS = tuple(
     TensorSpec(name=name, dtype=dtype, shape=shape)
     for name, dtype, shape in (
         ("features", "float32", (1, 2, -1)),
-        ("input_ids", "int64", (1, -1)),
+        ("decoder_input_ids", "int64", (1, -1)),
         ("position_ids", "int64", (1, -1)),
         ("past", "float32", (1, 1, -1, 2)),
         ("cross", "float32", (1, 1, -1, 2)),
@@ -56,7 +56,7 @@ class Script:
 
     def run(self, inputs):
         """Give the first of the tokens the highest score, the next one the second."""
-        ids, before = inputs["input_ids"][0].tolist(), inputs["past"].shape[2]
+        ids, before = inputs["decoder_input_ids"][0].tolist(), inputs["past"].shape[2]
         frames, known = inputs["features"].shape[2], inputs["cross"].shape[2]
         assert (frames, known) == ((0, 5) if self.read else (10, 0))
         assert inputs["position_ids"].tolist() == [[*range(before, before + len(ids))]]

@@ -23,7 +23,7 @@ from edgeml_core.processing import AudioInput, DecodedTranscript, Transcript
 from edgeml_runtime.encode import audio
 from edgeml_runtime.generate.transcript import ENGLISH
 from edgeml_runtime.model import Model
-from edgeml_runtime.tasks import Answer, Audio, TranscriptAnswer
+from edgeml_runtime.tasks import Answer, Audio, WrittenAnswer
 
 #: The part of the form that holds the recording.
 FILE_FIELD: Final = "file"
@@ -99,13 +99,13 @@ class Recording:
             raise FieldError("language", f"the model doesn't know the language {language!r}", hint)
         return language
 
-    def written(self, _: Model, answers: Sequence[Answer]) -> TranscriptAnswer:
+    def written(self, _: Model, answers: Sequence[Answer]) -> WrittenAnswer:
         """Return the text of the recording. A decoder's text begins with a space."""
         (answer,) = answers
-        found = cast("TranscriptAnswer", answer)
+        found = cast("WrittenAnswer", answer)
         return {**found, "text": found["text"].strip()}
 
-    def response(self, found: TranscriptAnswer) -> Response:
+    def response(self, found: WrittenAnswer) -> Response:
         """Make the response of the requested form."""
         text = found["text"]
         match self.request.response_format:

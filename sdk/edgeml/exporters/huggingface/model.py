@@ -27,6 +27,7 @@ from edgeml.exporters.huggingface import (
     merged_adapter,
     sentence_modules,
     speech,
+    text2text,
     weights,
     whisper,
 )
@@ -56,7 +57,13 @@ _TASKS: Final[dict[Task, tuple[Any, str, tuple[str, ...]]]] = {
     "audio-classification": (transformers.AutoModelForAudioClassification, "ForAudioClassification", ("logits",)),
     _SPEECH: (transformers.AutoModelForCTC, "ForCTC", ("logits",)),
     "text-generation": (transformers.AutoModelForCausalLM, "LMHeadModel", ("logits",)),
+    text2text.TASK: (transformers.AutoModelForSeq2SeqLM, "MTModel", ("logits",)),
     "feature-extraction": (transformers.AutoModel, "Model", ("last_hidden_state",)),
+}
+#: By the whole name: tasks of architectures whose suffix others have, too.
+_BY_NAME: Final[dict[str, Task]] = {
+    whisper.ARCHITECTURE: _SPEECH,
+    **dict.fromkeys(text2text.ARCHITECTURES, text2text.TASK),
 }
 #: By the suffix of architectures: tasks that a bundle can't express.
 _FOREIGN: Final = {
@@ -113,6 +120,8 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
         source = whisper.source(path, pretrained, work)
     elif task == "text-generation":
         source = causal.source(path, pretrained, work)
+    elif task == text2text.TASK:
+        source = text2text.source(path, pretrained, work)
     else:
         source = _source(path, task, pretrained, outputs, work)
     weights.check_loaded(source, pretrained, missing, path, task)
@@ -196,7 +205,7 @@ def _task(config: folders.Config, requested: Task | None) -> Task:
         return requested
     named = ", ".join(config.architectures) or "none"
     foreign = next((it for end, it in _FOREIGN.items() if named.endswith(end)), None)
-    if foreign is not None and named != whisper.ARCHITECTURE:
+    if foreign is not None and named not in _BY_NAME:
         hint = "export it as file.py:function, which answers with tensors; or its vectors by --task feature-extraction"
         raise UsageError("model-unsupported", f"{named} is for {foreign}, which edgeml has no task for", hint)
     if own is None:
@@ -214,8 +223,8 @@ def _own_task(config: folders.Config) -> Task | None:
     for architecture in config.architectures:
         if architecture in AUDIO_CLASSIFIERS.values():  # many are called ForSequenceClassification
             return "audio-classification"
-        if architecture == whisper.ARCHITECTURE:
-            return _SPEECH
+        if architecture in _BY_NAME:
+            return _BY_NAME[architecture]
         if architecture in LANGUAGE_MODELS.values():
             return "text-generation"
         for task, (_, ending, _) in _TASKS.items():
