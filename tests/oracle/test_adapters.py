@@ -162,3 +162,16 @@ def test_adapter_of_a_language_model_answers_as_peft(tmp_path: Path):
     tokens = model.generate(**given, max_new_tokens=8, do_sample=False)[0, given["input_ids"].shape[1] :]
     (answer,) = inference.run(found.path, {"prompt": TEXTS[0], "max_new_tokens": 8})
     assert answer["text"].strip() == tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+@pytest.mark.nightly
+def test_adapter_of_a_model_from_text_to_text_answers_as_peft(tmp_path: Path):
+    """The same tokens, with the settings of the base model's generation_config."""
+    base, lora = tmp_path / "base", tmp_path / "lora"
+    architectures.build("t5", architectures.REWRITING, base)
+    model = adapted(transformers.AutoModelForSeq2SeqLM, base, lora, kind="SEQ_2_SEQ_LM")
+    found = exported(lora, tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokens = model.generate(**tokenizer(TEXTS[0], return_tensors="pt"), num_beams=1, do_sample=False)[0]
+    (answer,) = inference.run(found.path, {"text": TEXTS[0]})
+    assert answer["text"] == tokenizer.decode(tokens, skip_special_tokens=True)

@@ -60,10 +60,10 @@ def merge(path: Path, automatic: Any, work: Path) -> Path:  # noqa: ANN401 -- tr
 
 
 def _with_head(path: Path, base: Path, folder: Path) -> Path:
-    """Link the base model's weights beside a configuration that has the adapter's labels."""
+    """Link the base model's weights and rules of texts beside a configuration that has the adapter's labels."""
     folder.mkdir()
     for file in base.iterdir():
-        if ".safetensors" in file.name:
+        if ".safetensors" in file.name or file.name == "generation_config.json":
             (folder / file.name).symlink_to(file.resolve())
     found = json.loads((peft_folder.settings(path) / "config.json").read_bytes())
     count = peft_folder.head_labels(path)
