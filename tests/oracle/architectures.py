@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from support import breadth_models, tiny_whisper
+from support import breadth_models, tiny_marian, tiny_whisper
 
 #: Pixels of a picture's side, and tokens of a text.
 SIDE, TOKENS = 32, 160
@@ -255,7 +255,10 @@ def build(architecture: str, task: str, folder: Path) -> None:
     if task == REWRITING:
         model.generation_config.update(**WRITTEN)
     model.save_pretrained(folder)
-    _preparation(architecture, task, side).save_pretrained(folder)
+    if architecture == "marian":
+        tiny_marian.tokenizer(folder, TOKENS).save_pretrained(folder)
+    else:
+        _preparation(architecture, task, side).save_pretrained(folder)
     if task == SPEECH:
         vocabulary = folder / "vocab.json"
         vocabulary.write_text(json.dumps({letter: number for number, letter in enumerate(LETTERS)}))

@@ -111,14 +111,19 @@ def config(folder: Path) -> Config:
     return found
 
 
-def text_input(folder: Path, destination: Path) -> TextInput:
+def text_input(folder: Path, destination: Path, given: Path | None = None) -> TextInput:
     """Read the preprocessing of texts, and write the tokenizer to `destination` without its own truncation and padding.
+
+    Args:
+        folder: the model's.
+        destination: a file.
+        given: the tokenizer's file; None takes the folder's own.
 
     Raises:
         UsageError: `model-unreadable`, when the folder has no usable tokenizer.json.
     """
     try:
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(given or folder / TOKENIZER))
     except Exception as error:  # tokenizers raises bare Exception
         hint = "save the fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
         raise UsageError("model-unreadable", f"{folder} has no usable {TOKENIZER}: {error}", hint) from error

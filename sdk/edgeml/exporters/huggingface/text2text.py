@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import torch
 
-from edgeml.exporters.huggingface import encoder_decoder
+from edgeml.exporters.huggingface import encoder_decoder, marian_tokenizer
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.huggingface.encoder_decoder import LOGITS, Caches, Meaning, Names
 from edgeml.exporters.source import Source
@@ -67,13 +67,13 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     pretrained.set_attn_implementation("eager")
     attentions = encoder_decoder.replace(pretrained)
     names = Names.of(len(attentions) // 2)  # each layer has one over its own tokens, and one over the encoder's
-    tokenizer = work / folders.TOKENIZER
-    text = folders.text_input(path, tokenizer)
+    text, assets, split = _text(path, work)
     if prefix := getattr(pretrained.config, "prefix", None):
         text = msgspec.structs.replace(text, prompt=prefix)
     spec, notes = _written(pretrained, names)
-    example = encoder_decoder.first_run(_read(tokenizer, text), spec.start, names, attentions[0])
-    meaning = Meaning(TASK, text, spec, {folders.TOKENIZER: tokenizer}, notes)
+    spec = msgspec.structs.replace(spec, tokenizer=[*assets][-1])
+    example = encoder_decoder.first_run(_read(assets[text.tokenizer], text), spec.start, names, attentions[0])
+    meaning = Meaning(TASK, text, spec, assets, (*notes, *split))
     return encoder_decoder.source(path, pretrained, Rewriter(pretrained, names), example, meaning)
 
 
@@ -104,6 +104,20 @@ class Rewriter(torch.nn.Module):  # type: ignore[misc] # torch is not followed
             use_cache=True,
         )
         return {LOGITS: outputs.logits[:, -1:], **caches.made}
+
+
+def _text(path: Path, work: Path) -> tuple[TextInput, dict[str, Path], tuple[str, ...]]:
+    """Read the preprocessing of texts.
+
+    Returns:
+        It, the tokenizers' files, of which the decoder has the last one, and notes for the card.
+    """
+    file = work / folders.TOKENIZER
+    if not marian_tokenizer.is_given(path):
+        return folders.text_input(path, file), {folders.TOKENIZER: file}, ()
+    source, target = work / f"source-{folders.TOKENIZER}", work / marian_tokenizer.TARGET
+    notes = marian_tokenizer.write(path, source, target)
+    return folders.text_input(path, file, source), {folders.TOKENIZER: file, target.name: target}, notes
 
 
 def _read(tokenizer: Path, text: TextInput) -> dict[str, Any]:
