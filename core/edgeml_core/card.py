@@ -205,7 +205,7 @@ class Kernels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"verified": "proved"}):
     """All figures that follow from the bundle itself. Sizes are of the model's files, in bytes.
 
-    `choice` says in one sentence why this format ships. `greedy` compares what a language model writes with fp32's
+    `choice` says in one sentence why this format ships. `greedy` compares what a model of texts writes with fp32's
     texts, and `kernels` has the operators that multiply its weights. These, `baseline` and `oracle` are left out where
     there is none, so that agents which don't know them take such a bundle.
     """

@@ -134,7 +134,7 @@ def test_the_card_counts_the_texts_that_the_bundle_writes_as_transformers_does(
                 given, attention_mask=torch.ones_like(given), max_new_tokens=greedy_agreement.TOKENS, do_sample=False
             )[0, len(prompt) :]
             cache = Cache(Decoder(bundle.manifest.inputs, spec), session)
-            same += greedy.write(cache, prompt, greedy_agreement.TOKENS, spec.stop_ids) == expected.tolist()
+            same += greedy.write(cache.read, prompt, greedy_agreement.TOKENS, spec.stop_ids) == expected.tolist()
     found = exported.manifest.card.greedy
     assert found
     assert (found.prompts, found.whole) == (len(HELD_OUT), same)

@@ -13,6 +13,7 @@ from tests.support import breadth_models, brokers, cache, minilm, tiny_t5, tiny_
 from edgeml import inference
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import ExportRequest
+from edgeml_core import golden as files
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_runtime.unpack import unpacked as opened
 
@@ -38,7 +39,12 @@ def test_every_number_is_translated_as_by_the_pipeline_in_int8(t5):
     model, bundle = t5
     card = bundle.manifest.card
     assert "dynamic" in card.recipe
+    assert card.greedy
+    assert card.greedy.tokens > len(PAIRS)
     assert any("searches 4 beams" in it for it in card.warnings)
+    with opened(bundle.path) as inside:
+        cases = files.decode((inside.folder / inside.manifest.golden.path).read_bytes())
+    assert any(len(it.tokens or ()) > 1 for it in cases)
     found = [it["text"].strip() for it in inference.run(bundle.path, [{"text": text} for text, _ in PAIRS])]
     pipeline = transformers.pipeline("text2text-generation", model=str(model), device="cpu")
     theirs = [pipeline(text, num_beams=1)[0]["generated_text"].strip() for text, _ in PAIRS]
@@ -80,3 +86,14 @@ def test_tflite_is_refused_with_the_reason(t5, tmp_path):
     request = ExportRequest(model=str(t5[0]), targets=("x86-vnni",), formats=("tflite",), output=tmp_path / "out")
     with pytest.raises((UsageError, GateFailed), match="grow with every token"):
         export(request)
+
+
+@pytest.mark.usefixtures("arm64")
+def test_it_is_verified_on_the_cpus_of_a_pi_and_a_gateway(t5, tmp_path):
+    """Emulated: golden outputs, and the tokens of later runs, in which the encoder has no tokens to read."""
+    boards = {"rpi4": "Cortex-A72", "x86-gateway": "Haswell"}
+    made = export(ExportRequest(model=str(t5[0]), targets=tuple(boards), formats=("onnx",), output=tmp_path / "out"))
+    for bundle in made:
+        card = bundle.manifest.card
+        assert "dynamic" in card.recipe
+        assert boards[bundle.manifest.target] in {it.cpu for it in card.verified if it.how == "emulated"}

@@ -1,8 +1,8 @@
 """Golden outputs: recorded where the bundle is made, reproduced where it runs.
 
 Each output keeps the manifest's two bounds: its cosine is at least `min_cosine`, and no element differs by more than
-`max_abs`. A language model also writes the recorded tokens. Each of them leads the next likely one by more than two
-logits within the bounds can differ.
+`max_abs`. A model that writes token by token also writes the recorded tokens, which its later runs give. Each of them
+leads the next likely one by more than two logits within the bounds can differ.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from msgspec import UNSET
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import Golden, Manifest
-from edgeml_core.processing import INPUT_IDS, Generation
 from edgeml_runtime.engines import Session
 from edgeml_runtime.generate import greedy
-from edgeml_runtime.generate.cache import Cache, Decoder
 from edgeml_runtime.tensors import Array, from_data, to_data
 
 _DIGITS: Final = 4
@@ -80,7 +78,7 @@ def bound(cases: Sequence[GoldenCase], max_relative: float) -> float:
 def with_tokens(
     session: Session, manifest: Manifest, cases: Sequence[GoldenCase], *, max_abs: float
 ) -> tuple[GoldenCase, ...]:
-    """Add the tokens that a language model writes behind each case, as far as no logit within the bounds changes them.
+    """Add the tokens that a model writes behind each case, as far as no logit within the bounds changes them.
 
     Args:
         session: the loaded model.
@@ -91,19 +89,16 @@ def with_tokens(
     Returns:
         The cases; those of other models as they are.
     """
-    spec = manifest.postprocess
-    if not isinstance(spec, Generation):
-        return tuple(cases)
-    decoder = Decoder(manifest.inputs, spec)
     found = []
     for case in cases:
-        tokens = greedy.write(Cache(decoder, session), _ids(case), TOKENS_MAX, spec.stop_ids, lead=2 * max_abs)
+        begun = greedy.begin(session, manifest, _inputs(case))
+        tokens = greedy.write(begun.read, begun.ids, TOKENS_MAX, begun.stop_ids, lead=2 * max_abs) if begun else ()
         found.append(msgspec.structs.replace(case, tokens=tuple(tokens) or UNSET))
     return tuple(found)
 
 
 def check_tokens(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> None:
-    """Check that a language model writes the recorded tokens.
+    """Check that a model writes the recorded tokens.
 
     Raises:
         DeviceError: `golden-mismatch`, at the first other token; `runtime-failed`, when the runtime fails.
@@ -112,19 +107,18 @@ def check_tokens(session: Session, manifest: Manifest, cases: Sequence[GoldenCas
     for number, case in enumerate(cases):
         if not case.tokens:
             continue
-        if not isinstance(manifest.postprocess, Generation):
+        begun = greedy.begin(session, manifest, _inputs(case))
+        if begun is None:
             raise RejectedError("bundle-format", f"golden case {number} has tokens, but the model writes no text")
-        cache = Cache(Decoder(manifest.inputs, manifest.postprocess), session)
-        chosen = greedy.follow(cache, _ids(case), case.tokens)
+        chosen = greedy.follow(begun.read, begun.ids, case.tokens)
         for place, (found, expected) in enumerate(zip(chosen, case.tokens, strict=True), start=1):
             if found != expected:
                 message = f"case {number} writes token {found} at place {place}, where the bundle recorded {expected}"
                 raise DeviceError("golden-mismatch", message, _HINT)
 
 
-def _ids(case: GoldenCase) -> list[int]:
-    ids: list[int] = from_data(case.inputs[INPUT_IDS])[0].tolist()
-    return ids
+def _inputs(case: GoldenCase) -> dict[str, Array]:
+    return {name: from_data(tensor) for name, tensor in case.inputs.items()}
 
 
 def check(session: Session, manifest: Manifest, cases: Sequence[GoldenCase]) -> GoldenResult:
@@ -163,7 +157,7 @@ def distances(session: Session, manifest: Manifest, cases: Sequence[GoldenCase])
     for number, case in enumerate(cases):
         if missing := {spec.name for spec in manifest.outputs} - case.outputs.keys():
             raise RejectedError("bundle-format", f"golden case {number} has no output {', '.join(sorted(missing))}")
-        inputs = {name: from_data(tensor) for name, tensor in case.inputs.items()}
+        inputs = _inputs(case)
         begun = time.perf_counter()
         outputs = session.run(inputs)
         run_ms = (time.perf_counter() - begun) * 1000

@@ -28,7 +28,7 @@ from edgeml_core.card import Accuracy, Card, GreedyAgreement, Parity
 from edgeml_core.drift import Baseline
 from edgeml_core.golden import GoldenCase
 from edgeml_core.manifest import Manifest
-from edgeml_core.processing import DecodedTranscript, Generation, QuestionInput, TextInput
+from edgeml_core.processing import DecodedText, DecodedTranscript, Generation, QuestionInput, TextInput
 from edgeml_runtime.drift_features import is_observed
 from edgeml_runtime.inputs import preparer
 from edgeml_runtime.model import Model
@@ -172,8 +172,9 @@ class Checks:
         return accuracy.measure(before[:count], answers, rows[:count], candidate.manifest)
 
     def _greedy(self, candidate: Candidate, model: Model) -> GreedyAgreement | None:
-        """Compare what a quantized language model writes with fp32's texts."""
-        if not isinstance(candidate.manifest.postprocess, Generation) or candidate.model.recipe == FLOAT:
+        """Compare what a quantized model of texts writes with fp32's. Sounds of the checks' own have no words."""
+        writes = isinstance(candidate.manifest.postprocess, Generation | DecodedText)
+        if not writes or candidate.model.recipe == FLOAT:
             return None
 
         def write() -> list[greedy_agreement.Written]:

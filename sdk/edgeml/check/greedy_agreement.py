@@ -1,20 +1,21 @@
-"""Greedy agreement: the tokens that a language model writes, compared with those that fp32 writes."""
+"""Greedy agreement: the tokens that a model of texts writes, compared with those that fp32 writes."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from edgeml.check.parity import DECISIONS_MIN
 from edgeml.check.predictions import Advance
 from edgeml_core.card import GreedyAgreement
 from edgeml_core.errors import GateFailed
-from edgeml_core.processing import INPUT_IDS, Generation, PromptInput
+from edgeml_core.manifest import Manifest
+from edgeml_core.processing import INPUT_IDS, Decoded, PromptInput
 from edgeml_runtime.generate import greedy
-from edgeml_runtime.generate.cache import Cache, Decoder
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Item, ScoredText
+from edgeml_runtime.tensors import Array
 
 #: Prompts: the first rows, or else the checks' own.
 PROMPTS_MAX: Final = 200
@@ -23,23 +24,25 @@ PROMPT_TOKENS_MAX: Final = 64
 #: Tokens that are written behind each prompt.
 TOKENS: Final = 16
 
-#: A prompt's tokens, and those that fp32 writes behind it.
-Written = tuple[Sequence[int], Sequence[int]]
+#: The inputs of a first run, and the tokens that fp32 writes behind it.
+Written = tuple[Mapping[str, Array], Sequence[int]]
 
 
 def texts(fp32: Model, items: Sequence[Item]) -> list[Written]:
-    """Let fp32 write behind each prompt.
+    """Let fp32 write behind each prompt, or of each text.
 
     Args:
-        fp32: a language model.
-        items: prompts, or texts whose beginnings are the prompts.
+        fp32: a model that writes token by token.
+        items: of a language model prompts, or texts whose beginnings are the prompts.
     """
     found: list[Written] = []
     for item in items[:PROMPTS_MAX]:
-        ids: list[int] = fp32.prepare([item]).tensors[INPUT_IDS][0].tolist()
+        tensors: Mapping[str, Array] = fp32.prepare([item]).tensors
         if isinstance(item, ScoredText):
-            ids = ids[: max(1, min(len(ids) // 2, PROMPT_TOKENS_MAX))]
-        found.append((ids, greedy.write(_cache(fp32), ids, _room(fp32, ids), _spec(fp32).stop_ids)))
+            length = tensors[INPUT_IDS].shape[1]
+            tensors = {INPUT_IDS: tensors[INPUT_IDS][:, : max(1, min(length // 2, PROMPT_TOKENS_MAX))]}
+        text = _begin(fp32, tensors)
+        found.append((tensors, greedy.write(text.read, text.ids, _room(fp32, text.ids), text.stop_ids)))
     return found
 
 
@@ -52,8 +55,9 @@ def measure(model: Model, written: Sequence[Written], advance: Advance) -> Greed
         advance: receives the number of prompts done, and of all.
     """
     agreed, places = 0, []
-    for done, (ids, tokens) in enumerate(written, start=1):
-        chosen = greedy.follow(_cache(model), ids, tokens)
+    for done, (tensors, tokens) in enumerate(written, start=1):
+        text = _begin(model, tensors)
+        chosen = greedy.follow(text.read, text.ids, tokens)
         others = [place for place, pair in enumerate(zip(chosen, tokens, strict=True), start=1) if len(set(pair)) > 1]
         agreed += len(tokens) - len(others)
         places += others[:1]
@@ -83,16 +87,15 @@ def check(agreement: GreedyAgreement) -> None:
 
 
 def _room(model: Model, ids: Sequence[int]) -> int:
-    spec = model.manifest.preprocess
-    return min(TOKENS, spec.max_length - len(ids)) if isinstance(spec, PromptInput) else TOKENS
+    match model.manifest:
+        case Manifest(preprocess=PromptInput(max_length=most)) | Manifest(postprocess=Decoded(max_tokens=most)):
+            return min(TOKENS, most - len(ids))
+        case _:
+            return TOKENS
 
 
-def _spec(model: Model) -> Generation:
-    spec = model.manifest.postprocess
-    if not isinstance(spec, Generation):
+def _begin(model: Model, tensors: Mapping[str, Array]) -> greedy.Beginning:
+    begun = greedy.begin(model.session, model.manifest, tensors)
+    if begun is None:
         raise TypeError(f"{model.manifest.name} writes no text")
-    return spec
-
-
-def _cache(model: Model) -> Cache:
-    return Cache(Decoder(model.manifest.inputs, _spec(model)), model.session)
+    return begun

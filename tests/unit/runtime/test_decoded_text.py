@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from edgeml_core.errors import RejectedError, UsageError
+from edgeml_core.errors import DeviceError, RejectedError, UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import DecodedText, TextInput
 from edgeml_runtime.generate.decoded_text import Rewriter
 from edgeml_runtime.tasks import Text
+from edgeml_runtime.verify import golden
+from support.samples import a_manifest
 
 WORDS = ("<end>", "<begin>", "one", "two", "three", "<unk>")
 END, BEGIN, ONE, TWO, THREE, UNKNOWN = range(len(WORDS))
@@ -146,6 +148,20 @@ def test_a_text_without_tokens_is_refused(folder):
     """The encoder would have nothing to read."""
     with pytest.raises(UsageError, match="no tokens"):
         rewrite(folder, Script(), "  ")
+
+
+def test_golden_cases_have_the_tokens_of_later_runs(folder):
+    """A device must write them, so its kernels for an empty text are checked, too."""
+    manifest = msgspec.structs.replace(a_manifest(), inputs=INPUTS, outputs=(), postprocess=SPEC)
+    rewriter = Rewriter(folder, TEXT, INPUTS, SPEC)
+    ids, _ = rewriter.encode(Text("one two"))
+    usual = ({TWO: 3}, {ONE: 3}, {END: 3})
+    cases = golden.record(Script(*usual), [rewriter.first(ids)])
+    (case,) = golden.with_tokens(Script(*usual), manifest, cases, max_abs=0.5)
+    assert case.tokens == (TWO, ONE, END)
+    golden.check_tokens(Script(*usual), manifest, [case])
+    with pytest.raises(DeviceError, match=f"writes token {THREE} at place 2"):
+        golden.check_tokens(Script({TWO: 3}, {THREE: 3}, {END: 3}), manifest, [case])
 
 
 @pytest.mark.parametrize("inputs", [INPUTS[1:], INPUTS[:-1], (*INPUTS, msgspec.structs.replace(INPUTS[0], name="x"))])
