@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -44,6 +45,8 @@ def open_pipeline(folder: Path, task: Task) -> tuple[str, Callable[[RawItem], di
         library, model, parts = unmerged_adapter.open_model(folder, task)
     else:
         _check_reads_config(folder)
+    # Where it is installed, Marian's tokenizer changes punctuation first. A bundle doesn't, as its card says.
+    sys.modules["sacremoses"] = None  # type: ignore[assignment]
     sees = task == "feature-extraction" and not (folder / "tokenizer.json").exists() and not parts.get("tokenizer")
     pipeline = transformers.pipeline(
         "image-feature-extraction" if sees else task,
