@@ -98,6 +98,7 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
         "num_query_pool": 1,
         "masked_unit_size": [4, 4],
     },
+    "m2m_100": {"forced_bos_token_id": 170},
     "marian": {"decoder_start_token_id": 1},
     "mega": {"nffn_hidden_size": 64, "ema_projection_size": 4, "shared_representation_size": 16},
     "mobilenet_v1": {"depth_multiplier": 0.25},
@@ -176,7 +177,7 @@ _EXPORTED: Final = {
         "audio-spectrogram-transformer data2vec-audio hubert unispeech unispeech-sat wav2vec2 wav2vec2-conformer wavlm"
     ),
     SPEECH: ("data2vec-audio hubert sew sew-d unispeech unispeech-sat wav2vec2 wav2vec2-conformer wavlm whisper"),
-    REWRITING: "bart blenderbot blenderbot-small marian mbart mt5 pegasus plbart t5 umt5",
+    REWRITING: "bart blenderbot blenderbot-small m2m_100 marian mbart mt5 pegasus plbart t5 umt5",
     "text-generation": (
         "apertus arcee bitnet bloom cohere cohere2 deepseek_v3 ernie4_5 exaone4 falcon gemma gemma2 "
         "gemma3_text glm glm4 gpt2 gpt_neo gpt_neox gpt_oss granite helium hunyuan_v1_dense llama mistral mpt "
@@ -208,7 +209,6 @@ _REFUSED: Final = {
     ("xglm", "text-generation"): "optimum knows no xglm",
     ("fsmt", REWRITING): "which edgeml has no task for",
     ("longt5", REWRITING): "which edgeml has no task for",
-    ("m2m_100", REWRITING): "which edgeml has no task for",
     ("prophetnet", REWRITING): "which edgeml has no task for",
     ("switch_transformers", REWRITING): "which edgeml has no task for",
     ("whisper", "audio-classification"): "the model gives no answer for audio-classification to input_features",
@@ -257,6 +257,9 @@ def build(architecture: str, task: str, folder: Path) -> None:
     model.save_pretrained(folder)
     if architecture == "marian":
         tiny_marian.tokenizer(folder, TOKENS).save_pretrained(folder)
+    elif architecture == "m2m_100":
+        tiny_marian.of_many_languages(folder, TOKENS).save_pretrained(folder, legacy_format=True)
+        (folder / "tokenizer.json").unlink(missing_ok=True)  # transformers makes it of the others
     else:
         _preparation(architecture, task, side).save_pretrained(folder)
     if task == SPEECH:

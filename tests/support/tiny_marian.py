@@ -1,4 +1,4 @@
-"""A tiny tokenizer of Marian: SentencePiece models of two languages, and one vocabulary."""
+"""Tiny tokenizers of translators: Marian's with SentencePiece models of two languages, and NLLB's for many."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def tokenizer(work: Path, tokens: int) -> transformers.MarianTokenizer:
     named = [*special, *sorted(pieces - {*special, "<s>"}), CODE, "<pad>"]
     files[2].write_text(json.dumps({piece: number for number, piece in enumerate(named)}))
     return transformers.MarianTokenizer(*map(str, files), model_max_length=tokens)
+
+
+def of_many_languages(work: Path, tokens: int) -> transformers.NllbTokenizerFast:
+    """Make NLLB's tokenizer for German texts, of at most `tokens`."""
+    work.mkdir(parents=True, exist_ok=True)
+    file = work / "sentencepiece.bpe.model"
+    _trained(SENTENCES, file)
+    return transformers.NllbTokenizerFast(str(file), src_lang="deu_Latn", model_max_length=tokens)
 
 
 def _trained(texts: Iterable[str], file: Path) -> list[str]:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from edgeml.exporters.source import Signature, Source, TorchModel
-from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer
+from edgeml.exporters.torch_session import ERROR_CHARS, Named, TorchSession, digest, first_answer
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import DTYPES, Task, TensorSpec
 from edgeml_core.processing import DECODER_IDS, POSITIONS, DecodedText, DecodedTranscript, Preprocess
 from edgeml_runtime.tensors import Array
@@ -157,6 +158,27 @@ class Caches:
         return (key, value), own
 
 
+def fast_tokenizer(automatic: Any, path: Path, file: Path) -> Any:  # noqa: ANN401 -- as above
+    """Load a folder's tokenizer as transformers does, which may change or convert its files; save what it has then.
+
+    Args:
+        automatic: transformers' class.
+        path: the model's folder.
+        file: the destination.
+
+    Raises:
+        UsageError: `model-unreadable`.
+    """
+    hint = "save the fast tokenizer too: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+    try:
+        tokenizer = automatic.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer.backend_tokenizer.save(str(file), pretty=False)
+    except Exception as error:  # transformers lets errors of many kinds pass
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARS]
+        raise UsageError("model-unreadable", f"transformers can't load {path}'s tokenizer: {reason}", hint) from error
+    return tokenizer
+
+
 class Meaning(NamedTuple):
     """The meaning of a model's tensors, with the files that it needs and notes for the card."""
 
@@ -225,9 +247,23 @@ def replace(pretrained: Any) -> list[Attention]:  # noqa: ANN401 -- as above
     for part in pretrained.modules():
         if isinstance(part, torch.nn.Embedding):
             part.padding_idx = None
+        if type(part).__name__ == "M2M100SinusoidalPositionalEmbedding":
+            part.forward = partial(_waves, part)
     for part, attention in parts.items():
         part.forward = partial(_forward, attention)
     return [parts[part] for part in pretrained.get_decoder().modules() if part in parts]
+
+
+def _waves(
+    part: Any,  # noqa: ANN401 -- as above
+    input_ids: torch.Tensor | None,  # noqa: ARG001 -- transformers' signature
+    inputs_embeds: torch.Tensor,
+    past_key_values_length: int = 0,
+) -> torch.Tensor:
+    """Take M2M100's positions from their table, which transformers makes longer by a branch, and reshapes."""
+    positions = torch.arange(inputs_embeds.shape[1]) + past_key_values_length + part.padding_idx + 1
+    found: torch.Tensor = part.weights[positions][None]
+    return found
 
 
 def _forward(

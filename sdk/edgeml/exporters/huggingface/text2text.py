@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import torch
+import transformers
 
 from edgeml.exporters.huggingface import encoder_decoder, marian_tokenizer
 from edgeml.exporters.huggingface import folder as folders
@@ -27,6 +28,7 @@ ARCHITECTURES: Final = (
     "BartForConditionalGeneration",
     "BlenderbotForConditionalGeneration",
     "BlenderbotSmallForConditionalGeneration",
+    "M2M100ForConditionalGeneration",
     "MBartForConditionalGeneration",
     "MT5ForConditionalGeneration",
     "MarianMTModel",
@@ -112,12 +114,13 @@ def _text(path: Path, work: Path) -> tuple[TextInput, dict[str, Path], tuple[str
     Returns:
         It, the tokenizers' files, of which the decoder has the last one, and notes for the card.
     """
-    file = work / folders.TOKENIZER
-    if not marian_tokenizer.is_given(path):
-        return folders.text_input(path, file), {folders.TOKENIZER: file}, ()
-    source, target = work / f"source-{folders.TOKENIZER}", work / marian_tokenizer.TARGET
-    notes = marian_tokenizer.write(path, source, target)
-    return folders.text_input(path, file, source), {folders.TOKENIZER: file, target.name: target}, notes
+    file, source = work / folders.TOKENIZER, work / f"source-{folders.TOKENIZER}"
+    if marian_tokenizer.is_given(path):
+        target = work / marian_tokenizer.TARGET
+        notes = marian_tokenizer.write(path, source, target)
+        return folders.text_input(path, file, source), {folders.TOKENIZER: file, target.name: target}, notes
+    encoder_decoder.fast_tokenizer(transformers.AutoTokenizer, path, source)
+    return folders.text_input(path, file, source), {folders.TOKENIZER: file}, ()
 
 
 def _read(tokenizer: Path, text: TextInput) -> dict[str, Any]:

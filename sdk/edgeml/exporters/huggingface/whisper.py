@@ -19,7 +19,6 @@ from edgeml.exporters.huggingface import audio, encoder_decoder
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.huggingface.encoder_decoder import LOGITS, Attention, Caches, Meaning, Names
 from edgeml.exporters.source import Source
-from edgeml.exporters.torch_session import ERROR_CHARS
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
 from edgeml_core.processing import DECODER_IDS, POSITIONS, AudioInput, DecodedTranscript
@@ -43,9 +42,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
             settings than Whisper's own.
     """
     sound = audio.log_mel_input(path)
-    tokenizer = _tokenizer(path)
     file = work / folders.TOKENIZER
-    tokenizer.backend_tokenizer.save(str(file), pretty=False)
+    tokenizer = encoder_decoder.fast_tokenizer(transformers.WhisperTokenizerFast, path, file)
     names = Names.of(pretrained.config.decoder_layers)
     spec = _transcript(pretrained, tokenizer, names)
     example = _example(pretrained, sound, spec, names)
@@ -111,15 +109,6 @@ def _convolved(part: Any, rows: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 -
 def _fed(layer: Any, states: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 -- as above
     fed: torch.Tensor = layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(states))))
     return fed
-
-
-def _tokenizer(path: Path) -> Any:  # noqa: ANN401 -- as above
-    try:
-        return transformers.WhisperTokenizerFast.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # transformers lets errors of many kinds pass
-        hint = "save the tokenizer too: AutoProcessor.from_pretrained(...).save_pretrained(FOLDER)"
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARS]
-        raise UsageError("model-unreadable", f"transformers can't load {path}'s tokenizer: {reason}", hint) from error
 
 
 def _transcript(pretrained: Any, tokenizer: Any, names: Names) -> DecodedTranscript:  # noqa: ANN401 -- as above
