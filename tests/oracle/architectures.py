@@ -207,10 +207,10 @@ _REFUSED: Final = {
     ("gpt_bigcode", "text-generation"): "keeps no cache of keys and values",
     ("mixtral", "text-generation"): "optimum knows no mixtral",
     ("xglm", "text-generation"): "optimum knows no xglm",
-    ("fsmt", REWRITING): "which edgeml has no task for",
-    ("longt5", REWRITING): "which edgeml has no task for",
-    ("prophetnet", REWRITING): "which edgeml has no task for",
-    ("switch_transformers", REWRITING): "which edgeml has no task for",
+    ("fsmt", REWRITING): "edgeml doesn't know its layers",
+    ("longt5", REWRITING): "edgeml doesn't know its layers",
+    ("prophetnet", REWRITING): "edgeml doesn't know its layers",
+    ("switch_transformers", REWRITING): "edgeml doesn't know its layers",
     ("whisper", "audio-classification"): "the model gives no answer for audio-classification to input_features",
 }
 #: The tasks whose architectures convert fast: with `_DAILY_TEXTS` a third of all rows, which `make test` runs.

@@ -356,7 +356,7 @@ def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("architecture", "task"),
-    [("BertForPreTraining", "pretraining"), ("LongT5ForConditionalGeneration", "writing a text from another")],
+    [("BertForPreTraining", "pretraining"), ("BlipForConditionalGeneration", "writing a text from another")],
 )
 def test_head_that_no_task_is_for_is_named(tmp_path: Path, architecture: str, task: str):
     """With the ways that are left, before any weights are read."""

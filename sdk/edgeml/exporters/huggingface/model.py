@@ -16,6 +16,7 @@ import numpy as np
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as LANGUAGE_MODELS
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as REWRITERS
 
 from edgeml import peft_folder
 from edgeml.exporters.huggingface import (
@@ -204,6 +205,9 @@ def _task(config: folders.Config, requested: Task | None) -> Task:
     if requested and (own in (None, requested) or requested == "feature-extraction"):
         return requested
     named = ", ".join(config.architectures) or "none"
+    if named in REWRITERS.values() and named not in _BY_NAME:
+        message = f"{named} is for {text2text.TASK}, and edgeml doesn't know its layers"
+        raise UsageError("model-unsupported", message, f"export one of {', '.join(text2text.ARCHITECTURES)}")
     foreign = next((it for end, it in _FOREIGN.items() if named.endswith(end)), None)
     if foreign is not None and named not in _BY_NAME:
         hint = "export it as file.py:function, which answers with tensors; or its vectors by --task feature-extraction"
