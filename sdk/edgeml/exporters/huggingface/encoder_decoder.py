@@ -28,6 +28,8 @@ _PAST: Final = "past_key_values"
 _PRESENT: Final = "present"
 #: By the number of axes: the one of any length, of ids, of a sound, and of keys and values.
 _FREE_AXES: Final = {2: 1, 3: 2, 4: 2}
+#: Files beside weights and tokenizer that decide on a model's answers.
+_SETTINGS: Final = ("config.json", "generation_config.json", "preprocessor_config.json")
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -214,7 +216,7 @@ def source(
     original = TorchSession(named)
     with first_answer(meaning.task, example):
         answered = original.run(example)
-    settings = (it for it in (path / "config.json", path / "preprocessor_config.json") if it.exists())
+    settings = (path / name for name in _SETTINGS if (path / name).exists())
     return Source(
         name=path.resolve().name,
         task=meaning.task,
