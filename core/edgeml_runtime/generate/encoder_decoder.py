@@ -87,7 +87,7 @@ class Reading:
             forbid: gets the logits of the next token, to change them, and the tokens written.
 
         Returns:
-            The tokens behind the beginning, without the stop.
+            The tokens behind the beginning, the stop included: a tokenizer leaves it out where it is no text.
 
         Raises:
             DeviceError: `runtime-failed`.
@@ -102,7 +102,7 @@ class Reading:
             forbid(logits, tokens)
             logits[[*spec.suppressed, *(() if tokens else spec.suppressed_first)]] = -np.inf
             unread = [int(logits.argmax())]
+            tokens += unread
             if unread[0] in spec.stop_ids:
                 break
-            tokens += unread
         return tokens

@@ -166,8 +166,13 @@ def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 
 def _rewritten(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
-    """Take the likeliest tokens: the pipeline itself searches four beams, unless the model says otherwise."""
-    (found,) = pipeline(item.text, num_beams=1, do_sample=False)
+    """Take the likeliest tokens, as many as `generate` writes: the pipeline itself searches four beams.
+
+    The pipeline's own number of new tokens would take the place of the model's.
+    """
+    new = pipeline.model.generation_config.max_new_tokens
+    length = {} if new is None else {"max_new_tokens": new}
+    (found,) = pipeline(item.text, num_beams=1, do_sample=False, **length)
     return {"text": found["generated_text"]}
 
 

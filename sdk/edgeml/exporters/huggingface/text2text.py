@@ -179,9 +179,9 @@ def _bad_tokens(settings: Any, stops: tuple[int, ...]) -> Iterator[int]:  # noqa
 
 def _tokens_max(pretrained: Any, settings: Any) -> int:  # noqa: ANN401 -- as above
     """Count the tokens of the longest text with the first one; a forced last one is no part of it."""
-    own, length = settings.max_new_tokens, settings.max_length
-    has_length = own in (None, _NEW_TOKENS) and length not in (None, _LENGTH_UNSET)
-    found = length if has_length else 1 + (own or _NEW_TOKENS)
+    new, length = settings.max_new_tokens, settings.max_length
+    has_length = new is None and length not in (None, _LENGTH_UNSET)
+    found = length if has_length else 1 + (new or _NEW_TOKENS)
     if settings.forced_eos_token_id is not None:
         found -= 1
     positions = getattr(pretrained.config, "max_position_embeddings", None)
