@@ -25,7 +25,7 @@ LABELS: Final = breadth_models.LABELS
 SPEECH: Final = "automatic-speech-recognition"
 REWRITING: Final = "text2text-generation"
 #: How a text made of another one is written: random weights hardly ever end it, and repeat one token.
-WRITTEN: Final = {"max_length": 24, "min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.1}
+WRITTEN: Final = {"max_length": 12, "min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.1}
 #: Tokens of a recognizer, by their ids.
 LETTERS: Final = ("<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A", "O", "N", "'", "S")
 _HEADS: Final[dict[str, Any]] = {

@@ -172,7 +172,7 @@ def _rewritten(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     """
     new = pipeline.model.generation_config.max_new_tokens
     length = {} if new is None else {"max_new_tokens": new}
-    (found,) = pipeline(item.text, num_beams=1, do_sample=False, **length)
+    (found,) = pipeline(item.text, truncation=True, num_beams=1, do_sample=False, **length)
     return {"text": found["generated_text"]}
 
 
