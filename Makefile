@@ -16,7 +16,7 @@
 
 PYTHON ?= python3
 # Processes that run tests at the same time.
-WORKERS ?= 4
+WORKERS ?= 6
 VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients

@@ -54,6 +54,7 @@ def run(settings: Settings) -> None:
         UsageError: another agent uses the store, or the settings can't be used. DeviceError: the store fails.
     """
     memory.return_large_blocks()
+    memory.keep_loaded()
     lock = locks.take(settings.store.dir / locks.AGENT)
     if lock is None:
         raise UsageError("usage", f"another agent runs on {settings.store.dir}", "stop it, or use another [store] dir")
