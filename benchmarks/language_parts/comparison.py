@@ -147,7 +147,7 @@ def _together(shape: Shape, entered: Sequence[Entered], size: Size) -> Iterator[
         sides = {"one": round(1000 / one.p50_ms, 2), "together": round(1000 * ROWS_MAX / several.p50_ms, 2)}
         yield Figure(
             name=f"{shape.title}: {ROWS_MAX} conversations against one, {it.contender.name}",
-            value=ROWS_MAX * ratio(several, one),
+            value=ROWS_MAX * ratio(one, several),
             unit="x",
             sides=sides,
             sides_unit="tokens/s",

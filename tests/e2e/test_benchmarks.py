@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+#: The distance of a ratio, a median over rounds, from that of its two sides: few rounds differ, and a wrong ratio does.
+RATIO_MAX = 4
 PROGRAMS = {"export", "delivery", "serving", "startup", "language"}
 
 # Its figures count for nothing in a quick run, so that others may run beside it.
@@ -28,6 +30,12 @@ def test_benchmarks_quick_run_returns_figures_of_each_program(tmp_path: Path):
     figures = {it["name"]: [one for one in it["outcomes"] if one["type"] == "figure"] for it in report["programs"]}
     assert figures.keys() == PROGRAMS
     assert all(found and all(math.isfinite(it["value"]) for it in found) for found in figures.values())
+    for it in (
+        it for found in figures.values() for it in found if it.get("unit") == "x" and len(it.get("sides", ())) == 2
+    ):
+        one, other = it["sides"].values()
+        nearest = min(abs(math.log(it["value"] * other / one)), abs(math.log(it["value"] * one / other)))
+        assert nearest < math.log(RATIO_MAX), f"{it['name']} is {it['value']}, and its sides are {one} and {other}"
     loads = [it.get("host", {}).get("other_cores") for found in figures.values() for it in found]
     assert sum(load is not None for load in loads) > len(loads) / 2, "the host's load is missing beside most figures"
 
