@@ -297,7 +297,7 @@ class MemoryBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Both are in bytes. The rate is of a buffer as large, or several times the last-level cache, on the same threads.
     """
 
-    token_bytes: int
+    weight_bytes: int
     bytes_per_s: int
 
 
@@ -366,7 +366,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """
         if not self.memory:
             return None
-        fraction = self.memory.token_bytes / (self.int8.p50_ms / 1000) / self.memory.bytes_per_s
+        fraction = self.memory.weight_bytes / (self.int8.p50_ms / 1000) / self.memory.bytes_per_s
         return fraction if fraction <= 1 else None
 
     @property

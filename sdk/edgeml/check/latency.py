@@ -29,13 +29,13 @@ _MODEL_NAME: Final = re.compile(r"^(?:model name|Model)\s*:\s*(.+)$", re.MULTILI
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """The request to the latency child. `token_bytes` are those that a language model reads for each token."""
+    """The request to the latency child. `weight_bytes` are those that a language model reads for each token."""
 
     int8: TimedModel
     fp32: TimedModel
     threads: int
     budget_s: float
-    token_bytes: int = 0
+    weight_bytes: int = 0
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):

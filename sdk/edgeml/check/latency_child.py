@@ -74,8 +74,8 @@ def _prefill(job: Job, int8: Session, fp32: Session) -> Prefill | None:
 def _memory(job: Job) -> MemoryBound | None:
     """Measure how fast this machine reads as much as a token does, in a part of the budget."""
     seconds = min(memory_bandwidth.SECONDS, job.budget_s)
-    rate = memory_bandwidth.measure(job.token_bytes, threads=job.threads, seconds=seconds) if job.token_bytes else None
-    return MemoryBound(token_bytes=job.token_bytes, bytes_per_s=rate) if rate else None
+    rate = memory_bandwidth.measure(job.weight_bytes, threads=job.threads, seconds=seconds)
+    return MemoryBound(weight_bytes=job.weight_bytes, bytes_per_s=rate) if rate else None
 
 
 def _interleaved(

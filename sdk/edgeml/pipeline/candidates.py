@@ -17,7 +17,7 @@ from edgeml.check import against_oracle, latency, length_mix, memory, turns
 from edgeml.check.candidate import Candidate, opened
 from edgeml.check.checks import Findings
 from edgeml.check.gate import is_slow, is_useless
-from edgeml.check.token_bytes import token_bytes
+from edgeml.check.weight_bytes import weight_bytes
 from edgeml.exporters import fp32
 from edgeml.exporters.source import FLOAT, Built
 from edgeml.oracle import library
@@ -203,7 +203,7 @@ def _time(job: Job, candidate: Candidate, recipe: RecipeName) -> latency.Times:
             fp32=reference,
             threads=threads,
             budget_s=job.request.budget.paired_s,
-            token_bytes=token_bytes(candidate.model, candidate.fp32),
+            weight_bytes=weight_bytes(candidate.model, candidate.fp32),
         )
         return latency.measure(request)
 

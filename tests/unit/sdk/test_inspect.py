@@ -139,9 +139,9 @@ def test_throughput_and_energy_are_shown(printed):
 def test_speed_of_a_text_stands_beside_the_memorys(printed):
     """A token in 3 ms that reads 60 MB takes two thirds of 30 GB/s; above 1 caches helped, and nothing is printed."""
     prefill = Prefill(tokens=256, fp32_ms=400.0, int8_ms=100.0)
-    lines = printed(prefill=prefill, memory=MemoryBound(token_bytes=60_000_000, bytes_per_s=30_000_000_000))
+    lines = printed(prefill=prefill, memory=MemoryBound(weight_bytes=60_000_000, bytes_per_s=30_000_000_000))
     assert line(lines, "writes") == "writes 333.3 tokens/s, 67% of what this memory allows"
-    lines = printed(prefill=prefill, memory=MemoryBound(token_bytes=60_000_000, bytes_per_s=19_000_000_000))
+    lines = printed(prefill=prefill, memory=MemoryBound(weight_bytes=60_000_000, bytes_per_s=19_000_000_000))
     assert line(lines, "writes") == "writes 333.3 tokens/s"
     assert line(printed(prefill=prefill), "writes") == "writes 333.3 tokens/s"
 

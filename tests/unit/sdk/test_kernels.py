@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeml.check.token_bytes import token_bytes
+from edgeml.check.weight_bytes import weight_bytes
 from edgeml.exporters.source import Built, Signature
 from edgeml.pipeline import kernels
 from edgeml.quantize.onnx.nbits import BlockWeights
@@ -224,7 +224,7 @@ def test_bytes_of_a_token_are_those_in_memory(
         folder.mkdir(exist_ok=True)
         onnx.save(language_model(bits=each), folder / "model.onnx")
         built[name] = Built(file_format="onnx", recipe=name, folder=folder, model="model.onnx", signature=signature)
-    assert token_bytes(built[recipe], built["none"]) == expected
+    assert weight_bytes(built[recipe], built["none"]) == expected
 
 
 def test_summary_is_one_sentence():

@@ -51,10 +51,10 @@ def test_measure_child_that_hangs_is_runtime_failed(model, monkeypatch):
 def test_measure_memory_where_caches_hold_little(model, monkeypatch):
     """A cache of 64 KiB, and weights of 1 MB; weights within two caches, and those of other models, are not timed."""
     monkeypatch.setattr(memory_bandwidth, "cache_bytes", lambda: 65536)
-    job = latency.Job(int8=model, fp32=model, threads=1, budget_s=0.01, token_bytes=1_000_000)
+    job = latency.Job(int8=model, fp32=model, threads=1, budget_s=0.01, weight_bytes=1_000_000)
     found = latency_child.measure(job).memory
     assert found
-    assert found.token_bytes == 1_000_000
+    assert found.weight_bytes == 1_000_000
     assert found.bytes_per_s > 1e7
-    for token_bytes in (0, 131_071):
-        assert latency_child.measure(msgspec.structs.replace(job, token_bytes=token_bytes)).memory is None
+    for weight_bytes in (0, 131_071):
+        assert latency_child.measure(msgspec.structs.replace(job, weight_bytes=weight_bytes)).memory is None

@@ -20,7 +20,7 @@ _RESTORES: Final = "DequantizeLinear"
 _FLOAT_BYTES: Final = 4
 
 
-def token_bytes(model: Built, fp32: Built) -> int:
+def weight_bytes(model: Built, fp32: Built) -> int:
     """Sum the bytes of the weights that are read in whole for each token; 0 for models that write no text.
 
     Args:
