@@ -328,17 +328,18 @@ def test_a_request_of_many_items_delays_another_by_one_run(tmp_path, share):
         await until_async(lambda: runs)
         short = [asyncio.create_task(models.run("mood", _predict(["good"]))) for _ in range(2)]
         await until_async(lambda: models.find("mood").queue_depth == 3)
+        answered = []
+        for task in (long, *short):
+            task.add_done_callback(lambda it: answered.append(it is long))
         go_on.set()
-        answers = [await it for it in short]
-        is_done = long.done()
-        found = await long
+        found, *answers = await asyncio.gather(long, *short)
         await models.close()
-        return runs, is_done, [_labels(it) for it in answers], _labels(found)
+        return runs, answered, [_labels(it) for it in answers], _labels(found)
 
-    runs, is_done, short, long = asyncio.run(main())
+    runs, answered, short, long = asyncio.run(main())
     assert runs[:2] == ([16, 2] if share > 1 else [16, 1])
     assert sum(runs) == MANY + 2
-    assert not is_done
+    assert answered == [False, False, True]
     assert short == [["positive"]] * 2
     assert long == ["positive", "negative"] * (MANY // 2)
 
