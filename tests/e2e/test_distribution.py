@@ -30,6 +30,7 @@ PROGRAMS = {
     "export-boosting": "import onnxmltools, edgeml.exporters.sklearn_pipeline",
     "export-tflite": "import ai_edge_quantizer, litert_torch",
     "fleet": "import edgeml, edgeml.fleet.serve; edgeml.Repository.init('repo', passphrase='')",
+    "fleet-postgres": "import psycopg, sqlalchemy; sqlalchemy.create_engine('postgresql+psycopg://nobody@localhost/fleet')",
     "tflite": "import ai_edge_litert.interpreter",
     "guidance": "import llguidance",
     "sound": "import soundfile, soxr",
