@@ -16,7 +16,7 @@ from edgeml.exporters import capture, conversion_error, onnx_mask
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
-from edgeml_core.processing import LOGITS_AT, Generation
+from edgeml_core.processing import LOGITS_AT, Generation, PromptInput
 
 #: The first opset with LayerNormalization as one operator; the quantizers support it.
 OPSET: Final = 17
@@ -102,7 +102,8 @@ def _with_cache_in_place(source: Source, pretrained: Any, path: Path) -> None:  
 
     spec = cast("Generation", source.signature.postprocess)
     shapes = [source.example[name].shape[1::2] for name in spec.past]
-    decoder_onnx.convert(pretrained, spec.past, shapes, path)
+    tokens_max = cast("PromptInput", source.signature.preprocess).max_length
+    decoder_onnx.convert(pretrained, spec.past, shapes, path, tokens_max=tokens_max)
 
 
 def _capture(source: Source, model: TorchModel, path: Path) -> None:

@@ -20,7 +20,8 @@ import onnx
 import torch
 import transformers
 
-from edgeml.exporters import onnx_reshapes
+from edgeml.exporters import onnx_attention, onnx_reshapes
+from edgeml.exporters.huggingface import one_operator
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import INPUT_IDS, LAST_TOKEN, LOGITS_AT, POSITIONS, TOKENS_SO_FAR
 
@@ -60,7 +61,14 @@ def fits(pretrained: Any, layers: int) -> bool:  # noqa: ANN401 -- transformers 
     return sorted(seen) == list(range(layers)) and all(seen.values())
 
 
-def convert(pretrained: Any, past: Sequence[str], shapes: Sequence[Sequence[int]], path: Path) -> None:  # noqa: ANN401
+def convert(
+    pretrained: Any,  # noqa: ANN401 -- as above
+    past: Sequence[str],
+    shapes: Sequence[Sequence[int]],
+    path: Path,
+    *,
+    tokens_max: int,
+) -> None:
     """Write a language model as ONNX.
 
     Args:
@@ -68,6 +76,7 @@ def convert(pretrained: Any, past: Sequence[str], shapes: Sequence[Sequence[int]
         past: names of the cache's inputs: key and value of each layer.
         shapes: their numbers of heads and sizes of a head.
         path: the new file.
+        tokens_max: of a prompt and its answer.
 
     Raises:
         UsageError: `model-unsupported`, when its attention has a part that GroupQueryAttention lacks.
@@ -97,6 +106,7 @@ def convert(pretrained: Any, past: Sequence[str], shapes: Sequence[Sequence[int]
         )
     model = onnx.load(path)
     onnx_reshapes.fold(model.graph)
+    onnx_attention.join(model.graph, tokens_max)
     onnx.save(model, path)
 
 
@@ -331,64 +341,9 @@ def _rewritten(pretrained: Any) -> Iterator[None]:  # noqa: ANN401 -- as above
             undo.callback(setattr, modeling, _ROTATE, getattr(modeling, _ROTATE))
             setattr(modeling, _ROTATE, _rotate)
         for name, part in list(pretrained.named_modules()):
-            if (simpler := _simpler(part)) is not None:
+            if (simpler := one_operator.simpler(part)) is not None:
                 parent, _, leaf = name.rpartition(".")
                 owner = pretrained.get_submodule(parent)
                 undo.callback(setattr, owner, leaf, part)
                 setattr(owner, leaf, simpler)
         yield
-
-
-def _simpler(part: Any) -> torch.nn.Module | None:  # noqa: ANN401 -- as above
-    """Return the module that takes the place of this one in the graph; None where it stays."""
-    if isinstance(part, transformers.pytorch_utils.Conv1D):
-        return _Product(part.weight, part.bias)
-    if type(part) is torch.nn.Linear:
-        return _Product(part.weight.t(), part.bias)
-    return _norm(part) if "RMSNorm" in type(part).__name__ else None
-
-
-class _Product(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """A matrix product with constant weights, which all quantizers take."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.weight, self.bias = _constant(weight), None if bias is None else _constant(bias)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        product = torch.matmul(rows, self.weight)
-        return product if self.bias is None else product + self.bias
-
-
-class _Norm(torch.nn.Module):  # type: ignore[misc] # torch is not followed
-    """A root mean square norm as one operator."""
-
-    def __init__(self, weight: torch.Tensor, epsilon: float) -> None:
-        super().__init__()
-        self.weight, self._epsilon = _constant(weight), epsilon
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        attributes = {"axis": -1, "epsilon": self._epsilon}
-        return torch.onnx.ops.symbolic(
-            "RMSNormalization", (rows, self.weight), attributes, dtype=rows.dtype, shape=rows.shape
-        )
-
-
-def _constant(tensor: torch.Tensor) -> torch.nn.Parameter:
-    return torch.nn.Parameter(tensor.detach(), requires_grad=False)
-
-
-def _norm(part: Any) -> _Norm | None:  # noqa: ANN401 -- as above
-    """Find the scale with which the operator computes as this norm; some architectures add one to the weights."""
-    epsilon = getattr(part, "variance_epsilon", getattr(part, "eps", None))
-    weight = getattr(part, "weight", None)
-    if weight is None or epsilon is None:
-        return None
-    with torch.inference_mode():
-        rows = torch.randn(_ROWS, *weight.shape, generator=torch.Generator().manual_seed(0))
-        expected = part(rows)
-        for scale in (weight.detach(), 1 + weight.detach()):
-            found = torch.nn.functional.rms_norm(rows, weight.shape, scale, epsilon)
-            if torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
-                return _Norm(scale, float(epsilon))
-    return None
