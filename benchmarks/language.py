@@ -6,9 +6,9 @@
     qwen3-0.6b       28 layers of 1024
 
 Weights are random, so only speed, memory and closeness to PyTorch count. Each part races PyTorch eager fp32, the
-ONNX export of optimum in dynamic int8, llama.cpp (Q4_0 and Q8_0), onnxruntime-genai int4 and CTranslate2 int8 against
-edgeml in fp32, int8 and int4. It measures new tokens a second after prompts of 16 and 256 tokens, and prompt tokens a
-second of 256 until the first new token. Batch 1, 2 threads.
+ONNX export of optimum in dynamic int8, llama.cpp (Q4_0 and Q8_0), onnxruntime-genai int4 and CTranslate2 int8. edgeml
+runs in fp32, dynamic int8, and blocks of 8 and of 4 bits. It measures new tokens a second after prompts of 16 and 256
+tokens, and prompt tokens a second of 256 until the first new token. Batch 1, 2 threads.
 
 Each contender is a process, and they take turns. Run by root they have real-time priority, so that other programs wait.
 The rivals have environments of their own, which a full run makes once. llama.cpp is compiled there for this CPU, which

@@ -18,7 +18,7 @@ from harness import host
 from harness.figures import Aim, Figure, Omission, Outcome, Run, least
 from harness.rivals import RivalUnavailableError
 from language_parts import contenders, shapes
-from language_parts.contenders import INT4, INT8, LLAMA_CPP, OPTIMUM, PYTORCH, RECIPES, RefusedError, Task
+from language_parts.contenders import INT4, INT8, INT8_BLOCKS, LLAMA_CPP, OPTIMUM, PYTORCH, RECIPES, RefusedError, Task
 from language_parts.shapes import Shape
 
 MB: Final = 1_000_000
@@ -40,14 +40,15 @@ class Work:
         title: the name in figures.
         verb: of the runner's command.
         tokens: of the prompt.
-        aims: of each of edgeml's contenders against a rival at the same bits.
+        aims: of each of edgeml's contenders against a rival at the same bits. Two of them have 8 bits: one is made to
+            write, the other to read prompts, and `--prefer` chooses.
         fastest: the aim of edgeml's fastest against the fastest rival.
     """
 
     title: str
     verb: str
     tokens: int
-    aims: Mapping[tuple[str, str], Aim]
+    aims: Mapping[tuple[str, str], Aim | None]
     fastest: Aim | None = None
 
     @property
@@ -61,8 +62,9 @@ class Work:
         return f"{begun} {burst_runs(ask, begun) if self.verb == 'prefill' else WRITTEN_TOKENS}"
 
 
-DECODE_AIMS: Final = {(INT4, LLAMA_CPP["Q4_0"]): least(1.1), (INT8, LLAMA_CPP["Q8_0"]): least(1.1)}
-PREFILL_AIMS: Final = {(INT4, LLAMA_CPP["Q4_0"]): least(0.8), (INT8, LLAMA_CPP["Q8_0"]): least(2)}
+Q4_0, Q8_0 = LLAMA_CPP["Q4_0"], LLAMA_CPP["Q8_0"]
+DECODE_AIMS: Final = {(INT4, Q4_0): least(1.1), (INT8_BLOCKS, Q8_0): least(1.1), (INT8, Q8_0): None}
+PREFILL_AIMS: Final = {(INT4, Q4_0): least(0.8), (INT8, Q8_0): least(2), (INT8_BLOCKS, Q8_0): None}
 WORKS: Final = (
     Work(title="decode after 16 tokens", verb="decode", tokens=16, aims=DECODE_AIMS, fastest=least(1)),
     Work(title="decode after 256 tokens", verb="decode", tokens=256, aims=DECODE_AIMS, fastest=least(1)),

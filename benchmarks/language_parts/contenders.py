@@ -28,9 +28,15 @@ GENAI: Final = "onnxruntime-genai int4"
 CTRANSLATE2: Final = "CTranslate2 int8"
 INT4: Final = "edgeml int4"
 INT8: Final = "edgeml int8"
+INT8_BLOCKS: Final = "edgeml int8 in blocks"
 FP32: Final = "edgeml fp32"
 #: edgeml's recipes by the contenders' names.
-RECIPES: Final[dict[str, RecipeName]] = {INT4: "weight-only-4bit", INT8: "dynamic-s8", FP32: "none"}
+RECIPES: Final[dict[str, RecipeName]] = {
+    INT4: "weight-only-4bit",
+    INT8: "dynamic-s8",
+    INT8_BLOCKS: "weight-only-8bit",
+    FP32: "none",
+}
 
 
 class RefusedError(Exception):
