@@ -10,7 +10,7 @@ def fold(graph: onnx.GraphProto) -> None:
 
     Shapes are those that the exporter has written, with names for dynamic lengths; a tensor without one is left alone.
     """
-    shapes = {it.name: shape for it in (*graph.value_info, *graph.input, *graph.output) if (shape := _shape(it))}
+    shapes = {it.name: lengths for it in (*graph.value_info, *graph.input, *graph.output) if (lengths := shape(it))}
     made = {name: node for node in graph.node for name in node.output}
     same: dict[str, str] = {}
     for node in graph.node:
@@ -37,7 +37,7 @@ def _drop(graph: onnx.GraphProto, replaced: set[str]) -> None:
     graph.node.extend(kept)
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[str | int, ...] | None:
+def shape(value: onnx.ValueInfoProto) -> tuple[str | int, ...] | None:
     """Return the lengths or their names; None where one is unknown."""
     lengths = tuple(it.dim_param or it.dim_value for it in value.type.tensor_type.shape.dim)
     return lengths if all(lengths) else None

@@ -20,7 +20,7 @@ import onnx
 import torch
 import transformers
 
-from edgeml.exporters import onnx_attention, onnx_reshapes
+from edgeml.exporters import onnx_fusion, onnx_reshapes
 from edgeml.exporters.huggingface import one_operator
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import INPUT_IDS, LAST_TOKEN, LOGITS_AT, POSITIONS, TOKENS_SO_FAR
@@ -106,7 +106,7 @@ def convert(
         )
     model = onnx.load(path)
     onnx_reshapes.fold(model.graph)
-    onnx_attention.join(model.graph, tokens_max)
+    onnx_fusion.fuse(model.graph, tokens_max)
     onnx.save(model, path)
 
 

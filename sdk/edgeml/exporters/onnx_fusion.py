@@ -1,6 +1,7 @@
-"""Products and rotations of a language model's ONNX graph, joined into fewer operators with the same numbers.
+"""Operator fusion for a language model's ONNX graph: fewer operators compute the same numbers.
 
 A token's products are small: each operator costs its start again, and each product in int8 quantizes its input again.
+onnxruntime fuses some operators when it loads a model; these are the ones that it leaves.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from edgeml.exporters import onnx_reshapes
 from edgeml_core.processing import POSITIONS
 from edgeml_runtime.tensors import Array
 
+_DOMAIN: Final = "com.microsoft"
 _ATTENTION: Final = "GroupQueryAttention"
+#: The operator that adds and normalizes, by the norm.
+_SUM_AND_NORM: Final = {
+    "LayerNormalization": "SkipLayerNormalization",
+    "RMSNormalization": "SkipSimplifiedLayerNormalization",
+}
+#: ONNX's own default of both norms.
+_EPSILON: Final = 1e-5
 #: The inputs of the attention before its tables of cosines and sines: queries, keys, values, cache and lengths.
 _TABLES_AT: Final = 7
 #: Numbers of a head that the attention rotates by vectors: it takes whole ones only.
@@ -28,16 +38,17 @@ TABLES_MAX_BYTES: Final = 32 * 1024 * 1024
 _TOLERANCE: Final = 1e-5
 
 
-def join(graph: onnx.GraphProto, tokens_max: int) -> None:
-    """Join the products of one activation, then hand queries, keys and values to each attention as one tensor.
+def fuse(graph: onnx.GraphProto, tokens_max: int) -> None:
+    """Join the products of one activation, and sums with the norms behind them; hand each attention one tensor.
 
-    The attention rotates them itself where the angles depend on the position alone.
+    The attention rotates queries and keys itself where the angles depend on the position alone.
 
     Args:
         graph: float32, as `decoder_onnx` captures it.
         tokens_max: of a prompt and its answer: the length of the tables of cosines and sines.
     """
     _join_products(graph)
+    _join_norms(graph)
     _pack(graph, tokens_max)
 
 
@@ -118,6 +129,31 @@ def _joined(
     outputs = [it.output for it in products]
     nodes.append(helper.make_node("Split", [nodes[-1].output[0], f"{name}_widths"], outputs, axis=-1))
     return nodes, tensors
+
+
+def _join_norms(graph: onnx.GraphProto) -> None:
+    """Make one operator of a sum and the norm behind it, where both parts of the sum have the same shape."""
+    shapes = {it.name: onnx_reshapes.shape(it) for it in (*graph.value_info, *graph.input)}
+    weights = {it.name for it in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    placed: dict[str, onnx.NodeProto] = {}
+    dropped: set[str] = set()
+    for node in graph.node:
+        total = made.get(node.input[0]) if node.op_type in _SUM_AND_NORM else None
+        if total is None or total.op_type != "Add" or total.output[0] in placed:
+            continue
+        one, other = (shapes.get(name) for name in total.input)
+        last_axis = {it.i for it in node.attribute if it.name == "axis"} <= {-1}
+        if one is None or one != other or not last_axis or not weights.issuperset(node.input[1:]):
+            continue
+        epsilon = next((it.f for it in node.attribute if it.name == "epsilon"), _EPSILON)
+        inputs, outputs = [*total.input, *node.input[1:]], [node.output[0], "", "", total.output[0]]
+        placed[total.output[0]] = helper.make_node(
+            _SUM_AND_NORM[node.op_type], inputs, outputs, domain=_DOMAIN, epsilon=epsilon
+        )
+        dropped.add(node.output[0])
+    nodes = [placed.get(node.output[0], node) for node in graph.node if node.output[0] not in dropped]
+    _replace(graph, nodes)
 
 
 def _pack(graph: onnx.GraphProto, tokens_max: int) -> None:

@@ -1,4 +1,4 @@
-"""Joined products and packed attentions: fewer operators, the same numbers, in onnxruntime; and what must stay."""
+"""Operator fusion: fewer operators, the same numbers in onnxruntime; and what must stay."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from edgeml.exporters import onnx_attention
+from edgeml.exporters import onnx_fusion
 
 ROWS, TOKENS, ROOM = 2, 5, 16
 HEADS, KEY_HEADS, SIZE = 4, 2, 32
@@ -61,7 +61,7 @@ def layer(text: str = LAYER) -> onnx.ModelProto:
 def joined(model: onnx.ModelProto, tokens_max: int = ROOM) -> onnx.ModelProto:
     """The same model, joined."""
     other = onnx.ModelProto.FromString(model.SerializeToString())
-    onnx_attention.join(other.graph, tokens_max)
+    onnx_fusion.fuse(other.graph, tokens_max)
     onnx.checker.check_model(other)
     return other
 
@@ -101,7 +101,7 @@ def test_layer_becomes_four_operators_with_the_same_numbers():
 
 def test_rotations_of_a_long_context_stay_outside(monkeypatch: pytest.MonkeyPatch):
     """Their tables would take too much memory."""
-    monkeypatch.setattr(onnx_attention, "TABLES_MAX_BYTES", ROOM * SIZE // 2 * 4 * 2 - 1)
+    monkeypatch.setattr(onnx_fusion, "TABLES_MAX_BYTES", ROOM * SIZE // 2 * 4 * 2 - 1)
     model = layer()
     made = joined(model)
     assert operators(made).count("RotaryEmbedding") == 2
@@ -143,3 +143,41 @@ def test_weights_that_two_products_share_stay():
     """Joined, they would be stored twice."""
     model = layer(LAYER.replace("up = MatMul (attended, up_weight)", "up = MatMul (attended, gate_weight)"))
     assert operators(joined(model)).count("MatMul") == 3
+
+
+NORMS = f"""
+<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>
+norms (float[rows, tokens, {HIDDEN}] hidden) => (float[rows, tokens, {HIDDEN}] out)
+<float[rows, tokens, {HIDDEN}] product, float[{HIDDEN}] row>
+{{
+   product = MatMul (hidden, weight)
+   sum = Add (product, hidden)
+   normed = OPERATOR <axis = -1, epsilon = 0.001> (sum, scale)
+   further = OPERATOR <axis = -1> (sum, scale)
+   row = Identity (scale)
+   biased = Add (row, normed)
+   last = OPERATOR <axis = -1> (biased, scale)
+   total = Add (sum, last)
+   out = Add (total, further)
+}}
+"""
+
+JOINED = {"RMSNormalization": "SkipSimplifiedLayerNormalization", "LayerNormalization": "SkipLayerNormalization"}
+
+
+@pytest.mark.parametrize("norm", JOINED)
+def test_sum_and_norm_become_one_operator(norm: str):
+    """Its sum is used by others as well; a second norm of it, and one of a row added to all, stay."""
+    model = parser.parse_model(NORMS.replace("OPERATOR", norm))
+    chance = np.random.default_rng(0)
+    tensors = {"weight": chance.normal(0, 0.1, (HIDDEN, HIDDEN)), "scale": chance.normal(1, 0.1, HIDDEN)}
+    model.graph.initializer.extend(numpy_helper.from_array(it.astype(np.float32), name) for name, it in tensors.items())
+    made = joined(model)
+    assert set(operators(made)) - set(operators(model)) == {JOINED[norm]}
+    assert operators(made).count(norm) == 2
+    rows = {"hidden": chance.normal(size=(ROWS, TOKENS, HIDDEN)).astype(np.float32)}
+    found, expected = (
+        onnxruntime.InferenceSession(it.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, rows)
+        for it in (made, model)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
