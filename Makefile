@@ -21,7 +21,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin
 CLIENTS := .venv-clients
 READY  := $(VENV)/.ready
-DEBIAN := mosquitto:mosquitto mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl openssl:openssl wrk:wrk zstd:zstd bsdiff:bsdiff espeak-ng:espeak-ng node:nodejs npm:npm
+DEBIAN := mosquitto:mosquitto pg_ctlcluster:postgresql mosquitto_passwd:mosquitto qemu-x86_64-static:qemu-user-static sshd:openssh-server ssh:openssh-client mkfs.ext4:e2fsprogs chromium:chromium curl:curl openssl:openssl wrk:wrk zstd:zstd bsdiff:bsdiff espeak-ng:espeak-ng node:nodejs npm:npm
 # Modules are compiled when they are first imported: most of them never are.
 PIP := python -m pip install --quiet --no-compile
 PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder

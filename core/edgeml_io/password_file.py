@@ -1,4 +1,4 @@
-"""The password of a broker's user in a file: a process list shows command lines, and no file's content.
+"""The password of a user in a file, mostly a broker's: a process list shows command lines, and no file's content.
 
 Files with several passwords, and programs that print one, are left out.
 """
@@ -16,6 +16,7 @@ from edgeml_core.errors import UsageError
 #: Bytes of a password: the limit of MQTT's CONNECT.
 PASSWORD_MAX_BYTES: Final = 65_535
 _HINT: Final = "name a text file with the password alone, and the user in the URL: mqtts://USER@HOST"
+_FILE_HINT: Final = "name a text file with the password alone"
 
 
 def with_password(url: BrokerUrl, path: Path | None) -> BrokerUrl:
@@ -34,15 +35,24 @@ def with_password(url: BrokerUrl, path: Path | None) -> BrokerUrl:
     if url.username is None or url.password is not None:
         problem = "has a password beside the password file" if url.password is not None else "names no user"
         raise UsageError("usage", f"the broker's URL {problem}", _HINT)
+    return msgspec.structs.replace(url, password=read(path))
+
+
+def read(path: Path) -> str:
+    """Return the password in a file; a line break at its end is left out.
+
+    Raises:
+        UsageError: `usage`, when the file can't be read or holds no password. The message never repeats the content.
+    """
     try:
         with path.open("rb") as file:
             password = file.read(PASSWORD_MAX_BYTES + 1).decode().rstrip("\r\n")
     except UnicodeDecodeError:
         # Not chained: the cause quotes the content.
-        raise UsageError("usage", f"the password file {path} is no text in UTF-8", _HINT) from None
+        raise UsageError("usage", f"the password file {path} is no text in UTF-8", _FILE_HINT) from None
     except OSError as error:
-        raise UsageError("usage", f"the password file {path} can't be read: {error.strerror}", _HINT) from error
+        raise UsageError("usage", f"the password file {path} can't be read: {error.strerror}", _FILE_HINT) from error
     if not 0 < len(password.encode()) <= PASSWORD_MAX_BYTES:
         message = f"the password file {path} is empty or longer than {PASSWORD_MAX_BYTES} bytes"
-        raise UsageError("usage", message, _HINT)
-    return msgspec.structs.replace(url, password=password)
+        raise UsageError("usage", message, _FILE_HINT)
+    return password

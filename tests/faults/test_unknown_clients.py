@@ -15,7 +15,8 @@ import paho.mqtt.client as paho
 import pytest
 import zstandard
 
-from edgeml.fleet.registry import DATABASE_FILE, Registry
+from edgeml.fleet.registry import Registry
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import messages, relay_batch
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_core.relay_batch import RelayedMessage

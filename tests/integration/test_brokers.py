@@ -14,8 +14,8 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet import status
-from edgeml.fleet.registry import DATABASE_FILE
 from edgeml.repository.deployments import deploy
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
 from support import brokers, other_brokers, scale

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -16,11 +17,20 @@ from edgeml_core.errors import DeviceError
 if TYPE_CHECKING:
     from edgeml.fleet.status import DeviceStatus, Failure, FleetStatus
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 _repo = click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
-_database = click.option(
-    "--database", metavar="FILE", type=click.Path(path_type=Path), help="The registry; default: fleet.db in DIR."
-)
 _FILE = click.Path(path_type=Path)
+
+
+def _database(command: Command) -> Command:
+    named = click.option(
+        "--database", metavar="FILE|URL", help="The registry, a file or postgresql://...; default: fleet.db in DIR."
+    )
+    with_password = click.option(
+        "--database-password-file", metavar="FILE", type=_FILE, help="The password of the database's user, on one line."
+    )
+    return named(with_password(command))
 
 
 @click.group()
@@ -95,35 +105,36 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
 @fleet.command()
 @_repo
 @_database
-@command(examples=("edgeml fleet status --repo ./repo", "edgeml fleet status --repo ./repo --json"))
-def status(out: Output, repo: Path, database: Path | None) -> None:
+@command(extra="fleet", examples=("edgeml fleet status --repo ./repo", "edgeml fleet status --repo ./repo --json"))
+def status(out: Output, repo: Path, **database: Any) -> None:  # noqa: ANN401 - click's
     """Print how far each deployment is, and every failure."""
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    found = Fleet(repo, database=database).status()
+    found = Fleet(repo, **database).status()
     out.result(found.to_dict(), _status_text(found))
 
 
 @fleet.command()
 @_repo
 @_database
-@command(examples=("edgeml fleet devices --repo ./repo", "edgeml fleet devices --repo ./repo --json"))
-def devices(out: Output, repo: Path, database: Path | None) -> None:
+@command(extra="fleet", examples=("edgeml fleet devices --repo ./repo", "edgeml fleet devices --repo ./repo --json"))
+def devices(out: Output, repo: Path, **database: Any) -> None:  # noqa: ANN401 - click's
     """Print every enrolled device with its last state."""
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    found = Fleet(repo, database=database).devices()
+    found = Fleet(repo, **database).devices()
     headers = ("device", "online", "last seen (UTC)", "labels", "models", "drift")
     out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
 
 
 def _failures(out: Output, repo: Path, deployment: str) -> tuple[Failure, ...]:
     """The devices that have ended a deployment, by the registry in the repository; none where there is no registry."""
-    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
-    from edgeml.fleet.registry import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository.layout import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
 
     if not (repo / DATABASE_FILE).is_file():
         return ()
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - a workstation without the extra has no such file
+
     try:
         return next((it.failures for it in Fleet(repo).status().deployments if it.id == deployment), ())
     except DeviceError as error:

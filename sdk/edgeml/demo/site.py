@@ -20,8 +20,9 @@ from typing import Any, Final
 from amqtt.broker import Broker
 
 from edgeml.demo import programs
-from edgeml.fleet.registry import DATABASE_FILE, Registry
+from edgeml.fleet.registry import Registry
 from edgeml.repository import Repository
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_core.lifecycle import State

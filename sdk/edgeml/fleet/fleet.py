@@ -1,18 +1,21 @@
 """`Fleet`: the devices of a repository, for Python callers and the command line: status, service, calls to one device.
 
-The status is read from files and needs no MQTT library. Serving and asking a device import it.
+The status is read from repository and registry, and needs no MQTT library. Serving and asking a device import it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from edgeml.bundles import Bundle
 from edgeml.fleet import status
+from edgeml.fleet.registry import Registry
 from edgeml.fleet.status import DeviceStatus, FleetStatus
 from edgeml.repository import Repository
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
 from edgeml_core.calls import SECONDS
 from edgeml_core.errors import UsageError
@@ -38,7 +41,8 @@ class Fleet:
         ca: PEM file of the broker's authority; None takes those of the system.
         cert: PEM file with the certificate of this host, where the broker asks for one.
         key: PEM file with the key of `cert`.
-        database: the registry's file; None takes `fleet.db` in the repository.
+        database: a file, or `postgresql://[USER@]HOST[:PORT]/NAME`; the default is `fleet.db` in the repository.
+        database_password_file: the file with the password of the database's user.
 
     Raises:
         UsageError: `repo-invalid`, when the folder has no repository; `usage`, when the URL is malformed.
@@ -56,12 +60,14 @@ class Fleet:
         ca: Path | None = None,
         cert: Path | None = None,
         key: Path | None = None,
-        database: Path | None = None,
+        database: Path | str | None = None,
+        database_password_file: Path | None = None,
     ) -> None:
         self.repository = repository if isinstance(repository, Repository) else Repository.open(repository)
         self._broker = None if broker is None else broker_urls.parse(broker)
         self._files = {"password_file": password_file, "ca": ca, "cert": cert, "key": key}
-        self._database = database
+        self._database = database or self.repository.path / DATABASE_FILE
+        self._database_password_file = database_password_file
 
     @staticmethod
     def connect(
@@ -113,7 +119,8 @@ class Fleet:
         Raises:
             UsageError: `repo-invalid`. DeviceError: `store-failed`, when the registry can't be read.
         """
-        return status.status(self.repository.path, database=self._database)
+        with closing(self._registry()) as registry:
+            return status.status(self.repository.path, registry)
 
     def devices(self) -> list[DeviceStatus]:
         """List the enrolled devices with the last state of each.
@@ -124,7 +131,8 @@ class Fleet:
         >>> [(device.id, device.labels, device.online) for device in Fleet("farms").devices()]
         [('barn-1', {'site': 'farm-7'}, False)]
         """
-        return status.devices(self.repository.path, database=self._database)
+        with closing(self._registry()) as registry:
+            return status.devices(self.repository.path, registry)
 
     def serve(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> None:
         """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.
@@ -135,7 +143,7 @@ class Fleet:
 
         Raises:
             UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker.
-            TransportError: `broker-unreachable`, when the first connection fails. DeviceError: `store-failed`.
+            TransportError: `broker-unreachable`, when the first connection fails.
         """
         from edgeml.fleet import serve as service  # noqa: PLC0415 - imports MQTT
 
@@ -143,7 +151,7 @@ class Fleet:
             self.repository.path,
             self._address(),
             _events(events),
-            database=self._database,
+            registry=self._registry(),
             max_bytes_per_s=max_bytes_per_s,
         )
 
@@ -155,7 +163,7 @@ class Fleet:
             self.repository.path,
             self._address(),
             _events(events),
-            database=self._database,
+            registry=self._registry(),
             max_bytes_per_s=max_bytes_per_s,
         )
 
@@ -173,6 +181,9 @@ class Fleet:
     ) -> Benchmark:
         """Ask a device to measure a bundle that it holds. Arguments and errors are those of `Bundle.bench`."""
         return bundle.bench(f"device:{device}", case=case, threads=threads, seconds=seconds, fleet=self.connection)
+
+    def _registry(self) -> Registry:
+        return Registry(self._database, password_file=self._database_password_file)
 
     def _address(self) -> Broker:
         from edgeml.fleet.link import Broker  # noqa: PLC0415 - imports MQTT

@@ -1,6 +1,6 @@
-"""Recording of devices' reports in the registry. A registry that can't be written costs records, never delivery.
+"""Recording of devices' reports in the registry. A registry that can't be written delays records, never delivery.
 
-Each device's rows are bounded: one state, and one report for each deployment that is signed.
+Each device's rows are bounded: one state, one report for each deployment that is signed, and a history of either kind.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
-from edgeml.fleet.registry import MEMORY, DeviceMessage, Registry
+from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
 
@@ -30,17 +29,6 @@ class Events(Protocol):
 
     def event(self, name: str, text: str, **fields: object) -> None:
         """Print or record an event for the operator."""
-
-
-def open_registry(path: Path, events: Events) -> Registry:
-    """Open the registry, or one in memory where the file can't be used: chunks are sent in any case."""
-    try:
-        registry = Registry(path)
-        registry.session()
-    except DeviceError as error:
-        _tell(events, error)
-        return Registry(MEMORY)
-    return registry
 
 
 class Recorder:

@@ -1,37 +1,29 @@
-"""The registry: the last state and reports of each device, in SQLite. It survives restarts of the host.
+"""The registry: the last state and reports of each device, and a bounded history of both. It survives the host.
 
-The caller records messages of enrolled devices only. One thread at a time may call.
+The caller records messages of enrolled devices only. Several threads and hosts may call; what they record together is
+each time in one transaction. The connection to the database is left to `database`.
 """
 
 from __future__ import annotations
 
-import secrets
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
+import sqlalchemy as sa
+from sqlalchemy import Connection
 
-from edgeml_core.errors import DeviceError
+from edgeml.fleet.database.engine import Database
+from edgeml.fleet.database.schema import DEVICE, HISTORY, REPORT
 from edgeml_core.messages import DeviceState, Report
 
-#: The registry's file in the repository's folder; `--database` names another.
-DATABASE_FILE: Final = "fleet.db"
-#: SQLite's name for a database that ends with the program.
-MEMORY: Final = Path(":memory:")
-#: Seconds to wait for another process that writes: a transaction of 256 messages takes far less.
-BUSY_TIMEOUT_S: Final = 10.0
-
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS device (id TEXT PRIMARY KEY, seen_s REAL NOT NULL, state BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS report (
-    device TEXT NOT NULL, deployment TEXT NOT NULL, seen_s REAL NOT NULL, report BLOB NOT NULL,
-    PRIMARY KEY (deployment, device)
-) STRICT;
-CREATE TABLE IF NOT EXISTS host (session TEXT NOT NULL) STRICT;
-"""
+#: The kind of a change in a device's history.
+Kind = Literal["state", "report"]
+#: Changes kept of each device, of either kind: some weeks of a device that is updated daily.
+HISTORY_MAX: Final = 50
+#: Devices named in one statement, below SQLite's 32,766 parameters.
+NAMED_MAX: Final = 10_000
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,34 +41,27 @@ class DeviceMessage(msgspec.Struct, frozen=True, kw_only=True):
     seen_s: float
 
 
-class Registry:
-    """The database in one file."""
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A state or report of a device that differed from the one before, and its time in seconds since 1970."""
 
-    def __init__(self, path: Path) -> None:
-        with _translated(path):
-            self._path = path
-            self._database = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._database.execute("PRAGMA journal_mode = WAL")
-            # States that a power cut takes are retained by the broker, which sends them again.
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
+    message: DeviceState | Report
+    seen_s: float
+
+
+class Registry:
+    """The devices' part of the fleet's database.
+
+    Args:
+        where: the file's path, or `postgresql://...`, as for `Database`.
+        password_file: the file with the password of the URL's user.
+    """
+
+    def __init__(self, where: Path | str, *, password_file: Path | None = None) -> None:
+        self.database = Database(where, password_file=password_file)
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def session(self) -> str:
-        """Return the name of this registry's session with the broker, which keeps messages for an absent host."""
-        with _translated(self._path):
-            row = self._database.execute("SELECT session FROM host").fetchone()
-            if row:
-                return str(row[0])
-            name = secrets.token_hex(8)
-            with self._transaction():
-                self._database.execute("INSERT INTO host VALUES (?)", (name,))
-        return name
+        """Close the database."""
+        self.database.close()
 
     def record(self, received: Iterable[DeviceMessage]) -> None:
         """Record messages in one transaction.
@@ -84,66 +69,167 @@ class Registry:
         A late will, of an older session than the last birth, is ignored. A birth always counts, even with an older
         session: a device that lost its store counts its sessions from 1 again.
         """
-        with _translated(self._path), self._transaction():
-            for it in received:
-                if isinstance(it.message, Report):
-                    self._record_report(it.device, it.message, it.seen_s)
-                elif not self._is_late_will(it.device, it.message):
-                    self._record_state(it.device, it.message, it.seen_s)
+        messages = list(received)
+        if not messages:
+            return
+        with self.database.writing() as connection:
+            batch = _Batch(connection, messages)
+            for it in messages:
+                batch.add(it)
+            for table, rows in batch.rows():
+                connection.execute(self.database.upsert(table), rows)
 
     def keep_reports(self, deployments: Iterable[str]) -> None:
         """Forget the reports about all other deployments."""
         kept = set(deployments)
-        with _translated(self._path), self._transaction():
-            known = [it for (it,) in self._database.execute("SELECT DISTINCT deployment FROM report")]
+        with self.database.writing() as connection:
+            known = connection.scalars(sa.select(REPORT.c.deployment).distinct()).all()
             for deployment in set(known) - kept:
-                self._database.execute("DELETE FROM report WHERE deployment = ?", (deployment,))
+                connection.execute(sa.delete(REPORT).where(REPORT.c.deployment == deployment))
 
-    def devices(self) -> dict[str, Seen]:
-        """Return the last state of each device."""
-        with _translated(self._path):
-            rows = self._database.execute("SELECT id, seen_s, state FROM device ORDER BY id").fetchall()
-        return {
-            name: Seen(state=msgspec.json.decode(state, type=DeviceState), seen_s=seen) for name, seen, state in rows
-        }
+    def keep_devices(self, devices: Collection[str]) -> None:
+        """Forget all other devices: those that are no longer enrolled."""
+        with self.database.writing() as connection:
+            gone = sorted(set(connection.scalars(sa.select(DEVICE.c.id))) - set(devices))
+            for names in _parts(gone):
+                for column in (DEVICE.c.id, REPORT.c.device, HISTORY.c.device):
+                    connection.execute(sa.delete(column.table).where(column.in_(names)))
+
+    def devices(self, *, after: str = "", limit: int | None = None) -> dict[str, Seen]:
+        """Return the last state of each device, by id.
+
+        Args:
+            after: only devices whose ids come after it.
+            limit: the number of devices; None sets no bound.
+        """
+        query = sa.select(DEVICE.c.id, DEVICE.c.seen_s, DEVICE.c.state)
+        query = query.where(DEVICE.c.state.is_not(None), DEVICE.c.id > after).order_by(DEVICE.c.id).limit(limit)
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+            return {
+                name: Seen(state=msgspec.json.decode(state, type=DeviceState), seen_s=seen)
+                for name, seen, state in rows
+            }
 
     def reports(self, deployment: str) -> dict[str, Report]:
         """Return the last report of each device about one deployment."""
-        with _translated(self._path):
-            query = "SELECT device, report FROM report WHERE deployment = ? ORDER BY device"
-            rows = self._database.execute(query, (deployment,)).fetchall()
-        return {device: msgspec.json.decode(report, type=Report) for device, report in rows}
+        query = sa.select(REPORT.c.device, REPORT.c.report).where(REPORT.c.deployment == deployment)
+        with self.database.reading() as connection:
+            rows = connection.execute(query.order_by(REPORT.c.device)).all()
+            return {device: msgspec.json.decode(report, type=Report) for device, report in rows}
 
-    def _is_late_will(self, device: str, state: DeviceState) -> bool:
-        row = self._database.execute("SELECT state FROM device WHERE id = ?", (device,)).fetchone()
-        known_session = msgspec.json.decode(row[0], type=DeviceState).session if row else state.session
-        return not state.online and state.session < known_session
-
-    def _record_state(self, device: str, state: DeviceState, seen_s: float) -> None:
-        statement = "INSERT OR REPLACE INTO device (id, seen_s, state) VALUES (?, ?, ?)"
-        self._database.execute(statement, (device, seen_s, msgspec.json.encode(state)))
-
-    def _record_report(self, device: str, report: Report, seen_s: float) -> None:
-        statement = "INSERT OR REPLACE INTO report (device, deployment, seen_s, report) VALUES (?, ?, ?, ?)"
-        self._database.execute(statement, (device, report.deployment, seen_s, msgspec.json.encode(report)))
-        self._database.execute("UPDATE device SET seen_s = ? WHERE id = ?", (seen_s, device))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:  # SQLite itself rolls back where the disk is full
-                self._database.execute("ROLLBACK")
-            raise
+    def history(self, device: str, kind: Kind) -> list[Change]:
+        """Return the last changes of a device's state, or of its reports, the newest first; at most `HISTORY_MAX`."""
+        type_: Any = DeviceState if kind == "state" else Report
+        query = sa.select(HISTORY.c.message, HISTORY.c.seen_s).order_by(HISTORY.c.number.desc())
+        with self.database.reading() as connection:
+            rows = connection.execute(query.where(HISTORY.c.device == device, HISTORY.c.kind == kind)).all()
+            return [Change(message=msgspec.json.decode(message, type=type_), seen_s=seen) for message, seen in rows]
 
 
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, msgspec.MsgspecError) as error:
-        hint = "move the file away: a new one fills itself as the devices report"
-        raise DeviceError("store-failed", f"the fleet's database {path} can't be used: {error}", hint) from error
+class _Device(msgspec.Struct):
+    """A device's row while a batch changes it."""
+
+    seen_s: float = 0.0
+    state: DeviceState | None = None
+    states: int = 0
+    reports: int = 0
+
+
+class _Batch:
+    """The rows that some messages change: each row once, however many messages change it."""
+
+    def __init__(self, connection: Connection, messages: Sequence[DeviceMessage]) -> None:
+        names = sorted({it.device for it in messages})
+        # In one order on every host, so that none waits for a row while another waits for its own.
+        query = sa.select(DEVICE).where(DEVICE.c.id.in_(names)).order_by(DEVICE.c.id).with_for_update()
+        self._devices = {row.id: _device(row) for row in connection.execute(query)}
+        deployments = {it.message.deployment for it in messages if isinstance(it.message, Report)}
+        known = sa.select(REPORT).where(REPORT.c.device.in_(names), REPORT.c.deployment.in_(deployments))
+        self._reports: dict[tuple[str, str], dict[str, Any]] = (
+            {(row.deployment, row.device): dict(row._mapping) for row in connection.execute(known)}  # noqa: SLF001
+            if deployments
+            else {}
+        )
+        self._changed_reports: set[tuple[str, str]] = set()
+        self._history: dict[tuple[str, Kind, int], dict[str, Any]] = {}
+
+    def add(self, received: DeviceMessage) -> None:
+        """Take a message into account, after all those before it."""
+        device = self._devices.setdefault(received.device, _Device())
+        if isinstance(received.message, Report):
+            device.seen_s = received.seen_s
+            self._add_report(device, received, received.message)
+        elif not _is_late_will(device.state, received.message):
+            device.seen_s = received.seen_s
+            if device.state is None or _outline(device.state) != _outline(received.message):
+                device.states += 1
+                self._note(received, "state", device.states)
+            device.state = received.message
+
+    def rows(self) -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
+        """Return the changed rows of each table that has some."""
+        yield DEVICE, [_row(name, device) for name, device in sorted(self._devices.items())]
+        if self._changed_reports:
+            yield REPORT, [self._reports[key] for key in sorted(self._changed_reports)]
+        if self._history:
+            yield HISTORY, list(self._history.values())
+
+    def _add_report(self, device: _Device, received: DeviceMessage, report: Report) -> None:
+        key = report.deployment, received.device
+        encoded, known = msgspec.json.encode(report), self._reports.get(key)
+        if known is None or known["state"] != report.state or _code(known["report"]) != report.code:
+            device.reports += 1
+            self._note(received, "report", device.reports)
+        self._changed_reports.add(key)
+        self._reports[key] = {
+            "deployment": report.deployment,
+            "device": received.device,
+            "seen_s": received.seen_s,
+            "state": _text(report.state),
+            "report": encoded,
+        }
+
+    def _note(self, received: DeviceMessage, kind: Kind, number: int) -> None:
+        slot = number % HISTORY_MAX
+        self._history[received.device, kind, slot] = {
+            "device": received.device,
+            "kind": kind,
+            "slot": slot,
+            "number": number,
+            "seen_s": received.seen_s,
+            "message": msgspec.json.encode(received.message),
+        }
+
+
+def _is_late_will(known: DeviceState | None, state: DeviceState) -> bool:
+    return known is not None and not state.online and state.session < known.session
+
+
+def _outline(state: DeviceState) -> object:
+    """The fields of a state whose change is worth a line in the history."""
+    models = {name: (model.version, model.state) for name, model in state.models.items()}
+    return state.online, state.agent, state.code, models
+
+
+def _code(report: bytes) -> str:
+    return msgspec.json.decode(report, type=Report).code
+
+
+def _text(text: str) -> str:
+    """Leave out the one character that PostgreSQL's texts can't have."""
+    return text.replace("\0", "")
+
+
+def _device(row: sa.Row[Any]) -> _Device:
+    state = None if row.state is None else msgspec.json.decode(row.state, type=DeviceState)
+    return _Device(seen_s=row.seen_s, state=state, states=row.states, reports=row.reports)
+
+
+def _row(name: str, device: _Device) -> dict[str, Any]:
+    state = None if device.state is None else msgspec.json.encode(device.state)
+    return {"id": name, "seen_s": device.seen_s, "state": state, "states": device.states, "reports": device.reports}
+
+
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[start : start + NAMED_MAX] for start in range(0, len(names), NAMED_MAX))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import signal
 import time
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Final, NoReturn
 from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
+from edgeml.fleet.leadership import Election
 from edgeml.fleet.link import Broker, session, transport_error
-from edgeml.fleet.recorder import Events, Recorder, open_registry
-from edgeml.fleet.registry import DATABASE_FILE, Registry
+from edgeml.fleet.recorder import Events, Recorder
+from edgeml.fleet.registry import Registry
 from edgeml.fleet.snapshot import Snapshot, read
 from edgeml.repository import RepositoryFolder, layout, opened, renewal
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
@@ -57,7 +60,7 @@ _DEVICE_QOS: Final = 1
 
 
 async def serve(
-    repo: Path, broker: Broker, events: Events, *, database: Path | None = None, max_bytes_per_s: int | None = None
+    repo: Path, broker: Broker, events: Events, *, registry: Registry | None = None, max_bytes_per_s: int | None = None
 ) -> NoReturn:
     """Serve a fleet until cancelled.
 
@@ -65,7 +68,7 @@ async def serve(
         repo: the repository's folder.
         broker: where to connect.
         events: receives connections and announcements.
-        database: the registry's file; by default `fleet.db` in the repository.
+        registry: the fleet's database, closed at the end; by default `fleet.db` in the repository.
         max_bytes_per_s: a limit on all chunks together; None sets none.
 
     Raises:
@@ -77,8 +80,10 @@ async def serve(
     with repository.served():
         await asyncio.to_thread(renewal.unlock, repository)
         snapshot = await asyncio.to_thread(read, repository)
-        registry = open_registry(database or repo / DATABASE_FILE, events)
-        host = Host(repository, registry, snapshot, events, max_bytes_per_s=max_bytes_per_s)
+        registry = registry or Registry(repo / DATABASE_FILE)
+        election = Election(registry.database)
+        await election.turn()
+        host = Host(repository, registry, election, snapshot, events, max_bytes_per_s=max_bytes_per_s)
         await _run_all(host, broker, registry)
     raise AssertionError("the tasks never end by themselves")
 
@@ -86,6 +91,7 @@ async def serve(
 async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(host.election.run())
             tasks.create_task(host.recorder.run())
             tasks.create_task(host.keep_fresh())
             tasks.create_task(host.stay_connected(broker))
@@ -97,12 +103,12 @@ async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
 
 
 def run(
-    repo: Path, broker: Broker, events: Events, *, database: Path | None = None, max_bytes_per_s: int | None = None
+    repo: Path, broker: Broker, events: Events, *, registry: Registry | None = None, max_bytes_per_s: int | None = None
 ) -> None:
     """Run `serve` as a program: SIGTERM ends it in order."""
 
     async def until_terminated() -> None:
-        service = asyncio.ensure_future(serve(repo, broker, events, database=database, max_bytes_per_s=max_bytes_per_s))
+        service = asyncio.ensure_future(serve(repo, broker, events, registry=registry, max_bytes_per_s=max_bytes_per_s))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.cancel)
         await asyncio.wait({service})
         if not service.cancelled():
@@ -118,13 +124,14 @@ class Host:
         self,
         repository: RepositoryFolder,
         registry: Registry,
+        election: Election,
         snapshot: Snapshot,
         events: Events,
         *,
         max_bytes_per_s: int | None = None,
     ) -> None:
         self._repository = repository
-        self._registry = registry
+        self.election = election
         self._events = events
         self._topics = Topics(repository.fleet_name)
         #: Other topics are only written or only read: no echo can check them.
@@ -142,7 +149,10 @@ class Host:
     async def stay_connected(self, broker: Broker) -> None:
         """Connect and serve, again whenever the connection is lost; only the first failure is an error."""
         connections, delays = 0, backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
-        lasting = session(broker, f"edgeml-host-{self._repository.fleet_name}-{self._registry.session()}")
+        # Without a registry the session has no name that the next start would know: it ends with the connection.
+        name = self.election.session or secrets.token_hex(8)
+        client_id = f"edgeml-host-{self._repository.fleet_name}-{name}"
+        lasting = session(broker, client_id, is_lasting=bool(self.election.session))
         while True:
             began_s = time.monotonic()
             try:

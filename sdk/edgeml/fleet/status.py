@@ -1,20 +1,21 @@
 """The status of a fleet: the signed deployments beside the states and reports of devices.
 
-It reads the repository and the registry's file; it doesn't need a running `serve`.
+It reads the repository and the registry; it doesn't need a running `serve`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from edgeml.fleet.registry import DATABASE_FILE, Registry, Seen
+from edgeml.fleet.registry import Registry, Seen
 from edgeml.repository import RepositoryFolder, opened
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import desired, names, trust
 from edgeml_core.desired import Deployment
 from edgeml_core.drift import Drift
@@ -100,12 +101,12 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
         return dict(msgspec.to_builtins(self))
 
 
-def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
+def status(repo: Path, registry: Registry | None = None) -> FleetStatus:
     """Return the status of a fleet.
 
     Args:
         repo: the repository's folder.
-        database: the registry's file; by default `fleet.db` in the repository.
+        registry: the devices' states and reports; by default those of `fleet.db` in the repository.
 
     Raises:
         UsageError: `repo-invalid`. DeviceError: the database can't be read.
@@ -113,9 +114,10 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
     repository = opened(repo)
     document = repository.document()
     wanted = {name: desired.wanted_by(document, name) for name in document.devices}
-    with _registry(repository, database) as registry:
-        seen = registry.devices()
-        deployments = tuple(_deployment(it, wanted, seen, registry.reports(it.id)) for it in document.deployments)
+    with _opened(repo, registry) as opened_registry:
+        seen = opened_registry.devices()
+        reports = {it.id: opened_registry.reports(it.id) for it in document.deployments}
+    deployments = tuple(_deployment(it, wanted, seen, reports[it.id]) for it in document.deployments)
     states = {name: seen[name].state for name in document.devices if name in seen}
     return FleetStatus(
         fleet=document.fleet,
@@ -130,12 +132,11 @@ def status(repo: Path, *, database: Path | None = None) -> FleetStatus:
     )
 
 
-def devices(repo: Path, *, database: Path | None = None) -> list[DeviceStatus]:
+def devices(repo: Path, registry: Registry | None = None) -> list[DeviceStatus]:
     """Return every enrolled device with its last state. Arguments and errors are those of `status`."""
-    repository = opened(repo)
-    with _registry(repository, database) as registry:
-        seen = registry.devices()
-    return [_device(name, device.labels, seen.get(name)) for name, device in repository.document().devices.items()]
+    with _opened(repo, registry) as opened_registry:
+        seen = opened_registry.devices()
+    return [_device(name, device.labels, seen.get(name)) for name, device in opened(repo).document().devices.items()]
 
 
 def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:
@@ -156,12 +157,12 @@ def _withdrawn(repository: RepositoryFolder, states: Mapping[str, DeviceState]) 
 
 
 @contextmanager
-def _registry(repository: RepositoryFolder, database: Path | None) -> Iterator[Registry]:
-    registry = Registry(database or repository.folder / DATABASE_FILE)
-    try:
+def _opened(repo: Path, registry: Registry | None) -> Iterator[Registry]:
+    if registry is not None:
         yield registry
-    finally:
-        registry.close()
+        return
+    with closing(Registry(repo / DATABASE_FILE)) as default:
+        yield default
 
 
 def _device(name: str, labels: dict[str, str], seen: Seen | None) -> DeviceStatus:

@@ -4,6 +4,7 @@
     REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/chunks/ab/ab12...      every chunk of every release
+    REPO/fleet.db               the registry of devices, where no other database is named
 
 Only `keys` is secret. Publishing, deploying and `serve` write to the folder, one at a time.
 """
@@ -34,6 +35,8 @@ LOCK_FILE: Final = "lock"
 #: Locked by the host that serves the folder.
 SERVE_LOCK_FILE: Final = "serve.lock"
 CHUNKS_FOLDER: Final = "chunks"
+#: The fleet's database, unless `--database` names another.
+DATABASE_FILE: Final = "fleet.db"
 DEFAULT_FLEET: Final = "edge"
 #: Days; a century: a larger number is a typing error.
 LIFETIME_MAX_DAYS: Final = 36_500

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeml.cli.main import run
-from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
+from edgeml.fleet.registry import DeviceMessage, Registry
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, ModelState, Report
 from support import samples

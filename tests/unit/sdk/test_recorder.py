@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
 from edgeml.fleet import recorder
-from edgeml.fleet.recorder import Recorder, open_registry
+from edgeml.fleet.recorder import Recorder
 from edgeml.fleet.registry import Registry
 from edgeml_core.messages import DeviceState, Report
 from support.waiting import until_async
@@ -88,9 +89,15 @@ async def test_a_full_disk_costs_records_until_it_has_room(
     """SQLite itself rolls back then; the recorder tells once, and records again."""
     monkeypatch.setattr(recorder, "RETRY_S", 0.01)
     registry = Registry(tmp_path / "fleet.db")
-    database = registry._database
-    pages = database.execute("PRAGMA page_count").fetchone()[0]
-    database.execute(f"PRAGMA max_page_count = {pages}")
+    registry.devices()
+    database = sqlite3.connect(tmp_path / "fleet.db")
+    pages = [database.execute("PRAGMA page_count").fetchone()[0]]
+    database.close()
+
+    @event.listens_for(registry.database.engine, "begin")
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages[-1]}")
+
     async with running(registry, journal) as made:
         for number in range(3):
             made.put(f"pi-{number}", report("line-1-1", message="x" * 20_000))
@@ -98,20 +105,26 @@ async def test_a_full_disk_costs_records_until_it_has_room(
             await asyncio.sleep(0.05)
         assert [name for name, _ in journal.events] == ["record-failed"]
         assert "full" in journal.events[0][1]["message"]
-        database.execute("PRAGMA max_page_count = 100000")
+        pages.append(100_000)
         made.put("pi-9", state(1))
         await until_async(registry.devices)
         assert registry.devices().keys() == {"pi-9"}
 
 
-async def test_a_registry_that_can_not_be_opened_is_replaced_by_one_in_memory(tmp_path: Path, journal: Journal):
-    """Delivery needs none; the operator is told."""
+async def test_a_registry_that_can_not_be_opened_is_used_once_it_can(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+):
+    """Delivery needs none; the operator is notified, and moves the file away."""
+    monkeypatch.setattr(recorder, "RETRY_S", 0.01)
     (tmp_path / "fleet.db").write_bytes(b"no database " * 1000)
-    registry = open_registry(tmp_path / "fleet.db", journal)
-    assert [name for name, _ in journal.events] == ["record-failed"]
+    registry = Registry(tmp_path / "fleet.db")
     async with running(registry, journal) as made:
         made.put("pi-1", state(1))
-        await until_async(registry.devices)
+        await until_async(lambda: journal.events)
+        assert [name for name, _ in journal.events] == ["record-failed"]
+        (tmp_path / "fleet.db").rename(tmp_path / "damaged")
+        made.put("pi-2", state(1))
+        await until_async(lambda: "pi-2" in registry.devices())
 
 
 async def test_more_messages_than_the_queue_holds_are_told_once(

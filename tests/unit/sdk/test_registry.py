@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet import status
-from edgeml.fleet.registry import DATABASE_FILE, DeviceMessage, Registry
+from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml.repository.deployments import deploy
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, ModelState, Report
@@ -82,7 +83,7 @@ def test_a_file_that_is_no_database_is_a_device_error(tmp_path: Path):
     """A damaged database is store-failed, with a remedy."""
     (tmp_path / "fleet.db").write_bytes(b"not a database" * 100)
     with pytest.raises(DeviceError) as caught:
-        Registry(tmp_path / "fleet.db")
+        Registry(tmp_path / "fleet.db").devices()
     assert caught.value.code == "store-failed"
     assert caught.value.hint
 
@@ -157,16 +158,6 @@ def test_a_model_that_drifts_is_named(fleet: Path):
 def _shown(what: str, repo: Path) -> list[str]:
     done = CliRunner().invoke(commands, [what, "--repo", str(repo)], catch_exceptions=False, terminal_width=200)
     return [line.rstrip() for line in done.output.splitlines()]
-
-
-def test_the_session_stays_with_the_registry(tmp_path: Path):
-    """Another registry has another."""
-    names = []
-    for file in ("fleet.db", "fleet.db", "other.db"):
-        opened = Registry(tmp_path / file)
-        names.append(opened.session())
-        opened.close()
-    assert names[0] == names[1] != names[2]
 
 
 def test_devices_are_all_enrolled_ones(fleet: Path):

@@ -1,0 +1,62 @@
+"""The tables of the fleet's database. A change here needs a migration, which a test compares with this module.
+
+Messages of devices stand in the tables as they were sent, in JSON, with columns for the fields that queries select by.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+
+METADATA: Final = MetaData()
+
+#: The hosts that serve the fleet, with the time of their last sign of life in seconds since 1970.
+HOST: Final = Table(
+    "host",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("seen_s", Double, nullable=False),
+    Column("is_leader", Boolean, nullable=False),
+)
+#: One row: the number of the present leader's term, and the name of the session with the broker.
+LEADER: Final = Table(
+    "leader",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("term", BigInteger, nullable=False),
+    Column("session", Text, nullable=False),
+)
+#: The last state of each device. `states` and `reports` count its changes in the history.
+DEVICE: Final = Table(
+    "device",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("seen_s", Double, nullable=False),
+    Column("state", LargeBinary),
+    Column("states", BigInteger, nullable=False),
+    Column("reports", BigInteger, nullable=False),
+)
+#: The last report of each device about each deployment.
+REPORT: Final = Table(
+    "report",
+    METADATA,
+    Column("deployment", Text, primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("seen_s", Double, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("report", LargeBinary, nullable=False),
+    Index("report_by_device", "device"),
+    Index("report_by_state", "deployment", "state"),
+)
+#: The last changes of each device: change `number` overwrites the one that has its slot, so the table is bounded.
+HISTORY: Final = Table(
+    "history",
+    METADATA,
+    Column("device", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("seen_s", Double, nullable=False),
+    Column("message", LargeBinary, nullable=False),
+)

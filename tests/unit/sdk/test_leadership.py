@@ -1,0 +1,83 @@
+"""The choice of a leader where there is one host: a database in a file, also one that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edgeml.fleet import leadership
+from edgeml.fleet.database.engine import Database
+from edgeml.fleet.leadership import Election, NotLeaderError, hosts
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_the_only_host_leads_and_keeps_the_session(tmp_path: Path):
+    """Each start is another term; the session with the broker stays with the database."""
+    sessions = []
+    for file in ("fleet.db", "fleet.db", "other.db"):
+        database = Database(tmp_path / file)
+        election = Election(database)
+        assert not election.is_leader
+        await election.turn()
+        assert election.is_leader
+        sessions.append(election.session)
+        database.close()
+    assert sessions[0] == sessions[1] != sessions[2] != ""
+
+
+async def test_a_host_without_its_database_still_leads(tmp_path: Path):
+    """Delivery needs no registry; once the database works, it has a term."""
+    (tmp_path / "fleet.db").write_bytes(b"no database " * 1000)
+    database = Database(tmp_path / "fleet.db")
+    election = Election(database)
+    await election.turn()
+    assert (election.is_leader, election.session) == (True, "")
+    (tmp_path / "fleet.db").unlink()
+    await election.turn()
+    with database.writing() as connection:
+        election.check(connection)
+    assert election.session
+    database.close()
+
+
+async def test_a_decision_of_an_earlier_term_is_refused(tmp_path: Path):
+    """The transaction fails, so nothing of it is written."""
+    database = Database(tmp_path / "fleet.db")
+    earlier, later = Election(database), Election(database)
+    await earlier.turn()
+    with database.writing() as connection:
+        earlier.check(connection)
+    await later.turn()
+    with pytest.raises(NotLeaderError), database.writing() as connection:
+        earlier.check(connection)
+    with database.writing() as connection:
+        later.check(connection)
+    database.close()
+
+
+async def test_a_host_gives_signs_of_life_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that ends in order is gone at once, one that was killed after a while."""
+    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.01)
+    database = Database(tmp_path / "fleet.db")
+    killed, running = Election(database, "killed"), Election(database, "running")
+    await killed.turn()
+    task = asyncio.create_task(running.run())
+    await running.until(is_leader=True)
+    found = {it.name: it for it in hosts(database)}
+    assert set(found) == {"killed", "running"}
+    assert found["running"].age_s < leadership.GONE_AFTER_S
+    task.cancel()
+    await asyncio.wait({task})
+    assert not running.is_leader
+    assert [it.name for it in hosts(database)] == ["killed"]
+    monkeypatch.setattr(leadership, "GONE_AFTER_S", 0.0)
+    assert hosts(database) == []
+    database.close()
