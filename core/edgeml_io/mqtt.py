@@ -24,6 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeml_core.broker import BrokerUrl
+from edgeml_io.inbox import Inbox
 from edgeml_io.packet_limit import PACKET_MAX_BYTES, Bound
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Message(msgspec.Struct, frozen=True):
     """A received message; nothing in it is trusted.
 
     `expires_s`, `reply_to` and `correlation` are properties of MQTT 5: seconds until the message expires, the response
-    topic, and the correlation data. They are None where the sender set none.
+    topic, and the correlation data. They are None where the sender set none. `packet_id` belongs to a message of QoS 1.
     """
 
     topic: str
@@ -74,6 +75,7 @@ class Message(msgspec.Struct, frozen=True):
     expires_s: int | None = None
     reply_to: str | None = None
     correlation: bytes | None = None
+    packet_id: int | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +87,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         inbox_max_messages: messages received and not handled yet; the newest of more are dropped.
         inbox_max_bytes: the same in bytes of payload; None sets no bound.
         yields: whether messages on a topic fill half of the inbox at most, so that a flood of them leaves room.
+        acknowledges: the receiver acknowledges messages of QoS 1 by `Connection.acknowledge`, once their content is
+            safe; else each is acknowledged on its arrival.
     """
 
     is_lasting: bool = True
@@ -92,6 +96,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     inbox_max_messages: int
     inbox_max_bytes: int | None = None
     yields: Callable[[str], bool] = lambda _: False
+    acknowledges: bool = False
 
 
 class MisbehavingError(MqttError):
@@ -100,45 +105,6 @@ class MisbehavingError(MqttError):
 
 class RefusedError(MqttError):
     """The broker refuses the user's name, password or certificate: another attempt gets the same answer."""
-
-
-class Inbox(asyncio.Queue[aiomqtt.Message]):
-    """Messages received and not handled yet, bounded by number and bytes; the newest of too many are dropped.
-
-    Those on a topic that `yields` are dropped when half of it is full.
-    """
-
-    def __init__(
-        self, maxsize: int = 0, *, max_bytes: float = math.inf, yields: Callable[[str], bool] = lambda _: False
-    ) -> None:
-        super().__init__(maxsize)
-        self._max_bytes = max_bytes
-        self._yields = yields
-        self._held_bytes = 0
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        """Add a message.
-
-        Raises:
-            asyncio.QueueFull: there is no room for it.
-        """
-        is_half_full = self.qsize() * 2 >= (self.maxsize or math.inf) or self._held_bytes * 2 >= self._max_bytes
-        if is_half_full and self._yields(str(item.topic)):
-            raise asyncio.QueueFull
-        super().put_nowait(item)
-
-    def full(self) -> bool:
-        """Return whether there is no room for another message."""
-        return super().full() or self._held_bytes >= self._max_bytes
-
-    def _put(self, item: aiomqtt.Message) -> None:
-        self._held_bytes += len(item.payload)
-        super()._put(item)
-
-    def _get(self) -> aiomqtt.Message:
-        item: aiomqtt.Message = super()._get()
-        self._held_bytes -= len(item.payload)
-        return item
 
 
 class _Client(aiomqtt.Client):
@@ -154,6 +120,8 @@ class _Client(aiomqtt.Client):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: Bytes of the longest packet that the broker takes, as far as it is known.
         self.packet_max_bytes = math.inf
+        #: Whether clients can share a subscription (`$share`): each message reaches one of them.
+        self.shares_subscriptions = False
         #: Packet ids of calls whose caller no longer waits.
         self._abandoned: set[int] = set()
 
@@ -193,7 +161,16 @@ class _Client(aiomqtt.Client):
     ) -> None:
         # MQTT 5 brokers name their limit; to 3.1.1 clients they can't.
         self.packet_max_bytes = getattr(properties, "MaximumPacketSize", math.inf)
+        is_v5 = client.protocol == ProtocolVersion.V5.value
+        self.shares_subscriptions = is_v5 and bool(getattr(properties, "SharedSubscriptionAvailable", 1))
         super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:  # noqa: ANN401 - aiomqtt's
+        waiting = self._queue.qsize()
+        super()._on_message(client, userdata, message)
+        if self._queue.qsize() == waiting:
+            # The inbox had no room. Without an acknowledgement the broker would soon send nothing more.
+            client.ack(message.mid, message.qos)
 
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, *answer: Any) -> None:  # noqa: ANN401 - aiomqtt's
         if mid not in self._abandoned:
@@ -221,6 +198,11 @@ class Connection:
         self._client = client
         self._messages = client.messages
 
+    @property
+    def shares_subscriptions(self) -> bool:
+        """Whether the broker lets clients share a subscription, by topics `$share/NAME/FILTER`: with MQTT 5 alone."""
+        return self._client.shares_subscriptions
+
     def __aiter__(self) -> Connection:
         return self
 
@@ -234,7 +216,16 @@ class Connection:
             expires_s=getattr(properties, "MessageExpiryInterval", None),
             reply_to=getattr(properties, "ResponseTopic", None),
             correlation=getattr(properties, "CorrelationData", None),
+            packet_id=received.mid if received.qos else None,
         )
+
+    def acknowledge(self, message: Message) -> None:
+        """Acknowledge a message of QoS 1, where the session's `acknowledges` is set.
+
+        After the end of the connection this does nothing: the broker sends the message again on the next one.
+        """
+        if message.packet_id is not None and not self._client.ended.done():
+            self._client._client.ack(message.packet_id, 1)  # noqa: SLF001 - aiomqtt has no method for it
 
     async def subscribe(self, subscriptions: Sequence[tuple[str, int]], *, timeout_s: float | None = None) -> None:
         """Subscribe to topics, and wait until the broker confirms.
@@ -329,7 +320,7 @@ class Session:
     def _client(self, will: Will | None, tls: ssl.SSLContext | None, version: ProtocolVersion) -> _Client:
         url, options, is_v5 = self.url, self._options, version is ProtocolVersion.V5
         inbox = functools.partial(Inbox, max_bytes=options.inbox_max_bytes or math.inf, yields=options.yields)
-        return _Client(
+        client = _Client(
             url.host,
             url.port,
             username=url.username,
@@ -348,6 +339,8 @@ class Session:
             logger=_ERRORS_ONLY,
             tls_context=tls,
         )
+        client._client.manual_ack_set(options.acknowledges)  # noqa: SLF001 - as above
+        return client
 
 
 @asynccontextmanager

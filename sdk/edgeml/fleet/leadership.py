@@ -11,7 +11,6 @@ The hosts' signs of life are written here, too.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 from typing import Final, NoReturn, Protocol
@@ -78,11 +77,11 @@ class Election:
 
     Args:
         database: what the hosts share.
-        name: this host's, for the operator; by default the machine's and the process's number.
+        name: this host's, for the operator; by default the machine's, with an end of its own for each start.
     """
 
     def __init__(self, database: Database, name: str = "") -> None:
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
         #: The name of the leader's session with the broker, which keeps messages while no host is there.
         self.session = ""
         self._database = database

@@ -5,13 +5,17 @@ The protocol is left to `edgeml_io.mqtt`, the time of the next connection to `se
 
 from __future__ import annotations
 
+import secrets
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgeml.fleet.leadership import Election
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import TransportError, UsageError
+from edgeml_core.messages import Topics
 from edgeml_io import tls
 from edgeml_io.mqtt import MqttError, Options, RefusedError, Session
 from edgeml_io.password_file import with_password
@@ -31,13 +35,22 @@ class Broker:
     key: Path | None = None
 
 
-def session(broker: Broker, client_id: str, *, is_lasting: bool = True) -> Session:
+def session(
+    broker: Broker,
+    client_id: str,
+    *,
+    is_lasting: bool = True,
+    acknowledges: bool = False,
+    yields: Callable[[str], bool] = lambda _: False,
+) -> Session:
     """Make a session; its connections raise `UsageError` (`usage`) when a certificate file can't be used.
 
     Args:
         broker: the broker's address, the password's file and the TLS files.
         client_id: the MQTT client id.
         is_lasting: whether the broker keeps messages while the host is away.
+        acknowledges: whether the caller acknowledges messages of QoS 1 itself.
+        yields: the topics that fill half of the inbox at most.
 
     Raises:
         UsageError: `usage`, when the password's file can't be used.
@@ -45,9 +58,43 @@ def session(broker: Broker, client_id: str, *, is_lasting: bool = True) -> Sessi
     return Session(
         with_password(broker.url, broker.password_file),
         client_id,
-        Options(is_lasting=is_lasting, inbox_max_messages=INBOX_MAX_MESSAGES),
+        Options(is_lasting=is_lasting, inbox_max_messages=INBOX_MAX_MESSAGES, yields=yields, acknowledges=acknowledges),
         lambda: _tls_context(broker),
     )
+
+
+class HostSessions:
+    """The sessions of one host: a lasting one while it leads, else one that ends with its connection.
+
+    Args:
+        broker: where to connect.
+        topics: those of the fleet.
+    """
+
+    def __init__(self, broker: Broker, topics: Topics) -> None:
+        self._broker = broker
+        self._client_id = f"edgeml-host-{topics.root.rpartition('/')[2]}"
+        self._wants = topics.want("")
+        self._name = ""
+        self._session: Session | None = None
+
+    def present(self, election: Election) -> Session:
+        """Return the session for the host's part in the present leadership.
+
+        The leader's has the name that the registry gives it. Without a registry it has none that a next start would
+        know, so that it ends with its connection, too.
+        """
+        name = election.session if election.is_leader else ""
+        if self._session is None or name != self._name:
+            self._name = name
+            self._session = session(
+                self._broker,
+                f"{self._client_id}-{name or secrets.token_hex(8)}",
+                is_lasting=bool(name),
+                acknowledges=True,
+                yields=lambda topic: topic.startswith(self._wants),
+            )
+        return self._session
 
 
 def transport_error(url: BrokerUrl, error: MqttError) -> TransportError:

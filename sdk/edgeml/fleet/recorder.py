@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
+from edgeml.fleet.leadership import Leadership
 from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
 
-#: Messages of devices that aren't recorded yet; the newest of more are lost.
+#: Messages of devices that aren't recorded yet. The broker holds more: it sends some dozen that aren't acknowledged.
 RECORD_QUEUE_MAX: Final = 10_000
-#: Messages in one transaction of the registry: each transaction syncs the disk.
-RECORD_BATCH_MAX: Final = 256
+#: Messages in one transaction of the registry: each one costs a round trip, and perhaps a sync of the disk.
+RECORD_BATCH_MAX: Final = 1000
 #: Seconds until the registry is tried again after a failure.
 RETRY_S: Final = 5.0
-#: Seconds between two events about lost records: a full disk, or a device that floods, must not fill the log.
-LOST_EVENT_EVERY_S: Final = 60.0
+#: Seconds between two events about failures: a full disk, or a device that floods, must not fill the log.
+REPORTED_EVERY_S: Final = 60.0
 
 
 class Events(Protocol):
@@ -32,64 +34,101 @@ class Events(Protocol):
 
 
 class Recorder:
-    """The queue before a registry.
+    """The queue before a registry. Messages that it can't write wait, and are written when it can.
 
     Args:
         registry: is written in another thread.
+        leadership: messages that can't be written are dropped when another host leads, which receives them again.
         events: receives failures.
     """
 
-    def __init__(self, registry: Registry, events: Events) -> None:
+    def __init__(self, registry: Registry, leadership: Leadership, events: Events) -> None:
         self._registry = registry
+        self._leadership = leadership
         self._events = events
-        self._waiting: asyncio.Queue[DeviceMessage] = asyncio.Queue(RECORD_QUEUE_MAX)
+        #: Messages, and the callbacks of those who wait until all before are recorded.
+        self._waiting: asyncio.Queue[DeviceMessage | Callable[[], None]] = asyncio.Queue()
+        self._messages = 0
         self._deployments: frozenset[str] = frozenset()
+        self._devices: frozenset[str] = frozenset()
         self._forgets = False
-        self._told_s = -math.inf
+        self._reported_s = -math.inf
 
     def seen(self) -> set[str]:
         """Return the devices that have a state; none when the registry can't be read. Call it before `run`."""
         try:
             return set(self._registry.devices())
         except DeviceError as error:
-            self._lost(error)
+            self._report(error)
             return set()
 
-    def use(self, deployments: frozenset[str]) -> None:
-        """Keep reports about these deployments alone."""
-        self._forgets |= deployments != self._deployments
-        self._deployments = deployments
+    def use(self, *, deployments: frozenset[str], devices: frozenset[str]) -> None:
+        """Keep reports about these deployments, and rows of these devices alone."""
+        self._forgets |= (deployments, devices) != (self._deployments, self._devices)
+        self._deployments, self._devices = deployments, devices
 
     def put(self, device: str, message: DeviceState | Report) -> None:
         """Queue a message; a report about a deployment that isn't signed is left out."""
         if isinstance(message, Report) and message.deployment not in self._deployments:
             return
-        try:
-            self._waiting.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
-        except asyncio.QueueFull:
-            self._lost(DeviceError("store-failed", f"more than {RECORD_QUEUE_MAX} messages wait to be recorded"))
+        if self._messages >= RECORD_QUEUE_MAX:
+            self._report(
+                DeviceError("store-failed", f"more than {RECORD_QUEUE_MAX} messages wait: the newest are lost")
+            )
+            return
+        self._messages += 1
+        self._waiting.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
+
+    def after(self, recorded: Callable[[], None]) -> None:
+        """Call a function once all messages that were put before are recorded; at once where none waits."""
+        if self._messages:
+            self._waiting.put_nowait(recorded)
+        else:
+            recorded()
 
     async def run(self) -> NoReturn:
         """Write messages to the registry, as they arrive."""
         while True:
-            batch = [await self._waiting.get()]
-            while len(batch) < RECORD_BATCH_MAX and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            try:
-                if self._forgets:
-                    await asyncio.to_thread(self._registry.keep_reports, kept := self._deployments)
-                    self._forgets = kept != self._deployments
-                await asyncio.to_thread(self._registry.record, batch)
-            except DeviceError as error:
-                self._lost(error)
+            batch, recorded = await self._batch()
+            while not await self._is_written(batch):
+                if not self._leadership.is_leader:
+                    recorded.clear()
+                    break
                 await asyncio.sleep(RETRY_S)
+            self._messages -= len(batch)
+            for call in recorded:
+                call()
 
-    def _lost(self, error: DeviceError) -> None:
-        if time.monotonic() - self._told_s >= LOST_EVENT_EVERY_S:
-            self._told_s = time.monotonic()
-            _tell(self._events, error)
+    async def _batch(self) -> tuple[list[DeviceMessage], list[Callable[[], None]]]:
+        """Return the next messages, and the callbacks that follow them."""
+        batch: list[DeviceMessage] = []
+        recorded: list[Callable[[], None]] = []
+        while not (batch or recorded) or (len(batch) < RECORD_BATCH_MAX and not self._waiting.empty()):
+            item = await self._waiting.get()
+            if isinstance(item, DeviceMessage):
+                batch.append(item)
+            else:
+                recorded.append(item)
+        return batch, recorded
 
+    async def _is_written(self, batch: list[DeviceMessage]) -> bool:
+        try:
+            if self._forgets:
+                self._forgets = False
+                try:
+                    await asyncio.to_thread(self._registry.keep_reports, self._deployments)
+                    await asyncio.to_thread(self._registry.keep_devices, self._devices)
+                except BaseException:
+                    self._forgets = True
+                    raise
+            await asyncio.to_thread(self._registry.record, batch, self._leadership.check)
+        except DeviceError as error:
+            self._report(error)
+            return False
+        return True
 
-def _tell(events: Events, error: DeviceError) -> None:
-    text = f"reports of devices are lost: {error.message}"
-    events.event("record-failed", text, code=error.code, message=error.message, hint=error.hint)
+    def _report(self, error: DeviceError) -> None:
+        if time.monotonic() - self._reported_s >= REPORTED_EVERY_S:
+            self._reported_s = time.monotonic()
+            text = f"reports of devices can't be recorded now: {error.message}"
+            self._events.event("record-failed", text, code=error.code, message=error.message, hint=error.hint)

@@ -6,7 +6,7 @@ each time in one transaction. The connection to the database is left to `databas
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +22,8 @@ from edgeml_core.messages import DeviceState, Report
 Kind = Literal["state", "report"]
 #: Changes kept of each device, of either kind: some weeks of a device that is updated daily.
 HISTORY_MAX: Final = 50
+#: Characters of a report's state that queries can select by; the longest of the update machine has 11.
+STATE_MAX_CHARS: Final = 64
 #: Devices named in one statement, below SQLite's 32,766 parameters.
 NAMED_MAX: Final = 10_000
 
@@ -63,16 +65,22 @@ class Registry:
         """Close the database."""
         self.database.close()
 
-    def record(self, received: Iterable[DeviceMessage]) -> None:
+    def record(self, received: Iterable[DeviceMessage], check: Callable[[Connection], None] | None = None) -> None:
         """Record messages in one transaction.
 
         A late will, of an older session than the last birth, is ignored. A birth always counts, even with an older
         session: a device that lost its store counts its sessions from 1 again.
+
+        Args:
+            received: the messages, in the order of their arrival.
+            check: raises where the transaction must fail: `Leadership.check`.
         """
         messages = list(received)
         if not messages:
             return
         with self.database.writing() as connection:
+            if check is not None:
+                check(connection)
             batch = _Batch(connection, messages)
             for it in messages:
                 batch.add(it)
@@ -178,7 +186,7 @@ class _Batch:
     def _add_report(self, device: _Device, received: DeviceMessage, report: Report) -> None:
         key = report.deployment, received.device
         encoded, known = msgspec.json.encode(report), self._reports.get(key)
-        if known is None or known["state"] != report.state or _code(known["report"]) != report.code:
+        if known is None or known["state"] != _text(report.state) or _code(known["report"]) != report.code:
             device.reports += 1
             self._note(received, "report", device.reports)
         self._changed_reports.add(key)
@@ -217,8 +225,8 @@ def _code(report: bytes) -> str:
 
 
 def _text(text: str) -> str:
-    """Leave out the one character that PostgreSQL's texts can't have."""
-    return text.replace("\0", "")
+    """Return a device's text as any database takes it: PostgreSQL refuses one character, and long ones in an index."""
+    return text[:STATE_MAX_CHARS].replace("\0", "")
 
 
 def _device(row: sa.Row[Any]) -> _Device:

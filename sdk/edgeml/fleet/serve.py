@@ -1,16 +1,20 @@
 """`edgeml fleet serve`: announce the repository, answer wants, record states and reports, keep signatures fresh.
 
 The main path is `serve`; after the first connection it reconnects for ever. The decisions are made elsewhere: which
-chunk to send in `edgeml_origin`, which file to announce in `announcer`, which state counts in `registry`. Messages of
-devices that aren't enrolled are ignored.
+chunk to send in `edgeml_origin`, which file to announce in `announcer`, which state counts in `registry`, which host
+leads in `leadership`. Messages of devices that aren't enrolled are ignored.
+
+Of several hosts each answers its part of the wants. The leader alone signs, announces and records. Its session with the
+broker has a name in the registry: the next leader continues it, and receives all messages that the last one has not
+acknowledged. A message is acknowledged when it is recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
-import secrets
 import signal
 import time
 from pathlib import Path
@@ -20,7 +24,7 @@ from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.leadership import Election
-from edgeml.fleet.link import Broker, session, transport_error
+from edgeml.fleet.link import Broker, HostSessions, transport_error
 from edgeml.fleet.recorder import Events, Recorder
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.snapshot import Snapshot, read
@@ -54,8 +58,11 @@ RIGHTS_CHECK_EVERY_S: Final = 30.0
 RELAYED_QUEUE_MAX: Final = 10_000
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
 DROPPED_EVENT_EVERY_S: Final = 60.0
+#: Of a subscription to wants: each reaches one of the hosts.
+SHARED_PREFIX: Final = "$share/edgeml/"
 _CHUNK_QOS: Final = 0
 _WANT_QOS: Final = 0
+_TRUST_QOS: Final = 0
 _DEVICE_QOS: Final = 1
 
 
@@ -77,10 +84,10 @@ async def serve(
         TransportError: `broker-unreachable` or `broker-refused`, when the first connection fails.
     """
     repository = opened(repo)
-    with repository.served():
+    registry = registry or Registry(repo / DATABASE_FILE)
+    with repository.served(is_shared=registry.database.is_shared):
         await asyncio.to_thread(renewal.unlock, repository)
         snapshot = await asyncio.to_thread(read, repository)
-        registry = registry or Registry(repo / DATABASE_FILE)
         election = Election(registry.database)
         await election.turn()
         host = Host(repository, registry, election, snapshot, events, max_bytes_per_s=max_bytes_per_s)
@@ -117,6 +124,10 @@ def run(
     asyncio.run(until_terminated())
 
 
+class _LeaderChangedError(Exception):
+    """This host leads from now on, or no more: its session with the broker is another one."""
+
+
 class Host:
     """The parts of the service, and the steps that connect them."""
 
@@ -138,7 +149,8 @@ class Host:
         self._rights = EchoCheck([self._topics.trust("echo", "origin")])
         self._payloads = ChunkPayloads(repository.chunks)
         self._origin = Origin(self._payloads, max_bytes_per_s)
-        self.recorder = Recorder(registry, events)
+        self.recorder = Recorder(registry, election, events)
+        self._is_shared = registry.database.is_shared
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
@@ -147,24 +159,29 @@ class Host:
         self._use(snapshot)
 
     async def stay_connected(self, broker: Broker) -> None:
-        """Connect and serve, again whenever the connection is lost; only the first failure is an error."""
+        """Connect and serve, again whenever the connection or the leadership changes; only the first failure raises."""
         connections, delays = 0, backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
-        # Without a registry the session has no name that the next start would know: it ends with the connection.
-        name = self.election.session or secrets.token_hex(8)
-        client_id = f"edgeml-host-{self._repository.fleet_name}-{name}"
-        lasting = session(broker, client_id, is_lasting=bool(self.election.session))
+        sessions = HostSessions(broker, self._topics)
         while True:
             began_s = time.monotonic()
+            is_leader, is_idle = self.election.is_leader, False
             try:
-                async with lasting.connected() as connection:
+                async with sessions.present(self.election).connected() as connection:
                     connections += 1
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
-                    await self._serve_connection(connection)
+                    is_idle = not is_leader and not connection.shares_subscriptions
+                    if not is_idle:
+                        await self._serve_connection(connection, is_leader=is_leader)
+            except* _LeaderChangedError:
+                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             except* MqttError as group:
                 cause = _first(group)
                 if connections == 0 and isinstance(cause, MqttError):
                     raise transport_error(broker.url, cause) from cause
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
+            if is_idle:
+                self._events.event("idle", "the broker shares no subscriptions, so this host waits until it leads")
+                await self.election.until(is_leader=True)
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))
@@ -172,6 +189,7 @@ class Host:
     async def keep_fresh(self) -> None:
         """Sign the freshness again before devices would find the metadata expired."""
         while True:
+            await self.election.until(is_leader=True)
             try:
                 if await asyncio.to_thread(renewal.is_due, self._repository, layout.utc_now()):
                     await asyncio.to_thread(renewal.renew, self._repository, layout.utc_now())
@@ -180,7 +198,7 @@ class Host:
                 self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
             await asyncio.sleep(REFRESH_CHECK_EVERY_S)
 
-    async def _serve_connection(self, connection: Connection) -> None:
+    async def _serve_connection(self, connection: Connection, *, is_leader: bool) -> None:
         async def publish(key: str, payload: bytes) -> None:
             # The host's own network may be slow. The keepalive finds a connection that takes no bytes.
             await connection.publish(self._topics.chunk(key), payload, qos=_CHUNK_QOS, timeout_s=math.inf)
@@ -188,29 +206,38 @@ class Host:
         async def publish_position(release: str, chunk_id: str) -> None:
             await connection.publish(self._topics.wave(release), chunk_id.encode(), qos=_CHUNK_QOS, retain=True)
 
-        announcing = Announcer(connection, self._topics)
+        announcing = Announcer(connection, self._topics) if is_leader else None
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(connection, announcing))
-            tasks.create_task(self._request_states(connection))
-            tasks.create_task(self._announce(connection, announcing))
+            tasks.create_task(self._watch(connection, announcing))
             tasks.create_task(self._origin.run(publish, publish_position))
-            tasks.create_task(self._publish_relayed(connection))
+            tasks.create_task(self._end_with_leadership(is_leader=is_leader))
+            if is_leader:
+                tasks.create_task(self._request_states(connection))
+                tasks.create_task(self._publish_relayed(connection))
 
-    async def _receive(self, connection: Connection, announcing: Announcer) -> None:
+    async def _end_with_leadership(self, *, is_leader: bool) -> NoReturn:
+        await self.election.until(is_leader=not is_leader)
+        self._events.event("leader-changed", "this host leads no more" if is_leader else "this host leads now")
+        raise _LeaderChangedError
+
+    async def _receive(self, connection: Connection, announcing: Announcer | None) -> None:
         # With QoS 0 the broker keeps no wants for an absent host: devices have asked again since.
-        await connection.subscribe([(self._topics.want("+"), _WANT_QOS)])
-        for topic in (
-            self._topics.state("+"),
-            self._topics.report("+"),
-            self._topics.relay("+"),
-            self._topics.trust("+", "#"),
-        ):
-            await connection.subscribe([(topic, _DEVICE_QOS)])
+        wants = self._topics.want("+")
+        is_shared = self._is_shared and connection.shares_subscriptions
+        await connection.subscribe([(f"{SHARED_PREFIX}{wants}" if is_shared else wants, _WANT_QOS)])
+        if announcing is not None:
+            for topic in (self._topics.state("+"), self._topics.report("+"), self._topics.relay("+")):
+                await connection.subscribe([(topic, _DEVICE_QOS)])
+            # With QoS 0 signed files never wait behind reports that can't be recorded.
+            await connection.subscribe([(self._topics.trust("+", "#"), _TRUST_QOS)])
         async for message in connection:
             if self._rights.is_echo(message):
                 self._rights.on_echo(message)
             else:
                 self._on_message(message, announcing)
+                if message.packet_id is not None:
+                    self.recorder.after(functools.partial(connection.acknowledge, message))
 
     async def _request_states(self, connection: Connection) -> None:
         """Receive the retained states of devices that the registry lacks; RabbitMQ sends them to no wildcard."""
@@ -220,11 +247,12 @@ class Host:
             await connection.subscribe([(topic, _DEVICE_QOS) for topic in requested])
             await connection.unsubscribe(requested)
 
-    def _on_message(self, message: Message, announcing: Announcer) -> None:
+    def _on_message(self, message: Message, announcing: Announcer | None) -> None:
         payload, topic = message.payload, message.topic
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
         if kind == "trust":
-            announcing.on_message(topic, payload)
+            if announcing is not None:
+                announcing.on_message(topic, payload)
             return
         if device not in self._snapshot.devices or not payload:
             return
@@ -277,29 +305,35 @@ class Host:
             self._events.event("rights-missing", f"error[{error.code}]: {message}\nhint: {hint}", **error.to_dict())
             await asyncio.sleep(RIGHTS_CHECK_EVERY_S)
 
-    async def _announce(self, connection: Connection, announcing: Announcer) -> None:
-        await self._await_rights(connection)
+    async def _watch(self, connection: Connection, announcing: Announcer | None) -> None:
+        """Follow the repository, and announce it where this host leads."""
+        if announcing is not None:
+            await self._await_rights(connection)
         seen: tuple[bytes, ...] = ()
         while True:
             try:
                 stamps = announcer.stamps(self._repository)
                 if stamps != seen:
                     self._use(await asyncio.to_thread(read, self._repository))
-                    for signed in self._repository.both:
-                        for refused in await announcing.announce(signed):
-                            self._events.event("file-refused", refused.message, **refused.to_dict())
+                    if announcing is not None:
+                        await self._announce(announcing)
                     seen = stamps
-                    self._report_announced()
-                elif repaired := await announcing.repair():
+                elif announcing is not None and (repaired := await announcing.repair()):
                     self._report_repaired(repaired)
             except (EdgemlError, OSError) as error:
                 # The operator may be restoring it. The announced files stay until it is whole again.
                 _log.warning("the repository can't be read, trying again: %s", error)
             await asyncio.sleep(WATCH_EVERY_S)
 
+    async def _announce(self, announcing: Announcer) -> None:
+        for signed in self._repository.both:
+            for refused in await announcing.announce(signed):
+                self._events.event("file-refused", refused.message, **refused.to_dict())
+        self._report_announced()
+
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self.recorder.use(snapshot.deployments)
+        self.recorder.use(deployments=snapshot.deployments, devices=snapshot.devices)
         self._payloads.use(snapshot.sealed, snapshot.locations)
         self._origin.scheduler.allow(releases=snapshot.releases, devices=snapshot.devices)
 

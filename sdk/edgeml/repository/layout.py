@@ -75,8 +75,11 @@ class RepositoryFolder:
             raise UsageError("repo-invalid", f"{self.folder} can't be written: {error}", hint) from error
 
     @contextmanager
-    def served(self) -> Iterator[None]:
+    def served(self, *, is_shared: bool = False) -> Iterator[None]:
         """Let no other host serve this folder, as long as the context lasts; other commands may write to it.
+
+        Args:
+            is_shared: whether hosts may serve it beside each other, if all set this: they share a database, too.
 
         Raises:
             UsageError: `usage`, when another host serves it; `repo-invalid`, when the folder can't be written.
@@ -88,12 +91,11 @@ class RepositoryFolder:
             raise UsageError("repo-invalid", f"{self.folder} can't be written: {error}", hint) from error
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 message = f"another `edgeml fleet serve` runs on {self.folder}"
-                raise UsageError(
-                    "usage", message, "stop it: both would disconnect each other from the broker"
-                ) from error
+                hint = "stop it, or let all share a database: --database postgresql://..."
+                raise UsageError("usage", message, hint) from error
             yield
 
     def document(self) -> FleetDocument:

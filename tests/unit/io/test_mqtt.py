@@ -9,7 +9,8 @@ import pytest
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.messages import Topics
 from edgeml_io import mqtt
-from edgeml_io.mqtt import Connection, Inbox, MqttError, Options, Session
+from edgeml_io.inbox import Inbox
+from edgeml_io.mqtt import Connection, MqttError, Options, Session
 from support import fake_time
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from edgeml.fleet import recorder
+from edgeml.fleet import leadership, recorder
+from edgeml.fleet.leadership import Election
 from edgeml.fleet.recorder import Recorder
 from edgeml.fleet.registry import Registry
 from edgeml_core.messages import DeviceState, Report
@@ -20,6 +22,7 @@ from support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 SIGNED = frozenset({"line-1-1"})
+DEVICES = frozenset(f"pi-{number}" for number in range(10))
 
 
 class Journal:
@@ -46,14 +49,17 @@ def journal() -> Journal:
 @contextlib.asynccontextmanager
 async def running(registry: Registry, journal: Journal) -> AsyncIterator[Recorder]:
     """A recorder that writes."""
-    made = Recorder(registry, journal)
-    made.use(SIGNED)
-    task = asyncio.create_task(made.run())
+    election = Election(registry.database)
+    await election.turn()
+    made = Recorder(registry, election, journal)
+    made.use(deployments=SIGNED, devices=DEVICES)
+    tasks = {asyncio.create_task(made.run()), asyncio.create_task(election.run())}
     try:
         yield made
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         registry.close()
 
 
@@ -75,18 +81,18 @@ async def test_reports_of_deployments_that_are_not_signed_are_left_out(tmp_path:
             made.put("pi-1", report(f"made-up-{number}"))
         made.put("pi-1", report("line-1-1"))
         await until_async(lambda: registry.reports("line-1-1"))
-        made.use(frozenset({"line-2-2"}))
-        made.use(frozenset({"line-2-2"}))  # the host reads its repository again, unchanged but for a signature
+        made.use(deployments=frozenset({"line-2-2"}), devices=DEVICES)
+        made.use(
+            deployments=frozenset({"line-2-2"}), devices=DEVICES
+        )  # the host reads its repository again, unchanged but for a signature
         made.put("pi-1", report("line-2-2"))
         await until_async(lambda: registry.reports("line-2-2"))
         rows = sqlite3.connect(tmp_path / "fleet.db").execute("SELECT deployment FROM report").fetchall()
         assert rows == [("line-2-2",)]
 
 
-async def test_a_full_disk_costs_records_until_it_has_room(
-    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
-):
-    """SQLite itself rolls back then; the recorder tells once, and records again."""
+async def test_messages_wait_while_the_disk_is_full(tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    """SQLite itself rolls back then; the recorder reports it once. Later it records all, and only then calls back."""
     monkeypatch.setattr(recorder, "RETRY_S", 0.01)
     registry = Registry(tmp_path / "fleet.db")
     registry.devices()
@@ -99,16 +105,23 @@ async def test_a_full_disk_costs_records_until_it_has_room(
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages[-1]}")
 
     async with running(registry, journal) as made:
+        recorded: list[int] = []
         for number in range(3):
             made.put(f"pi-{number}", report("line-1-1", message="x" * 20_000))
+            made.after(functools.partial(recorded.append, number))
             await until_async(lambda: journal.events)
             await asyncio.sleep(0.05)
+        assert recorded == []
         assert [name for name, _ in journal.events] == ["record-failed"]
         assert "full" in journal.events[0][1]["message"]
         pages.append(100_000)
         made.put("pi-9", state(1))
         await until_async(registry.devices)
+        assert registry.reports("line-1-1").keys() == {"pi-0", "pi-1", "pi-2"}
         assert registry.devices().keys() == {"pi-9"}
+        assert recorded == [0, 1, 2]
+        made.after(functools.partial(recorded.append, 3))
+        assert recorded == [0, 1, 2, 3]
 
 
 async def test_a_registry_that_can_not_be_opened_is_used_once_it_can(
@@ -116,6 +129,7 @@ async def test_a_registry_that_can_not_be_opened_is_used_once_it_can(
 ):
     """Delivery needs none; the operator is notified, and moves the file away."""
     monkeypatch.setattr(recorder, "RETRY_S", 0.01)
+    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.01)
     (tmp_path / "fleet.db").write_bytes(b"no database " * 1000)
     registry = Registry(tmp_path / "fleet.db")
     async with running(registry, journal) as made:
@@ -127,12 +141,50 @@ async def test_a_registry_that_can_not_be_opened_is_used_once_it_can(
         await until_async(lambda: "pi-2" in registry.devices())
 
 
+async def test_messages_that_another_leader_receives_are_dropped(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a callback, so that the broker sends them to that leader."""
+    monkeypatch.setattr(recorder, "RETRY_S", 0.01)
+    registry = Registry(tmp_path / "fleet.db")
+    election, other = Election(registry.database), Election(registry.database)
+    await election.turn()
+    made = Recorder(registry, election, journal)
+    made.use(deployments=SIGNED, devices=DEVICES)
+    await other.turn()
+    recorded: list[int] = []
+    made.put("pi-1", state(1))
+    made.after(functools.partial(recorded.append, 1))
+    task = asyncio.create_task(made.run())
+    await until_async(lambda: journal.events)
+    election._set(is_leader=False)
+    await until_async(lambda: made._messages == 0)
+    assert (recorded, registry.devices()) == ([], {})
+    task.cancel()
+    await asyncio.wait({task})
+    registry.close()
+
+
+async def test_rows_of_devices_that_have_left_are_forgotten(tmp_path: Path, journal: Journal):
+    """So the database doesn't grow with each device that ever was enrolled."""
+    registry = Registry(tmp_path / "fleet.db")
+    async with running(registry, journal) as made:
+        made.put("pi-1", state(1))
+        made.put("pi-1", report("line-1-1"))
+        await until_async(lambda: registry.history("pi-1", "report"))
+        made.use(deployments=SIGNED, devices=frozenset({"pi-2"}))
+        made.put("pi-2", state(1))
+        await until_async(lambda: registry.devices().keys() == {"pi-2"})
+        assert registry.history("pi-1", "report") == registry.history("pi-1", "state") == []
+
+
 async def test_more_messages_than_the_queue_holds_are_told_once(
     tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ):
     """A flood of one device is one line in the log."""
     monkeypatch.setattr(recorder, "RECORD_QUEUE_MAX", 2)
-    made = Recorder(Registry(tmp_path / "fleet.db"), journal)
+    registry = Registry(tmp_path / "fleet.db")
+    made = Recorder(registry, Election(registry.database), journal)
     for number in range(10):
         made.put("pi-1", state(number))
     assert [name for name, _ in journal.events] == ["record-failed"]

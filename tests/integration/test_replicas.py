@@ -1,0 +1,170 @@
+"""Hosts that share a PostgreSQL: the leader announces and records, all answer wants, another takes over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeml import repository
+from edgeml.fleet import leadership, serve
+from edgeml.fleet.leadership import hosts
+from edgeml.fleet.link import Broker
+from edgeml.fleet.registry import Registry
+from edgeml.repository.deployments import deploy
+from edgeml_core import broker as broker_urls
+from edgeml_core import messages, wire_keys
+from edgeml_core.errors import UsageError
+from edgeml_core.messages import DeviceState, Report, Topics, Want
+from edgeml_io.mqtt import Options, Session
+from edgeml_origin.origin import Origin
+from support import brokers, postgresql, samples
+from support.waiting import until_async
+
+pytestmark = pytest.mark.anyio
+
+TOPICS = Topics("farm")
+DEVICES = [f"pi-{number}" for number in range(8)]
+CHUNK = wire_keys.chunk_id(samples.a_manifest().files[-1].chunks[0])
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A repository with one release, eight devices and one deployment."""
+    repo = tmp_path / "repo"
+    repository.init(repo, fleet="farm")
+    (tmp_path / "sample.edgeml").write_bytes(samples.a_bundle())
+    repository.publish(repo, [tmp_path / "sample.edgeml"])
+    for device in DEVICES:
+        repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
+    deploy(repo, "sample", selector={})
+    return repo
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    """One server for the module."""
+    with postgresql.postgresql() as running:
+        yield running
+
+
+@pytest.fixture
+def wants(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """The number of wants that each host's origin receives."""
+    counts: Counter[int] = Counter()
+    want = Origin.want
+
+    def counted(origin: Origin, device: str, keys: Iterable[str]) -> None:
+        counts[id(origin)] += 1
+        want(origin, device, keys)
+
+    monkeypatch.setattr(Origin, "want", counted)
+    return counts
+
+
+class Replica:
+    """One host in this process, with its events."""
+
+    def __init__(self, repo: Path, broker_url: str, database_url: str) -> None:
+        self.names: list[str] = []
+        where = Broker(url=broker_urls.parse(broker_url))
+        self.task = asyncio.create_task(serve.serve(repo, where, self, registry=Registry(database_url)))
+
+    def event(self, name: str, text: str, **fields: object) -> None:
+        """Note an event."""
+        self.names.append(name)
+
+    async def until(self, name: str, count: int = 1) -> None:
+        """Wait for an event; the host must not end before."""
+        await until_async(lambda: self.names.count(name) >= count or self.task.done(), name)
+        if self.task.done():
+            self.task.result()
+
+    async def end(self) -> None:
+        """End the host."""
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+async def test_hosts_share_the_wants_and_one_records(
+    repo: Path, server: postgresql.Server, tmp_path: Path, wants: Counter[int], monkeypatch: pytest.MonkeyPatch
+):
+    """Each message is recorded once; when the leader ends, the other announces, records and answers all wants."""
+    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.1)
+    (deployment,) = repository.opened(repo).document().deployments
+    registry = Registry(server.url)
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        first = Replica(repo, broker.url, server.url)
+        await first.until("announced")
+        second = Replica(repo, broker.url, server.url)
+        await second.until("connected")
+        await until_async(lambda: len(hosts(registry.database)) == 2)
+        session = Session(broker_urls.parse(broker.url), "devices", Options(inbox_max_messages=100))
+        async with session.connected() as devices:
+
+            async def report(what: str) -> None:
+                for device in DEVICES:
+                    for state in ("fetching", what):
+                        sent = Report(deployment=deployment.id, name="sample", version="1.0", state=state, session=1)
+                        await devices.publish(TOPICS.report(device), messages.encode(sent), qos=1)
+
+            def has_all(what: str) -> bool:
+                reports = registry.reports(deployment.id)
+                return [reports[it].state for it in DEVICES if it in reports] == [what] * len(DEVICES)
+
+            await devices.publish(TOPICS.state("pi-1"), messages.encode(DeviceState(online=True, session=1)), qos=1)
+            for _ in range(5):
+                for device in DEVICES:
+                    await devices.publish(TOPICS.want(device), messages.encode(Want(keys=(CHUNK,))))
+            await until_async(lambda: wants.total() == 5 * len(DEVICES), "each want reaches one host")
+            assert min(wants.values()) >= len(DEVICES), wants
+            await report("active")
+            await until_async(lambda: has_all("active"))
+            assert [it.message.state for it in registry.history("pi-1", "report")] == ["active", "fetching"]
+
+            await first.end()
+            await report("rolled back")
+            await second.until("announced")
+            assert second.names.count("leader-changed") == 1
+            await until_async(lambda: has_all("rolled back"))
+            wants.clear()
+            for device in DEVICES:
+                await devices.publish(TOPICS.want(device), messages.encode(Want(keys=(CHUNK,))))
+            await until_async(lambda: wants.total() == len(DEVICES))
+            assert len(wants) == 1
+        await second.end()
+    assert hosts(registry.database) == []
+    registry.close()
+
+
+async def test_a_host_that_may_not_share_wants_waits_until_it_leads(
+    repo: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch
+):
+    """A broker of MQTT 3.1.1 has no shared subscriptions: each want would be answered twice."""
+    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.1)
+    with brokers.embedded() as url:
+        first = Replica(repo, url, server.url)
+        await first.until("announced")
+        second = Replica(repo, url, server.url)
+        await second.until("idle")
+        await first.end()
+        await second.until("announced")
+        await second.end()
+
+
+async def test_a_host_with_another_database_is_refused(repo: Path, server: postgresql.Server, tmp_path: Path):
+    """Both would lead, sign and announce."""
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        first = Replica(repo, broker.url, server.url)
+        await first.until("announced")
+        with pytest.raises(UsageError):
+            await serve.serve(repo, Broker(url=broker_urls.parse(broker.url)), first)
+        await first.end()
