@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from edgeml.fleet import leadership
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import METADATA
-from edgeml.fleet.leadership import Election, NotLeaderError, hosts
+from edgeml.fleet.leadership import Election, hosts
 from edgeml.fleet.registry import HISTORY_MAX, DeviceMessage, Registry
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
@@ -141,7 +141,7 @@ async def test_one_host_leads_and_another_takes_over(
     tasks[0].cancel()
     await second.until(is_leader=True)
     assert second.session == first.session
-    with pytest.raises(NotLeaderError), database.writing() as connection:
+    with pytest.raises(DeviceError, match="another host leads"), database.writing() as connection:
         first.check(connection)
     with others.writing() as connection:
         second.check(connection)

@@ -36,13 +36,6 @@ LOCK: Final = 0x65646765_6D6C0002
 _ROW: Final = 1
 
 
-class NotLeaderError(DeviceError):
-    """Another host leads meanwhile: what this one was about to write counts no more."""
-
-    def __init__(self) -> None:
-        super().__init__("not-leader", "another host leads the fleet now", "let that host decide")
-
-
 class Leadership(Protocol):
     """The questions of a part of the service about its host's leadership."""
 
@@ -59,7 +52,7 @@ class Leadership(Protocol):
         """Let a transaction that writes go on in this host's term only; no other term begins before its end.
 
         Raises:
-            NotLeaderError: another term has begun, or this host doesn't lead.
+            DeviceError: `not-leader`, when another term has begun, or this host doesn't lead.
         """
         ...
 
@@ -106,7 +99,7 @@ class Election:
         # The share lock lets a new term wait until this transaction ends.
         query = sa.select(LEADER.c.term).where(LEADER.c.id == _ROW).with_for_update(read=True)
         if not self.is_leader or connection.execute(query).scalar() != self._term:
-            raise NotLeaderError
+            raise DeviceError("not-leader", "another host leads the fleet now", "let that host decide")
 
     async def run(self) -> NoReturn:
         """Take turns until cancelled; the lock and the sign of life end then."""

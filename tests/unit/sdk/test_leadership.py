@@ -9,7 +9,8 @@ import pytest
 
 from edgeml.fleet import leadership
 from edgeml.fleet.database.engine import Database
-from edgeml.fleet.leadership import Election, NotLeaderError, hosts
+from edgeml.fleet.leadership import Election, hosts
+from edgeml_core.errors import DeviceError
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +57,7 @@ async def test_a_decision_of_an_earlier_term_is_refused(tmp_path: Path):
     with database.writing() as connection:
         earlier.check(connection)
     await later.turn()
-    with pytest.raises(NotLeaderError), database.writing() as connection:
+    with pytest.raises(DeviceError, match="another host leads"), database.writing() as connection:
         earlier.check(connection)
     with database.writing() as connection:
         later.check(connection)
