@@ -82,6 +82,11 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
     return labels
 
 
+def as_text(labels: Mapping[str, str]) -> str:
+    """Write labels or a selector as `parse_labels` reads them."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Return whether every pair of `selector` is among `labels`; an empty selector matches every device."""
     return all(labels.get(key) == value for key, value in selector.items())

@@ -89,6 +89,10 @@ def test_messages_are_recorded_as_in_a_file(database: Database, server: postgres
     for number in range(HISTORY_MAX + 5):
         registry.record([report("pi-1", f"state {number}"), state("pi-1", 2, online=number % 2 == 1, seen_s=number)])
     assert list(registry.devices()) == ["pi-1"]
+    registry.record([state(name) for name in ("a-b", "aa", "B", "Pi-1")])
+    assert list(registry.devices()) == ["B", "Pi-1", "a-b", "aa", "pi-1"]
+    assert list(registry.devices(first="C", last="a-c")) == ["Pi-1", "a-b"]
+    assert list(registry.reports("d", first="pi-1", last="pi-1")) == ["pi-1"]
     assert registry.reports("d")["pi-1"].state == f"state {HISTORY_MAX + 4}"
     assert len(registry.history("pi-1", "report")) == len(registry.history("pi-1", "state")) == HISTORY_MAX
     registry.keep_devices(["pi-2"])

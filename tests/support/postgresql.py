@@ -68,7 +68,9 @@ def postgresql() -> Iterator[Server]:
         if os.geteuid() == 0:
             shutil.chown(folder, USER, USER)
         initialize = (program("initdb"), "-D", str(folder / "data"), "-U", USER, "-A", "trust", "--no-sync")
-        subprocess.run(_as_user((*initialize, "-E", "UTF8", "--locale=C")), check=True, capture_output=True, cwd=folder)
+        # Not the order of bytes, as on most servers.
+        locale = ("-E", "UTF8", "--locale=C", "--locale-provider=icu", "--icu-locale=en")
+        subprocess.run(_as_user((*initialize, *locale)), check=True, capture_output=True, cwd=folder)
         server = Server(folder)
         server.start()
         try:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
 
-from edgeml.cli.output import Moment, Output, Percent, command, printable, table
+from edgeml.cli.output import Moment, Output, Percent, command
 from edgeml_core import names
 from edgeml_core.errors import DeviceError
 
 if TYPE_CHECKING:
-    from edgeml.fleet.status import DeviceStatus, Failure, FleetStatus
+    from edgeml.fleet.status import Failure
 
+#: Seconds between two looks of `status --watch`: hosts give a sign of life every three.
+WATCH_EVERY_S: Final = 2.0
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _repo = click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
@@ -31,6 +32,14 @@ def _database(command: Command) -> Command:
         "--database-password-file", metavar="FILE", type=_FILE, help="The password of the database's user, on one line."
     )
     return named(with_password(command))
+
+
+def _chosen(command: Command) -> Command:
+    state = click.option(
+        "--state", metavar="STATE", default="", help="Only devices in it: failed, offline, active, fetching, ..."
+    )
+    label = click.option("--label", "labels", metavar="K=V", multiple=True, help="Only devices with this label.")
+    return state(label(command))
 
 
 @click.group()
@@ -91,7 +100,7 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
     labels, percent = names.parse_labels(selector), options.pop("percent") * 100
     deployed = Repository.open(repo).deploy(name, version or None, to=labels, percent=percent, **options)
     signed = deployed.deployment
-    devices = f"{_pairs(labels) or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
+    devices = f"{names.as_text(labels) or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
     done = "would deploy" if options["dry_run"] else "deployed"
     value = {**msgspec.to_builtins(signed), "devices": deployed.devices, "dry_run": options["dry_run"]}
     when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""
@@ -105,26 +114,51 @@ def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **o
 @fleet.command()
 @_repo
 @_database
-@command(extra="fleet", examples=("edgeml fleet status --repo ./repo", "edgeml fleet status --repo ./repo --json"))
-def status(out: Output, repo: Path, **database: Any) -> None:  # noqa: ANN401 - click's
-    """Print how far each deployment is, and every failure."""
-    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+@_chosen
+@click.option("--watch", is_flag=True, help=f"Print it again every {WATCH_EVERY_S:g} s, until interrupted.")
+@command(
+    extra="fleet",
+    examples=(
+        "edgeml fleet status --repo ./repo",
+        "edgeml fleet status --repo ./repo --watch",
+        "edgeml fleet status --repo ./repo --state failed --label site=farm-7 --json",
+    ),
+)
+def status(out: Output, repo: Path, *, watch: bool, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Print how far each deployment is, every failure, and the devices that aren't well; or those that are chosen.
 
-    found = Fleet(repo, **database).status()
-    out.result(found.to_dict(), _status_text(found))
+    A device is well when it is online, accepts the signed files, and runs all that is deployed to it.
+    """
+    from edgeml.cli import fleet_tables  # noqa: PLC0415 - kept out of --help
+
+    look = fleet_tables.look(repo, **options)
+    if watch:
+        fleet_tables.watch(out, look, WATCH_EVERY_S)
+    else:
+        out.result(*look())
 
 
 @fleet.command()
 @_repo
 @_database
-@command(extra="fleet", examples=("edgeml fleet devices --repo ./repo", "edgeml fleet devices --repo ./repo --json"))
-def devices(out: Output, repo: Path, **database: Any) -> None:  # noqa: ANN401 - click's
-    """Print every enrolled device with its last state."""
-    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+@_chosen
+@click.option(
+    "--after", metavar="DEVICE", default="", help="Begin behind this device: the last one of the page before."
+)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Print this number of devices at most.")
+@command(
+    extra="fleet",
+    examples=(
+        "edgeml fleet devices --repo ./repo",
+        "edgeml fleet devices --repo ./repo --state offline --label site=farm-7",
+        "edgeml fleet devices --repo ./repo --limit 500 --after barn-0499 --json",
+    ),
+)
+def devices(out: Output, repo: Path, after: str, limit: int | None, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Print the enrolled devices with the last state of each; all, or those that are chosen."""
+    from edgeml.cli import fleet_tables  # noqa: PLC0415 - kept out of --help
 
-    found = Fleet(repo, **database).devices()
-    headers = ("device", "online", "last seen (UTC)", "labels", "models", "drift")
-    out.result({"devices": [it.to_dict() for it in found]}, table(headers, map(_device_row, found)))
+    out.result(*fleet_tables.devices(repo, after=after, limit=limit, **options))
 
 
 def _failures(out: Output, repo: Path, deployment: str) -> tuple[Failure, ...]:
@@ -140,35 +174,3 @@ def _failures(out: Output, repo: Path, deployment: str) -> tuple[Failure, ...]:
     except DeviceError as error:
         out.note(f"warning: what devices have reported can't be read: {error.message}")
         return ()
-
-
-def _device_row(device: DeviceStatus) -> tuple[str, ...]:
-    seen = f"{datetime.fromtimestamp(device.seen_s, UTC):%Y-%m-%d %H:%M:%S}" if device.seen_s else "never"
-    models = ", ".join(f"{name} {model.version} ({model.state})" for name, model in device.models.items())
-    drifts = {name: model.drift.summary for name, model in device.models.items() if model.drift is not None}
-    drift = ", ".join(text if len(device.models) == 1 else f"{name} {text}" for name, text in drifts.items())
-    return device.id, "yes" if device.online else "no", seen, _pairs(device.labels), models, drift
-
-
-def _status_text(found: FleetStatus) -> str:
-    rows = [
-        (it.id, f"{it.name} {it.version}", _pairs(it.selector) or "all", f"{it.percent:g} %", it.devices,
-         ", ".join(f"{count} {state}" for state, count in it.states.items()))
-        for it in found.deployments
-    ]  # fmt: skip
-    failures = [
-        printable(f"{failure.device}: error[{failure.code}]: {failure.message}")
-        for failure in (*found.refusals, *(failure for it in found.deployments for failure in it.failures))
-    ]
-    drifts = [printable(f"{it.device}: {it.name} {it.version} drifts: {it.drift.summary}") for it in found.drifted]
-    withdrawn = [
-        printable(f"{it.device}: serves {it.name} {it.version}, which is withdrawn: deploy another version")
-        for it in found.withdrawn
-    ]
-    summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online"
-    headers = ("deployment", "release", "to", "share", "devices", "states")
-    return "\n".join((summary, table(headers, rows), *failures, *withdrawn, *drifts))
-
-
-def _pairs(labels: dict[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in labels.items())

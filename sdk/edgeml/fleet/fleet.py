@@ -5,7 +5,7 @@ The status is read from repository and registry, and needs no MQTT library. Serv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 from edgeml.bundles import Bundle
 from edgeml.fleet import status
 from edgeml.fleet.registry import Registry
-from edgeml.fleet.status import DeviceStatus, FleetStatus
+from edgeml.fleet.status import Chosen, DeviceStatus, FleetStatus
 from edgeml.repository import Repository
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
@@ -122,8 +122,16 @@ class Fleet:
         with closing(self._registry()) as registry:
             return status.status(self.repository.path, registry)
 
-    def devices(self) -> list[DeviceStatus]:
-        """List the enrolled devices with the last state of each.
+    def devices(
+        self, *, state: str = "", labels: Mapping[str, str] | None = None, after: str = "", limit: int | None = None
+    ) -> list[DeviceStatus]:
+        """List the enrolled devices with the last state of each, by id.
+
+        Args:
+            state: only devices with a deployment in that state; or `failed`, `online`, `offline`, `well` or `unwell`.
+            labels: only devices that have these.
+            after: only devices whose ids come after it: the last one of the page before.
+            limit: the number of devices; None sets no bound.
 
         Raises:
             UsageError: `repo-invalid`. DeviceError: `store-failed`, when the registry can't be read.
@@ -132,7 +140,8 @@ class Fleet:
         [('barn-1', {'site': 'farm-7'}, False)]
         """
         with closing(self._registry()) as registry:
-            return status.devices(self.repository.path, registry)
+            chosen = Chosen(state=state, labels=labels or {})
+            return status.devices(self.repository.path, registry, chosen=chosen, after=after, limit=limit)
 
     def serve(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> None:
         """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.

@@ -103,15 +103,15 @@ class Registry:
                 for column in (DEVICE.c.id, REPORT.c.device, HISTORY.c.device):
                     connection.execute(sa.delete(column.table).where(column.in_(names)))
 
-    def devices(self, *, after: str = "", limit: int | None = None) -> dict[str, Seen]:
+    def devices(self, *, first: str | None = None, last: str | None = None) -> dict[str, Seen]:
         """Return the last state of each device, by id.
 
         Args:
-            after: only devices whose ids come after it.
-            limit: the number of devices; None sets no bound.
+            first: the first id of a range; None sets no bound.
+            last: the last id.
         """
-        query = sa.select(DEVICE.c.id, DEVICE.c.seen_s, DEVICE.c.state)
-        query = query.where(DEVICE.c.state.is_not(None), DEVICE.c.id > after).order_by(DEVICE.c.id).limit(limit)
+        query = sa.select(DEVICE.c.id, DEVICE.c.seen_s, DEVICE.c.state).where(DEVICE.c.state.is_not(None))
+        query = query.where(*_between(DEVICE.c.id, first, last)).order_by(DEVICE.c.id)
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
             return {
@@ -119,9 +119,10 @@ class Registry:
                 for name, seen, state in rows
             }
 
-    def reports(self, deployment: str) -> dict[str, Report]:
-        """Return the last report of each device about one deployment."""
+    def reports(self, deployment: str, *, first: str | None = None, last: str | None = None) -> dict[str, Report]:
+        """Return the last report of each device about one deployment. The range is that of `devices`."""
         query = sa.select(REPORT.c.device, REPORT.c.report).where(REPORT.c.deployment == deployment)
+        query = query.where(*_between(REPORT.c.device, first, last))
         with self.database.reading() as connection:
             rows = connection.execute(query.order_by(REPORT.c.device)).all()
             return {device: msgspec.json.decode(report, type=Report) for device, report in rows}
@@ -237,6 +238,13 @@ def _device(row: sa.Row[Any]) -> _Device:
 def _row(name: str, device: _Device) -> dict[str, Any]:
     state = None if device.state is None else msgspec.json.encode(device.state)
     return {"id": name, "seen_s": device.seen_s, "state": state, "states": device.states, "reports": device.reports}
+
+
+def _between(column: sa.Column[str], first: str | None, last: str | None) -> Iterator[sa.ColumnElement[bool]]:
+    if first is not None:
+        yield column >= first
+    if last is not None:
+        yield column <= last
 
 
 def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:

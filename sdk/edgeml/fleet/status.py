@@ -5,6 +5,7 @@ It reads the repository and the registry; it doesn't need a running `serve`.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -13,11 +14,12 @@ from typing import Final
 
 import msgspec
 
+from edgeml.fleet.leadership import ServingHost, hosts
 from edgeml.fleet.registry import Registry, Seen
 from edgeml.repository import RepositoryFolder, opened
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import desired, names, trust
-from edgeml_core.desired import Deployment
+from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.drift import Drift
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, ModelState, Report
@@ -26,10 +28,17 @@ from edgeml_core.messages import DeviceState, ModelState, Report
 SILENT: Final = "silent"
 
 
+#: The states in which a deployment has ended badly.
+FAILED: Final = frozenset({State.REJECTED, State.ROLLED_BACK})
+#: Devices that are read at a time: their rows are few MB.
+BLOCK_DEVICES: Final = 5000
+
+
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One enrolled device. `seen_s` is in seconds since 1970, 0 when it was never seen.
 
-    `code` and `message` are the reason for which it refuses the fleet's signed files; empty while it accepts them.
+    `deployments` has the state of each deployment that it should run, by the model's name. `code` and `message` are the
+    reason for which it refuses the fleet's signed files; empty while it accepts them.
     """
 
     id: str
@@ -39,12 +48,55 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     arch: str
     models: dict[str, ModelState]
+    deployments: dict[str, str]
     code: str
     message: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it refuses the signed files, or a deployment has ended badly on it."""
+        return bool(self.code) or not FAILED.isdisjoint(self.deployments.values())
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is online and runs all that it should."""
+        return self.online and not self.code and all(it == State.ACTIVE for it in self.deployments.values())
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as `--json` prints them."""
         return dict(msgspec.to_builtins(self))
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of devices, by all that is given.
+
+    Args:
+        state: of one of its deployments; or `failed`, `online`, `offline`, `well` or `unwell`.
+        labels: pairs that it must have.
+    """
+
+    state: str = ""
+    labels: Mapping[str, str] = {}
+
+    def admits(self, device: DeviceStatus) -> bool:
+        """Return whether a device is among them."""
+        if not names.matches(self.labels, device.labels):
+            return False
+        match self.state:
+            case "":
+                return True
+            case "failed":
+                return device.has_failed
+            case "online" | "offline":
+                return device.online == (self.state == "online")
+            case "well" | "unwell":
+                return device.is_well == (self.state == "well")
+        return self.state in device.deployments.values()
+
+
+#: The values of `Chosen.state`.
+CHOSEN_STATES: Final = ("failed", "online", "offline", "well", "unwell", SILENT, *State)
+EVERY_DEVICE: Final = Chosen()
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +138,10 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole fleet."""
+    """The whole fleet. `hosts` have given a sign of life lately; without one nothing is delivered or recorded."""
 
     fleet: str
+    hosts: tuple[ServingHost, ...]
     devices: int
     online: int
     deployments: tuple[DeploymentStatus, ...]
@@ -113,17 +166,21 @@ def status(repo: Path, registry: Registry | None = None) -> FleetStatus:
     """
     repository = opened(repo)
     document = repository.document()
-    wanted = {name: desired.wanted_by(document, name) for name in document.devices}
-    with _opened(repo, registry) as opened_registry:
-        seen = opened_registry.devices()
-        reports = {it.id: opened_registry.reports(it.id) for it in document.deployments}
-    deployments = tuple(_deployment(it, wanted, seen, reports[it.id]) for it in document.deployments)
-    states = {name: seen[name].state for name in document.devices if name in seen}
+    counts = {it.id: _Counts() for it in document.deployments}
+    states: dict[str, DeviceState] = {}
+    with _opened(repo, registry) as reported:
+        serving = tuple(hosts(reported.database))
+        for row in _rows(document, reported, ""):
+            for deployment in row.wanted.values():
+                counts[deployment.id].add(row.id, _state(deployment, row), row.reports.get(deployment.id))
+            if row.seen is not None:
+                states[row.id] = row.seen.state
     return FleetStatus(
         fleet=document.fleet,
+        hosts=serving,
         devices=len(document.devices),
         online=sum(state.online for state in states.values()),
-        deployments=deployments,
+        deployments=tuple(_deployment(it, counts[it.id]) for it in document.deployments),
         refusals=tuple(
             Failure(device=name, code=state.code, message=state.message) for name, state in states.items() if state.code
         ),
@@ -132,11 +189,51 @@ def status(repo: Path, registry: Registry | None = None) -> FleetStatus:
     )
 
 
-def devices(repo: Path, registry: Registry | None = None) -> list[DeviceStatus]:
-    """Return every enrolled device with its last state. Arguments and errors are those of `status`."""
-    with _opened(repo, registry) as opened_registry:
-        seen = opened_registry.devices()
-    return [_device(name, device.labels, seen.get(name)) for name, device in opened(repo).document().devices.items()]
+def devices(
+    repo: Path,
+    registry: Registry | None = None,
+    *,
+    chosen: Chosen = EVERY_DEVICE,
+    after: str = "",
+    limit: int | None = None,
+) -> list[DeviceStatus]:
+    """Return enrolled devices with the last state of each, by id.
+
+    Args:
+        repo: the repository's folder.
+        registry: as for `status`.
+        chosen: the devices to return.
+        after: only devices whose ids come after it: the last one of the page before.
+        limit: the number of devices; None sets no bound.
+
+    Raises:
+        UsageError: `repo-invalid`. DeviceError: the database can't be read.
+    """
+    document = opened(repo).document()
+    with _opened(repo, registry) as reported:
+        every = (_device(row, document.devices[row.id].labels) for row in _rows(document, reported, after))
+        return list(itertools.islice(filter(chosen.admits, every), limit))
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A device with its deployments by model, its state, and its reports by deployment."""
+
+    id: str
+    wanted: Mapping[str, Deployment]
+    seen: Seen | None
+    reports: Mapping[str, Report]
+
+
+def _rows(document: FleetDocument, registry: Registry, after: str) -> Iterator[_Row]:
+    """Read the devices after an id, by blocks of growing length: the first page is there soon."""
+    ids, start, length = sorted(it for it in document.devices if it > after), 0, BLOCK_DEVICES // 10
+    while block := ids[start : start + length]:
+        start, length = start + length, BLOCK_DEVICES
+        seen = registry.devices(first=block[0], last=block[-1])
+        reports = {it.id: registry.reports(it.id, first=block[0], last=block[-1]) for it in document.deployments}
+        for name in block:
+            own = {deployment: by_device[name] for deployment, by_device in reports.items() if name in by_device}
+            yield _Row(name, desired.wanted_by(document, name), seen.get(name), own)
 
 
 def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:
@@ -165,49 +262,52 @@ def _opened(repo: Path, registry: Registry | None) -> Iterator[Registry]:
         yield default
 
 
-def _device(name: str, labels: dict[str, str], seen: Seen | None) -> DeviceStatus:
-    state = seen.state if seen else None
+def _device(row: _Row, labels: dict[str, str]) -> DeviceStatus:
+    state = row.seen.state if row.seen else None
     return DeviceStatus(
-        id=name,
+        id=row.id,
         labels=labels,
         online=state.online if state else False,
-        seen_s=seen.seen_s if seen else 0.0,
+        seen_s=row.seen.seen_s if row.seen else 0.0,
         agent=state.agent if state else "",
         arch=state.arch if state else "",
         models=state.models if state else {},
+        deployments={model: _state(deployment, row) for model, deployment in row.wanted.items()},
         code=state.code if state else "",
         message=state.message if state else "",
     )
 
 
-def _deployment(
-    deployment: Deployment,
-    wanted: Mapping[str, Mapping[str, Deployment]],
-    seen: Mapping[str, Seen],
-    reports: Mapping[str, Report],
-) -> DeploymentStatus:
-    wanting = [name for name, of_device in wanted.items() if of_device.get(deployment.name) == deployment]
-    states = Counter(_state(deployment, seen.get(name), reports.get(name)) for name in wanting)
-    failures = [
-        Failure(device=name, code=reports[name].code, message=reports[name].message)
-        for name in wanting
-        if name in reports and reports[name].code
-    ]
+class _Counts:
+    """The devices of one deployment, counted by state, and its failures."""
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.failures: list[Failure] = []
+
+    def add(self, device: str, state: str, report: Report | None) -> None:
+        self.states[state] += 1
+        if report is not None and report.code:
+            self.failures.append(Failure(device=device, code=report.code, message=report.message))
+
+
+def _deployment(deployment: Deployment, counts: _Counts) -> DeploymentStatus:
     return DeploymentStatus(
         id=deployment.id,
         name=deployment.name,
         version=deployment.version,
         selector=deployment.selector,
         percent=deployment.percent,
-        devices=len(wanting),
-        states=dict(sorted(states.items())),
-        failures=tuple(failures),
+        devices=counts.states.total(),
+        states=dict(sorted(counts.states.items())),
+        failures=tuple(counts.failures),
     )
 
 
-def _state(deployment: Deployment, seen: Seen | None, report: Report | None) -> str:
+def _state(deployment: Deployment, row: _Row) -> str:
     """The deployment's state on one device: from the retained state, which outlives lost reports, else the report."""
-    model = seen.state.models.get(deployment.name) if seen else None
+    model = row.seen.state.models.get(deployment.name) if row.seen else None
     if model is not None and model.version == deployment.version and model.state == State.ACTIVE:
         return model.state
+    report = row.reports.get(deployment.id)
     return report.state if report else SILENT

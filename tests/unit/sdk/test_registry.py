@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet import status
-from edgeml.fleet.registry import DeviceMessage, Registry
+from edgeml.fleet.registry import HISTORY_MAX, DeviceMessage, Registry
 from edgeml.repository.deployments import deploy
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core.drift import Drift
@@ -37,6 +37,33 @@ def state(
 def report(device: str, deployment: str, what: str, *, code: str = "", seen_s: float = 2.0) -> DeviceMessage:
     message = Report(deployment=deployment, name="sample", version="1.0", state=what, session=1, code=code)
     return DeviceMessage(device=device, message=message, seen_s=seen_s)
+
+
+def test_the_history_has_changes_only_and_is_bounded(registry: Registry):
+    """The newest first; a report of the same state, or a state with other drift alone, is no change."""
+    drifts = {"sample": ModelState(version="1.0", state="active", drift=Drift(grade="ok", observed=60))}
+    registry.record([state("pi-1"), state("pi-1", seen_s=2.0), state("pi-1", online=False, seen_s=3.0)])
+    registry.record([state("pi-1", online=False, models=drifts, seen_s=4.0)])
+    registry.record([state("pi-1", online=False, models={"sample": ModelState(version="1.0", state="active")})])
+    assert [(it.message.online, it.seen_s) for it in registry.history("pi-1", "state")] == [
+        (False, 4.0),
+        (False, 3.0),
+        (True, 1.0),
+    ]
+    for number in range(2 * HISTORY_MAX):
+        registry.record([report("pi-1", "d1", f"state {number // 2}"), report("pi-2", "d1", "active")])
+    changes = registry.history("pi-1", "report")
+    assert [it.message.state for it in changes] == [f"state {number}" for number in range(HISTORY_MAX)][::-1]
+    registry.record([report("pi-1", "d1", f"state {number}") for number in range(5 * HISTORY_MAX)])
+    assert [it.message.state for it in registry.history("pi-1", "report")][:2] == ["state 249", "state 248"]
+    assert len(registry.history("pi-1", "report")) == HISTORY_MAX
+    assert len(registry.history("pi-2", "report")) == 1
+
+
+def test_a_state_without_end_can_be_recorded(registry: Registry):
+    """A hostile device's text fits a column that queries select by; the report itself is kept whole."""
+    registry.record([report("pi-1", "d1", "\0" + "x" * 10_000)])
+    assert len(registry.reports("d1")["pi-1"].state) == 10_001
 
 
 def test_the_last_state_holds(registry: Registry):

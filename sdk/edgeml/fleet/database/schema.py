@@ -10,6 +10,8 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
 METADATA: Final = MetaData()
+#: A name that ranges select by: in the order of its characters' numbers, as in Python, in every locale of a server.
+NAME: Final = Text().with_variant(Text(collation="C"), "postgresql")
 
 #: The hosts that serve the fleet, with the time of their last sign of life in seconds since 1970.
 HOST: Final = Table(
@@ -31,7 +33,7 @@ LEADER: Final = Table(
 DEVICE: Final = Table(
     "device",
     METADATA,
-    Column("id", Text, primary_key=True),
+    Column("id", NAME, primary_key=True),
     Column("seen_s", Double, nullable=False),
     Column("state", LargeBinary),
     Column("states", BigInteger, nullable=False),
@@ -42,7 +44,7 @@ REPORT: Final = Table(
     "report",
     METADATA,
     Column("deployment", Text, primary_key=True),
-    Column("device", Text, primary_key=True),
+    Column("device", NAME, primary_key=True),
     Column("seen_s", Double, nullable=False),
     Column("state", Text, nullable=False),
     Column("report", LargeBinary, nullable=False),
@@ -53,7 +55,7 @@ REPORT: Final = Table(
 HISTORY: Final = Table(
     "history",
     METADATA,
-    Column("device", Text, primary_key=True),
+    Column("device", NAME, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),

@@ -13,6 +13,7 @@ down_revision: Final = None
 
 def upgrade() -> None:
     """Make the tables."""
+    name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     op.create_table(
         "host",
         sa.Column("name", sa.Text, primary_key=True),
@@ -27,7 +28,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "device",
-        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("id", name, primary_key=True),
         sa.Column("seen_s", sa.Double, nullable=False),
         sa.Column("state", sa.LargeBinary),
         sa.Column("states", sa.BigInteger, nullable=False),
@@ -36,7 +37,7 @@ def upgrade() -> None:
     op.create_table(
         "report",
         sa.Column("deployment", sa.Text, primary_key=True),
-        sa.Column("device", sa.Text, primary_key=True),
+        sa.Column("device", name, primary_key=True),
         sa.Column("seen_s", sa.Double, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("report", sa.LargeBinary, nullable=False),
@@ -45,7 +46,7 @@ def upgrade() -> None:
     op.create_index("report_by_state", "report", ["deployment", "state"])
     op.create_table(
         "history",
-        sa.Column("device", sa.Text, primary_key=True),
+        sa.Column("device", name, primary_key=True),
         sa.Column("kind", sa.Text, primary_key=True),
         sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("number", sa.BigInteger, nullable=False),
