@@ -120,8 +120,6 @@ class _Client(aiomqtt.Client):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         #: Bytes of the longest packet that the broker takes, as far as it is known.
         self.packet_max_bytes = math.inf
-        #: Whether clients can share a subscription (`$share`): each message reaches one of them.
-        self.shares_subscriptions = False
         #: Packet ids of calls whose caller no longer waits.
         self._abandoned: set[int] = set()
 
@@ -161,8 +159,6 @@ class _Client(aiomqtt.Client):
     ) -> None:
         # MQTT 5 brokers name their limit; to 3.1.1 clients they can't.
         self.packet_max_bytes = getattr(properties, "MaximumPacketSize", math.inf)
-        is_v5 = client.protocol == ProtocolVersion.V5.value
-        self.shares_subscriptions = is_v5 and bool(getattr(properties, "SharedSubscriptionAvailable", 1))
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:  # noqa: ANN401 - aiomqtt's
@@ -197,11 +193,6 @@ class Connection:
     def __init__(self, client: _Client) -> None:
         self._client = client
         self._messages = client.messages
-
-    @property
-    def shares_subscriptions(self) -> bool:
-        """Whether the broker lets clients share a subscription, by topics `$share/NAME/FILTER`: with MQTT 5 alone."""
-        return self._client.shares_subscriptions
 
     def __aiter__(self) -> Connection:
         return self

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from edgeml.fleet import leadership
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import METADATA
-from edgeml.fleet.leadership import Election, hosts
+from edgeml.fleet.leadership import Election, Part, hosts
 from edgeml.fleet.registry import HISTORY_MAX, DeviceMessage, Registry
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
@@ -176,10 +176,15 @@ async def test_a_leader_that_loses_the_server_stops_leading(monkeypatch: pytest.
 
 
 def test_a_leader_that_is_killed_frees_its_lock(database: Database, server: postgresql.Server):
-    """The server notices at once; nothing waits for a time to pass."""
-    first, second = Election(database), Election(Database(server.url))
-    assert first._take_turn()
-    assert not second._take_turn()
+    """The server notices at once; nothing waits for a time to pass. The other one has all chunks then."""
+    others = Database(server.url)
+    first, second = Election(database, "first"), Election(others, "second")
+    assert first._take_turn() == (True, Part(0, 1))
+    assert second._take_turn() == (False, Part(1, 2))
+    assert first._take_turn() == (True, Part(0, 2))
     # As the end of its process does.
     first._lock.connection.dbapi_connection.pgconn.finish()
-    until(second._take_turn, "the lock")
+    until(lambda: second._take_turn()[0], "the lock")
+    assert second._take_turn() == (True, Part(0, 1))
+    second._leave()
+    others.close()

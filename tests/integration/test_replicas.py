@@ -1,22 +1,23 @@
-"""Hosts that share a PostgreSQL: the leader announces and records, all answer wants, another takes over."""
+"""Hosts that share a PostgreSQL: each answers its part of the wants, one announces and records, another takes over."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from edgeml import repository
 from edgeml.fleet import leadership, serve
-from edgeml.fleet.leadership import hosts
+from edgeml.fleet.leadership import Election, hosts
 from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import Registry
 from edgeml.repository.deployments import deploy
 from edgeml_core import broker as broker_urls
-from edgeml_core import messages, wire_keys
+from edgeml_core import chunks, messages, wire_keys
 from edgeml_core.errors import UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io.mqtt import Options, Session
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 TOPICS = Topics("farm")
 DEVICES = [f"pi-{number}" for number in range(8)]
-CHUNK = wire_keys.chunk_id(samples.a_manifest().files[-1].chunks[0])
+KEYS = tuple(wire_keys.chunk_id(chunks.sha256(bytes([number]))) for number in range(40))
 
 
 @pytest.fixture
@@ -57,17 +58,33 @@ def server() -> Iterator[postgresql.Server]:
 
 
 @pytest.fixture
-def wants(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """The number of wants that each host's origin receives."""
-    counts: Counter[int] = Counter()
+def elections(monkeypatch: pytest.MonkeyPatch) -> list[Election]:
+    """The hosts' elections, in the order of their start."""
+    made: list[Election] = []
+    turn = Election.turn
+
+    async def noted(election: Election) -> None:
+        if election not in made:
+            made.append(election)
+        await turn(election)
+
+    monkeypatch.setattr(Election, "turn", noted)
+    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.1)
+    return made
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> defaultdict[int, list[str]]:
+    """The keys that each host's origin is to answer."""
+    keys_of: defaultdict[int, list[str]] = defaultdict(list)
     want = Origin.want
 
-    def counted(origin: Origin, device: str, keys: Iterable[str]) -> None:
-        counts[id(origin)] += 1
+    def noted(origin: Origin, device: str, keys: Sequence[str]) -> None:
+        keys_of[id(origin)] += keys
         want(origin, device, keys)
 
-    monkeypatch.setattr(Origin, "want", counted)
-    return counts
+    monkeypatch.setattr(Origin, "want", noted)
+    return keys_of
 
 
 class Replica:
@@ -95,10 +112,13 @@ class Replica:
 
 
 async def test_hosts_share_the_wants_and_one_records(
-    repo: Path, server: postgresql.Server, tmp_path: Path, wants: Counter[int], monkeypatch: pytest.MonkeyPatch
+    repo: Path,
+    server: postgresql.Server,
+    tmp_path: Path,
+    elections: list[Election],
+    wanted: defaultdict[int, list[str]],
 ):
     """Each message is recorded once; when the leader ends, the other announces, records and answers all wants."""
-    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.1)
     (deployment,) = repository.opened(repo).document().deployments
     registry = Registry(server.url)
     with brokers.mosquitto(tmp_path / "broker") as broker:
@@ -121,11 +141,11 @@ async def test_hosts_share_the_wants_and_one_records(
                 return [reports[it].state for it in DEVICES if it in reports] == [what] * len(DEVICES)
 
             await devices.publish(TOPICS.state("pi-1"), messages.encode(DeviceState(online=True, session=1)), qos=1)
-            for _ in range(5):
-                for device in DEVICES:
-                    await devices.publish(TOPICS.want(device), messages.encode(Want(keys=(CHUNK,))))
-            await until_async(lambda: wants.total() == 5 * len(DEVICES), "each want reaches one host")
-            assert min(wants.values()) >= len(DEVICES), wants
+            await until_async(lambda: [it.part.count for it in elections] == [2, 2], "the hosts' parts")
+            await devices.publish(TOPICS.want("pi-1"), messages.encode(Want(keys=KEYS)))
+            await until_async(lambda: sum(map(len, wanted.values())) >= len(KEYS), "the wants")
+            assert sorted(itertools.chain(*wanted.values())) == sorted(KEYS)
+            assert min(map(len, wanted.values())) > len(KEYS) / 4
             await report("active")
             await until_async(lambda: has_all("active"))
             assert [it.message.state for it in registry.history("pi-1", "report")] == ["active", "fetching"]
@@ -135,29 +155,13 @@ async def test_hosts_share_the_wants_and_one_records(
             await second.until("announced")
             assert second.names.count("leader-changed") == 1
             await until_async(lambda: has_all("rolled back"))
-            wants.clear()
-            for device in DEVICES:
-                await devices.publish(TOPICS.want(device), messages.encode(Want(keys=(CHUNK,))))
-            await until_async(lambda: wants.total() == len(DEVICES))
-            assert len(wants) == 1
+            await until_async(lambda: elections[1].part.count == 1)
+            wanted.clear()
+            await devices.publish(TOPICS.want("pi-1"), messages.encode(Want(keys=KEYS)))
+            await until_async(lambda: list(wanted.values()) == [list(KEYS)])
         await second.end()
     assert hosts(registry.database) == []
     registry.close()
-
-
-async def test_a_host_that_may_not_share_wants_waits_until_it_leads(
-    repo: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch
-):
-    """A broker of MQTT 3.1.1 has no shared subscriptions: each want would be answered twice."""
-    monkeypatch.setattr(leadership, "TURN_EVERY_S", 0.1)
-    with brokers.embedded() as url:
-        first = Replica(repo, url, server.url)
-        await first.until("announced")
-        second = Replica(repo, url, server.url)
-        await second.until("idle")
-        await first.end()
-        await second.until("announced")
-        await second.end()
 
 
 async def test_a_host_with_another_database_is_refused(repo: Path, server: postgresql.Server, tmp_path: Path):

@@ -5,7 +5,8 @@ another one takes it within `TURN_EVERY_S`. A leader that hears nothing from the
 before the server can free its lock. Each leadership is a term with a number: `check` lets a transaction fail that was
 begun in an earlier one. Of a database in a file the only host leads, since a lock of the folder refuses others.
 
-The hosts' signs of life are written here, too.
+The hosts' signs of life are written here, too. Each host holds a lock of its own, by which the others see that it
+lives. The hosts that live divide the chunks among each other, each by its place in the order of their names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import zlib
+from collections.abc import Iterable
 from typing import Final, NoReturn, Protocol
 
 import msgspec
@@ -33,6 +36,10 @@ GONE_AFTER_S: Final = 15.0
 FORGOTTEN_AFTER_S: Final = 24 * 3600.0
 #: PostgreSQL's number of the leader's lock.
 LOCK: Final = 0x65646765_6D6C0002
+#: The first half of the number of each host's own lock.
+HOSTS_LOCK: Final = 0x65646765
+#: The second half has 31 bits: PostgreSQL takes no larger ones.
+_HOST_LOCK_MAX: Final = 1 << 31
 _ROW: Final = 1
 
 
@@ -65,6 +72,17 @@ class ServingHost(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float
 
 
+class Part(msgspec.Struct, frozen=True):
+    """One host's part of the chunks: of `count` parts that with number `index`."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, keys: Iterable[str]) -> list[str]:
+        """Return the wire keys whose chunks belong to this part."""
+        return [key for key in keys if zlib.crc32(key.partition("/")[0].encode()) % self.count == self.index]
+
+
 class Election:
     """This host's part in the choice of a leader.
 
@@ -77,10 +95,13 @@ class Election:
         self.name = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
         #: The name of the leader's session with the broker, which keeps messages while no host is there.
         self.session = ""
+        #: The chunks that this host sends.
+        self.part = Part()
         self._database = database
         self._term = 0
+        self._number = secrets.randbelow(_HOST_LOCK_MAX)
         self._lock: Connection | None = None
-        self._turn: asyncio.Future[bool] | None = None
+        self._turn: asyncio.Future[tuple[bool, Part]] | None = None
         self._leads = asyncio.Event()
         self._follows = asyncio.Event()
         self._follows.set()
@@ -123,7 +144,8 @@ class Election:
             return
         turn, self._turn = self._turn, None
         try:
-            self._set(is_leader=turn.result())
+            is_leader, self.part = turn.result()
+            self._set(is_leader=is_leader)
         except DeviceError:
             self._set(is_leader=not self._database.is_shared)
 
@@ -132,16 +154,28 @@ class Election:
         before.clear()
         now.set()
 
-    def _take_turn(self) -> bool:
+    def _take_turn(self) -> tuple[bool, Part]:
         is_leader = not self._database.is_shared or self._holds_lock()
         if is_leader and not self._term:
             self._begin_term()
         with self._database.writing() as connection:
-            row = {"name": self.name, "seen_s": self._database.now_s, "is_leader": is_leader}
+            row = {"seen_s": self._database.now_s, "is_leader": is_leader, "name": self.name, "lock": self._number}
             connection.execute(self._database.upsert(HOST).values(row))
             old = HOST.c.seen_s < self._database.now_s - FORGOTTEN_AFTER_S
             connection.execute(sa.delete(HOST).where(old))
-        return is_leader
+            living = self._living(connection) if self._database.is_shared else [self.name]
+        return is_leader, Part(living.index(self.name), len(living))
+
+    def _living(self, connection: Connection) -> list[str]:
+        """Return the names of the hosts that hold their locks, in order."""
+        held = sa.text(
+            "SELECT CAST(objid AS bigint) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+            "WHERE datname = current_database() AND locktype = 'advisory' AND granted "
+            # Locks with two numbers, as opposed to the leader's with one.
+            "AND classid = :hosts AND objsubid = 2"
+        )
+        numbers = connection.scalars(held, {"hosts": HOSTS_LOCK}).all()
+        return sorted({self.name, *connection.scalars(sa.select(HOST.c.name).where(HOST.c.lock.in_(numbers)))})
 
     def _holds_lock(self) -> bool:
         try:
@@ -149,6 +183,7 @@ class Election:
                 if self._lock is None:
                     self._term = 0
                     self._lock = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                    self._lock.execute(sa.select(sa.func.pg_advisory_lock(HOSTS_LOCK, self._number)))
                 if self._term:
                     return self._lock.execute(sa.select(1)).scalar() == 1
                 return bool(self._lock.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK))).scalar())

@@ -4,9 +4,9 @@ The main path is `serve`; after the first connection it reconnects for ever. The
 chunk to send in `edgeml_origin`, which file to announce in `announcer`, which state counts in `registry`, which host
 leads in `leadership`. Messages of devices that aren't enrolled are ignored.
 
-Of several hosts each answers its part of the wants. The leader alone signs, announces and records. Its session with the
-broker has a name in the registry: the next leader continues it, and receives all messages that the last one has not
-acknowledged. A message is acknowledged when it is recorded.
+Of several hosts each answers the wants of its part of the chunks. The leader alone signs, announces and records. Its
+session with the broker has a name in the registry: the next leader continues it, and receives all messages that the
+last one has not acknowledged. A message is acknowledged when it is recorded.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ RIGHTS_CHECK_EVERY_S: Final = 30.0
 RELAYED_QUEUE_MAX: Final = 10_000
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
 DROPPED_EVENT_EVERY_S: Final = 60.0
-#: Of a subscription to wants: each reaches one of the hosts.
-SHARED_PREFIX: Final = "$share/edgeml/"
 _CHUNK_QOS: Final = 0
 _WANT_QOS: Final = 0
 _TRUST_QOS: Final = 0
@@ -150,7 +148,6 @@ class Host:
         self._payloads = ChunkPayloads(repository.chunks)
         self._origin = Origin(self._payloads, max_bytes_per_s)
         self.recorder = Recorder(registry, election, events)
-        self._is_shared = registry.database.is_shared
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
@@ -164,14 +161,12 @@ class Host:
         sessions = HostSessions(broker, self._topics)
         while True:
             began_s = time.monotonic()
-            is_leader, is_idle = self.election.is_leader, False
+            is_leader = self.election.is_leader
             try:
                 async with sessions.present(self.election).connected() as connection:
                     connections += 1
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
-                    is_idle = not is_leader and not connection.shares_subscriptions
-                    if not is_idle:
-                        await self._serve_connection(connection, is_leader=is_leader)
+                    await self._serve_connection(connection, is_leader=is_leader)
             except* _LeaderChangedError:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             except* MqttError as group:
@@ -179,9 +174,6 @@ class Host:
                 if connections == 0 and isinstance(cause, MqttError):
                     raise transport_error(broker.url, cause) from cause
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
-            if is_idle:
-                self._events.event("idle", "the broker shares no subscriptions, so this host waits until it leads")
-                await self.election.until(is_leader=True)
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))
@@ -223,9 +215,7 @@ class Host:
 
     async def _receive(self, connection: Connection, announcing: Announcer | None) -> None:
         # With QoS 0 the broker keeps no wants for an absent host: devices have asked again since.
-        wants = self._topics.want("+")
-        is_shared = self._is_shared and connection.shares_subscriptions
-        await connection.subscribe([(f"{SHARED_PREFIX}{wants}" if is_shared else wants, _WANT_QOS)])
+        await connection.subscribe([(self._topics.want("+"), _WANT_QOS)])
         if announcing is not None:
             for topic in (self._topics.state("+"), self._topics.report("+"), self._topics.relay("+")):
                 await connection.subscribe([(topic, _DEVICE_QOS)])
@@ -259,7 +249,7 @@ class Host:
         try:
             match [kind, *rest]:
                 case ["want"]:
-                    self._origin.want(device, messages.decode(payload, Want).keys)
+                    self._origin.want(device, self.election.part.of(messages.decode(payload, Want).keys))
                 case ["relay"]:
                     self._on_relay_batch(device, payload)
                 case ["device", "state"]:

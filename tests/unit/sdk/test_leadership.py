@@ -9,7 +9,8 @@ import pytest
 
 from edgeml.fleet import leadership
 from edgeml.fleet.database.engine import Database
-from edgeml.fleet.leadership import Election, hosts
+from edgeml.fleet.leadership import Election, Part, hosts
+from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import DeviceError
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,18 @@ async def test_a_decision_of_an_earlier_term_is_refused(tmp_path: Path):
     with database.writing() as connection:
         later.check(connection)
     database.close()
+
+
+def test_each_chunk_belongs_to_one_host_with_its_deltas():
+    """And each host has about as many as the others."""
+    keys = [wire_keys.chunk_id(chunks.sha256(str(number).encode())) for number in range(900)]
+    parts = [Part(index, 3).of(keys) for index in range(3)]
+    assert sorted(key for part in parts for key in part) == sorted(keys)
+    assert all(250 < len(part) < 350 for part in parts)
+    assert [Part(index, 3).of([f"{key}/{keys[0]}" for key in keys]) for index in range(3)] == [
+        [f"{key}/{keys[0]}" for key in part] for part in parts
+    ]
+    assert Part().of(keys) == keys
 
 
 async def test_a_host_gives_signs_of_life_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

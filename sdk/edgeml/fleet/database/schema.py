@@ -13,13 +13,15 @@ METADATA: Final = MetaData()
 #: A name that ranges select by: in the order of its characters' numbers, as in Python, in every locale of a server.
 NAME: Final = Text().with_variant(Text(collation="C"), "postgresql")
 
-#: The hosts that serve the fleet, with the time of their last sign of life in seconds since 1970.
+#: The hosts that serve the fleet, with the time of their last sign of life in seconds since 1970. `lock` is the number
+#: of the advisory lock that a living host holds in PostgreSQL.
 HOST: Final = Table(
     "host",
     METADATA,
     Column("name", Text, primary_key=True),
     Column("seen_s", Double, nullable=False),
     Column("is_leader", Boolean, nullable=False),
+    Column("lock", BigInteger, nullable=False),
 )
 #: One row: the number of the present leader's term, and the name of the session with the broker.
 LEADER: Final = Table(

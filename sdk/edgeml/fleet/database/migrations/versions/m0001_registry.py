@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("seen_s", sa.Double, nullable=False),
         sa.Column("is_leader", sa.Boolean, nullable=False),
+        sa.Column("lock", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "leader",
