@@ -48,7 +48,7 @@ for message, answer in zip(messages, bundle.run([{"text": message} for message i
 repository = edgeml.Repository.init("fleet", passphrase="")
 repository.publish(bundle)
 repository.enroll("barn-1", broker="mqtt://127.0.0.1", labels={"site": "farm-7"}, output="barn-1")
-deployed = repository.deploy("triage", to={"site": "farm-7"})
+deployed = repository.deploy("triage", to="site=farm-7")
 print(f"{deployed.deployment.id} for {', '.join(deployed.devices)}")
 
 # %% [markdown]

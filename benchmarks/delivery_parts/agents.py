@@ -83,7 +83,7 @@ class Fleet:
         bundle = self.folder / f"{MODEL}.edgeml"
         manifest = tiny_onnx_bundle(bundle, name=MODEL, weights_bytes=weights_bytes)
         (added,) = repository.publish(self.folder / "repo", [bundle])
-        deploy(self.folder / "repo", MODEL, selector={})
+        deploy(self.folder / "repo", MODEL, selector="")
         return Release(digest=added.manifest_sha256, manifest_bytes=manifests.encode(manifest), manifest=manifest)
 
     def per_chunk(self, release: Release, since: int) -> float:

@@ -61,7 +61,7 @@ def figures(run: Run) -> Iterator[Figure]:
 def _peak(made: Site, device: Program, version: str) -> int:
     """Return the device's peak memory in bytes while it takes a version in."""
     Path(f"/proc/{device.process.pid}/clear_refs").write_text("5")  # resets the peak
-    deploy(made.repo, MODEL, version, selector={})
+    deploy(made.repo, MODEL, version, selector="")
     until(lambda: _is_active(made, version), f"version {version} is active", TIMEOUT_S)
     return _memory(device, "VmHWM")
 

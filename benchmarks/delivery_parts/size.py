@@ -68,7 +68,7 @@ def _updates(folder: Path, bundles: dict[str, Path]) -> tuple[dict[str, int], Ho
 def _update(made: Site, counter: Counter, bundle: Path) -> int:
     before = counter.passed_bytes
     (published,) = repository.publish(made.repo, [bundle])
-    deployment = deploy(made.repo, published.name, published.version, selector={}).deployment.id
+    deployment = deploy(made.repo, published.name, published.version, selector="").deployment.id
     until(lambda: _is_active(made, deployment), f"{deployment} is active")
     return counter.passed_bytes - before
 

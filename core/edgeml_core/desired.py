@@ -8,14 +8,14 @@ both name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
 
-from edgeml_core import names
-from edgeml_core.errors import RejectedError
+from edgeml_core import names, selectors
+from edgeml_core.errors import RejectedError, UsageError
 
 FLEET_DOCUMENT: Final = "fleet.json"
 #: Bytes of a fleet document: thousands of devices, far below a broker's packet limit.
@@ -23,7 +23,7 @@ FLEET_DOCUMENT_MAX_BYTES: Final = 1024 * 1024
 #: The label of a device's site: one stick, or one relay, serves all devices of a site.
 SITE_LABEL: Final = "site"
 #: Steps of the hash range: hundredths of a percent.
-_HASH_STEPS: Final = 10_000
+HASH_STEPS: Final = 10_000
 #: Between a deployment's id and the number of its attempt; the first attempt has none.
 _ATTEMPT: Final = "~"
 
@@ -49,7 +49,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One model version for the devices that `selector` matches, up to `percent` of them.
+    """One model version for the devices that `selector` matches (`edgeml_core.selectors`), up to `percent` of them.
 
     Devices fetch and probe it at once, and activate it from `activate_after` on.
     """
@@ -57,7 +57,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     id: str
     name: str
     version: str
-    selector: dict[str, str]
+    selector: str
     percent: float
     bundles: tuple[Wanted, ...]
     activate_after: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
@@ -80,7 +80,7 @@ def decode(data: bytes) -> FleetDocument:
     """Decode a fleet document.
 
     Raises:
-        RejectedError: `document-format`, when it is too long, malformed or has an invalid name.
+        RejectedError: `document-format`, when it is too long, malformed or has an invalid name or selector.
     """
     if len(data) > FLEET_DOCUMENT_MAX_BYTES:
         raise RejectedError("document-format", f"the fleet document is longer than {FLEET_DOCUMENT_MAX_BYTES} bytes")
@@ -93,6 +93,10 @@ def decode(data: bytes) -> FleetDocument:
             raise RejectedError("document-format", f"deployment {deployment.id!r} has no valid name or version")
         if not all(names.is_name(bundle.group) for bundle in deployment.bundles if bundle.group):
             raise RejectedError("document-format", f"deployment {deployment.id!r} has an invalid group name")
+        try:
+            selectors.parse(deployment.selector)
+        except UsageError as error:
+            raise RejectedError("document-format", f"deployment {deployment.id!r}: {error.message}") from error
     return document
 
 
@@ -111,15 +115,19 @@ def is_another_attempt(deployment: Deployment) -> bool:
     return _ATTEMPT in deployment.id
 
 
-def includes(deployment: Deployment, device_id: str, labels: dict[str, str]) -> bool:
-    """Return whether a deployment includes this device: its labels match, and `percent` reaches its hash.
+def place(deployment: Deployment, device_id: str) -> int:
+    """Return the place of a device in a deployment's order, from 0 to 9999: a share includes the first places.
 
-    A device's hash is fixed for all attempts at a deployment, so a larger percentage includes all devices of a smaller
-    one.
+    It is fixed for all attempts at a deployment, so a larger percentage includes all devices of a smaller one.
     """
     seed = f"{deployment.id.partition(_ATTEMPT)[0]}|{device_id}"
-    place = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % _HASH_STEPS
-    return names.matches(deployment.selector, labels) and place < deployment.percent * 100
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") % HASH_STEPS
+
+
+def includes(deployment: Deployment, device_id: str, labels: Mapping[str, str]) -> bool:
+    """Return whether a deployment includes this device: its labels match, and `percent` reaches its place."""
+    reached = round(deployment.percent * HASH_STEPS / 100)
+    return place(deployment, device_id) < reached and selectors.matches(deployment.selector, device_id, labels)
 
 
 def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:

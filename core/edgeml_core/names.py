@@ -1,4 +1,4 @@
-"""The grammar of names: models, versions, devices, labels and selectors. No lookups, no defaults.
+"""The grammar of names: models, versions, devices and labels. No lookups, no defaults.
 
 Names are used in file names, MQTT topics and URLs, so the grammar is the intersection of what those take unescaped.
 """
@@ -14,6 +14,8 @@ from edgeml_core.errors import UsageError
 #: Characters of a name, as in a DNS label, and of a version.
 NAME_MAX_CHARS: Final = 63
 VERSION_MAX_CHARS: Final = 40
+#: The label that selectors find in every device: its own id.
+DEVICE_LABEL: Final = "device"
 
 #: Names may have `-`. Versions have none, so that a bundle's file name splits in one way only.
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
@@ -66,8 +68,13 @@ def bundle_stem(name: str, version: str, target: str, file_format: str) -> str:
     return f"{name}-{version}-{target}-{file_format}"
 
 
+def is_label_value(text: str) -> bool:
+    """Return whether `text` can be a label's value."""
+    return len(text) <= NAME_MAX_CHARS and _LABEL_VALUE.fullmatch(text) is not None
+
+
 def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
-    """Parse labels or a selector from `k=v` strings; each string may have several, separated by commas.
+    """Parse labels from `k=v` strings; each string may have several, separated by commas.
 
     Raises:
         UsageError: `usage`, for a pair without `=`, a bad key or value, or a key given twice.
@@ -75,18 +82,15 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for pair in (part.strip() for text in pairs for part in text.split(",") if part.strip()):
         key, equals, value = pair.partition("=")
-        if not equals or not is_name(key) or len(value) > NAME_MAX_CHARS or not _LABEL_VALUE.fullmatch(value):
+        if not equals or not is_name(key) or not is_label_value(value):
             raise UsageError("usage", f"label {pair!r} is not of the form key=value", "write it like site=farm-7")
+        if key == DEVICE_LABEL:
+            raise UsageError("usage", f"label {pair!r} would replace the device's id", "use another key")
         if labels.setdefault(key, value) != value:
             raise UsageError("usage", f"label {key!r} is given two values", "give each key once")
     return labels
 
 
 def as_text(labels: Mapping[str, str]) -> str:
-    """Write labels or a selector as `parse_labels` reads them."""
+    """Write labels as `parse_labels` reads them."""
     return ",".join(f"{key}={value}" for key, value in labels.items())
-
-
-def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Return whether every pair of `selector` is among `labels`; an empty selector matches every device."""
-    return all(labels.get(key) == value for key, value in selector.items())

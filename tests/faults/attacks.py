@@ -93,7 +93,7 @@ def _of_unknown_keys(stage: AttackedFleet) -> Meddle:
     repository.init(folder, fleet=FLEET_NAME)
     repository.enroll(folder, stage.made.device.name, labels={}, broker_url=None, out_dir=folder / "device")
     repository.publish(folder, [stage.made.bundle()[1]])
-    deploy(folder, MODEL, selector={})
+    deploy(folder, MODEL, selector="")
     return lambda frame: (
         [
             frame.but(payload=newest(folder, repo, role))
@@ -116,7 +116,7 @@ def _with_a_root_of_his_own(stage: AttackedFleet) -> Meddle:
 
 def _signed_long_ago(stage: AttackedFleet, version: str) -> None:
     """Deploy with metadata signed long ago, as an attacker does that withheld it until now."""
-    deploy(stage.made.repo, MODEL, version, selector={}, now=datetime.now(UTC) - _EXPIRED)
+    deploy(stage.made.repo, MODEL, version, selector="", now=datetime.now(UTC) - _EXPIRED)
 
 
 def _unsigned(payload: bytes) -> bytes:

@@ -217,7 +217,7 @@ class Fleet:
 
     def deploy(self, version: str) -> None:
         """Deploy a version to all devices."""
-        deploy(self.repo, MODEL, version, selector={})
+        deploy(self.repo, MODEL, version, selector="")
 
     def converges(self, version: str, timeout_s: float = TIMEOUT_S) -> None:
         """Check that every device comes to answer with `version`."""

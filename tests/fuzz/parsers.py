@@ -125,7 +125,7 @@ _REPORT: Final = Report(deployment="d-1", name="m", version="1.0", state="active
 _CALL: Final = Call(id="0" * 32, session=3, kind="bench", manifest_sha256="0" * 64)
 _WANTED: Final = Wanted(target="rpi4", format="onnx", arch="aarch64", cpu_features=(), manifest_sha256="0" * 64)
 _DEPLOYMENT: Final = Deployment(
-    id="d-1", name="m", version="1.0", selector={"site": "farm-7"}, percent=50.0, bundles=(_WANTED,)
+    id="d-1", name="m", version="1.0", selector="site=farm-7", percent=50.0, bundles=(_WANTED,)
 )
 _FLEET: Final = FleetDocument(fleet="farm", devices={"board-1": Device(labels={})}, deployments=(_DEPLOYMENT,))
 

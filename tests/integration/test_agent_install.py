@@ -40,7 +40,7 @@ def release(field, version, **changes):
     path = field / f"tiny-{version}.edgeml"
     tiny_onnx_bundle(path, version=version, weights_bytes=300_000, seed=int(version.replace(".", "")), **changes)
     repository.publish(field / "stick", [path])
-    deploy(field / "stick", "tiny", version, selector={})
+    deploy(field / "stick", "tiny", version, selector="")
     return path
 
 
@@ -114,7 +114,7 @@ def test_a_stick_of_another_owner_is_refused(field, tmp_path):
     repository.init(tmp_path / "other", fleet="farm")
     repository.enroll(tmp_path / "other", "board-1", labels={}, broker_url=None, out_dir=tmp_path / "other-device")
     repository.publish(tmp_path / "other", [tmp_path / "tiny-1.0.edgeml"])
-    deploy(tmp_path / "other", "tiny", "1.0", selector={})
+    deploy(tmp_path / "other", "tiny", "1.0", selector="")
     code, answer, _ = agent(field, "install", tmp_path / "other")
     assert (code, answer["error"]["code"]) == (4, "signature-invalid")
     assert active(field) == "1.0"
@@ -133,7 +133,7 @@ def test_a_damaged_stick_is_a_bad_road(field):
 def test_a_bundle_is_taken_when_trusted_metadata_lists_it(field):
     """And it stays until the fleet makes another deployment: the same stick has nothing new."""
     newer = release(field, "1.1")
-    deploy(field / "stick", "tiny", "1.0", selector={})
+    deploy(field / "stick", "tiny", "1.0", selector="")
     agent(field, "install", field / "stick")
     assert active(field) == "1.0"
     assert agent(field, "install", newer)[0] == 0
@@ -145,7 +145,7 @@ def test_a_bundle_is_taken_when_trusted_metadata_lists_it(field):
 def test_a_bundle_with_a_flipped_byte_is_refused(field):
     """Wherever it is, and without a mark against the release."""
     newer = release(field, "1.1")
-    deploy(field / "stick", "tiny", "1.0", selector={})
+    deploy(field / "stick", "tiny", "1.0", selector="")
     agent(field, "install", field / "stick")
     whole = newer.read_bytes()
     newer.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
@@ -182,7 +182,7 @@ def test_model_that_fails_stops_no_other(field):
     for name, fault in (("a-bad", "crash"), ("z-bad", "crash"), ("good", None)):
         tiny_onnx_bundle(field / f"{name}.edgeml", name=name, version="1.0", fault=fault)
         repository.publish(field / "stick", [field / f"{name}.edgeml"])
-        deploy(field / "stick", name, "1.0", selector={})
+        deploy(field / "stick", name, "1.0", selector="")
     code, answer, _ = agent(field, "install", field / "stick")
     assert code == 6
     assert {it["name"] for it in answer["installed"]} == {"tiny", "good"}

@@ -100,7 +100,7 @@ def release(repo: Path, folder: Path, version: str, *, scale: float) -> None:
     bundle = folder / f"{version}.edgeml"
     tiny_onnx_bundle(bundle, name=MODEL, version=version, scale=scale)
     repository.publish(repo, [bundle])
-    deploy(repo, MODEL, version, selector={})
+    deploy(repo, MODEL, version, selector="")
 
 
 def is_rolled_out(repo: Path, version: str) -> None:

@@ -152,7 +152,7 @@ def test_releases_of_an_unknown_key_are_refused(served: Site, tmp_path: Path) ->
     repository.init(forged, fleet=FLEET)
     repository.enroll(forged, DEVICE, labels={}, broker_url=None, out_dir=tmp_path / "forged-device")
     repository.publish(forged, [served.publish("2.0", scale=3.0, seed=2, weights_bytes=MEDIUM_BYTES)])
-    deploy(forged, MODEL, "2.0", selector={})
+    deploy(forged, MODEL, "2.0", selector="")
     announced(served)
     with answering(served, OLD):
         for repo in reversed(REPOSITORIES):

@@ -133,7 +133,7 @@ def test_the_fleet_hears_of_drift_and_of_no_content(tmp_path: Path):
     """Asked through two doors: grades go over MQTT, figures stand on the metrics page, and no word anywhere."""
     with site(tmp_path) as made:
         repository.publish(made.repo, [judged(tmp_path)])
-        deploy(made.repo, "mood", "1.0", selector={})
+        deploy(made.repo, "mood", "1.0", selector="")
         made.start_host()
         made.programs.append(Program(tmp_path / "agent.log", "-c", IMPATIENT, "run", "--config", str(made.config)))
         made.observer.await_report(state="active", version="1.0")

@@ -63,7 +63,7 @@ def repo(tmp_path: Path) -> Path:
     repository.publish(repo, [tmp_path / "sample.edgeml"])
     for device in ("pi-1", "pi-2"):
         repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
-    deploy(repo, "sample", selector={})
+    deploy(repo, "sample", selector="")
     return repo
 
 
@@ -184,7 +184,7 @@ async def test_repository_is_retained_and_changes_follow(repo: Path, url: str):
         await client.ask(f"{TOPICS.root}/trust/#")
         assert await received(client, len(expected)) == expected
         await quiet(client, 0.5)
-        deployed = await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
+        deployed = await asyncio.to_thread(deploy, repo, "sample", selector="site=b", allow_empty=True)
         await journal.until("announced", 2)
         timestamp = TOPICS.trust(trust.FLEET, "metadata/timestamp.json")
         arrived = await until_topic(client, timestamp)
@@ -275,7 +275,7 @@ async def test_file_that_the_broker_does_not_take_is_skipped_and_told(repo: Path
             assert len(await received(client, len(sizes))) == len(sizes)
             await client.ask(TOPICS.trust(long.name, file))
             assert await quiet(client, 0.5) == {}
-            await asyncio.to_thread(deploy, repo, "sample", selector={"site": "b"})
+            await asyncio.to_thread(deploy, repo, "sample", selector="site=b", allow_empty=True)
             await journal.until("announced", 2)
             assert journal.names.count("connected") == 1
             assert journal.names.count("file-refused") == 1

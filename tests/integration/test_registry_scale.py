@@ -28,7 +28,7 @@ def test_a_large_fleet_is_read_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "sample.edgeml").write_bytes(samples.a_bundle())
     repository.publish(repo, [tmp_path / "sample.edgeml"])
     repository.enroll(repo, "pi", labels={}, broker_url=None, out_dir=tmp_path / "pi")
-    deploy(repo, "sample", selector={})
+    deploy(repo, "sample", selector="")
     document = repository.opened(repo).document()
     ids = [f"pi-{number:06d}" for number in range(devices)]
     document = msgspec.structs.replace(document, devices=dict.fromkeys(ids, document.devices["pi"]))

@@ -46,7 +46,7 @@ def repo(tmp_path: Path) -> Path:
     repository.publish(repo, [tmp_path / "sample.edgeml"])
     for device in DEVICES:
         repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
-    deploy(repo, "sample", selector={})
+    deploy(repo, "sample", selector="")
     return repo
 
 

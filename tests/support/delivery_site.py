@@ -138,7 +138,7 @@ class Site:
 
     def deploy(self, version: str) -> str:
         """Deploy a version to all devices; return the deployment's id."""
-        return deploy(self.repo, MODEL, version, selector={}).deployment.id
+        return deploy(self.repo, MODEL, version, selector="").deployment.id
 
     def start_host(self) -> Program:
         """`edgeml fleet serve`."""

@@ -390,7 +390,7 @@ class Bench:
             id=f"{name}-{version}-{len(self.trust.deployments)}",
             name=name,
             version=version,
-            selector={},
+            selector="",
             percent=100.0,
             bundles=(wanted,),
             activate_after=activate_after,

@@ -121,7 +121,7 @@ def published(repo: Path, devices: Sequence[str], *, weights_bytes: int) -> Rele
     bundle = repo.parent / f"{MODEL}.edgeml"
     manifest = tiny_onnx_bundle(bundle, name=MODEL, weights_bytes=weights_bytes)
     (added,) = repository.publish(repo, [bundle])
-    deploy(repo, MODEL, selector={})
+    deploy(repo, MODEL, selector="")
     return Release(digest=added.manifest_sha256, manifest_bytes=manifests.encode(manifest), manifest=manifest)
 
 

@@ -59,7 +59,7 @@ def install(folder: Path, bundles: Sequence[Path]) -> None:
     for bundle in bundles:
         with bundle.open("rb") as file:
             manifest = BundleReader(file).manifest
-        deploy(stick, manifest.name, manifest.version, selector={})
+        deploy(stick, manifest.name, manifest.version, selector="")
     done = _run("install", str(stick), config=config)
     if len(json.loads(done)["installed"]) != len(bundles):
         raise RuntimeError(done)

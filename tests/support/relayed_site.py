@@ -160,7 +160,7 @@ class RelayedSite:
     def publish(self, bundle: Path, group: str | None = None) -> str:
         """Publish a bundle, and deploy it to all; its digest."""
         (published,) = repository.publish(self.repo, [bundle], group=group)
-        deploy(self.repo, published.name, published.version, selector={})
+        deploy(self.repo, published.name, published.version, selector="")
         return published.manifest_sha256
 
     def start_relay(self) -> Program:

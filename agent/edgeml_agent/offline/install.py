@@ -175,7 +175,7 @@ def _deployment(bundle: BundleReader, deployment_id: str) -> Deployment:
         manifest_sha256=bundle.manifest_sha256,
     )
     return Deployment(
-        id=deployment_id, name=manifest.name, version=manifest.version, selector={}, percent=100.0, bundles=(wanted,)
+        id=deployment_id, name=manifest.name, version=manifest.version, selector="", percent=100.0, bundles=(wanted,)
     )
 
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from edgeml.cli.output import Moment, Output, Percent, command
-from edgeml_core import names
+from edgeml_core import selectors
 from edgeml_core.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa
 @fleet.command()
 @click.argument("release", metavar="NAME[:VERSION]")
 @_repo
-@click.option("--to", "selector", metavar="K=V,...", multiple=True, help="Labels to have; default: all devices.")
+@click.option("--to", metavar="SELECTOR", multiple=True, help="By labels: 'site in (a,b),!old'; default: all devices.")
+@click.option("--device", "ids", metavar="ID", multiple=True, help="These devices alone.")
+@click.option("--allow-empty", is_flag=True, help="Also if no enrolled device is selected yet.")
 @click.option("--percent", type=Percent(), default=1.0, show_default="100%", help="Of the devices selected.")
 @click.option(
     "--activate-after", metavar="TIME", type=Moment(), help="Fetch now, serve from TIME on: 2030-01-31T22:00."
@@ -85,22 +87,31 @@ def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa
 @command(
     examples=(
         "edgeml fleet deploy minilm --repo ./repo --to site=barn --dry-run",
-        "edgeml fleet deploy minilm:2 --repo ./repo --to site=barn,target=rpi4 --percent 25%",
+        "edgeml fleet deploy minilm:2 --repo ./repo --to 'site in (farm-7,farm-8),target!=rpi4' --percent 25%",
+        "edgeml fleet deploy minilm:2 --repo ./repo --device barn-1 --device barn-2",
         "edgeml fleet deploy minilm --repo ./repo --activate-after 2030-01-31T22:00",
     )
 )
-def deploy(out: Output, release: str, repo: Path, selector: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+def deploy(
+    out: Output,
+    release: str,
+    repo: Path,
+    to: tuple[str, ...],
+    ids: tuple[str, ...],
+    **options: Any,  # noqa: ANN401 - click's
+) -> None:
     """Sign that devices run a release: the version that was published last, when none is named.
 
-    A running `edgeml fleet serve` announces it.
+    In a selector a comma is `and`, ` or ` is or; `k!=v` and `!k` also take devices without the label. A running
+    `edgeml fleet serve` announces the deployment.
     """
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
     name, _, version = release.partition(":")
-    labels, percent = names.parse_labels(selector), options.pop("percent") * 100
-    deployed = Repository.open(repo).deploy(name, version or None, to=labels, percent=percent, **options)
+    selector, percent = selectors.parse_all(to, devices=ids), options.pop("percent") * 100
+    deployed = Repository.open(repo).deploy(name, version or None, to=str(selector), percent=percent, **options)
     signed = deployed.deployment
-    devices = f"{names.as_text(labels) or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
+    devices = f"{signed.selector or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
     done = "would deploy" if options["dry_run"] else "deployed"
     value = {**msgspec.to_builtins(signed), "devices": deployed.devices, "dry_run": options["dry_run"]}
     when = f", serving after {signed.activate_after:%Y-%m-%d %H:%M} UTC" if signed.activate_after else ""

@@ -127,7 +127,7 @@ def _publish(folder: Path, bundle: Bundle, progress: Progress) -> Repository:
 
 async def _deliver(site: Site, repository: Repository, version: str, progress: Progress) -> Report:
     progress(f"deploying {NAME} {version} over MQTT")
-    return await site.active(repository.deploy(NAME, version, to={"site": "farm-7"}).deployment)
+    return await site.active(repository.deploy(NAME, version, to="site=farm-7").deployment)
 
 
 def _similarity(site: Site) -> list[list[float]]:

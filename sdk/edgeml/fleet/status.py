@@ -80,7 +80,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
 
     def admits(self, device: DeviceStatus) -> bool:
         """Return whether a device is among them."""
-        if not names.matches(self.labels, device.labels):
+        if not self.labels.items() <= device.labels.items():
             return False
         match self.state:
             case "":
@@ -130,7 +130,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     version: str
-    selector: dict[str, str]
+    selector: str
     percent: float
     devices: int
     states: dict[str, int]

@@ -6,14 +6,19 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from edgeml.repository import layout
 from edgeml.repository.releases import Release, releases
-from edgeml_core import desired, names
+from edgeml_core import desired, selectors
 from edgeml_core.desired import Deployment, FleetDocument, Wanted
 from edgeml_core.errors import UsageError
+from edgeml_core.selectors import Selector
+
+#: Labels that the refusal of a selector names.
+LABELS_NAMED_MAX: Final = 8
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +33,11 @@ def deploy(
     name: str,
     version: str | None = None,
     *,
-    selector: Mapping[str, str],
+    selector: str,
     percent: float = 100.0,
     activate_after: datetime | None = None,
     again: bool = False,
+    allow_empty: bool = False,
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> Deployed:
@@ -45,34 +51,29 @@ def deploy(
         repo: the repository's folder.
         name: the model.
         version: None takes the version that was published last and isn't withdrawn.
-        selector: labels that a device must have; empty selects all.
+        selector: the devices, by labels and ids (`edgeml_core.selectors`); empty selects all.
         percent: of the devices selected, more than 0, at most 100.
         activate_after: devices fetch and probe the release at once, and serve it from this time on; None is at once.
         again: devices that failed at the earlier deployment, or rolled it back, try it once more.
+        allow_empty: permit a selector that matches no enrolled device.
         dry_run: change nothing, and return what would be deployed.
         now: the time to sign at; by default the clock's.
 
     Raises:
-        UsageError: `usage`, for a bad percentage; `repo-invalid`; `release-unknown`; `release-withdrawn`.
+        UsageError: `usage`, for a bad percentage or selector, or one that matches no device; `repo-invalid`;
+            `release-unknown`; `release-withdrawn`.
     """
     if not 0 < percent <= 100:
         raise UsageError("usage", f"{percent:g} % is not within 0 and 100 %", "give more than 0 %, at most 100 %")
+    wanted = selectors.parse(selector)
     repository = layout.opened(repo)
     with repository.locked():
         chosen = _choose(releases(repository), name, version)
         document = repository.document()
-        deployment = _named(
-            document,
-            Deployment(
-                id=f"{name}-{chosen[0].manifest.version}-{repository.fleet.version() + 1}",
-                name=name,
-                version=chosen[0].manifest.version,
-                selector=dict(selector),
-                percent=percent,
-                bundles=tuple(_wanted(release) for release in chosen),
-                activate_after=activate_after,
-            ),
-        )
+        if not allow_empty:
+            check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
+        rule = _rule(chosen, wanted, percent, activate_after, number=repository.fleet.version() + 1)
+        deployment = _named(document, rule)
         kept = _kept(document, deployment)
         if again and any(it.id == deployment.id for it in document.deployments):
             deployment = msgspec.structs.replace(deployment, id=desired.next_attempt(deployment.id))
@@ -80,6 +81,43 @@ def deploy(
         if not dry_run:
             repository.write_document(changed, now or layout.utc_now())
     return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
+
+
+def _rule(
+    chosen: Sequence[Release], wanted: Selector, percent: float, activate_after: datetime | None, *, number: int
+) -> Deployment:
+    """Make the deployment of one version's bundles; `number` is the document's next version and makes its id unique."""
+    manifest = chosen[0].manifest
+    return Deployment(
+        id=f"{manifest.name}-{manifest.version}-{number}",
+        name=manifest.name,
+        version=manifest.version,
+        selector=str(wanted),
+        percent=percent,
+        bundles=tuple(_wanted(release) for release in chosen),
+        activate_after=activate_after,
+    )
+
+
+def check_selected(selector: Selector, labels: Mapping[str, Mapping[str, str]]) -> None:
+    """Check that a selector matches a device. An empty one always does: it is for devices to come, too.
+
+    Args:
+        selector: for the devices of a deployment.
+        labels: of each enrolled device.
+
+    Raises:
+        UsageError: `usage`; the message names the labels that exist.
+    """
+    if not selector.groups or any(selectors.matches(str(selector), device, it) for device, it in labels.items()):
+        return
+    keys = {term.key for group in selector.groups for term in group}
+    known = sorted({f"{key}={value}" for it in labels.values() for key, value in it.items() if key in keys})
+    found = f"; there are {', '.join(known[:LABELS_NAMED_MAX])}" if known else ""
+    message = f"no enrolled device matches {str(selector)!r}{found}"
+    raise UsageError(
+        "usage", message, "correct the selector, or give --allow-empty for devices that are enrolled later"
+    )
 
 
 def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
@@ -146,10 +184,10 @@ def _named(document: FleetDocument, new: Deployment) -> Deployment:
 
 def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
     """Keep the deployments that still select devices: not those that the new one continues or replaces."""
-    everywhere = new.percent == 100
+    everywhere, wide = new.percent == 100, selectors.parse(new.selector)
     return [
         deployment
         for deployment in document.deployments
         if deployment.id != new.id
-        and not (everywhere and deployment.name == new.name and names.matches(new.selector, deployment.selector))
+        and not (everywhere and deployment.name == new.name and wide.covers(selectors.parse(deployment.selector)))
     ]

@@ -20,6 +20,7 @@ from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed
 from edgeml.repository.rotation import KeyGroup, NewKeys
 from edgeml.repository.withdrawals import Withdrawn
+from edgeml_core import selectors
 
 
 class Repository:
@@ -163,10 +164,11 @@ class Repository:
         name: str,
         version: str | None = None,
         *,
-        to: Mapping[str, str] | None = None,
+        to: str = selectors.EVERYONE,
         percent: float = 100.0,
         activate_after: datetime | None = None,
         again: bool = False,
+        allow_empty: bool = False,
         dry_run: bool = False,
     ) -> Deployed:
         """Sign that devices run a release. A running `Fleet.serve` announces it.
@@ -174,26 +176,29 @@ class Repository:
         Args:
             name: of the model.
             version: None takes the version that was published last and isn't withdrawn.
-            to: labels that a device must have; none selects all devices.
+            to: selects devices by labels and ids, as `"site=farm-7,board!=rpi4"`; by default all.
             percent: of the devices selected, above 0 and at most 100.
             activate_after: devices fetch the release now and serve it from this time on.
             again: devices that failed at the same deployment, or rolled it back, try it once more.
+            allow_empty: permit a selector that matches no enrolled device.
             dry_run: change nothing, and return what would be deployed.
 
         Raises:
-            UsageError: `release-unknown`; `release-withdrawn`; `usage`, for a bad percentage; `repo-invalid`.
+            UsageError: `release-unknown`; `release-withdrawn`; `usage`, for a bad percentage or selector, or
+                one that matches no device; `repo-invalid`.
 
-        >>> Repository.open("farms").deploy("minilm", to={"site": "farm-7"}).devices
+        >>> Repository.open("farms").deploy("minilm", to="site=farm-7").devices
         ('barn-1',)
         """
         return deployments.deploy(
             self.path,
             name,
             version,
-            selector=to or {},
+            selector=to,
             percent=percent,
             activate_after=activate_after,
             again=again,
+            allow_empty=allow_empty,
             dry_run=dry_run,
         )
 

@@ -39,7 +39,7 @@ def relay(tmp_path):
     made = Relay("r", link, Cache(tmp_path, 1 << 20), Site(broker, "relay", TOPICS), TOPICS)
     devices = {name: Device(labels={"site": "barn"}) for name in ("r", "loud", "quiet")}
     deployments = tuple(
-        Deployment(id=f"d-{number}", name="m", version="1", selector={}, percent=100.0, bundles=())
+        Deployment(id=f"d-{number}", name="m", version="1", selector="", percent=100.0, bundles=())
         for number in range(400)
     )
     document = FleetDocument(fleet="farm", devices=devices, deployments=deployments)

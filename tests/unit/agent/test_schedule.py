@@ -15,7 +15,7 @@ NOON = parse("11:30-13:00")
 def a_deployment(activate_after=None):
     """A deployment."""
     return Deployment(
-        id="d", name="m", version="1", selector={}, percent=100.0, bundles=(), activate_after=activate_after
+        id="d", name="m", version="1", selector="", percent=100.0, bundles=(), activate_after=activate_after
     )  # fmt: skip
 
 

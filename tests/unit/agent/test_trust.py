@@ -40,7 +40,7 @@ def release(repo, version):
     path = repo.parent / f"sample-{version}.edgeml"
     path.write_bytes(a_bundle(a_manifest(version=version)))
     repository.publish(repo, [path])
-    deploy(repo, "sample", version, selector={})
+    deploy(repo, "sample", version, selector="")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ LITE = desired.Wanted(target="rpi4", format="tflite", arch="aarch64", cpu_featur
 
 def a_deployment(**changes):
     """A deployment of one model to everyone, with `changes`."""
-    values = {"id": "d1", "name": "m", "version": "1", "selector": {}, "percent": 100.0, "bundles": (X86, VNNI, PI)}
+    values = {"id": "d1", "name": "m", "version": "1", "selector": "", "percent": 100.0, "bundles": (X86, VNNI, PI)}
     return desired.Deployment(**values | changes)
 
 
@@ -38,8 +38,14 @@ def test_a_document_survives_its_encoding():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b"x" * (desired.FLEET_DOCUMENT_MAX_BYTES + 1), desired.encode(a_document(a_deployment(name="../x")))],
-    ids=["empty", "no-fields", "too-long", "bad-name"],
+    [
+        b"",
+        b"{}",
+        b"x" * (desired.FLEET_DOCUMENT_MAX_BYTES + 1),
+        desired.encode(a_document(a_deployment(name="../x"))),
+        desired.encode(a_document(a_deployment(selector="site="))),
+    ],
+    ids=["empty", "no-fields", "too-long", "bad-name", "bad-selector"],
 )
 def test_bad_documents_are_refused(data):
     """Too long, malformed or naming nonsense."""
@@ -55,14 +61,14 @@ def test_only_enrolled_devices_are_wanted_anything_of():
 
 def test_labels_select():
     """A selector's pairs must all be the device's signed labels."""
-    document = a_document(a_deployment(selector={"site": "north"}))
+    document = a_document(a_deployment(selector="site=north"))
     assert set(desired.wanted_by(document, "a")) == {"m"}
     assert desired.wanted_by(document, "b") == {}
 
 
 def test_the_last_deployment_that_includes_a_device_holds():
     """A later, narrower deployment overrides for those it matches."""
-    document = a_document(a_deployment(), a_deployment(id="d2", version="2", selector={"site": "north"}))
+    document = a_document(a_deployment(), a_deployment(id="d2", version="2", selector="site=north"))
     assert desired.wanted_by(document, "a")["m"].version == "2"
     assert desired.wanted_by(document, "b")["m"].version == "1"
 
@@ -77,6 +83,17 @@ def test_a_larger_percentage_includes_all_of_a_smaller_one():
     assert reached[0] == set()
     assert reached[0] < reached[1] < reached[2] < reached[3] == set(ids)
     assert len(reached[1]) == pytest.approx(100, abs=40)
+
+
+def test_a_share_includes_its_exact_number_of_places():
+    """0.07 % are the first seven of 10,000 places: products of floats must not add an eighth."""
+    counts = {0.07: 7, 0.29: 29, 4.37: 437, 55.55: 5555}
+    ids = [f"device-{i}" for i in range(20_000)]
+    for percent, reached in counts.items():
+        deployment = a_deployment(percent=percent)
+        included = {desired.place(deployment, name) for name in ids if desired.includes(deployment, name, {})}
+        assert max(included, default=0) < reached
+        assert not any(desired.includes(deployment, it, {}) for it in ids if desired.place(deployment, it) >= reached)
 
 
 def test_the_next_attempt_is_for_the_same_devices():

@@ -36,7 +36,7 @@ def test_the_way_of_a_release_to_a_device(typed):
     enroll = ("device", "enroll", "pi-1", "--repo", "repo", "--broker", "mqtt://farm.example", "--label", "site=a")
     assert typed(*enroll, "-o", "pi-1")[1]["config"] == "pi-1/agent.toml"
     deployed = typed("fleet", "deploy", "sample:1.0", "--repo", "repo", "--to", "site=a", "--percent", "25%")[1]
-    assert (deployed["version"], deployed["selector"], deployed["percent"]) == ("1.0", {"site": "a"}, 25.0)
+    assert (deployed["version"], deployed["selector"], deployed["percent"]) == ("1.0", "site=a", 25.0)
     assert typed("fleet", "deploy", "sample", "--repo", "repo", "--to", "site=a")[1]["id"] == deployed["id"]
     assert typed("fleet", "status", "--repo", "repo")[1]["deployments"][0]["states"] == {"silent": 1}
     assert typed("fleet", "devices", "--repo", "repo")[1]["devices"][0]["labels"] == {"site": "a"}
@@ -55,6 +55,7 @@ def test_the_way_of_a_release_to_a_device(typed):
         (("fleet", "deploy", "sample", "--repo", "repo"), "release-unknown", 2),
         (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "200%"), "usage", 2),
         (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "1"), "usage", 2),
+        (("fleet", "deploy", "sample", "--repo", "repo", "--to", "site="), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "http://farm.example"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtts://farm.example", "--ca", "no.pem"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtt://127.0.0.1:1"), "broker-unreachable", 5),

@@ -37,7 +37,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.publish(repo, [folder / "sample.edgeml"])
     for device, site in (("pi-1", "a"), ("pi-2", "a"), ("pi-3", "a"), ("pi-4", "b")):
         repository.enroll(repo, device, labels={"site": site}, broker_url=None, out_dir=folder / device)
-    deploy(repo, "sample", selector={"site": "a"})
+    deploy(repo, "sample", selector="site=a")
     (deployment,) = repository.opened(repo).document().deployments
     rejected = Report(
         deployment=deployment.id, name="sample", version="1.0", state="rejected", session=1, code="digest-mismatch"

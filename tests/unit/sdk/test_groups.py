@@ -86,7 +86,7 @@ def test_a_release_is_for_its_group_for_good(repo: Path):
 def test_a_deployment_says_for_whom_its_bundles_are(repo: Path):
     """That is how a device knows which key to take."""
     publish(repo, "1.0")
-    deployed = deploy(repo, "sample", "1.0", selector={})
+    deployed = deploy(repo, "sample", "1.0", selector="")
     assert [bundle.group for bundle in deployed.deployment.bundles] == [GROUP]
 
 
@@ -129,7 +129,7 @@ def test_a_stick_holds_a_groups_chunks_sealed(repo: Path, tmp_path: Path):
     """A device of the group takes them from it; damage is the stick's fault."""
     repository.enroll(repo, "a", labels={"site": "barn"}, broker_url=None, groups=[GROUP], out_dir=tmp_path / "a")
     publish(repo, "1.0")
-    deploy(repo, "sample", "1.0", selector={})
+    deploy(repo, "sample", "1.0", selector="")
     repository.export_site(repo, "barn", tmp_path / "stick")
     key = seal(repo).chunk_id(digest("1.0"))
     assert taken(tmp_path / "stick", key, seal(repo)) == weights("1.0")

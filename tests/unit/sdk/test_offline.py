@@ -30,7 +30,7 @@ def repo(tmp_path: Path) -> Path:
         )  # fmt: skip
     for version, site in (("1.0", "barn"), ("2.0", "mill")):
         release(repo, version)
-        deploy(repo, "sample", version, selector={"site": site}, now=NOW)
+        deploy(repo, "sample", version, selector=f"site={site}", now=NOW)
     return repo
 
 
@@ -81,7 +81,7 @@ def test_a_copy_is_brought_up_to_date_in_place(repo: Path, tmp_path: Path):
     """The same folder again: the new release's chunks come, those of the old go."""
     repository.export_site(repo, "barn", tmp_path / "stick", now=NOW)
     before = held(tmp_path / "stick")
-    deploy(repo, "sample", "2.0", selector={"site": "barn"}, now=NOW)
+    deploy(repo, "sample", "2.0", selector="site=barn", now=NOW)
     copy = repository.export_site(repo, "barn", tmp_path / "stick", now=NOW)
     fresh = repository.export_site(repo, "barn", tmp_path / "fresh", now=NOW)
     assert [release.split("-")[1] for release in copy.releases] == ["2.0"]

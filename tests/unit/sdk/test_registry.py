@@ -124,7 +124,7 @@ def fleet(tmp_path: Path) -> Path:
     repository.publish(repo, [tmp_path / "sample.edgeml"])
     for device, site in (("pi-1", "a"), ("pi-2", "a"), ("pi-3", "b")):
         repository.enroll(repo, device, labels={"site": site}, broker_url=None, out_dir=tmp_path / device)
-    deploy(repo, "sample", selector={"site": "a"})
+    deploy(repo, "sample", selector="site=a")
     return repo
 
 
