@@ -114,7 +114,7 @@ def _install(given: Arguments) -> None:
 
     installed = install.install(_settings_of_store(given), given.source)
     models = [{"name": it.name, "version": it.version, "manifest_sha256": it.active} for it in installed.models]
-    lines = [f"installed {model['name']} {model['version']}" for model in models]
+    lines = [f"installed {it.name} {it.version}" if it.active else f"removed {it.name}" for it in installed.models]
     if not installed.failures:
         _answer(given, {"installed": models}, lines or ["up to date"])
         return

@@ -232,6 +232,10 @@ class ModelServer(Protocol):
         """
         ...
 
+    async def deactivate(self, name: str) -> None:
+        """Stop serving `name`, after its accepted requests are answered; no error when it isn't served."""
+        ...
+
     async def compare(self, name: str, folder: Path, manifest: Manifest, policy: ShadowPolicy) -> Compared | None:
         """Give the bundle in `folder` the requests of the serving version of `name`, within the policy's limits.
 

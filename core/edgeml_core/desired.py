@@ -51,7 +51,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model version for the devices that `selector` matches (`edgeml_core.selectors`), up to `percent` of them.
 
-    Devices fetch and probe it at once, and activate it from `activate_after` on.
+    Devices fetch and probe it at once, and activate it from `activate_after` on. Without a version it is a removal: the
+    devices stop serving the model. A pinned one holds against all that aren't, also later ones.
     """
 
     id: str
@@ -61,10 +62,19 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     percent: float
     bundles: tuple[Wanted, ...]
     activate_after: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    pinned: bool = False
+
+    @property
+    def removes(self) -> bool:
+        """Whether its devices stop serving the model."""
+        return not self.version
 
 
 class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Deployments in the order in which they were made; for each model, the last one that includes a device holds."""
+    """Deployments in the order in which they were made.
+
+    For each model the last pinned one that includes a device holds, else the last one.
+    """
 
     fleet: str
     devices: dict[str, Device]
@@ -89,7 +99,8 @@ def decode(data: bytes) -> FleetDocument:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"the fleet document can't be read: {error}") from error
     for deployment in document.deployments:
-        if not names.is_name(deployment.name) or not names.is_version(deployment.version):
+        is_version = not deployment.bundles if deployment.removes else names.is_version(deployment.version)
+        if not names.is_name(deployment.name) or not is_version:
             raise RejectedError("document-format", f"deployment {deployment.id!r} has no valid name or version")
         if not all(names.is_name(bundle.group) for bundle in deployment.bundles if bundle.group):
             raise RejectedError("document-format", f"deployment {deployment.id!r} has an invalid group name")
@@ -140,7 +151,7 @@ def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:
         return {}
     return {
         deployment.name: deployment
-        for deployment in document.deployments
+        for deployment in sorted(document.deployments, key=lambda it: it.pinned)
         if includes(deployment, device_id, device.labels)
     }
 

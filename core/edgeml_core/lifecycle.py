@@ -25,6 +25,7 @@ class State(StrEnum):
     REJECTED = "rejected"
     WAITING = "waiting"
     ROLLED_BACK = "rolled back"
+    REMOVED = "removed"
 
 
 class Event(StrEnum):
@@ -46,6 +47,7 @@ class Event(StrEnum):
     INTERRUPTED = "interrupted"
     ABANDONED = "abandoned"
     KEPT = "kept"
+    REMOVED = "removed"
 
 
 #: The deployment is gone: nothing serves, or the version before is kept.
@@ -61,7 +63,7 @@ _INTERRUPTIONS: Final = {
 
 TABLE: Final[dict[State, dict[Event, State]]] = {
     State.IDLE: {Event.WANTED: State.RESOLVING},
-    State.RESOLVING: {Event.RESOLVED: State.FETCHING} | _INTERRUPTIONS,
+    State.RESOLVING: {Event.RESOLVED: State.FETCHING, Event.REMOVED: State.REMOVED} | _INTERRUPTIONS,
     State.FETCHING: {Event.FETCHED: State.VERIFYING, Event.POSTPONED: State.DEFERRED} | _INTERRUPTIONS,
     State.VERIFYING: {Event.VERIFIED: State.PROBING} | _INTERRUPTIONS,
     State.PROBING: {
@@ -77,6 +79,7 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
     State.WAITING: {Event.RETRIED: State.RESOLVING, Event.WANTED: State.RESOLVING} | _ABANDONED,
     State.REJECTED: {Event.WANTED: State.RESOLVING},
     State.ROLLED_BACK: {Event.WANTED: State.RESOLVING},
+    State.REMOVED: {Event.WANTED: State.RESOLVING},
 }
 
 #: States in which an update is under way: after a restart it resumes at RESOLVING, with all chunks on the disk.

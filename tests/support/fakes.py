@@ -81,6 +81,12 @@ class MortalStore(Store):
         super().activate(record, now)
         self._life.step()
 
+    def remove(self, record: ModelRecord) -> None:
+        """See `Store.remove`."""
+        self._life.step()
+        super().remove(record)
+        self._life.step()
+
 
 class FakeClock:
     """Time that passes only when somebody sleeps."""
@@ -304,6 +310,12 @@ class MemoryServer:
             raise DeviceError("runtime-failed", f"{manifest.version} can't be loaded")
         self.live[name] = manifest.version
 
+    async def deactivate(self, name: str) -> None:
+        """Let no version answer."""
+        self._life.step()
+        await asyncio.sleep(0)
+        self.live.pop(name, None)
+
     async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared:
         """Let a version agree, unless it is in `disagreeing`."""
         await asyncio.sleep(0)
@@ -383,6 +395,19 @@ class Bench:
             cpu_features=manifest.cpu.features,
             manifest_sha256=chunks.sha256(data),
         )
+
+    def undeploy(self, name: str) -> Deployment:
+        """Let the device serve a model no longer."""
+        removal = Deployment(
+            id=f"{name}-removal-{len(self.trust.deployments)}",
+            name=name,
+            version="",
+            selector="",
+            percent=100.0,
+            bundles=(),
+        )
+        self.trust.deployments.append(removal)
+        return removal
 
     def deploy(self, name: str, version: str, wanted: Wanted, *, activate_after: datetime | None = None) -> Deployment:
         """Let the device want a release."""

@@ -50,6 +50,9 @@ class NullModelServer:
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """See `ModelServer.activate`."""
 
+    async def deactivate(self, name: str) -> None:
+        """See `ModelServer.deactivate`."""
+
     async def compare(self, name: str, folder: Path, manifest: Manifest, policy: ShadowPolicy) -> None:
         """See `ModelServer.compare`."""
 
@@ -101,7 +104,7 @@ async def _install_folder(settings: Settings, store: Store, source: Path) -> Ins
     installed, failures = [], []
     for deployment in deployments.values():
         record = store.record(deployment.name)
-        if record.deployment == deployment.id and record.state is State.ACTIVE:
+        if record.deployment == deployment.id and record.state in {State.ACTIVE, State.REMOVED}:
             continue
         try:
             await agent.attempt(deployment)

@@ -43,6 +43,9 @@ _ACTIVATE: Final = """
     UPDATE model SET previous = CASE WHEN active = :wanted THEN previous ELSE active END, active = :wanted,
     activated_at = :now, unclean_restarts = 0 WHERE name = :name
 """
+_REMOVE: Final = """
+    UPDATE model SET active = '', previous = '', activated_at = 0, unclean_restarts = 0 WHERE name = :name
+"""
 _ROLL_BACK: Final = """
     UPDATE model SET state = :state, code = :code, message = :message,
     active = previous, previous = '', activated_at = 0, unclean_restarts = 0 WHERE name = :name
@@ -121,6 +124,12 @@ class Store:
         with self._transaction() as database:
             database.execute(_SAVE, msgspec.structs.asdict(record))
             database.execute(_ACTIVATE, {"name": record.name, "wanted": record.wanted, "now": now})
+
+    def remove(self, record: ModelRecord) -> None:
+        """Store the state of a removal: the model has no release any more."""
+        with self._transaction() as database:
+            database.execute(_SAVE, msgspec.structs.asdict(record))
+            database.execute(_REMOVE, {"name": record.name})
 
     def roll_back(self, name: str, code: str, message: str) -> ModelRecord:
         """Make the previous release active again, with the reason; the other is forgotten.

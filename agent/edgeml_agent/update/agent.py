@@ -36,7 +36,7 @@ from edgeml_runtime.hardware.board import Board
 #: States in which the chunks of the wanted release are kept on the disk.
 _KEEPS_CHUNKS: Final = lifecycle.UNDER_WAY | {State.WAITING, State.DEFERRED}
 #: Final states of an update: only another deployment starts a new one.
-_SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
+_SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK, State.REMOVED})
 #: Codes of failures that the release didn't cause and the device may recover from: the next look retries the update.
 _RECOVERABLE: Final = frozenset({"disk-full", "memory-short", "store-failed"})
 
@@ -119,12 +119,15 @@ class Agent:
         return await asyncio.to_thread(find)
 
     async def update(self, machine: StateMachine, deployment: Deployment) -> None:
-        """Install a deployment: all steps in order, each with its event of the state machine's table.
+        """Install a deployment, or remove its model: all steps in order, each with its event of the table.
 
         Raises:
             EdgemlError: a step failed; the serving version is unchanged.
         """
         await machine.begin(deployment.id, deployment.version)
+        if deployment.removes:
+            await run_to_end(self._remove(machine))
+            return
         release, group = await self._resolve(deployment)
         await machine.advance(Event.RESOLVED, wanted=release.digest)
         fetched = await self._fetch(machine.record, release, group)
@@ -149,6 +152,17 @@ class Agent:
 
         await run_to_end(activate())
         self._reporter.activated(machine.record, probed)
+
+    async def _remove(self, machine: StateMachine) -> None:
+        """Stop serving a model after its accepted requests are answered. A power cut before the record repeats it."""
+        async with self._swap_lock:
+            await self._stop_serving(machine.record.name)
+            await machine.remove()
+
+    async def _stop_serving(self, name: str) -> None:
+        await self._ports.server.deactivate(name)
+        if self.serving.pop(name, None):
+            log.event("not serving", model=name)
 
     async def attempt(self, deployment: Deployment) -> float | None:
         """Run `update` once, and record and report how it ended.
@@ -272,11 +286,16 @@ class Agent:
     async def serve(self, name: str) -> None:
         """Load the store's active release of `name`; roll back to the previous one if that fails.
 
+        A model that another process has removed stops serving.
+
         Raises:
             DeviceError: both failed; the version that answered before still does.
         """
         async with self._swap_lock:
             record = self._ports.store.record(name)
+            if not record.active and name in self.serving:
+                await self._stop_serving(name)
+                self._reporter.publish_state()
             if not record.active or self.serving.get(name) == record.active:
                 return
             try:
@@ -300,7 +319,8 @@ class Agent:
 
     async def tune(self, name: str) -> None:
         """Tune the serving release of `name` for this device, once, and reload it with the result."""
-        digest = self.serving[name]
+        if (digest := self.serving.get(name)) is None:
+            return
         folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
         if digest in self._tuned or await asyncio.to_thread(tuning.read, folder, release.manifest) is not None:
             return

@@ -42,7 +42,7 @@ TUNE_LOOK_EVERY_S: Final = 5.0
 #: Seconds before a background task that failed runs again.
 TASK_PAUSE_S: Final = 60.0
 #: States without an unfinished update.
-_AT_REST: Final = frozenset({State.IDLE, State.ACTIVE, State.REJECTED, State.ROLLED_BACK})
+_AT_REST: Final = frozenset({State.IDLE, State.ACTIVE, State.REJECTED, State.ROLLED_BACK, State.REMOVED})
 
 
 class Daemon:

@@ -75,6 +75,14 @@ class StateMachine:
         self.record = self._store.record(self.record.name)
         self._on_change(self.record)
 
+    async def remove(self) -> None:
+        """Advance by `REMOVED`; the same transaction takes the model's releases out of use."""
+        state = lifecycle.advance(self.record.state, Event.REMOVED)
+        self.record = msgspec.structs.replace(self.record, state=state)
+        await run_to_end(asyncio.to_thread(self._store.remove, self.record))
+        self.record = self._store.record(self.record.name)
+        self._on_change(self.record)
+
     async def fail(self, error: EdgemlError) -> None:
         """Advance by the error's family. A rejected release isn't fetched again, but by another attempt."""
         match error:

@@ -122,7 +122,7 @@ def _status_text(found: FleetStatus, listed: Sequence[DeviceStatus], *, is_chose
     summary = f"fleet {found.fleet}: {found.online} of {found.devices} device(s) online; "
     summary += f"served by {'; '.join(hosts)}" if hosts else "no host is serving: start edgeml fleet serve"
     rows = [
-        (it.id, f"{it.name} {it.version}", it.selector or "all", f"{it.percent:g} %", it.devices,
+        (it.id, f"{it.name} {it.version or '(removed)'}", it.selector or "all", f"{it.percent:g} %", it.devices,
          ", ".join(f"{count} {state}" for state, count in it.states.items()))
         for it in found.deployments
     ]  # fmt: skip

@@ -60,7 +60,11 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_well(self) -> bool:
         """Whether it is online and runs all that it should."""
-        return self.online and not self.code and all(it == State.ACTIVE for it in self.deployments.values())
+        return (
+            self.online
+            and not self.code
+            and all(it in {State.ACTIVE, State.REMOVED} for it in self.deployments.values())
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as `--json` prints them."""
@@ -307,7 +311,7 @@ def _deployment(deployment: Deployment, counts: _Counts) -> DeploymentStatus:
 def _state(deployment: Deployment, row: _Row) -> str:
     """The deployment's state on one device: from the retained state, which outlives lost reports, else the report."""
     model = row.seen.state.models.get(deployment.name) if row.seen else None
-    if model is not None and model.version == deployment.version and model.state == State.ACTIVE:
+    if model is not None and model.version == deployment.version and model.state in {State.ACTIVE, State.REMOVED}:
         return model.state
     report = row.reports.get(deployment.id)
     return report.state if report else SILENT

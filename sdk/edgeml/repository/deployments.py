@@ -37,6 +37,7 @@ def deploy(
     percent: float = 100.0,
     activate_after: datetime | None = None,
     again: bool = False,
+    pin: bool = False,
     allow_empty: bool = False,
     dry_run: bool = False,
     now: datetime | None = None,
@@ -55,6 +56,7 @@ def deploy(
         percent: of the devices selected, more than 0, at most 100.
         activate_after: devices fetch and probe the release at once, and serve it from this time on; None is at once.
         again: devices that failed at the earlier deployment, or rolled it back, try it once more.
+        pin: the deployment holds against all that aren't pinned, also later ones, until `unpin`.
         allow_empty: permit a selector that matches no enrolled device.
         dry_run: change nothing, and return what would be deployed.
         now: the time to sign at; by default the clock's.
@@ -73,7 +75,7 @@ def deploy(
         if not allow_empty:
             check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
         rule = _rule(chosen, wanted, percent, activate_after, number=repository.fleet.version() + 1)
-        deployment = _named(document, rule)
+        deployment = _named(document, msgspec.structs.replace(rule, pinned=pin))
         kept = _kept(document, deployment)
         if again and any(it.id == deployment.id for it in document.deployments):
             deployment = msgspec.structs.replace(deployment, id=desired.next_attempt(deployment.id))
@@ -81,6 +83,67 @@ def deploy(
         if not dry_run:
             repository.write_document(changed, now or layout.utc_now())
     return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
+
+
+def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: datetime | None = None) -> Deployed:
+    """Sign that devices stop serving a model and free its disk. Pinned devices keep it.
+
+    The removal stays in the document, for devices that are away, until another deployment takes its place.
+
+    Args:
+        repo: the repository's folder.
+        name: the model.
+        selector: the devices; empty selects all.
+        now: the time to sign at; by default the clock's.
+
+    Raises:
+        UsageError: `usage`, for a model without a deployment, or a selector that matches no device; `repo-invalid`.
+    """
+    wanted = selectors.parse(selector)
+    repository = layout.opened(repo)
+    with repository.locked():
+        document = repository.document()
+        deployed = {it.name for it in document.deployments if not it.removes}
+        if name not in deployed:
+            raise UsageError("usage", f"no deployment of {name!r} is signed", _hint(name, deployed))
+        check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
+        number = repository.fleet.version() + 1
+        removal = Deployment(
+            id=f"{name}-removal-{number}", name=name, version="", selector=str(wanted), percent=100.0, bundles=()
+        )
+        changed = msgspec.structs.replace(document, deployments=(*_kept(document, removal), removal))
+        repository.write_document(changed, now or layout.utc_now())
+    return Deployed(deployment=removal, devices=tuple(_included(changed, removal)))
+
+
+def unpin(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: datetime | None = None) -> tuple[str, ...]:
+    """Take pinned deployments of a model out of the document, so that its other deployments hold again.
+
+    Args:
+        repo: the repository's folder.
+        name: the model.
+        selector: the pins whose devices it selects all; empty selects all pins.
+        now: the time to sign at; by default the clock's.
+
+    Returns:
+        The ids of the deployments.
+
+    Raises:
+        UsageError: `usage`, when there is no such pin; `repo-invalid`.
+    """
+    wanted = selectors.parse(selector)
+    repository = layout.opened(repo)
+    with repository.locked():
+        document = repository.document()
+        pins = [it for it in document.deployments if it.pinned and it.name == name]
+        ended = [it for it in pins if wanted.covers(selectors.parse(it.selector))]
+        if not ended:
+            known = "; ".join(it.selector or "all" for it in pins)
+            hint = f"name one of the pins: {known}" if known else "see the deployments with `edgeml fleet status`"
+            raise UsageError("usage", f"{name} has no pin for {str(wanted) or 'any device'!r}", hint)
+        kept = tuple(it for it in document.deployments if it not in ended)
+        repository.write_document(msgspec.structs.replace(document, deployments=kept), now or layout.utc_now())
+    return tuple(it.id for it in ended)
 
 
 def _rule(
@@ -184,10 +247,11 @@ def _named(document: FleetDocument, new: Deployment) -> Deployment:
 
 def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
     """Keep the deployments that still select devices: not those that the new one continues or replaces."""
-    everywhere, wide = new.percent == 100, selectors.parse(new.selector)
-    return [
-        deployment
-        for deployment in document.deployments
-        if deployment.id != new.id
-        and not (everywhere and deployment.name == new.name and wide.covers(selectors.parse(deployment.selector)))
-    ]
+    wide = selectors.parse(new.selector)
+
+    def is_replaced(old: Deployment) -> bool:
+        if old.name != new.name or new.percent < 100 or (old.pinned and not new.pinned):
+            return False
+        return wide.covers(selectors.parse(old.selector))
+
+    return [it for it in document.deployments if it.id != new.id and not is_replaced(it)]

@@ -168,6 +168,7 @@ class Repository:
         percent: float = 100.0,
         activate_after: datetime | None = None,
         again: bool = False,
+        pin: bool = False,
         allow_empty: bool = False,
         dry_run: bool = False,
     ) -> Deployed:
@@ -180,6 +181,7 @@ class Repository:
             percent: of the devices selected, above 0 and at most 100.
             activate_after: devices fetch the release now and serve it from this time on.
             again: devices that failed at the same deployment, or rolled it back, try it once more.
+            pin: the deployment holds against all that aren't pinned, also later ones, until `unpin`.
             allow_empty: permit a selector that matches no enrolled device.
             dry_run: change nothing, and return what would be deployed.
 
@@ -198,9 +200,37 @@ class Repository:
             percent=percent,
             activate_after=activate_after,
             again=again,
+            pin=pin,
             allow_empty=allow_empty,
             dry_run=dry_run,
         )
+
+    def undeploy(self, name: str, *, to: str = selectors.EVERYONE) -> Deployed:
+        """Sign that devices stop serving a model and free its disk. Pinned devices keep it.
+
+        Args:
+            name: of the model.
+            to: selects devices by labels and ids; by default all.
+
+        Raises:
+            UsageError: `usage`, for a model without a deployment, or a selector that matches no device; `repo-invalid`.
+
+        >>> Repository.open("farms").undeploy("minilm").devices
+        ('barn-1',)
+        """
+        return deployments.undeploy(self.path, name, selector=to)
+
+    def unpin(self, name: str, *, to: str = selectors.EVERYONE) -> tuple[str, ...]:
+        """End pinned deployments of a model, and return their ids; its other deployments hold again.
+
+        Args:
+            name: of the model.
+            to: the pins of which it selects all devices; by default all pins.
+
+        Raises:
+            UsageError: `usage`, when there is no such pin; `repo-invalid`.
+        """
+        return deployments.unpin(self.path, name, selector=to)
 
     def refresh(self) -> list[Refreshed]:
         """Renew the signatures that expire first; `Fleet.serve` does so by itself.

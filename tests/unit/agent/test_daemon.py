@@ -345,6 +345,73 @@ def test_deployment_once_settled_outlives_its_withdrawal(bench):
     assert bench.store.record(NAME).deployment == deployment
 
 
+def test_removal_ends_serving_reports_it_and_frees_the_disk(bench):
+    """Once, also after a restart; and the model can be deployed again."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    first = bench.trust.deployments[-1]
+    removal = bench.undeploy(NAME)
+    live(bench, until=lambda: bench.store.record(NAME).state is State.REMOVED and not releases_kept(bench))
+    live(bench, until=lambda: bench.link.shown[-1].models[NAME].state == State.REMOVED)
+    assert bench.server.live == {}
+    assert [it.state for it in bench.link.reports if it.deployment == removal.id] == ["resolving", "removed"]
+    bench.trust.deployments.append(msgspec.structs.replace(first, id="again"))
+    live(bench, until=serves(bench, "1.0"))
+
+
+def releases_kept(bench):
+    """The folders of releases on the disk."""
+    return list((bench.folder / "releases").iterdir())
+
+
+def test_removal_during_an_update_ends_it(bench):
+    """The fetch is cancelled, and both versions go."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.origin.lost[deploy(bench, "2.0")] = 10_000
+    live(bench, lambda: bench.undeploy(NAME), until=lambda: bench.store.record(NAME).state is State.REMOVED)
+    assert (bench.server.live, releases_kept(bench)) == ({}, [])
+
+
+def test_removal_by_another_process_is_followed(bench):
+    """As `edgeml-agent install` does from a stick: the running agent stops serving."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    other = Bench(bench.folder)
+    other.trust = bench.trust
+    other.start()
+    removal = msgspec.structs.replace(bench.trust.deployments.pop(), id="gone", version="", bundles=())
+    live(bench, lambda: asyncio.ensure_future(other.agent.attempt(removal)), until=lambda: bench.server.live == {})
+    assert bench.store.record(NAME).state is State.REMOVED
+
+
+@pytest.mark.parametrize("outcome", ["active", "refused", "rolled back"])
+def test_deployment_that_leaves_the_document_gives_way_to_the_one_before(bench, outcome):
+    """However it ended here: the old version serves again, unfetched, and the bad one isn't tried again."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    digest = deploy(bench, "2.0")
+    if outcome == "refused":
+        bench.prober.failures["2.0"] = RejectedError("golden-mismatch", "its answers differ")
+    if outcome == "rolled back":
+        bench.server.failures.add("2.0")
+    done = {"active": State.ACTIVE, "refused": State.REJECTED, "rolled back": State.ROLLED_BACK}[outcome]
+    bad = bench.trust.deployments[-1]
+    live(bench, until=lambda: settled(bench, bad) is done)
+    probed = bench.prober.probed.count("2.0")
+    bench.trust.deployments.remove(bad)
+    bench.origin.lost[digest] = 10_000
+    live(bench, until=lambda: settled(bench, bench.trust.deployments[-1]) is State.ACTIVE)
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.prober.probed.count("2.0") == probed
+
+
+def settled(bench, deployment):
+    """The state of a deployment on the device; None while its record is about another one."""
+    record = bench.store.record(NAME)
+    return record.state if record.deployment == deployment.id else None
+
+
 def test_signed_files_once_refused_are_reported_once(bench):
     """Until they are right again; nothing else changes."""
     deploy(bench, "1.0")

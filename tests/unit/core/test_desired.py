@@ -73,6 +73,22 @@ def test_the_last_deployment_that_includes_a_device_holds():
     assert desired.wanted_by(document, "b")["m"].version == "1"
 
 
+def test_pinned_deployments_hold_against_later_ones():
+    """Among several pins the last one holds."""
+    pins = (a_deployment(id=f"p{n}", version=f"{n}", selector="device=a", pinned=True) for n in (3, 4))
+    document = a_document(*pins, a_deployment(version="9"))
+    assert desired.wanted_by(document, "a")["m"].version == "4"
+    assert desired.wanted_by(document, "b")["m"].version == "9"
+
+
+def test_a_removal_has_neither_version_nor_bundles():
+    """A version without bundles is an old mistake of a host; bundles without a version are refused."""
+    removal = a_deployment(version="", bundles=())
+    assert desired.decode(desired.encode(a_document(removal))).deployments[0].removes
+    with pytest.raises(RejectedError):
+        desired.decode(desired.encode(a_document(a_deployment(version=""))))
+
+
 def test_a_larger_percentage_includes_all_of_a_smaller_one():
     """Widening a wave never takes a device out of it."""
     ids = [f"device-{i}" for i in range(2000)]

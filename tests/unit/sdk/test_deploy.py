@@ -176,3 +176,37 @@ def test_selectors_that_mean_the_same_continue_one_deployment(repo: Path):
     first = deploy(repo, "sample", "1.0", selector="site=a , board in (y,x)")
     second = deploy(repo, "sample", "1.0", selector="board in (x,y),site = a")
     assert (second.id, second.selector) == (first.id, "board in (x,y),site=a")
+
+
+def test_undeploying_leaves_a_removal_for_the_devices_that_are_away(repo: Path, tmp_path: Path):
+    """To one site beside the deployment to all; to all alone. The next deployment takes its place."""
+    for device, site in (("one", "a"), ("two", "b")):
+        repository.enroll(repo, device, labels={"site": site}, broker_url=None, out_dir=tmp_path / device)
+    with pytest.raises(UsageError, match="no deployment"):
+        deploying.undeploy(repo, "sample")
+    first = deploy(repo, "sample", "1.0", selector="")
+    removed = deploying.undeploy(repo, "sample", selector="site=b")
+    assert removed.devices == ("two",)
+    assert removed.deployment.removes
+    assert deployments(repo) == (first, removed.deployment)
+    with pytest.raises(UsageError, match="no enrolled device"):
+        deploying.undeploy(repo, "sample", selector="site=c")
+    everywhere = deploying.undeploy(repo, "sample")
+    assert everywhere.devices == ("one", "two")
+    assert deployments(repo) == (everywhere.deployment,)
+    last = deploy(repo, "sample", "0.9", selector="")
+    assert deployments(repo) == (last,)
+
+
+def test_pinned_device_keeps_its_version_until_it_is_unpinned(repo: Path, tmp_path: Path):
+    """Whatever is deployed to all afterwards, and when the model is undeployed."""
+    for device in ("one", "two"):
+        repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
+    pin = deploy(repo, "sample", "1.0", selector="device=one", pin=True)
+    last = deploying.deploy(repo, "sample", "0.9", selector="")
+    assert last.devices == ("two",)
+    assert deploying.undeploy(repo, "sample").devices == ("two",)
+    with pytest.raises(UsageError, match="no pin"):
+        deploying.unpin(repo, "sample", selector="device=two")
+    assert deploying.unpin(repo, "sample", selector="device=one") == (pin.id,)
+    assert [it.removes for it in deployments(repo)] == [True]

@@ -44,6 +44,21 @@ def test_the_way_of_a_release_to_a_device(typed):
     assert typed("repo", "export", "stick", "--repo", "repo", "--site", "a")[1]["devices"] == ["pi-1"]
 
 
+def test_a_model_leaves_devices_and_a_pin_holds_one(typed):
+    """`deploy --device --pin`, `undeploy`, `unpin`: each names its deployment."""
+    typed("repo", "init", "repo", "--no-passphrase")
+    typed("publish", "sample.edgeml", "--repo", "repo")
+    for device in ("pi-1", "pi-2"):
+        typed("device", "enroll", device, "--repo", "repo", "-o", device)
+    pin = typed("fleet", "deploy", "sample", "--repo", "repo", "--device", "pi-1", "--pin")[1]
+    assert (pin["selector"], pin["pinned"], pin["devices"]) == ("device=pi-1", True, ["pi-1"])
+    removed = typed("fleet", "undeploy", "sample", "--repo", "repo")[1]
+    assert removed["devices"] == ["pi-2"]
+    status = typed("fleet", "status", "--repo", "repo")[1]
+    assert [it["version"] for it in status["deployments"]] == ["1.0", ""]
+    assert typed("fleet", "unpin", "sample", "--repo", "repo", "--device", "pi-1") == (0, {"deployments": [pin["id"]]})
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
@@ -56,6 +71,8 @@ def test_the_way_of_a_release_to_a_device(typed):
         (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "200%"), "usage", 2),
         (("fleet", "deploy", "sample", "--repo", "repo", "--percent", "1"), "usage", 2),
         (("fleet", "deploy", "sample", "--repo", "repo", "--to", "site="), "usage", 2),
+        (("fleet", "undeploy", "sample", "--repo", "repo"), "usage", 2),
+        (("fleet", "unpin", "sample", "--repo", "repo"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "http://farm.example"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtts://farm.example", "--ca", "no.pem"), "usage", 2),
         (("fleet", "serve", "--repo", "repo", "--broker", "mqtt://127.0.0.1:1"), "broker-unreachable", 5),

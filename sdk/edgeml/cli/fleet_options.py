@@ -1,0 +1,35 @@
+"""Options that several commands of `edgeml fleet` have: the repository, the database, the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE: Final = click.Path(path_type=Path)
+
+repository_option = click.option("--repo", metavar="DIR", type=FILE, required=True, help="The repository.")
+
+
+def database_options(command: Command) -> Command:
+    """Add the options that name the fleet's database."""
+    named = click.option(
+        "--database", metavar="FILE|URL", help="The registry, a file or postgresql://...; default: fleet.db in DIR."
+    )
+    with_password = click.option(
+        "--database-password-file", metavar="FILE", type=FILE, help="The password of the database's user, on one line."
+    )
+    return named(with_password(command))
+
+
+def device_options(command: Command) -> Command:
+    """Add the options that select devices, `to` and `ids`."""
+    by_label = click.option(
+        "--to", metavar="SELECTOR", multiple=True, help="By labels: 'site in (a,b),!old'; default: all devices."
+    )
+    by_id = click.option("--device", "ids", metavar="ID", multiple=True, help="These devices alone.")
+    return by_label(by_id(command))
