@@ -11,10 +11,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from edgeml_agent import schedule
-from edgeml_agent.schedule import DailyWindow
-from edgeml_core import broker, names
+from edgeml_core import broker, daily_window, names
 from edgeml_core.broker import BrokerUrl
+from edgeml_core.daily_window import DailyWindow
 
 Parser = Callable[[object], object]
 #: The largest TCP port.
@@ -89,7 +88,7 @@ def _topic(given: object) -> str:
 
 
 def _window(given: object) -> DailyWindow:
-    return schedule.parse(_text(given))
+    return daily_window.parse(_text(given))
 
 
 def _address(given: object) -> HttpAddress:

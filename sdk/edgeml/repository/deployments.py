@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -76,10 +76,10 @@ def deploy(
             check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
         rule = _rule(chosen, wanted, percent, activate_after, number=repository.fleet.version() + 1)
         deployment = _named(document, msgspec.structs.replace(rule, pinned=pin))
-        kept = _kept(document, deployment)
+        others = kept(document.deployments, deployment)
         if again and any(it.id == deployment.id for it in document.deployments):
             deployment = msgspec.structs.replace(deployment, id=desired.next_attempt(deployment.id))
-        changed = msgspec.structs.replace(document, deployments=(*kept, deployment))
+        changed = msgspec.structs.replace(document, deployments=(*others, deployment))
         if not dry_run:
             repository.write_document(changed, now or layout.utc_now())
     return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
@@ -107,11 +107,15 @@ def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: 
         if name not in deployed:
             raise UsageError("usage", f"no deployment of {name!r} is signed", _hint(name, deployed))
         check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
-        number = repository.fleet.version() + 1
         removal = Deployment(
-            id=f"{name}-removal-{number}", name=name, version="", selector=str(wanted), percent=100.0, bundles=()
+            id=f"{name}-removal-{repository.fleet.version() + 1}",
+            name=name,
+            version="",
+            selector=str(wanted),
+            percent=100.0,
+            bundles=(),
         )
-        changed = msgspec.structs.replace(document, deployments=(*_kept(document, removal), removal))
+        changed = msgspec.structs.replace(document, deployments=(*kept(document.deployments, removal), removal))
         repository.write_document(changed, now or layout.utc_now())
     return Deployed(deployment=removal, devices=tuple(_included(changed, removal)))
 
@@ -141,8 +145,8 @@ def unpin(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: dat
             known = "; ".join(it.selector or "all" for it in pins)
             hint = f"name one of the pins: {known}" if known else "see the deployments with `edgeml fleet status`"
             raise UsageError("usage", f"{name} has no pin for {str(wanted) or 'any device'!r}", hint)
-        kept = tuple(it for it in document.deployments if it not in ended)
-        repository.write_document(msgspec.structs.replace(document, deployments=kept), now or layout.utc_now())
+        left = tuple(it for it in document.deployments if it not in ended)
+        repository.write_document(msgspec.structs.replace(document, deployments=left), now or layout.utc_now())
     return tuple(it.id for it in ended)
 
 
@@ -245,8 +249,8 @@ def _named(document: FleetDocument, new: Deployment) -> Deployment:
     return new
 
 
-def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
-    """Keep the deployments that still select devices: not those that the new one continues or replaces."""
+def kept(deployments: Iterable[Deployment], new: Deployment) -> list[Deployment]:
+    """Return the deployments that still select devices beside a new one: those that it doesn't continue or replace."""
     wide = selectors.parse(new.selector)
 
     def is_replaced(old: Deployment) -> bool:
@@ -254,4 +258,4 @@ def _kept(document: FleetDocument, new: Deployment) -> list[Deployment]:
             return False
         return wide.covers(selectors.parse(old.selector))
 
-    return [it for it in document.deployments if it.id != new.id and not is_replaced(it)]
+    return [it for it in deployments if it.id != new.id and not is_replaced(it)]

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edgeml_agent.schedule import AtOnce, DailyWindow, DeviceCalendar, parse
+from edgeml_agent.schedule import AtOnce, DeviceCalendar
+from edgeml_core.daily_window import DailyWindow, parse
 from edgeml_core.desired import Deployment
 
 NIGHT = parse("22:00-05:00")

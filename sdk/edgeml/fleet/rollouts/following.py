@@ -1,0 +1,69 @@
+"""The fleet document that a rollout asks for. Pure, and the same when it is applied twice.
+
+While a rollout is under way its deployment stands in the document with the share of the newest wave. The deployments
+that it will replace stay beside it, so an abort only takes it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from edgeml.fleet.rollouts.plan import ENDED, Phase, Rollout
+from edgeml.repository import deployments
+from edgeml_core import desired
+from edgeml_core.desired import Deployment, FleetDocument
+
+
+def follow(document: FleetDocument, rollout: Rollout, labels: Mapping[str, Mapping[str, str]]) -> FleetDocument:
+    """Return the document that follows the rollout's last decision.
+
+    An ended rollout whose deployment isn't in the document changes nothing: another one has taken its place.
+
+    Args:
+        document: the signed one.
+        rollout: as it is recorded.
+        labels: the signed labels of each enrolled device.
+    """
+    rules = document.deployments
+    index = next((at for at, it in enumerate(rules) if it.id == rollout.id), None)
+    if index is None and (rollout.wave < 0 or rollout.phase in ENDED):
+        return document
+    before, after = (rules, ()) if index is None else (rules[:index], rules[index + 1 :])
+    signed = msgspec.structs.replace(rollout.deployment, percent=rollout.percent)
+    match rollout.phase:
+        case Phase.ABORTED:
+            changed = (*_removal(signed, (*before, *after), labels), *before, *after)
+        case Phase.ROLLED_BACK:
+            changed = (
+                *_removal(signed, (*before, *rollout.replaced, *after), labels),
+                *before,
+                *rollout.replaced,
+                *after,
+            )
+        case Phase.COMPLETED:
+            changed = (*deployments.kept(before, signed), signed, *after)
+        case _:
+            changed = (*before, signed, *after)
+    return msgspec.structs.replace(document, deployments=changed)
+
+
+def replaced_by(document: FleetDocument, rollout: Rollout) -> tuple[Deployment, ...]:
+    """Return the deployments that the rollout takes the place of when it is complete."""
+    signed = msgspec.structs.replace(rollout.deployment, percent=rollout.percent)
+    others = [it for it in document.deployments if it.id != rollout.id]
+    kept = deployments.kept(others, signed)
+    return tuple(it for it in others if it not in kept)
+
+
+def _removal(
+    ended: Deployment, others: tuple[Deployment, ...], labels: Mapping[str, Mapping[str, str]]
+) -> tuple[Deployment, ...]:
+    """Make the removal for touched devices that had no version before; deployments that stand later are stronger."""
+    same_model = [it for it in others if it.name == ended.name]
+    touched = [(device, it) for device, it in labels.items() if desired.includes(ended, device, it)]
+    if all(any(desired.includes(it, *device) for it in same_model) for device in touched):
+        return ()
+    # Another attempt at the same deployment has the same order of devices, so it selects those that were touched.
+    return (msgspec.structs.replace(ended, id=desired.next_attempt(ended.id), version="", bundles=()),)
