@@ -73,12 +73,14 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Deployments in the order in which they were made.
 
-    For each model the last pinned one that includes a device holds, else the last one.
+    For each model the last pinned one that includes a device holds, else the last one. `audit` is the head of the
+    host's audit log when it signed; devices ignore it.
     """
 
     fleet: str
     devices: dict[str, Device]
     deployments: tuple[Deployment, ...]
+    audit: str = ""
 
 
 def encode(document: FleetDocument) -> bytes:

@@ -66,6 +66,7 @@ CODES: Final[dict[str, str]] = {
     "disk-full": "the store has no space for the release",
     "memory-short": "the model needs more memory than this device has available",
     "store-failed": "the store's database or files can't be read or written",
+    "audit-broken": "the audit log isn't the one that was written: an entry was altered, removed or moved",
     "not-leader": "another host leads the fleet now, so this one's decision doesn't count",
     "crash-loop": "the agent restarted uncleanly too often after an activation",
     # raised by the server and answered to its clients

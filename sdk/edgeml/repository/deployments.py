@@ -81,8 +81,22 @@ def deploy(
             deployment = msgspec.structs.replace(deployment, id=desired.next_attempt(deployment.id))
         changed = msgspec.structs.replace(document, deployments=(*others, deployment))
         if not dry_run:
-            repository.write_document(changed, now or layout.utc_now())
+            now = now or layout.utc_now()
+            repository.audit.append("deploy", deployment.id, facts(deployment), now=now)
+            repository.write_document(changed, now)
     return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
+
+
+def facts(deployment: Deployment) -> dict[str, object]:
+    """Return the parts of a deployment that the audit log has."""
+    return {
+        "version": deployment.version,
+        "selector": deployment.selector,
+        "percent": f"{deployment.percent:g}",
+        "activate after": deployment.activate_after,
+        "pinned": deployment.pinned or None,
+        "bundles": ",".join(it.manifest_sha256 for it in deployment.bundles),
+    }
 
 
 def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: datetime | None = None) -> Deployed:
@@ -116,7 +130,9 @@ def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: 
             bundles=(),
         )
         changed = msgspec.structs.replace(document, deployments=(*kept(document.deployments, removal), removal))
-        repository.write_document(changed, now or layout.utc_now())
+        now = now or layout.utc_now()
+        repository.audit.append("undeploy", removal.id, facts(removal), now=now)
+        repository.write_document(changed, now)
     return Deployed(deployment=removal, devices=tuple(_included(changed, removal)))
 
 
@@ -146,7 +162,10 @@ def unpin(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: dat
             hint = f"name one of the pins: {known}" if known else "see the deployments with `edgeml fleet status`"
             raise UsageError("usage", f"{name} has no pin for {str(wanted) or 'any device'!r}", hint)
         left = tuple(it for it in document.deployments if it not in ended)
-        repository.write_document(msgspec.structs.replace(document, deployments=left), now or layout.utc_now())
+        now = now or layout.utc_now()
+        for pin in ended:
+            repository.audit.append("unpin", pin.id, facts(pin), now=now)
+        repository.write_document(msgspec.structs.replace(document, deployments=left), now)
     return tuple(it.id for it in ended)
 
 

@@ -12,7 +12,7 @@ import msgspec
 from edgeml.repository import device_folder, layout
 from edgeml.repository.device_folder import AGENT_CONFIG, DeviceFiles
 from edgeml_core import names
-from edgeml_core.desired import Device, FleetDocument
+from edgeml_core.desired import Device
 from edgeml_core.errors import UsageError
 
 #: Users to whom the shipped access list (docker/mosquitto/acl) gives rights of their own; `echo` is in its topics.
@@ -77,7 +77,10 @@ def enroll(
         config = device_folder.config(device_id, repository.fleet_name, broker_url, contents)
         device_folder.write(out_dir, config, repository, keys, contents)
         devices = {**document.devices, device_id: Device(labels=dict(labels))}
-        changed = FleetDocument(fleet=document.fleet, devices=devices, deployments=document.deployments)
-        repository.write_document(changed, now or layout.utc_now())
+        changed = msgspec.structs.replace(document, devices=devices)
+        now = now or layout.utc_now()
+        pairs = ",".join(f"{key}={value}" for key, value in labels.items())
+        repository.audit.append("enroll", device_id, {"labels": pairs, "groups": ",".join(groups)}, now=now)
+        repository.write_document(changed, now)
     path = str(out_dir / AGENT_CONFIG)
     return Enrolled(device=device_id, labels=dict(labels), fleet=repository.fleet_name, config=path)

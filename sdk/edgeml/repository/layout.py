@@ -4,6 +4,7 @@
     REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/chunks/ab/ab12...      every chunk of every release
+    REPO/audit.jsonl            what operators and the controller did: `audit`
     REPO/fleet.db               the registry of devices, where no other database is named
 
 Only `keys` is secret. Publishing, deploying and `serve` write to the folder, one at a time.
@@ -20,7 +21,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from edgeml.repository import passphrase
+import msgspec
+
+from edgeml.repository import audit, passphrase
+from edgeml.repository.audit import AUDIT_FILE, AuditLog, Head
 from edgeml.repository.groups import Groups
 from edgeml.repository.keys import Keys
 from edgeml.repository.signed import SignedRepository
@@ -51,6 +55,7 @@ class RepositoryFolder:
         self.fleet_name = fleet_name
         self.groups = Groups(folder / "keys")
         self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
+        self.audit = AuditLog(folder / AUDIT_FILE)
         self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys, lifetimes)
         self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys, lifetimes)
 
@@ -98,17 +103,32 @@ class RepositoryFolder:
                 raise UsageError("usage", message, hint) from error
             yield
 
+    def check_audit(self, printed: str = "") -> tuple[Head, Head]:
+        """Check the audit log against the head in the signed fleet document.
+
+        Args:
+            printed: a head from elsewhere that the log must have, too.
+
+        Returns:
+            The log's head, and the newest one that it was compared with.
+
+        Raises:
+            RejectedError: `audit-broken`. UsageError: `usage`, for a malformed head; `repo-invalid`.
+        """
+        anchors = [audit.parse_head(text) for text in (self.document().audit, printed)]
+        return audit.check(self.audit.lines(), *anchors), max(anchors, key=lambda it: it.number)
+
     def document(self) -> FleetDocument:
         """Read the signed fleet document."""
         return desired.decode(self.fleet.read([desired.FLEET_DOCUMENT])[desired.FLEET_DOCUMENT])
 
     def write_document(self, document: FleetDocument, now: datetime) -> None:
-        """Sign another fleet document; the caller holds the lock.
+        """Sign another fleet document, with the audit log's head; the caller holds the lock.
 
         Raises:
             UsageError: `usage`, when it is above the limit of devices.
         """
-        data = desired.encode(document)
+        data = desired.encode(msgspec.structs.replace(document, audit=str(self.audit.head())))
         if len(data) > desired.FLEET_DOCUMENT_MAX_BYTES:
             message = f"the fleet document would have {len(data)} bytes, limit {desired.FLEET_DOCUMENT_MAX_BYTES}"
             raise UsageError("usage", message, "split the devices over several repositories, each with its own fleet")
@@ -149,7 +169,8 @@ def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     (folder / CHUNKS_FOLDER).mkdir()
     repository = RepositoryFolder(folder, fleet)
     keys = repository.keys.create(secret)
-    document = FleetDocument(fleet=fleet, devices={}, deployments=())
+    repository.audit.append("init", fleet, {}, now=now)
+    document = FleetDocument(fleet=fleet, devices={}, deployments=(), audit=str(repository.audit.head()))
     repository.releases.create({}, keys, now)
     repository.fleet.create({desired.FLEET_DOCUMENT: desired.encode(document)}, keys, now)
     files.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())

@@ -78,7 +78,10 @@ def publish(
                 contents |= _targets(path, reader) | _mark(reader.manifest.stem, group, signed)
         changed = {path: data for path, data in contents.items() if signed.get(path) != chunks.sha256(data)}
         if changed:
-            repository.releases.change(changed, now or layout.utc_now())
+            now = now or layout.utc_now()
+            for target, data in changed.items():
+                repository.audit.append("publish", target, {"sha256": chunks.sha256(data), "group": group}, now=now)
+            repository.releases.change(changed, now)
     return published
 
 

@@ -84,8 +84,11 @@ def rotate(repo: Path, group: str, new: NewKeys, *, now: datetime | None = None)
             for key in _added(repository, group, new):
                 added[key.keyid] = key
             trusted = {**present, **added} if new.keep else added
+            now = now or layout.utc_now()
+            facts = {"keys": ",".join(sorted(trusted)), "threshold": new.threshold}
+            repository.audit.append("rotate", group, facts, now=now)
             for signed in repository.both:
-                signed.rotate(group, trusted, new.threshold, now or layout.utc_now())
+                signed.rotate(group, trusted, new.threshold, now)
         except UsageError:
             if not added.keys() & repository.releases.trusted(group)[0].keys():
                 repository.keys.retire(group, added)

@@ -54,7 +54,9 @@ def withdraw(
         changed = [it for it in _bundles(published, name, chosen) if it.withdrawn is undo]
         if changed:
             paths = [trust.manifest_target(it.manifest.stem) for it in changed]
-            repository.releases.set_withdrawn(paths, now or layout.utc_now(), withdrawn=not undo)
+            now, act = now or layout.utc_now(), "unwithdraw" if undo else "withdraw"
+            repository.audit.append(act, name, {"versions": ",".join(chosen)}, now=now)
+            repository.releases.set_withdrawn(paths, now, withdrawn=not undo)
         withdrawn = {it.manifest_sha256 for it in releases(repository) if it.withdrawn}
         naming = [
             it.id

@@ -132,6 +132,8 @@ def test_what_can_t_be_signed_changes_nothing(repo: Path, look, group: str, new:
     before = content(repo)
     with pytest.raises(UsageError):
         repository.rotate(repo, group, new)
+    # The audit log has the attempt.
+    del before["audit.jsonl"]
     assert before.items() <= content(repo).items()
     assert {path.name for path in (repo / "keys").glob("*.pem")} == {
         Path(name).name for name in before if ".pem" in name
