@@ -52,7 +52,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One model version for the devices that `selector` matches (`edgeml_core.selectors`), up to `percent` of them.
 
     Devices fetch and probe it at once, and activate it from `activate_after` on. Without a version it is a removal: the
-    devices stop serving the model. A pinned one holds against all that aren't, also later ones.
+    devices stop serving the model. A pinned one holds against all that aren't, also later ones. A host's controller
+    changes the percentage of one in waves.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bundles: tuple[Wanted, ...]
     activate_after: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     pinned: bool = False
+    in_waves: bool = False
 
     @property
     def removes(self) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from edgeml.cli.fleet_options import device_options, repository_option
+from edgeml.cli import rollouts
+from edgeml.cli.fleet_options import database_options, device_options, repository_option, take_database
 from edgeml.cli.output import Moment, Output, Percent, command
 from edgeml_core import selectors
 from edgeml_core.errors import DeviceError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 )
 @click.option("--again", is_flag=True, help="Devices that failed at it or rolled it back try once more.")
 @click.option("--pin", is_flag=True, help="Hold these devices on it against later deployments, until `unpin`.")
+@rollouts.plan_options
+@database_options
 @click.option("--dry-run", is_flag=True, help="Change nothing; print the release and its devices.")
 @command(
     examples=(
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         "edgeml fleet deploy minilm:2 --repo ./repo --to 'site in (farm-7,farm-8),target!=rpi4' --percent 25%",
         "edgeml fleet deploy minilm:1 --repo ./repo --device barn-1 --device barn-2 --pin",
         "edgeml fleet deploy minilm --repo ./repo --activate-after 2030-01-31T22:00",
+        "edgeml fleet deploy minilm:2 --repo ./repo --waves 5%,25%,100% --soak 10m --abort-above 2%",
     )
 )
 def deploy(
@@ -48,12 +52,17 @@ def deploy(
     """Sign that devices run a release: the version that was published last, when none is named.
 
     In a selector a comma is `and`, ` or ` is or; `k!=v` and `!k` also take devices without the label. A running
-    `edgeml fleet serve` announces the deployment.
+    `edgeml fleet serve` announces the deployment. With --waves it is a rollout: see `edgeml fleet rollout`.
     """
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
     name, _, version = release.partition(":")
     selector, percent = selectors.parse_all(to, devices=ids), options.pop("percent") * 100
+    plan, database = rollouts.take_plan(options), take_database(options)
+    if plan is not None:
+        others = {"--percent": percent < 100, **{f"--{key.replace('_', '-')}": value for key, value in options.items()}}
+        rollouts.begin(out, repo, (name, version or None, str(selector)), plan, others=others, database=database)
+        return
     deployed = Repository.open(repo).deploy(name, version or None, to=str(selector), percent=percent, **options)
     signed = deployed.deployment
     devices = f"{signed.selector or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
@@ -64,7 +73,7 @@ def deploy(
     if not deployed.devices:
         out.note("warning: no enrolled device is selected; devices that are enrolled with these labels will be")
     out.result(value, f"{done} {signed.name} {signed.version} to {devices}{when}{pinned} ({signed.id})")
-    if ended := ", ".join(f"{it.device} ({it.code})" for it in _failures(out, repo, signed.id)):
+    if ended := ", ".join(f"{it.device} ({it.code})" for it in _failures(out, repo, signed.id, database)):
         out.note(f"warning: these devices have ended this deployment and don't try it again: {ended}; use --again")
 
 
@@ -103,16 +112,16 @@ def unpin(out: Output, name: str, repo: Path, to: tuple[str, ...], ids: tuple[st
     out.result({"deployments": ended}, f"ended {', '.join(ended)}")
 
 
-def _failures(out: Output, repo: Path, deployment: str) -> tuple[Failure, ...]:
+def _failures(out: Output, repo: Path, deployment: str, database: dict[str, Any]) -> tuple[Failure, ...]:
     """The devices that have ended a deployment, by the registry in the repository; none where there is no registry."""
     from edgeml.repository.layout import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
 
-    if not (repo / DATABASE_FILE).is_file():
+    if not database["database"] and not (repo / DATABASE_FILE).is_file():
         return ()
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - a workstation without the extra has no such file
 
     try:
-        return next((it.failures for it in Fleet(repo).status().deployments if it.id == deployment), ())
+        return next((it.failures for it in Fleet(repo, **database).status().deployments if it.id == deployment), ())
     except DeviceError as error:
         out.note(f"warning: what devices have reported can't be read: {error.message}")
         return ()

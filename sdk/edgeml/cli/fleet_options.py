@@ -33,3 +33,8 @@ def device_options(command: Command) -> Command:
     )
     by_id = click.option("--device", "ids", metavar="ID", multiple=True, help="These devices alone.")
     return by_label(by_id(command))
+
+
+def take_database(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the database out of a command's options."""
+    return {name: options.pop(name) for name in ("database", "database_password_file")}

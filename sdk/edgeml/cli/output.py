@@ -27,6 +27,8 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMG]?)(i?)B?")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -107,6 +109,21 @@ class Moment(click.ParamType[datetime]):
             return datetime.fromisoformat(value).astimezone(UTC)
         except ValueError:
             self.fail(f"{value!r} is not a time such as 2030-01-31T22:00 or 2030-01-31T22:00Z", param, ctx)
+
+
+class Duration(click.ParamType[float]):
+    """A time in seconds, written as `30s`, `10m`, `2h` or `1d`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Parse the time, in seconds."""
+        if isinstance(value, float):
+            return value
+        found = _DURATION.fullmatch(value.strip())
+        if found is None:
+            self.fail(f"{value!r} is not a time such as 30s, 10m, 2h or 1d", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
 
 
 class Size(click.ParamType[int]):

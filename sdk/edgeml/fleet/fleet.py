@@ -5,18 +5,22 @@ The status is read from repository and registry, and needs no MQTT library. Serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from edgeml.bundles import Bundle
 from edgeml.fleet import status
 from edgeml.fleet.registry import Registry
+from edgeml.fleet.rollouts.outcomes import DeviceOutcome
+from edgeml.fleet.rollouts.plan import Plan, Rollout
+from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.status import Chosen, DeviceStatus, FleetStatus
-from edgeml.repository import Repository
+from edgeml.repository import Repository, layout
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
+from edgeml_core import selectors
 from edgeml_core.calls import SECONDS
 from edgeml_core.errors import UsageError
 
@@ -143,6 +147,67 @@ class Fleet:
             chosen = Chosen(state=state, labels=labels or {})
             return status.devices(self.repository.path, registry, chosen=chosen, after=after, limit=limit)
 
+    def roll_out(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        plan: Plan,
+        to: str = selectors.EVERYONE,
+        allow_empty: bool = False,
+    ) -> Rollout:
+        """Deploy a release in waves, each of which has to end well. A running `serve` goes on with them.
+
+        Args:
+            name: of the model.
+            version: None takes the version that was published last and isn't withdrawn.
+            plan: the waves, and the conditions to go on.
+            to: selects devices by labels and ids; by default all.
+            allow_empty: permit a selector that matches no enrolled device.
+
+        Raises:
+            UsageError: `usage`, for a bad plan or selector, or beside another rollout of the model;
+                `release-unknown`; `release-withdrawn`; `repo-invalid`. DeviceError: `store-failed`.
+        """
+        with self._steering() as steering:
+            return steering.begin(name, version, selector=to, plan_=plan, allow_empty=allow_empty, now=layout.utc_now())
+
+    def rollouts(self) -> list[Rollout]:
+        """List the rollouts, the newest first.
+
+        Raises:
+            DeviceError: `store-failed`.
+
+        >>> Fleet("farms").rollouts()
+        []
+        """
+        with self._steering() as steering:
+            return steering.rollouts.all()
+
+    def rollout(self, name: str) -> tuple[Rollout, list[DeviceOutcome]]:
+        """Return one rollout, by its id or model, and its outcome so far on each device in the order of the waves.
+
+        Raises:
+            UsageError: `usage`, when there is none. DeviceError: `store-failed`.
+        """
+        with self._steering() as steering:
+            found = steering.rollouts.find(name)
+            return found, steering.reached(found)
+
+    def steer(self, name: str, act: str) -> Rollout:
+        """Pause, resume, approve, abort or roll back a rollout, and return it.
+
+        Args:
+            name: its id, or its model for the newest one.
+            act: `pause`, `resume`, `approve`, `abort` or `rollback`.
+
+        Raises:
+            UsageError: `usage`, when there is no such rollout, or its phase doesn't permit the act.
+            DeviceError: `store-failed`.
+        """
+        with self._steering() as steering:
+            return steering.act(name, act, now=layout.utc_now())
+
     def serve(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> None:
         """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.
 
@@ -190,6 +255,11 @@ class Fleet:
     ) -> Benchmark:
         """Ask a device to measure a bundle that it holds. Arguments and errors are those of `Bundle.bench`."""
         return bundle.bench(f"device:{device}", case=case, threads=threads, seconds=seconds, fleet=self.connection)
+
+    @contextmanager
+    def _steering(self) -> Iterator[Steering]:
+        with closing(self._registry()) as registry:
+            yield Steering(layout.opened(self.repository.path), registry)
 
     def _registry(self) -> Registry:
         return Registry(self._database, password_file=self._database_password_file)

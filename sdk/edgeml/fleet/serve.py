@@ -27,6 +27,7 @@ from edgeml.fleet.leadership import Election
 from edgeml.fleet.link import Broker, HostSessions, transport_error
 from edgeml.fleet.recorder import Events, Recorder
 from edgeml.fleet.registry import Registry
+from edgeml.fleet.rollouts import loop as rollout_loop
 from edgeml.fleet.snapshot import Snapshot, read
 from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml.repository.layout import DATABASE_FILE
@@ -99,6 +100,7 @@ async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
             tasks.create_task(host.election.run())
             tasks.create_task(host.recorder.run())
             tasks.create_task(host.keep_fresh())
+            tasks.create_task(host.steer_rollouts(registry))
             tasks.create_task(host.stay_connected(broker))
     except BaseExceptionGroup as group:
         error = _first(group)
@@ -189,6 +191,10 @@ class Host:
             except EdgemlError as error:
                 self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
             await asyncio.sleep(REFRESH_CHECK_EVERY_S)
+
+    async def steer_rollouts(self, registry: Registry) -> None:
+        """Let the controller decide about rollouts while this host leads; `_watch` announces what it signs."""
+        await rollout_loop.run(self._repository, registry, self.election, self._events)
 
     async def _serve_connection(self, connection: Connection, *, is_leader: bool) -> None:
         async def publish(key: str, payload: bytes) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from edgeml.repository import layout
+from edgeml.repository.layout import RepositoryFolder
 from edgeml.repository.releases import Release, releases
 from edgeml_core import desired, selectors
 from edgeml_core.desired import Deployment, FleetDocument, Wanted
@@ -67,15 +69,14 @@ def deploy(
     """
     if not 0 < percent <= 100:
         raise UsageError("usage", f"{percent:g} % is not within 0 and 100 %", "give more than 0 %, at most 100 %")
-    wanted = selectors.parse(selector)
     repository = layout.opened(repo)
     with repository.locked():
-        chosen = _choose(releases(repository), name, version)
+        rule = draft(repository, name, version, selectors.parse(selector), allow_empty=allow_empty)
         document = repository.document()
-        if not allow_empty:
-            check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
-        rule = _rule(chosen, wanted, percent, activate_after, number=repository.fleet.version() + 1)
-        deployment = _named(document, msgspec.structs.replace(rule, pinned=pin))
+        if not pin:
+            check_no_rollout(document, name)
+        given = {"percent": percent, "activate_after": activate_after, "pinned": pin}
+        deployment = _named(document, msgspec.structs.replace(rule, **given))
         others = kept(document.deployments, deployment)
         if again and any(it.id == deployment.id for it in document.deployments):
             deployment = msgspec.structs.replace(deployment, id=desired.next_attempt(deployment.id))
@@ -120,6 +121,7 @@ def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: 
         deployed = {it.name for it in document.deployments if not it.removes}
         if name not in deployed:
             raise UsageError("usage", f"no deployment of {name!r} is signed", _hint(name, deployed))
+        check_no_rollout(document, name)
         check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
         removal = Deployment(
             id=f"{name}-removal-{repository.fleet.version() + 1}",
@@ -169,20 +171,51 @@ def unpin(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: dat
     return tuple(it.id for it in ended)
 
 
-def _rule(
-    chosen: Sequence[Release], wanted: Selector, percent: float, activate_after: datetime | None, *, number: int
+def draft(
+    repository: RepositoryFolder, name: str, version: str | None, wanted: Selector, *, allow_empty: bool
 ) -> Deployment:
-    """Make the deployment of one version's bundles; `number` is the document's next version and makes its id unique."""
+    """Make a deployment of a version to all devices of a selector, to be signed. The caller holds the lock.
+
+    Raises:
+        UsageError: `usage`, when the selector matches no device; `release-unknown`; `release-withdrawn`.
+    """
+    chosen = _choose(releases(repository), name, version)
+    if not allow_empty:
+        check_selected(wanted, {device: it.labels for device, it in repository.document().devices.items()})
     manifest = chosen[0].manifest
     return Deployment(
-        id=f"{manifest.name}-{manifest.version}-{number}",
-        name=manifest.name,
+        # The document's next version makes the id unique.
+        id=f"{name}-{manifest.version}-{repository.fleet.version() + 1}",
+        name=name,
         version=manifest.version,
         selector=str(wanted),
-        percent=percent,
+        percent=100.0,
         bundles=tuple(_wanted(release) for release in chosen),
-        activate_after=activate_after,
     )
+
+
+def check_no_rollout(document: FleetDocument, name: str) -> None:
+    """Check that no rollout of a model is under way: another deployment would change which devices it reaches.
+
+    Raises:
+        UsageError: `usage`.
+    """
+    for deployment in document.deployments:
+        if deployment.in_waves and deployment.name == name:
+            raise rollout_error(deployment.id)
+
+
+def rollout_error(rollout: str) -> UsageError:
+    """Make the error for a deployment beside a rollout of the same model."""
+    hint = f"end it first: `edgeml fleet rollout abort {rollout}`, or wait until it is complete"
+    return UsageError("usage", f"the rollout {rollout} is under way", hint)
+
+
+def with_free_id(deployment: Deployment, taken: Container[str]) -> Deployment:
+    """Return the deployment with another number in its id, if that one is taken by a rollout that was never signed."""
+    stem, _, number = deployment.id.rpartition("-")
+    free = next(it for it in count(int(number)) if f"{stem}-{it}" not in taken)
+    return msgspec.structs.replace(deployment, id=f"{stem}-{free}")
 
 
 def check_selected(selector: Selector, labels: Mapping[str, Mapping[str, str]]) -> None:

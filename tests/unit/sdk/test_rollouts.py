@@ -330,11 +330,11 @@ def test_silent_devices_hold_a_wave_for_the_wait_and_no_longer():
     """A tenth of the fleet is away: it gets the version later by the document. If all are away the rollout pauses."""
     away = frozenset(f"dev-{n:03}" for n in range(0, 200, 10))
     fleet = fleet_of(200, a_rollout(10, 100, wait_s=7200.0), offline=away)
-    fleet.run()
+    fleet.run(step_s=600)
     assert fleet.rollout.phase is Phase.COMPLETED
     assert fleet.rollout.soaks_from_s - fleet.rollout.began_s >= 7200
     fleet = fleet_of(200, a_rollout(10, 100, wait_s=7200.0), offline=frozenset(fleet.labels))
-    fleet.run()
+    fleet.run(step_s=600)
     assert fleet.rollout.phase is Phase.PAUSED
     assert "too few devices" in fleet.rollout.reason
     assert fleet.rollout.wave == 0

@@ -64,3 +64,13 @@ HISTORY: Final = Table(
     Column("seen_s", Double, nullable=False),
     Column("message", LargeBinary, nullable=False),
 )
+#: Rollouts, by the id of their deployment; a later one has a larger number. The controller looks at the open ones.
+ROLLOUT: Final = Table(
+    "rollout",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("rollout", LargeBinary, nullable=False),
+    Index("rollout_by_number", "number", unique=True),
+)

@@ -43,7 +43,8 @@ def follow(document: FleetDocument, rollout: Rollout, labels: Mapping[str, Mappi
                 *after,
             )
         case Phase.COMPLETED:
-            changed = (*deployments.kept(before, signed), signed, *after)
+            complete = msgspec.structs.replace(signed, in_waves=False)
+            changed = (*deployments.kept(before, signed), complete, *after)
         case _:
             changed = (*before, signed, *after)
     return msgspec.structs.replace(document, deployments=changed)
@@ -66,4 +67,4 @@ def _removal(
     if all(any(desired.includes(it, *device) for it in same_model) for device in touched):
         return ()
     # Another attempt at the same deployment has the same order of devices, so it selects those that were touched.
-    return (msgspec.structs.replace(ended, id=desired.next_attempt(ended.id), version="", bundles=()),)
+    return (msgspec.structs.replace(ended, id=desired.next_attempt(ended.id), version="", bundles=(), in_waves=False),)

@@ -110,6 +110,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The deployment's id."""
         return self.deployment.id
 
+    def to_dict(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return {"id": self.id, **msgspec.to_builtins(self)}
+
     @property
     def is_last_wave(self) -> bool:
         """Whether no wave is left to begin."""

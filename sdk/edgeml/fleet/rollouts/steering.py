@@ -1,0 +1,167 @@
+"""Steer rollouts: record each decision, log it, and let the signed document follow. `controller` makes the decisions.
+
+All of it happens under the repository's lock, in this order: audit log, database, document. A process that dies between
+two of them leaves a rollout that is ahead of the document, and the next turn lets the document follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection
+
+from edgeml.fleet.registry import Registry
+from edgeml.fleet.rollouts import acts, controller, following, plan
+from edgeml.fleet.rollouts.controller import Complete, Decision
+from edgeml.fleet.rollouts.outcomes import DeviceOutcome, Observed, outcomes
+from edgeml.fleet.rollouts.plan import ENDED, Plan, Rollout
+from edgeml.fleet.rollouts.records import Rollouts
+from edgeml.repository import RepositoryFolder, deployments
+from edgeml_core import selectors
+from edgeml_core.desired import FleetDocument
+from edgeml_core.messages import Report
+
+#: The actor of decisions in the audit log.
+CONTROLLER = "controller"
+
+
+class Steering:
+    """The rollouts of one repository.
+
+    Args:
+        repository: opened; its fleet key signs.
+        registry: the devices' states and reports, and the database of rollouts.
+        check: lets a transaction fail where this host no longer leads; None for an operator's command.
+    """
+
+    def __init__(
+        self, repository: RepositoryFolder, registry: Registry, check: Callable[[Connection], None] | None = None
+    ) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._check = check
+        self.rollouts = Rollouts(registry.database)
+
+    def begin(
+        self, name: str, version: str | None, *, selector: str, plan_: Plan, allow_empty: bool = False, now: datetime
+    ) -> Rollout:
+        """Record a new rollout, and begin its first wave if the plan's hours permit it.
+
+        Args:
+            name: the model.
+            version: None takes the version that was published last and isn't withdrawn.
+            selector: the devices; empty selects all.
+            plan_: the waves and their conditions.
+            allow_empty: permit a selector that matches no enrolled device.
+            now: the present time.
+
+        Raises:
+            UsageError: `usage`, for a bad plan or selector, or when a rollout of the model is under way;
+                `release-unknown`; `release-withdrawn`; `repo-invalid`.
+            DeviceError: `store-failed`.
+        """
+        plan.check(plan_)
+        with self._repository.locked():
+            wanted = selectors.parse(selector)
+            rule = deployments.draft(self._repository, name, version, wanted, allow_empty=allow_empty)
+            document = self._repository.document()
+            deployments.check_no_rollout(document, name)
+            rollouts = self.rollouts.all()
+            if running := [it.id for it in rollouts if it.deployment.name == name and it.phase not in ENDED]:
+                raise deployments.rollout_error(running[0])
+            taken = {it.id for it in (*document.deployments, *(old.deployment for old in rollouts))}
+            rule = deployments.with_free_id(rule, taken)
+            rollout = Rollout(deployment=msgspec.structs.replace(rule, in_waves=True), plan=plan_)
+            facts = {**deployments.facts(rule), "percent": None, **_facts(plan_)}
+            self._repository.audit.append("roll out", rollout.id, facts, now=now)
+            self.rollouts.add(rollout)
+            self._turn(rollout, now)
+        return self.rollouts.find(rollout.id)
+
+    def act(self, name: str, act: str, *, now: datetime) -> Rollout:
+        """Let the operator pause, resume, approve, abort or roll back a rollout.
+
+        Args:
+            name: the rollout's id or its model.
+            act: a key of `acts.ACTS`.
+            now: the present time.
+
+        Raises:
+            UsageError: `usage`, when there is no such rollout, or its phase doesn't permit the act.
+            DeviceError: `store-failed`.
+        """
+        with self._repository.locked():
+            rollout = self.rollouts.find(name)
+            after = acts.ACTS[act](rollout, now.timestamp())
+            self._repository.audit.append(act, rollout.id, {"phase": after.phase}, now=now)
+            self.rollouts.change(after)
+            self._follow(after, now)
+        return self.rollouts.find(rollout.id)
+
+    def turn(self, now: datetime) -> list[tuple[Rollout, Decision]]:
+        """Decide once about each open rollout, and return the decisions with the rollouts after them.
+
+        Raises:
+            DeviceError: `store-failed`; `not-leader`. UsageError: `repo-invalid`.
+        """
+        made = []
+        for rollout in self.rollouts.all(is_open=True):
+            with self._repository.locked():
+                # An operator's command may have changed it since.
+                if decided := self._turn(self.rollouts.find(rollout.id), now):
+                    made.append(decided)
+        return made
+
+    def reached(self, rollout: Rollout) -> list[DeviceOutcome]:
+        """Return the outcome so far on each device that the whole rollout reaches, in the order of its waves."""
+        document = self._repository.document()
+        return outcomes(rollout, document, self._observed(rollout, document))
+
+    def _turn(self, rollout: Rollout, now: datetime) -> tuple[Rollout, Decision] | None:
+        document = self._repository.document()
+        decision = controller.decide(document, self._observed(rollout, document), rollout, now.timestamp())
+        if decision is None:
+            self._follow(rollout, now)
+            return None
+        after = controller.apply(rollout, decision, now.timestamp())
+        if isinstance(decision, Complete):
+            after = msgspec.structs.replace(after, replaced=following.replaced_by(document, after))
+        facts = {"phase": after.phase, **msgspec.structs.asdict(decision)}
+        act = f"rollout: {type(decision).__name__.lower()}"
+        self._repository.audit.append(act, rollout.id, facts, now=now, actor=CONTROLLER)
+        self.rollouts.change(after, self._check)
+        self._follow(after, now)
+        return after, decision
+
+    def _follow(self, rollout: Rollout, now: datetime) -> None:
+        """Sign the document that the rollout asks for, and close a rollout that has ended."""
+        document = self._repository.document()
+        followed = following.follow(document, rollout, _labels(document))
+        if followed != document:
+            self._repository.write_document(followed, now)
+        if rollout.phase in ENDED and rollout.is_open:
+            self.rollouts.change(msgspec.structs.replace(rollout, is_open=False), self._check)
+
+    def _observed(self, rollout: Rollout, document: FleetDocument) -> Observed:
+        before: dict[str, Report] = {}
+        if rollout.plan.slower:
+            for it in document.deployments:
+                if it.name == rollout.deployment.name and it.id != rollout.id:
+                    before |= self._registry.reports(it.id)
+        return Observed(
+            labels=_labels(document),
+            states={device: seen.state for device, seen in self._registry.devices().items()},
+            reports=self._registry.reports(rollout.id),
+            before=before,
+        )
+
+
+def _labels(document: FleetDocument) -> dict[str, dict[str, str]]:
+    return {device: it.labels for device, it in document.devices.items()}
+
+
+def _facts(plan_: Plan) -> dict[str, object]:
+    values = msgspec.to_builtins(plan_)
+    return {**values, "waves": ",".join(f"{it:g}%" for it in plan_.waves), "approve": plan_.approve or None}

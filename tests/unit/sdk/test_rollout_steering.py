@@ -1,0 +1,231 @@
+"""Rollouts on a real repository and its database: what is recorded, logged and signed, and the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeml import repository
+from edgeml.cli.main import run
+from edgeml.fleet.registry import DeviceMessage, Registry
+from edgeml.fleet.rollouts.plan import Phase, Plan
+from edgeml.fleet.rollouts.steering import Steering
+from edgeml.repository.layout import DATABASE_FILE
+from edgeml_core import desired
+from edgeml_core.errors import DeviceError, UsageError
+from edgeml_core.lifecycle import State
+from edgeml_core.messages import Report
+from support import samples
+
+NOW = datetime.now(UTC)
+DEVICES = [f"d-{n}" for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A repository with two versions and four devices, of which all run the first."""
+    folder = tmp_path_factory.mktemp("made")
+    repo = folder / "repo"
+    repository.init(repo)
+    for version in ("1.0", "2.0"):
+        of = samples.a_manifest(version=version)
+        path = folder / f"{of.stem}.edgeml"
+        path.write_bytes(samples.a_bundle(of))
+        repository.publish(repo, [path])
+    for name in DEVICES:
+        repository.enroll(repo, name, labels={"site": "a"}, broker_url=None, out_dir=folder / name)
+    repository.deploy(repo, "sample", "1.0", selector="")
+    Registry(repo / DATABASE_FILE).record([])
+    return repo
+
+
+@pytest.fixture
+def farm(made: Path, tmp_path: Path):
+    """A copy of it, and its steering."""
+    shutil.copytree(made, tmp_path / "repo")
+    farm = Farm(tmp_path / "repo")
+    yield farm
+    farm.registry.close()
+
+
+class Farm:
+    """A repository, its registry and a clock."""
+
+    def __init__(self, repo: Path) -> None:
+        self.repo = repo
+        self.folder = repository.opened(repo)
+        [self.old] = self.folder.document().deployments
+        self.registry = Registry(self.repo / DATABASE_FILE)
+        self.steering = Steering(self.folder, self.registry)
+        self.now = NOW
+
+    def begin(self, *waves: float, **plan):
+        """Begin a rollout of the second version."""
+        values = {"soak_s": 60.0, **plan}
+        return self.steering.begin("sample", "2.0", selector="", plan_=Plan(waves=waves, **values), now=self.now)
+
+    def report(self, rollout, *devices: str, state: State = State.ACTIVE, code: str = "") -> None:
+        """Record reports of devices."""
+        reports = [
+            Report(deployment=rollout.id, name="sample", version="2.0", state=state, session=1, code=code)
+            for _ in devices
+        ]
+        self.registry.record(
+            [DeviceMessage(device=it, message=report, seen_s=1.0) for it, report in zip(devices, reports, strict=True)]
+        )
+
+    def turn(self, *, later_s: float = 0.0) -> list[str]:
+        """Let the controller decide, and name its decisions."""
+        self.now += timedelta(seconds=later_s)
+        return [type(decision).__name__ for _, decision in self.steering.turn(self.now)]
+
+    def included(self) -> list[str]:
+        """The devices to which the document gives the second version."""
+        document = self.folder.document()
+        return [it for it in DEVICES if desired.wanted_by(document, it)["sample"].version == "2.0"]
+
+    def acts(self) -> list[str]:
+        """The acts in the audit log, after a check against the signed head."""
+        head, anchor = self.folder.check_audit()
+        assert head == anchor
+        return [it.act for it in self.folder.audit.entries()]
+
+
+def test_a_rollout_begins_goes_on_and_is_complete(farm: Farm):
+    """The first wave is signed by the command; every decision is in the log; the old deployment leaves at the end."""
+    rollout = farm.begin(25, 100)
+    assert (rollout.phase, rollout.wave, len(farm.included())) == (Phase.RUNNING, 0, 1)
+    assert farm.turn() == []
+    farm.report(rollout, *farm.included())
+    assert farm.turn() == ["Soak"]
+    assert farm.turn(later_s=30) == []
+    assert farm.turn(later_s=31) == ["Begin"]
+    assert farm.included() == DEVICES
+    assert [it.version for it in farm.folder.document().deployments] == ["1.0", "2.0"]
+    farm.report(rollout, *DEVICES)
+    assert farm.turn() == ["Soak"]
+    assert farm.turn(later_s=61) == ["Complete"]
+    assert [(it.version, it.in_waves) for it in farm.folder.document().deployments] == [("2.0", False)]
+    assert farm.turn() == []
+    assert farm.acts()[-6:] == [
+        "roll out", "rollout: begin", "rollout: soak", "rollout: begin", "rollout: soak", "rollout: complete",
+    ]  # fmt: skip
+    entry = farm.folder.audit.entries()[-1]
+    assert (entry.actor, entry.subject, entry.details["phase"]) == ("controller", rollout.id, "completed")
+    back = farm.steering.act("sample", "rollback", now=farm.now)
+    assert (back.phase, back.is_open) == (Phase.ROLLED_BACK, False)
+    assert farm.folder.document().deployments == (farm.old,)
+
+
+def test_a_failure_takes_the_deployment_out_of_the_document(farm: Farm):
+    """The log names the device and its code; the same version can be rolled out again, under another id."""
+    rollout = farm.begin(25, 100)
+    [device] = farm.included()
+    farm.report(rollout, device, state=State.REJECTED, code="golden-mismatch")
+    assert farm.turn() == ["Abort"]
+    assert farm.folder.document().deployments == (farm.old,)
+    assert f"{device} golden-mismatch" in farm.folder.audit.entries()[-1].details["reason"]
+    assert farm.turn() == []
+    second = farm.begin(25, 100)
+    assert second.id != rollout.id
+    assert [it.phase for it in farm.steering.rollouts.all()] == [Phase.RUNNING, Phase.ABORTED]
+
+
+def test_nothing_else_is_deployed_beside_a_rollout_but_pins(farm: Farm):
+    """The operator ends the rollout first."""
+    farm.begin(25, 100)
+    for act in (
+        lambda: repository.deploy(farm.repo, "sample", "1.0", selector=""),
+        lambda: Steering(farm.folder, farm.registry).begin(
+            "sample", "1.0", selector="", plan_=Plan(waves=(100,)), now=NOW
+        ),
+        lambda: repository.Repository.open(farm.repo).undeploy("sample"),
+    ):
+        with pytest.raises(UsageError, match="under way") as caught:
+            act()
+        assert "abort" in caught.value.hint
+    [device] = farm.included()
+    repository.deploy(farm.repo, "sample", "1.0", selector=f"device={device}", pin=True)
+    assert farm.included() == []
+    assert farm.steering.reached(farm.steering.rollouts.find("sample"))[0].device != device
+
+
+def test_a_process_that_dies_before_it_signs_is_followed_up(farm: Farm):
+    """The rollout is ahead of the document, for each decision; the next turn signs, and decides nothing twice."""
+    rollout = farm.begin(50, 100)
+    farm.report(rollout, *farm.included())
+    farm.turn()
+    signed = farm.folder.write_document
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    farm.folder.write_document = die
+    with pytest.raises(KeyboardInterrupt):
+        farm.turn(later_s=61)
+    assert len(farm.included()) == 2
+    farm.folder.write_document = signed
+    assert farm.turn() == []
+    assert farm.included() == DEVICES
+    farm.folder.write_document = die
+    with pytest.raises(KeyboardInterrupt):
+        farm.steering.act("sample", "abort", now=farm.now)
+    farm.folder.write_document = signed
+    assert farm.turn() == []
+    assert farm.folder.document().deployments == (farm.old,)
+    assert not farm.steering.rollouts.find("sample").is_open
+
+
+def test_a_host_that_leads_no_more_changes_neither_rollout_nor_document(farm: Farm):
+    """Its decision stays in the log alone."""
+    rollout = farm.begin(25, 100)
+    farm.report(rollout, *farm.included(), state=State.REJECTED)
+
+    def refuse(_: object) -> None:
+        raise DeviceError("not-leader", "another host leads")
+
+    before = farm.folder.document()
+    with pytest.raises(DeviceError):
+        Steering(farm.folder, farm.registry, refuse).turn(farm.now)
+    assert farm.steering.rollouts.find(rollout.id).phase is Phase.RUNNING
+    assert msgspec.structs.replace(farm.folder.document(), audit="") == msgspec.structs.replace(before, audit="")
+
+
+def test_the_commands_of_rollouts(farm: Farm, capsys):
+    """Deploy --waves, list, show, pause, resume, approve, abort, rollback; each refuses what makes no sense."""
+
+    def typed(*arguments: str, json_: bool = True) -> tuple[int, object]:
+        with pytest.raises(SystemExit) as ended:
+            run(["fleet", *arguments, "--repo", str(farm.repo), *(["--json"] if json_ else [])])
+        printed = capsys.readouterr().out
+        return int(ended.value.code or 0), json.loads(printed) if json_ else printed
+
+    waves = ("--waves", "25%,100%", "--soak", "0s", "--abort-above", "0%", "--approve", "--wait", "2h")
+    begun = typed("deploy", "sample:2.0", *waves)[1]
+    assert begun["plan"]["waves"] == [25, 100]
+    assert (begun["plan"]["soak_s"], begun["plan"]["abort_above"], begun["plan"]["wait_s"]) == (0, 0, 7200)
+    assert [it["id"] for it in typed("rollout", "list")[1]["rollouts"]] == [begun["id"]]
+    assert typed("rollout", "show", "sample")[1]["counts"] == {"silent": 4}
+    assert "wave 1 of 2" in typed("rollout", "show", begun["id"], json_=False)[1]
+    for act, phase in (("pause", "paused"), ("resume", "running"), ("approve", "running"), ("abort", "aborted")):
+        assert typed("rollout", act, "sample")[1]["phase"] == phase
+    assert typed("rollout", "rollback", "sample")[1]["error"]["code"] == "usage"
+    assert typed("rollout", "show", "nothing")[1]["error"]["code"] == "usage"
+    assert "aborted" in typed("rollout", "list", json_=False)[1]
+    for wrong in (
+        ("--soak", "1m"),
+        ("--waves", "25"),
+        ("--waves", "100%,25%"),
+        ("--waves", "5%", "--pin"),
+        ("--waves", "5%", "--percent", "5%"),
+        ("--waves", "5%", "--soak", "x"),
+        ("--waves", "5%", "--hours", "x"),
+    ):
+        code, answer = typed("deploy", "sample", *wrong)
+        assert (code, answer["error"]["code"]) == (2, "usage")
+    assert farm.acts()[-5:] == ["rollout: begin", "pause", "resume", "approve", "abort"]
