@@ -129,6 +129,10 @@ class Agent:
             await run_to_end(self._remove(machine))
             return
         release, group = await self._resolve(deployment)
+        if self.serving.get(deployment.name) == release.digest:
+            # An aborted rollout leaves devices that never took its version: a second copy would only cost memory.
+            await machine.advance(Event.KEPT)
+            return
         await machine.advance(Event.RESOLVED, wanted=release.digest)
         fetched = await self._fetch(machine.record, release, group)
         await machine.advance(Event.FETCHED)

@@ -404,6 +404,8 @@ def test_deployment_that_leaves_the_document_gives_way_to_the_one_before(bench, 
     live(bench, until=lambda: settled(bench, bench.trust.deployments[-1]) is State.ACTIVE)
     live(bench, until=serves(bench, "1.0"))
     assert bench.prober.probed.count("2.0") == probed
+    # A device that never took the bad version loads nothing again.
+    assert bench.prober.probed.count("1.0") == (2 if outcome == "active" else 1)
 
 
 def settled(bench, deployment):
