@@ -11,7 +11,6 @@ import msgspec
 from edgeml.cli import rollouts
 from edgeml.cli.fleet_options import database_options, device_options, repository_option, take_database
 from edgeml.cli.output import Moment, Output, Percent, command
-from edgeml_core import selectors
 from edgeml_core.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -57,13 +56,13 @@ def deploy(
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
     name, _, version = release.partition(":")
-    selector, percent = selectors.parse_all(to, devices=ids), options.pop("percent") * 100
+    selector, percent = Repository.open(repo).select(*to, devices=ids), options.pop("percent") * 100
     plan, database = rollouts.take_plan(options), take_database(options)
     if plan is not None:
         others = {"--percent": percent < 100, **{f"--{key.replace('_', '-')}": value for key, value in options.items()}}
-        rollouts.begin(out, repo, (name, version or None, str(selector)), plan, others=others, database=database)
+        rollouts.begin(out, repo, (name, version or None, selector), plan, others=others, database=database)
         return
-    deployed = Repository.open(repo).deploy(name, version or None, to=str(selector), percent=percent, **options)
+    deployed = Repository.open(repo).deploy(name, version or None, to=selector, percent=percent, **options)
     signed = deployed.deployment
     devices = f"{signed.selector or 'all'}, {signed.percent:g} %: {len(deployed.devices)} device(s)"
     pinned = ", pinned" if signed.pinned else ""
@@ -91,7 +90,8 @@ def undeploy(out: Output, name: str, repo: Path, to: tuple[str, ...], ids: tuple
     """Sign that devices stop serving a model, once its accepted requests are answered, and free their disks."""
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
-    removed = Repository.open(repo).undeploy(name, to=str(selectors.parse_all(to, devices=ids)))
+    repository = Repository.open(repo)
+    removed = repository.undeploy(name, to=repository.select(*to, devices=ids))
     signed, devices = removed.deployment, f"{len(removed.devices)} device(s)"
     out.result(
         {**msgspec.to_builtins(signed), "devices": removed.devices},
@@ -108,7 +108,8 @@ def unpin(out: Output, name: str, repo: Path, to: tuple[str, ...], ids: tuple[st
     """End pinned deployments of a model, so that its other deployments hold again."""
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
-    ended = Repository.open(repo).unpin(name, to=str(selectors.parse_all(to, devices=ids)))
+    repository = Repository.open(repo)
+    ended = repository.unpin(name, to=repository.select(*to, devices=ids))
     out.result({"deployments": ended}, f"ended {', '.join(ended)}")
 
 

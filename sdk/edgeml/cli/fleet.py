@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from edgeml.cli import audit, deployments, rollouts
+from edgeml.cli import audit, deployments, rollouts, selectors
 from edgeml.cli.fleet_options import FILE, Command, database_options, repository_option
 from edgeml.cli.output import Output, command
 
@@ -28,7 +28,14 @@ def fleet() -> None:
     """Serve a fleet, deploy to it and watch it."""
 
 
-for _command in (deployments.deploy, deployments.undeploy, deployments.unpin, rollouts.rollout, audit.audit):
+for _command in (
+    deployments.deploy,
+    deployments.undeploy,
+    deployments.unpin,
+    rollouts.rollout,
+    selectors.selector,
+    audit.audit,
+):
     fleet.add_command(_command)
 
 

@@ -29,7 +29,10 @@ def database_options(command: Command) -> Command:
 def device_options(command: Command) -> Command:
     """Add the options that select devices, `to` and `ids`."""
     by_label = click.option(
-        "--to", metavar="SELECTOR", multiple=True, help="By labels: 'site in (a,b),!old'; default: all devices."
+        "--to",
+        metavar="SELECTOR",
+        multiple=True,
+        help="By labels: 'site in (a,b),!old', or @NAME; default: all devices.",
     )
     by_id = click.option("--device", "ids", metavar="ID", multiple=True, help="These devices alone.")
     return by_label(by_id(command))

@@ -5,6 +5,7 @@
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/chunks/ab/ab12...      every chunk of every release
     REPO/audit.jsonl            what operators and the controller did: `audit`
+    REPO/selectors.json         selectors with names: `saved_selectors`
     REPO/fleet.db               the registry of devices, where no other database is named
 
 Only `keys` is secret. Publishing, deploying and `serve` write to the folder, one at a time.

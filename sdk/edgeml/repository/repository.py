@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgeml.bundles import Bundle
-from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, withdrawals
+from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, saved_selectors, withdrawals
 from edgeml.repository.deployments import Deployed
 from edgeml.repository.device_folder import DeviceFiles
 from edgeml.repository.devices import Enrolled
@@ -20,7 +20,7 @@ from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed
 from edgeml.repository.rotation import KeyGroup, NewKeys
 from edgeml.repository.withdrawals import Withdrawn
-from edgeml_core import selectors
+from edgeml_core.selectors import EVERYONE
 
 
 class Repository:
@@ -164,7 +164,7 @@ class Repository:
         name: str,
         version: str | None = None,
         *,
-        to: str = selectors.EVERYONE,
+        to: str = EVERYONE,
         percent: float = 100.0,
         activate_after: datetime | None = None,
         again: bool = False,
@@ -205,7 +205,41 @@ class Repository:
             dry_run=dry_run,
         )
 
-    def undeploy(self, name: str, *, to: str = selectors.EVERYONE) -> Deployed:
+    def saved_selectors(self) -> dict[str, str]:
+        """Return the saved selectors by name.
+
+        Raises:
+            UsageError: `repo-invalid`.
+        """
+        return saved_selectors.saved(layout.opened(self.path))
+
+    def save_selector(self, name: str, text: str | None) -> dict[str, str]:
+        """Save a selector under a name, or remove it with None; return all. Signed deployments keep theirs.
+
+        Raises:
+            UsageError: `usage`, for a bad name or selector, or when there is none to remove; `repo-invalid`.
+
+        >>> Repository.open("farms").save_selector("barns", "site in (farm-7,farm-8)")
+        {'barns': 'site in (farm-7,farm-8)'}
+        """
+        return saved_selectors.save(self.path, name, text)
+
+    def select(self, *to: str, devices: Sequence[str] = ()) -> str:
+        """Return one selector for devices that all of several select, as `deploy` takes it.
+
+        Args:
+            to: selectors, or names of saved ones: `"@barns"`.
+            devices: ids, of which a device must be one; by default any.
+
+        Raises:
+            UsageError: `usage`, when one is malformed or not saved; `repo-invalid`.
+
+        >>> Repository.open("farms").select("site=farm-7", "!old", devices=["barn-1"])
+        'device=barn-1,!old,site=farm-7'
+        """
+        return str(saved_selectors.expand(layout.opened(self.path), to, devices=devices))
+
+    def undeploy(self, name: str, *, to: str = EVERYONE) -> Deployed:
         """Sign that devices stop serving a model and free its disk. Pinned devices keep it.
 
         Args:
@@ -220,7 +254,7 @@ class Repository:
         """
         return deployments.undeploy(self.path, name, selector=to)
 
-    def unpin(self, name: str, *, to: str = selectors.EVERYONE) -> tuple[str, ...]:
+    def unpin(self, name: str, *, to: str = EVERYONE) -> tuple[str, ...]:
         """End pinned deployments of a model, and return their ids; its other deployments hold again.
 
         Args:

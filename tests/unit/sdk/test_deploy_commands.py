@@ -59,6 +59,29 @@ def test_a_model_leaves_devices_and_a_pin_holds_one(typed):
     assert typed("fleet", "unpin", "sample", "--repo", "repo", "--device", "pi-1") == (0, {"deployments": [pin["id"]]})
 
 
+def test_a_selector_is_saved_under_a_name_and_expanded_when_it_is_signed(typed):
+    """Another one under the same name changes no deployment; an unknown name is refused with those that exist."""
+    typed("repo", "init", "repo", "--no-passphrase")
+    typed("publish", "sample.edgeml", "--repo", "repo")
+    typed("device", "enroll", "pi-1", "--repo", "repo", "-o", "pi-1", "--label", "site=a")
+    saved = typed("fleet", "selector", "set", "barns", "site in (b, a)", "--repo", "repo")[1]
+    assert saved == {"selectors": {"barns": "site in (a,b)"}}
+    typed("fleet", "selector", "set", "new", "@barns", "--repo", "repo")
+    deployed = typed("fleet", "deploy", "sample", "--repo", "repo", "--to", "@barns", "--to", "!old")[1]
+    assert deployed["selector"] == "!old,site in (a,b)"
+    typed("fleet", "selector", "set", "barns", "site=c", "--repo", "repo")
+    assert typed("fleet", "status", "--repo", "repo")[1]["deployments"][0]["selector"] == "!old,site in (a,b)"
+    assert typed("fleet", "selector", "remove", "barns", "--repo", "repo")[1] == {"selectors": {"new": "site in (a,b)"}}
+    assert list(typed("fleet", "selector", "list", "--repo", "repo")[1]["selectors"]) == ["new"]
+    for wrong in (
+        ("deploy", "sample", "--to", "@barns"),
+        ("selector", "remove", "barns"),
+        ("selector", "set", "X", ""),
+    ):
+        code, answer = typed("fleet", *wrong, "--repo", "repo")
+        assert (code, answer["error"]["code"]) == (2, "usage")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
