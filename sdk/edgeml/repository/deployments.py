@@ -122,7 +122,7 @@ def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: 
         if name not in deployed:
             raise UsageError("usage", f"no deployment of {name!r} is signed", _hint(name, deployed))
         check_no_rollout(document, name)
-        check_selected(wanted, {device: it.labels for device, it in document.devices.items()})
+        check_selected(wanted, repository.labels())
         removal = Deployment(
             id=f"{name}-removal-{repository.fleet.version() + 1}",
             name=name,
@@ -181,7 +181,7 @@ def draft(
     """
     chosen = _choose(releases(repository), name, version)
     if not allow_empty:
-        check_selected(wanted, {device: it.labels for device, it in repository.document().devices.items()})
+        check_selected(wanted, repository.labels())
     manifest = chosen[0].manifest
     return Deployment(
         # The document's next version makes the id unique.

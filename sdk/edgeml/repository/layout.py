@@ -123,6 +123,10 @@ class RepositoryFolder:
         """Read the signed fleet document."""
         return desired.decode(self.fleet.read([desired.FLEET_DOCUMENT])[desired.FLEET_DOCUMENT])
 
+    def labels(self) -> dict[str, dict[str, str]]:
+        """Return the signed labels of each enrolled device."""
+        return {device: it.labels for device, it in self.document().devices.items()}
+
     def write_document(self, document: FleetDocument, now: datetime) -> None:
         """Sign another fleet document, with the audit log's head; the caller holds the lock.
 

@@ -6,8 +6,9 @@ two of them leaves a rollout that is ahead of the document, and the next turn le
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Final, TypeAlias
 
 import msgspec
 from sqlalchemy import Connection
@@ -23,8 +24,9 @@ from edgeml_core import selectors
 from edgeml_core.desired import FleetDocument
 from edgeml_core.messages import Report
 
+Labels: TypeAlias = "Mapping[str, Mapping[str, str]]"
 #: The actor of decisions in the audit log.
-CONTROLLER = "controller"
+CONTROLLER: Final = "controller"
 
 
 class Steering:
@@ -97,7 +99,7 @@ class Steering:
             after = acts.ACTS[act](rollout, now.timestamp())
             self._repository.audit.append(act, rollout.id, {"phase": after.phase}, now=now)
             self.rollouts.change(after)
-            self._follow(after, now)
+            self._follow(after, self._repository.labels(), now)
         return self.rollouts.find(rollout.id)
 
     def turn(self, now: datetime) -> list[tuple[Rollout, Decision]]:
@@ -117,13 +119,13 @@ class Steering:
     def reached(self, rollout: Rollout) -> list[DeviceOutcome]:
         """Return the outcome so far on each device that the whole rollout reaches, in the order of its waves."""
         document = self._repository.document()
-        return outcomes(rollout, document, self._observed(rollout, document))
+        return outcomes(rollout, document, self._observed(rollout, document, self._repository.labels()))
 
     def _turn(self, rollout: Rollout, now: datetime) -> tuple[Rollout, Decision] | None:
-        document = self._repository.document()
-        decision = controller.decide(document, self._observed(rollout, document), rollout, now.timestamp())
+        document, labels = self._repository.document(), self._repository.labels()
+        decision = controller.decide(document, self._observed(rollout, document, labels), rollout, now.timestamp())
         if decision is None:
-            self._follow(rollout, now)
+            self._follow(rollout, labels, now)
             return None
         after = controller.apply(rollout, decision, now.timestamp())
         if isinstance(decision, Complete):
@@ -132,34 +134,30 @@ class Steering:
         act = f"rollout: {type(decision).__name__.lower()}"
         self._repository.audit.append(act, rollout.id, facts, now=now, actor=CONTROLLER)
         self.rollouts.change(after, self._check)
-        self._follow(after, now)
+        self._follow(after, labels, now)
         return after, decision
 
-    def _follow(self, rollout: Rollout, now: datetime) -> None:
+    def _follow(self, rollout: Rollout, labels: Labels, now: datetime) -> None:
         """Sign the document that the rollout asks for, and close a rollout that has ended."""
         document = self._repository.document()
-        followed = following.follow(document, rollout, _labels(document))
+        followed = following.follow(document, rollout, labels)
         if followed != document:
             self._repository.write_document(followed, now)
         if rollout.phase in ENDED and rollout.is_open:
             self.rollouts.change(msgspec.structs.replace(rollout, is_open=False), self._check)
 
-    def _observed(self, rollout: Rollout, document: FleetDocument) -> Observed:
+    def _observed(self, rollout: Rollout, document: FleetDocument, labels: Labels) -> Observed:
         before: dict[str, Report] = {}
         if rollout.plan.slower:
             for it in document.deployments:
                 if it.name == rollout.deployment.name and it.id != rollout.id:
                     before |= self._registry.reports(it.id)
         return Observed(
-            labels=_labels(document),
+            labels=labels,
             states={device: seen.state for device, seen in self._registry.devices().items()},
             reports=self._registry.reports(rollout.id),
             before=before,
         )
-
-
-def _labels(document: FleetDocument) -> dict[str, dict[str, str]]:
-    return {device: it.labels for device, it in document.devices.items()}
 
 
 def _facts(plan_: Plan) -> dict[str, object]:
