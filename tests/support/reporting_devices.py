@@ -73,6 +73,10 @@ class ReportingDevices:
         """The devices that ever began a version."""
         return {name for name, versions in self.began.items() if version in versions}
 
+    def wants(self, version: str) -> bool:
+        """Whether the newest announced document names a version."""
+        return self._document is None or any(it.version == version for it in self._document.deployments)
+
     def all_serve(self, version: str) -> bool:
         """Whether every device that is on serves a version."""
         return {self.serving.get(name) for name in self.names if name not in self._silent} == {version}
