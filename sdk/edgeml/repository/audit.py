@@ -31,7 +31,7 @@ NOTHING: Final = "0" * 64
 ENTRY_MAX_BYTES: Final = 16 * 1024
 #: Characters of one detail; more are cut.
 DETAIL_MAX_CHARS: Final = 1000
-_HINT: Final = "keep the file as evidence, and compare it with an exported copy"
+_HINT: Final = "move the file away as evidence, which begins a new log, and compare it with an exported copy"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
