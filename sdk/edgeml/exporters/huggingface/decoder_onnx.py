@@ -75,7 +75,7 @@ def convert(
         pretrained: transformers' model; it is the same after that.
         past: names of the cache's inputs: key and value of each layer.
         shapes: their numbers of heads and sizes of a head.
-        path: the new file.
+        path: the new file; its weights lie beside it, since they may exceed the 2 GB of a file.
         tokens_max: of a prompt and its answer.
 
     Raises:
@@ -100,14 +100,15 @@ def convert(
             output_names=["logits", *(name.replace("past_key_values", "present") for name in past)],
             dynamic_shapes=(*counted, tuple({0: free, 2: free} for _ in past)),
             opset_version=OPSET,
-            external_data=False,
+            external_data=True,
             verbose=False,
             dynamo=True,
         )
     model = onnx.load(path)
     onnx_reshapes.fold(model.graph)
     onnx_fusion.fuse(model.graph, tokens_max)
-    onnx.save(model, path)
+    path.with_name(f"{path.name}.data").unlink()
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.stem}.weights")
 
 
 def _prompt() -> dict[str, torch.Tensor]:
