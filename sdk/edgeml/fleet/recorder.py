@@ -57,7 +57,7 @@ class Recorder:
     def seen(self) -> set[str]:
         """Return the devices that have a state; none when the registry can't be read. Call it before `run`."""
         try:
-            return set(self._registry.devices())
+            return self._registry.ids()
         except DeviceError as error:
             self._report(error)
             return set()

@@ -103,6 +103,11 @@ class Registry:
                 for column in (DEVICE.c.id, REPORT.c.device, HISTORY.c.device):
                     connection.execute(sa.delete(column.table).where(column.in_(names)))
 
+    def ids(self) -> set[str]:
+        """Return the devices that have a state."""
+        with self.database.reading() as connection:
+            return set(connection.scalars(sa.select(DEVICE.c.id).where(DEVICE.c.state.is_not(None))))
+
     def devices(self, *, first: str | None = None, last: str | None = None) -> dict[str, Seen]:
         """Return the last state of each device, by id.
 
