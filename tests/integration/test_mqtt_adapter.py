@@ -77,3 +77,34 @@ def test_session_that_lasts_receives_messages_of_its_absence(tmp_path: Path) -> 
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
         asyncio.run(run(broker.url))
+
+
+def test_message_that_is_not_acknowledged_comes_again(tmp_path: Path) -> None:
+    """On the next connection of the session, until its receiver acknowledges it; a flood doesn't stop the broker."""
+
+    async def run(url: str) -> None:
+        options = Options(inbox_max_messages=1, acknowledges=True)
+        session = Session(broker_urls.parse(url), "adapter", options)
+        other = Session(broker_urls.parse(url), "other", Options(is_lasting=False, inbox_max_messages=1))
+        async with other.connected() as sender, asyncio.timeout(60):
+            async with session.connected() as connection:
+                await connection.subscribe([("topic", 1)])
+                await sender.publish("topic", b"first", qos=1)
+                assert (await anext(connection)).payload == b"first"
+            async with session.connected() as connection:
+                again = await anext(connection)
+                assert again.payload == b"first"
+                connection.acknowledge(again)
+                # More than Mosquitto sends without acknowledgements, and than the inbox takes.
+                for _ in range(60):
+                    await sender.publish("topic", b"flood", qos=1)
+                connection.acknowledge(await anext(connection))
+                await sender.publish("topic", b"last", qos=1)
+                while (message := await anext(connection)).payload != b"last":
+                    connection.acknowledge(message)
+            connection.acknowledge(message)  # the connection has ended: it stays with the broker
+            async with session.connected() as connection:
+                assert (await anext(connection)).payload == b"last"
+
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        asyncio.run(run(broker.url))
