@@ -186,5 +186,6 @@ def test_a_leader_that_is_killed_frees_its_lock(database: Database, server: post
     first._lock.connection.dbapi_connection.pgconn.finish()
     until(lambda: second._take_turn()[0], "the lock")
     assert second._take_turn() == (True, Part(0, 1))
+    first._drop_lock()
     second._leave()
     others.close()
