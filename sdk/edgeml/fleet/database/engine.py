@@ -53,7 +53,7 @@ class Database:
     def __init__(self, where: Path | str, *, password_file: Path | None = None) -> None:
         url = _url(where, password_file)
         #: Without a password.
-        self.name: str = url.render_as_string(hide_password=True) if _is_url(where) else str(where)
+        self.name: str = url.set(drivername=_POSTGRESQL).render_as_string() if _is_url(where) else str(where)
         #: Whether several hosts may use it at a time.
         self.is_shared = url.get_backend_name() == _POSTGRESQL
         self.engine = _postgresql_engine(url) if self.is_shared else _sqlite_engine(url)
