@@ -142,12 +142,12 @@ class _Sources:
 
     def __init__(self, settings: Settings, link: MqttLink, floor: TimeFloor, relay: Relay | None) -> None:
         self.link = link
-        files = BlockingFiles(link.files.read, asyncio.get_running_loop())
+        files = BlockingFiles(link.files, asyncio.get_running_loop())
 
         metadata = partial(verified_metadata, settings.store.dir)
 
         def make_trust(source: TrustSource) -> Trust:
-            return Trust(settings.trust.root, settings.store.dir, source, floor)
+            return Trust(settings.trust.root, settings.store.dir, source, settings.device, floor)
 
         self.trust: ports.Trust = make_trust(files) if relay is None else relay.trust(files, make_trust, metadata)
         self.chunks: ChunkSource = link.chunks if relay is None else relay.chunks

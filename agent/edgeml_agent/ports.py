@@ -17,6 +17,7 @@ from edgeml_core.calls import Call, Reply
 from edgeml_core.desired import FleetDocument
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared, DeviceState, Report, Tuned
+from edgeml_core.records import DeviceRecord
 
 
 class Clock(Protocol):
@@ -78,6 +79,14 @@ class TrustSource(Protocol):
         """
         ...
 
+    def record(self, device: str) -> bytes | None:
+        """Return the newest record of a device; None where there is none. May block. Errors are those of `read`."""
+        ...
+
+    def site(self, site: str) -> bytes | None:
+        """Return the records of a site's devices together, for its relay; None where there are none."""
+        ...
+
 
 class Trust(Protocol):
     """The verified content of the signed repositories. Methods block: call them in a thread."""
@@ -88,6 +97,16 @@ class Trust(Protocol):
         Raises:
             RejectedError: the metadata is forged, old, expired or malformed.
             TransportError: the metadata can't be fetched.
+        """
+        ...
+
+    def record(self) -> DeviceRecord:
+        """Return the newest record of this device, by the keys of the last refresh; older ones are refused from now on.
+
+        Raises:
+            RejectedError: `device-revoked`; `record-missing`; `rollback-attempt`; `signature-invalid`;
+                `trust-expired`; `document-format`.
+            TransportError: the record can't be fetched. DeviceError: it can't be stored.
         """
         ...
 
@@ -106,6 +125,13 @@ class Trust(Protocol):
     def withdrawn(self) -> frozenset[str]:
         """Return the withdrawn releases, as far as this device has seen, by the stems of their bundles."""
         ...
+
+
+class SiteRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The verified record of a device of a relay's site, and its encoding."""
+
+    record: DeviceRecord
+    line: bytes
 
 
 class StatusSink(Protocol):

@@ -37,7 +37,7 @@ _SHOWN_MAX: Final = 20
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The device's identity. `labels` are for people only: the fleet document's signed labels decide."""
+    """The device's identity. `labels` are for people only: those of the device's signed record decide."""
 
     id: Name
     fleet: Name = "edge"

@@ -1,8 +1,8 @@
 """The fleet document: the deployments, as rules that each device applies to itself.
 
-It is signed as one target of the fleet repository. A deployment selects by label and percentage, so one retained
-message steers a hundred devices or thousands. The releases repository lists the releases: a device installs only what
-both name.
+It is signed as one target of the fleet repository. A deployment selects by label and percentage; each device applies
+it to the labels in its own record (`edgeml_core.records`). So one small message steers a hundred devices or a million.
+The releases repository lists the releases: a device installs only what both name.
 """
 
 from __future__ import annotations
@@ -18,20 +18,16 @@ from edgeml_core import names, selectors
 from edgeml_core.errors import RejectedError, UsageError
 
 FLEET_DOCUMENT: Final = "fleet.json"
-#: Bytes of a fleet document: thousands of devices, far below a broker's packet limit.
-FLEET_DOCUMENT_MAX_BYTES: Final = 1024 * 1024
+#: Bytes of a fleet document: every device reads all of it after each change. A bundle of a deployment takes 250.
+FLEET_DOCUMENT_MAX_BYTES: Final = 16 * 1024
 #: The label of a device's site: one stick, or one relay, serves all devices of a site.
 SITE_LABEL: Final = "site"
+#: The label of a device's board: the device installs bundles of that target alone.
+TARGET_LABEL: Final = "target"
 #: Steps of the hash range: hundredths of a percent.
 HASH_STEPS: Final = 10_000
 #: Between a deployment's id and the number of its attempt; the first attempt has none.
 _ATTEMPT: Final = "~"
-
-
-class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One enrolled device. Its labels are signed: a device can't claim others."""
-
-    labels: dict[str, str]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -73,14 +69,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FleetDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Deployments in the order in which they were made.
+    """Deployments in the order in which they were made; no device is named here.
 
     For each model the last pinned one that includes a device holds, else the last one. `audit` is the head of the
     host's audit log when it signed; devices ignore it.
     """
 
     fleet: str
-    devices: dict[str, Device]
     deployments: tuple[Deployment, ...]
     audit: str = ""
 
@@ -97,7 +92,8 @@ def decode(data: bytes) -> FleetDocument:
         RejectedError: `document-format`, when it is too long, malformed or has an invalid name or selector.
     """
     if len(data) > FLEET_DOCUMENT_MAX_BYTES:
-        raise RejectedError("document-format", f"the fleet document is longer than {FLEET_DOCUMENT_MAX_BYTES} bytes")
+        message = f"the fleet document has {len(data)} bytes, limit {FLEET_DOCUMENT_MAX_BYTES}"
+        raise RejectedError("document-format", message)
     try:
         document = msgspec.json.decode(data, type=FleetDocument)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -141,40 +137,41 @@ def place(deployment: Deployment, device_id: str) -> int:
 
 def includes(deployment: Deployment, device_id: str, labels: Mapping[str, str]) -> bool:
     """Return whether a deployment includes this device: its labels match, and `percent` reaches its place."""
-    reached = round(deployment.percent * HASH_STEPS / 100)
-    return place(deployment, device_id) < reached and selectors.matches(deployment.selector, device_id, labels)
+    if not selectors.matches(deployment.selector, device_id, labels):
+        return False
+    return place(deployment, device_id) < round(deployment.percent * HASH_STEPS / 100)
 
 
-def wanted_by(document: FleetDocument, device_id: str) -> dict[str, Deployment]:
-    """Return the deployments for one device, by model name.
-
-    A device that isn't enrolled has none.
-    """
-    device = document.devices.get(device_id)
-    if device is None:
-        return {}
+def wanted_by(document: FleetDocument, device_id: str, labels: Mapping[str, str]) -> dict[str, Deployment]:
+    """Return the deployments for one enrolled device with these signed labels, by model name."""
     return {
         deployment.name: deployment
         for deployment in sorted(document.deployments, key=lambda it: it.pinned)
-        if includes(deployment, device_id, device.labels)
+        if includes(deployment, device_id, labels)
     }
 
 
-def devices_at(document: FleetDocument, site: str) -> frozenset[str]:
-    """Return the devices of a site, by their signed labels."""
-    return frozenset(name for name, device in document.devices.items() if device.labels.get(SITE_LABEL) == site)
+def bundles_for(
+    document: FleetDocument, device_id: str, labels: Mapping[str, str]
+) -> Iterator[tuple[Deployment, Wanted]]:
+    """Yield every bundle that a device may install. Which of them it installs depends on its CPU."""
+    target = labels.get(TARGET_LABEL, "")
+    for deployment in wanted_by(document, device_id, labels).values():
+        for bundle in deployment.bundles:
+            if target in ("", bundle.target):
+                yield deployment, bundle
 
 
-def bundles_at(document: FleetDocument, site: str) -> Iterator[tuple[Deployment, Wanted]]:
-    """Yield every bundle that a device of a site may install, once. Which of them it installs depends on its CPU."""
+def bundles_at(
+    document: FleetDocument, devices: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[Deployment, Wanted]]:
+    """Yield every bundle that one of these devices may install, once; `devices` has the signed labels of each."""
     seen: set[str] = set()
-    for device in sorted(devices_at(document, site)):
-        target = document.devices[device].labels.get("target", "")
-        for deployment in wanted_by(document, device).values():
-            for bundle in deployment.bundles:
-                if target in ("", bundle.target) and bundle.manifest_sha256 not in seen:
-                    seen.add(bundle.manifest_sha256)
-                    yield deployment, bundle
+    for device, labels in sorted(devices.items()):
+        for deployment, bundle in bundles_for(document, device, labels):
+            if bundle.manifest_sha256 not in seen:
+                seen.add(bundle.manifest_sha256)
+                yield deployment, bundle
 
 
 def choose_bundle(

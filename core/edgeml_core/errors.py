@@ -29,7 +29,7 @@ CODES: Final[dict[str, str]] = {
     "config-invalid": "agent.toml has problems; the message lists all of them",
     "input-invalid": "an inference input doesn't fit the model's signature",
     "prompt-too-long": "a text is longer than the model can read, or leaves no room for an answer",
-    "device-unknown": "no device of that id has ever published its state on this broker",
+    "device-unknown": "no device of that id is enrolled, or none has ever published its state on this broker",
     "interrupted": "stopped by the operator",
     # GateFailed: the model doesn't meet the requested limits
     "gate-failed": "no candidate met the requested accuracy, parity, speed or size",
@@ -41,6 +41,8 @@ CODES: Final[dict[str, str]] = {
     "rollback-attempt": "metadata older than what was already trusted was offered",
     "trust-expired": "signed metadata has expired",
     "release-unsuitable": "no release of the wanted version suits this device",
+    "record-missing": "this device has no signed record of its labels, so no deployment is for it",
+    "device-revoked": "the fleet has revoked this device: it serves what it has, and gets nothing new",
     # TransportError: the network is at fault; retried with a bound and jitter
     "broker-unreachable": "the MQTT broker can't be reached, or the connection to it failed",
     "broker-refused": "the MQTT broker refused the user's name, password or certificate",

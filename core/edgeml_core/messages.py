@@ -44,6 +44,14 @@ class Topics:
         levels = [*reversed(rest[:-1]), first] if folder == _METADATA_DIR else [first]
         return f"{self.root}/trust/{repo}/{folder}{slash}{'/'.join(levels)}"
 
+    def record(self, device: str) -> str:
+        """Return the retained topic of a device's signed record (`edgeml_core.records`)."""
+        return f"{self.root}/record/{device}"
+
+    def site(self, site: str) -> str:
+        """Return the retained topic of the records of a site's devices, for its relay; a site's dots become `~`."""
+        return f"{self.root}/site/{site.replace('.', '~')}"
+
     def want(self, device: str) -> str:
         """Return the topic on which `device` requests chunks."""
         return f"{self.root}/want/{device}"

@@ -22,6 +22,7 @@ from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeml_core.broker import BrokerUrl
 from edgeml_io.inbox import Inbox
@@ -122,6 +123,7 @@ class _Client(aiomqtt.Client):
         self.packet_max_bytes = math.inf
         #: Packet ids of calls whose caller no longer waits.
         self._abandoned: set[int] = set()
+        self.is_v5 = kwargs.get("protocol") is ProtocolVersion.V5
 
     async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - aiomqtt's signature
         limit_s = self.timeout if timeout is None else timeout
@@ -226,6 +228,15 @@ class Connection:
             timeout_s: seconds for the confirmation; `math.inf` sets no bound, None is the session's.
         """
         await self._client.subscribe(list(subscriptions), timeout=timeout_s)
+
+    async def subscribe_to_others(self, topics: Sequence[str]) -> None:
+        """Subscribe with QoS 1 to what other clients publish from now on: no retained messages, and none of our own.
+
+        MQTT 3.1.1 can't leave those out: with such a broker nothing is subscribed to.
+        """
+        if self._client.is_v5:
+            others = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            await self._client.subscribe([(topic, others) for topic in topics])
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
         """Unsubscribe from topics, and wait until the broker confirms."""

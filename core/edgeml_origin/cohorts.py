@@ -4,7 +4,7 @@ Theory. A publication over MQTT costs the origin the same for one subscriber and
 when devices that fetch the same release ask for the same chunk at about the same time. It doesn't direct them. It waits
 a moment before it publishes, and publishes once for all that have asked.
 
-For how long, and for which devices? At the start, the signed fleet document names the devices that will fetch a
+For how long, and for which devices? At the start, the signed deployments and records tell which devices will fetch a
 release. They learn of it within seconds of each other, so the first want waits for them, `START_GATHER_S` at most. From
 then on the evidence is better: devices that received the last chunk together ask for the next one together. That set
 is a device's cohort, and its wants wait for it.

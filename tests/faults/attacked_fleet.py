@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from edgeml.repository import opened
 from edgeml_core import messages
 from edgeml_core.messages import Report, Topics
 from edgeml_core.trust import NEWEST_ROOT_FILE, REPOSITORIES
@@ -82,12 +83,14 @@ class AttackedFleet:
 
 
 def signed_files(repo: Path) -> dict[str, bytes]:
-    """Return all files of both TUF repositories by topic: metadata after the files that it names, timestamps last."""
+    """Return all signed files by topic: records, metadata after the files that it names, timestamps last."""
+    kept = opened(repo).records
     files = {
         TOPICS.trust(name, path.relative_to(repo / name).as_posix()): path.read_bytes()
         for name in REPOSITORIES
         for path in sorted((repo / name).rglob("*.json"))
     } | {TOPICS.trust(name, NEWEST_ROOT_FILE): newest(repo, name, "root") for name in REPOSITORIES}
+    files |= {TOPICS.record(device): line for device, line in kept.encoded(kept.all()).items()}
     return dict(sorted(files.items(), key=lambda item: ("metadata" in item[0], "timestamp" in item[0])))
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,11 +22,12 @@ from edgeml_agent.http_api.oip import codec
 from edgeml_agent.http_api.openai import requests, transcriptions
 from edgeml_agent.http_api.openai.requests import ChatRequest, CompletionRequest, EmbeddingsRequest
 from edgeml_agent.http_api.openai.responses import ResponsesRequest
-from edgeml_core import bundle, chunks, desired, golden, manifest, messages, relay_batch
+from edgeml_core import bundle, chunks, desired, golden, manifest, messages, records, relay_batch
 from edgeml_core.calls import Call
-from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
+from edgeml_core.desired import Deployment, FleetDocument, Wanted
 from edgeml_core.errors import EdgemlError
 from edgeml_core.messages import DeviceState, ModelState, Report
+from edgeml_core.records import DeviceRecord, KeySignature, SignedRecord
 from edgeml_core.relay_batch import RelayedMessage
 from edgeml_runtime.encode import audio, sound_file
 from fuzz import right
@@ -127,7 +129,18 @@ _WANTED: Final = Wanted(target="rpi4", format="onnx", arch="aarch64", cpu_featur
 _DEPLOYMENT: Final = Deployment(
     id="d-1", name="m", version="1.0", selector="site=farm-7", percent=50.0, bundles=(_WANTED,)
 )
-_FLEET: Final = FleetDocument(fleet="farm", devices={"board-1": Device(labels={})}, deployments=(_DEPLOYMENT,))
+_FLEET: Final = FleetDocument(fleet="farm", deployments=(_DEPLOYMENT,))
+_RECORD: Final = SignedRecord(
+    signed=DeviceRecord(
+        fleet="farm",
+        device="board-1",
+        version=3,
+        labels={"site": "farm-7"},
+        groups=("clinic",),
+        expires=datetime(2030, 1, 1, tzinfo=UTC),
+    ),
+    signatures=(KeySignature(keyid="0" * 64, sig="0" * 128),),
+)
 
 
 PARSERS: Final = {
@@ -144,6 +157,8 @@ PARSERS: Final = {
     "golden": Parser(golden.decode, (samples.GOLDEN,)),
     "bundle": Parser(_bundle, (samples.a_bundle(_MANIFEST, _FILES),)),
     "fleet": Parser(desired.decode, (desired.encode(_FLEET),)),
+    "record": Parser(records.decode, (records.encode(_RECORD),)),
+    "site": Parser(records.unpack_site, (records.pack_site([records.encode(_RECORD)]),)),
     "relayed": Parser(relay_batch.unpack, tuple(relay_batch.pack([RelayedMessage(device="board-1", report=_REPORT)]))),
     "state": Parser(lambda data: messages.decode(data, DeviceState), (messages.encode(_STATE),)),
     "call": Parser(lambda data: messages.decode(data, Call), (messages.encode(_CALL),)),

@@ -105,7 +105,7 @@ def test_a_sites_copy_brings_what_the_fleet_wants(field):
 def heard(field):
     """The device has seen the repository's newest metadata, as it would over the network."""
     settings = load(field / "device" / "agent.toml", {})
-    Trust(settings.trust.root, settings.store.dir, FolderFiles(field / "stick")).desired()
+    Trust(settings.trust.root, settings.store.dir, FolderFiles(field / "stick"), settings.device).desired()
 
 
 def test_a_stick_of_another_owner_is_refused(field, tmp_path):

@@ -339,6 +339,7 @@ def test_device_publishes_on_its_own_topics_only(broker):
                TOPICS.infer("barn-1", "mood", "client"), TOPICS.infer("barn-1", "mood", "barn-2"),
                TOPICS.infer("barn-2", "mood", "client"), TOPICS.answer("barn-1", "mood"),
                TOPICS.client("camera", "barn-1"), "homeassistant/sensor/barn-1/mood/config",
+               TOPICS.record("barn-1"), TOPICS.record("barn-2"), TOPICS.site("barn"),
                TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     refused = {topic: client.publish(topic) for topic in own + foreign}
     client.close()
@@ -351,8 +352,10 @@ def test_device_receives_no_messages_of_others(broker):
     listener, origin = Client(broker, "barn-2"), Client(broker, "origin")
     listener.subscribe("#")
     foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.call("barn-1"), TOPICS.reply("barn-1"),
-               TOPICS.infer("barn-1", "mood", "client"), TOPICS.client("camera", "barn-2")]  # fmt: skip
-    common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.call("barn-2")]
+               TOPICS.infer("barn-1", "mood", "client"), TOPICS.client("camera", "barn-2"),
+               TOPICS.record("barn-1"), TOPICS.site("barn")]  # fmt: skip
+    common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.call("barn-2"),
+              TOPICS.record("barn-2")]  # fmt: skip
     for topic in foreign + common:
         assert not origin.publish(topic)
     until(lambda: set(common) <= set(listener.heard), "what is for all is heard")
@@ -371,6 +374,7 @@ def test_operator_calls_devices_only(broker):
     operator.subscribe("#")
     heard = [TOPICS.state("barn-1"), TOPICS.reply("barn-1")]
     unheard = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.chunk("0" * 64),
+               TOPICS.record("barn-1"), TOPICS.site("barn"),
                TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     for topic in unheard + heard:
         assert not origin.publish(topic)
@@ -392,6 +396,7 @@ def test_client_receives_its_own_answers_only(broker):
     heard = TOPICS.client("client", "barn-1")
     unheard = [TOPICS.client("camera", "barn-1"), TOPICS.answer("barn-1", "mood"), TOPICS.state("barn-1"),
                TOPICS.infer("barn-1", "mood", "client"), TOPICS.chunk("0" * 64), TOPICS.wave("0" * 32),
+               TOPICS.record("barn-1"), TOPICS.site("barn"),
                TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
     for topic in [*unheard, heard]:
         assert not origin.publish(topic)

@@ -45,7 +45,7 @@ class World:
     def __init__(self, plan: Plan, count: int) -> None:
         self.labels: dict[str, dict[str, str]] = {str(n): {} for n in range(count)}
         self.old = a_deployment("1")
-        self.document = FleetDocument(fleet="edge", devices={}, deployments=(self.old,))
+        self.document = FleetDocument(fleet="edge", deployments=(self.old,))
         self.rollout = Rollout(deployment=a_deployment("2"), plan=plan)
         self.reports: dict[str, Report] = {}
         self.now_s = START_S

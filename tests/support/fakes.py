@@ -10,7 +10,7 @@ import asyncio
 import io
 from collections import deque
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -24,17 +24,19 @@ from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.update.agent import Agent, Ports
 from edgeml_agent.update.daemon import Daemon
 from edgeml_agent.update.reporter import Reporter
-from edgeml_core import bundle, chunks, trust, wire_keys
+from edgeml_core import bundle, chunks, records, trust, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.calls import Call, Reply, Reproduced
-from edgeml_core.desired import Deployment, Device, FleetDocument, Wanted
+from edgeml_core.desired import Deployment, FleetDocument, Wanted
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Compared, DeviceState, Report, Tuned
+from edgeml_core.records import DeviceRecord
 from edgeml_runtime.hardware.board import Board
 
 DEVICE = "board-1"
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 BOARD = Board(
     arch="aarch64",
     cpu="test",
@@ -217,6 +219,7 @@ class MemoryTrust:
         self.manifests: dict[str, bytes] = {}
         self.deployments: list[Deployment] = []
         self.labels: dict[str, str] = {}
+        self.revoked = False
         self.refusal: EdgemlError | None = None
         self.withdrawals: set[str] = set()
 
@@ -224,8 +227,15 @@ class MemoryTrust:
         """The document with all deployments made here."""
         if self.refusal is not None:
             raise self.refusal
-        devices = {DEVICE: Device(labels=self.labels)}
-        return FleetDocument(fleet="farm", devices=devices, deployments=tuple(self.deployments))
+        return FleetDocument(fleet="farm", deployments=tuple(self.deployments))
+
+    def record(self) -> DeviceRecord:
+        """The device's record with the labels made here."""
+        record = DeviceRecord(
+            fleet="farm", device=DEVICE, version=1, labels=self.labels, revoked=self.revoked, expires=NEVER
+        )
+        records.check_usable(record, datetime.now(UTC))
+        return record
 
     def withdrawn(self) -> frozenset[str]:
         """The stems that were withdrawn here."""

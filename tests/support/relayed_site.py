@@ -79,9 +79,8 @@ class SiteDevice:
         machine, clock = board.this_machine(), SystemClock()
         self.store, self.server = Store(found.store.dir), MemoryServer()
         self.link = MqttLink(found.broker, found.device, self.store.next_session)
-        self.trust = Trust(
-            found.trust.root, found.store.dir, BlockingFiles(self.link.files.read, asyncio.get_running_loop())
-        )
+        files = BlockingFiles(self.link.files, asyncio.get_running_loop())
+        self.trust = Trust(found.trust.root, found.store.dir, files, found.device)
         releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
         reporter = Reporter(self.link, machine, self.store, releases, clock)
         ports = Ports(

@@ -104,7 +104,7 @@ class ReportingDevices:
     def _begin(self, document: FleetDocument, name: str) -> Deployment | None:
         if name in self._silent:
             return None
-        for deployment in desired.wanted_by(document, name).values():
+        for deployment in desired.wanted_by(document, name, {}).values():
             if self._ids.get(name) != deployment.id:
                 self._ids[name] = deployment.id
                 self.began[name].add(deployment.version)

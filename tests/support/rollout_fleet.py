@@ -72,7 +72,7 @@ class FleetInMemory:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # noqa: S311 - no secret
-        self.document = FleetDocument(fleet="edge", devices={}, deployments=self.before)
+        self.document = FleetDocument(fleet="edge", deployments=self.before)
         for _ in range(3):
             self.follow_document()
             self.now_s += 2 * self.takes_s

@@ -86,7 +86,7 @@ class MqttLink:
         self._requests = InferenceRequests(topics, device.id, self._current)
         self._acl_check = AclCheck(topics, device.id)
         #: The signed files that the broker retains.
-        self.files = SignedFiles(topics, self._current)
+        self.files = SignedFiles(topics, self._current, device.id)
         #: The source of chunks.
         self.chunks = ChunkFeed(topics, device.id, self._current, max_bytes_per_s)
         #: Topics of another part of the agent.
@@ -97,6 +97,8 @@ class MqttLink:
             topics.call(device.id): self._calls.on_message,
             topics.infer(device.id, "", "").rstrip("/"): self._requests.on_message,
             topics.root + "/trust": self.files.on_message,
+            topics.record(device.id): self.files.on_message,
+            topics.site("").rstrip("/"): self.files.on_message,
             topics.trust(trust.FLEET, trust.TIMESTAMP_FILE): self._on_timestamp,
         }.items():
             self._dispatcher.set(topic, handler)

@@ -3,13 +3,15 @@
 A device subscribes to exact topics only, since not every broker sends retained messages to a wildcard. It always
 follows the newest root and the timestamp of both repositories. Of each other role it follows the file that was read
 last, so that it notices when the host repairs a forged one. A target is subscribed to for the time of its reading.
+
+It follows its own record from the start, and a relay the records of its site since it first read them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,18 +26,22 @@ HELD_MAX_BYTES: Final = 32 * 1024**2
 RETAINED_WAIT_S: Final = 10.0
 #: Seconds without a further change after which a change counts as complete: a host publishes its files in a burst.
 SETTLE_S: Final = 0.3
+#: Roles of topics that aren't metadata.
+_RECORD: Final = "record"
+_SITE: Final = "site"
 _NUMBERED_ROOT: Final = re.compile(rf"{trust.METADATA_DIR}/(\d+)\.root\.json")
 
 
 class SignedFiles:
     """Files by topic. A file that is too long is dropped: it can be requested again."""
 
-    def __init__(self, topics: Topics, current: CurrentConnection) -> None:
+    def __init__(self, topics: Topics, current: CurrentConnection, device: str) -> None:
         self._topics = topics
+        self._device = device
         self._current = current
         self._changed = asyncio.Event()
         #: Followed topics by role and repository. A host publishes the timestamp last, so it is subscribed to last.
-        self._followed = {
+        self._followed = {_RECORD: topics.record(device)} | {
             _role(repo, file): topics.trust(repo, file)
             for file in (trust.NEWEST_ROOT_FILE, trust.TIMESTAMP_FILE)
             for repo in trust.REPOSITORIES
@@ -69,6 +75,23 @@ class SignedFiles:
             if (last := trust.unverified_version(newest)) <= number:
                 return newest if last == number else None
         return await self._request(topic, _role(repo, file))
+
+    async def record(self, device: str) -> bytes | None:
+        """Return the record of this device, as far as one has arrived.
+
+        It doesn't wait for one: a device has the record of its enrolment, and looks again when another arrives.
+        """
+        return self._held.get(self._topics.record(device))
+
+    async def site(self, site: str) -> bytes | None:
+        """Return the records of a site's devices, and follow them; None when there are none.
+
+        Errors are those of `read`.
+        """
+        topic = self._topics.site(site)
+        if self._followed.get(_SITE) == topic:
+            return self._held.get(topic)
+        return await self._request(topic, _SITE)
 
     async def changed(self) -> None:
         """Wait until files have changed since the last call, and until no more arrive."""
@@ -136,19 +159,28 @@ class BlockingFiles:
     """The link's files for the thread that verifies them: a `TrustSource`.
 
     Args:
-        read: `SignedFiles.read`, which runs on `loop`.
+        signed: the files; their coroutines run on `loop`.
         loop: the link's event loop.
     """
 
-    def __init__(
-        self, read: Callable[[str, str], Coroutine[None, None, bytes | None]], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._read = read
+    def __init__(self, signed: SignedFiles, loop: asyncio.AbstractEventLoop) -> None:
+        self._signed = signed
         self._loop = loop
 
     def read(self, repo: str, file: str) -> bytes | None:
         """See `TrustSource.read`."""
-        return asyncio.run_coroutine_threadsafe(self._read(repo, file), self._loop).result()
+        return self._wait(self._signed.read(repo, file))
+
+    def record(self, device: str) -> bytes | None:
+        """See `TrustSource.record`."""
+        return self._wait(self._signed.record(device))
+
+    def site(self, site: str) -> bytes | None:
+        """See `TrustSource.site`."""
+        return self._wait(self._signed.site(site))
+
+    def _wait(self, reading: Coroutine[None, None, bytes | None]) -> bytes | None:
+        return asyncio.run_coroutine_threadsafe(reading, self._loop).result()
 
 
 def _role(repo: str, file: str) -> str:

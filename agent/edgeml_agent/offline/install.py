@@ -119,7 +119,8 @@ async def _read_folder(settings: Settings, store: Store, source: Path) -> tuple[
     """Return a stick's deployments for this device; those that the device trusts already, if the stick is older."""
 
     def with_files(signed: TrustSource) -> Agent:
-        return _agent(settings, store, Trust(settings.trust.root, settings.store.dir, signed), FolderChunks(source))
+        verifier = Trust(settings.trust.root, settings.store.dir, signed, settings.device)
+        return _agent(settings, store, verifier, FolderChunks(source))
 
     agent = with_files(FolderFiles(source))
     try:
@@ -143,10 +144,10 @@ async def _install_bundle(settings: Settings, store: Store, source: Path) -> Ins
         raise UsageError("usage", message, "name a bundle, or the folder of a repository") from error
     with file:
         bundle = BundleReader(file)
-        bundle_trust = Trust(
-            settings.trust.root, settings.store.dir, BundleFiles(bundle, HeldFiles(settings.store.dir))
-        )
+        held = BundleFiles(bundle, HeldFiles(settings.store.dir))
+        bundle_trust = Trust(settings.trust.root, settings.store.dir, held, settings.device)
         _check_trusted(bundle_trust, bundle)
+        bundle_trust.record()
         # The newest deployment stays recorded as done, so that only the fleet's next one counts.
         deployment = _deployment(bundle, store.record(bundle.manifest.name).deployment)
         await _agent(settings, store, bundle_trust, BundleChunks(bundle)).attempt(deployment)

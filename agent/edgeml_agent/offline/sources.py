@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeml_agent.ports import Arrival, TrustSource
-from edgeml_core import chunks, sealing, trust, wire_keys
+from edgeml_core import chunks, records, sealing, trust, wire_keys
 from edgeml_core.bundle import BundleReader
 from edgeml_core.errors import RejectedError, TransportError
 from edgeml_core.manifest import MANIFEST_MAX_BYTES
@@ -41,8 +41,25 @@ class FolderFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            message = f"{self._folder / repo / file} can't be read: {error.strerror}"
-            raise TransportError("trust-unavailable", message, "copy the repository to the stick again") from error
+            raise _unreadable(self._folder / repo / file, error) from error
+
+    def record(self, device: str) -> bytes | None:
+        """See `TrustSource.record`."""
+        path = self._folder / records.RECORDS_DIR / records.file_of(device)
+        try:
+            return records.find(files.read_regular(path, records.RECORDS_FILE_MAX_BYTES), device)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def site(self, site: str) -> None:
+        """See `TrustSource.site`; a relay has no stick."""
+
+
+def _unreadable(path: Path, error: OSError) -> TransportError:
+    hint = "copy the repository to the stick again"
+    return TransportError("trust-unavailable", f"{path} can't be read: {error.strerror}", hint)
 
 
 class FolderTargets(FolderFiles):
@@ -57,6 +74,10 @@ class FolderTargets(FolderFiles):
         if file.startswith(f"{trust.TARGETS_DIR}/"):
             return super().read(repo, file)
         return self._held.read(repo, file)
+
+    def record(self, device: str) -> bytes | None:
+        """See `TrustSource.record`."""
+        return self._held.record(device)
 
 
 class FolderChunks:
@@ -115,6 +136,13 @@ class BundleFiles:
         if file.startswith(f"{trust.TARGETS_DIR}/"):
             return self._bundle.manifest_bytes
         return self._held.read(repo, file)
+
+    def record(self, device: str) -> bytes | None:
+        """See `TrustSource.record`."""
+        return self._held.record(device)
+
+    def site(self, site: str) -> None:
+        """See `TrustSource.site`."""
 
 
 class BundleChunks:

@@ -1,4 +1,4 @@
-"""The signed files that a relay publishes at its site: metadata, the fleet document, the manifests for the site.
+"""The signed files that a relay publishes at its site: metadata, fleet document, the site's records and manifests.
 
 The relay publishes only files that it has verified itself; the site's devices verify them again. It doesn't fetch other
 sites' manifests: they would cost the network as much as some updates.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.ports import Trust, TrustSource
+from edgeml_agent.ports import SiteRecord, Trust, TrustSource
 from edgeml_core import desired, names, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import EdgemlError
+from edgeml_core.records import DeviceRecord
 
 #: A file's repository, and its name there.
 Name = tuple[str, str]
@@ -24,11 +25,31 @@ _ROOT: Final = re.compile(rf"{trust.METADATA_DIR}/(\d+)\.root\.json")
 
 
 class SiteFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet document, the site's manifests by digest, and all files that the site's devices read."""
+    """The fleet document, the site's name, and what its devices read.
+
+    Attributes:
+        records: of the site's devices, by id.
+        manifests: those for the site, by digest.
+        files: all signed files.
+    """
 
     document: FleetDocument
+    site: str
+    records: dict[str, SiteRecord]
     manifests: dict[str, bytes]
     files: dict[Name, bytes]
+
+
+class SiteVerifier(Trust, Protocol):
+    """The trust of a relay's own device, which also verifies the records of its site."""
+
+    def site(self, site: str) -> dict[str, SiteRecord]:
+        """Return the records of a site's devices that the fleet's keys have signed, by device.
+
+        Raises:
+            RejectedError: `document-format`. TransportError: they can't be fetched.
+        """
+        ...
 
 
 class TargetCache:
@@ -51,6 +72,14 @@ class TargetCache:
             self._read[repo, file] = data
         return data
 
+    def record(self, device: str) -> bytes | None:
+        """See `TrustSource.record`."""
+        return self._source.record(device)
+
+    def site(self, site: str) -> bytes | None:
+        """See `TrustSource.site`."""
+        return self._source.site(site)
+
     def begin(self) -> None:
         """Forget all targets that `keep` didn't name."""
         self._read.clear()
@@ -72,22 +101,19 @@ class SiteTrust:
         verifier: the trust of the device itself.
         targets: the source that `verifier` reads.
         metadata: reads the metadata that `verifier` has verified.
-        device: the relay's own id; its signed label `site` names the site that it serves.
         show: called in the verifier's thread with the site's files.
     """
 
     def __init__(
         self,
-        verifier: Trust,
+        verifier: SiteVerifier,
         targets: TargetCache,
         metadata: Callable[[], Mapping[Name, bytes]],
-        device: str,
         show: Callable[[SiteFiles], None],
     ) -> None:
         self._verifier = verifier
         self._targets = targets
         self._metadata = metadata
-        self._device = device
         self._show = show
         self._old_roots: dict[Name, bytes] = {}
 
@@ -96,8 +122,11 @@ class SiteTrust:
         self._targets.begin()
         document = self._verifier.desired()
         verified = self._targets.named(trust.FLEET)
+        site = self._verifier.record().labels.get(desired.SITE_LABEL, "")
+        found = self._verifier.site(site) if site else {}
+        devices = {device: it.record.labels for device, it in found.items() if not it.record.revoked}
         manifests: dict[str, bytes] = {}
-        for deployment, bundle in desired.bundles_at(document, site_of(document, self._device)):
+        for deployment, bundle in desired.bundles_at(document, devices):
             stem = names.bundle_stem(deployment.name, deployment.version, bundle.target, bundle.format)
             digest = bundle.manifest_sha256
             try:
@@ -112,8 +141,12 @@ class SiteTrust:
             if name not in self._old_roots and (data := self._targets.read(*name)) is not None:
                 self._old_roots[name] = data
         files = {**self._old_roots, **targets, **metadata}
-        self._show(SiteFiles(document=document, manifests=manifests, files=files))
+        self._show(SiteFiles(document=document, site=site, records=found, manifests=manifests, files=files))
         return document
+
+    def record(self) -> DeviceRecord:
+        """See `ports.Trust.record`."""
+        return self._verifier.record()
 
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""
@@ -135,9 +168,3 @@ def _earlier_roots(metadata: Mapping[Name, bytes]) -> list[Name]:
         for repo, held in numbers.items()
         for number in range(1, min(held))
     ]
-
-
-def site_of(document: FleetDocument, device: str) -> str:
-    """Return the site that a device's labels name; empty when they name none."""
-    enrolled = document.devices.get(device)
-    return enrolled.labels.get(desired.SITE_LABEL, "") if enrolled else ""

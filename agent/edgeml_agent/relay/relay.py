@@ -22,11 +22,11 @@ from edgeml_agent.link.link import MqttLink
 from edgeml_agent.ports import Trust, TrustSource
 from edgeml_agent.relay.backlog import MESSAGE_OVERHEAD_BYTES, Backlog, Sized
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
-from edgeml_agent.relay.files import Name, SiteFiles, SiteTrust, TargetCache, site_of
+from edgeml_agent.relay.files import Name, SiteFiles, SiteTrust, SiteVerifier, TargetCache
 from edgeml_agent.relay.pull_through import OwnChunks, Pulls
 from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import DeviceSettings, RelaySettings
-from edgeml_core import desired, manifest, messages, relay_batch, wire_keys
+from edgeml_core import manifest, messages, relay_batch, wire_keys
 from edgeml_core.errors import RejectedError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_core.relay_batch import RelayedMessage
@@ -83,7 +83,7 @@ class Relay:
     def trust(
         self,
         source: TrustSource,
-        verifier: Callable[[TrustSource], Trust],
+        verifier: Callable[[TrustSource], SiteVerifier],
         metadata: Callable[[], Mapping[Name, bytes]],
     ) -> Trust:
         """Make the trust of the relay's own device; it shows the site each file that it has verified.
@@ -99,7 +99,7 @@ class Relay:
             loop.call_soon_threadsafe(self.show, files)
 
         targets = TargetCache(source)
-        return SiteTrust(verifier(targets), targets, metadata, self._device, show)
+        return SiteTrust(verifier(targets), targets, metadata, show)
 
     async def run(self) -> None:
         """Relay until cancelled."""
@@ -110,10 +110,10 @@ class Relay:
 
     def show(self, files: SiteFiles) -> None:
         """Publish these files at the site, and serve the chunks that they list."""
-        site = site_of(files.document, self._device)
-        if not site:
+        if not files.site:
             log.event("relay serves nobody", reason="its device has no label site")
-        self._devices = desired.devices_at(files.document, site) - {self._device}
+        devices = {device for device, it in files.records.items() if not it.record.revoked}
+        self._devices = frozenset(devices - {self._device})
         self._releases = tuple(
             AnnouncedRelease(
                 release=wire_keys.chunk_id(digest),
@@ -128,7 +128,8 @@ class Relay:
         self._states = {device: it for device, it in self._states.items() if device in self._devices}
         self._allow()
         self._link.handler_topics.set_topics([self._topics.call(device) for device in sorted(self._devices)])
-        self._site.retain({self._topics.trust(*name): data for name, data in files.files.items()})
+        lines = {self._topics.record(device): it.line for device, it in files.records.items()}
+        self._site.retain(lines | {self._topics.trust(*name): data for name, data in files.files.items()})
 
     def connected(self) -> None:
         """See `TopicHandler.connected`: the last messages may be lost, so all states are published again."""

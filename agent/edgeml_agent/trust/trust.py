@@ -13,14 +13,18 @@ from typing import Final
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface, TargetFile
 
-from edgeml_agent.ports import TrustSource
+from edgeml_agent import log
+from edgeml_agent.ports import SiteRecord, TrustSource
+from edgeml_agent.settings import DeviceSettings
 from edgeml_agent.store import locks
+from edgeml_agent.trust.records import OwnRecord
 from edgeml_agent.trust.time_floor import FOLDER_NAME, TimeFloor
 from edgeml_agent.trust.tuf_client import CURRENT, TufClient
 from edgeml_agent.trust.withdrawals import withdrawn
-from edgeml_core import chunks, desired, trust
+from edgeml_core import chunks, desired, records, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
+from edgeml_core.records import DeviceRecord
 
 #: Bytes of a trust anchor: python-tuf's own bound of a root.
 ANCHOR_MAX_BYTES: Final = 512_000
@@ -59,6 +63,12 @@ class HeldFiles:
         except OSError:
             return None
 
+    def record(self, device: str) -> None:
+        """See `TrustSource.record`: the device knows its own already."""
+
+    def site(self, site: str) -> None:
+        """See `TrustSource.site`; nothing is kept of other devices."""
+
 
 def verified_metadata(state: Path) -> dict[tuple[str, str], bytes]:
     """Return the metadata that this device has verified, by repository and file as a repository's folder names it.
@@ -88,12 +98,20 @@ class Trust:
     Args:
         anchors: the folder with `releases.root.json` and `fleet.root.json`.
         state: the store's folder.
+        source: where signed files and records come from.
+        device: the device's id and fleet.
         time: the device's clock, by which metadata expires.
     """
 
-    def __init__(self, anchors: Path, state: Path, source: TrustSource, time: TimeFloor | None = None) -> None:
+    def __init__(
+        self, anchors: Path, state: Path, source: TrustSource, device: DeviceSettings, time: TimeFloor | None = None
+    ) -> None:
         self._anchors = anchors
         self._state = state
+        self._source = source
+        self._fleet = device.fleet
+        now = (time or TimeFloor(anchors, state)).now
+        self._record = OwnRecord(anchors, state, source, device, now)
         self._lock_path = state / locks.TRUST
         self._clients = {
             repo: TufClient(
@@ -101,7 +119,7 @@ class Trust:
                 state / FOLDER_NAME / repo,
                 urls=(f"{repo}/{trust.METADATA_DIR}", f"{repo}/{trust.TARGETS_DIR}"),
                 fetcher=Fetcher(source),
-                now=(time or TimeFloor(anchors, state)).now,
+                now=now,
             )
             for repo in trust.REPOSITORIES
         }
@@ -118,6 +136,30 @@ class Trust:
         if data is None:
             raise RejectedError("document-format", "the fleet repository has no fleet document")
         return desired.decode(data)
+
+    def record(self) -> DeviceRecord:
+        """See `ports.Trust.record`."""
+        with self._lock, locks.held(self._lock_path):
+            return self._record.newest(self._clients[trust.FLEET].root())
+
+    def site(self, site: str) -> dict[str, SiteRecord]:
+        """Return the records of a site's devices that the fleet's keys have signed, by device.
+
+        Raises:
+            RejectedError: `document-format`, when they can't be unpacked. TransportError: they can't be fetched.
+        """
+        packed, found = self._source.site(site), {}
+        with self._lock, locks.held(self._lock_path):
+            root = self._clients[trust.FLEET].root()
+        for line in [] if packed is None else records.unpack_site(packed):
+            try:
+                record = records.verified(line, root, fleet=self._fleet)
+            except RejectedError as error:
+                log.failure("record of a device ignored", error)
+                continue
+            if record.labels.get(desired.SITE_LABEL) == site:
+                found[record.device] = SiteRecord(record=record, line=line)
+        return found
 
     def manifest(self, stem: str, digest: str) -> bytes:
         """See `ports.Trust.manifest`."""

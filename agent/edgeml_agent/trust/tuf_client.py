@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from edgeml_core import trust
@@ -84,6 +85,15 @@ class TufClient:
             updater._trusted_set.reference_time = self._now()  # noqa: SLF001
             updater.refresh()
         self._updater = updater
+
+    def root(self) -> Root:
+        """Return the newest root that this device has verified.
+
+        Raises:
+            RejectedError: it is damaged. DeviceError: `store-failed`.
+        """
+        with _translate_errors(self._name):
+            return Metadata[Root].from_bytes((self._folder / CURRENT / "root.json").read_bytes()).signed
 
     def find_target(self, path: str) -> TargetFile | None:
         """Return the signed description of a target; None if it isn't listed. The last refresh must have succeeded."""

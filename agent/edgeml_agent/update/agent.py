@@ -28,9 +28,10 @@ from edgeml_agent.update.reporter import Reporter
 from edgeml_agent.update.state_machine import StateMachine, run_to_end
 from edgeml_core import desired, lifecycle, names, trust
 from edgeml_core import manifest as manifests
-from edgeml_core.desired import Deployment
+from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
 from edgeml_core.lifecycle import Event, State
+from edgeml_core.records import DeviceRecord
 from edgeml_runtime.hardware.board import Board
 
 #: States in which the chunks of the wanted release are kept on the disk.
@@ -99,13 +100,16 @@ class Agent:
         """Return the deployments of the signed fleet document that include this device, by model.
 
         Raises:
-            RejectedError: the metadata is forged, old, expired or malformed.
+            RejectedError: the metadata or this device's record is forged, old, expired or malformed; `device-revoked`.
             TransportError: the metadata can't be fetched.
         """
-        document = await asyncio.to_thread(self._ports.trust.desired)
-        device = document.devices.get(self._device_id)
-        self._target = "" if device is None else device.labels.get("target", "")
-        return desired.wanted_by(document, self._device_id)
+
+        def read() -> tuple[FleetDocument, DeviceRecord]:
+            return self._ports.trust.desired(), self._ports.trust.record()
+
+        document, record = await asyncio.to_thread(read)
+        self._target = record.labels.get(desired.TARGET_LABEL, "")
+        return desired.wanted_by(document, self._device_id, record.labels)
 
     async def serving_withdrawn(self) -> dict[str, str]:
         """Return the withdrawn releases that serve here, as stems by model."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from edgeml_agent.update.agent import Agent
 from edgeml_agent.update.reporter import Reporter
 from edgeml_agent.update.slot import UpdateSlot
 from edgeml_agent.update.update_task import RETRY_FIRST_S, RETRY_MAX_S, UpdateTask
+from edgeml_core.desired import Deployment
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
 from edgeml_core.lifecycle import State
 from edgeml_io import backoff
@@ -172,6 +173,8 @@ class Daemon:
             return next(self._delays)
         except EdgemlError as error:
             self._reporter.refused(error)
+            if error.code == "device-revoked":
+                self._abandon({}, tasks)
             return LOOK_EVERY_S
         except Exception as error:  # noqa: BLE001 - no defect in this step may end the process that serves
             defect = DeviceError("internal", f"the agent failed: {error}", "read the agent's log for the traceback")
@@ -182,12 +185,16 @@ class Daemon:
         self._reporter.trust_restored()
         with _store_errors_logged():
             self._reporter.serving_withdrawn(await self._agent.serving_withdrawn())
-        for record in self._store.records().values():
-            if record.name not in deployments and record.state not in _AT_REST:
-                self._update(record.name, tasks).abandon()
+        self._abandon(deployments, tasks)
         for name, deployment in deployments.items():
             self._update(name, tasks).start(deployment)
         return LOOK_EVERY_S
+
+    def _abandon(self, deployments: Mapping[str, Deployment], tasks: asyncio.TaskGroup) -> None:
+        """Abandon the unfinished updates of models that aren't deployed to this device any more."""
+        for record in self._store.records().values():
+            if record.name not in deployments and record.state not in _AT_REST:
+                self._update(record.name, tasks).abandon()
 
     def _update(self, name: str, tasks: asyncio.TaskGroup) -> UpdateTask:
         if name not in self._updates:

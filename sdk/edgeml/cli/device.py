@@ -1,4 +1,4 @@
-"""`edgeml device`: enroll devices."""
+"""`edgeml device`: the devices of a fleet, and their labels."""
 
 from __future__ import annotations
 
@@ -7,31 +7,47 @@ from typing import Any, Final
 
 import click
 
-from edgeml.cli.output import Output, command
+from edgeml.cli.output import Output, command, table
 from edgeml_core import names
+from edgeml_core.errors import UsageError
 
 _FILE: Final = click.Path(path_type=Path)
 
 
 @click.group()
 def device() -> None:
-    """Enroll devices."""
+    """Enroll, relabel, revoke and replace devices."""
+
+
+_device: Final = click.argument("device_id", metavar="ID")
+_repo: Final = click.option(
+    "--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository."
+)
+_broker: Final = click.option("--broker", metavar="URL", help="mqtt[s]://[USER@]HOST[:PORT] as the device sees it.")
+_password_file: Final = click.option(
+    "--password-file", metavar="FILE", type=_FILE, help="The password of USER; copied to DEVICE_DIR."
+)
+_ca: Final = click.option(
+    "--ca", metavar="FILE", type=_FILE, help="The broker's authority; copied. Default: the device's system's."
+)
+_store: Final = click.option(
+    "--store", metavar="DIR", help="The device's folder for releases; default: store beside agent.toml."
+)
+_output: Final = click.option("-o", "--output", metavar="DEVICE_DIR", type=_FILE, required=True)
 
 
 @device.command()
-@click.argument("device_id", metavar="ID")
-@click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository.")
-@click.option("--broker", metavar="URL", help="mqtt[s]://[USER@]HOST[:PORT] as the device sees it.")
-@click.option("--password-file", metavar="FILE", type=_FILE, help="The password of USER; copied to DEVICE_DIR.")
-@click.option(
-    "--ca", metavar="FILE", type=_FILE, help="The broker's authority; copied. Default: the device's system's."
-)
-@click.option("--store", metavar="DIR", help="The device's folder for releases; default: store beside agent.toml.")
+@_device
+@_repo
+@_broker
+@_password_file
+@_ca
+@_store
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="Signed; `target` names the board.")
 @click.option(
     "--group", "groups", metavar="GROUP", multiple=True, help="The device may read models that are encrypted for GROUP."
 )
-@click.option("-o", "--output", metavar="DEVICE_DIR", type=click.Path(path_type=Path), required=True)
+@_output
 @command(
     examples=(
         "edgeml device enroll pi-7 --repo ./repo --broker mqtt://10.0.0.2 --label target=rpi4,site=barn -o pi-7",
@@ -62,3 +78,112 @@ def enroll(
     )
     text = f"enrolled {device_id}\nnext: copy {output} to it, and run `edgeml-agent run --config agent.toml` there"
     out.result(enrolled.to_dict(), text)
+
+
+@device.command()
+@_device
+@click.argument("changes", metavar="K=V|K-...", nargs=-1, required=True)
+@_repo
+@command(
+    examples=(
+        "edgeml device relabel pi-7 ring=early --repo ./repo",
+        "edgeml device relabel pi-7 site=barn,target=rpi5 ring- --repo ./repo",
+    )
+)
+def relabel(out: Output, device_id: str, changes: tuple[str, ...], repo: Path) -> None:
+    """Change labels of device ID: K=V adds or replaces one, K- removes one.
+
+    A running `edgeml fleet serve` sends the device its new record; nothing else is signed again.
+    """
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    removed = [change.removesuffix("-") for change in changes if "=" not in change and change.endswith("-")]
+    labels = names.parse_labels(change for change in changes if "=" in change or not change.endswith("-"))
+    if both := sorted(labels.keys() & removed):
+        raise UsageError("usage", f"label {', '.join(both)} is set and removed", "give each key once")
+    changed = Repository.open(repo).relabel(device_id, labels, removed=removed)
+    out.result(changed.to_dict(), f"{device_id} has {_pairs(changed.labels) or 'no labels'}, version {changed.version}")
+
+
+@device.command()
+@_device
+@_repo
+@command(examples=("edgeml device revoke pi-7 --repo ./repo",))
+def revoke(out: Output, device_id: str, repo: Path) -> None:
+    """Revoke device ID, such as a stolen board: it gets nothing new.
+
+    A running `edgeml fleet serve` ignores it within seconds. The device goes on with the models that it has. `edgeml
+    device replace` gives the id to another board.
+    """
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    revoked = Repository.open(repo).revoke(device_id)
+    out.result(revoked.to_dict(), f"revoked {device_id}; take its rights at the broker, too")
+
+
+@device.command()
+@_device
+@_repo
+@_broker
+@_password_file
+@_ca
+@_store
+@_output
+@command(examples=("edgeml device replace pi-7 --repo ./repo --broker mqtts://broker.example -o pi-7-new",))
+def replace(
+    *,
+    out: Output,
+    device_id: str,
+    repo: Path,
+    broker: str | None,
+    output: Path,
+    **files: Any,  # noqa: ANN401 - click's: ca, password_file and store
+) -> None:
+    """Make a folder for another board in the place of device ID, which is broken or revoked.
+
+    Labels and groups stay, and so does the id.
+    """
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    replaced = Repository.open(repo).replace(device_id, broker=broker, output=output, **files)
+    text = f"replaced {device_id}\nnext: copy {output} to the new board, and stop the old one"
+    out.result(replaced.to_dict(), text)
+
+
+@device.command("list")
+@_repo
+@command(examples=("edgeml device list --repo ./repo", "edgeml device list --repo ./repo --json"))
+def list_devices(out: Output, repo: Path) -> None:
+    """Print every device with its labels, also revoked ones. `edgeml fleet devices` prints their last states."""
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    found = Repository.open(repo).devices()
+    rows = [
+        (it.id, _pairs(it.labels), ",".join(it.groups), str(it.version), "revoked" if it.revoked else "")
+        for it in found
+    ]
+    headers = ("device", "labels", "groups", "version", "state")
+    out.result({"devices": [it.to_dict() for it in found]}, table(headers, rows))
+
+
+@device.command()
+@_device
+@_repo
+@command(examples=("edgeml device show pi-7 --repo ./repo",))
+def show(out: Output, device_id: str, repo: Path) -> None:
+    """Print the labels, groups and version of device ID, and the deployments that include it."""
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    repository = Repository.open(repo)
+    found, deployments = repository.device(device_id), repository.deployments_of(device_id)
+    lines = [
+        f"{found.id}: version {found.version}{', revoked' if found.revoked else ''}",
+        f"labels: {_pairs(found.labels) or 'none'}",
+        f"groups: {', '.join(found.groups) or 'none'}",
+        *(f"runs {it.name} {it.version} ({it.id})" for it in deployments),
+    ]
+    out.result({**found.to_dict(), "deployments": [it.id for it in deployments]}, "\n".join(lines))
+
+
+def _pairs(labels: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())

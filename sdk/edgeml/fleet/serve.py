@@ -17,6 +17,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -25,12 +26,14 @@ from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.leadership import Election
 from edgeml.fleet.link import Broker, HostSessions, transport_error
+from edgeml.fleet.record_announcer import RecordAnnouncer
 from edgeml.fleet.recorder import Events, Recorder
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.rollouts import loop as rollout_loop
 from edgeml.fleet.snapshot import Snapshot, read
 from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml.repository.layout import DATABASE_FILE
+from edgeml.repository.records import Known
 from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
@@ -205,9 +208,12 @@ class Host:
             await connection.publish(self._topics.wave(release), chunk_id.encode(), qos=_CHUNK_QOS, retain=True)
 
         announcing = Announcer(connection, self._topics) if is_leader else None
+        records = RecordAnnouncer(connection, self._topics, self._repository.records) if is_leader else None
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive(connection, announcing))
-            tasks.create_task(self._watch(connection, announcing))
+            tasks.create_task(self._receive(connection, announcing, records))
+            tasks.create_task(self._watch(connection, announcing, announced := asyncio.Event()))
+            if records is not None:
+                tasks.create_task(self._announce_records(records, announced))
             tasks.create_task(self._origin.run(publish, publish_position))
             tasks.create_task(self._end_with_leadership(is_leader=is_leader))
             if is_leader:
@@ -219,7 +225,9 @@ class Host:
         self._events.event("leader-changed", "this host leads no more" if is_leader else "this host leads now")
         raise _LeaderChangedError
 
-    async def _receive(self, connection: Connection, announcing: Announcer | None) -> None:
+    async def _receive(
+        self, connection: Connection, announcing: Announcer | None, records: RecordAnnouncer | None
+    ) -> None:
         # With QoS 0 the broker keeps no wants for an absent host: devices have asked again since.
         await connection.subscribe([(self._topics.want("+"), _WANT_QOS)])
         if announcing is not None:
@@ -227,9 +235,13 @@ class Host:
                 await connection.subscribe([(topic, _DEVICE_QOS)])
             # With QoS 0 signed files never wait behind reports that can't be recorded.
             await connection.subscribe([(self._topics.trust("+", "#"), _TRUST_QOS)])
+            await connection.subscribe_to_others([self._topics.record("+"), self._topics.site("+")])
         async for message in connection:
             if self._rights.is_echo(message):
                 self._rights.on_echo(message)
+            elif message.topic.startswith((self._topics.record(""), self._topics.site(""))):
+                if records is not None:
+                    records.on_message(message.topic, message.payload)
             else:
                 self._on_message(message, announcing)
                 if message.packet_id is not None:
@@ -301,19 +313,20 @@ class Host:
             self._events.event("rights-missing", f"error[{error.code}]: {message}\nhint: {hint}", **error.to_dict())
             await asyncio.sleep(RIGHTS_CHECK_EVERY_S)
 
-    async def _watch(self, connection: Connection, announcing: Announcer | None) -> None:
+    async def _watch(self, connection: Connection, announcing: Announcer | None, announced: asyncio.Event) -> None:
         """Follow the repository, and announce it where this host leads."""
         if announcing is not None:
             await self._await_rights(connection)
-        seen: tuple[bytes, ...] = ()
+        seen: tuple[object, ...] = ()
         while True:
             try:
-                stamps = announcer.stamps(self._repository)
+                stamps = (*announcer.stamps(self._repository), self._repository.records.stamp())
                 if stamps != seen:
                     self._use(await asyncio.to_thread(read, self._repository))
                     if announcing is not None:
                         await self._announce(announcing)
                     seen = stamps
+                    announced.set()
                 elif announcing is not None and (repaired := await announcing.repair()):
                     self._report_repaired(repaired)
             except (EdgemlError, OSError) as error:
@@ -326,6 +339,23 @@ class Host:
             for refused in await announcing.announce(signed):
                 self._events.event("file-refused", refused.message, **refused.to_dict())
         self._report_announced()
+
+    async def _announce_records(self, devices: RecordAnnouncer, announced: asyncio.Event) -> None:
+        """Announce the devices' records after the signed files, and beside later ones: a first time takes long."""
+        await announced.wait()
+        before: Mapping[str, Known] | None = None
+        while True:
+            known = self._snapshot.records
+            try:
+                if known is not before:
+                    for refused in await devices.announce(known):
+                        self._events.event("file-refused", refused.message, **refused.to_dict())
+                    before = known
+                elif repaired := await devices.repair():
+                    self._report_repaired(repaired)
+            except EdgemlError as error:
+                _log.warning("the devices' records can't be read, trying again: %s", error)
+            await asyncio.sleep(WATCH_EVERY_S)
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

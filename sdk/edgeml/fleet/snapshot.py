@@ -12,6 +12,7 @@ import msgspec
 
 from edgeml.repository import RepositoryFolder, releases
 from edgeml.repository.chunk_ids import Location, Outgoing, Sealed, locations
+from edgeml.repository.records import Known
 from edgeml_core import desired, wire_keys
 from edgeml_core.desired import FleetDocument
 from edgeml_origin.cohorts import AnnouncedRelease
@@ -19,6 +20,8 @@ from edgeml_origin.cohorts import AnnouncedRelease
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All releases as they were published, the ids of devices and deployments, the chunks, and the devices' sites.
+
+    A revoked device has its record here, and is in none of the rest.
 
     Args:
         sealed: the chunk of each encrypted id.
@@ -31,6 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     sealed: Mapping[str, Sealed]
     locations: Mapping[str, Location]
     sites: dict[str, str]
+    records: Mapping[str, Known]
 
 
 def read(repository: RepositoryFolder) -> Snapshot:
@@ -39,8 +43,9 @@ def read(repository: RepositoryFolder) -> Snapshot:
     Raises:
         UsageError: `repo-invalid`.
     """
-    document = repository.document()
-    expected = _expected(document)
+    document, known = repository.document(), repository.records.all()
+    devices = {device: it.record.labels for device, it in known.items() if not it.record.revoked}
+    expected = _expected(document, devices)
     published = releases(repository)
     outgoing = Outgoing(published, repository.groups)
     announced = tuple(
@@ -51,24 +56,21 @@ def read(repository: RepositoryFolder) -> Snapshot:
         )
         for it in published
     )
-    sites = {name: device.labels.get(desired.SITE_LABEL, "") for name, device in document.devices.items()}
     return Snapshot(
         releases=announced,
-        devices=frozenset(document.devices),
+        devices=frozenset(devices),
         deployments=frozenset(it.id for it in document.deployments),
         sealed=outgoing.sealed,
         locations=locations(published),
-        sites=sites,
+        sites={device: known[device].site for device in devices},
+        records=known,
     )
 
 
-def _expected(document: FleetDocument) -> defaultdict[str, set[str]]:
+def _expected(document: FleetDocument, devices: Mapping[str, Mapping[str, str]]) -> defaultdict[str, set[str]]:
     """The devices that may want each release; a device itself selects the bundle that suits it."""
     expected: defaultdict[str, set[str]] = defaultdict(set)
-    for name, device in document.devices.items():
-        target = device.labels.get("target", "")
-        for deployment in desired.wanted_by(document, name).values():
-            for bundle in deployment.bundles:
-                if target in ("", bundle.target):
-                    expected[bundle.manifest_sha256].add(name)
+    for device, labels in devices.items():
+        for _, bundle in desired.bundles_for(document, device, labels):
+            expected[bundle.manifest_sha256].add(device)
     return expected

@@ -169,12 +169,12 @@ def status(repo: Path, registry: Registry | None = None) -> FleetStatus:
         UsageError: `repo-invalid`. DeviceError: the database can't be read.
     """
     repository = opened(repo)
-    document = repository.document()
+    document, labels = repository.document(), repository.labels()
     counts = {it.id: _Counts() for it in document.deployments}
     states: dict[str, DeviceState] = {}
     with _opened(repo, registry) as reported:
         serving = tuple(hosts(reported.database))
-        for row in _rows(document, reported, ""):
+        for row in _rows(document, labels, reported, ""):
             for deployment in row.wanted.values():
                 counts[deployment.id].add(row.id, _state(deployment, row), row.reports.get(deployment.id))
             if row.seen is not None:
@@ -182,7 +182,7 @@ def status(repo: Path, registry: Registry | None = None) -> FleetStatus:
     return FleetStatus(
         fleet=document.fleet,
         hosts=serving,
-        devices=len(document.devices),
+        devices=len(labels),
         online=sum(state.online for state in states.values()),
         deployments=tuple(_deployment(it, counts[it.id]) for it in document.deployments),
         refusals=tuple(
@@ -213,9 +213,10 @@ def devices(
     Raises:
         UsageError: `repo-invalid`. DeviceError: the database can't be read.
     """
-    document = opened(repo).document()
+    repository = opened(repo)
+    document, labels = repository.document(), repository.labels()
     with _opened(repo, registry) as reported:
-        every = (_device(row, document.devices[row.id].labels) for row in _rows(document, reported, after))
+        every = (_device(row, labels[row.id]) for row in _rows(document, labels, reported, after))
         return list(itertools.islice(filter(chosen.admits, every), limit))
 
 
@@ -228,16 +229,18 @@ class _Row(msgspec.Struct, frozen=True):
     reports: Mapping[str, Report]
 
 
-def _rows(document: FleetDocument, registry: Registry, after: str) -> Iterator[_Row]:
+def _rows(
+    document: FleetDocument, labels: Mapping[str, Mapping[str, str]], registry: Registry, after: str
+) -> Iterator[_Row]:
     """Read the devices after an id, by blocks of growing length: the first page is there soon."""
-    ids, start, length = sorted(it for it in document.devices if it > after), 0, BLOCK_DEVICES // 10
+    ids, start, length = sorted(it for it in labels if it > after), 0, BLOCK_DEVICES // 10
     while block := ids[start : start + length]:
         start, length = start + length, BLOCK_DEVICES
         seen = registry.devices(first=block[0], last=block[-1])
         reports = {it.id: registry.reports(it.id, first=block[0], last=block[-1]) for it in document.deployments}
         for name in block:
             own = {deployment: by_device[name] for deployment, by_device in reports.items() if name in by_device}
-            yield _Row(name, desired.wanted_by(document, name), seen.get(name), own)
+            yield _Row(name, desired.wanted_by(document, name, labels[name]), seen.get(name), own)
 
 
 def _drifted(states: Mapping[str, DeviceState]) -> Iterator[Drifted]:

@@ -1,11 +1,11 @@
-"""The repository on the host's disk: signed releases, the signed fleet document, and the chunks of all bundles.
+"""The repository on the host's disk: signed releases, devices and deployments, and the chunks of all bundles.
 
 No network here: `edgeml.fleet` serves the repository. `Repository` is the entry for callers; its methods are the
 functions of this package, each of which takes the folder.
 """
 
 from edgeml.repository.deployments import Deployed, deploy
-from edgeml.repository.devices import Enrolled, enroll
+from edgeml.repository.devices import Enrolled, EnrolledDevice, enroll
 from edgeml.repository.layout import RepositoryFolder, init, opened
 from edgeml.repository.offline import SiteCopy, export_site
 from edgeml.repository.releases import Published, Release, publish, releases
@@ -17,6 +17,7 @@ from edgeml.repository.withdrawals import Withdrawn, withdraw
 __all__ = [
     "Deployed",
     "Enrolled",
+    "EnrolledDevice",
     "KeyGroup",
     "NewKeys",
     "Published",

@@ -85,7 +85,7 @@ def deploy(
             now = now or layout.utc_now()
             repository.audit.append("deploy", deployment.id, facts(deployment), now=now)
             repository.write_document(changed, now)
-    return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment)))
+    return Deployed(deployment=deployment, devices=tuple(_included(changed, deployment, repository.labels())))
 
 
 def facts(deployment: Deployment) -> dict[str, object]:
@@ -135,7 +135,7 @@ def undeploy(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: 
         now = now or layout.utc_now()
         repository.audit.append("undeploy", removal.id, facts(removal), now=now)
         repository.write_document(changed, now)
-    return Deployed(deployment=removal, devices=tuple(_included(changed, removal)))
+    return Deployed(deployment=removal, devices=tuple(_included(changed, removal, repository.labels())))
 
 
 def unpin(repo: Path, name: str, *, selector: str = selectors.EVERYONE, now: datetime | None = None) -> tuple[str, ...]:
@@ -239,10 +239,12 @@ def check_selected(selector: Selector, labels: Mapping[str, Mapping[str, str]]) 
     )
 
 
-def _included(document: FleetDocument, deployment: Deployment) -> Iterator[str]:
+def _included(
+    document: FleetDocument, deployment: Deployment, labels: Mapping[str, Mapping[str, str]]
+) -> Iterator[str]:
     """Find the devices that a deployment selects now."""
-    for device in document.devices:
-        if desired.wanted_by(document, device).get(deployment.name) == deployment:
+    for device, own in labels.items():
+        if desired.wanted_by(document, device, own).get(deployment.name) == deployment:
             yield device
 
 

@@ -1,4 +1,4 @@
-"""The folder that is copied to a device: agent.toml, trust anchors, group keys, the broker's authority and password.
+"""The folder that is copied to a device: agent.toml, trust anchors, its record, group keys, the broker's authority.
 
 Certificates are not made here. An operator adds a certificate of the device's own to agent.toml.
 """
@@ -15,7 +15,7 @@ from cryptography import x509
 
 from edgeml.repository import groups as group_keys
 from edgeml.repository.layout import RepositoryFolder
-from edgeml_core import broker
+from edgeml_core import broker, records
 from edgeml_core.errors import UsageError
 from edgeml_io import files
 from edgeml_io.password_file import with_password
@@ -104,9 +104,15 @@ def check_own(out_dir: Path, device_id: str) -> None:
 
 
 def write(
-    out_dir: Path, config: str, repository: RepositoryFolder, group_secrets: Mapping[str, str], contents: Contents
+    out_dir: Path,
+    config: str,
+    repository: RepositoryFolder,
+    *,
+    record: bytes,
+    group_secrets: Mapping[str, str],
+    contents: Contents,
 ) -> None:
-    """Write the folder; agent.toml is last.
+    """Write the folder, with the device's signed record beside the trust anchors; agent.toml is last.
 
     Raises:
         UsageError: `usage`, when it can't be written.
@@ -115,6 +121,7 @@ def write(
         (out_dir / TRUST_FOLDER).mkdir(parents=True, exist_ok=True)
         for signed in repository.both:
             files.write(out_dir / TRUST_FOLDER / f"{signed.name}.root.json", signed.newest_root())
+        files.write(out_dir / TRUST_FOLDER / records.RECORD_FILE, record)
         (out_dir / group_keys.FOLDER).mkdir(mode=_GROUPS_MODE, exist_ok=True)
         for group, key in group_secrets.items():
             files.write(out_dir / group_keys.FOLDER / f"{group}{group_keys.SUFFIX}", key.encode(), mode=_SECRET_MODE)

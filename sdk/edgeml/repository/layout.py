@@ -3,6 +3,7 @@
     REPO/repo.toml              the fleet's name, and [days]: how long the signatures of a role last, if not the default
     REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
+    REPO/devices/ab.jsonl       the signed records of the devices: `records`
     REPO/chunks/ab/ab12...      every chunk of every release
     REPO/audit.jsonl            what operators and the controller did: `audit`
     REPO/selectors.json         selectors with names: `saved_selectors`
@@ -28,9 +29,10 @@ from edgeml.repository import audit, passphrase
 from edgeml.repository.audit import AUDIT_FILE, AuditLog, Head
 from edgeml.repository.groups import Groups
 from edgeml.repository.keys import Keys
+from edgeml.repository.records import Records
 from edgeml.repository.signed import SignedRepository
 from edgeml.repository.store import ChunkStore
-from edgeml_core import desired, names, trust
+from edgeml_core import desired, names, records, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_io import files
@@ -59,6 +61,7 @@ class RepositoryFolder:
         self.audit = AuditLog(folder / AUDIT_FILE)
         self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys, lifetimes)
         self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys, lifetimes)
+        self.records = Records(folder / records.RECORDS_DIR, self.fleet)
 
     @property
     def both(self) -> tuple[SignedRepository, SignedRepository]:
@@ -124,19 +127,20 @@ class RepositoryFolder:
         return desired.decode(self.fleet.read([desired.FLEET_DOCUMENT])[desired.FLEET_DOCUMENT])
 
     def labels(self) -> dict[str, dict[str, str]]:
-        """Return the signed labels of each enrolled device."""
-        return {device: it.labels for device, it in self.document().devices.items()}
+        """Return the signed labels of each enrolled device; revoked ones are left out."""
+        return self.records.enrolled()
 
     def write_document(self, document: FleetDocument, now: datetime) -> None:
         """Sign another fleet document, with the audit log's head; the caller holds the lock.
 
         Raises:
-            UsageError: `usage`, when it is above the limit of devices.
+            UsageError: `usage`, when it is too long.
         """
         data = desired.encode(msgspec.structs.replace(document, audit=str(self.audit.head())))
         if len(data) > desired.FLEET_DOCUMENT_MAX_BYTES:
             message = f"the fleet document would have {len(data)} bytes, limit {desired.FLEET_DOCUMENT_MAX_BYTES}"
-            raise UsageError("usage", message, "split the devices over several repositories, each with its own fleet")
+            hint = "deploy one version to all devices of a model, which replaces its other deployments"
+            raise UsageError("usage", message, hint)
         self.fleet.change({desired.FLEET_DOCUMENT: data}, now)
 
 
@@ -175,7 +179,7 @@ def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     repository = RepositoryFolder(folder, fleet)
     keys = repository.keys.create(secret)
     repository.audit.append("init", fleet, {}, now=now)
-    document = FleetDocument(fleet=fleet, devices={}, deployments=(), audit=str(repository.audit.head()))
+    document = FleetDocument(fleet=fleet, deployments=(), audit=str(repository.audit.head()))
     repository.releases.create({}, keys, now)
     repository.fleet.create({desired.FLEET_DOCUMENT: desired.encode(document)}, keys, now)
     files.write(folder / CONFIG_FILE, f'fleet = "{fleet}"\n'.encode())

@@ -1,12 +1,14 @@
 """The part of the repository for one site, in a folder: for a USB stick, where there is no network.
 
-`edgeml-agent install` reads it. The copy has both TUF repositories, and the chunks that the site's devices may need.
+`edgeml-agent install` reads it. The copy has both TUF repositories, the records of the site's devices, and the chunks
+that these may need.
 Devices verify it like messages from the broker. It holds no key; a finder learns no more than a client of the broker.
 Chunks for a group are encrypted.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,7 +22,7 @@ from edgeml.repository.chunk_ids import Outgoing, Sealed
 from edgeml.repository.layout import CHUNKS_FOLDER, RepositoryFolder
 from edgeml.repository.releases import releases
 from edgeml.repository.signed import SignedRepository
-from edgeml_core import desired, sealing, trust
+from edgeml_core import desired, records, sealing, trust
 from edgeml_core.errors import UsageError
 from edgeml_io import files
 
@@ -63,14 +65,16 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
     repository, now = layout.opened(repo), now or layout.utc_now()
     _require_usable(out_dir)
     with repository.locked():
-        document = repository.document()
-        devices = desired.devices_at(document, site)
+        repository.records.renew(now)
+        known = {device: it for device, it in repository.records.all().items() if it.site == site}
+        devices = {device: it.record.labels for device, it in known.items() if not it.record.revoked}
         if not devices:
             message = f"no enrolled device has the label {desired.SITE_LABEL}={site}"
-            raise UsageError("usage", message, "see the devices and their labels with `edgeml fleet devices`")
-        stems, outgoing = _wanted(repository, site)
+            raise UsageError("usage", message, "see the devices and their labels with `edgeml device list`")
+        stems, outgoing = _wanted(repository, devices)
         try:
             size_bytes = _copy_chunks(repository, outgoing, out_dir / CHUNKS_FOLDER)
+            _copy_records(repository.records.encoded(known), out_dir / records.RECORDS_DIR)
             expires = [_copy_signed(signed, out_dir / signed.name, now) for signed in repository.both]
         except OSError as error:
             message = f"{out_dir} can't be written: {error.strerror or error}"
@@ -91,9 +95,11 @@ def _require_usable(folder: Path) -> None:
         raise UsageError("usage", f"{folder} has other content", "name a new folder, or that of an earlier copy")
 
 
-def _wanted(repository: RepositoryFolder, site: str) -> tuple[tuple[str, ...], dict[str, Sealed | None]]:
+def _wanted(
+    repository: RepositoryFolder, devices: Mapping[str, Mapping[str, str]]
+) -> tuple[tuple[str, ...], dict[str, Sealed | None]]:
     """Find the releases for the site's devices, and their chunks by id; those for a group are encrypted."""
-    digests = {bundle.manifest_sha256 for _, bundle in desired.bundles_at(repository.document(), site)}
+    digests = {bundle.manifest_sha256 for _, bundle in desired.bundles_at(repository.document(), devices)}
     wanted = [release for release in releases(repository) if release.manifest_sha256 in digests]
     outgoing = Outgoing(wanted, repository.groups)
     found = {chunk_id: sealed for release in wanted for chunk_id, sealed in outgoing.own(release).items()}
@@ -115,6 +121,14 @@ def _copy_chunks(repository: RepositoryFolder, outgoing: Mapping[str, Sealed | N
         size_bytes += len(payload)
     _keep_only(folder, paths)
     return size_bytes
+
+
+def _copy_records(lines: Mapping[str, bytes], folder: Path) -> None:
+    """Copy the records of the site's devices, also of revoked ones, in the files of a repository; remove others."""
+    by_file: defaultdict[str, list[bytes]] = defaultdict(list)
+    for device, line in sorted(lines.items()):
+        by_file[records.file_of(device)].append(line)
+    _keep_only(folder, {_place(folder / name, b"\n".join(found)) for name, found in by_file.items()})
 
 
 def _copy_signed(signed: SignedRepository, folder: Path, now: datetime) -> datetime:

@@ -25,7 +25,7 @@ class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refresh(repo: Path, *, now: datetime | None = None) -> list[Refreshed]:
-    """Sign snapshot and timestamp of both TUF repositories again, and the targets when half their time is over.
+    """Sign snapshot and timestamp of both TUF repositories again; targets and records when half their time is over.
 
     Args:
         repo: the repository's folder.
@@ -40,6 +40,7 @@ def refresh(repo: Path, *, now: datetime | None = None) -> list[Refreshed]:
 def renew(repository: RepositoryFolder, now: datetime) -> list[Refreshed]:
     """Renew the signatures of a repository that is open; its keys may be unlocked already."""
     with repository.locked():
+        repository.records.renew(now)
         return [Refreshed(repository=signed.name, expires=signed.refresh(now)) for signed in repository.both]
 
 
@@ -54,7 +55,7 @@ def unlock(repository: RepositoryFolder) -> None:
 
 
 def is_due(repository: RepositoryFolder, now: datetime) -> bool:
-    """Check whether a timestamp has less than half of its time left: devices that return later need the other half."""
-    return any(
+    """Check whether a timestamp or a record has less than half of its time: devices that return need the other half."""
+    return repository.records.is_due(now) or any(
         signed.load().expires[Timestamp.type] - now < signed.lifetimes[Timestamp.type] / 2 for signed in repository.both
     )

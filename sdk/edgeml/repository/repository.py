@@ -1,4 +1,4 @@
-"""`Repository`: signed releases and the signed fleet document in one folder, for Python callers and the command line.
+"""`Repository`: signed releases, devices and deployments in one folder, for Python callers and the command line.
 
 Each method is one operation of this package on that folder. `layout.RepositoryFolder` is the layer below: where the
 files lie, the lock and the keys.
@@ -6,7 +6,7 @@ files lie, the lock and the keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from edgeml.bundles import Bundle
 from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, saved_selectors, withdrawals
 from edgeml.repository.deployments import Deployed
 from edgeml.repository.device_folder import DeviceFiles
-from edgeml.repository.devices import Enrolled
+from edgeml.repository.devices import Enrolled, EnrolledDevice
 from edgeml.repository.offline import SiteCopy
 from edgeml.repository.releases import Published, Release, publish, releases
 from edgeml.repository.renewal import Refreshed
 from edgeml.repository.rotation import KeyGroup, NewKeys
 from edgeml.repository.withdrawals import Withdrawn
+from edgeml_core.desired import Deployment
 from edgeml_core.selectors import EVERYONE
 
 
@@ -158,6 +159,78 @@ class Repository:
             groups=groups,
             files=DeviceFiles(ca=ca, password_file=password_file, store=store),
         )
+
+    def devices(self) -> list[EnrolledDevice]:
+        """List all devices by id, also revoked ones. `Fleet.devices` has their last states.
+
+        Raises:
+            UsageError: `repo-invalid`.
+
+        >>> [(device.id, device.labels, device.revoked) for device in Repository.open("farms").devices()]
+        [('barn-1', {'site': 'farm-7'}, False)]
+        """
+        return devices.devices(self.path)
+
+    def device(self, device: str) -> EnrolledDevice:
+        """Return one device.
+
+        Raises:
+            UsageError: `device-unknown`; `repo-invalid`.
+        """
+        return devices.device(self.path, device)
+
+    def deployments_of(self, device: str) -> list[Deployment]:
+        """List the deployments that include a device, by model; a revoked one has none.
+
+        Raises:
+            UsageError: `device-unknown`; `repo-invalid`.
+        """
+        return devices.deployments_of(self.path, device)
+
+    def relabel(
+        self, device: str, labels: Mapping[str, str] | None = None, *, removed: Collection[str] = ()
+    ) -> EnrolledDevice:
+        """Change the labels of a device, by one small signed message that a running `Fleet.serve` announces.
+
+        Args:
+            device: its id.
+            labels: added, or replacing those of the same keys.
+            removed: keys of labels to remove.
+
+        Raises:
+            UsageError: `device-unknown`; `usage`, when it has no such label or is revoked; `repo-invalid`.
+
+        >>> Repository.open("farms").relabel("barn-1", {"ring": "early"}).labels
+        {'site': 'farm-7', 'ring': 'early'}
+        >>> Repository.open("farms").relabel("barn-1", removed=["ring"]).labels
+        {'site': 'farm-7'}
+        """
+        return devices.relabel(self.path, device, labels=labels or {}, removed=removed)
+
+    def revoke(self, device: str) -> EnrolledDevice:
+        """Revoke a device, such as a stolen board: it gets nothing new, and a running `Fleet.serve` ignores it.
+
+        Raises:
+            UsageError: `device-unknown`; `repo-invalid`.
+        """
+        return devices.revoke(self.path, device)
+
+    def replace(
+        self,
+        device: str,
+        *,
+        output: Path | str,
+        broker: str | None = None,
+        ca: Path | None = None,
+        password_file: Path | None = None,
+        store: str | None = None,
+    ) -> Enrolled:
+        """Make a new folder for a device, for another board in the place of a broken or revoked one.
+
+        Labels and groups stay. Arguments and errors are those of `enroll`, and `device-unknown`.
+        """
+        files = DeviceFiles(ca=ca, password_file=password_file, store=store)
+        return devices.replace(self.path, device, broker_url=broker, out_dir=Path(output), files=files)
 
     def deploy(
         self,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from securesystemslib.signer import Key, SSlibKey
 
 from edgeml.repository import layout
-from edgeml.repository.keys import GROUPS
+from edgeml.repository.keys import FLEET_KEY, GROUPS
 from edgeml.repository.layout import RepositoryFolder
 from edgeml_core.errors import UsageError
 
@@ -63,7 +63,7 @@ def groups(repo: Path) -> list[KeyGroup]:
 
 
 def rotate(repo: Path, group: str, new: NewKeys, *, now: datetime | None = None) -> KeyGroup:
-    """Replace the keys of a group; both TUF repositories are signed again.
+    """Replace the keys of a group; both TUF repositories are signed again, and with fleet keys every device's record.
 
     Args:
         repo: the repository's folder.
@@ -88,6 +88,8 @@ def rotate(repo: Path, group: str, new: NewKeys, *, now: datetime | None = None)
             facts = {"keys": ",".join(sorted(trusted)), "threshold": new.threshold}
             repository.audit.append("rotate", group, facts, now=now)
             for signed in repository.both:
+                if group == FLEET_KEY and signed is repository.fleet:
+                    repository.records.sign_also(trusted)
                 signed.rotate(group, trusted, new.threshold, now)
         except UsageError:
             if not added.keys() & repository.releases.trusted(group)[0].keys():

@@ -8,13 +8,13 @@ state complete. A reader at any moment, on disk or among retained messages, neve
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from securesystemslib.signer import Key, Signer
+from securesystemslib.signer import Key, Signature, Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
@@ -162,6 +162,27 @@ class SignedRepository:
         role = next(root.roles[role] for role, of in SIGNED_BY[self.name].items() if of == group)
         return {keyid: root.keys[keyid] for keyid in role.keyids}, role.threshold
 
+    def sign(self, payloads: Sequence[bytes], keys: Mapping[str, Key] | None = None) -> list[dict[str, str]]:
+        """Sign payloads that are no metadata, with the keys of the targets.
+
+        Args:
+            payloads: what is signed.
+            keys: other keys to sign with, any number of them, by id.
+
+        Returns:
+            For each payload the signatures in hex, by the key's id.
+
+        Raises:
+            UsageError: `repo-invalid`, when too few keys are here.
+        """
+        root = self.load().root
+        group = SIGNED_BY[self.name][Targets.type]
+        signers = self._keys.signers(group, keys) if keys else self._signers(root, Targets.type)
+        signed = [{signer.public_key.keyid: signer.sign(payload) for signer in signers} for payload in payloads]
+        if keys is None and payloads:
+            self._require_signed(root, Targets.type, payloads[0], signed[0])
+        return [{keyid: it.signature for keyid, it in of_payload.items()} for of_payload in signed]
+
     def rotate(self, group: str, keys: Mapping[str, Key], threshold: int, now: datetime) -> None:
         """Replace the keys of a group by `keys`, of which `threshold` must sign, as one change.
 
@@ -177,7 +198,7 @@ class SignedRepository:
         self._sign(root, root, now, self.lifetimes)
         for signer in self._signers(before, Root.type):
             root.sign(signer, append=True)
-        self._require_signed(before, root)
+        self._require_signed(before, Root.type, root.signed_bytes, root.signatures)
         rotated = replace(state, roots=root.signed.version, root=root)
         self._write(rotated, now, changed=(Root.type, Targets.type))
 
@@ -259,16 +280,17 @@ class SignedRepository:
         metadata.signatures.clear()
         for signer in self._signers(root, role):
             metadata.sign(signer, append=True)
-        self._require_signed(root, metadata)
+        self._require_signed(root, role, metadata.signed_bytes, metadata.signatures)
 
     def _signers(self, root: Metadata[Root], role: str) -> list[Signer]:
         trusted = {keyid: root.signed.keys[keyid] for keyid in root.signed.roles[role].keyids}
         return self._keys.signers(SIGNED_BY[self.name][role], trusted)
 
-    def _require_signed(self, root: Metadata[Root], metadata: Metadata[Any]) -> None:
-        role = str(metadata.signed.type)
+    def _require_signed(
+        self, root: Metadata[Root], role: str, payload: bytes, signatures: dict[str, Signature]
+    ) -> None:
         try:
-            root.verify_delegate(role, metadata)
+            root.signed.verify_delegate(role, payload, signatures)
         except RepositoryError as error:
             group, needed = SIGNED_BY[self.name][role], root.signed.roles[role].threshold
             message = (

@@ -414,6 +414,24 @@ def settled(bench, deployment):
     return record.state if record.deployment == deployment.id else None
 
 
+def test_revoked_device_serves_what_it_has_and_ends_its_update(bench):
+    """It reports why, and takes nothing more, until another record replaces that one."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    digest = deploy(bench, "2.0")
+    bench.origin.lost[digest] = 10_000
+    live(bench, until=lambda: bench.store.record(NAME).state is State.WAITING)
+    bench.trust.revoked = True
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.store.record(NAME).wanted == ""
+    assert codes(bench).count("device-revoked") == 1
+    assert bench.link.shown[-1].code == "device-revoked"
+    bench.origin.lost.clear()
+    bench.trust.revoked = False
+    live(bench, until=serves(bench, "2.0"))
+    assert bench.link.shown[-1].code == ""
+
+
 def test_signed_files_once_refused_are_reported_once(bench):
     """Until they are right again; nothing else changes."""
     deploy(bench, "1.0")

@@ -2,10 +2,12 @@
 
 import itertools
 import tracemalloc
+from datetime import UTC, datetime
 
 import pytest
 
 from edgeml_agent.link.link import MqttLink
+from edgeml_agent.ports import SiteRecord
 from edgeml_agent.relay import backlog
 from edgeml_agent.relay.cache import Cache
 from edgeml_agent.relay.files import SiteFiles
@@ -14,11 +16,13 @@ from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import messages
 from edgeml_core.calls import Reply
-from edgeml_core.desired import Deployment, Device, FleetDocument
+from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.messages import DeviceState, Report, Topics
+from edgeml_core.records import DeviceRecord
 from support.memory_connection import URL
 
 TOPICS = Topics("farm")
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 STATE = messages.encode(DeviceState(online=True, session=1))
 
 
@@ -37,13 +41,19 @@ def relay(tmp_path):
     )
     link = MqttLink(broker, settings, itertools.count(1).__next__)
     made = Relay("r", link, Cache(tmp_path, 1 << 20), Site(broker, "relay", TOPICS), TOPICS)
-    devices = {name: Device(labels={"site": "barn"}) for name in ("r", "loud", "quiet")}
+    devices = {
+        name: DeviceRecord(
+            fleet="farm", device=name, version=1, labels={"site": "barn"}, revoked=name == "stolen", expires=NEVER
+        )
+        for name in ("r", "loud", "quiet", "stolen")
+    }
+    records = {name: SiteRecord(record=record, line=name.encode()) for name, record in devices.items()}
     deployments = tuple(
         Deployment(id=f"d-{number}", name="m", version="1", selector="", percent=100.0, bundles=())
         for number in range(400)
     )
-    document = FleetDocument(fleet="farm", devices=devices, deployments=deployments)
-    made.show(SiteFiles(document=document, manifests={}, files={}))
+    document = FleetDocument(fleet="farm", deployments=deployments)
+    made.show(SiteFiles(document=document, site="barn", records=records, manifests={}, files={}))
     return made
 
 
@@ -98,3 +108,11 @@ def test_malformed_messages_of_one_device_are_logged_once(relay, caplog):
         relay.on_site_message(TOPICS.state("loud"), b"[")
         relay.on_site_message(TOPICS.report("quiet"), b"[")
     assert [record.message.count("relay drops a message") for record in caplog.records] == [1, 1]
+
+
+def test_revoked_device_is_shown_its_record_and_served_nothing(relay):
+    """It learns of the revocation; its messages are dropped."""
+    assert relay._site._retained[TOPICS.record("stolen")] == b"stolen"
+    relay.on_site_message(TOPICS.state("stolen"), STATE)
+    relay.on_site_message(TOPICS.state("quiet"), STATE)
+    assert [it.device for it in relay._upward.take()] == ["quiet"]

@@ -5,6 +5,7 @@ from functools import partial
 from edgeml import repository
 from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.relay.files import SiteTrust, TargetCache
+from edgeml_agent.settings import DeviceSettings
 from edgeml_agent.trust.trust import Trust, verified_metadata
 from edgeml_core import trust
 
@@ -31,9 +32,10 @@ def test_roots_before_the_relays_own_are_shown_and_read_once(tmp_path):
     repository.enroll(repo, "relay-1", labels={"site": "barn"}, broker_url=None, out_dir=tmp_path / "relay-1")
     source = Source(repo)
     targets = TargetCache(source)
-    verifier = Trust(tmp_path / "relay-1" / "trust", tmp_path / "store", targets)
+    device = DeviceSettings(id="relay-1", fleet="farm")
+    verifier = Trust(tmp_path / "relay-1" / "trust", tmp_path / "store", targets, device)
     metadata = partial(verified_metadata, tmp_path / "store")
-    site = SiteTrust(verifier, targets, metadata, "relay-1", shown.append)
+    site = SiteTrust(verifier, targets, metadata, shown.append)
     site.desired()
     site.desired()
     for opened in repository.opened(repo).both:

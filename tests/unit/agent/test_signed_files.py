@@ -22,7 +22,7 @@ TARGET = TOPICS.trust("releases", "targets/x.json")
 
 def new_files(current=None):
     """Nothing held yet."""
-    return SignedFiles(TOPICS, current or CurrentConnection(URL))
+    return SignedFiles(TOPICS, current or CurrentConnection(URL), "pi-1")
 
 
 def receive(files, topic, payload):
@@ -162,9 +162,8 @@ def test_metadata_that_was_read_is_followed_until_its_role_has_another_file():
 
 def test_subscriptions_have_no_wildcard_and_no_dot():
     """RabbitMQ retains for exact topics only, and takes a dot for a slash."""
-    assert [topic for topic, _ in new_files().subscriptions] == [
-        f"{TOPICS.root}/trust/{repo}/metadata/{name}" for name in ("root", "timestamp") for repo in trust.REPOSITORIES
-    ]
+    files = [f"{TOPICS.root}/trust/{it}/metadata/{name}" for name in ("root", "timestamp") for it in trust.REPOSITORIES]
+    assert [topic for topic, _ in new_files().subscriptions] == [f"{TOPICS.root}/record/pi-1", *files]
 
 
 def test_restart_forgets_all_files():
@@ -238,12 +237,34 @@ def test_read_on_a_lost_connection_is_an_error_of_the_agent():
 def test_blocking_read_waits_in_a_thread():
     """While the loop goes on."""
 
-    async def read(repo, name):
-        await asyncio.sleep(0)
-        return f"{repo}/{name}".encode()
+    def read(blocking):
+        return blocking.read("fleet", "metadata/timestamp.json"), blocking.record("pi-1"), blocking.record("pi-2")
 
     async def main():
-        blocking = BlockingFiles(read, asyncio.get_running_loop())
-        return await asyncio.to_thread(blocking.read, "fleet", "metadata/timestamp.json")
+        files = new_files()
+        receive(files, TIMESTAMP, b"time")
+        receive(files, TOPICS.record("pi-1"), b"record")
+        receive(files, TOPICS.record("pi-2"), b"of another device")
+        return await asyncio.to_thread(read, BlockingFiles(files, asyncio.get_running_loop()))
 
-    assert asyncio.run(main()) == b"fleet/metadata/timestamp.json"
+    assert asyncio.run(main()) == (b"time", b"record", None)
+
+
+def test_records_of_a_site_are_requested_once_and_then_followed():
+    """A relay reads them at each look; a site without any is waited for once."""
+
+    async def main(_):
+        connection = MemoryConnection()
+        current = CurrentConnection(URL)
+        files = new_files(current)
+        with current.use(connection):
+            assert await files.site("barn.2") is None
+            before = asyncio.get_running_loop().time()
+            assert await files.site("barn.2") is None
+            assert asyncio.get_running_loop().time() == before
+            receive(files, TOPICS.site("barn.2"), b"records")
+            assert await has_changed(files)
+            assert await files.site("barn.2") == b"records"
+        assert (f"{TOPICS.root}/site/barn~2", 1) in files.subscriptions
+
+    fake_time.run(main)

@@ -11,12 +11,14 @@ from edgeml import repository
 from edgeml.repository import layout
 from edgeml.repository.deployments import deploy
 from edgeml_agent.offline.sources import FolderFiles
+from edgeml_agent.settings import DeviceSettings
 from edgeml_agent.trust.time_floor import FOLDER_NAME, TimeFloor
 from edgeml_agent.trust.trust import HeldFiles, Trust, verified_metadata
 from edgeml_core import chunks, trust
 from edgeml_core.errors import DeviceError, RejectedError, TransportError, UsageError
 from support.samples import a_bundle, a_manifest
 
+BOARD = DeviceSettings(id="board-1", fleet="farm")
 STEM = "sample-1.0-rpi4-onnx"
 
 
@@ -46,13 +48,13 @@ def release(repo, version):
 @pytest.fixture
 def judge(repo, tmp_path):
     """The device's trust, over the repository's folder."""
-    return Trust(tmp_path / "device" / "trust", tmp_path / "store", FolderFiles(repo))
+    return Trust(tmp_path / "device" / "trust", tmp_path / "store", FolderFiles(repo), BOARD)
 
 
 def again(tmp_path, source, clock=layout.utc_now):
     """The same device after a restart, with signed files from elsewhere, or another clock."""
     anchors, state = tmp_path / "device" / "trust", tmp_path / "store"
-    return Trust(anchors, state, source, TimeFloor(anchors, state, clock))
+    return Trust(anchors, state, source, BOARD, TimeFloor(anchors, state, clock))
 
 
 def manifest_digest(document):
@@ -63,7 +65,7 @@ def manifest_digest(document):
 def test_document_and_manifest_come_through(judge):
     """What the host signed is what the device reads."""
     document = judge.desired()
-    assert document.devices["board-1"].labels == {"site": "a"}
+    assert judge.record().labels == {"site": "a"}
     digest = manifest_digest(document)
     assert chunks.sha256(judge.manifest(STEM, digest)) == digest
 
@@ -180,7 +182,7 @@ def test_expired_metadata_is_refused(tmp_path):
     """With the remedy."""
     past = layout.utc_now() - timedelta(days=4000)
     repository.init(tmp_path / "repo", fleet="farm", now=past)
-    repository.enroll(tmp_path / "repo", "board-1", labels={}, broker_url=None, out_dir=tmp_path / "device", now=past)
+    repository.enroll(tmp_path / "repo", "board-1", labels={}, broker_url=None, out_dir=tmp_path / "device")
     with pytest.raises(RejectedError) as caught:
         again(tmp_path, FolderFiles(tmp_path / "repo")).desired()
     assert caught.value.code == "trust-expired"
@@ -191,7 +193,7 @@ def test_a_clock_in_1970_lets_no_expired_metadata_pass(tmp_path):
     """The newest signed time that was seen, in either repository, is the least that it can be."""
     repo, past = tmp_path / "repo", layout.utc_now() - timedelta(days=40)
     repository.init(repo, fleet="farm", now=past)
-    repository.enroll(repo, "board-1", labels={}, broker_url=None, out_dir=tmp_path / "device", now=past)
+    repository.enroll(repo, "board-1", labels={}, broker_url=None, out_dir=tmp_path / "device")
     again(tmp_path, FolderFiles(repo), in_1970).desired()
     repository.opened(repo).fleet.refresh(layout.utc_now())
     with pytest.raises(RejectedError, match="releases") as caught:

@@ -20,14 +20,12 @@ def a_deployment(**changes):
     return desired.Deployment(**values | changes)
 
 
-def a_document(*deployments, devices=None):
-    """A document with two devices on two sites."""
-    labels = {"a": {"site": "north"}, "b": {"site": "south"}} if devices is None else devices
-    return desired.FleetDocument(
-        fleet="edge",
-        devices={name: desired.Device(labels=value) for name, value in labels.items()},
-        deployments=deployments,
-    )
+NORTH, SOUTH = {"site": "north"}, {"site": "south"}
+
+
+def a_document(*deployments):
+    """A document with these deployments."""
+    return desired.FleetDocument(fleet="edge", deployments=deployments)
 
 
 def test_a_document_survives_its_encoding():
@@ -54,31 +52,37 @@ def test_bad_documents_are_refused(data):
     assert caught.value.code == "document-format"
 
 
-def test_only_enrolled_devices_are_wanted_anything_of():
-    """A device that invents its id gets nothing."""
-    assert desired.wanted_by(a_document(a_deployment()), "stranger") == {}
-
-
 def test_labels_select():
     """A selector's pairs must all be the device's signed labels."""
     document = a_document(a_deployment(selector="site=north"))
-    assert set(desired.wanted_by(document, "a")) == {"m"}
-    assert desired.wanted_by(document, "b") == {}
+    assert set(desired.wanted_by(document, "a", NORTH)) == {"m"}
+    assert desired.wanted_by(document, "b", SOUTH) == {}
 
 
 def test_the_last_deployment_that_includes_a_device_holds():
     """A later, narrower deployment overrides for those it matches."""
     document = a_document(a_deployment(), a_deployment(id="d2", version="2", selector="site=north"))
-    assert desired.wanted_by(document, "a")["m"].version == "2"
-    assert desired.wanted_by(document, "b")["m"].version == "1"
+    assert desired.wanted_by(document, "a", NORTH)["m"].version == "2"
+    assert desired.wanted_by(document, "b", SOUTH)["m"].version == "1"
+
+
+def test_bundles_of_a_site_are_those_of_its_devices_once():
+    """By the labels of each; a target label leaves out other boards' bundles."""
+    document = a_document(a_deployment(bundles=(X86, PI)), a_deployment(id="d2", name="n", selector="site=south"))
+    devices = {"a": NORTH | {"target": "rpi4"}, "c": NORTH | {"target": "rpi4"}}
+    assert [bundle.target for _, bundle in desired.bundles_at(document, devices)] == ["rpi4"]
+    found = [
+        (it.name, bundle.target) for it, bundle in desired.bundles_at(document, {"b": SOUTH | {"target": "x86-vnni"}})
+    ]
+    assert found == [("n", "x86-vnni")]
 
 
 def test_pinned_deployments_hold_against_later_ones():
     """Among several pins the last one holds."""
     pins = (a_deployment(id=f"p{n}", version=f"{n}", selector="device=a", pinned=True) for n in (3, 4))
     document = a_document(*pins, a_deployment(version="9"))
-    assert desired.wanted_by(document, "a")["m"].version == "4"
-    assert desired.wanted_by(document, "b")["m"].version == "9"
+    assert desired.wanted_by(document, "a", NORTH)["m"].version == "4"
+    assert desired.wanted_by(document, "b", SOUTH)["m"].version == "9"
 
 
 def test_a_removal_has_neither_version_nor_bundles():

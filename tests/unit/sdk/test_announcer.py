@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgeml import repository
@@ -10,6 +11,7 @@ from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
 from edgeml.repository import NewKeys, layout
 from edgeml_core import chunks, trust
+from edgeml_core.desired import Deployment
 from edgeml_core.messages import Topics
 from support.memory_connection import MemoryConnection
 
@@ -18,15 +20,19 @@ TOPICS = Topics("farm")
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """A repository with one device."""
+    """A repository with one deployment."""
     repository.init(tmp_path / "repo", fleet="farm")
-    enroll(tmp_path / "repo", "pi-1")
+    change(tmp_path / "repo", "d-1")
     return tmp_path / "repo"
 
 
-def enroll(repo: Path, device: str) -> None:
+def change(repo: Path, deployment: str) -> None:
     """Change the fleet document."""
-    repository.enroll(repo, device, labels={}, broker_url=None, out_dir=repo.parent / device)
+    opened = repository.opened(repo)
+    added = Deployment(id=deployment, name="m", version="1", selector="", percent=100.0, bundles=())
+    document = opened.document()
+    changed = msgspec.structs.replace(document, deployments=(*document.deployments, added))
+    opened.write_document(changed, layout.utc_now())
 
 
 def announce(at: Announcer, repo: Path) -> None:
@@ -66,13 +72,13 @@ def test_announce_again_publishes_only_what_has_changed(repo: Path, broker: Memo
     at = Announcer(broker, TOPICS)
     announce(at, repo)
     before = {it for it, payload in broker.retained.items() if payload}
-    enroll(repo, "pi-2")
+    change(repo, "d-2")
     broker.published.clear()
     announce(at, repo)
     again = {it for it, _ in broker.published} & before
     assert again == {topic(signed, trust.TIMESTAMP_FILE) for signed in repository.opened(repo).both}
     assert all(broker.retained[it] for it in before)
-    enroll(repo, "pi-3")
+    change(repo, "d-3")
     announce(at, repo)
     cleared = {it for it in before if not broker.retained[it]}
     current = {topic(signed, file) for signed in repository.opened(repo).both for file in signed.files()}
@@ -159,5 +165,5 @@ def test_stamps_differ_after_every_change(repo: Path):
     """And only then."""
     before = announcer.stamps(repository.opened(repo))
     assert announcer.stamps(repository.opened(repo)) == before
-    enroll(repo, "pi-2")
+    change(repo, "d-2")
     assert announcer.stamps(repository.opened(repo)) != before

@@ -10,7 +10,7 @@ import pytest
 
 from edgeml import repository
 from edgeml.cli.main import run
-from edgeml.repository import audit
+from edgeml.repository import audit, layout
 from edgeml.repository.audit import AuditLog, Head
 from edgeml_core.errors import RejectedError, UsageError
 
@@ -106,7 +106,7 @@ def test_malformed_heads_are_refused(text: str):
 
 
 def test_acts_on_a_repository_are_logged_before_they_are_signed(tmp_path: Path):
-    """The signed document names the head with the act that it follows."""
+    """The next signed document names the head; a device's act signs no document."""
     repo = tmp_path / "repo"
     repository.init(repo)
     repository.enroll(repo, "one", labels={"site": "a"}, broker_url=None, out_dir=tmp_path / "one")
@@ -114,6 +114,7 @@ def test_acts_on_a_repository_are_logged_before_they_are_signed(tmp_path: Path):
     [init, enroll] = opened.audit.entries()
     assert (init.act, init.subject, enroll.act, enroll.subject) == ("init", "edge", "enroll", "one")
     assert enroll.details["labels"] == "site=a"
+    opened.write_document(opened.document(), NOW)
     assert opened.document().audit == str(opened.audit.head())
 
 
@@ -128,6 +129,8 @@ def test_act_that_cannot_be_logged_is_not_signed(tmp_path: Path):
     with pytest.raises(UsageError, match="can't be written"):
         repository.enroll(repo, "one", labels={}, broker_url=None, out_dir=tmp_path / "one")
     assert opened.fleet.version() == before
+    assert not opened.records.all()
+    assert not (tmp_path / "one").exists()
 
 
 def typed(capsys, *arguments: str) -> tuple[int, dict]:
@@ -143,6 +146,8 @@ def test_the_log_is_listed_verified_and_exported(tmp_path: Path, capsys):
     repository.init(repo)
     for name in ("one", "two"):
         repository.enroll(repo, name, labels={}, broker_url=None, out_dir=tmp_path / name)
+    opened = repository.opened(repo)
+    opened.write_document(opened.document(), layout.utc_now())
     repository.opened(repo).audit.append("later", "x", {}, now=NOW)
     assert [it["act"] for it in typed(capsys, "list", "--repo", str(repo), "--last", "2")[1]["entries"]] == [
         "enroll",

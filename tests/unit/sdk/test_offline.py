@@ -62,7 +62,7 @@ def test_a_copy_has_what_the_site_wants(repo: Path, tmp_path: Path):
     assert set(weights) < held(tmp_path / "stick")
     other = [wire_keys.chunk_id(chunks.sha256(chunk)) for chunk in chunks.split(b"2.0" * 40_000)]
     assert not held(tmp_path / "stick") & set(other)
-    assert {path.name for path in (tmp_path / "stick").iterdir()} == {"releases", "fleet", "chunks"}
+    assert {path.name for path in (tmp_path / "stick").iterdir()} == {"releases", "fleet", "devices", "chunks"}
     for path in (tmp_path / "stick" / "chunks").glob("*/*"):
         chunks.from_store(path.read_bytes(), path.name)
 

@@ -82,7 +82,7 @@ def test_a_client_accepts_a_new_repository(repo: Path, tmp_path: Path):
     """python-tuf's updater takes both repositories from their first root, and gets the fleet document."""
     document = desired.decode(Client(repo, trust.FLEET, tmp_path / "device").target(desired.FLEET_DOCUMENT))
     head = str(repository.opened(repo).audit.head())
-    assert document == desired.FleetDocument(fleet="farm", devices={}, deployments=(), audit=head)
+    assert document == desired.FleetDocument(fleet="farm", deployments=(), audit=head)
     Client(repo, trust.RELEASES, tmp_path / "device").refreshed()
 
 
@@ -404,7 +404,7 @@ def test_two_writers_wait_for_each_other(repo: Path, tmp_path: Path):
     commands = [[*enroll, f"pi-{number}", "-o", str(tmp_path / str(number))] for number in range(4)]
     workers = [subprocess.Popen(command) for command in commands]
     assert [worker.wait() for worker in workers] == [0, 0, 0, 0]
-    assert len(repository.opened(repo).document().devices) == 4
+    assert len(repository.opened(repo).records.all()) == 4
 
 
 def snapshot_of(folder: Path) -> dict[str, bytes]:

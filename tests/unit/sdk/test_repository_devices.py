@@ -44,11 +44,10 @@ def test_without_a_broker_the_url_is_left_to_the_device(repo: Path, tmp_path: Pa
 
 
 def test_labels_are_signed(repo: Path, tmp_path: Path):
-    """Labels are in the signed fleet document, beside the devices that were there."""
+    """Labels are in signed records, one for each device."""
     for device, labels in (("pi-1", {"site": "a"}), ("pi-2", {"site": "b", "target": "rpi4"})):
         repository.enroll(repo, device, labels=labels, broker_url=URL, out_dir=tmp_path / device)
-    devices = repository.opened(repo).document().devices
-    assert {name: device.labels for name, device in devices.items()} == {
+    assert repository.opened(repo).records.enrolled() == {
         "pi-1": {"site": "a"},
         "pi-2": {"site": "b", "target": "rpi4"},
     }
@@ -61,7 +60,7 @@ def test_an_id_is_enrolled_once(repo: Path, tmp_path: Path):
         repository.enroll(repo, "pi-1", labels={"site": "b"}, broker_url=URL, out_dir=tmp_path / "again")
     assert caught.value.code == "device-exists"
     assert not (tmp_path / "again").exists()
-    assert repository.opened(repo).document().devices["pi-1"].labels == {"site": "a"}
+    assert repository.opened(repo).records.enrolled() == {"pi-1": {"site": "a"}}
 
 
 @pytest.mark.parametrize(("device", "url"), [("Pi 1", URL), ("pi-1", "http://farm.example"), ("../pi", None)])
@@ -70,7 +69,7 @@ def test_bad_input_changes_nothing(repo: Path, tmp_path: Path, device: str, url:
     with pytest.raises(UsageError) as caught:
         repository.enroll(repo, device, labels={}, broker_url=url, out_dir=tmp_path / "out")
     assert caught.value.code == "usage"
-    assert repository.opened(repo).document().devices == {}
+    assert repository.opened(repo).records.all() == {}
 
 
 def test_a_folder_that_cant_be_written_enrolls_nobody(repo: Path, tmp_path: Path):
@@ -79,7 +78,7 @@ def test_a_folder_that_cant_be_written_enrolls_nobody(repo: Path, tmp_path: Path
     with pytest.raises(UsageError) as caught:
         repository.enroll(repo, "pi-1", labels={}, broker_url=URL, out_dir=tmp_path / "file")
     assert caught.value.code == "usage"
-    assert repository.opened(repo).document().devices == {}
+    assert repository.opened(repo).records.all() == {}
 
 
 @pytest.mark.parametrize("content", ['[device]\nid = "pi-1"\n', "no TOML", "device = 3\n"])
@@ -91,7 +90,7 @@ def test_a_folder_of_another_device_is_left_as_it_is(repo: Path, tmp_path: Path,
     with pytest.raises(UsageError, match=r"agent\.toml"):
         repository.enroll(repo, "pi-8", labels={}, broker_url=URL, out_dir=out)
     assert (out / "agent.toml").read_text() == content
-    assert not repository.opened(repo).document().devices
+    assert not repository.opened(repo).records.all()
     if "pi-1" in content:
         repository.enroll(repo, "pi-1", labels={}, broker_url=URL, out_dir=out)
 
@@ -144,4 +143,4 @@ def test_files_that_no_device_can_use_enroll_nobody(repo: Path, tmp_path: Path, 
         repository.enroll(repo, "pi-1", labels={}, broker_url=url, out_dir=tmp_path / "out", files=DeviceFiles(**given))
     assert caught.value.code == "usage"
     assert not (tmp_path / "out").exists()
-    assert repository.opened(repo).document().devices == {}
+    assert repository.opened(repo).records.all() == {}

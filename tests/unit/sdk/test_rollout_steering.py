@@ -87,7 +87,7 @@ class Farm:
     def included(self) -> list[str]:
         """The devices to which the document gives the second version."""
         document = self.folder.document()
-        return [it for it in DEVICES if desired.wanted_by(document, it)["sample"].version == "2.0"]
+        return [it for it in DEVICES if desired.wanted_by(document, it, {"site": "a"})["sample"].version == "2.0"]
 
     def acts(self) -> list[str]:
         """The acts in the audit log, after a check against the signed head."""

@@ -23,7 +23,7 @@ NOW_S = START_S
 #: Twenty devices; the first wave of 20 % has four.
 DEVICES = [f"d-{n:02}" for n in range(20)]
 LABELS: dict[str, dict[str, str]] = {it: {} for it in DEVICES}
-EMPTY = FleetDocument(fleet="edge", devices={}, deployments=())
+EMPTY = FleetDocument(fleet="edge", deployments=())
 
 
 def under_way(rollout: Rollout, *, wave: int = 0, soaks: bool = False, began_s: float = NOW_S, **changes) -> Rollout:
