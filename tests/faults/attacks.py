@@ -16,15 +16,15 @@ from typing import Final
 import msgspec
 import zstandard
 
-from edgeml import repository
+from edgeml import Repository, repository
 from edgeml.repository import NewKeys
 from edgeml.repository.deployments import deploy
 from edgeml.repository.layout import opened, utc_now
-from edgeml_core import multi_chunk
+from edgeml_core import multi_chunk, records
 from edgeml_core.trust import FLEET, NEWEST_ROOT_FILE, RELEASES
 from faults.attacked_fleet import TOPICS, AttackedFleet, newest
 from faults.fleet import FLEET as FLEET_NAME
-from faults.fleet import MODEL
+from faults.fleet import MODEL, until
 from faults.mitm import Frame, Meddle, honest
 
 TIMESTAMP: Final = TOPICS.trust(FLEET, "metadata/timestamp.json")
@@ -114,6 +114,35 @@ def _with_a_root_of_his_own(stage: AttackedFleet) -> Meddle:
     return honest
 
 
+def _with_its_older_record(stage: AttackedFleet) -> Meddle:
+    """Send the device's record of before its newest labels, which the device has seen."""
+    device = stage.made.device
+    old = opened(stage.made.repo).records.encoded([device.name])[device.name]
+    changed = Repository.open(stage.made.repo).relabel(device.name, {"ring": secrets.token_hex(4)})
+    kept = device.folder / "store" / "trusted" / records.RECORD_FILE
+    until(lambda: f'"version":{changed.version}' in kept.read_text(), "the new labels")
+    stage.plant({TOPICS.record(device.name): old})
+    return honest
+
+
+def _with_a_record_of_another(stage: AttackedFleet) -> Meddle:
+    """Send the record of another device, which the fleet's key has signed."""
+    other = f"other-{secrets.token_hex(4)}"
+    repository.enroll(stage.made.repo, other, labels={}, broker_url=None, out_dir=stage.made.folder / other)
+    line = opened(stage.made.repo).records.encoded([other])[other]
+    stage.plant({TOPICS.record(stage.made.device.name): line})
+    return honest
+
+
+def _with_a_relabelled_record(stage: AttackedFleet) -> Meddle:
+    """Send the device's record with other labels, and the signature of the right ones."""
+    name = stage.made.device.name
+    record = json.loads(opened(stage.made.repo).records.encoded([name])[name])
+    record["signed"]["labels"] = {"ring": "mine"}
+    stage.plant({TOPICS.record(name): json.dumps(record).encode()})
+    return honest
+
+
 def _signed_long_ago(stage: AttackedFleet, version: str) -> None:
     """Deploy with metadata signed long ago, as an attacker does that withheld it until now."""
     deploy(stage.made.repo, MODEL, version, selector="", now=datetime.now(UTC) - _EXPIRED)
@@ -189,6 +218,9 @@ ATTACKS: Final = (
     Attack("rollback of the snapshot", "rollback-attempt", _replayed(FLEET, "snapshot")),
     Attack("rollback of the fleet document", "rollback-attempt", _replayed(FLEET, "targets")),
     Attack("rollback of the releases", "rollback-attempt", _replayed(RELEASES, "targets")),
+    Attack("rollback of a device's record", "rollback-attempt", _with_its_older_record),
+    Attack("the record of another device", "signature-invalid", _with_a_record_of_another),
+    Attack("labels that nobody signed", "signature-invalid", _with_a_relabelled_record),
     Attack("freeze until it has expired", "trust-expired", lambda _: honest, _signed_long_ago),
     Attack("mix and match of two repositories", "signature-invalid", _of_the_other_repository),
     Attack("repositories of unknown keys", "signature-invalid", _of_unknown_keys),
