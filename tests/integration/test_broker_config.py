@@ -111,7 +111,7 @@ def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
         url = broker_urls.parse(f"mqtt://barn-1:secret@127.0.0.1:{broker.port}")
         given = BrokerSettings(url=url, ca=None, cert=None, key=None)
-        check = doctor.broker(given, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
+        check, *_ = doctor.broker(given, DeviceSettings(id="barn-1", fleet="edge", labels={}), requests=True)
     if silent is None:
         assert check.status == "ok", check
     else:
@@ -163,7 +163,7 @@ def test_wrong_password_has_its_own_code(broker, tmp_path):
         assert (error.code, "--password-file" in error.hint) == ("broker-refused", True)
         assert "mistyped" not in f"{error.message} {error.__cause__}"
     given = BrokerSettings(url=url, ca=broker.folder / "ca.crt")
-    check = doctor.broker(given, DeviceSettings(id="barn-1"))
+    check, *_ = doctor.broker(given, DeviceSettings(id="barn-1"))
     assert (check.status, "user's name, password" in check.detail) == ("failed", True)
 
 
@@ -281,7 +281,7 @@ def test_certificates_replace_passwords(tmp_path, monkeypatch):
     def visit(device, cert, key):
         url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
         given = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
-        return doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={}))
+        return next(doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={})))
 
     with brokers.mosquitto(tmp_path / "broker", config) as broker:
         assert visit("barn-1", *issue(own, "barn-1")).status == "ok"

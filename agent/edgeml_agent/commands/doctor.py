@@ -16,7 +16,8 @@ from edgeml_agent.link.acl_check import AclCheck
 from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
 from edgeml_agent.store import locks
-from edgeml_core.errors import EdgemlError, TransportError
+from edgeml_core import records
+from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import MqttError
 from edgeml_runtime.hardware import diagnostics
@@ -41,7 +42,7 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
     if settings and locks.is_held(settings.store.dir / locks.AGENT):
         yield connection_of_agent(settings)
     elif settings:
-        yield broker(settings.broker, settings.device, requests=settings.serve.mqtt)
+        yield from broker(settings.broker, settings.device, requests=settings.serve.mqtt)
 
 
 def purity() -> Check:
@@ -83,36 +84,59 @@ def connection_of_agent(settings: Settings) -> Check:
     return Check("broker", "ok", f"{url} accepts this device: the running agent is connected {since}")
 
 
-def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool = False) -> Check:
-    """Check that the MQTT broker answers, accepts this device, and permits the topics that it needs.
+def broker(settings: BrokerSettings, device: DeviceSettings, *, requests: bool = False) -> Iterator[Check]:
+    """Check that the MQTT broker answers, accepts this device, permits the topics that it needs, and has its record.
 
     Args:
         requests: whether the device serves the inference API over MQTT.
     """
     try:
-        asyncio.run(_visit(settings, device, requests=requests))
+        record = asyncio.run(_visit(settings, device, requests=requests))
     except TransportError as error:
-        return Check("broker", "failed", f"{settings.url}: {error.message}", error.hint)
+        yield Check("broker", "failed", f"{settings.url}: {error.message}", error.hint)
     except (MqttError, EdgemlError, OSError) as error:
         remedy = "check that the broker runs, [broker] url and its credentials and, with mqtts, ca, cert and key"
-        return Check("broker", "failed", f"{settings.url}: {error}", remedy)
-    return Check("broker", "ok", f"{settings.url} accepts this device")
+        yield Check("broker", "failed", f"{settings.url}: {error}", remedy)
+    else:
+        yield Check("broker", "ok", f"{settings.url} accepts this device")
+        yield _record(Topics(device.fleet).record(device.id), record)
 
 
-async def _visit(settings: BrokerSettings, device: DeviceSettings, *, requests: bool) -> None:
+def _record(topic: str, record: bytes) -> Check:
+    """Check the record that the broker retains; the agent verifies its signatures."""
+    if not record:
+        remedy = f"start `edgeml fleet serve`, and let this device read {topic} at the broker"
+        return Check("record", "warning", "the broker has no record of this device: new labels don't arrive", remedy)
+    try:
+        found = records.decode(record).signed
+    except RejectedError as error:
+        return Check("record", "failed", error.message, f"let the fleet's host alone write {topic}")
+    labels = ",".join(f"{key}={value}" for key, value in found.labels.items()) or "no labels"
+    return Check("record", "ok", f"version {found.version} with {labels}{', revoked' if found.revoked else ''}")
+
+
+async def _visit(settings: BrokerSettings, device: DeviceSettings, *, requests: bool) -> bytes:
+    """Connect, try every right, and return the device's record; nothing if the broker sends none meanwhile."""
+    topics, record = Topics(device.fleet), b""
     async with session(settings, f"{device.id}-doctor").connected() as connection:
-        check = AclCheck(Topics(device.fleet), device.id, requests=requests)
+        check = AclCheck(topics, device.id, requests=requests)
 
         async def receive() -> None:
+            nonlocal record
             async for message in connection:
                 if check.is_echo(message):
                     check.on_echo(message)
+                elif message.topic == topics.record(device.id):
+                    record = message.payload
+
+        await connection.subscribe([(topics.record(device.id), 1)])
 
         receiving = asyncio.create_task(receive())
         try:
             await check.run(connection)
         finally:
             receiving.cancel()
+    return record
 
 
 def _celsius(path: Path) -> float | None:

@@ -2,6 +2,9 @@
 
 import socket
 import threading
+from datetime import UTC, datetime
+
+from paho.mqtt import publish
 
 from edgeml_agent import settings
 from edgeml_agent.commands import doctor
@@ -9,6 +12,9 @@ from edgeml_agent.link import link_state
 from edgeml_agent.link.link_state import LinkState
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as urls
+from edgeml_core import records
+from edgeml_core.messages import Topics
+from edgeml_core.records import DeviceRecord, SignedRecord
 from edgeml_io import mqtt
 from support import brokers
 
@@ -51,15 +57,36 @@ def test_real_brokers_let_the_doctor_in(tmp_path):
     """One of MQTT 5, and one that speaks 3.1.1 only."""
     with brokers.mosquitto(tmp_path) as mosquitto, brokers.embedded() as url:
         for port in (mosquitto.port, urls.parse(url).port):
-            check = doctor.broker(settings_of(port), DEVICE)
+            check, *_ = doctor.broker(settings_of(port), DEVICE)
             assert (check.status, check.remedy) == ("ok", ""), check
+
+
+def test_record_that_the_broker_lacks_or_has_is_shown(tmp_path):
+    """A missing right looks like a host that doesn't run: labels don't arrive."""
+    record = DeviceRecord(
+        fleet=DEVICE.fleet,
+        device=DEVICE.id,
+        version=3,
+        labels={"site": "barn"},
+        expires=datetime(2100, 1, 1, tzinfo=UTC),
+    )
+    lines = (b"", b"garbage", records.encode(SignedRecord(signed=record, signatures=())))
+    with brokers.mosquitto(tmp_path) as mosquitto:
+        found = []
+        for line in lines:
+            topic = Topics(DEVICE.fleet).record(DEVICE.id)
+            publish.single(topic, line, qos=1, retain=True, port=mosquitto.port)
+            *_, check = doctor.broker(settings_of(mosquitto.port), DEVICE)
+            found.append((check.name, check.status, check.detail))
+    assert [status for _, status, _ in found] == ["warning", "failed", "ok"]
+    assert found[-1] == ("record", "ok", "version 3 with site=barn")
 
 
 def test_wrong_credentials_fail_and_are_never_shown(tmp_path):
     """A broker that asks for a password refuses a wrong one; the remedy names the setting."""
     (tmp_path / "passwords").write_text("")
     with brokers.mosquitto(tmp_path, f"allow_anonymous false\npassword_file {tmp_path / 'passwords'}") as broker:
-        check = doctor.broker(settings_of(broker.port, user="device-7:pass%2Fword@"), DEVICE)
+        check, *_ = doctor.broker(settings_of(broker.port, user="device-7:pass%2Fword@"), DEVICE)
     assert (check.status, "credentials" in check.remedy) == ("failed", True)
     assert "pass/word" not in check.detail + check.remedy
 
@@ -71,7 +98,7 @@ def test_what_is_no_broker_fails(monkeypatch):
         listener.settimeout(10)
         thread = threading.Thread(target=hang_up, args=(listener,))
         thread.start()
-        check = doctor.broker(settings_of(listener.getsockname()[1]), DEVICE)
+        check, *_ = doctor.broker(settings_of(listener.getsockname()[1]), DEVICE)
         thread.join(10)
     assert check.status == "failed"
 
@@ -80,7 +107,7 @@ def test_a_closed_port_fails():
     """Nobody listens: the remedy names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    check = doctor.broker(settings_of(port), DEVICE)
+    check, *_ = doctor.broker(settings_of(port), DEVICE)
     assert (check.status, "[broker]" in check.remedy) == ("failed", True)
 
 
