@@ -40,6 +40,8 @@ GATHER_S: Final = 0.2
 GATHER_MAX_S: Final = 1.5
 #: The same where a device begins: the others see the announcement and verify the signed files within seconds.
 START_GATHER_S: Final = 3.0
+#: Devices that are waited for by name at the start. Of more some are always away, so the wait takes its whole time.
+AWAITED_MAX: Final = 256
 #: Seconds until a chunk may be sent again: longer than `GATHER_S`, so that all devices that missed it have asked.
 RESEND_AFTER_S: Final = 0.25
 #: Seconds without a want or a publication of a release after which its fetch is over: all devices begin again.
@@ -214,6 +216,8 @@ class Cohorts:
         fetch = self._fetch(key)
         fetch.on_want(device, now_s)
         begins = fetch.began_s[device] == now_s and not fetch.is_being_sent(now_s)
+        if begins and len(fetch.announced.devices) - len(fetch.began_s) > AWAITED_MAX:
+            return SendDeadline(None, now_s + START_GATHER_S)
         if begins and (expected := fetch.announced.devices - fetch.began_s.keys()):
             return SendDeadline(expected, now_s + START_GATHER_S)
         if resend_s := fetch.resend_s(key, now_s):
