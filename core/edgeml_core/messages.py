@@ -84,6 +84,14 @@ class Topics:
         """Return the topic on which `device` replies to calls."""
         return f"{self.root}/device/{device}/reply"
 
+    def renew(self, device: str) -> str:
+        """Return the topic on which `device` requests its next certificate (`edgeml_core.enrollment`)."""
+        return f"{self.root}/renew/{device}"
+
+    def certificate(self, device: str) -> str:
+        """Return the topic on which the host answers the requests of `device` for a certificate."""
+        return f"{self.root}/certificate/{device}"
+
     def infer(self, device: str, model: str, client: str) -> str:
         """Return the topic of `client`'s inference requests for a model of `device`; no other client may write it."""
         return f"{self.root}/device/{device}/infer/{model}/{client}"

@@ -7,6 +7,8 @@ none. So the handshake ignores the periods then, and the socket checks the ends 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,10 @@ from typing import Any, Final, cast
 
 #: OpenSSL's X509_V_FLAG_NO_CHECK_TIME; Python's ssl module doesn't name it.
 _NO_CHECK_TIME: Final = 0x200000
+#: Seconds for a handshake on a slow network.
+HANDSHAKE_TIMEOUT_S: Final = 30.0
+#: Seconds in which a server closes a connection whose certificate it refuses: with TLS 1.3 after the handshake.
+REFUSAL_WAIT_S: Final = 3.0
 
 
 class _LateSocket(ssl.SSLSocket):
@@ -53,3 +59,22 @@ def client_context(
     if cert is not None:
         context.load_cert_chain(cert, key)
     return context
+
+
+async def check_accepted(host: str, port: int, context: ssl.SSLContext) -> None:
+    """Check by a handshake that a server accepts a client's certificate; nothing else is sent.
+
+    Raises:
+        OSError: the server refuses it, or can't be reached.
+    """
+    async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFUSAL_WAIT_S):
+                if not await reader.read(1):
+                    raise ConnectionResetError("the server closed the connection after the handshake")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

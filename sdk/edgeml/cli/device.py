@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from edgeml.cli.output import Output, command, table
+from edgeml.cli.output import Duration, Output, command, table
 from edgeml_core import names
 from edgeml_core.errors import UsageError
 
@@ -23,12 +24,19 @@ _device: Final = click.argument("device_id", metavar="ID")
 _repo: Final = click.option(
     "--repo", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The repository."
 )
-_broker: Final = click.option("--broker", metavar="URL", help="mqtt[s]://[USER@]HOST[:PORT] as the device sees it.")
+_broker: Final = click.option(
+    "--broker",
+    metavar="URL",
+    help="mqtt[s]://[USER@]HOST[:PORT] as the device sees it; default: the broker that `fleet` commands set up.",
+)
 _password_file: Final = click.option(
     "--password-file", metavar="FILE", type=_FILE, help="The password of USER; copied to DEVICE_DIR."
 )
 _ca: Final = click.option(
-    "--ca", metavar="FILE", type=_FILE, help="The broker's authority; copied. Default: the device's system's."
+    "--ca",
+    metavar="FILE",
+    type=_FILE,
+    help="The broker's authority; copied. Default: the repository's, or the device's system's if the URL has a user.",
 )
 _store: Final = click.option(
     "--store", metavar="DIR", help="The device's folder for releases; default: store beside agent.toml."
@@ -48,6 +56,7 @@ _output: Final = click.option("-o", "--output", metavar="DEVICE_DIR", type=_FILE
     "--group", "groups", metavar="GROUP", multiple=True, help="The device may read models that are encrypted for GROUP."
 )
 @_output
+@click.option("--relay", is_flag=True, help="The broker lets the device pass on the messages of its site.")
 @command(
     examples=(
         "edgeml device enroll pi-7 --repo ./repo --broker mqtt://10.0.0.2 --label target=rpi4,site=barn -o pi-7",
@@ -65,11 +74,12 @@ def enroll(
     labels: tuple[str, ...],
     groups: tuple[str, ...],
     output: Path,
-    **files: Any,  # noqa: ANN401 - click's: ca, password_file and store
+    **files: Any,  # noqa: ANN401 - click's: ca, password_file, store and relay
 ) -> None:
     """Make device ID part of the fleet, and write its agent.toml and trust roots to DEVICE_DIR.
 
-    Without --broker, the device takes EDGEML_BROKER_URL from its environment.
+    If the broker's URL is mqtts without a user, DEVICE_DIR gets a key and a certificate, too. Without a broker, the
+    device takes EDGEML_BROKER_URL from its environment. `edgeml device token` lets devices make their keys themselves.
     """
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
@@ -112,13 +122,13 @@ def relabel(out: Output, device_id: str, changes: tuple[str, ...], repo: Path) -
 def revoke(out: Output, device_id: str, repo: Path) -> None:
     """Revoke device ID, such as a stolen board: it gets nothing new.
 
-    A running `edgeml fleet serve` ignores it within seconds. The device goes on with the models that it has. `edgeml
-    device replace` gives the id to another board.
+    Its certificates are revoked, too: the broker refuses them, and a running `edgeml fleet serve` ends its connection
+    within seconds. The device goes on with the models that it has. `edgeml device replace` gives the id to another.
     """
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
     revoked = Repository.open(repo).revoke(device_id)
-    out.result(revoked.to_dict(), f"revoked {device_id}; take its rights at the broker, too")
+    out.result(revoked.to_dict(), f"revoked {device_id}; if its user at the broker has a password, remove it there")
 
 
 @device.command()
@@ -183,6 +193,48 @@ def show(out: Output, device_id: str, repo: Path) -> None:
         *(f"runs {it.name} {it.version} ({it.id})" for it in deployments),
     ]
     out.result({**found.to_dict(), "deployments": [it.id for it in deployments]}, "\n".join(lines))
+
+
+@device.command()
+@_repo
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="Signed for each device that enrolls.")
+@click.option("--group", "groups", metavar="GROUP", multiple=True, help="The devices get the key of GROUP.")
+@click.option("--count", metavar="N", type=int, default=1, show_default=True, help="The number of tokens.")
+@click.option(
+    "--expires", "life", metavar="SPAN", type=Duration(), default="7d", show_default=True, help="30m, 12h, 7d."
+)
+@click.option("--device", "device_id", metavar="ID", help="For this device alone, which may be enrolled already.")
+@command(
+    examples=(
+        "edgeml device token --repo ./repo --label site=farm-7 --count 50 --expires 7d",
+        "edgeml device token --repo ./repo --device pi-7 --expires 1h",
+    )
+)
+def token(
+    *,
+    out: Output,
+    repo: Path,
+    labels: tuple[str, ...],
+    groups: tuple[str, ...],
+    count: int,
+    life: float,
+    device_id: str | None,
+) -> None:
+    """Print tokens with which devices enroll themselves. Each works once; only digests are kept.
+
+    With --device a device gets its certificate again: its own has expired, or its board was replaced.
+    """
+    from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
+
+    made = Repository.open(repo).make_tokens(
+        labels=names.parse_labels(labels), groups=groups, count=count, life=timedelta(seconds=life), device=device_id
+    )
+    url = made.url or "https://HOST:8443"
+    device_option = f" --id {device_id}" if device_id else ""
+    out.note(
+        f"valid until {made.expires:%Y-%m-%d %H:%M} UTC; on each device: edgeml-agent enroll {url} TOKEN{device_option}"
+    )
+    out.result(made.to_dict(), "\n".join(made.tokens))
 
 
 def _pairs(labels: dict[str, str]) -> str:

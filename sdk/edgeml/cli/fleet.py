@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from edgeml.cli import audit, deployments, rollouts, selectors
+from edgeml.cli import audit, deployments, fleet_broker, rollouts, selectors
 from edgeml.cli.fleet_options import FILE, Command, database_options, repository_option
 from edgeml.cli.output import Output, command
 
@@ -35,6 +35,8 @@ for _command in (
     rollouts.rollout,
     selectors.selector,
     audit.audit,
+    fleet_broker.broker_config,
+    fleet_broker.client_cert,
 ):
     fleet.add_command(_command)
 
@@ -42,7 +44,11 @@ for _command in (
 @fleet.command()
 @repository_option
 @database_options
-@click.option("--broker", metavar="URL", required=True, help="mqtt[s]://[USER@]HOST[:PORT]")
+@click.option("--broker", metavar="URL", help="mqtt[s]://[USER@]HOST[:PORT]")
+@click.option("--with-broker", metavar="NAME[:PORT]", help="Run Mosquitto here; NAME is as devices reach this machine.")
+@click.option(
+    "--enroll", metavar="NAME[:PORT]", help="Let devices with a token enroll; default: NAME of --with-broker."
+)
 @click.option("--password-file", metavar="FILE", type=FILE, help="The password of USER, on one line.")
 @click.option("--ca", metavar="FILE", type=FILE, help="The broker's authority; default: the system's.")
 @click.option("--cert", metavar="FILE", type=FILE, help="This host's own certificate.")
@@ -51,17 +57,21 @@ for _command in (
 @command(
     extra="fleet",
     examples=(
+        "edgeml fleet serve --repo ./repo --with-broker host.example",
         "edgeml fleet serve --repo ./repo --broker mqtt://127.0.0.1",
         "edgeml fleet serve --repo ./repo --broker mqtts://origin@broker.example --password-file origin.password",
         "edgeml fleet serve --repo ./repo --broker mqtts://broker.example --ca ca.pem --cert host.pem --key host.key",
     ),
 )
-def serve(out: Output, repo: Path, broker: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Announce the repository, send the chunks that devices ask for, and record their reports, until stopped."""
+def serve(out: Output, repo: Path, broker: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Announce the repository, send the chunks that devices ask for, and record their reports, until stopped.
+
+    With --with-broker it runs Mosquitto, too, and lets devices enroll. All clients then have certificates.
+    """
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-    max_bytes_per_s = options.pop("max_bytes_per_s")
-    Fleet(repo, broker=broker, **options).serve(out, max_bytes_per_s=max_bytes_per_s)
+    serving = {name: options.pop(name) for name in ("max_bytes_per_s", "with_broker", "enroll")}
+    Fleet(repo, broker=broker, **options).serve(out, **serving)
 
 
 @fleet.command()

@@ -24,10 +24,11 @@ def repo() -> None:
 @_no_passphrase
 @command(examples=("edgeml repo init ./repo", "edgeml repo init ./repo --fleet farms --no-passphrase"))
 def init(out: Output, folder: Path, fleet: str, *, no_passphrase: bool) -> None:
-    """Make a repository in DIR with two new keys.
+    """Make a repository in DIR with two new keys and two certificate authorities.
 
     keys/release.pem signs releases and trust: keep a copy; it may lie offline. keys/fleet.pem signs deployments.
-    Both are encrypted with the passphrase in EDGEML_KEY_PASSPHRASE, else with one that you are asked for.
+    keys/device-ca.pem and keys/broker-ca.pem issue certificates for clients of the broker, and for the broker.
+    All are encrypted with the passphrase in EDGEML_KEY_PASSPHRASE, else with one that you are asked for.
     """
     from edgeml.repository import Repository, passphrase  # noqa: PLC0415 - kept out of --help
 

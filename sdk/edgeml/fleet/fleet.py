@@ -17,7 +17,7 @@ from edgeml.fleet.rollouts.outcomes import DeviceOutcome
 from edgeml.fleet.rollouts.plan import Plan, Rollout
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.status import Chosen, DeviceStatus, FleetStatus
-from edgeml.repository import Repository, layout
+from edgeml.repository import Repository, client_certificates, layout
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
 from edgeml_core import selectors
@@ -42,8 +42,9 @@ class Fleet:
         repository: opened, or its folder.
         broker: `mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT]`; only `status` and `devices` work without one.
         password_file: the file with the password of the URL's user.
-        ca: PEM file of the broker's authority; None takes those of the system.
-        cert: PEM file with the certificate of this host, where the broker asks for one.
+        ca: PEM file of the broker's authority; None takes those of the system, or the repository's own.
+        cert: PEM file with the certificate of this host; None takes one of the repository's own where the address is
+            `mqtts`, and neither a user nor `ca` is given.
         key: PEM file with the key of `cert`.
         database: a file, or `postgresql://[USER@]HOST[:PORT]/NAME`; the default is `fleet.db` in the repository.
         database_password_file: the file with the password of the database's user.
@@ -113,9 +114,15 @@ class Fleet:
         Raises:
             UsageError: `usage`, when the fleet was opened without a broker.
         """
-        from edgeml.fleet.call import DeviceConnection  # noqa: PLC0415 - imports MQTT
+        from edgeml.fleet import own_certificate  # noqa: PLC0415 - imports MQTT
+        from edgeml.fleet.call import DeviceConnection  # noqa: PLC0415 - as above
 
-        return DeviceConnection(broker=self._address(), fleet=self.repository.fleet_name)
+        address = self._address()
+        if own_certificate.is_needed(address):
+            # Not as the host: a second connection under its name would end the running one's.
+            name = client_certificates.OPERATOR_NAME
+            address = own_certificate.broker(self.repository.path, address.url, name)
+        return DeviceConnection(broker=address, fleet=self.repository.fleet_name)
 
     def status(self) -> FleetStatus:
         """Count how far each deployment is, with every failure.
@@ -208,35 +215,55 @@ class Fleet:
         with self._steering() as steering:
             return steering.act(name, act, now=layout.utc_now())
 
-    def serve(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> None:
+    def serve(
+        self,
+        events: EventSink | None = None,
+        *,
+        max_bytes_per_s: int | None = None,
+        with_broker: str | None = None,
+        enroll: str | None = None,
+    ) -> None:
         """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.
 
         Args:
             events: is called with each event, such as a new connection.
             max_bytes_per_s: limit for the chunks to all devices together.
+            with_broker: `NAME[:PORT]` as devices reach this machine: runs Mosquitto there, for a fleet opened without a
+                broker. Its clients have certificates of the repository.
+            enroll: `NAME[:PORT]` where devices enroll with a token; None is NAME:8443 of `with_broker`, or nowhere.
 
         Raises:
-            UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker.
+            UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker or with two;
+                `extra-missing`, without Mosquitto.
             TransportError: `broker-unreachable`, when the first connection fails.
         """
-        from edgeml.fleet import serve as service  # noqa: PLC0415 - imports MQTT
+        from edgeml.fleet import own_broker  # noqa: PLC0415 - imports MQTT
 
-        service.run(
-            self.repository.path,
-            self._address(),
-            _events(events),
-            registry=self._registry(),
-            max_bytes_per_s=max_bytes_per_s,
+        own_broker.run(
+            self.serve_async(events, max_bytes_per_s=max_bytes_per_s, with_broker=with_broker, enroll=enroll)
         )
 
-    async def serve_async(self, events: EventSink | None = None, *, max_bytes_per_s: int | None = None) -> NoReturn:
+    async def serve_async(
+        self,
+        events: EventSink | None = None,
+        *,
+        max_bytes_per_s: int | None = None,
+        with_broker: str | None = None,
+        enroll: str | None = None,
+    ) -> NoReturn:
         """Serve as `serve` does, in the running event loop, until the task is cancelled."""
-        from edgeml.fleet import serve as service  # noqa: PLC0415 - imports MQTT
+        from edgeml.fleet import enrollment, own_broker  # noqa: PLC0415 - imports MQTT
+        from edgeml.repository import broker_config  # noqa: PLC0415 - as above
 
-        await service.serve(
+        if with_broker is not None and self._broker is not None:
+            message = "the fleet has a broker, and shall run one of its own"
+            raise UsageError("usage", message, "give --broker or --with-broker")
+        await own_broker.serve(
             self.repository.path,
-            self._address(),
             _events(events),
+            broker=self._address() if with_broker is None else None,
+            own=None if with_broker is None else own_broker.parse(with_broker, broker_config.DEFAULT_PORT),
+            enroll=None if enroll is None else own_broker.parse(enroll, enrollment.DEFAULT_PORT),
             registry=self._registry(),
             max_bytes_per_s=max_bytes_per_s,
         )

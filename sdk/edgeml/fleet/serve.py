@@ -15,7 +15,6 @@ import asyncio
 import functools
 import logging
 import math
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Final, NoReturn
 from edgeml.fleet import announcer
 from edgeml.fleet.announcer import Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
+from edgeml.fleet.credentials import Credentials
 from edgeml.fleet.leadership import Election
 from edgeml.fleet.link import Broker, HostSessions, transport_error
 from edgeml.fleet.record_announcer import RecordAnnouncer
@@ -88,12 +88,25 @@ async def serve(
     repository = opened(repo)
     registry = registry or Registry(repo / DATABASE_FILE)
     with repository.served(is_shared=registry.database.is_shared):
-        await asyncio.to_thread(renewal.unlock, repository)
-        snapshot = await asyncio.to_thread(read, repository)
-        election = Election(registry.database)
-        await election.turn()
-        host = Host(repository, registry, election, snapshot, events, max_bytes_per_s=max_bytes_per_s)
-        await _run_all(host, broker, registry)
+        await serve_opened(repository, broker, events, registry, max_bytes_per_s=max_bytes_per_s)
+    raise AssertionError("the tasks never end by themselves")
+
+
+async def serve_opened(
+    repository: RepositoryFolder,
+    broker: Broker,
+    events: Events,
+    registry: Registry,
+    *,
+    max_bytes_per_s: int | None = None,
+) -> NoReturn:
+    """Serve a repository that this process has locked by `RepositoryFolder.served`; see `serve`."""
+    await asyncio.to_thread(renewal.unlock, repository)
+    snapshot = await asyncio.to_thread(read, repository)
+    election = Election(registry.database)
+    await election.turn()
+    host = Host(repository, registry, election, snapshot, events, max_bytes_per_s=max_bytes_per_s)
+    await _run_all(host, broker, registry)
     raise AssertionError("the tasks never end by themselves")
 
 
@@ -105,26 +118,12 @@ async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
             tasks.create_task(host.keep_fresh())
             tasks.create_task(host.steer_rollouts(registry))
             tasks.create_task(host.stay_connected(broker))
+            tasks.create_task(host.credentials.run(broker))
     except BaseExceptionGroup as group:
-        error = _first(group)
+        error = first_error(group)
         raise error from error.__cause__
     finally:
         registry.close()
-
-
-def run(
-    repo: Path, broker: Broker, events: Events, *, registry: Registry | None = None, max_bytes_per_s: int | None = None
-) -> None:
-    """Run `serve` as a program: SIGTERM ends it in order."""
-
-    async def until_terminated() -> None:
-        service = asyncio.ensure_future(serve(repo, broker, events, registry=registry, max_bytes_per_s=max_bytes_per_s))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.cancel)
-        await asyncio.wait({service})
-        if not service.cancelled():
-            service.result()
-
-    asyncio.run(until_terminated())
 
 
 class _LeaderChangedError(Exception):
@@ -153,6 +152,7 @@ class Host:
         self._payloads = ChunkPayloads(repository.chunks)
         self._origin = Origin(self._payloads, max_bytes_per_s)
         self.recorder = Recorder(registry, election, events)
+        self.credentials = Credentials(repository, events)
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
@@ -175,7 +175,7 @@ class Host:
             except* _LeaderChangedError:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             except* MqttError as group:
-                cause = _first(group)
+                cause = first_error(group)
                 if connections == 0 and isinstance(cause, MqttError):
                     raise transport_error(broker.url, cause) from cause
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
@@ -219,6 +219,7 @@ class Host:
             if is_leader:
                 tasks.create_task(self._request_states(connection))
                 tasks.create_task(self._publish_relayed(connection))
+                tasks.create_task(self._answer_renewals(connection))
 
     async def _end_with_leadership(self, *, is_leader: bool) -> NoReturn:
         await self.election.until(is_leader=not is_leader)
@@ -231,7 +232,7 @@ class Host:
         # With QoS 0 the broker keeps no wants for an absent host: devices have asked again since.
         await connection.subscribe([(self._topics.want("+"), _WANT_QOS)])
         if announcing is not None:
-            for topic in (self._topics.state("+"), self._topics.report("+"), self._topics.relay("+")):
+            for topic in self._device_topics():
                 await connection.subscribe([(topic, _DEVICE_QOS)])
             # With QoS 0 signed files never wait behind reports that can't be recorded.
             await connection.subscribe([(self._topics.trust("+", "#"), _TRUST_QOS)])
@@ -246,6 +247,10 @@ class Host:
                 self._on_message(message, announcing)
                 if message.packet_id is not None:
                     self.recorder.after(functools.partial(connection.acknowledge, message))
+
+    def _device_topics(self) -> list[str]:
+        topics = self._topics
+        return [topics.state("+"), topics.report("+"), topics.relay("+"), topics.renew("+")]
 
     async def _request_states(self, connection: Connection) -> None:
         """Receive the retained states of devices that the registry lacks; RabbitMQ sends them to no wildcard."""
@@ -268,6 +273,8 @@ class Host:
             match [kind, *rest]:
                 case ["want"]:
                     self._origin.want(device, self.election.part.of(messages.decode(payload, Want).keys))
+                case ["renew"]:
+                    self.credentials.put(device, payload)
                 case ["relay"]:
                     self._on_relay_batch(device, payload)
                 case ["device", "state"]:
@@ -302,12 +309,18 @@ class Host:
             device, state = await self._relayed.get()
             await connection.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
 
+    async def _answer_renewals(self, connection: Connection) -> None:
+        async def publish(device: str, payload: bytes) -> None:
+            await connection.publish(self._topics.certificate(device), payload, qos=_DEVICE_QOS)
+
+        await self.credentials.answer(publish)
+
     async def _await_rights(self, connection: Connection) -> None:
         """Return when this host may write signed files and read them; until then report that it may not."""
         while missing := await self._rights.run(connection):
             message = f"the broker doesn't deliver this host's messages on {', '.join(missing)}: nothing is announced"
             hint = (
-                f"let the host's user read and write {self._topics.root}/#, as docker/mosquitto/acl does for one fleet"
+                f"let the host's user read and write {self._topics.root}/#, as `edgeml fleet broker-config` writes it"
             )
             error = TransportError("topic-forbidden", message, hint)
             self._events.event("rights-missing", f"error[{error.code}]: {message}\nhint: {hint}", **error.to_dict())
@@ -373,7 +386,8 @@ class Host:
         self._events.event("repaired", text, files=files)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a task, also of one in a group of its own."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

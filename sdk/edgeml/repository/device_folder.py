@@ -1,12 +1,12 @@
-"""The folder that is copied to a device: agent.toml, trust anchors, its record, group keys, the broker's authority.
+"""The folder of a device: agent.toml, trust anchors, its record, group keys, the broker's authority and password.
 
-Certificates are not made here. An operator adds a certificate of the device's own to agent.toml.
+The device's certificate is made by `client_certificates`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -14,10 +14,12 @@ import msgspec
 from cryptography import x509
 
 from edgeml.repository import groups as group_keys
+from edgeml.repository.device_ca import BROKER_CA
 from edgeml.repository.layout import RepositoryFolder
 from edgeml_core import broker, records
+from edgeml_core.enrollment import CERTIFICATE_FILE
 from edgeml_core.errors import UsageError
-from edgeml_io import files
+from edgeml_io import files as disk
 from edgeml_io.password_file import with_password
 
 AGENT_CONFIG: Final = "agent.toml"
@@ -27,13 +29,17 @@ PASSWORD_FILE: Final = "broker.password"  # noqa: S105 - a file's name
 #: Readable by its owner only: the broker's URL may hold a password.
 _SECRET_MODE: Final = 0o600
 _GROUPS_MODE: Final = 0o700
+#: Before the umask.
+_PUBLIC_MODE: Final = 0o666
+_FOLDER_MODE: Final = 0o777
 
 
 class DeviceFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Files of the host that a device gets a copy of, and the folder of the device's store.
 
     Attributes:
-        ca: PEM file of the broker's authority; None takes those of the device's system.
+        ca: PEM file of the broker's authority; None takes the repository's for a device with a certificate, and else
+            those of the device's system.
         password_file: the file with the password of the user in the broker's URL.
         store: an absolute path on the device; None is `store` beside agent.toml.
     """
@@ -44,11 +50,12 @@ class DeviceFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """The checked content of `DeviceFiles`."""
+    """The checked content of `DeviceFiles`, and whether the device has a certificate in place of a user."""
 
     ca: bytes | None
     password: str | None
     store: str
+    has_certificate: bool
 
 
 def read(broker_url: str | None, given: DeviceFiles) -> Contents:
@@ -69,6 +76,7 @@ def read(broker_url: str | None, given: DeviceFiles) -> Contents:
         if given.password_file is None or url is None
         else with_password(url, given.password_file).password,
         store=given.store or "store",
+        has_certificate=url is not None and url.tls and url.username is None,
     )
 
 
@@ -103,42 +111,52 @@ def check_own(out_dir: Path, device_id: str) -> None:
         raise UsageError("usage", f"{path} belongs to device {found!r}", "name another folder")
 
 
-def write(
-    out_dir: Path,
-    config: str,
+def files(
     repository: RepositoryFolder,
-    *,
-    record: bytes,
-    group_secrets: Mapping[str, str],
+    device_id: str,
+    broker_url: str | None,
     contents: Contents,
-) -> None:
-    """Write the folder, with the device's signed record beside the trust anchors; agent.toml is last.
+    record: bytes,
+) -> dict[str, bytes]:
+    """Return a device's files by name, but for its certificate; agent.toml is last. `record` is its signed record."""
+    made = {f"{TRUST_FOLDER}/{signed.name}.root.json": signed.newest_root() for signed in repository.both}
+    made[f"{TRUST_FOLDER}/{records.RECORD_FILE}"] = record
+    for group in records.decode(record).signed.groups:
+        key = repository.groups.make(group)
+        made[f"{group_keys.FOLDER}/{group}{group_keys.SUFFIX}"] = key.encode()
+    authority = contents.ca
+    if authority is None and contents.has_certificate:
+        authority = repository.authorities.path(BROKER_CA).read_bytes()
+    if authority is not None:
+        made[CA_FILE] = authority
+    if contents.password is not None:
+        made[PASSWORD_FILE] = f"{contents.password}\n".encode()
+    made[AGENT_CONFIG] = _config(device_id, repository.fleet_name, broker_url, contents, made.keys()).encode()
+    return made
+
+
+def write(out_dir: Path, made: Mapping[str, bytes]) -> None:
+    """Write the folder; agent.toml is last.
 
     Raises:
         UsageError: `usage`, when it can't be written.
     """
     try:
-        (out_dir / TRUST_FOLDER).mkdir(parents=True, exist_ok=True)
-        for signed in repository.both:
-            files.write(out_dir / TRUST_FOLDER / f"{signed.name}.root.json", signed.newest_root())
-        files.write(out_dir / TRUST_FOLDER / records.RECORD_FILE, record)
-        (out_dir / group_keys.FOLDER).mkdir(mode=_GROUPS_MODE, exist_ok=True)
-        for group, key in group_secrets.items():
-            files.write(out_dir / group_keys.FOLDER / f"{group}{group_keys.SUFFIX}", key.encode(), mode=_SECRET_MODE)
-        if contents.ca is not None:
-            files.write(out_dir / CA_FILE, contents.ca)
-        if contents.password is not None:
-            files.write(out_dir / PASSWORD_FILE, f"{contents.password}\n".encode(), mode=_SECRET_MODE)
-        files.write(out_dir / AGENT_CONFIG, config.encode(), mode=_SECRET_MODE)
+        for folder, mode in ((TRUST_FOLDER, _FOLDER_MODE), (group_keys.FOLDER, _GROUPS_MODE)):
+            (out_dir / folder).mkdir(mode=mode, parents=True, exist_ok=True)
+        for name, content in sorted(made.items(), key=lambda it: it[0] == AGENT_CONFIG):
+            is_public = name == CA_FILE or name.startswith(TRUST_FOLDER)
+            disk.write(out_dir / name, content, mode=_PUBLIC_MODE if is_public else _SECRET_MODE)
     except OSError as error:
         raise UsageError("usage", f"{out_dir} can't be written", "name a folder that you may write to") from error
 
 
-def config(device_id: str, fleet: str, broker_url: str | None, contents: Contents) -> str:
-    """Return the text of agent.toml."""
+def _config(device_id: str, fleet: str, broker_url: str | None, contents: Contents, present: Collection[str]) -> str:
+    """Return the text of agent.toml, which names the files that are present."""
     url = f"url = {_quoted(broker_url)}" if broker_url else '# url = "mqtts://HOST:8883"'
-    password = f'{"# " if contents.password is None else ""}password_file = "{PASSWORD_FILE}"'
-    authority = f'{"# " if contents.ca is None else ""}ca = "{CA_FILE}"'
+    password = f'{"" if PASSWORD_FILE in present else "# "}password_file = "{PASSWORD_FILE}"'
+    authority = f'{"" if CA_FILE in present else "# "}ca = "{CA_FILE}"'
+    certificate = f'{"" if contents.has_certificate else "# "}cert = "{CERTIFICATE_FILE}"'
     return f"""\
 # One device of the fleet {fleet}; paths are relative to this file.
 
@@ -150,8 +168,8 @@ fleet = "{fleet}"
 {url}
 {password}
 {authority}
-# cert = "device.pem"
-# key = "device.key"
+{certificate}
+# key = "device.key", if it isn't in the file of the certificate
 
 [store]
 dir = {_quoted(contents.store)}

@@ -1,6 +1,7 @@
 """The devices of the fleet: enroll, relabel, revoke and replace them. Each step signs one record of one device.
 
-`records` keeps the records, and `device_folder` writes the files of a device.
+`records` keeps the records, `device_folder` writes the files of a device, and `client_certificates` issues and revokes
+its certificate. Devices that enroll themselves come through `tokens`.
 """
 
 from __future__ import annotations
@@ -8,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
-from edgeml.repository import device_folder, layout
+from edgeml.repository import client_certificates, device_folder, layout
+from edgeml.repository.broker_config import RESERVED_NAMES
+from edgeml.repository.certificates import Role
 from edgeml.repository.device_folder import AGENT_CONFIG, DeviceFiles
 from edgeml.repository.layout import RepositoryFolder
 from edgeml_core import desired, names
 from edgeml_core.desired import Deployment
+from edgeml_core.enrollment import CERTIFICATE_FILE
 from edgeml_core.errors import UsageError
 from edgeml_core.records import DeviceRecord
-
-#: Users to whom the shipped access list (docker/mosquitto/acl) gives rights of their own; `echo` is in its topics.
-_NO_DEVICES: Final = ("client", "echo", "homeassistant", "operator", "origin")
 
 
 class EnrolledDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +90,7 @@ def enroll(
     out_dir: Path,
     groups: Sequence[str] = (),
     files: DeviceFiles | None = None,
+    relay: bool = False,
     now: datetime | None = None,
 ) -> Enrolled:
     """Add a device to the fleet, and write the files that it needs to `out_dir`.
@@ -98,9 +99,11 @@ def enroll(
         repo: the repository's folder.
         device_id: unique in the fleet.
         labels: signed; deployments select by them. `target` names the board.
-        broker_url: `mqtt[s]://...`; None leaves it to EDGEML_BROKER_URL on the device.
+        broker_url: `mqtt[s]://...`; None takes the address of the repository's own broker, if there is one, and else
+            leaves it to EDGEML_BROKER_URL on the device. An address without a user asks for a certificate.
         groups: the device gets their keys, to read models that are encrypted for them.
         files: the broker's authority and the password to copy, and where the device's store is.
+        relay: the broker lets the device pass on the messages of its site.
         out_dir: gets agent.toml, trust/ and groups/ before the record is kept. After a crash between, enroll again.
         now: the time to sign at; by default the clock's.
 
@@ -108,24 +111,47 @@ def enroll(
         UsageError: `usage`, for a bad id, URL, file or folder, or the folder of another device; `repo-invalid`;
             `device-exists`.
     """
-    names.require_name(device_id, "device")
-    if device_id in _NO_DEVICES:
-        message = f"the broker's shipped access list gives {device_id!r} rights that no device should have"
-        raise UsageError("usage", message, "choose another id")
-    repository = layout.opened(repo)
+    check_id(device_id)
+    repository, now = layout.opened(repo), now or layout.utc_now()
     with repository.locked():
-        if repository.records.find(device_id) is not None:
+        if repository.has_device(device_id):
             hint = "choose another id, or make a new folder for it with `edgeml device replace`"
             raise UsageError("device-exists", f"device {device_id!r} is enrolled already", hint)
-        record = DeviceRecord(
-            fleet=repository.fleet_name,
-            device=device_id,
-            version=1,
-            labels=dict(labels),
-            groups=tuple(groups),
-            expires=repository.records.expiry(now or layout.utc_now()),
-        )
-        return _enroll(repository, record, broker_url, out_dir, files)
+        client_certificates.check_name(repository, device_id, "device")
+        record = _first(repository, device_id, labels, groups, now)
+        return _enroll(repository, record, broker_url, out_dir, files, now=now, is_relay=relay)
+
+
+def admit(
+    repository: RepositoryFolder, device_id: str, labels: Mapping[str, str], groups: Sequence[str], now: datetime
+) -> bytes:
+    """Enroll a device with a token, and return its signed record; the caller holds the lock, and writes its files.
+
+    A device that is enrolled already keeps its labels. It gets the groups, and is revoked no more.
+    """
+    present = repository.records.find(device_id)
+    if present is None:
+        record = _first(repository, device_id, labels, groups, now)
+    else:
+        missing = tuple(group for group in groups if group not in present.groups)
+        if not missing and not present.revoked:
+            return repository.records.encoded([device_id])[device_id]
+        record = _next(repository, present, now, revoked=False, groups=(*present.groups, *missing))
+    lines = _sign(repository, "enroll" if present is None else "replace", record, now)
+    repository.records.write(lines)
+    return lines[device_id]
+
+
+def check_id(device_id: str) -> None:
+    """Refuse an id that no device may have.
+
+    Raises:
+        UsageError: `usage`.
+    """
+    names.require_name(device_id, "device")
+    if device_id in RESERVED_NAMES:
+        message = f"the broker's access list gives {device_id!r} rights that no device should have"
+        raise UsageError("usage", message, "choose another id")
 
 
 def replace(
@@ -133,12 +159,14 @@ def replace(
 ) -> Enrolled:
     """Make a new folder for a device: for another board in the place of a broken one, or of one that was revoked.
 
-    Labels and groups stay. Arguments and errors are those of `enroll`, and `device-unknown`.
+    Labels and groups stay, and so do the rights of a relay. The certificates that the device had are revoked.
+    Arguments and errors are those of `enroll`, and `device-unknown`.
     """
-    repository = layout.opened(repo)
+    repository, now = layout.opened(repo), layout.utc_now()
     with repository.locked():
-        record = _next(repository, _record(repository, device_id), revoked=False)
-        return _enroll(repository, record, broker_url, out_dir, files)
+        record = _next(repository, _record(repository, device_id), now, revoked=False)
+        is_relay = client_certificates.role_of(repository, device_id) == "relay"
+        return _enroll(repository, record, broker_url, out_dir, files, now=now, is_relay=is_relay)
 
 
 def relabel(repo: Path, device_id: str, *, labels: Mapping[str, str], removed: Collection[str] = ()) -> EnrolledDevice:
@@ -154,7 +182,7 @@ def relabel(repo: Path, device_id: str, *, labels: Mapping[str, str], removed: C
         UsageError: `device-unknown`; `usage`, when a key is removed that the device doesn't have, or when it is
             revoked; `repo-invalid`.
     """
-    repository = layout.opened(repo)
+    repository, now = layout.opened(repo), layout.utc_now()
     with repository.locked():
         record = _record(repository, device_id)
         if missing := set(removed) - record.labels.keys():
@@ -168,46 +196,66 @@ def relabel(repo: Path, device_id: str, *, labels: Mapping[str, str], removed: C
         kept.update(labels)
         if kept == record.labels:
             return _of(record)
-        changed = _next(repository, record, labels=kept)
-        repository.records.write(_sign(repository, "relabel", changed))
+        changed = _next(repository, record, now, labels=kept)
+        repository.records.write(_sign(repository, "relabel", changed, now))
     return _of(changed)
 
 
 def revoke(repo: Path, device_id: str) -> EnrolledDevice:
-    """Revoke a device: a running `edgeml fleet serve` ignores it, and it gets nothing new.
+    """Revoke a device and its certificates: a running `edgeml fleet serve` ignores it, and ends its connection.
+
+    After an error the command may be repeated.
 
     Raises:
         UsageError: `device-unknown`; `repo-invalid`.
     """
-    repository = layout.opened(repo)
+    repository, now = layout.opened(repo), layout.utc_now()
     with repository.locked():
         record = _record(repository, device_id)
         if not record.revoked:
-            record = _next(repository, record, revoked=True)
-            repository.records.write(_sign(repository, "revoke", record))
+            record = _next(repository, record, now, revoked=True)
+            repository.records.write(_sign(repository, "revoke", record, now))
+        client_certificates.revoke_certificate(repository, device_id, now)
     return _of(record)
 
 
 def _enroll(
-    repository: RepositoryFolder, record: DeviceRecord, broker_url: str | None, out_dir: Path, files: DeviceFiles | None
+    repository: RepositoryFolder,
+    record: DeviceRecord,
+    broker_url: str | None,
+    out_dir: Path,
+    given: DeviceFiles | None,
+    *,
+    now: datetime,
+    is_relay: bool,
 ) -> Enrolled:
-    """Sign a record, write the device's folder, then keep the record."""
+    """Sign a record, write the device's folder, then keep the record. The certificates of another board end."""
+    is_new = record.version == 1
     device_folder.check_own(out_dir, record.device)
-    contents = device_folder.read(broker_url, files or DeviceFiles())
-    keys = {group: repository.groups.make(group) for group in record.groups}
-    config = device_folder.config(record.device, repository.fleet_name, broker_url, contents)
-    lines = _sign(repository, "enroll" if record.version == 1 else "replace", record)
-    device_folder.write(out_dir, config, repository, record=lines[record.device], group_secrets=keys, contents=contents)
+    broker_url = broker_url or repository.enrollments.address("broker")
+    contents = device_folder.read(broker_url, given or DeviceFiles())
+    lines = _sign(repository, "enroll" if is_new else "replace", record, now)
+    made = device_folder.files(repository, record.device, broker_url, contents, lines[record.device])
+    if not is_new:
+        client_certificates.revoke_certificate(repository, record.device, now)
+    if contents.has_certificate:
+        role: Role = "relay" if is_relay else "device"
+        made[CERTIFICATE_FILE] = client_certificates.issue_with_key(repository, record.device, role, now)
+    device_folder.write(out_dir, made)
     repository.records.write(lines)
+    if is_relay or not is_new:
+        client_certificates.refresh_brokers(repository, now)
     path = str(out_dir / AGENT_CONFIG)
     return Enrolled(device=record.device, labels=record.labels, fleet=repository.fleet_name, config=path)
 
 
-def _sign(repository: RepositoryFolder, act: str, record: DeviceRecord) -> dict[str, bytes]:
-    """Log an act, and sign the record that it makes."""
+def _sign(repository: RepositoryFolder, act: str, record: DeviceRecord, now: datetime) -> dict[str, bytes]:
+    """Log an act, and sign the record that it makes. The keys of its groups are made before."""
+    for group in record.groups:
+        repository.groups.make(group)
     pairs = ",".join(f"{key}={value}" for key, value in record.labels.items())
     facts = {"labels": pairs, "groups": ",".join(record.groups), "version": str(record.version)}
-    repository.audit.append(act, record.device, facts, now=layout.utc_now())
+    repository.audit.append(act, record.device, facts, now=now)
     return repository.records.sign([record])
 
 
@@ -219,8 +267,21 @@ def _record(repository: RepositoryFolder, device_id: str) -> DeviceRecord:
     return record
 
 
-def _next(repository: RepositoryFolder, record: DeviceRecord, **changes: object) -> DeviceRecord:
-    expires = repository.records.expiry(layout.utc_now())
+def _first(
+    repository: RepositoryFolder, device_id: str, labels: Mapping[str, str], groups: Sequence[str], now: datetime
+) -> DeviceRecord:
+    return DeviceRecord(
+        fleet=repository.fleet_name,
+        device=device_id,
+        version=1,
+        labels=dict(labels),
+        groups=tuple(groups),
+        expires=repository.records.expiry(now),
+    )
+
+
+def _next(repository: RepositoryFolder, record: DeviceRecord, now: datetime, **changes: object) -> DeviceRecord:
+    expires = repository.records.expiry(now)
     return msgspec.structs.replace(record, version=record.version + 1, expires=expires, **changes)
 
 

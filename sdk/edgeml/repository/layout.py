@@ -5,6 +5,8 @@
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/devices/ab.jsonl       the signed records of the devices: `records`
     REPO/chunks/ab/ab12...      every chunk of every release
+    REPO/authorities/           the certificates of the two authorities: `device_ca`
+    REPO/enrollment.db          tokens and issued certificates: `enrollment_database`
     REPO/audit.jsonl            what operators and the controller did: `audit`
     REPO/selectors.json         selectors with names: `saved_selectors`
     REPO/fleet.db               the registry of devices, where no other database is named
@@ -27,6 +29,8 @@ import msgspec
 
 from edgeml.repository import audit, passphrase
 from edgeml.repository.audit import AUDIT_FILE, AuditLog, Head
+from edgeml.repository.device_ca import Authorities
+from edgeml.repository.enrollment_database import EnrollmentDatabase
 from edgeml.repository.groups import Groups
 from edgeml.repository.keys import Keys
 from edgeml.repository.records import Records
@@ -57,6 +61,8 @@ class RepositoryFolder:
         self.folder = folder
         self.fleet_name = fleet_name
         self.groups = Groups(folder / "keys")
+        self.authorities = Authorities(folder)
+        self.enrollments = EnrollmentDatabase(folder)
         self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
         self.audit = AuditLog(folder / AUDIT_FILE)
         self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys, lifetimes)
@@ -130,6 +136,10 @@ class RepositoryFolder:
         """Return the signed labels of each enrolled device; revoked ones are left out."""
         return self.records.enrolled()
 
+    def has_device(self, device_id: str) -> bool:
+        """Return whether a device has a record, also a revoked one."""
+        return self.records.find(device_id) is not None
+
     def write_document(self, document: FleetDocument, now: datetime) -> None:
         """Sign another fleet document, with the audit log's head; the caller holds the lock.
 
@@ -178,6 +188,7 @@ def _fill(folder: Path, fleet: str, secret: str, now: datetime) -> None:
     (folder / CHUNKS_FOLDER).mkdir()
     repository = RepositoryFolder(folder, fleet)
     keys = repository.keys.create(secret)
+    repository.authorities.create(fleet, secret, now)
     repository.audit.append("init", fleet, {}, now=now)
     document = FleetDocument(fleet=fleet, deployments=(), audit=str(repository.audit.head()))
     repository.releases.create({}, keys, now)

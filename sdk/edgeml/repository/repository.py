@@ -11,7 +11,17 @@ from datetime import datetime
 from pathlib import Path
 
 from edgeml.bundles import Bundle
-from edgeml.repository import deployments, devices, layout, offline, renewal, rotation, saved_selectors, withdrawals
+from edgeml.repository import (
+    deployments,
+    devices,
+    layout,
+    offline,
+    renewal,
+    rotation,
+    saved_selectors,
+    withdrawals,
+)
+from edgeml.repository.client_access import ClientAccess
 from edgeml.repository.deployments import Deployed
 from edgeml.repository.device_folder import DeviceFiles
 from edgeml.repository.devices import Enrolled, EnrolledDevice
@@ -24,7 +34,7 @@ from edgeml_core.desired import Deployment
 from edgeml_core.selectors import EVERYONE
 
 
-class Repository:
+class Repository(ClientAccess):
     """A repository of signed releases for one fleet. Made by `Repository.init` or `Repository.open`.
 
     Every method locks the folder while it writes, so several processes may use one repository.
@@ -41,7 +51,7 @@ class Repository:
 
     @classmethod
     def init(cls, path: Path | str, *, fleet: str = layout.DEFAULT_FLEET, passphrase: str | None = None) -> Repository:
-        """Make a repository with two new keys in a folder that is new or empty.
+        """Make a repository with two new keys and two certificate authorities in a folder that is new or empty.
 
         Args:
             path: the folder.
@@ -131,6 +141,7 @@ class Repository:
         ca: Path | None = None,
         password_file: Path | None = None,
         store: str | None = None,
+        relay: bool = False,
     ) -> Enrolled:
         """Add a device to the fleet, and write its agent.toml and trust anchors.
 
@@ -138,11 +149,14 @@ class Repository:
             device: an id that is unique in the fleet.
             output: the folder to copy to the device.
             labels: signed; deployments select by them. `target` names the board, `site` the place.
-            broker: `mqtt[s]://HOST[:PORT]` as the device sees it; None leaves it to `EDGEML_BROKER_URL` there.
+            broker: `mqtt[s]://HOST[:PORT]` as the device sees it; None takes the repository's own broker, and without
+                one leaves it to `EDGEML_BROKER_URL` there. With `mqtts` and no user the device gets a certificate.
             groups: the device gets their keys, to read models that are encrypted for them.
-            ca: PEM file of the broker's authority, which is copied to `output`.
+            ca: PEM file of the broker's authority, which is copied to `output`. A device with a certificate gets the
+                repository's by default.
             password_file: the file with the password of the user in `broker`; it is copied, too.
             store: the device's folder for releases, an absolute path there; None is `store` beside agent.toml.
+            relay: the broker lets the device pass on the messages of its site.
 
         Raises:
             UsageError: `usage`, for a bad id, URL, file or folder; `device-exists`; `repo-invalid`.
@@ -158,6 +172,7 @@ class Repository:
             out_dir=Path(output),
             groups=groups,
             files=DeviceFiles(ca=ca, password_file=password_file, store=store),
+            relay=relay,
         )
 
     def devices(self) -> list[EnrolledDevice]:
