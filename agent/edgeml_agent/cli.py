@@ -65,6 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edgeml-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _command(commands, _run, "Fetch, verify and serve the releases that the fleet deploys.", "run --config agent.toml")
+    enroll = _command(
+        commands,
+        _enroll,
+        "Join a fleet with a token of its operator; the device makes its own key.",
+        "enroll https://host.example:8443 TOKEN -o /etc/edgeml",
+        "enroll https://host.example:8443 TOKEN --id barn-1 --store /var/lib/edgeml -o /etc/edgeml",
+    )
+    enroll.add_argument("url", metavar="URL", help="as `edgeml device token` prints it")
+    enroll.add_argument("token", metavar="TOKEN", help="works once; - reads it from stdin")
+    enroll.add_argument("--id", dest="device", metavar="ID", help="unique in the fleet; default: this host's name")
+    enroll.add_argument("--store", metavar="DIR", help="the folder for releases; default: store beside agent.toml")
+    enroll.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="of agent.toml; default: here")
     install = _command(
         commands,
         _install,
@@ -107,6 +119,15 @@ def _run(given: Arguments) -> None:
     from edgeml_agent import main  # noqa: PLC0415 - the server and MQTT are kept out of the other commands
 
     main.run(_settings(given))
+
+
+def _enroll(given: Arguments) -> None:
+    from edgeml_agent.commands import enroll  # noqa: PLC0415 - kept out of the other commands
+
+    token = sys.stdin.readline().strip() if given.token == "-" else given.token  # noqa: S105 - stdin's name
+    done = enroll.enroll(given.url, token, given.output, device=given.device, store=given.store)
+    lines = [f"enrolled {done.device}", f"next: edgeml-agent run --config {done.config}"]
+    _answer(given, msgspec.to_builtins(done), lines)
 
 
 def _install(given: Arguments) -> None:

@@ -90,6 +90,7 @@ async def _run(settings: Settings) -> None:
         late_floor=floor.late_floor,
         on_state=partial(link_state.write, settings.store.dir),
         max_bytes_per_s=settings.update.max_bytes_per_s,
+        store=settings.store.dir,
     )
     relay = _relay(settings, link)
     daemon = _daemon(settings, store, models, _Sources(settings, link, floor, relay))

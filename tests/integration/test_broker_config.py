@@ -1,4 +1,4 @@
-"""The broker as `docker/` sets it up: TLS, a user for each device, rights by topic. Mosquitto reads those files."""
+"""The broker as `edgeml fleet broker-config` sets it up: TLS, certificates, rights by topic, with a real Mosquitto."""
 
 import asyncio
 import datetime as dt
@@ -15,12 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import aiomqtt
+import msgspec
 import paho.mqtt.client as paho
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from tests.integration.test_serving import unpacked
 from tests.support import task_models
 
@@ -28,6 +25,7 @@ from edgeml import repository
 from edgeml.fleet import call, serve
 from edgeml.fleet.call import DeviceConnection
 from edgeml.fleet.link import Broker
+from edgeml.repository import Repository, broker_config, client_certificates, layout
 from edgeml_agent import settings
 from edgeml_agent.commands import doctor
 from edgeml_agent.link import link_state
@@ -43,45 +41,63 @@ from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
 from edgeml_io import echo_check
 from edgeml_io.mqtt import MqttError
-from edgeml_io.packet_limit import PACKET_MAX_BYTES
 from support import brokers
 from support.certificates import DAY, certify
 from support.programs import programs
 from support.waiting import until, until_async
 
-SHIPPED = Path(__file__).parents[2] / "docker" / "mosquitto"
 TOPICS = Topics("edge")
-USERS = ("origin", "operator", "client", "barn-1", "barn-2")
+USERS = {
+    "origin": "host",
+    "operator": "operator",
+    "client": "client",
+    "barn-1": "device",
+    "barn-2": "device",
+    "relay-1": "relay",
+    "home": "homeassistant",
+}
 NOT_AUTHORIZED = 135  # MQTT 5, reason code 0x87
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
-    """The shipped configuration, its paths led to a test's folder."""
+    """A broker by the configuration of a repository; its folder has the authority, and a certificate for each user."""
     folder = tmp_path_factory.mktemp("broker")
-    certify(folder)
-    passwords = folder / "passwords"
-    passwords.touch(mode=0o600)
-    for user in USERS:
-        subprocess.run([shutil.which("mosquitto_passwd"), "-b", passwords, user, f"{user}-secret"], check=True)
-    shutil.copy(SHIPPED / "acl", folder)
-    (folder / "data").mkdir()
-    config = (SHIPPED / "mosquitto.conf").read_text().replace("listener 8883\n", "")
-    for place in ("certs", "config"):
-        config = config.replace(f"/mosquitto/{place}/", f"{folder}/")
-    with brokers.mosquitto(folder, config.replace("/mosquitto/data/", f"{folder}/data/")) as running:
+    made = Repository.init(folder / "repo", passphrase="")
+    made.configure_broker(folder / "config", "127.0.0.1")
+    opened = layout.opened(made.path)
+    with opened.locked():
+        for user, role in USERS.items():
+            issued = client_certificates.issue_with_key(opened, user, role, layout.utc_now())
+            (folder / f"{user}.pem").write_bytes(issued)
+        client_certificates.refresh_brokers(opened, layout.utc_now())
+    shutil.copy(opened.authorities.path("broker-ca"), folder / "ca.crt")
+    # The test's own lines are before these, and name a port of loopback alone.
+    config = re.sub(r"(?m)^(user|listener) .*$", "", (folder / "config" / "mosquitto.conf").read_text())
+    with brokers.mosquitto(folder, config) as running:
         yield running
 
 
-def address(broker, user):
-    """Where `user` connects."""
-    return f"mqtts://{user}:{user}-secret@127.0.0.1:{broker.port}"
+@pytest.fixture
+def password_broker(tmp_path):
+    """A broker with a user and a password, and no rights by topic."""
+    certify(tmp_path)
+    (tmp_path / "passwords").touch(mode=0o600)
+    subprocess.run([shutil.which("mosquitto_passwd"), "-b", tmp_path / "passwords", "origin", "right"], check=True)
+    tls = f"certfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
+    with brokers.mosquitto(tmp_path, f"allow_anonymous false\npassword_file {tmp_path}/passwords\n{tls}") as running:
+        yield running
 
 
-def test_shipped_configuration_takes_the_longest_packet():
-    """A manifest of 6 to 8 MiB stopped the whole fleet."""
-    (limit,) = re.findall(r"(?m)^max_packet_size (\d+)$", (SHIPPED / "mosquitto.conf").read_text())
-    assert int(limit) == PACKET_MAX_BYTES
+def address(broker):
+    """Where its users connect."""
+    return broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
+
+
+def as_user(broker, user):
+    """The settings of a device's connection as `user`; None has no certificate."""
+    certificate = None if user is None else broker.folder / f"{user}.pem"
+    return BrokerSettings(url=address(broker), ca=broker.folder / "ca.crt", cert=certificate)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +119,8 @@ def test_shipped_configuration_takes_the_longest_packet():
 def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
     """Though every SUBSCRIBE is granted and every PUBLISH looks well."""
     monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
-    acl = [line for line in (SHIPPED / "acl").read_text().splitlines() if not right or not line.endswith(right)]
+    whole = broker_config.access_list("edge", [], []).splitlines()
+    acl = [line for line in whole if not right or not line.endswith(right)]
     (tmp_path / "acl").write_text("\n".join(acl))
     (tmp_path / "passwords").touch(mode=0o600)
     subprocess.run([shutil.which("mosquitto_passwd"), "-b", tmp_path / "passwords", "barn-1", "secret"], check=True)
@@ -127,8 +144,7 @@ def hosted(broker, repo, user, until):
             events.append((name, fields.get("code")))
 
     async def main():
-        files = {"ca": broker.folder / "ca.crt"}
-        where = Broker(url=broker_urls.parse(address(broker, user)), **files)
+        where = Broker(url=address(broker), ca=broker.folder / "ca.crt", cert=broker.folder / f"{user}.pem")
         service = asyncio.create_task(serve.serve(repo, where, Events()))
         await until_async(lambda: service.done() or until in [name for name, _ in events], until)
         service.cancel()
@@ -148,8 +164,9 @@ def test_host_without_rights_reports_them_and_announces_nothing(broker, tmp_path
     assert not {"announced", "repaired"} & {name for name, _ in events}
 
 
-def test_wrong_password_has_its_own_code(broker, tmp_path):
+def test_wrong_password_has_its_own_code(password_broker, tmp_path):
     """For the host, a call and the doctor; none of them names the password."""
+    broker = password_broker
     repository.init(tmp_path / "repo")
     url = broker_urls.parse(f"mqtts://origin:mistyped@127.0.0.1:{broker.port}")
     where = Broker(url=url, ca=broker.folder / "ca.crt")
@@ -172,10 +189,11 @@ def test_doctor_beside_a_running_agent_asks_it_and_leaves_it_connected(broker, t
     repository.init(tmp_path / "repo")
     enrolled = repository.enroll(tmp_path / "repo", "barn-1", labels={}, broker_url=None, out_dir=tmp_path / "device")
     monkeypatch.setenv("EDGEML_BROKER_CA", str(broker.folder / "ca.crt"))
+    monkeypatch.setenv("EDGEML_BROKER_URL", str(address(broker)))
     monkeypatch.setenv("EDGEML_SERVE_HTTP", "127.0.0.1:0")
 
-    def found_beside(url, check):
-        monkeypatch.setenv("EDGEML_BROKER_URL", url)
+    def found_beside(user, check):
+        monkeypatch.setenv("EDGEML_BROKER_CERT", str(broker.folder / f"{user}.pem"))
         loaded = settings.load(Path(enrolled.config), os.environ)
         (tmp_path / "agent.log").unlink(missing_ok=True)
         link_state.clear(loaded.store.dir)
@@ -194,14 +212,12 @@ def test_doctor_beside_a_running_agent_asks_it_and_leaves_it_connected(broker, t
     def visited(loaded):
         return next(it for it in doctor.run(loaded) if it.name == "broker")
 
-    right = found_beside(address(broker, "barn-1"), visited)
+    right = found_beside("barn-1", visited)
     assert right.status == "ok", right
     assert "the running agent is connected since" in right.detail
     assert "disconnected" not in (tmp_path / "agent.log").read_text()
-    foreign = found_beside(address(broker, "barn-2"), doctor.connection_of_agent)
+    foreign = found_beside("barn-2", doctor.connection_of_agent)
     assert (foreign.status, TOPICS.want("barn-1") in foreign.detail) == ("failed", True)
-    wrong = found_beside(address(broker, "barn-1").replace("-secret", "-mistyped"), doctor.connection_of_agent)
-    assert (wrong.status, "password" in wrong.detail, "mistyped" in wrong.detail) == ("failed", True, False)
 
 
 def test_late_clock_ignores_validity_periods_only(tmp_path):
@@ -252,53 +268,37 @@ def test_late_clock_accepts_no_certificate_that_ended_before_the_newest_signed_t
         until(lambda: "barn-1" in broker.log, "the broker has logged the client")
 
 
-def issue(folder, name):
-    """A client's certificate for `name`, and its key, by the authority in `folder`; their paths."""
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    signing = serialization.load_pem_private_key((folder / "broker.key").read_bytes(), None)
-    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    dates = authority.not_valid_before_utc, authority.not_valid_after_utc
-    made = x509.CertificateBuilder(
-        authority.subject, subject, key.public_key(), x509.random_serial_number(), *dates
-    ).sign(signing, hashes.SHA256())
-    (folder / f"{name}.crt").write_bytes(made.public_bytes(pem))
-    (folder / f"{name}.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return folder / f"{name}.crt", folder / f"{name}.key"
-
-
-def test_certificates_replace_passwords(tmp_path, monkeypatch):
-    """The name in it is the user's, with that user's rights only; without one of this authority nobody gets in."""
+def test_certificate_decides_the_user(broker, tmp_path, monkeypatch):
+    """Its name is the user's, with that user's rights only; without one of this fleet no client gets in."""
     monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
-    own, other = tmp_path / "own", tmp_path / "other"
-    for folder in (own, other):
-        folder.mkdir()
-        certify(folder)
-    shutil.copy(SHIPPED / "acl", tmp_path)
-    tls = f"cafile {own}/ca.crt\ncertfile {own}/broker.crt\nkeyfile {own}/broker.key\nrequire_certificate true"
-    config = f"{tls}\nuse_identity_as_username true\nacl_file {tmp_path}/acl"
 
-    def visit(device, cert, key):
-        url = broker_urls.parse(f"mqtts://127.0.0.1:{broker.port}")
-        given = BrokerSettings(url=url, ca=own / "ca.crt", cert=cert, key=key)
+    def visit(device, given):
         return next(doctor.broker(given, DeviceSettings(id=device, fleet="edge", labels={})))
 
-    with brokers.mosquitto(tmp_path / "broker", config) as broker:
-        assert visit("barn-1", *issue(own, "barn-1")).status == "ok"
-        assert visit("barn-2", own / "barn-1.crt", own / "barn-1.key").status == "failed"
-        for cert, key in (issue(other, "barn-1"), (None, None)):
-            check = visit("barn-1", cert, key)
-            assert (check.status, "check cert and key" in check.detail) == ("failed", True)
+    assert visit("barn-1", as_user(broker, "barn-1")).status == "ok"
+    assert visit("barn-2", as_user(broker, "barn-1")).status == "failed"
+    other = layout.opened(Repository.init(tmp_path / "other", passphrase="").path)
+    with other.locked():
+        foreign = client_certificates.issue_with_key(other, "barn-1", "device", layout.utc_now())
+    (tmp_path / "foreign.pem").write_bytes(foreign)
+    stranger = msgspec.structs.replace(as_user(broker, None), cert=tmp_path / "foreign.pem")
+    server = msgspec.structs.replace(as_user(broker, None), cert=broker.folder / "config" / "broker.pem")
+    key, certificate = ((broker.folder / "config" / f"broker.{it}").read_bytes() for it in ("key", "crt"))
+    server.cert.write_bytes(key + certificate)
+    for given in (stranger, server, as_user(broker, None)):
+        check = visit("barn-1", given)
+        assert (check.status, "check cert and key" in check.detail) == ("failed", True)
 
 
 class Client:
-    """A user with the right password, and with no good will."""
+    """A user with the right certificate, and with no good will."""
 
     def __init__(self, broker, user):
         self.heard, self.refused, self._done = [], [], threading.Event()
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, user, protocol=paho.MQTTv5)
-        self._client.username_pw_set(user, f"{user}-secret")
-        self._client.tls_set(str(broker.folder / "ca.crt"))
+        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, "barn-1", protocol=paho.MQTTv5)
+        # Every user may claim any other's client id and name; the certificate's name counts.
+        self._client.username_pw_set("origin", "any")
+        self._client.tls_set(str(broker.folder / "ca.crt"), str(broker.folder / f"{user}.pem"))
         self._client.on_message = lambda _client, _data, message: self.heard.append(message.topic)
         self._client.on_publish = self._published
         self._client.on_subscribe = lambda *_: self._done.set()
@@ -331,16 +331,17 @@ class Client:
 def test_device_publishes_on_its_own_topics_only(broker):
     """It may want, tell its state, report and reply; not as another device, not as the origin, and call nobody."""
     client = Client(broker, "barn-2")
-    own = [TOPICS.want("barn-2"), TOPICS.state("barn-2"), TOPICS.report("barn-2"), TOPICS.reply("barn-2"),
-           TOPICS.answer("barn-2", "mood"), TOPICS.client("camera", "barn-2"),
-           "homeassistant/sensor/barn-2/mood/config"]  # fmt: skip
+    own = [TOPICS.want("barn-2"), TOPICS.renew("barn-2"), TOPICS.state("barn-2"),
+           TOPICS.report("barn-2"), TOPICS.reply("barn-2"), TOPICS.answer("barn-2", "mood"),
+           TOPICS.client("camera", "barn-2"), "homeassistant/sensor/barn-2/mood/config"]  # fmt: skip
     foreign = [TOPICS.want("barn-1"), TOPICS.state("barn-1"), TOPICS.report("barn-1"), TOPICS.reply("barn-1"),
                TOPICS.call("barn-1"), TOPICS.call("barn-2"), TOPICS.chunk("0" * 64),
                TOPICS.infer("barn-1", "mood", "client"), TOPICS.infer("barn-1", "mood", "barn-2"),
                TOPICS.infer("barn-2", "mood", "client"), TOPICS.answer("barn-1", "mood"),
                TOPICS.client("camera", "barn-1"), "homeassistant/sensor/barn-1/mood/config",
                TOPICS.record("barn-1"), TOPICS.record("barn-2"), TOPICS.site("barn"),
-               TOPICS.trust("fleet", "metadata/timestamp.json")]  # fmt: skip
+               TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.renew("barn-1"),
+               TOPICS.certificate("barn-1"), TOPICS.certificate("barn-2")]  # fmt: skip
     refused = {topic: client.publish(topic) for topic in own + foreign}
     client.close()
     assert [topic for topic in own if refused[topic]] == []
@@ -353,9 +354,15 @@ def test_device_receives_no_messages_of_others(broker):
     listener.subscribe("#")
     foreign = [TOPICS.want("barn-1"), TOPICS.report("barn-1"), TOPICS.call("barn-1"), TOPICS.reply("barn-1"),
                TOPICS.infer("barn-1", "mood", "client"), TOPICS.client("camera", "barn-2"),
-               TOPICS.record("barn-1"), TOPICS.site("barn")]  # fmt: skip
-    common = [TOPICS.chunk("1" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.call("barn-2"),
-              TOPICS.record("barn-2")]  # fmt: skip
+               TOPICS.record("barn-1"), TOPICS.site("barn"),
+               TOPICS.renew("barn-1"), TOPICS.certificate("barn-1")]  # fmt: skip
+    common = [
+        TOPICS.certificate("barn-2"),
+        TOPICS.chunk("1" * 64),
+        TOPICS.trust("fleet", "metadata/timestamp.json"),
+        TOPICS.call("barn-2"),
+        TOPICS.record("barn-2"),
+    ]
     for topic in foreign + common:
         assert not origin.publish(topic)
     until(lambda: set(common) <= set(listener.heard), "what is for all is heard")
@@ -406,13 +413,51 @@ def test_client_receives_its_own_answers_only(broker):
     assert set(unheard) & set(client.heard) == set()
 
 
+def heard_by(broker, user, topics):
+    """Which of the topics a user hears, when the origin writes to all of them and last to one that it does hear."""
+    listener, origin = Client(broker, user), Client(broker, "origin")
+    listener.subscribe("#")
+    for topic in topics:
+        assert not origin.publish(topic)
+    until(lambda: topics[-1] in listener.heard, "the last one is heard")
+    listener.close()
+    origin.close()
+    return {*topics} & {*listener.heard}
+
+
+def test_relay_passes_on_messages_of_its_site_only(broker):
+    """Beside a device's rights it writes its batch and replies, and reads calls; no state and no want of another."""
+    relay = Client(broker, "relay-1")
+    own = [TOPICS.relay("relay-1"), TOPICS.reply("barn-1"), TOPICS.state("relay-1")]
+    foreign = [TOPICS.relay("barn-1"), TOPICS.state("barn-1"), TOPICS.want("barn-1"), TOPICS.report("barn-1"),
+               TOPICS.renew("barn-1"), TOPICS.call("barn-1"), TOPICS.chunk("0" * 64)]  # fmt: skip
+    refused = {topic: relay.publish(topic) for topic in own + foreign}
+    relay.close()
+    assert {topic for topic in refused if refused[topic]} == set(foreign)
+    unheard = [TOPICS.relay("relay-1"), TOPICS.report("barn-1"), TOPICS.certificate("barn-1")]
+    heard = [TOPICS.chunk("1" * 64), TOPICS.call("barn-1")]
+    assert heard_by(broker, "relay-1", unheard + heard) == set(heard)
+
+
+def test_home_assistant_reads_sensors_and_asks_under_its_name(broker):
+    """It hears discovery, states and answers; no weights and no signed files, and nothing else is written."""
+    home = Client(broker, "home")
+    assert not home.publish(TOPICS.infer("barn-1", "mood", "home"))
+    foreign = [TOPICS.infer("barn-1", "mood", "client"), TOPICS.call("barn-1"), TOPICS.answer("barn-1", "mood"),
+               "homeassistant/sensor/barn-1/mood/config"]  # fmt: skip
+    assert [topic for topic in foreign if not home.publish(topic)] == []
+    home.close()
+    unheard = [TOPICS.chunk("0" * 64), TOPICS.trust("fleet", "metadata/timestamp.json"), TOPICS.report("barn-1")]
+    heard = [TOPICS.state("barn-1"), TOPICS.answer("barn-1", "mood")]
+    assert heard_by(broker, "home", unheard + heard) == set(heard)
+
+
 def test_a_stream_and_its_cancellation_need_no_further_right(broker, tmp_path):
     """A client hears the parts of its answer, and ends it on the topic of its requests."""
     ca = broker.folder / "ca.crt"
     ask, own = TOPICS.infer("barn-1", "writer", "client"), TOPICS.client("client", "barn-1")
     make = partial(task_models.bundle, task="text-generation", name="writer", slowly=True)
     made = unpacked(tmp_path, make)
-    user = {"username": "client", "password": "client-secret", "identifier": "client"}
 
     async def streamed(client):
         request = {"prompt": "water boils", "max_new_tokens": 500, "stream": True, "id": 1, "reply_to": own}
@@ -428,7 +473,7 @@ def test_a_stream_and_its_cancellation_need_no_further_right(broker, tmp_path):
         return said
 
     async def main():
-        settings = BrokerSettings(url=broker_urls.parse(address(broker, "barn-1")), ca=ca, cert=None, key=None)
+        settings = as_user(broker, "barn-1")
         device = DeviceSettings(id="barn-1", fleet="edge", labels={})
         models, link = Models(), MqttLink(settings, device, itertools.count(1).__next__)
         await models.activate("writer", *made)
@@ -436,7 +481,8 @@ def test_a_stream_and_its_cancellation_need_no_further_right(broker, tmp_path):
         running = [asyncio.create_task(it.run()) for it in (link, inference)]
         await until_async(lambda: link.is_online, "the device is online")
         tls = ssl.create_default_context(cafile=ca)
-        async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", broker.port, tls_context=tls, **user) as client:
+        tls.load_cert_chain(broker.folder / "client.pem")
+        async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", broker.port, tls_context=tls) as client:
             said = await streamed(client)
         for task in running:
             task.cancel()
@@ -449,7 +495,7 @@ def test_a_stream_and_its_cancellation_need_no_further_right(broker, tmp_path):
     assert last["error"]["code"] == "client-left"
 
 
-def test_connection_without_a_password_is_refused(broker):
+def test_connection_without_a_password_is_refused(password_broker):
     """An unknown user, a wrong password and no user at all are refused."""
     code = (
         "import sys, asyncio, aiomqtt\n"
@@ -459,8 +505,8 @@ def test_connection_without_a_password_is_refused(broker):
         "                              password='wrong', tls_context=context): pass\n"
         "asyncio.run(main())"
     )
-    for user in ("stranger", "barn-1", ""):
-        command = [sys.executable, "-c", code, str(broker.port), str(broker.folder / "ca.crt"), user]
+    for user in ("stranger", "origin", ""):
+        command = [sys.executable, "-c", code, str(password_broker.port), str(password_broker.folder / "ca.crt"), user]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
         assert "MqttCon" in done.stderr, done.stderr
         assert "uthor" in done.stderr, done.stderr

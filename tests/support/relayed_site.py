@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from edgeml import repository
 from edgeml.fleet import status
+from edgeml.repository import broker_config
 from edgeml.repository.deployments import deploy
 from edgeml_agent import settings
 from edgeml_agent.link.link import MqttLink
@@ -49,24 +49,20 @@ THREADS = 64
 PERSISTENT = "persistence true\nautosave_interval 1"
 
 
-#: Rules for the brokers as they are shipped, for the fleet `edge` and a relay whose lines are comments.
-ACL = Path(__file__).parents[2] / "docker" / "mosquitto" / "acl"
-
-
 def address(user: str, port: int) -> str:
     """Where `user` connects; a broker that takes anyone doesn't look at the password."""
     return f"mqtt://{user}:{user}-secret@127.0.0.1:{port}"
 
 
 def shipped_rights(folder: Path, users: Sequence[str]) -> str:
-    """The configuration of a broker with a user for each client and the rules that are shipped."""
+    """The configuration of a broker with a user for each client, and the rules of `fleet broker-config`."""
     folder.mkdir(parents=True)
     (folder / "passwords").touch(mode=0o600)
     for user in users:
         command = [shutil.which("mosquitto_passwd") or "", "-b", folder / "passwords", user, f"{user}-secret"]
         subprocess.run(command, check=True)
-    rules = ACL.read_text().replace("1/edge/", f"1/{FLEET}/")
-    (folder / "acl").write_text(re.sub(r"(?m)^# (user|topic) ", r"\1 ", rules))
+    clients = [("origin", "host"), ("operator", "operator"), ("relay-1", "relay")]
+    (folder / "acl").write_text(broker_config.access_list(FLEET, clients, []))
     files = f"password_file {folder}/passwords\nacl_file {folder}/acl"
     return f"allow_anonymous false\nuse_username_as_clientid true\n{files}"
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from edgeml_agent.link import link_state
 from edgeml_agent.link.acl_check import AclCheck
+from edgeml_agent.link.certificate import DeviceCertificate
 from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
 from edgeml_agent.store import locks
@@ -39,10 +40,13 @@ def _checks(settings: Settings | None) -> Iterator[Check]:
     yield diagnostics.disk(settings.store.dir if settings else Path())
     yield purity()
     yield heat(Path("/sys/class/thermal"))
+    if settings and settings.broker.cert:
+        yield certificate(DeviceCertificate(settings.broker, settings.store.dir), datetime.now(UTC))
     if settings and locks.is_held(settings.store.dir / locks.AGENT):
         yield connection_of_agent(settings)
     elif settings:
-        yield from broker(settings.broker, settings.device, requests=settings.serve.mqtt)
+        newest = DeviceCertificate(settings.broker, settings.store.dir).settings()
+        yield from broker(newest, settings.device, requests=settings.serve.mqtt)
 
 
 def purity() -> Check:
@@ -66,6 +70,21 @@ def heat(zones: Path) -> Check:
     if celsius >= HOT_CELSIUS:
         return Check("temperature", "warning", f"{celsius:.0f} C", "cool the board: it throttles at this temperature")
     return Check("temperature", "ok", f"{celsius:.0f} C")
+
+
+def certificate(own: DeviceCertificate, now: datetime) -> Check:
+    """Check the times of the certificate that the next connection uses."""
+    present = own.present()
+    if present is None:
+        return Check("certificate", "ok", f"{own.settings().cert} isn't of a kind that edgeml renews")
+    ends = present.certificate.not_valid_after_utc
+    if now > ends:
+        remedy = "get a token of this device from the fleet's operator, and run `edgeml-agent enroll`"
+        return Check("certificate", "failed", f"it has expired on {ends:%Y-%m-%d}", remedy)
+    if own.is_due(present.certificate, now):
+        remedy = "let the agent run, and `edgeml fleet serve` on the host: both renew it"
+        return Check("certificate", "warning", f"it ends on {ends:%Y-%m-%d}, and its renewal is due", remedy)
+    return Check("certificate", "ok", f"until {ends:%Y-%m-%d}")
 
 
 def connection_of_agent(settings: Settings) -> Check:

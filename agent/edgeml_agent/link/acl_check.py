@@ -1,7 +1,7 @@
 """Check that the broker lets this device publish and subscribe where it must.
 
 Each right is tried with an echo (`edgeml_io.echo_check`). Where a device may only read a whole tree, the topic is
-`TREE/echo/DEVICE`, which every device may write for itself. Source of the rights: `docker/mosquitto/acl`.
+`TREE/echo/DEVICE`, which every device may write for itself. `edgeml fleet broker-config` writes these rights.
 """
 
 from __future__ import annotations
@@ -54,6 +54,6 @@ class AclCheck:
             MqttError: the connection is lost.
         """
         if missing := await self._echoes.run(connection):
-            hint = "give this device the rights that docker/mosquitto/acl lists, under the user name that is its id"
+            hint = "give this device its rights, as `edgeml fleet broker-config` writes them for its certificate's name"
             message = f"the broker doesn't deliver this device's messages on {', '.join(missing)}"
             raise TransportError("topic-forbidden", message, hint)

@@ -11,6 +11,7 @@ so a slow acknowledgement of a report delays no chunk.
 - `ChunkFeed`: chunks with QoS 0, requested again on each connection.
 - `SignedFiles`: retained metadata, received again on each connection.
 - `CallQueue`, `InferenceRequests` and `HandlerTopics`: messages for other rooms of the agent.
+- `CertificateRenewal`: the next connection's certificate.
 - `AclCheck`: each connection begins with a check of the device's rights.
 
 Queues are bounded, and nothing received is trusted.
@@ -22,6 +23,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from edgeml_agent import log
@@ -62,6 +64,7 @@ class MqttLink:
         late_floor: see `edgeml_agent.link.session`.
         on_state: called in a thread with each state of the connection; its `DeviceError` is logged.
         max_bytes_per_s: a limit on arriving chunks; None sets none.
+        store: the folder of a renewed certificate; None renews none.
     """
 
     def __init__(
@@ -73,9 +76,16 @@ class MqttLink:
         late_floor: Callable[[], datetime | None] = lambda: None,
         on_state: Callable[[LinkState], None] = lambda _: None,
         max_bytes_per_s: int | None = None,
+        store: Path | None = None,
     ) -> None:
         topics = Topics(device.fleet)
-        self._broker = session(broker, f"edgeml-{device.fleet}-{device.id}", late_floor)
+        self._renewal = None
+        if store is not None and broker.url.tls and broker.cert is not None:
+            from edgeml_agent.link.renewal import CertificateRenewal  # noqa: PLC0415 - costs 3 MB
+
+            self._renewal = CertificateRenewal(topics, device.id, broker, store, late_floor)
+        newest = None if self._renewal is None else self._renewal.settings
+        self._broker = session(broker, f"edgeml-{device.fleet}-{device.id}", late_floor, newest)
         self._topics, self._device = topics, device.id
         self._next_session = next_session
         self._url, self._on_state = str(broker.url), on_state
@@ -85,6 +95,8 @@ class MqttLink:
         self._calls = CallQueue()
         self._requests = InferenceRequests(topics, device.id, self._current)
         self._acl_check = AclCheck(topics, device.id)
+        if self._renewal is not None:
+            self._dispatcher.set(topics.certificate(device.id), self._renewal.on_message)
         #: The signed files that the broker retains.
         self.files = SignedFiles(topics, self._current, device.id)
         #: The source of chunks.
@@ -191,6 +203,8 @@ class MqttLink:
                 tasks.create_task(self.handler_topics.run(connection))
                 tasks.create_task(self.chunks.run(connection))
                 tasks.create_task(self._check_rights(connection))
+                if self._renewal is not None:
+                    tasks.create_task(self._renewal.run(connection))
         except asyncio.CancelledError:
             await self._status.publish_offline(connection)
             raise

@@ -26,7 +26,10 @@ INBOX_MAX_BYTES: Final = 16 * 1024**2
 
 
 def session(
-    settings: BrokerSettings, client_id: str, late_floor: Callable[[], datetime | None] = lambda: None
+    settings: BrokerSettings,
+    client_id: str,
+    late_floor: Callable[[], datetime | None] = lambda: None,
+    newest: Callable[[], BrokerSettings] | None = None,
 ) -> Session:
     """Make a session; its connections raise `UsageError` (`config-invalid`) when a TLS file can't be used.
 
@@ -36,13 +39,14 @@ def session(
         late_floor: returns the newest signed time that this device has seen, if the clock is before it; else None. A
             connection then accepts certificates that haven't begun by the clock, and refuses those that ended before
             that time: a board whose clock starts in 1970 could never connect otherwise.
+        newest: returns the settings with the TLS files that a connection uses; by default `settings`.
 
     Raises:
         UsageError: `usage`, when the password's file can't be used.
     """
 
     def context() -> ssl.SSLContext:
-        return _tls_context(settings, late_floor())
+        return tls_context(settings if newest is None else newest(), late_floor())
 
     options = Options(
         answer_timeout_s=ANSWER_TIMEOUT_S,
@@ -54,7 +58,8 @@ def session(
     return Session(with_password(settings.url, settings.password_file), client_id, options, context)
 
 
-def _tls_context(settings: BrokerSettings, late_floor: datetime | None) -> ssl.SSLContext:
+def tls_context(settings: BrokerSettings, late_floor: datetime | None) -> ssl.SSLContext:
+    """Make the TLS context of a connection; `session` describes the errors and `late_floor`."""
     try:
         return tls.client_context(ca=settings.ca, cert=settings.cert, key=settings.key, late_floor=late_floor)
     except OSError as error:

@@ -1,0 +1,107 @@
+"""The address for tokens and what strangers do to it, with real sockets and TLS."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import threading
+
+import pytest
+from tests.unit.sdk.test_credentials import Events
+
+from edgeml.fleet import enrollment as service
+from edgeml.fleet.enrollment import EnrollmentServer
+from edgeml.repository import Repository, layout
+from edgeml_agent.commands import enroll
+from support.ports import free_port
+from support.waiting import TIMEOUT_S, until
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A server on loopback with short times: its port, its repository and its events."""
+    monkeypatch.setattr(service, "EXCHANGE_TIMEOUT_S", 2.0)
+    repository, port, events = Repository.init(tmp_path / "repo", passphrase=""), free_port(), Events()
+    loop, server = asyncio.new_event_loop(), EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
+    task = loop.create_task(server.run("localhost", port))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.gather(task, return_exceptions=True)))
+    thread.start()
+    until(lambda: "enrollment" in events.names, "it listens")
+    yield port, repository, events
+    loop.call_soon_threadsafe(task.cancel)
+    thread.join(TIMEOUT_S)
+    loop.close()
+
+
+def exchanged(port, method, path, body=None):
+    """The status and the body of one exchange."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=TIMEOUT_S)
+    connection.request(method, path, body)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def can_enroll(port, repository, folder):
+    """Whether a device gets in."""
+    token = repository.make_tokens().tokens[0]
+    return enroll.enroll(f"https://localhost:{port}", token, folder, device=folder.name).device == folder.name
+
+
+def test_other_paths_and_malformed_requests_are_refused(served, tmp_path):
+    """By a status and a code; nothing ends the server."""
+    port, repository, events = served
+    for method, path in (("GET", "/"), ("POST", "/v1/authority"), ("GET", "/v1/enroll"), ("PUT", "/v1/enroll")):
+        assert exchanged(port, method, path)[0] == 404
+    status, body = exchanged(port, "POST", "/v1/enroll", b"{}")
+    assert (status, json.loads(body)["error"]["code"]) == (400, "document-format")
+    with pytest.raises((http.client.HTTPException, OSError)):
+        exchanged(port, "POST", "/v1/enroll", b"x" * 100_000)
+    assert "enroll-refused" in events.names
+    assert can_enroll(port, repository, tmp_path / "barn-1")
+
+
+def test_strangers_that_hold_connections_lose_them(served, tmp_path):
+    """Without TLS, in the middle of a handshake, and with half a request: each ends after its time."""
+    port, repository, _ = served
+    held = [socket.create_connection(("localhost", port)) for _ in range(service.CONNECTIONS_MAX + 20)]
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        held[0].sendall(b"\x16\x03\x01")
+        held[1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(OSError):
+            half = context.wrap_socket(held.pop(2), server_hostname="localhost")
+            held.append(half)
+            half.sendall(b"POST /v1/enroll HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{")
+        for it in held:
+            it.settimeout(TIMEOUT_S)
+            with contextlib.suppress(OSError):
+                while it.recv(1024):
+                    pass
+        assert can_enroll(port, repository, tmp_path / "barn-2")
+    finally:
+        for it in held:
+            it.close()
+
+
+def test_refusals_do_not_fill_the_log(served):
+    """Strangers with made-up tokens and names: one event a second."""
+    port, _, events = served
+    asked = json.dumps({"secret": "AAAAAAAAAAAAAAAAAAAAAA==", "device": "x\x1b" * 5000, "csr": ""}).encode()[:16_000]
+    short = json.dumps({"secret": "AAAAAAAAAAAAAAAAAAAAAA==", "device": "\x1b[2J", "csr": ""}).encode()
+    answers = [exchanged(port, "POST", "/v1/enroll", body) for body in (asked, *([short] * 20))]
+    assert {status for status, _ in answers} == {400}
+    assert json.loads(answers[-1][1])["error"]["code"] == "token-unknown"
+    assert events.names.count("enroll-refused") < len(answers) / 2
+
+
+def test_taken_port_is_named(served, tmp_path):
+    """Another service of the machine has it."""
+    port, repository, events = served
+    other = EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
+    with pytest.raises(service.UsageError, match=f"port {port}"):
+        asyncio.run(other.run("localhost", port))

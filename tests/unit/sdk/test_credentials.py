@@ -1,0 +1,178 @@
+"""Renewals on the host: to whom a next certificate is given, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edgeml.fleet import credentials
+from edgeml.fleet.credentials import Credentials
+from edgeml.repository import Repository, RepositoryFolder, client_certificates, layout
+from edgeml_agent.commands import doctor
+from edgeml_agent.link.certificate import DeviceCertificate, Pair
+from edgeml_agent.settings import BrokerSettings
+from edgeml_core import broker as broker_urls
+from edgeml_core.enrollment import RenewAnswer, RenewRequest
+from edgeml_core.errors import RejectedError
+from support.waiting import until_async
+
+NOW = datetime.now(UTC)
+DUE = NOW + timedelta(days=200)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RepositoryFolder:
+    return layout.opened(Repository.init(tmp_path / "repo", passphrase="").path)
+
+
+def device(folder: RepositoryFolder, tmp_path: Path, name: str = "barn-1") -> tuple[DeviceCertificate, Pair]:
+    """A device's files, and its present certificate."""
+    with folder.locked():
+        pem = client_certificates.issue_with_key(folder, name, "device", NOW)
+    (tmp_path / f"{name}.pem").write_bytes(pem)
+    url = broker_urls.parse("mqtts://localhost")
+    made = DeviceCertificate(BrokerSettings(url=url, cert=tmp_path / f"{name}.pem"), tmp_path)
+    return made, made.present()
+
+
+def asked(made: DeviceCertificate, present: Pair) -> RenewRequest:
+    """A device's request."""
+    return made.request(present)[1]
+
+
+def code(folder: RepositoryFolder, name: str, request: RenewRequest, now: datetime) -> str:
+    """The code with which a request is refused."""
+    with pytest.raises(RejectedError) as caught:
+        client_certificates.renew(folder, name, msgspec.json.encode(request), now)
+    return caught.value.code
+
+
+def test_due_certificate_gets_a_successor_for_the_new_key(folder, tmp_path):
+    """Same name and role, later end; both are valid meanwhile, and both are known."""
+    made, present = device(folder, tmp_path)
+    key, request = made.request(present)
+    issued = client_certificates.renew(folder, "barn-1", msgspec.json.encode(request), DUE).decode()
+    successor = x509.load_pem_x509_certificate(issued.encode())
+    assert successor.public_key() == key.public_key() != present.key.public_key()
+    assert successor.subject == present.certificate.subject
+    assert [it.serial for it in folder.enrollments.certificates("barn-1")] == [
+        present.certificate.serial_number, successor.serial_number]  # fmt: skip
+    made.check(present, key, issued)
+    made.accept()
+    assert made.settings().cert == tmp_path / "certificate.pem"
+    assert made.present().certificate == successor
+
+
+def test_requests_of_others_are_refused(folder, tmp_path):
+    """Early, too late, on another device's topic, with another's signature or certificate, of another fleet."""
+    made, present = device(folder, tmp_path)
+    other, others = device(folder, tmp_path, "barn-2")
+    request = asked(made, present)
+    assert code(folder, "barn-1", request, NOW + timedelta(days=100)) == "certificate-invalid"
+    assert code(folder, "barn-1", request, NOW + timedelta(days=366)) == "certificate-invalid"
+    assert code(folder, "barn-2", request, DUE) == "certificate-invalid"
+    forged = msgspec.structs.replace(request, signature=asked(other, others).signature)
+    assert code(folder, "barn-1", forged, DUE) == "certificate-invalid"
+    stolen = msgspec.structs.replace(request, csr=asked(other, others).csr)
+    assert code(folder, "barn-1", stolen, DUE) == "certificate-invalid"
+    fleet = layout.opened(Repository.init(tmp_path / "other", passphrase="").path)
+    (tmp_path / "theirs").mkdir()
+    assert code(folder, "barn-1", asked(*device(fleet, tmp_path / "theirs")), DUE) == "certificate-invalid"
+    assert code(folder, "barn-1", msgspec.structs.replace(request, csr="none"), DUE) == "document-format"
+    assert len(folder.enrollments.certificates("barn-1")) == 1
+
+
+def test_revoked_certificate_is_not_renewed(folder, tmp_path):
+    """Nor one that the repository has no record of."""
+    made, present = device(folder, tmp_path)
+    request = asked(made, present)
+    with folder.locked():
+        client_certificates.revoke_certificate(folder, "barn-1", NOW)
+    assert code(folder, "barn-1", request, DUE) == "certificate-revoked"
+    (folder.folder / "enrollment.db").unlink()
+    assert code(folder, "barn-1", request, DUE) == "certificate-revoked"
+
+
+def test_device_checks_the_answer(folder, tmp_path):
+    """Another device's certificate, one for another key, and the present one replace nothing."""
+    made, present = device(folder, tmp_path)
+    other, others = device(folder, tmp_path, "barn-2")
+    key, request = made.request(present)
+    pem = client_certificates.renew(folder, "barn-1", msgspec.json.encode(request), DUE).decode()
+    theirs = client_certificates.renew(folder, "barn-2", msgspec.json.encode(asked(other, others)), DUE).decode()
+    own_key = ec.generate_private_key(ec.SECP256R1())
+    present_pem = (tmp_path / "barn-1.pem").read_text()
+    for with_key, answer in ((own_key, pem), (key, theirs), (present.key, present_pem), (key, "no certificate")):
+        with pytest.raises(RejectedError) as caught:
+            made.check(present, with_key, answer)
+        assert caught.value.code == "certificate-invalid"
+    assert made.settings().cert == tmp_path / "barn-1.pem"
+
+
+def test_certificate_of_a_new_enrollment_counts_more_than_an_earlier_renewal(folder, tmp_path):
+    """The one that ends later; damaged files in the store are left out."""
+    made, present = device(folder, tmp_path)
+    key, request = made.request(present)
+    made.check(present, key, client_certificates.renew(folder, "barn-1", msgspec.json.encode(request), DUE).decode())
+    made.accept()
+    assert made.settings().cert == tmp_path / "certificate.pem"
+    with folder.locked():
+        later = client_certificates.issue_with_key(folder, "barn-1", "device", DUE + timedelta(days=1))
+    (tmp_path / "barn-1.pem").write_bytes(later)
+    assert made.settings().cert == tmp_path / "barn-1.pem"
+    (tmp_path / "certificate.pem").write_text("damaged")
+    assert made.settings().cert == tmp_path / "barn-1.pem"
+
+
+def test_doctor_reports_a_certificate_that_is_due_or_has_expired(folder, tmp_path):
+    """With the way back; a certificate of another maker is that maker's business."""
+    made, present = device(folder, tmp_path)
+    ends = present.certificate.not_valid_after_utc
+    assert doctor.certificate(made, NOW).status == "ok"
+    assert doctor.certificate(made, DUE).status == "warning"
+    expired = doctor.certificate(made, ends + timedelta(seconds=1))
+    assert (expired.status, "edgeml-agent enroll" in expired.remedy) == ("failed", True)
+    (tmp_path / "barn-1.pem").write_text("another")
+    assert doctor.certificate(made, NOW).status == "ok"
+
+
+class Events:
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def event(self, name: str, text: str, **fields: object) -> None:
+        """Keep one."""
+        self.names.append(name)
+
+
+def test_device_that_floods_gets_one_answer_a_minute(folder, tmp_path, monkeypatch):
+    """The others get theirs; refusals go to the device, too."""
+    events, answers, clock = Events(), [], [0.0]
+    monkeypatch.setattr(credentials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    queue = Credentials(folder, events)
+
+    async def publish(name: str, payload: bytes) -> None:
+        answers.append((name, msgspec.json.decode(payload, type=RenewAnswer).code))
+
+    async def main() -> None:
+        task = asyncio.create_task(queue.answer(publish))
+        for _ in range(2 * credentials.QUEUE_MAX):
+            queue.put("barn-1", b"flood")
+        queue.put("barn-2", b"{}")
+        clock[0] = credentials.DEVICE_EVERY_S
+        queue.put("barn-1", b"flood")
+        await until_async(lambda: len(answers) == 3, "three answers")
+        task.cancel()
+
+    asyncio.run(main())
+    assert answers == [(name, "document-format") for name in ("barn-1", "barn-2", "barn-1")]
+    assert events.names == ["renew-refused"] * 3
