@@ -71,9 +71,8 @@ class Followed:
     def __init__(self, folder):
         self.folder = folder
         self.ports = {"8883": free_port(), "8080": free_port()}
-        for name in ("compose.yaml", "mosquitto/mosquitto.conf"):
-            path = folder / "docker" / name
-            path.write_text(adapted(path.read_text(), self.ports))
+        path = folder / "docker" / "compose.yaml"
+        path.write_text(adapted(path.read_text(), self.ports))
         (folder / "steps.sh").write_text(adapted(steps(ROOT / "docs" / "deploy.md"), self.ports))
         self.programs = {}
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("EDGEML_")}
@@ -114,8 +113,8 @@ class Followed:
             for path in [self.folder / "docker", *(self.folder / "docker").rglob("*")]:
                 os.chown(path, ORDINARY_USER, ORDINARY_USER)
             as_user = {"user": ORDINARY_USER, "group": ORDINARY_USER, "extra_groups": []}
-        for path, service in (("mosquitto/mosquitto.conf", "broker"), ("device/agent.toml", "agent")):
-            text = (compose.parent / path).read_text()
+        for path, service in (("broker/mosquitto.conf", "broker"), ("device/agent.toml", "agent")):
+            text = adapted((compose.parent / path).read_text(), self.ports)
             (compose.parent / path).write_text(found[service].outside(text))
         for name, service in found.items():
             program, *arguments = [service.outside(argument) for argument in service.command]
@@ -145,7 +144,7 @@ def test_documented_steps_end_with_a_served_model_over_tls(checkout):
         followed.start_services()
         repo = checkout / "docker" / "repo"
         followed.until(lambda: status.status(repo).deployments[0].states == {"active": 1}, "the release is active")
-        secrets = [path.read_text().strip() for path in (checkout / "docker" / "secrets").iterdir()]
+        secrets = (PASSPHRASE, (checkout / "docker" / "device" / "token").read_text().strip())
         for name in ("broker", "origin", "agent"):
             arguments = Path(f"/proc/{followed.programs[name].pid}/cmdline").read_text()
             assert arguments
@@ -162,4 +161,4 @@ def test_documented_steps_end_with_a_served_model_over_tls(checkout):
     assert verified.startswith("reproduced on ")
     assert json.loads(answer)["model"] == "minilm"
     assert PASSPHRASE not in "".join(followed.log(name) for name in followed.programs)
-    assert not (repo / "keys" / "release.pem").exists()
+    assert not [name for name in ("release", "broker-ca") if (repo / "keys" / f"{name}.pem").exists()]
