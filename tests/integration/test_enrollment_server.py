@@ -26,13 +26,18 @@ def served(tmp_path, monkeypatch):
     repository, port, events = Repository.init(tmp_path / "repo", passphrase=""), free_port(), Events()
     loop, server = asyncio.new_event_loop(), EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
     task = loop.create_task(server.run("localhost", port))
-    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.gather(task, return_exceptions=True)))
+
+    def serve():
+        # The runner ends the connections that strangers still hold.
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(asyncio.wait({task}))
+
+    thread = threading.Thread(target=serve)
     thread.start()
     until(lambda: "enrollment" in events.names, "it listens")
     yield port, repository, events
     loop.call_soon_threadsafe(task.cancel)
     thread.join(TIMEOUT_S)
-    loop.close()
 
 
 def exchanged(port, method, path, body=None):
