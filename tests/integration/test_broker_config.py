@@ -18,6 +18,8 @@ import aiomqtt
 import msgspec
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from tests.integration.test_serving import unpacked
 from tests.support import task_models
 
@@ -293,7 +295,7 @@ def test_certificate_decides_the_user(broker, tmp_path, monkeypatch):
 class Client:
     """A user with the right certificate, and with no good will."""
 
-    def __init__(self, broker, user):
+    def __init__(self, broker, user, **session):
         self.heard, self.refused, self._done = [], [], threading.Event()
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, "barn-1", protocol=paho.MQTTv5)
         # Every user may claim any other's client id and name; the certificate's name counts.
@@ -302,7 +304,7 @@ class Client:
         self._client.on_message = lambda _client, _data, message: self.heard.append(message.topic)
         self._client.on_publish = self._published
         self._client.on_subscribe = lambda *_: self._done.set()
-        self._client.connect("127.0.0.1", broker.port)
+        self._client.connect("127.0.0.1", broker.port, **session)
         self._client.loop_start()
 
     def _published(self, _client, _data, _mid, reason, _properties):
@@ -321,6 +323,13 @@ class Client:
         self._client.publish(topic, b"{}", qos=1)
         assert self._done.wait(10)
         return self.refused[-1]
+
+    def publish_many(self, topic, count):
+        """Publish without waiting for each; whether the broker has taken all of them."""
+        for number in range(count):
+            self._client.publish(topic, b"%d" % number, qos=1)
+        until(lambda: len(self.refused) == count, "all are acknowledged")
+        return not any(self.refused)
 
     def close(self):
         """Leave."""
@@ -430,13 +439,30 @@ def test_relay_passes_on_messages_of_its_site_only(broker):
     relay = Client(broker, "relay-1")
     own = [TOPICS.relay("relay-1"), TOPICS.reply("barn-1"), TOPICS.state("relay-1")]
     foreign = [TOPICS.relay("barn-1"), TOPICS.state("barn-1"), TOPICS.want("barn-1"), TOPICS.report("barn-1"),
-               TOPICS.renew("barn-1"), TOPICS.call("barn-1"), TOPICS.chunk("0" * 64)]  # fmt: skip
+               TOPICS.renew("barn-1"), TOPICS.call("barn-1"), TOPICS.chunk("0" * 64), TOPICS.site("barn"),
+               TOPICS.record("relay-1")]  # fmt: skip
     refused = {topic: relay.publish(topic) for topic in own + foreign}
     relay.close()
     assert {topic for topic in refused if refused[topic]} == set(foreign)
-    unheard = [TOPICS.relay("relay-1"), TOPICS.report("barn-1"), TOPICS.certificate("barn-1")]
-    heard = [TOPICS.chunk("1" * 64), TOPICS.call("barn-1")]
+    unheard = [TOPICS.relay("relay-1"), TOPICS.report("barn-1"), TOPICS.certificate("barn-1"), TOPICS.record("barn-1")]
+    heard = [TOPICS.chunk("1" * 64), TOPICS.site("barn"), TOPICS.record("relay-1"), TOPICS.call("barn-1")]
     assert heard_by(broker, "relay-1", unheard + heard) == set(heard)
+
+
+def test_reports_of_thousands_wait_for_a_host_that_is_away(broker):
+    """Mosquitto's default would drop four of five, without a word to the devices."""
+    kept = Properties(PacketTypes.CONNECT)
+    kept.SessionExpiryInterval = 60
+    host = Client(broker, "origin", clean_start=False, properties=kept)
+    host.subscribe(TOPICS.report("+"))
+    host.close()
+    device = Client(broker, "barn-1")
+    assert device.publish_many(TOPICS.report("barn-1"), 5000)
+    device.close()
+    host = Client(broker, "origin", clean_start=False, properties=kept)
+    until(lambda: len(host.heard) == 5000, "all have come")
+    host.close()
+    Client(broker, "origin", clean_start=True).close()
 
 
 def test_home_assistant_reads_sensors_and_asks_under_its_name(broker):

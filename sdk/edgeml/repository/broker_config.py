@@ -22,11 +22,15 @@ DEFAULT_PORT: Final = 8883
 #: Bytes of the longest packet: a manifest of 8 MiB and 64 KiB; `edgeml_io.packet_limit` has it, too.
 PACKET_MAX_BYTES: Final = 8 * 1024**2 + 64 * 1024
 
+#: Messages that wait for one client: 10,000 devices that report at once, as many as the host's own inbox takes.
+QUEUED_MAX_MESSAGES: Final = 10_000
+
 #: Rights of each device, under its name (`%u`). A pattern holds for every user of the broker.
 _PATTERNS: Final = """\
 pattern read ROOT/trust/#
 pattern read ROOT/chunk/#
 pattern read ROOT/wave/+
+pattern read ROOT/record/%u
 pattern readwrite ROOT/want/%u
 pattern readwrite ROOT/device/%u/state
 pattern readwrite ROOT/device/%u/report
@@ -67,8 +71,11 @@ _BLOCKS: Final[dict[Role, str]] = {
         "topic read homeassistant/#\ntopic read ROOT/device/+/state\ntopic read ROOT/device/+/answer/+\n"
         f"topic write ROOT/device/+/infer/+/NAME\n{_NO_FILES}"
     ),
-    # A device that also passes its site's messages up, and calls down.
-    "relay": "topic write ROOT/relay/NAME\ntopic read ROOT/device/+/call\ntopic write ROOT/device/+/reply\n",
+    # A device that also passes its site's messages up, and calls and records down.
+    "relay": (
+        "topic write ROOT/relay/NAME\ntopic read ROOT/site/+\n"
+        "topic read ROOT/device/+/call\ntopic write ROOT/device/+/reply\n"
+    ),
 }
 #: The roles whose users have a block of their own; devices have the patterns.
 BLOCK_ROLES: Final = tuple(_BLOCKS)
@@ -127,8 +134,9 @@ persistent_client_expiration 14d
 # Chunks are 64 KiB; a manifest has at most 8 MiB, and a packet 64 KiB more. Mosquitto tells its clients this limit, and
 # the host skips a longer file.
 max_packet_size {PACKET_MAX_BYTES}
-# Receivers bound their windows, so few messages wait here.
-max_queued_messages 1000
+# The host's session holds what devices report while it is away or busy; the broker drops more. A client that reads
+# nothing can hold as many chunks of 64 KiB here.
+max_queued_messages {QUEUED_MAX_MESSAGES}
 max_inflight_messages 20
 """
 
