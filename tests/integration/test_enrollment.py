@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.integration.test_serving import unpacked
 
+from edgeml.cli.main import run
 from edgeml.repository import Repository, client_certificates, layout, tokens
 from edgeml_agent import settings
 from edgeml_agent.commands import doctor, enroll
@@ -43,6 +44,13 @@ def site(tmp_path_factory):
 def token(site, **options):
     """One token."""
     return site.repository.make_tokens(**options).tokens[0]
+
+
+def typed(site, *words):
+    """Type a command of `edgeml device`."""
+    with pytest.raises(SystemExit) as ended:
+        run(["device", *words, "--repo", str(site.repository.path)])
+    assert not ended.value.code
 
 
 def refused(call):
@@ -129,12 +137,12 @@ def test_revoked_device_is_out_within_ten_seconds(site, tmp_path):
     try:
         until(lambda: all(it.is_up for it in clients), "both are connected")
         assert all(it.hears(TOPICS.want(name)) for it, name in zip(clients, ("pen-1", "pen-2"), strict=True))
-        folder, began_s = site.folder, time.monotonic()
-        with folder.locked():
-            client_certificates.revoke_certificate(folder, "pen-1", layout.utc_now())
+        began_s = time.monotonic()
+        typed(site, "revoke", "pen-1")
         until(lambda: clients[0].failures, "the revoked device's connection ends", OUT_S)
         until(lambda: site.seen("revoked", device="pen-1"), "the host reports it", OUT_S)
         assert time.monotonic() - began_s < OUT_S
+        assert site.repository.device("pen-1").revoked
         failures = clients[0].failures
         until(lambda: clients[0].failures > failures + 1, "it tries again")
         assert not clients[0].is_up
@@ -143,6 +151,38 @@ def test_revoked_device_is_out_within_ten_seconds(site, tmp_path):
     finally:
         for it in clients:
             it.close()
+
+
+def test_replaced_device_gets_in_and_its_old_board_stays_out(site, tmp_path, monkeypatch):
+    """A stolen board was revoked. The new one has its id, its labels and its rights at the broker."""
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
+    old, new = tmp_path / "pen-4", tmp_path / "new"
+    enroll.enroll(site.url, token(site, labels={"site": "farm-7"}), old, device="pen-4")
+    typed(site, "revoke", "pen-4")
+    until(lambda: site.seen("revoked", device="pen-4"), "the host has ended its connection", OUT_S)
+    typed(site, "replace", "pen-4", "-o", str(new))
+
+    def visit(folder):
+        found = settings.load(folder / "agent.toml", {})
+        return [(it.status, it.detail) for it in doctor.broker(found.broker, found.device)]
+
+    until(lambda: ("ok", "version 3 with site=farm-7") in visit(new), "it reads its new record", OUT_S)
+    assert visit(new)[0][0] == "ok"
+    assert visit(old)[0][0] == "failed"
+
+
+def test_device_that_was_revoked_comes_back_with_a_token_of_its_own(site, tmp_path, monkeypatch):
+    """The operator has found the board again. Tokens from before the revocation count no more."""
+    monkeypatch.setattr(echo_check, "ECHO_WAIT_S", 0.5)
+    out, early = tmp_path / "pen-5", token(site, device="pen-5")
+    enroll.enroll(site.url, token(site), out, device="pen-5")
+    typed(site, "revoke", "pen-5")
+    assert refused(lambda: enroll.enroll(site.url, early, out, device="pen-5")) == "token-unknown"
+    until(lambda: site.seen("revoked", device="pen-5"), "the host has ended its connection", OUT_S)
+    enroll.enroll(site.url, token(site, device="pen-5"), out, device="pen-5")
+    assert (site.repository.device("pen-5").version, site.repository.device("pen-5").revoked) == (3, False)
+    found = settings.load(out / "agent.toml", {})
+    until(lambda: next(doctor.broker(found.broker, found.device)).status == "ok", "it has its rights again", OUT_S)
 
 
 def test_revoked_device_has_no_rights_even_before_its_connection_ends(site, tmp_path, monkeypatch):

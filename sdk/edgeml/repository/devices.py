@@ -236,12 +236,14 @@ def _enroll(
     contents = device_folder.read(broker_url, given or DeviceFiles())
     lines = _sign(repository, "enroll" if is_new else "replace", record, now)
     made = device_folder.files(repository, record.device, broker_url, contents, lines[record.device])
+    last = {AGENT_CONFIG: made.pop(AGENT_CONFIG)}
+    device_folder.write(out_dir, made)  # now, since a folder that can't be written should cost no certificate
     if not is_new:
         client_certificates.revoke_certificate(repository, record.device, now)
     if contents.has_certificate:
         role: Role = "relay" if is_relay else "device"
-        made[CERTIFICATE_FILE] = client_certificates.issue_with_key(repository, record.device, role, now)
-    device_folder.write(out_dir, made)
+        last[CERTIFICATE_FILE] = client_certificates.issue_with_key(repository, record.device, role, now)
+    device_folder.write(out_dir, last)
     repository.records.write(lines)
     if is_relay or not is_new:
         client_certificates.refresh_brokers(repository, now)

@@ -223,7 +223,7 @@ class Repository(ClientAccess):
         return devices.relabel(self.path, device, labels=labels or {}, removed=removed)
 
     def revoke(self, device: str) -> EnrolledDevice:
-        """Revoke a device, such as a stolen board: it gets nothing new, and a running `Fleet.serve` ignores it.
+        """Revoke a device and its certificates, such as a stolen board's: a running `Fleet.serve` ends its connection.
 
         Raises:
             UsageError: `device-unknown`; `repo-invalid`.

@@ -85,6 +85,23 @@ def test_replaced_device_keeps_its_groups(repo: Repository, tmp_path: Path):
     assert (tmp_path / "new" / key).read_bytes() == (tmp_path / "pi-3" / key).read_bytes()
 
 
+def test_replaced_relay_stays_one_and_its_old_certificate_is_revoked(repo: Repository, tmp_path: Path):
+    """A folder that can't be written costs no certificate."""
+    broker = "mqtts://broker.example"
+    repo.enroll("gate", broker=broker, output=tmp_path / "gate", relay=True)
+    folder = repository.opened(repo.path)
+    with pytest.raises(UsageError, match="can't be written"):
+        repo.replace("gate", broker=broker, output=Path("/proc/none"))
+    assert [it.revoked for it in folder.enrollments.certificates("gate")] == [False]
+    repo.replace("gate", broker=broker, output=tmp_path / "new")
+    known = folder.enrollments.certificates("gate")
+    assert sorted(it.revoked for it in known) == [False, True]
+    assert {it.role for it in known} == {"relay"}
+    assert (tmp_path / "new" / "device.pem").read_bytes() != (tmp_path / "gate" / "device.pem").read_bytes()
+    acts = [it.act for it in folder.audit.entries() if it.subject == "gate"]
+    assert acts == ["enroll", "replace", "replace", "revoke-certificate"]
+
+
 @pytest.mark.parametrize("act", ["relabel", "revoke", "device", "deployments_of"])
 def test_unknown_device_is_named(repo: Repository, act: str):
     """A typing error changes nothing."""

@@ -102,6 +102,26 @@ def test_token_of_a_device_enrolls_it_again_and_no_other(folder):
     assert code(folder, request(bound)) == "token-used"
 
 
+def test_token_of_an_enrolled_device_adds_its_groups_and_keeps_its_labels(folder):
+    """Its record gets the next version once, also when the answer is asked for again."""
+    assert code(folder, request(make(folder, labels={"site": "a"}))) == ""
+    bound, key = make(folder, device="barn-1", groups=("clinic",)), ec.generate_private_key(ec.SECP256R1())
+    for _ in range(2):
+        assert code(folder, request(bound, key=key)) == ""
+    record = folder.records.find("barn-1")
+    assert (record.version, record.labels, record.groups) == (2, {"site": "a"}, ("clinic",))
+
+
+def test_enrollment_by_token_is_in_the_audit_log_once(folder):
+    """With digests of the token and of the device's key, from which nobody can enroll."""
+    token, key = make(folder), ec.generate_private_key(ec.SECP256R1())
+    for _ in range(2):
+        assert code(folder, request(token, key=key)) == ""
+    used, enrolled = [it for it in folder.audit.entries() if it.subject == "barn-1"]
+    assert (used.act, enrolled.act) == ("use-token", "enroll")
+    assert used.details["token"] == enrollment.secret_digest(enrollment.parse_token(token).secret)
+
+
 def test_revocation_takes_the_tokens_of_a_device(folder):
     """Those that it has used, and those that would bring it back: its key alone is no way in."""
     key, token = ec.generate_private_key(ec.SECP256R1()), make(folder)
