@@ -12,8 +12,9 @@ import aiomqtt
 import pytest
 
 from edgeml import repository
-from edgeml.fleet import serve, status
+from edgeml.fleet import own_broker, serve, status
 from edgeml.fleet.link import Broker
+from edgeml.fleet.registry import Registry
 from edgeml.repository.deployments import deploy
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, desired, messages, multi_chunk, trust, wire_keys
@@ -314,6 +315,17 @@ async def test_missing_broker_is_a_transport_error(repo: Path):
         await serve.serve(repo, Broker(url=nobody), Journal())
     assert caught.value.code == "broker-unreachable"
     assert "secret" not in caught.value.message
+
+
+async def test_second_host_with_the_repositorys_certificate_is_refused(repo: Path):
+    """A shared database doesn't help: at that broker the user's name is the client id, and both are the origin."""
+    registry = Registry("postgresql://edgeml@127.0.0.1:9/fleet")  # nothing listens there, and it isn't asked
+    broker = Broker(url=broker_urls.parse("mqtts://127.0.0.1:9"))
+    with (
+        repository.opened(repo).served(is_shared=True),
+        pytest.raises(UsageError, match="another `edgeml fleet serve`"),
+    ):
+        await own_broker.serve(repo, Journal(), broker=broker, own=None, enroll=None, registry=registry)
 
 
 async def test_second_host_of_a_folder_is_refused(repo: Path, tmp_path: Path):

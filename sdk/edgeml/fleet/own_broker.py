@@ -85,11 +85,14 @@ async def serve(
         max_bytes_per_s: see there.
 
     Raises:
-        UsageError: as `edgeml.fleet.serve.serve`; `extra-missing`, without Mosquitto.
+        UsageError: as `edgeml.fleet.serve.serve`; `usage`, with the repository's own certificate also beside a
+            host that shares the database; `extra-missing`, without Mosquitto.
         TransportError: as there; `broker-unreachable`, when Mosquitto doesn't start.
     """
     repository = opened(repo)
-    with repository.served(is_shared=registry.database.is_shared):
+    # There the user's name is the client id: a second host would end the first one's connection.
+    is_only = broker is None or own_certificate.is_needed(broker)
+    with repository.served(is_shared=registry.database.is_shared and not is_only):
         process = None
         if broker is None or enroll is not None or own_certificate.is_needed(broker):
             # Now, where a passphrase can be typed; later no task may wait for one.

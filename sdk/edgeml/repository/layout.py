@@ -109,7 +109,7 @@ class RepositoryFolder:
                 fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 message = f"another `edgeml fleet serve` runs on {self.folder}"
-                hint = "stop it, or let all share a database: --database postgresql://..."
+                hint = "stop it, or see 'Several hosts' in docs/deploy.md for what they need"
                 raise UsageError("usage", message, hint) from error
             yield
 
