@@ -28,7 +28,8 @@ PAGES: Final = ("README.md", "docs/benchmarks.md")
 HEADLINES: Final = (
     r"MiniLM int8: speed against .*",
     r"(BERT-large|ResNet-18) shape int8: speed against .*",
-    r".* shape: (decode after 16|prefill of 256) tokens, edgeml int[48] against llama\.cpp .*",
+    r".* shape: decode after 16 tokens, edgeml int(4|8 in blocks) against llama\.cpp .*",
+    r".* shape: prefill of 256 tokens, edgeml int[48] against llama\.cpp .*",
     r"DialoGPT-medium shape: decode after 16 tokens(, against (PyTorch|optimum) .*)?",
     r"echo: throughput.*",
     r"PSS without a model",
