@@ -24,8 +24,8 @@ from edgeml_core.errors import DeviceError, EdgemlError, UsageError
 
 if TYPE_CHECKING:
     from edgeml_agent.commands.status import ModelStatus
+    from edgeml_core.calls import Check
     from edgeml_core.messages import Tuned
-    from edgeml_runtime.hardware.diagnostics import Check
 
 EXIT_INTERRUPTED: Final = 130
 DEFAULT_CONFIG: Final = Path("agent.toml")

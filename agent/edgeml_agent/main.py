@@ -10,7 +10,8 @@ import contextlib
 import os
 import signal
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ from edgeml_agent.update.agent import Agent, Ports
 from edgeml_agent.update.daemon import Daemon
 from edgeml_agent.update.reporter import Reporter
 from edgeml_core import __version__
+from edgeml_core.calls import Check
 from edgeml_core.errors import UsageError
 from edgeml_runtime.hardware import board
 
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings) -> None:
-    """Run the agent until SIGTERM or SIGINT.
+    """Run the agent until SIGTERM or SIGINT; a restart that an operator called for begins it again.
 
     Raises:
         UsageError: another agent uses the store, or the settings can't be used. DeviceError: the store fails.
@@ -59,12 +61,32 @@ def run(settings: Settings) -> None:
     if lock is None:
         raise UsageError("usage", f"another agent runs on {settings.store.dir}", "stop it, or use another [store] dir")
     link_state.clear(settings.store.dir)
+    restart = _Restart()
     with lock, contextlib.suppress(asyncio.CancelledError):
         try:
             with asyncio.Runner(loop_factory=_event_loop()) as runner:
-                runner.run(_run(settings))
+                runner.run(_run(settings, restart))
         except BaseExceptionGroup as group:
             raise _first(group) from group
+    restart.carry_out(os.environ)
+
+
+class _Restart:
+    """A restart that an operator has requested: the agent ends as by SIGTERM, and its program begins again."""
+
+    def __init__(self) -> None:
+        self._is_requested = False
+
+    def request(self) -> None:
+        """End the agent in order."""
+        self._is_requested = True
+        signal.raise_signal(signal.SIGTERM)
+
+    def carry_out(self, environment: Mapping[str, str]) -> None:
+        """Begin the program again, in this process; under systemd end it, since `Restart=always` starts another."""
+        is_supervised = "NOTIFY_SOCKET" in environment or environment.get("LISTEN_PID") == str(os.getpid())
+        if self._is_requested and not is_supervised:
+            os.execv(sys.executable, (sys.executable, *sys.orig_argv[1:]))  # noqa: S606 - its own arguments
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -76,7 +98,7 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, restart: _Restart) -> None:
     """Run all parts until cancelled."""
     this_task = asyncio.current_task()
     assert this_task is not None  # noqa: S101 - asyncio.run runs us in one
@@ -93,7 +115,7 @@ async def _run(settings: Settings) -> None:
         store=settings.store.dir,
     )
     relay = _relay(settings, link)
-    daemon = _daemon(settings, store, models, _Sources(settings, link, floor, relay))
+    daemon = _daemon(settings, store, models, _Sources(settings, link, floor, relay), restart)
     address, supervisor, encrypted = settings.serve.http, Supervisor(os.environ), _tls(settings.serve)
     listener = server.inherited(os.environ) or server.listen(address.host, address.port)
     rules = auth.rules(listener.getsockname()[0], settings.serve.token_file)
@@ -154,7 +176,7 @@ class _Sources:
         self.chunks: ChunkSource = link.chunks if relay is None else relay.chunks
 
 
-def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources) -> Daemon:
+def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources, restart: _Restart) -> Daemon:
     folder, clock, host, link = settings.store.dir, SystemClock(), board.this_machine(), sources.link
     releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
     reporter = Reporter(link, host, store, releases, clock, drifts=models.watches.drifts)
@@ -171,9 +193,15 @@ def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources)
     )
     shadow_policy = settings.shadow if settings.serve.shadow else None
     agent = Agent(settings.device.id, host, adapters, reporter, shadow_policy=shadow_policy)
-    calls = Calls(link, releases, prober)
+    calls = Calls(link, releases, prober, doctor=partial(_checks, settings), restart=restart.request)
     tunes = settings.serve.tune
     return Daemon(agent, link, store, reporter, calls=calls, clock=clock, folder=folder, tunes=tunes)
+
+
+def _checks(settings: Settings) -> tuple[Check, ...]:
+    from edgeml_agent.commands import doctor  # noqa: PLC0415 - few agents are called
+
+    return doctor.run(settings)
 
 
 def _first(group: BaseException) -> BaseException:

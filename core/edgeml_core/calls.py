@@ -1,7 +1,8 @@
 """Calls: an operator's request to one device, and the device's reply. Topics and encoding: `messages`.
 
-A call names a bundle by its manifest's digest and brings no code: the device looks among the verified bundles that it
-has. Decoding is strict, and every cost is bounded. A child process here or over ssh sends the same replies
+A call brings no code. It names a bundle by its manifest's digest, and the device looks among the verified bundles that
+it has; or it asks for a restart, the newest log lines or the device's own checks. Decoding is strict, and every cost is
+bounded. A child process here or over ssh sends the same replies
 (`edgeml_runtime.bench.child`).
 """
 
@@ -22,8 +23,17 @@ SECONDS: Final = 3.0
 TIMEOUT_S: Final = 600.0
 #: Characters of an error message in a reply.
 MESSAGE_MAX_CHARS: Final = 500
-#: Reproduce the golden outputs, or measure the speed.
-Kind = Literal["verify", "bench"]
+#: Log lines of a reply, at most and by default.
+LINES_MAX: Final = 500
+LINES: Final = 100
+#: Bytes of all log lines of a reply, as JSON: with the rest they fit into one message.
+LOG_MAX_BYTES: Final = 48 * 1024
+#: Reproduce the golden outputs, measure the speed, run `edgeml-agent doctor`, return the newest log lines, or restart.
+Kind = Literal["verify", "bench", "doctor", "logs", "restart"]
+#: The kinds that run a bundle.
+OF_BUNDLES: Final = frozenset({"verify", "bench"})
+#: Outcome of a check.
+Status = Literal["ok", "warning", "failed"]
 _FAMILIES: Final[dict[str, type[EdgemlError]]] = {kind.__name__: kind for kind in (UsageError, RejectedError)}
 
 
@@ -46,13 +56,27 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `session` is that of the device's state that the caller has seen. A call of another session isn't answered: it
     waited at the broker while the device was away, or came twice.
+
+    Args:
+        id: random; the reply has it.
+        session: see above.
+        kind: the request.
+        manifest_sha256: names the bundle to run; empty for a kind that runs none.
+        timing: of a benchmark.
+        lines: number of log lines.
     """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     session: Annotated[int, Meta(ge=1)]
     kind: Kind
-    manifest_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    manifest_sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     timing: Timing = Timing()
+    lines: Annotated[int, Meta(ge=1, le=LINES_MAX)] = LINES
+
+    def __post_init__(self) -> None:
+        """Check that a call which runs a bundle names one, and no other does."""
+        if (self.kind in OF_BUNDLES) != bool(self.manifest_sha256):
+            raise ValueError(f"a call for {self.kind} names {'a' if self.manifest_sha256 else 'no'} bundle")
 
 
 class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,8 +140,20 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
         return _FAMILIES.get(self.family, DeviceError)(self.code, f"{where}{self.message}", self.hint)
 
 
+class Check(msgspec.Struct, frozen=True):
+    """The result of one check. `remedy` is one imperative sentence, empty when the status is ok."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"benchmark": "trial"}):
-    """The answer to the call with `id`: the CPU as it calls itself, its runtime's version, and what came of it."""
+    """The answer to the call with `id`: the CPU as it calls itself, its runtime's version, and what came of it.
+
+    A call for a restart is answered before the agent ends; its reply has nothing but the id.
+    """
 
     id: str = ""
     cpu: str = ""
@@ -125,4 +161,6 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, renam
     threads: int = 0
     reproduced: Reproduced | None = None
     benchmark: BenchmarkResult | None = None
+    checks: tuple[Check, ...] = ()
+    log: tuple[str, ...] = ()
     refused: Refused | None = None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from edgeml import targets
+from edgeml_core.calls import Check
 from edgeml_core.errors import UsageError
 from edgeml_runtime.hardware import diagnostics
-from edgeml_runtime.hardware.diagnostics import Check
 
 #: The distributions that each part of the host's work needs, and the install that provides them.
 PARTS: Final[dict[str, tuple[tuple[str, ...], str]]] = {

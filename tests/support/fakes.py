@@ -26,7 +26,7 @@ from edgeml_agent.update.daemon import Daemon
 from edgeml_agent.update.reporter import Reporter
 from edgeml_core import bundle, chunks, records, trust, wire_keys
 from edgeml_core import manifest as manifests
-from edgeml_core.calls import Call, Reply, Reproduced
+from edgeml_core.calls import Call, Check, Reply, Reproduced
 from edgeml_core.desired import Deployment, FleetDocument, Wanted
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError
@@ -354,6 +354,8 @@ class Bench:
         self.prober = MemoryProber(self.life)
         self.server = MemoryServer(self.life)
         self.drifts: dict[tuple[str, str], Drift] = {}
+        self.restarts: list[int] = []
+        self.uptime_per_look_s, self._looks = 0.0, 0
         self.start()
 
     def start(self) -> None:
@@ -379,7 +381,14 @@ class Bench:
             calendar=self.calendar,
         )
         self.agent = Agent(DEVICE, BOARD, ports, self.reporter, shadow_policy=self.rule)
-        calls = Calls(self.link, self.releases, self.prober)
+        calls = Calls(
+            self.link,
+            self.releases,
+            self.prober,
+            doctor=lambda: (Check("clock", "ok", "right"),),
+            restart=lambda: self.restarts.append(self.link.session),
+            clock=self._uptime_s,
+        )
         self.daemon = Daemon(
             self.agent,
             self.link,
@@ -390,6 +399,10 @@ class Bench:
             folder=self.folder,
             tunes=self.tunes,
         )
+
+    def _uptime_s(self) -> float:
+        self._looks += 1
+        return self._looks * self.uptime_per_look_s
 
     def release(self, draft: Manifest, files: dict[str, bytes]) -> Wanted:
         """Release a bundle of `files`."""

@@ -90,7 +90,7 @@ class SiteDevice:
             groups=GroupKeys(found.trust.groups),
         )
         agent = Agent(found.device.id, machine, ports, reporter)
-        calls = Calls(self.link, releases, prober)
+        calls = Calls(self.link, releases, prober, doctor=tuple, restart=lambda: None)
         self.daemon = Daemon(
             agent, self.link, self.store, reporter, calls=calls, clock=clock, folder=found.store.dir
         )  # fmt: skip

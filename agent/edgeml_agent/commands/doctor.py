@@ -18,11 +18,12 @@ from edgeml_agent.link.session import session
 from edgeml_agent.settings import BrokerSettings, DeviceSettings, Settings
 from edgeml_agent.store import locks
 from edgeml_core import records
+from edgeml_core.calls import Check
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import Topics
 from edgeml_io.mqtt import MqttError
 from edgeml_runtime.hardware import diagnostics
-from edgeml_runtime.hardware.diagnostics import Check, python_problem
+from edgeml_runtime.hardware.diagnostics import python_problem
 
 #: Degrees Celsius from which the temperature is a warning: boards throttle from 80 to 85.
 HOT_CELSIUS: Final = 80.0

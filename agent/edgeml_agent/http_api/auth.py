@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from edgeml_agent import log
 from edgeml_agent.http_api.request import Request
 from edgeml_core.errors import UsageError
 
@@ -66,6 +67,7 @@ def rules(host: str, token_file: Path | None) -> Rules:
     if token is None and not is_local(host):
         hint = "set [serve] token_file in agent.toml, or listen on 127.0.0.1"
         raise UsageError("config-invalid", f"listening on {host} without a token would let anybody in", hint)
+    log.hide(token)
     return Rules(local_only=is_local(host), token=token)
 
 

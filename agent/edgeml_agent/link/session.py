@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
+from edgeml_agent import log
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
 from edgeml_core.messages import Topics
@@ -55,7 +56,9 @@ def session(
         # Else a flood of requests drops a signed file, which the broker doesn't send again on the same connection.
         yields=Topics.is_inference,
     )
-    return Session(with_password(settings.url, settings.password_file), client_id, options, context)
+    url = with_password(settings.url, settings.password_file)
+    log.hide(url.password)
+    return Session(url, client_id, options, context)
 
 
 def tls_context(settings: BrokerSettings, late_floor: datetime | None) -> ssl.SSLContext:

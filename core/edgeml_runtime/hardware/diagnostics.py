@@ -14,15 +14,12 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
-
+from edgeml_core.calls import Check
 from edgeml_core.manifest import Engine
 from edgeml_runtime import engines
 from edgeml_runtime.hardware import board
-
-Status = Literal["ok", "warning", "failed"]
 
 #: The oldest Python with the syntax and library that edgeml uses.
 PYTHON_MIN: Final = (3, 11)
@@ -40,15 +37,6 @@ _ADAPTERS: Final[dict[Engine, str]] = {
     "onnxruntime": "edgeml_runtime.engines.ort",
     "litert": "edgeml_runtime.engines.litert",
 }
-
-
-class Check(msgspec.Struct, frozen=True):
-    """The result of one check. `remedy` is one imperative sentence, empty when the status is ok."""
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str = ""
 
 
 def machine() -> Iterator[Check]:

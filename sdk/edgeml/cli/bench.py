@@ -11,7 +11,6 @@ import click
 from edgeml.bundles import Bundle
 from edgeml.cli import device_options
 from edgeml.cli.output import Output, command, size, table
-from edgeml_core.calls import SECONDS, SECONDS_MAX
 
 if TYPE_CHECKING:
     from edgeml.bench import Benchmark
@@ -32,13 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--case", type=click.IntRange(min=1), default=1, show_default=True, help="The golden case whose input is run."
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, max=SECONDS_MAX, min_open=True),
-    default=SECONDS,
-    show_default=True,
-    help="Time to run after the warm-up.",
-)
+@device_options.seconds_option
 @command(
     extra="agent",
     examples=(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from edgeml.cli.output import Function, require_extra
+from edgeml_core.calls import SECONDS, SECONDS_MAX
 
 if TYPE_CHECKING:
     from edgeml.fleet.call import DeviceConnection
@@ -20,6 +21,13 @@ _OPTIONS: Final = (
     click.option("--ca", metavar="FILE", type=_FILE, help="The broker's authority; default: the system's."),
     click.option("--cert", metavar="FILE", type=_FILE, help="This host's own certificate."),
     click.option("--key", metavar="FILE", type=_FILE, help="The key of --cert."),
+)
+seconds_option: Final = click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, max=SECONDS_MAX, min_open=True),
+    default=SECONDS,
+    show_default=True,
+    help="Time to run after the warm-up of a benchmark.",
 )
 
 

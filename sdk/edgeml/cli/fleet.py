@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import click
 
-from edgeml.cli import audit, deployments, fleet_broker, rollouts, selectors
-from edgeml.cli.fleet_options import FILE, Command, database_options, repository_option
+from edgeml.cli import audit, calls, deployments, fleet_broker, rollouts, selectors
+from edgeml.cli.fleet_options import Command, broker_options, database_options, repository_option
 from edgeml.cli.output import Output, command
 
 #: Seconds between two looks of `status --watch`: hosts give a sign of life every three.
@@ -37,6 +37,8 @@ for _command in (
     audit.audit,
     fleet_broker.broker_config,
     fleet_broker.client_cert,
+    calls.call,
+    calls.logs,
 ):
     fleet.add_command(_command)
 
@@ -44,15 +46,11 @@ for _command in (
 @fleet.command()
 @repository_option
 @database_options
-@click.option("--broker", metavar="URL", help="mqtt[s]://[USER@]HOST[:PORT]")
+@broker_options
 @click.option("--with-broker", metavar="NAME[:PORT]", help="Run Mosquitto here; NAME is as devices reach this machine.")
 @click.option(
     "--enroll", metavar="NAME[:PORT]", help="Let devices with a token enroll; default: NAME of --with-broker."
 )
-@click.option("--password-file", metavar="FILE", type=FILE, help="The password of USER, on one line.")
-@click.option("--ca", metavar="FILE", type=FILE, help="The broker's authority; default: the system's.")
-@click.option("--cert", metavar="FILE", type=FILE, help="This host's own certificate.")
-@click.option("--key", metavar="FILE", type=FILE, help="The key of --cert.")
 @click.option("--max-bytes-per-s", metavar="N", type=click.IntRange(min=1), help="Of chunks, to all devices together.")
 @command(
     extra="fleet",

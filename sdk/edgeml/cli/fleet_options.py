@@ -26,6 +26,20 @@ def database_options(command: Command) -> Command:
     return named(with_password(command))
 
 
+def broker_options(command: Command) -> Command:
+    """Add the options by which the broker is reached; `Fleet` takes them under the same names."""
+    options = (
+        click.option("--broker", metavar="URL", help="mqtt[s]://[USER@]HOST[:PORT]"),
+        click.option("--password-file", metavar="FILE", type=FILE, help="The password of USER, on one line."),
+        click.option("--ca", metavar="FILE", type=FILE, help="The broker's authority; default: the system's."),
+        click.option("--cert", metavar="FILE", type=FILE, help="This host's own certificate."),
+        click.option("--key", metavar="FILE", type=FILE, help="The key of --cert."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def device_options(command: Command) -> Command:
     """Add the options that select devices, `to` and `ids`."""
     by_label = click.option(

@@ -1,6 +1,6 @@
 """Call one device over the broker, and wait for its reply.
 
-The device runs a bundle that it holds already (`edgeml_core.calls`); the call only names it. Each call has a connection
+A call brings no code (`edgeml_core.calls`): a device runs a bundle that it holds already. Each call has a connection
 of its own beside that of `serve`. Where the broker takes client ids from user names, it needs a user of its own.
 """
 
@@ -34,21 +34,32 @@ class DeviceConnection:
     fleet: str
 
 
-def ask(connection: DeviceConnection, device: str, *, kind: Kind, manifest_sha256: str, timing: Timing) -> Reply:
+def ask(
+    connection: DeviceConnection,
+    device: str,
+    *,
+    kind: Kind,
+    manifest_sha256: str = "",
+    timing: Timing = Timing(),  # noqa: B008 - frozen
+    lines: int = calls.LINES,
+) -> Reply:
     """Call a device, and return its reply; the reply may hold an error.
 
     Args:
         connection: how to reach the device.
         device: its id.
         kind: the kind of call.
-        manifest_sha256: names the bundle.
+        manifest_sha256: names the bundle of a verification or benchmark.
         timing: for a benchmark.
+        lines: number of log lines.
 
     Raises:
         UsageError: `device-unknown`. RejectedError: `document-format`, when the reply is malformed.
         TransportError: `broker-unreachable`, `broker-refused`, `device-offline` or `call-timeout`.
     """
-    call = Call(id=secrets.token_hex(16), session=1, kind=kind, manifest_sha256=manifest_sha256, timing=timing)
+    call = Call(
+        id=secrets.token_hex(16), session=1, kind=kind, manifest_sha256=manifest_sha256, timing=timing, lines=lines
+    )
     try:
         return asyncio.run(_ask(connection, device, call))
     except MqttError as error:

@@ -21,12 +21,14 @@ from edgeml.repository import Repository, client_certificates, layout
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
 from edgeml_core import selectors
-from edgeml_core.calls import SECONDS
+from edgeml_core.calls import LINES, SECONDS, Kind, Reply, Timing
 from edgeml_core.errors import UsageError
+from edgeml_core.messages import ModelState
 
 if TYPE_CHECKING:
     from edgeml.bench import Benchmark
     from edgeml.fleet.call import DeviceConnection
+    from edgeml.fleet.device_calls import DeviceCalls
     from edgeml.fleet.link import Broker
     from edgeml.fleet.recorder import Events
     from edgeml.verify import Verification
@@ -282,6 +284,41 @@ class Fleet:
     ) -> Benchmark:
         """Ask a device to measure a bundle that it holds. Arguments and errors are those of `Bundle.bench`."""
         return bundle.bench(f"device:{device}", case=case, threads=threads, seconds=seconds, fleet=self.connection)
+
+    def call(self, device: str, kind: Kind, *, model: str | None = None, seconds: float = SECONDS) -> Reply:
+        """Call a device to restart its agent, check itself, or run a bundle of its own; the audit log has the call.
+
+        Args:
+            device: its id.
+            kind: `restart`, `doctor`, `verify` or `bench`.
+            model: for `verify` and `bench`; None is the only model of the device.
+            seconds: of a benchmark, after the warm-up.
+
+        Raises:
+            UsageError: `device-unknown`; `usage`, also without a broker. TransportError: as of `verify`.
+            DeviceError: any error that the device replies, such as `device-busy`.
+        """
+        return self._calls().ask(device, kind, model=model, timing=Timing(seconds=seconds))
+
+    def logs(self, device: str, *, lines: int = LINES) -> list[str]:
+        """Return the newest lines of a device's log, without secrets; the audit log has the call.
+
+        Raises:
+            UsageError: `device-unknown`; `usage`, also without a broker. TransportError: as of `verify`.
+        """
+        return list(self._calls().ask(device, "logs", lines=lines).log)
+
+    def _calls(self) -> DeviceCalls:
+        from edgeml.fleet.device_calls import DeviceCalls  # noqa: PLC0415 - imports MQTT
+
+        return DeviceCalls(layout.opened(self.repository.path), self._models, lambda: self.connection)
+
+    def _models(self, device: str) -> dict[str, ModelState] | None:
+        if device not in layout.opened(self.repository.path).labels():
+            return None
+        with closing(self._registry()) as registry:
+            seen = registry.devices(first=device, last=device).get(device)
+            return {} if seen is None else dict(seen.state.models)
 
     @contextmanager
     def _steering(self) -> Iterator[Steering]:

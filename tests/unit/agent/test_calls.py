@@ -5,6 +5,8 @@ import asyncio
 import msgspec
 import pytest
 
+from edgeml_agent import log
+from edgeml_agent.probe import remote_calls
 from edgeml_core import messages
 from edgeml_core.calls import Call, Reproduced
 from edgeml_core.errors import DeviceError
@@ -136,3 +138,52 @@ def test_call_with_a_defect_does_not_end_the_agent(bench):
     bench.prober.failures["1"] = ValueError("a defect")
     first, second = replies(bench, call(bench), call(bench, id="b" * 32), count=2)
     assert {first.refused.code, second.refused.code} <= {"internal", "device-busy"}
+
+
+def a_plain_call(kind, **more):
+    """A call that runs no bundle."""
+    return msgspec.json.encode({"id": ID, "session": 1, "kind": kind} | more)
+
+
+def test_call_for_logs_returns_the_newest_lines(bench):
+    """The number that was requested, the newest of them last; nothing runs."""
+    log.set_up()
+    for number in range(20):
+        log.event("line", number=number)
+    (reply,) = replies(bench, a_plain_call("logs", lines=5))
+    numbered = [f'line number="{it}"' for it in (17, 18, 19)]
+    assert [line.partition("INFO ")[2] for line in reply.log[:3]] == numbered
+    assert "INFO serving model" in reply.log[3]
+    assert 'INFO called kind="logs"' in reply.log[4]
+    assert bench.prober.probed == ["1"]
+
+
+def test_call_for_the_doctor_returns_its_checks(bench):
+    """As the device's own command prints them."""
+    (reply,) = replies(bench, a_plain_call("doctor"))
+    assert [(it.name, it.status, it.detail) for it in reply.checks] == [("clock", "ok", "right")]
+
+
+def test_call_for_a_restart_is_answered_first(bench, monkeypatch):
+    """Then the agent ends; another that comes too soon after a start is refused."""
+    monkeypatch.setattr(remote_calls, "REPLY_LEAVES_S", 0.01)
+    (refused,) = replies(bench, a_plain_call("restart"))
+    assert (refused.refused.code, bench.restarts) == ("device-busy", [])
+    bench.uptime_per_look_s = remote_calls.RESTART_EVERY_S
+    live(bench, a_plain_call("restart"), until=lambda: bench.restarts)
+    assert (bench.link.replies[0].id, bench.link.replies[0].refused) == (ID, None)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        a_plain_call("logs", lines=0),
+        a_plain_call("logs", lines=501),
+        a_plain_call("restart", manifest_sha256="a" * 64),
+        a_plain_call("verify"),
+    ],
+)
+def test_call_with_a_wrong_bundle_or_number_is_ignored(bench, payload):
+    """No reply; the next call is answered."""
+    (reply,) = replies(bench, payload, call(bench, id="a" * 32))
+    assert reply.id == "a" * 32
