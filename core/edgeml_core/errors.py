@@ -59,6 +59,7 @@ CODES: Final[dict[str, str]] = {
     "host-unreachable": "the host named by --on can't be reached over ssh",
     "agent-unreachable": "no agent answers over HTTP at the address in agent.toml",
     "device-offline": "the device named by --on isn't connected to the broker now",
+    "webhook-failed": "the webhook gave no answer that a notice was received",
     "call-timeout": "the device named by --on sent no reply in time",
     "download-failed": "a package couldn't be fetched or unpacked",
     "chunk-timeout": "requested chunks didn't arrive in time",

@@ -76,6 +76,11 @@ class Topics:
         """Return the topic of calls to `device`."""
         return f"{self.root}/device/{device}/call"
 
+    @property
+    def notice(self) -> str:
+        """The topic on which the host publishes notices for operators."""
+        return f"{self.root}/notice"
+
     def relay(self, device: str) -> str:
         """Return the topic on which the relay `device` forwards messages of its site (`edgeml_core.relay_batch`)."""
         return f"{self.root}/relay/{device}"

@@ -7,8 +7,15 @@ from typing import Any, Final
 
 import click
 
-from edgeml.cli import audit, calls, deployments, fleet_broker, rollouts, selectors
-from edgeml.cli.fleet_options import Command, broker_options, database_options, repository_option
+from edgeml.cli import audit, calls, deployments, fleet_broker, rollouts, rules, selectors
+from edgeml.cli.fleet_options import (
+    Command,
+    broker_options,
+    database_options,
+    repository_option,
+    take_webhook,
+    webhook_options,
+)
 from edgeml.cli.output import Output, command
 
 #: Seconds between two looks of `status --watch`: hosts give a sign of life every three.
@@ -39,6 +46,7 @@ for _command in (
     fleet_broker.client_cert,
     calls.call,
     calls.logs,
+    rules.rule,
 ):
     fleet.add_command(_command)
 
@@ -52,6 +60,7 @@ for _command in (
     "--enroll", metavar="NAME[:PORT]", help="Let devices with a token enroll; default: NAME of --with-broker."
 )
 @click.option("--max-bytes-per-s", metavar="N", type=click.IntRange(min=1), help="Of chunks, to all devices together.")
+@webhook_options
 @command(
     extra="fleet",
     examples=(
@@ -69,7 +78,8 @@ def serve(out: Output, repo: Path, broker: str | None, **options: Any) -> None: 
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
     serving = {name: options.pop(name) for name in ("max_bytes_per_s", "with_broker", "enroll")}
-    Fleet(repo, broker=broker, **options).serve(out, **serving)
+    webhook = take_webhook(options)
+    Fleet(repo, broker=broker, **options).serve(out, webhook=webhook, **serving)
 
 
 @fleet.command()

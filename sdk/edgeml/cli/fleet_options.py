@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from edgeml.fleet.webhook import Webhook
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,6 +41,32 @@ def broker_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def webhook_options(command: Command) -> Command:
+    """Add the options that name a webhook."""
+    options = (
+        click.option("--webhook", metavar="URL", help="Send notices there: https://HOST/PATH."),
+        click.option("--webhook-secret-file", metavar="FILE", type=FILE, help="The secret that signs them."),
+        click.option("--webhook-ca", metavar="FILE", type=FILE, help="The webhook's authority; default: the system's."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def take_webhook(options: dict[str, Any]) -> Webhook | None:
+    """Take the options of a webhook out of a command's options; None if none is named.
+
+    Raises:
+        UsageError: `usage`, for a bad address or file.
+    """
+    url, secret_file, ca = (options.pop(name) for name in ("webhook", "webhook_secret_file", "webhook_ca"))
+    if url is None:
+        return None
+    from edgeml.fleet import webhook  # noqa: PLC0415 - kept out of --help
+
+    return webhook.parse(url, secret_file, ca)
 
 
 def device_options(command: Command) -> Command:

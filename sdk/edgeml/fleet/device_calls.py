@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from edgeml.fleet import call
 from edgeml.fleet.call import DeviceConnection
+from edgeml.fleet.registry import Registry
 from edgeml.repository import RepositoryFolder, layout
 from edgeml.repository.releases import releases
 from edgeml_core import calls
@@ -27,11 +28,18 @@ class DeviceCalls:
         repository: its releases name bundles, and its audit log has the calls.
         models: returns the models that a device reported.
         connect: returns how devices are reached; called once the call is known to be right.
+        actor: of the audit log's entries; None is the user of this process.
     """
 
     def __init__(
-        self, repository: RepositoryFolder, models: ReadModels, connect: Callable[[], DeviceConnection]
+        self,
+        repository: RepositoryFolder,
+        models: ReadModels,
+        connect: Callable[[], DeviceConnection],
+        *,
+        actor: str | None = None,
     ) -> None:
+        self._actor = actor
         self._repository = repository
         self._models = models
         self._connect = connect
@@ -70,7 +78,7 @@ class DeviceCalls:
         connection = self._connect()
         with self._repository.locked():
             facts = {"kind": kind, "manifest_sha256": digest}
-            self._repository.audit.append("call", device, facts, now=layout.utc_now())
+            self._repository.audit.append("call", device, facts, now=layout.utc_now(), actor=self._actor)
         reply = call.ask(connection, device, kind=kind, manifest_sha256=digest, timing=timing, lines=lines)
         if reply.refused is not None:
             raise reply.refused.error(f"on {device}: ")
@@ -97,3 +105,11 @@ class DeviceCalls:
                 return it.manifest_sha256
         message = f"{device} reports {name} {state.version}, which this repository hasn't released"
         raise UsageError("release-unknown", message, "name the repository that the model came from")
+
+
+def reported_models(repository: RepositoryFolder, registry: Registry, device: str) -> dict[str, ModelState] | None:
+    """Return the models in a device's last state; None when the device isn't enrolled."""
+    if device not in repository.labels():
+        return None
+    seen = registry.devices(first=device, last=device).get(device)
+    return {} if seen is None else dict(seen.state.models)

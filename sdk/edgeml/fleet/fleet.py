@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgeml.fleet.device_calls import DeviceCalls
     from edgeml.fleet.link import Broker
     from edgeml.fleet.recorder import Events
+    from edgeml.fleet.webhook import Webhook
     from edgeml.verify import Verification
 
 #: Where a running service reports its events: each as one sentence, or as an object with the method of `Events`.
@@ -224,6 +225,7 @@ class Fleet:
         max_bytes_per_s: int | None = None,
         with_broker: str | None = None,
         enroll: str | None = None,
+        webhook: Webhook | None = None,
     ) -> None:
         """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.
 
@@ -233,6 +235,7 @@ class Fleet:
             with_broker: `NAME[:PORT]` as devices reach this machine: runs Mosquitto there, for a fleet opened without a
                 broker. Its clients have certificates of the repository.
             enroll: `NAME[:PORT]` where devices enroll with a token; None is NAME:8443 of `with_broker`, or nowhere.
+            webhook: gets notices; made by `edgeml.fleet.webhook.parse`.
 
         Raises:
             UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker or with two;
@@ -242,7 +245,9 @@ class Fleet:
         from edgeml.fleet import own_broker  # noqa: PLC0415 - imports MQTT
 
         own_broker.run(
-            self.serve_async(events, max_bytes_per_s=max_bytes_per_s, with_broker=with_broker, enroll=enroll)
+            self.serve_async(
+                events, max_bytes_per_s=max_bytes_per_s, with_broker=with_broker, enroll=enroll, webhook=webhook
+            )
         )
 
     async def serve_async(
@@ -252,6 +257,7 @@ class Fleet:
         max_bytes_per_s: int | None = None,
         with_broker: str | None = None,
         enroll: str | None = None,
+        webhook: Webhook | None = None,
     ) -> NoReturn:
         """Serve as `serve` does, in the running event loop, until the task is cancelled."""
         from edgeml.fleet import enrollment, own_broker  # noqa: PLC0415 - imports MQTT
@@ -268,6 +274,7 @@ class Fleet:
             enroll=None if enroll is None else own_broker.parse(enroll, enrollment.DEFAULT_PORT),
             registry=self._registry(),
             max_bytes_per_s=max_bytes_per_s,
+            webhook=webhook,
         )
 
     def verify(self, device: str, bundle: Bundle) -> Verification:
@@ -309,16 +316,15 @@ class Fleet:
         return list(self._calls().ask(device, "logs", lines=lines).log)
 
     def _calls(self) -> DeviceCalls:
-        from edgeml.fleet.device_calls import DeviceCalls  # noqa: PLC0415 - imports MQTT
+        from edgeml.fleet import device_calls  # noqa: PLC0415 - imports MQTT
 
-        return DeviceCalls(layout.opened(self.repository.path), self._models, lambda: self.connection)
+        folder = layout.opened(self.repository.path)
 
-    def _models(self, device: str) -> dict[str, ModelState] | None:
-        if device not in layout.opened(self.repository.path).labels():
-            return None
-        with closing(self._registry()) as registry:
-            seen = registry.devices(first=device, last=device).get(device)
-            return {} if seen is None else dict(seen.state.models)
+        def models(device: str) -> dict[str, ModelState] | None:
+            with closing(self._registry()) as registry:
+                return device_calls.reported_models(folder, registry, device)
+
+        return device_calls.DeviceCalls(folder, models, lambda: self.connection)
 
     @contextmanager
     def _steering(self) -> Iterator[Steering]:

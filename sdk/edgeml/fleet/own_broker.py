@@ -20,6 +20,7 @@ from edgeml.fleet.link import Broker
 from edgeml.fleet.recorder import Events
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.serve import first_error, serve_opened
+from edgeml.fleet.webhook import Webhook
 from edgeml.repository import RepositoryFolder, broker_config, broker_folder, layout, opened, renewal
 from edgeml.repository.certificates import check_host_name
 from edgeml_core import broker as broker_urls
@@ -72,6 +73,7 @@ async def serve(
     enroll: Address | None,
     registry: Registry,
     max_bytes_per_s: int | None = None,
+    webhook: Webhook | None = None,
 ) -> NoReturn:
     """Serve a fleet until cancelled, with a broker of its own unless `broker` names one.
 
@@ -83,6 +85,7 @@ async def serve(
         enroll: where devices enroll with a token; None is nowhere, or beside the broker that is started.
         registry: see `edgeml.fleet.serve.serve`.
         max_bytes_per_s: see there.
+        webhook: see there.
 
     Raises:
         UsageError: as `edgeml.fleet.serve.serve`; `usage`, with the repository's own certificate also beside a
@@ -111,7 +114,10 @@ async def serve(
                     known = await asyncio.to_thread(repository.enrollments.address, "broker")
                     server = EnrollmentServer(repository, known or str(broker.url), events)
                     tasks.create_task(server.run(enroll.name, enroll.port))
-                tasks.create_task(serve_opened(repository, broker, events, registry, max_bytes_per_s=max_bytes_per_s))
+                serving = serve_opened(
+                    repository, broker, events, registry, max_bytes_per_s=max_bytes_per_s, webhook=webhook
+                )
+                tasks.create_task(serving)
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:

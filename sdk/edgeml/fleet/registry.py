@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import DEVICE, HISTORY, REPORT
+from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, Report
 
 #: The kind of a change in a device's history.
@@ -26,6 +27,8 @@ HISTORY_MAX: Final = 50
 STATE_MAX_CHARS: Final = 64
 #: Devices named in one statement, below SQLite's 32,766 parameters.
 NAMED_MAX: Final = 10_000
+#: The states in which a deployment has ended badly.
+FAILED: Final = frozenset({State.REJECTED, State.ROLLED_BACK})
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +134,15 @@ class Registry:
         with self.database.reading() as connection:
             rows = connection.execute(query.order_by(REPORT.c.device)).all()
             return {device: msgspec.json.decode(report, type=Report) for device, report in rows}
+
+    def failed(self) -> list[DeviceMessage]:
+        """Return the last reports of deployments that ended badly, each with its device."""
+        query = sa.select(REPORT.c.device, REPORT.c.seen_s, REPORT.c.report).where(REPORT.c.state.in_(FAILED))
+        with self.database.reading() as connection:
+            return [
+                DeviceMessage(device=device, message=msgspec.json.decode(report, type=Report), seen_s=seen)
+                for device, seen, report in connection.execute(query)
+            ]
 
     def history(self, device: str, kind: Kind) -> list[Change]:
         """Return the last changes of a device's state, or of its reports, the newest first; at most `HISTORY_MAX`."""

@@ -29,8 +29,10 @@ from edgeml.fleet.link import Broker, HostSessions, transport_error
 from edgeml.fleet.record_announcer import RecordAnnouncer
 from edgeml.fleet.recorder import Events, Recorder
 from edgeml.fleet.registry import Registry
-from edgeml.fleet.rollouts import loop as rollout_loop
+from edgeml.fleet.rules import service as rule_service
+from edgeml.fleet.rules.service import RuleService
 from edgeml.fleet.snapshot import Snapshot, read
+from edgeml.fleet.webhook import Webhook
 from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml.repository.records import Known
@@ -99,13 +101,15 @@ async def serve_opened(
     registry: Registry,
     *,
     max_bytes_per_s: int | None = None,
+    webhook: Webhook | None = None,
 ) -> NoReturn:
-    """Serve a repository that this process has locked by `RepositoryFolder.served`; see `serve`."""
+    """Serve a repository that this process has locked by `RepositoryFolder.served`, with notices to a webhook."""
     await asyncio.to_thread(renewal.unlock, repository)
     snapshot = await asyncio.to_thread(read, repository)
     election = Election(registry.database)
     await election.turn()
-    host = Host(repository, registry, election, snapshot, events, max_bytes_per_s=max_bytes_per_s)
+    rules = rule_service.of_host(repository, registry, election, events, broker=broker, webhook=webhook)
+    host = Host(repository, registry, election, snapshot, events, rules=rules, max_bytes_per_s=max_bytes_per_s)
     await _run_all(host, broker, registry)
     raise AssertionError("the tasks never end by themselves")
 
@@ -116,7 +120,7 @@ async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
             tasks.create_task(host.election.run())
             tasks.create_task(host.recorder.run())
             tasks.create_task(host.keep_fresh())
-            tasks.create_task(host.steer_rollouts(registry))
+            tasks.create_task(host.rules.run())
             tasks.create_task(host.stay_connected(broker))
             tasks.create_task(host.credentials.run(broker))
     except BaseExceptionGroup as group:
@@ -141,6 +145,7 @@ class Host:
         snapshot: Snapshot,
         events: Events,
         *,
+        rules: RuleService,
         max_bytes_per_s: int | None = None,
     ) -> None:
         self._repository = repository
@@ -153,6 +158,7 @@ class Host:
         self._origin = Origin(self._payloads, max_bytes_per_s)
         self.recorder = Recorder(registry, election, events)
         self.credentials = Credentials(repository, events)
+        self.rules = rules
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
@@ -195,10 +201,6 @@ class Host:
                 self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
             await asyncio.sleep(REFRESH_CHECK_EVERY_S)
 
-    async def steer_rollouts(self, registry: Registry) -> None:
-        """Let the controller decide about rollouts while this host leads; `_watch` announces what it signs."""
-        await rollout_loop.run(self._repository, registry, self.election, self._events)
-
     async def _serve_connection(self, connection: Connection, *, is_leader: bool) -> None:
         async def publish(key: str, payload: bytes) -> None:
             # The host's own network may be slow. The keepalive finds a connection that takes no bytes.
@@ -220,6 +222,7 @@ class Host:
                 tasks.create_task(self._request_states(connection))
                 tasks.create_task(self._publish_relayed(connection))
                 tasks.create_task(self._answer_renewals(connection))
+                tasks.create_task(self.rules.publish_notices(connection, self._topics.notice))
 
     async def _end_with_leadership(self, *, is_leader: bool) -> NoReturn:
         await self.election.until(is_leader=not is_leader)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from edgeml.fleet.leadership import ServingHost, hosts
-from edgeml.fleet.registry import Registry, Seen
+from edgeml.fleet.registry import FAILED, Registry, Seen
 from edgeml.repository import RepositoryFolder, opened
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import desired, names, trust
@@ -27,9 +27,6 @@ from edgeml_core.messages import DeviceState, ModelState, Report
 #: The state of a device that has reported nothing about a deployment yet.
 SILENT: Final = "silent"
 
-
-#: The states in which a deployment has ended badly.
-FAILED: Final = frozenset({State.REJECTED, State.ROLLED_BACK})
 #: Devices that are read at a time: their rows are few MB.
 BLOCK_DEVICES: Final = 5000
 

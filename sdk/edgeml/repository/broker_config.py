@@ -60,9 +60,10 @@ topic deny ROOT/wave/#
 
 _BLOCKS: Final[dict[Role, str]] = {
     "host": "topic readwrite ROOT/#\n",
-    # Calls devices, and reads states and replies.
+    # Calls devices, and reads states, replies and notices.
     "operator": (
-        f"topic read ROOT/device/+/state\ntopic read ROOT/device/+/reply\ntopic write ROOT/device/+/call\n{_NO_FILES}"
+        "topic read ROOT/device/+/state\ntopic read ROOT/device/+/reply\ntopic write ROOT/device/+/call\n"
+        f"topic read ROOT/notice\n{_NO_FILES}"
     ),
     # Asks models under its own name, which ends a request's topic; a device's name ends the answer's.
     "client": f"topic write ROOT/device/+/infer/+/NAME\ntopic read ROOT/client/NAME/+\n{_NO_FILES}",

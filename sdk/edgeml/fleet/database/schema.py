@@ -74,3 +74,18 @@ ROLLOUT: Final = Table(
     Column("rollout", LargeBinary, nullable=False),
     Index("rollout_by_number", "number", unique=True),
 )
+#: Conditions of devices and rollouts that rules have answered, by `Condition.key`.
+CONDITION: Final = Table(
+    "condition",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+#: Notices that wait for a target, the oldest with the least number.
+NOTICE: Final = Table(
+    "notice",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("target", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)

@@ -8,14 +8,13 @@ from typing import Final
 
 import msgspec
 
+from edgeml.fleet.registry import FAILED
 from edgeml.fleet.rollouts.plan import DRIFT_GRADES, Plan, Rollout
 from edgeml_core import desired
 from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, ModelState, Report
 
-#: States of an update that has ended without the new version.
-_FAILED: Final = frozenset({State.REJECTED, State.ROLLED_BACK})
 #: Codes of failures that no report has.
 DRIFTS: Final = "drift"
 SLOWER: Final = "slower"
@@ -73,7 +72,7 @@ def outcomes(rollout: Rollout, document: FleetDocument, observed: Observed) -> l
 def _outcome(rollout: Rollout, device: str, observed: Observed) -> DeviceOutcome:
     deployment, report = rollout.deployment, observed.reports.get(device)
     place, state = desired.place(deployment, device), observed.states.get(device)
-    if report is not None and report.state in _FAILED:
+    if report is not None and report.state in FAILED:
         return DeviceOutcome(device=device, place=place, outcome=Outcome.FAILED, code=report.code)
     model = state.models.get(deployment.name) if state else None
     if _serves(model, deployment) or (report is not None and report.state == State.ACTIVE):

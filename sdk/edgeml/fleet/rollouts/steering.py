@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.rollouts import acts, controller, following, plan
-from edgeml.fleet.rollouts.controller import Complete, Decision
+from edgeml.fleet.rollouts.controller import Complete, Decision, Pause
 from edgeml.fleet.rollouts.outcomes import DeviceOutcome, Observed, outcomes
-from edgeml.fleet.rollouts.plan import ENDED, Plan, Rollout
+from edgeml.fleet.rollouts.plan import ENDED, Phase, Plan, Rollout
 from edgeml.fleet.rollouts.records import Rollouts
 from edgeml.repository import RepositoryFolder, deployments
 from edgeml_core import selectors
@@ -101,6 +101,21 @@ class Steering:
             self.rollouts.change(after)
             self._follow(after, self._repository.labels(), now)
         return self.rollouts.find(rollout.id)
+
+    def pause(self, name: str, reason: str, *, now: datetime) -> None:
+        """Pause a rollout by a rule; one that is paused or has ended stays as it is.
+
+        Raises:
+            UsageError: `usage`, when there is no such rollout. DeviceError: `store-failed`; `not-leader`.
+        """
+        with self._repository.locked():
+            rollout = self.rollouts.find(name)
+            if rollout.phase in ENDED or rollout.phase is Phase.PAUSED:
+                return
+            after = controller.apply(rollout, Pause(reason), now.timestamp())
+            facts = {"phase": after.phase, "reason": reason}
+            self._repository.audit.append("rollout: pause", rollout.id, facts, now=now, actor=CONTROLLER)
+            self.rollouts.change(after, self._check)
 
     def turn(self, now: datetime) -> list[tuple[Rollout, Decision]]:
         """Decide once about each open rollout, and return the decisions with the rollouts after them.
