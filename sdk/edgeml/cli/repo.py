@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgeml.cli import staging
 from edgeml.cli.output import Output, command, table
 from edgeml_core.errors import UsageError
 
@@ -16,6 +17,10 @@ _no_passphrase = click.option("--no-passphrase", is_flag=True, help="Leave new k
 @click.group()
 def repo() -> None:
     """A repository of signed releases."""
+
+
+for _command in (staging.stage, staging.sign, staging.merge):
+    repo.add_command(_command)
 
 
 @repo.command()

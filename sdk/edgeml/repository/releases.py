@@ -66,23 +66,34 @@ def publish(
     """
     repository = layout.opened(repo)
     with repository.locked():
-        if group is not None:
-            repository.groups.make(group)
-        signed = repository.releases.digests()
-        taken = dict(signed)
-        contents: dict[str, bytes] = {}
-        published = []
-        for path in bundles:
-            with bundle_files.opened(path) as reader:
-                published.append(_store(repository, reader, taken))
-                contents |= _targets(path, reader) | _mark(reader.manifest.stem, group, signed)
-        changed = {path: data for path, data in contents.items() if signed.get(path) != chunks.sha256(data)}
+        changed, published = collect(repository, bundles, group)
         if changed:
             now = now or layout.utc_now()
             for target, data in changed.items():
                 repository.audit.append("publish", target, {"sha256": chunks.sha256(data), "group": group}, now=now)
             repository.releases.change(changed, now)
     return published
+
+
+def collect(
+    repository: RepositoryFolder, bundles: Sequence[Path], group: str | None
+) -> tuple[dict[str, bytes], list[Published]]:
+    """Check bundles and store their chunks; the caller holds the lock, and signs.
+
+    Returns:
+        The new targets by path, and the releases. The errors are those of `publish`.
+    """
+    if group is not None:
+        repository.groups.make(group)
+    signed = repository.releases.digests()
+    taken = dict(signed)
+    contents: dict[str, bytes] = {}
+    published = []
+    for path in bundles:
+        with bundle_files.opened(path) as reader:
+            published.append(_store(repository, reader, taken))
+            contents |= _targets(path, reader) | _mark(reader.manifest.stem, group, signed)
+    return {path: data for path, data in contents.items() if signed.get(path) != chunks.sha256(data)}, published
 
 
 def releases(repository: RepositoryFolder) -> list[Release]:

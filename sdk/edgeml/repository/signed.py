@@ -156,6 +156,43 @@ class SignedRepository:
         self._add_targets(state.targets.signed, contents)
         self._write(state, now, changed=(Targets.type,))
 
+    def stage(
+        self, contents: Mapping[str, bytes], withdrawn: Collection[str], now: datetime
+    ) -> tuple[Metadata[Root], Metadata[Targets], Metadata[Targets]]:
+        """Make the next targets without signing them; the caller holds the repository's lock.
+
+        Args:
+            contents: targets to add or replace.
+            withdrawn: paths of manifests whose releases are withdrawn.
+            now: the time of the signature to come.
+
+        Returns:
+            The root, the present targets and the next ones.
+        """
+        state, present = self.load(), self.load().targets
+        self._add_targets(state.targets.signed, contents)
+        for path in withdrawn:
+            trust.set_withdrawn(state.targets.signed.targets[path], withdrawn=True)
+        state.targets.signed.version = _next_version(state.targets)
+        self._prepare(state.targets, now, self.lifetimes)
+        return state.root, present, state.targets
+
+    def adopt(self, staged: Metadata[Targets], contents: Mapping[str, bytes], now: datetime) -> None:
+        """Take over targets that were signed elsewhere; the caller holds the repository's lock.
+
+        Raises:
+            UsageError: `usage`, when they don't follow the present ones; `repo-invalid`, when too few keys signed them.
+        """
+        state = self.load()
+        if staged.signed.version != _next_version(state.targets):
+            message = f"the change makes version {staged.signed.version}; {_next_version(state.targets)} is next"
+            raise UsageError("usage", message, "stage the change again with `edgeml repo stage`, and sign it")
+        self._require_signed(state.root, Targets.type, staged.signed_bytes, staged.signatures)
+        for path, data in contents.items():
+            files.write(self.folder / trust.TARGETS_DIR / _target_file(staged.signed.targets[path]), data)
+        self._write_metadata(f"{staged.signed.version}.targets.json", staged)
+        self._write(replace(state, targets=staged), now, changed=())
+
     def trusted(self, group: str) -> tuple[dict[str, Key], int]:
         """Find the keys that devices trust for a group, by id, and the number that must sign."""
         root = self.load().root.signed
@@ -275,12 +312,16 @@ class SignedRepository:
         self, root: Metadata[Root], metadata: Metadata[Any], now: datetime, lifetimes: Mapping[str, timedelta]
     ) -> None:
         role = str(metadata.signed.type)
-        metadata.signed.expires = now.replace(microsecond=0) + lifetimes[role]
-        trust.stamp(metadata.signed, now, self.name)
-        metadata.signatures.clear()
+        self._prepare(metadata, now, lifetimes)
         for signer in self._signers(root, role):
             metadata.sign(signer, append=True)
         self._require_signed(root, role, metadata.signed_bytes, metadata.signatures)
+
+    def _prepare(self, metadata: Metadata[Any], now: datetime, lifetimes: Mapping[str, timedelta]) -> None:
+        """Give metadata its times, and take off the signatures of another content."""
+        metadata.signed.expires = now.replace(microsecond=0) + lifetimes[str(metadata.signed.type)]
+        trust.stamp(metadata.signed, now, self.name)
+        metadata.signatures.clear()
 
     def _signers(self, root: Metadata[Root], role: str) -> list[Signer]:
         trusted = {keyid: root.signed.keys[keyid] for keyid in root.signed.roles[role].keyids}
