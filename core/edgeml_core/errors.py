@@ -24,6 +24,7 @@ CODES: Final[dict[str, str]] = {
     "release-unknown": "the repository has no such release",
     "bundle-exists": "the output folder has another bundle of that name, version, target and format",
     "release-withdrawn": "the release key has withdrawn the release: no device installs it any more",
+    "release-pruned": "chunks of the release were removed by `edgeml repo prune`",
     "release-exists": "that name and version is already released with other content",
     "device-exists": "that device id is enrolled already",
     "config-invalid": "agent.toml has problems; the message lists all of them",

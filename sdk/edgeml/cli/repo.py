@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeml.cli import staging
-from edgeml.cli.output import Output, command, table
+from edgeml.cli.output import Output, command, size, table
 from edgeml_core.errors import UsageError
 
 _no_passphrase = click.option("--no-passphrase", is_flag=True, help="Leave new key files unencrypted.")
@@ -128,6 +128,24 @@ def keys(out: Output, folder: Path) -> None:
     found = Repository.open(folder).keys()
     rows = [(it.group, ", ".join(key[:8] for key in it.keys), it.threshold, it.here) for it in found]
     out.result({"groups": [it.to_dict() for it in found]}, table(("group", "keys", "must sign", "here"), rows))
+
+
+@repo.command()
+@click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@click.option("--keep", metavar="N", type=click.IntRange(min=1), help="Newest versions of each model; default: all.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; print what would be removed.")
+@command(examples=("edgeml repo prune --repo ./repo --dry-run", "edgeml repo prune --repo ./repo --keep 3"))
+def prune(out: Output, folder: Path, keep: int | None, *, dry_run: bool) -> None:
+    """Remove chunks of withdrawn releases, of older versions than the N to keep, and of bundles that were never signed.
+
+    Releases that a deployment names keep their chunks. Publishing a bundle again restores its own.
+    """
+    from edgeml.repository import pruning  # noqa: PLC0415 - kept out of --help
+
+    pruned = pruning.prune(folder, keep=keep, dry_run=dry_run)
+    done = "would remove" if dry_run else "removed"
+    releases = f"; without chunks then: {', '.join(pruned.releases)}" if pruned.releases else ""
+    out.result(pruned.to_dict(), f"{done} {pruned.chunks} chunks, {size(pruned.size_bytes)}{releases}")
 
 
 @repo.command()

@@ -57,7 +57,7 @@ class Outgoing:
         """Find the ids that devices of a release may name: its chunks, and the bases of their deltas."""
         if release.group:
             return frozenset(self._sealed(release))
-        return frozenset(map(wire_keys.chunk_id, _digests(release)))
+        return stored(release)
 
     def own(self, release: Release) -> Mapping[str, Sealed | None]:
         """Find the ids of a release's own chunks; each encrypted id with its chunk."""
@@ -80,3 +80,8 @@ class Outgoing:
 
 def _digests(release: Release) -> Iterator[str]:
     return (digest for entry in release.manifest.files for digest in entry.chunks)
+
+
+def stored(release: Release) -> frozenset[str]:
+    """Return the ids under which a release's chunks are stored: those of their plain content."""
+    return frozenset(map(wire_keys.chunk_id, _digests(release)))

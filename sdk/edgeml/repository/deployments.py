@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml.repository import layout
+from edgeml.repository import chunk_ids, layout
 from edgeml.repository.layout import RepositoryFolder
 from edgeml.repository.releases import Release, releases
 from edgeml_core import desired, selectors
@@ -177,9 +177,14 @@ def draft(
     """Make a deployment of a version to all devices of a selector, to be signed. The caller holds the lock.
 
     Raises:
-        UsageError: `usage`, when the selector matches no device; `release-unknown`; `release-withdrawn`.
+        UsageError: `usage`, when the selector matches no device; `release-unknown`; `release-withdrawn`;
+            `release-pruned`.
     """
     chosen = _choose(releases(repository), name, version)
+    for release in chosen:
+        if not all(map(repository.chunks.has, chunk_ids.stored(release))):
+            message = f"chunks of {release.manifest.stem} were removed from the repository"
+            raise UsageError("release-pruned", message, "publish its bundle again, which restores them")
     if not allow_empty:
         check_selected(wanted, repository.labels())
     manifest = chosen[0].manifest

@@ -1,4 +1,4 @@
-"""The passphrase of a key file: from EDGEML_KEY_PASSPHRASE, else typed at the terminal.
+"""The passphrase of a key file: from EDGEML_KEY_PASSPHRASE or the file in EDGEML_KEY_PASSPHRASE_FILE, else typed.
 
 A typed passphrase is not stored. Tokens and key services get their PINs the same way.
 """
@@ -8,16 +8,26 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+from pathlib import Path
 from typing import Final
 
 from edgeml_core.errors import UsageError
+from edgeml_io import password_file
 
 VARIABLE: Final = "EDGEML_KEY_PASSPHRASE"
+FILE_VARIABLE: Final = f"{VARIABLE}_FILE"
 
 
 def from_environment() -> str:
-    """Read the variable; empty where it isn't set."""
-    return os.environ.get(VARIABLE, "")
+    """Read the variable, or the file that the other one names; empty where neither is set.
+
+    Raises:
+        UsageError: `usage`, when both are set, or the file can't be used.
+    """
+    secret, file = os.environ.get(VARIABLE, ""), os.environ.get(FILE_VARIABLE, "")
+    if secret and file:
+        raise UsageError("usage", f"{VARIABLE} and {FILE_VARIABLE} are both set", "unset one of them")
+    return password_file.read(Path(file)) if file else secret
 
 
 def ask(name: str) -> str:

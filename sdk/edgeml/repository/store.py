@@ -59,6 +59,14 @@ class ChunkStore:
         """
         return chunks.from_store(self._read(chunk_id), chunk_id)
 
+    def files(self) -> list[Path]:
+        """List the files of all chunks; the name of each is the chunk's id."""
+        return sorted(it for it in self._folder.glob("??/*") if not it.name.startswith("."))
+
+    def has(self, chunk_id: str) -> bool:
+        """Return whether a chunk has a file; its content isn't checked."""
+        return self._path(chunk_id).is_file()
+
     def _read(self, chunk_id: str) -> bytes:
         path = self._path(chunk_id)
         try:
