@@ -173,7 +173,16 @@ class _Sources:
             return Trust(settings.trust.root, settings.store.dir, source, settings.device, floor)
 
         self.trust: ports.Trust = make_trust(files) if relay is None else relay.trust(files, make_trust, metadata)
-        self.chunks: ChunkSource = link.chunks if relay is None else relay.chunks
+        self.chunks: ChunkSource = _over_http(settings, link.chunks) if relay is None else relay.chunks
+
+
+def _over_http(settings: Settings, broker: ChunkSource) -> ChunkSource:
+    if settings.fetch.http is None:
+        return broker
+    from edgeml_agent.fetch.http_source import ChunkServer, HttpChunks  # noqa: PLC0415 - few devices use it
+
+    server = ChunkServer(url=settings.fetch.http, ca=settings.fetch.ca)
+    return HttpChunks(server, broker, settings.update.max_bytes_per_s)
 
 
 def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources, restart: _Restart) -> Daemon:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -45,6 +46,17 @@ def _labels(given: object) -> dict[str, str]:
 
 def _url(given: object) -> BrokerUrl:
     return broker.parse(_text(given))
+
+
+def _http_url(given: object) -> SplitResult:
+    text = _text(given)
+    parts = urlsplit(text)
+    is_plain = text.isascii() and text.isprintable() and " " not in text and "@" not in parts.netloc
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not is_plain:
+        raise ValueError("must be https://HOST[:PORT][/PATH], or http://")
+    if parts.query or parts.fragment:
+        raise ValueError("must have no query")
+    return parts
 
 
 def _path(given: object) -> Path:
@@ -101,6 +113,7 @@ def _address(given: object) -> HttpAddress:
 Name = Annotated[str, _name]
 Labels = Annotated[dict[str, str], _labels]
 Url = Annotated[BrokerUrl, _url]
+HttpUrl = Annotated[SplitResult, _http_url]
 #: Relative paths are relative to the file.
 FilePath = Annotated[Path, _path]
 Count = Annotated[int, _count]

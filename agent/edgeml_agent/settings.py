@@ -20,6 +20,7 @@ from edgeml_agent.options import (
     FilePath,
     Flag,
     HttpAddress,
+    HttpUrl,
     Labels,
     Name,
     Parser,
@@ -88,6 +89,13 @@ class UpdateSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes_per_s: SizeBytes | None = None
 
 
+class FetchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The server from which chunks come first, and its authority; without one they come over the broker."""
+
+    http: HttpUrl | None = None
+    ca: FilePath | None = None
+
+
 class HomeAssistantSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The topic below which Home Assistant looks for sensors; None publishes no sensors."""
 
@@ -117,6 +125,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serve: ServeSettings
     shadow: ShadowPolicy
     update: UpdateSettings
+    fetch: FetchSettings
     trust: TrustSettings
     relay: RelaySettings | None
     homeassistant: HomeAssistantSettings
@@ -203,6 +212,8 @@ def _contradictions(values: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield "homeassistant.prefix requires serve.mqtt = true"
     if (serve["cert"] is None) != (serve["key"] is None):
         yield "serve.cert and serve.key: TLS takes both"
+    if values["fetch"]["http"] and values["relay"]["url"]:
+        yield "fetch.http: a relay pulls its chunks over the broker"
 
 
 def _build(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a `kind`

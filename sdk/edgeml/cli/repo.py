@@ -149,6 +149,21 @@ def prune(out: Output, folder: Path, keep: int | None, *, dry_run: bool) -> None
 
 
 @repo.command()
+@click.argument("out_dir", metavar="WEB_DIR", type=click.Path(path_type=Path))
+@click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
+@command(examples=("edgeml repo mirror /srv/www/chunks --repo ./repo",))
+def mirror(out: Output, folder: Path, out_dir: Path) -> None:
+    """Write the chunks of all releases to WEB_DIR, for a web server or cache that devices with `[fetch] http` use.
+
+    Repeat it after each `edgeml publish`. Chunks for a group are encrypted.
+    """
+    from edgeml.repository import offline  # noqa: PLC0415 - kept out of --help
+
+    count = offline.mirror(folder, out_dir)
+    out.result({"chunks": count, "folder": str(out_dir)}, f"{count} chunks in {out_dir}")
+
+
+@repo.command()
 @click.argument("out_dir", metavar="USB_DIR", type=click.Path(path_type=Path))
 @click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option("--site", metavar="S", required=True, help="The value of the devices' label `site`.")

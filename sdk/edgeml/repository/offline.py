@@ -28,6 +28,8 @@ from edgeml_io import files
 
 #: Validity of the signatures of a copy: half a year, since a stick travels and waits. An old copy is accepted as long.
 OFFLINE_LIFETIME: Final = timedelta(days=180)
+#: The file that marks a folder of `mirror`.
+MIRROR_FILE: Final = "edgeml-chunks"
 _LIFETIMES: Final = {**trust.EXPIRY, "snapshot": OFFLINE_LIFETIME, "timestamp": OFFLINE_LIFETIME}
 
 
@@ -87,6 +89,46 @@ def export_site(repo: Path, site: str, out_dir: Path, *, now: datetime | None = 
         size_bytes=size_bytes,
         expires=min(expires),
     )
+
+
+def mirror(repo: Path, out_dir: Path) -> int:
+    """Write the chunks of all releases that aren't withdrawn as files for a web server: `DIR/ab/ab12...`.
+
+    Chunks of a release for a group are encrypted, as they are over the broker. Files that are there already stay as
+    they are, so that caches stay valid; those of other chunks are removed.
+
+    Args:
+        repo: the repository's folder.
+        out_dir: new, or of an earlier call.
+
+    Returns:
+        The number of chunks.
+
+    Raises:
+        UsageError: `usage`, when the folder can't be used; `repo-invalid`.
+        RejectedError: `digest-mismatch`, when a chunk is lost or damaged in the repository.
+    """
+    repository = layout.opened(repo)
+    if out_dir.exists() and not (out_dir / MIRROR_FILE).exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise UsageError("usage", f"{out_dir} has other content", "name a new folder, or that of an earlier mirror")
+    with repository.locked():
+        published = [it for it in releases(repository) if not it.withdrawn]
+        outgoing = Outgoing(published, repository.groups)
+        wanted = {chunk_id: sealed for it in published for chunk_id, sealed in outgoing.own(it).items()}
+        try:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            paths = {_place(out_dir / MIRROR_FILE, b"chunks of edgeml\n")}
+            for key, sealed in sorted(wanted.items()):
+                path = out_dir / key[:2] / key
+                paths.add(path)
+                if not path.is_file():
+                    payload = repository.chunks.wire(sealed.chunk_id if sealed else key)
+                    _place(path, sealed.seal.close(payload, key) if sealed else payload)
+            _keep_only(out_dir, paths)
+        except OSError as error:
+            message = f"{out_dir} can't be written: {error.strerror or error}"
+            raise UsageError("usage", message, "free space on its disk, and repeat the command") from error
+    return len(wanted)
 
 
 def _require_usable(folder: Path) -> None:
