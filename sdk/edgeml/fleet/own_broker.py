@@ -9,7 +9,7 @@ import asyncio
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
@@ -25,6 +25,9 @@ from edgeml.repository import RepositoryFolder, broker_config, broker_folder, la
 from edgeml.repository.certificates import check_host_name
 from edgeml_core import broker as broker_urls
 from edgeml_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeml.fleet.web.server import Dashboard
 
 #: The folder of the broker, in the repository's.
 FOLDER: Final = "broker"
@@ -74,6 +77,7 @@ async def serve(
     registry: Registry,
     max_bytes_per_s: int | None = None,
     webhook: Webhook | None = None,
+    dashboard: Dashboard | None = None,
 ) -> NoReturn:
     """Serve a fleet until cancelled, with a broker of its own unless `broker` names one.
 
@@ -86,6 +90,7 @@ async def serve(
         registry: see `edgeml.fleet.serve.serve`.
         max_bytes_per_s: see there.
         webhook: see there.
+        dashboard: is served beside it; None serves none.
 
     Raises:
         UsageError: as `edgeml.fleet.serve.serve`; `usage`, with the repository's own certificate also beside a
@@ -114,6 +119,8 @@ async def serve(
                     known = await asyncio.to_thread(repository.enrollments.address, "broker")
                     server = EnrollmentServer(repository, known or str(broker.url), events)
                     tasks.create_task(server.run(enroll.name, enroll.port))
+                if dashboard is not None:
+                    tasks.create_task(dashboard.run(repository, registry, events))
                 serving = serve_opened(
                     repository, broker, events, registry, max_bytes_per_s=max_bytes_per_s, webhook=webhook
                 )

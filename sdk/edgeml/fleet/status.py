@@ -18,7 +18,7 @@ from edgeml.fleet.leadership import ServingHost, hosts
 from edgeml.fleet.registry import FAILED, Registry, Seen
 from edgeml.repository import RepositoryFolder, opened
 from edgeml.repository.layout import DATABASE_FILE
-from edgeml_core import desired, names, trust
+from edgeml_core import desired, names, selectors, trust
 from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.drift import Drift
 from edgeml_core.lifecycle import State
@@ -74,15 +74,25 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         state: of one of its deployments; or `failed`, `online`, `offline`, `well` or `unwell`.
         labels: pairs that it must have.
+        selector: the text of a selector that must match it.
+        version: of a model that it has, as `1.0` or `minilm:1.0`.
     """
 
     state: str = ""
     labels: Mapping[str, str] = {}
+    selector: str = selectors.EVERYONE
+    version: str = ""
 
     def admits(self, device: DeviceStatus) -> bool:
         """Return whether a device is among them."""
-        if not self.labels.items() <= device.labels.items():
-            return False
+        return (
+            self.labels.items() <= device.labels.items()
+            and selectors.matches(self.selector, device.id, device.labels)
+            and (not self.version or self._has_version(device))
+            and self._has_state(device)
+        )
+
+    def _has_state(self, device: DeviceStatus) -> bool:
         match self.state:
             case "":
                 return True
@@ -93,6 +103,10 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
             case "well" | "unwell":
                 return device.is_well == (self.state == "well")
         return self.state in device.deployments.values()
+
+    def _has_version(self, device: DeviceStatus) -> bool:
+        name, _, version = self.version.rpartition(":")
+        return any(model.version == version and name in {"", it} for it, model in device.models.items())
 
 
 #: The values of `Chosen.state`.

@@ -6,6 +6,8 @@ numbers. The page has no script and refers to no other file.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -52,6 +54,12 @@ def render(found: Bundle) -> str:
         contents=sections.manifest(found),
         figures=sections.figures(found),
     )
+
+
+def style_hash() -> str:
+    """Return the hash by which a policy permits the page's style."""
+    style = Path(__file__).with_name("style.css").read_bytes()
+    return f"sha256-{base64.b64encode(hashlib.sha256(style).digest()).decode()}"
 
 
 def visible(text: str) -> str:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from edgeml_agent.http_api.auth import Rules, is_local, rules
+from edgeml_agent.http_api.auth import Rules, rules
 from edgeml_agent.http_api.request import BodyMemory, Request
 from edgeml_core.errors import UsageError
+from edgeml_io import http_hosts
 
 TOKEN = "a-token-of-24-characters"
 
@@ -93,7 +94,7 @@ def test_a_missing_token_file_is_refused(tmp_path):
 
 def test_loopback_is_more_than_one_address():
     """127/8 and ::1 are local; a name that only looks like it is not."""
-    assert is_local("127.8.9.1")
-    assert is_local("::1")
-    assert not is_local("localhost.example")
-    assert not is_local("::")
+    assert http_hosts.is_local("127.8.9.1")
+    assert http_hosts.is_local("::1")
+    assert not http_hosts.is_local("localhost.example")
+    assert not http_hosts.is_local("::")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from edgeml_core.errors import DeviceError
 
 #: The last step in `migrations/versions`.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 #: PostgreSQL's number of the lock, as any program that migrates this schema takes it.
 LOCK: Final = 0x65646765_6D6C0001

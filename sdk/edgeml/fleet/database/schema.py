@@ -89,3 +89,27 @@ NOTICE: Final = Table(
     Column("target", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
+#: Accounts of the dashboard. `secret` is a password's argon2 hash, or the SHA-256 of a token. Those of kind `token`
+#: are found by it. `expires_s` is in seconds since 1970; 0 is never.
+ACCOUNT: Final = Table(
+    "account",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("made_s", Double, nullable=False),
+    Column("expires_s", Double, nullable=False),
+    Index("account_by_secret", "secret", unique=True),
+)
+#: Sessions of browsers, each by the SHA-256 of its cookie. `csrf` is the token that its forms send.
+SESSION: Final = Table(
+    "session",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("csrf", Text, nullable=False),
+    Column("began_s", Double, nullable=False),
+    Column("seen_s", Double, nullable=False),
+    Index("session_by_account", "account"),
+)

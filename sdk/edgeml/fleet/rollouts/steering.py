@@ -82,13 +82,14 @@ class Steering:
             self._turn(rollout, now)
         return self.rollouts.find(rollout.id)
 
-    def act(self, name: str, act: str, *, now: datetime) -> Rollout:
+    def act(self, name: str, act: str, *, now: datetime, actor: str | None = None) -> Rollout:
         """Let the operator pause, resume, approve, abort or roll back a rollout.
 
         Args:
             name: the rollout's id or its model.
             act: a key of `acts.ACTS`.
             now: the present time.
+            actor: the operator in the audit log; None is the user of this process.
 
         Raises:
             UsageError: `usage`, when there is no such rollout, or its phase doesn't permit the act.
@@ -97,7 +98,7 @@ class Steering:
         with self._repository.locked():
             rollout = self.rollouts.find(name)
             after = acts.ACTS[act](rollout, now.timestamp())
-            self._repository.audit.append(act, rollout.id, {"phase": after.phase}, now=now)
+            self._repository.audit.append(act, rollout.id, {"phase": after.phase}, now=now, actor=actor)
             self.rollouts.change(after)
             self._follow(after, self._repository.labels(), now)
         return self.rollouts.find(rollout.id)

@@ -1,0 +1,135 @@
+"""The endpoints of the REST API."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TypeVar
+
+from starlette.responses import Response
+
+from edgeml.fleet import status
+from edgeml.fleet.rollouts.acts import ACTS
+from edgeml.fleet.status import Chosen
+from edgeml.fleet.web import metrics, openapi, spreadsheet
+from edgeml.fleet.web.accounts import Accounts
+from edgeml.fleet.web.administration import Administration
+from edgeml.fleet.web.exchange import Exchange
+from edgeml.fleet.web.gateway import Endpoint
+from edgeml.fleet.web.operations import (
+    CSV,
+    JSON,
+    TEXT,
+    AccountList,
+    AddedToken,
+    AuditLog,
+    AuditQuery,
+    DeviceQuery,
+    NewToken,
+    Releases,
+    Rollouts,
+)
+from edgeml.fleet.web.view_model import DevicePage, ViewModel
+from edgeml.repository import RepositoryFolder
+from edgeml_core import selectors
+from edgeml_core.errors import UsageError
+
+_DAY_S = 86_400.0
+Kind = TypeVar("Kind")
+
+
+def endpoints(view: ViewModel, repository: RepositoryFolder, accounts: Accounts) -> dict[str, Endpoint]:
+    """Return the endpoints of the REST API, by name."""
+
+    def administration(exchange: Exchange) -> Administration:
+        return Administration(repository, accounts, exchange.actor)
+
+    def list_accounts(exchange: Exchange) -> AccountList:
+        return AccountList(accounts=tuple(administration(exchange).all()))
+
+    def add_token(exchange: Exchange) -> AddedToken:
+        new = _of(exchange.body, NewToken)
+        text = administration(exchange).add_token(new.name, new.role, lifetime_s=new.days * _DAY_S)
+        return AddedToken(token=text)
+
+    def remove_account(exchange: Exchange) -> AccountList:
+        administration(exchange).remove(exchange.params["account"])
+        return list_accounts(exchange)
+
+    return {
+        **_reading(view),
+        "steer_rollout": lambda it: steer(view, it),
+        "list_accounts": list_accounts,
+        "add_token": add_token,
+        "remove_account": remove_account,
+        "show_metrics": lambda _: Response(metrics.text(view), media_type=f"{TEXT}; version=0.0.4; charset=utf-8"),
+        "show_health": lambda _: {"status": "ok"},
+        "show_document": lambda _: Response(_document(), media_type=JSON),
+    }
+
+
+def _reading(view: ViewModel) -> dict[str, Endpoint]:
+    def list_devices(exchange: Exchange) -> object:
+        page = devices(view, _of(exchange.query, DeviceQuery))
+        is_csv = _of(exchange.query, DeviceQuery).format == "csv"
+        return _csv(spreadsheet.devices(page.devices), "devices.csv") if is_csv else page
+
+    def list_audit(exchange: Exchange) -> object:
+        query = _of(exchange.query, AuditQuery)
+        entries = view.audit(last=query.last, before=query.before)
+        return (
+            _csv(spreadsheet.audit(entries), "audit.csv") if query.format == "csv" else AuditLog(entries=tuple(entries))
+        )
+
+    return {
+        "show_fleet": lambda _: view.overview(),
+        "list_devices": list_devices,
+        "show_device": lambda it: view.device(it.params["device"]),
+        "list_rollouts": lambda _: Rollouts(rollouts=tuple(view.rollouts())),
+        "show_rollout": lambda it: view.rollout(it.params["rollout"]),
+        "list_releases": lambda _: Releases(releases=tuple(view.releases())),
+        "show_release": lambda it: view.release(it.params["release"]),
+        "list_audit": list_audit,
+    }
+
+
+def devices(view: ViewModel, query: DeviceQuery) -> DevicePage:
+    """Return the devices that a query chooses.
+
+    Raises:
+        UsageError: `usage`, for a state that no device can be in, or a malformed selector.
+    """
+    if query.state and query.state not in status.CHOSEN_STATES:
+        hint = f"name one of {', '.join(status.CHOSEN_STATES)}"
+        raise UsageError("usage", f"no device can be in the state {query.state!r}", hint)
+    selectors.parse(query.selector)
+    chosen = Chosen(state=query.state, selector=query.selector, version=query.version)
+    return view.devices(chosen, after=query.after, limit=query.limit)
+
+
+def steer(view: ViewModel, exchange: Exchange) -> object:
+    """Let the account of a request steer a rollout.
+
+    Raises:
+        UsageError: `rollout-unknown`; `route-unknown`, for another act; `usage`, when the phase doesn't permit it.
+    """
+    act = exchange.params["act"]
+    if act not in ACTS:
+        raise UsageError("route-unknown", f"a rollout has no act {act!r}", f"name one of {', '.join(ACTS)}")
+    return view.steer(exchange.params["rollout"], act, actor=exchange.actor)
+
+
+def _of(value: object, kind: type[Kind]) -> Kind:
+    """Return a value of the type that the operation has."""
+    if not isinstance(value, kind):
+        raise TypeError(kind)
+    return value
+
+
+def _csv(text: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type=f"{CSV}; charset=utf-8", headers=headers)
+
+
+@cache
+def _document() -> bytes:
+    return openapi.encoded()

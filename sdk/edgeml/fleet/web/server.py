@@ -1,0 +1,180 @@
+"""The HTTP server of the dashboard, in the event loop of `edgeml fleet serve`.
+
+Without TLS it listens on this machine alone, unless the operator asks for another address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from edgeml.fleet.recorder import Events
+from edgeml.fleet.registry import Registry
+from edgeml.fleet.web import api, rendering
+from edgeml.fleet.web.accounts import Accounts
+from edgeml.fleet.web.gateway import Gateway
+from edgeml.fleet.web.login import Login
+from edgeml.fleet.web.login_limits import LoginLimits
+from edgeml.fleet.web.pages import Pages
+from edgeml.fleet.web.sessions import Sessions
+from edgeml.fleet.web.view_model import ViewModel
+from edgeml.repository import RepositoryFolder
+from edgeml_core.errors import UsageError
+from edgeml_io import http_hosts
+
+#: Connections at a time: each browser has six at most, and one for each stream of events.
+CONNECTIONS_MAX: Final = 500
+#: Seconds that an idle connection is kept, and that requests may take once the server ends.
+KEEP_ALIVE_S: Final = 75
+SHUTDOWN_MAX_S: Final = 3
+_BACKLOG: Final = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions:
+    """Where the dashboard listens.
+
+    Args:
+        address: HOST:PORT.
+        cert: PEM file with the server's certificate, then those up to its authority.
+        key: PEM file with the certificate's key, without a password.
+        insecure: permit another address than loopback without TLS: behind a proxy that has it.
+    """
+
+    address: str
+    cert: Path | None = None
+    key: Path | None = None
+    insecure: bool = False
+
+
+class Dashboard:
+    """The dashboard of one host, listening from the beginning.
+
+    Args:
+        options: where.
+
+    Raises:
+        UsageError: `usage`, when the address or the certificate can't be used.
+    """
+
+    def __init__(self, options: HttpOptions) -> None:
+        host, port = _address(options.address)
+        self._tls = _tls(options)
+        self._is_local = http_hosts.is_local(host) and self._tls is None
+        if self._tls is None and not self._is_local and not options.insecure:
+            hint = "give --http-cert and --http-key, or listen on 127.0.0.1; --http-insecure is for a proxy with TLS"
+            raise UsageError("usage", f"without TLS passwords would cross the network to {options.address}", hint)
+        self._socket = _listen(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"{'https' if self._tls else 'http'}://{shown}:{self._socket.getsockname()[1]}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    async def run(self, repository: RepositoryFolder, registry: Registry, events: Events) -> NoReturn:
+        """Serve until cancelled."""
+        gateway = make(repository, registry, is_secure=self._tls is not None, is_local=self._is_local)
+        events.event("dashboard", f"dashboard at {self.url}", url=self.url)
+        try:
+            await _Server(gateway.app, self._tls).serve([self._socket])
+        finally:
+            gateway.close()
+            self.close()
+        raise AssertionError("the server ends by cancellation alone")
+
+
+def make(repository: RepositoryFolder, registry: Registry, *, is_secure: bool, is_local: bool) -> Gateway:
+    """Make the application of a fleet.
+
+    Args:
+        repository: opened; its fleet key signs what operators do to rollouts.
+        registry: the devices' states, and the database of accounts.
+        is_secure: whether the server has TLS.
+        is_local: whether requests must name this machine.
+    """
+    accounts, sessions = Accounts(registry.database), Sessions(registry.database)
+    view = ViewModel(repository, registry)
+    pages = Pages(view, accounts)
+    endpoints = {
+        **api.endpoints(view, repository, accounts),
+        **Login(accounts, sessions, LoginLimits(), is_secure=is_secure).endpoints(),
+        **pages.endpoints(),
+    }
+    gateway = Gateway(accounts, sessions, endpoints, rendering.error_page, is_secure=is_secure, is_local=is_local)
+    pages.run = gateway.run
+    return gateway
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; signals stay the service's."""
+
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext | None) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_MAX_S,
+        )
+        config.load()
+        config.ssl = tls
+        super().__init__(config)
+        # Each malformed request would be a line.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave SIGINT and SIGTERM to the service."""
+        yield
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+        raise UsageError("usage", f"{text!r} is no address of the dashboard", "write HOST:PORT, as 127.0.0.1:8000")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _tls(options: HttpOptions) -> ssl.SSLContext | None:
+    if options.cert is None and options.key is None:
+        return None
+    if options.cert is None or options.key is None:
+        raise UsageError("usage", "a certificate needs its key", "give both --http-cert and --http-key")
+    loaded = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    loaded.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        loaded.load_cert_chain(options.cert, options.key, password=_no_password)
+    except (OSError, ValueError) as error:
+        hint = "give PEM files that belong together; the key without a password"
+        message = f"the certificate {options.cert} and the key {options.key} can't be used: {error}"
+        raise UsageError("usage", message, hint) from error
+    return loaded
+
+
+def _no_password() -> str:
+    """Refuse a password; OpenSSL would ask for one at a terminal."""
+    raise ValueError("the key has a password")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(found[4][:2], family=found[0], backlog=_BACKLOG)
+    except OSError as error:
+        raise UsageError("usage", f"can't listen on {host}:{port}: {error}", "name another --http") from error

@@ -1,0 +1,435 @@
+"""The dashboard and its API: roles, login, CSRF, headers, session fixation, contents; without a network."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from starlette.testclient import TestClient
+
+import edgeml.fleet.web
+from edgeml import repository
+from edgeml.cli.fleet import fleet as commands
+from edgeml.fleet.registry import Registry
+from edgeml.fleet.web import server, spreadsheet
+from edgeml.fleet.web.accounts import Accounts, Role
+from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
+from edgeml.fleet.web.operations import API, OPERATIONS, Operation
+from edgeml.fleet.web.server import Dashboard, HttpOptions
+from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, Sessions
+from edgeml.repository.audit import Entry
+from edgeml_core.errors import OverloadedError, UsageError
+from support import dashboard_fleet
+from support.dashboard_fleet import PASSWORD, USERS
+
+URL = "http://127.0.0.1"
+STATIC = Path(edgeml.fleet.web.__file__).parent / "static"
+#: A path of each operation that has names in it.
+NAMES = {
+    "device": "d-1",
+    "rollout": "sample-2.0",
+    "release": "",
+    "act": "pause",
+    "account": "gone",
+    "file": "style.css",
+}
+
+
+class Site:
+    """An application with its fleet; `client` is a browser."""
+
+    def __init__(self, repo: Path, registry: Registry, tokens: dict[Role, str], *, is_secure: bool = False) -> None:
+        self.repo, self.registry, self.tokens = repo, registry, tokens
+        self.gateway = server.make(repository.opened(repo), registry, is_secure=is_secure, is_local=not is_secure)
+        self.client = self.browser()
+
+    def browser(self, url: str = URL) -> TestClient:
+        """A browser without cookies."""
+        return TestClient(self.gateway.app, base_url=url, follow_redirects=False)
+
+    def get(self, path: str, role: Role = Role.ADMIN, **more):
+        """Ask with the token of a role."""
+        return self.call("GET", path, role, **more)
+
+    def call(self, method: str, path: str, role: Role, **more):
+        """Send a request with the token of a role, from no browser."""
+        headers = {"Authorization": f"Bearer {self.tokens[role]}", **more.pop("headers", {})}
+        return self.browser().request(method, path, headers=headers, **more)
+
+    def log_in(self, name: str, password: str = PASSWORD, client: TestClient | None = None):
+        """Log in as a browser does."""
+        client = client or self.client
+        form = csrf_of(client.get("/login").text)
+        return client.post("/login", data={"name": name, "password": password, "csrf": form})
+
+    @property
+    def rollout(self) -> str:
+        """The id of the rollout."""
+        return self.get("/api/v1/rollouts").json()["rollouts"][0]["deployment"]["id"]
+
+
+def csrf_of(page: str) -> str:
+    """The token in a page's form."""
+    return re.search(r'name="csrf" value="([^"]+)"', page)[1]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository of all tests here."""
+    repo = tmp_path_factory.mktemp("dashboard") / "repo"
+    dashboard_fleet.make(repo)
+    return repo
+
+
+@pytest.fixture(scope="module")
+def shared(made: Path) -> Iterator[Site]:
+    """A site that no test changes."""
+    with dashboard_fleet.registry_of(made) as registry:
+        yield Site(made, registry, dashboard_fleet.add_accounts(made, registry))
+
+
+@pytest.fixture
+def site(made: Path, shared: Site, tmp_path: Path) -> Iterator[Site]:
+    """A copy of it for one test, with the same accounts."""
+    shutil.copytree(made, tmp_path / "repo")
+    with dashboard_fleet.registry_of(tmp_path / "repo") as registry:
+        yield Site(tmp_path / "repo", registry, shared.tokens)
+
+
+def filled(operation: Operation, shared: Site) -> str:
+    """A path of an operation."""
+    return operation.path.format(**{**NAMES, "rollout": "none", "release": "none"})
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda it: f"{it.method} {it.path}")
+def test_an_operation_refuses_accounts_below_its_role(shared: Site, operation: Operation) -> None:
+    """Without an account 401, or the login's page; with a lower role 403; public operations answer everybody."""
+    path = filled(operation, shared)
+    body = {"data": {"csrf": ""}} if operation.is_form else {"json": {}} if operation.takes else {}
+    bare = shared.browser().request(operation.method, path, **body)
+    if operation.role is None:
+        assert bare.status_code in {200, 403}  # a form without its CSRF token
+        return
+    assert bare.status_code == (303 if operation.is_page else 401)
+    for role in Role:
+        if not role.permits(operation.role):
+            assert shared.call(operation.method, path, role, **body).status_code == 403
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda it: f"{it.method} {it.path}")
+def test_every_answer_has_the_headers(shared: Site, operation: Operation) -> None:
+    """No script or style inside a page, no frame, no guessed types, nothing of other sites."""
+    answer = shared.browser().request(operation.method, filled(operation, shared))
+    policy = answer.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    assert "server" not in answer.headers
+
+
+def test_pages_have_no_script_or_style_inside(shared: Site) -> None:
+    """A policy would refuse them; and text of devices is escaped on each page."""
+    paths = ("/", "/devices", "/devices/d-1", "/devices/d-2", "/rollouts", f"/rollouts/{shared.rollout}", "/releases")
+    for path in (*paths, "/audit", "/nowhere"):
+        text = shared.get(path).text
+        assert "alert(1)</script>" not in text
+        assert "\u202e" not in text
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in shared.get("/devices/d-2").text
+
+
+def test_the_api_shows_the_fleet(shared: Site) -> None:
+    """Overview, choice and pages of devices, a device, waves of a rollout, releases."""
+    fleet = shared.get("/api/v1/fleet", Role.VIEW).json()
+    assert (fleet["status"]["devices"], fleet["status"]["online"]) == (4, 3)
+    assert {it["value"]: it["devices"] for it in fleet["labels"]["site"]} == {"a": 2, "b": 2}
+    first = shared.get("/api/v1/devices?selector=site%3Da&limit=1").json()
+    assert ([it["id"] for it in first["devices"]], first["after"]) == (["d-0"], "d-0")
+    last = shared.get("/api/v1/devices?selector=site%3Da&limit=1&after=d-0").json()
+    assert ([it["id"] for it in last["devices"]], last["after"]) == (["d-2"], "")
+    assert [it["id"] for it in shared.get("/api/v1/devices?state=offline").json()["devices"]] == ["d-3"]
+    assert len(shared.get("/api/v1/devices?version=sample:1.0").json()["devices"]) == 4
+    assert not shared.get("/api/v1/devices?version=other:1.0").json()["devices"]
+    device = shared.get("/api/v1/devices/d-1").json()
+    assert [it["report"]["state"] for it in device["reports"]] == ["active", "probing", "fetching"]
+    waves = shared.get(f"/api/v1/rollouts/{shared.rollout}").json()["waves"]
+    assert [(it["percent"], it["state"], it["devices"]) for it in waves] == [(50, "current", 2), (100, "next", 2)]
+    [release, _] = shared.get("/api/v1/releases").json()["releases"]
+    assert release["manifest"]["version"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/api/v1/devices?limit=0", 400, "input-invalid"),
+        ("/api/v1/devices?limit=x", 400, "input-invalid"),
+        ("/api/v1/devices?color=red", 400, "input-invalid"),
+        ("/api/v1/devices?state=odd", 400, "usage"),
+        ("/api/v1/devices?selector=(", 400, "usage"),
+        ("/api/v1/devices/nobody", 404, "device-unknown"),
+        ("/api/v1/rollouts/none", 404, "rollout-unknown"),
+        ("/api/v1/releases/none", 404, "release-unknown"),
+        ("/api/v1/none", 404, "route-unknown"),
+    ],
+)
+def test_the_api_refuses_bad_requests(shared: Site, path: str, status: int, code: str) -> None:
+    """Each with a status and a stable code."""
+    answer = shared.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_a_wrong_method_names_the_right_ones(shared: Site) -> None:
+    """As RFC 9110 has it."""
+    answer = shared.call("PUT", "/api/v1/fleet", Role.ADMIN)
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["Allow"]
+
+
+def test_exports_are_csv_without_formulas(shared: Site) -> None:
+    """A spreadsheet computes no cell of a hostile device."""
+    rows = list(csv.DictReader(io.StringIO(shared.get("/api/v1/devices?format=csv").text)))
+    assert [it["device"] for it in rows] == ["d-0", "d-1", "d-2", "d-3"]
+    entry = Entry(number=1, time="t", actor="=1+1", act="@x", subject="-2", details={}, before="")
+    assert spreadsheet.audit([entry]).splitlines()[1].startswith("1,t,'=1+1,'@x,'-2,")
+    assert "roll out" in shared.get("/api/v1/audit?format=csv").text
+
+
+def test_metrics_are_prometheus_text(shared: Site) -> None:
+    """Each sample has a type before it, and no device's name stands in it."""
+    text = shared.get("/metrics").text
+    assert "edgeml_fleet_devices 4\n" in text
+    assert 'edgeml_fleet_rollouts{phase="running"} 1\n' in text
+    assert "d-1" not in text
+    assert all(re.fullmatch(r"# (HELP|TYPE) .+|\w+(\{.+\})? [\d.e+-]+", it) for it in text.splitlines())
+
+
+def test_the_document_has_each_operation_of_the_api(shared: Site) -> None:
+    """Paths and methods are those of the table, and each reference leads somewhere."""
+    document = shared.browser().get("/openapi.json").json()
+    written = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert written == {(it.method, it.path) for it in API}
+    refs = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert refs <= document["components"]["schemas"].keys()
+
+
+def test_steering_a_rollout_is_logged_with_its_account(site: Site) -> None:
+    """A token that may deploy pauses the rollout; an act that its phase doesn't permit is refused."""
+    path = f"/api/v1/rollouts/{site.rollout}"
+    assert site.call("POST", f"{path}/pause", Role.DEPLOY).json()["phase"] == "paused"
+    assert site.call("POST", f"{path}/rollback", Role.DEPLOY).status_code == 400
+    assert site.call("POST", f"{path}/explode", Role.DEPLOY).status_code == 404
+    [entry, *_] = site.get("/api/v1/audit?last=1").json()["entries"]
+    assert (entry["act"], entry["actor"]) == ("pause", "deploy-token@dashboard")
+
+
+def test_an_administrator_adds_and_removes_tokens(site: Site) -> None:
+    """A new token works at once, a removed one never again."""
+    added = site.call("POST", "/api/v1/tokens", Role.ADMIN, json={"name": "ci", "role": "view", "days": 1})
+    headers = {"Authorization": f"Bearer {added.json()['token']}"}
+    assert site.browser().get("/api/v1/fleet", headers=headers).status_code == 200
+    again = site.call("POST", "/api/v1/tokens", Role.ADMIN, json={"name": "ci", "role": "view"})
+    assert again.status_code == 409
+    assert site.call("DELETE", "/api/v1/accounts/ci", Role.ADMIN).status_code == 200
+    assert site.browser().get("/api/v1/fleet", headers=headers).status_code == 401
+    assert site.call("DELETE", "/api/v1/accounts/ci", Role.ADMIN).status_code == 404
+    acts = [it["act"] for it in site.get("/api/v1/audit").json()["entries"]]
+    assert acts[:2] == ["account remove", "token add"]
+
+
+def test_a_login_makes_a_new_session(site: Site) -> None:
+    """The cookie that the browser had before is worth nothing, and no script can read the new one."""
+    site.client.cookies.set("edgeml-session", "chosen-by-an-attacker")
+    answer = site.log_in("viewer")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/")
+    [cookie] = [it for it in answer.headers.get_list("set-cookie") if it.startswith("edgeml-session=")]
+    assert "chosen-by-an-attacker" not in cookie
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert site.client.get("/").status_code == 200
+    stolen = site.browser()
+    stolen.cookies.set("edgeml-session", "chosen-by-an-attacker")
+    assert stolen.get("/").status_code == 303
+
+
+def test_a_second_login_ends_the_first_session(site: Site) -> None:
+    """The old cookie isn't valid beside the new one."""
+    site.log_in("viewer")
+    old = site.client.cookies["edgeml-session"]
+    site.client.post("/logout", data={"csrf": csrf_of(site.client.get("/").text)})
+    assert site.client.get("/").status_code == 303
+    site.log_in("deployer")
+    stolen = site.browser()
+    stolen.cookies.set("edgeml-session", old)
+    assert stolen.get("/").status_code == 303
+
+
+def test_over_tls_cookies_are_secure(site: Site) -> None:
+    """And are bound to the host."""
+    secure = Site(site.repo, site.registry, site.tokens, is_secure=True)
+    answer = secure.log_in("viewer", client=secure.browser("https://fleet.example"))
+    [cookie] = [it for it in answer.headers.get_list("set-cookie") if it.startswith("__Host-edgeml-session=")]
+    assert "Secure" in cookie.split("; ")
+
+
+def test_a_token_logs_in_without_a_name(site: Site) -> None:
+    """With the role of the token."""
+    assert site.log_in("", site.tokens[Role.DEPLOY]).status_code == 303
+    assert "deploy-token" in site.client.get("/").text
+
+
+@pytest.mark.parametrize(("name", "password"), [("viewer", "wrong"), ("nobody", PASSWORD), ("", "wrong"), ("\0", "x")])
+def test_a_wrong_login_is_refused(site: Site, name: str, password: str) -> None:
+    """By one message, which doesn't name the part that is wrong."""
+    answer = site.log_in(name, password)
+    assert answer.status_code == 401
+    assert "The name and password, or the token, are wrong." in answer.text
+
+
+def test_forms_need_their_csrf_token(site: Site) -> None:
+    """A login without the form's cookie, and an act without the session's token, are refused."""
+    form = {"name": "deployer", "password": PASSWORD}
+    assert site.client.post("/login", data=form).status_code == 403
+    assert site.client.post("/login", data={**form, "csrf": "x"}).status_code == 403
+    site.log_in("deployer")
+    path = f"/rollouts/{site.rollout}"
+    assert site.client.post(f"{path}/pause", data={"csrf": "x"}).status_code == 403
+    assert site.client.post(f"/api/v1{path}/pause").status_code == 403
+    page = site.client.get(path).text
+    assert site.client.post(f"{path}/pause", data={"csrf": csrf_of(page)}).status_code == 303
+    header = {"X-CSRF-Token": csrf_of(page)}
+    assert site.client.post(f"/api/v1{path}/resume", headers=header).status_code == 200
+
+
+def test_other_sites_and_other_names_are_refused(shared: Site) -> None:
+    """A page of another site can't send a form, and a name that leads to this machine isn't taken (DNS rebinding)."""
+    assert shared.browser().post("/login", data={}, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert shared.browser("http://evil.example").get("/health").status_code == 403
+
+
+def test_bodies_are_bounded_and_of_the_right_type(shared: Site) -> None:
+    """Anything else is refused before it is read whole."""
+    long = {"name": "a" * 20_000, "role": "view"}
+    assert shared.call("POST", "/api/v1/tokens", Role.ADMIN, json=long).status_code == 413
+    assert shared.call("POST", "/api/v1/tokens", Role.ADMIN, content="x").status_code == 415
+    assert shared.call("POST", "/api/v1/tokens", Role.ADMIN, json={"name": "x"}).status_code == 400
+
+
+def test_logins_are_limited_by_address_and_account() -> None:
+    """Until the window is over; successful ones don't count."""
+    now_s = [0.0]
+    limits = LoginLimits(lambda: now_s[0])
+    for _ in range(3 * PER_ADDRESS_MAX):
+        limits.begin("1.2.3.4", "anna")
+        limits.succeed("1.2.3.4", "anna")
+    for at in range(PER_ADDRESS_MAX):
+        limits.begin("1.2.3.4", f"user-{at}")
+    with pytest.raises(OverloadedError) as refused:
+        limits.begin("1.2.3.4", "anna")
+    assert 0 < refused.value.retry_after_s <= WINDOW_S + 1
+    limits.begin("5.6.7.8", "anna")
+    now_s[0] += WINDOW_S
+    limits.begin("1.2.3.4", "anna")
+
+
+def test_sessions_end_by_age_and_by_number(site: Site) -> None:
+    """An idle one, an old one, and the oldest of too many."""
+    now_s = [1000.0]
+    sessions = Sessions(site.registry.database, lambda: now_s[0])
+    cookies = []
+    for _ in range(PER_ACCOUNT_MAX + 1):
+        now_s[0] += 1
+        cookies.append(sessions.begin("viewer"))
+    assert sessions.find(cookies[0]) is None
+    assert sessions.find(cookies[1]) is not None
+    now_s[0] += IDLE_MAX_S + 1
+    assert sessions.find(cookies[-1]) is None
+    kept = sessions.begin("viewer")
+    began_s = now_s[0]
+    while now_s[0] < began_s + AGE_MAX_S - IDLE_MAX_S / 2:
+        now_s[0] += IDLE_MAX_S / 2
+        assert sessions.find(kept) is not None
+    now_s[0] += IDLE_MAX_S
+    assert sessions.find(kept) is None
+
+
+def test_secrets_are_stored_hashed_and_tokens_expire(site: Site) -> None:
+    """The database has neither a password nor a token nor a cookie."""
+    now_s = [0.0]
+    accounts = Accounts(site.registry.database, lambda: now_s[0])
+    token = accounts.add_token("brief", Role.VIEW, lifetime_s=10)
+    assert accounts.by_token(token).name == "brief"
+    now_s[0] = 11
+    assert accounts.by_token(token) is None
+    cookie = Sessions(site.registry.database).begin("viewer")
+    site.registry.close()
+    stored = b"".join(it.read_bytes() for it in site.repo.glob("fleet.db*"))
+    assert b"$argon2id$" in stored
+    assert not [it for it in (token, cookie, PASSWORD, *site.tokens.values()) if it.encode() in stored]
+
+
+def test_a_removed_account_ends_its_sessions(site: Site) -> None:
+    """At the next request."""
+    site.log_in("viewer")
+    assert site.call("DELETE", "/api/v1/accounts/viewer", Role.ADMIN).status_code == 200
+    assert site.client.get("/").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HttpOptions(address="nonsense"),
+        HttpOptions(address="0.0.0.0:0"),
+        HttpOptions(address="127.0.0.1:0", cert=Path("cert.pem")),
+        HttpOptions(address="127.0.0.1:0", cert=Path("no.pem"), key=Path("no.key")),
+    ],
+    ids=str,
+)
+def test_the_server_refuses_unsafe_or_wrong_addresses(options: HttpOptions) -> None:
+    """Passwords cross no network without TLS."""
+    with pytest.raises(UsageError):
+        Dashboard(options)
+
+
+def test_the_commands_add_list_and_remove_accounts(site: Site, tmp_path: Path) -> None:
+    """A user by a password file, a token that is printed once."""
+    (tmp_path / "password").write_text("long enough\n")
+
+    def run(*arguments: str) -> str:
+        given = ["user", *arguments, "--repo", str(site.repo)]
+        return CliRunner().invoke(commands, given, catch_exceptions=False).output
+
+    run("add", "anna", "--role", "admin", "--password-file", str(tmp_path / "password"))
+    token = run("add", "robot", "--role", "view", "--token", "--expires", "1d").strip()
+    assert Accounts(site.registry.database).by_password("anna", "long enough").role is Role.ADMIN
+    assert Accounts(site.registry.database).by_token(token).role is Role.VIEW
+    assert "robot" in run("list")
+    run("remove", "robot")
+    assert "robot" not in run("list")
+    with pytest.raises(UsageError, match="there is an account"):
+        run("add", "anna", "--role", "view", "--password-file", str(tmp_path / "password"))
+
+
+def test_vendored_files_are_those_that_were_named() -> None:
+    """Each has its digest and its licence in the list, and nothing else lies there."""
+    folder = STATIC / "vendored"
+    listed = tomllib.loads((folder / "files.toml").read_text())["file"]
+    for it in listed:
+        assert hashlib.sha256((folder / it["name"]).read_bytes()).hexdigest() == it["sha256"]
+        assert (folder / it["license_file"]).is_file()
+    named = {"files.toml", *(it["name"] for it in listed), *(it["license_file"] for it in listed)}
+    assert {it.name for it in folder.iterdir()} == named
+
+
+def test_every_user_has_a_role() -> None:
+    """The tests cover each role."""
+    assert set(USERS) == set(Role)
