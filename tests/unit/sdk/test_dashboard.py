@@ -26,6 +26,7 @@ from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
 from edgeml.fleet.web.operations import API, OPERATIONS, Operation
 from edgeml.fleet.web.server import Dashboard, HttpOptions
 from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, Sessions
+from edgeml.fleet.web.threads import Threads
 from edgeml.repository.audit import Entry
 from edgeml_core.errors import OverloadedError, UsageError
 from support import dashboard_fleet
@@ -49,12 +50,14 @@ class Site:
 
     def __init__(self, repo: Path, registry: Registry, tokens: dict[Role, str], *, is_secure: bool = False) -> None:
         self.repo, self.registry, self.tokens = repo, registry, tokens
-        self.gateway = server.make(repository.opened(repo), registry, is_secure=is_secure, is_local=not is_secure)
+        self.app = server.make(
+            repository.opened(repo), registry, Threads(), is_secure=is_secure, is_local=not is_secure
+        )
         self.client = self.browser()
 
     def browser(self, url: str = URL) -> TestClient:
         """A browser without cookies."""
-        return TestClient(self.gateway.app, base_url=url, follow_redirects=False)
+        return TestClient(self.app, base_url=url, follow_redirects=False)
 
     def get(self, path: str, role: Role = Role.ADMIN, **more):
         """Ask with the token of a role."""

@@ -11,7 +11,6 @@ import dataclasses
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -27,6 +26,7 @@ from edgeml.fleet.web.accounts import Account, Accounts
 from edgeml.fleet.web.exchange import HEADERS, Exchange, json
 from edgeml.fleet.web.operations import JSON, OPERATIONS, Failed, Operation, Refusal
 from edgeml.fleet.web.sessions import Session, Sessions
+from edgeml.fleet.web.threads import Threads
 from edgeml_core.errors import EdgemlError, InternalError, OverloadedError, UsageError
 from edgeml_io import http_hosts
 
@@ -36,9 +36,6 @@ _log = logging.getLogger(__name__)
 BODY_MAX_BYTES: Final = 16 * 1024
 #: Seconds in which a body must arrive.
 BODY_MAX_S: Final = 10.0
-#: Threads, each of which may hold a connection to the database; and requests that wait for one.
-THREADS: Final = 3
-WAITING_MAX: Final = 64
 SESSION_COOKIE: Final = "edgeml-session"
 LOGIN_COOKIE: Final = "edgeml-login"
 #: A browser takes a cookie of this prefix from this host over TLS alone, for all paths.
@@ -59,6 +56,7 @@ class Gateway:
         sessions: of browsers.
         endpoints: by the names that the operations have for them.
         error_page: makes the page of an error.
+        threads: run the endpoints.
         is_secure: whether the server has TLS: cookies go over TLS alone.
         is_local: whether requests must name this machine, against DNS rebinding.
     """
@@ -69,6 +67,7 @@ class Gateway:
         sessions: Sessions,
         endpoints: Mapping[str, Endpoint],
         error_page: ErrorPage,
+        threads: Threads,
         *,
         is_secure: bool,
         is_local: bool,
@@ -79,29 +78,9 @@ class Gateway:
         self._error_page = error_page
         self._prefix = HOST_PREFIX if is_secure else ""
         self._is_local = is_local
-        self._threads = ThreadPoolExecutor(THREADS, "dashboard")
-        self._waiting = 0
+        self._threads = threads
         routes = [Route(it.path, self._handler(it), methods=[it.method]) for it in OPERATIONS]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._unknown, Exception: _crashed})
-
-    async def run(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result is the caller's
-        """Run blocking work in a thread of the dashboard.
-
-        Raises:
-            OverloadedError: `overloaded`, when too many requests wait.
-        """
-        if self._waiting >= WAITING_MAX:
-            message = f"{self._waiting} requests wait for the dashboard"
-            raise OverloadedError("overloaded", message, "try again in a second", retry_after_s=1)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._waiting -= 1
-
-    def close(self) -> None:
-        """End the threads behind what they do now."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _handler(self, operation: Operation) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
@@ -109,7 +88,7 @@ class Gateway:
             try:
                 exchange = await self._checked(request, operation, bare)
                 endpoint = self._endpoints[operation.endpoint]
-                answer = await self.run(lambda: endpoint(exchange))
+                answer = await self._threads.run(lambda: endpoint(exchange))
                 response = answer if isinstance(answer, Response) else json(answer)
             except ClientDisconnect:
                 response = Response(status_code=400)
@@ -121,7 +100,7 @@ class Gateway:
 
     async def _checked(self, request: Request, operation: Operation, bare: Exchange) -> Exchange:
         _check_origin(request, is_local=self._is_local)
-        account, session = await self.run(lambda: self._identify(request, bare.cookie))
+        account, session = await self._threads.run(lambda: self._identify(request, bare.cookie))
         if operation.role is not None:
             _check_role(account, operation)
         query, body = _query(request, operation), await _body(request, operation)

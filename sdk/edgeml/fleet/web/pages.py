@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +16,10 @@ from edgeml.bundles import Bundle
 from edgeml.fleet import status
 from edgeml.fleet.rollouts.plan import ENDED, Phase, Rollout
 from edgeml.fleet.web import api, rendering
-from edgeml.fleet.web.accounts import Accounts
 from edgeml.fleet.web.exchange import HEADERS, Exchange
 from edgeml.fleet.web.gateway import Endpoint
 from edgeml.fleet.web.operations import EVENTS, HTML, DeviceQuery
+from edgeml.fleet.web.threads import Threads
 from edgeml.fleet.web.view_model import SeenReport, ViewModel
 from edgeml.report import page as report_page
 from edgeml_core.card import Measurements
@@ -54,18 +54,17 @@ class _PublishedBundle(Bundle):
 
 
 class Pages:
-    """The endpoints of the pages. `run` runs blocking work in a thread of the dashboard.
+    """The endpoints of the pages.
 
     Args:
         view: the fleet.
-        accounts: for the page of administrators.
+        threads: read it for streams.
     """
 
-    def __init__(self, view: ViewModel, accounts: Accounts) -> None:
+    def __init__(self, view: ViewModel, threads: Threads) -> None:
         self._view = view
-        self._accounts = accounts
+        self._threads = threads
         self._streams = 0
-        self.run: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Return the endpoints, by name."""
@@ -133,8 +132,10 @@ class Pages:
             yield _RETRY
             for _ in range(int(STREAM_MAX_S / LOOK_EVERY_S)):
                 await asyncio.sleep(LOOK_EVERY_S)
+                if self._threads.is_ending:
+                    return
                 try:
-                    found = await self.run(lambda: msgspec.json.encode(self._view.rollout(name)))
+                    found = await self._threads.run(lambda: msgspec.json.encode(self._view.rollout(name)))
                 except EdgemlError:  # the page shows it when it is loaded again
                     continue
                 yield "event: changed\ndata: 1\n\n" if found != seen else ": still there\n\n"

@@ -5,6 +5,7 @@ Without TLS it listens on this machine alone, unless the operator asks for anoth
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from edgeml.fleet.recorder import Events
@@ -26,6 +28,7 @@ from edgeml.fleet.web.login import Login
 from edgeml.fleet.web.login_limits import LoginLimits
 from edgeml.fleet.web.pages import Pages
 from edgeml.fleet.web.sessions import Sessions
+from edgeml.fleet.web.threads import Threads
 from edgeml.fleet.web.view_model import ViewModel
 from edgeml.repository import RepositoryFolder
 from edgeml_core.errors import UsageError
@@ -83,36 +86,43 @@ class Dashboard:
 
     async def run(self, repository: RepositoryFolder, registry: Registry, events: Events) -> NoReturn:
         """Serve until cancelled."""
-        gateway = make(repository, registry, is_secure=self._tls is not None, is_local=self._is_local)
+        threads = Threads()
+        is_secure = self._tls is not None
+        app = make(repository, registry, threads, is_secure=is_secure, is_local=self._is_local)
+        server = _Server(app, self._tls)
         events.event("dashboard", f"dashboard at {self.url}", url=self.url)
+        serving = asyncio.create_task(server.serve([self._socket]))
         try:
-            await _Server(gateway.app, self._tls).serve([self._socket])
+            await asyncio.shield(serving)
         finally:
-            gateway.close()
+            threads.is_ending = server.should_exit = True
+            await asyncio.wait({serving})
+            threads.close()
             self.close()
         raise AssertionError("the server ends by cancellation alone")
 
 
-def make(repository: RepositoryFolder, registry: Registry, *, is_secure: bool, is_local: bool) -> Gateway:
+def make(
+    repository: RepositoryFolder, registry: Registry, threads: Threads, *, is_secure: bool, is_local: bool
+) -> Starlette:
     """Make the application of a fleet.
 
     Args:
         repository: opened; its fleet key signs what operators do to rollouts.
         registry: the devices' states, and the database of accounts.
+        threads: run what blocks.
         is_secure: whether the server has TLS.
         is_local: whether requests must name this machine.
     """
     accounts, sessions = Accounts(registry.database), Sessions(registry.database)
     view = ViewModel(repository, registry)
-    pages = Pages(view, accounts)
     endpoints = {
         **api.endpoints(view, repository, accounts),
         **Login(accounts, sessions, LoginLimits(), is_secure=is_secure).endpoints(),
-        **pages.endpoints(),
+        **Pages(view, threads).endpoints(),
     }
-    gateway = Gateway(accounts, sessions, endpoints, rendering.error_page, is_secure=is_secure, is_local=is_local)
-    pages.run = gateway.run
-    return gateway
+    rules = {"is_secure": is_secure, "is_local": is_local}
+    return Gateway(accounts, sessions, endpoints, rendering.error_page, threads, **rules).app
 
 
 class _Server(uvicorn.Server):

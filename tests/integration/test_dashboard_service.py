@@ -1,0 +1,54 @@
+"""`edgeml fleet serve --http` as a program: over TLS, beside the broker, with a browser that follows a rollout."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import time
+from pathlib import Path
+
+import httpx
+
+from edgeml.fleet.web.accounts import Role
+from support import brokers, certificates, dashboard_fleet
+from support.dashboard_fleet import PASSWORD
+from support.programs import host_command, programs
+from support.waiting import until
+
+#: Seconds from SIGTERM to the end, with a stream of events that would go on for minutes.
+STOP_MAX_S = 20.0
+
+
+def test_the_service_has_a_dashboard_over_tls(tmp_path: Path) -> None:
+    """A login sets a secure cookie, the page shows the host, and SIGTERM ends the service under an open stream."""
+    repo = tmp_path / "repo"
+    dashboard_fleet.make(repo, 2)
+    with dashboard_fleet.registry_of(repo) as registry:
+        tokens = dashboard_fleet.add_accounts(repo, registry)
+    certificates.certify(tmp_path)
+    tls = ("--http-cert", str(tmp_path / "broker.crt"), "--http-key", str(tmp_path / "broker.key"))
+    with brokers.mosquitto(tmp_path / "broker") as broker, programs() as started:
+        log = tmp_path / "host.log"
+        host = started.start(log, *host_command(repo, broker.url), "--http", "127.0.0.1:0", *tls)
+        until(lambda: re.search(r"dashboard at (\S+)", log.read_text()), "the dashboard")
+        url = re.search(r"dashboard at (\S+)", log.read_text())[1]
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        with httpx.Client(base_url=url, verify=context) as client:
+            form = re.search(r'name="csrf" value="([^"]+)"', client.get("/login").text)[1]
+            answer = client.post("/login", data={"name": "viewer", "password": PASSWORD, "csrf": form})
+            [cookie] = [it for it in answer.headers.get_list("set-cookie") if it.startswith("__Host-edgeml-session")]
+            assert {"Secure", "HttpOnly"} <= set(cookie.split("; "))
+            until(lambda: "(leads)" in client.get("/").text, "the host on the page")
+            headers = {"Authorization": f"Bearer {tokens[Role.DEPLOY]}"}
+            [rollout] = httpx.get(f"{url}/api/v1/rollouts", headers=headers, verify=context).json()["rollouts"]
+            name = rollout["deployment"]["id"]
+            with client.stream("GET", f"/rollouts/{name}/events", timeout=STOP_MAX_S) as stream:
+                lines = stream.iter_lines()
+                assert next(lines).startswith("retry:")
+                paused = httpx.post(f"{url}/api/v1/rollouts/{name}/pause", headers=headers, verify=context)
+                assert paused.json()["phase"] == "paused"
+                assert any(line == "event: changed" for line in lines)
+                begun_s = time.monotonic()
+                assert host.stop() in {0, 130, 143}
+                assert time.monotonic() - begun_s < STOP_MAX_S
+        assert "Traceback" not in log.read_text()
