@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import io
@@ -31,6 +32,7 @@ from edgeml.repository.audit import Entry
 from edgeml_core.errors import OverloadedError, UsageError
 from support import dashboard_fleet
 from support.dashboard_fleet import PASSWORD, USERS
+from support.dashboard_site import Journal
 
 URL = "http://127.0.0.1"
 STATIC = Path(edgeml.fleet.web.__file__).parent / "static"
@@ -385,6 +387,26 @@ def test_a_removed_account_ends_its_sessions(site: Site) -> None:
     site.log_in("viewer")
     assert site.call("DELETE", "/api/v1/accounts/viewer", Role.ADMIN).status_code == 200
     assert site.client.get("/").status_code == 303
+
+
+def test_a_connection_without_a_whole_request_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its first head, and between two requests; a client that drips bytes holds no place."""
+    monkeypatch.setattr(server, "IDLE_MAX_S", 0.1)
+
+    async def drip() -> None:
+        dashboard = Dashboard(HttpOptions(address="127.0.0.1:0"))
+        serving = asyncio.create_task(dashboard.run(repository.opened(site.repo), site.registry, Journal()))
+        port = int(dashboard.url.rpartition(":")[2])
+        for whole in (b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(whole + b"GET / HT")
+            answered = await reader.read()
+            assert answered.startswith(b"HTTP/1.1 200") == bool(whole)
+            writer.close()
+        serving.cancel()
+        await asyncio.wait({serving})
+
+    asyncio.run(drip())
 
 
 @pytest.mark.parametrize(

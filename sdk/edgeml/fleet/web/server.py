@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from edgeml.fleet.recorder import Events
 from edgeml.fleet.registry import Registry
@@ -36,8 +37,9 @@ from edgeml_io import http_hosts
 
 #: Connections at a time: each browser has six at most, and one for each stream of events.
 CONNECTIONS_MAX: Final = 500
-#: Seconds that an idle connection is kept, and that requests may take once the server ends.
-KEEP_ALIVE_S: Final = 75
+#: Seconds in which a request's head must arrive; an idle connection is kept for once or twice as long.
+IDLE_MAX_S: Final = 20.0
+#: Seconds that requests may take once the server ends.
 SHUTDOWN_MAX_S: Final = 3
 _BACKLOG: Final = 128
 
@@ -125,13 +127,36 @@ def make(
     return Gateway(accounts, sessions, endpoints, rendering.error_page, threads, **rules).app
 
 
+class _Connection(H11Protocol):
+    """A connection that is closed when no request is under way on it, and none has come whole for a while."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to look at it."""
+        super().connection_made(transport)
+        self._looked_at: RequestResponseCycle | None = None
+        self._look = self.loop.call_later(IDLE_MAX_S, self._close_if_idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Look at it no more."""
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def _close_if_idle(self) -> None:
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is self._looked_at:
+            self.transport.close()
+            return
+        self._looked_at = self.cycle
+        self._look = self.loop.call_later(IDLE_MAX_S, self._close_if_idle)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server; signals stay the service's."""
 
     def __init__(self, app: ASGIApp, tls: ssl.SSLContext | None) -> None:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_Connection,
             lifespan="off",
             ws="none",
             log_config=None,
@@ -139,7 +164,7 @@ class _Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=int(2 * IDLE_MAX_S),
             timeout_graceful_shutdown=SHUTDOWN_MAX_S,
         )
         config.load()
