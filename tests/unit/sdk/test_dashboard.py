@@ -29,6 +29,7 @@ from edgeml.fleet.web.server import Dashboard, HttpOptions
 from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, Sessions
 from edgeml.fleet.web.threads import Threads
 from edgeml.repository.audit import Entry
+from edgeml.repository.enrollment_database import Issued
 from edgeml_core.errors import OverloadedError, UsageError
 from support import dashboard_fleet
 from support.dashboard_fleet import PASSWORD, USERS
@@ -208,6 +209,16 @@ def test_exports_are_csv_without_formulas(shared: Site) -> None:
     entry = Entry(number=1, time="t", actor="=1+1", act="@x", subject="-2", details={}, before="")
     assert spreadsheet.audit([entry]).splitlines()[1].startswith("1,t,'=1+1,'@x,'-2,")
     assert "roll out" in shared.get("/api/v1/audit?format=csv").text
+
+
+def test_a_device_shows_its_certificates(site: Site) -> None:
+    """The newest first, each with its end, and whether it is revoked."""
+    enrollments = repository.opened(site.repo).enrollments
+    for serial, ends_s in ((2**159, 4e9), (15, 5e9)):
+        enrollments.add_certificate(Issued(serial=serial, name="d-1", role="device", ends_s=ends_s), 0.0)
+    found = site.get("/api/v1/devices/d-1").json()["certificates"]
+    assert [(it["serial"][0], it["ends_s"], it["revoked"]) for it in found] == [("f", 5e9, False), ("8", 4e9, False)]
+    assert "2128-06-11" in site.get("/devices/d-1").text
 
 
 def test_metrics_are_prometheus_text(shared: Site) -> None:

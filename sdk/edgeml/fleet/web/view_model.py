@@ -72,10 +72,19 @@ class SeenState(msgspec.Struct, frozen=True, kw_only=True):
     state: DeviceState
 
 
+class DeviceCertificate(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate that was issued to a device: its serial number in hexadecimal, its end in seconds since 1970."""
+
+    serial: str
+    ends_s: float
+    revoked: bool
+
+
 class DeviceDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """One device: its status, its last states and reports, the newest first."""
+    """One device: its status, its certificates, its last states and reports, the newest first."""
 
     device: DeviceStatus
+    certificates: tuple[DeviceCertificate, ...]
     states: tuple[SeenState, ...]
     reports: tuple[SeenReport, ...]
 
@@ -162,7 +171,11 @@ class ViewModel:
             for it in self._registry.history(name, "report")
             if isinstance(it.message, Report)
         )
-        return DeviceDetails(device=found[0], states=tuple(states), reports=tuple(reports))
+        certificates = tuple(
+            DeviceCertificate(serial=f"{it.serial:x}", ends_s=it.ends_s, revoked=it.revoked)
+            for it in reversed(self._repository.enrollments.certificates(name))
+        )
+        return DeviceDetails(device=found[0], certificates=certificates, states=tuple(states), reports=tuple(reports))
 
     def rollouts(self) -> list[Rollout]:
         """Return the rollouts, the newest first."""
