@@ -1,4 +1,4 @@
-// The plot of a device: a run's time on the left axis, memory on the right one.
+// The plot of a device: a run's time on the left axis, memory on the right one. Times are UTC, as in the tables.
 
 const HEIGHT = 240;
 /** The times of the axis, in 24 hours, by the distance of two of them in seconds. */
@@ -28,6 +28,7 @@ function draw(figure) {
       {
         width: figure.clientWidth,
         height: HEIGHT,
+        tzDate: (seen_s) => window.uPlot.tzDate(new Date(seen_s * 1000), "Etc/UTC"),
         series: [
           { label: "time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" },
           { label: "a run, ms", stroke: color("--accent"), width: 2, points: { size: 6 }, spanGaps: true },
