@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from edgeml.fleet.device_calls import DeviceCalls
     from edgeml.fleet.link import Broker
     from edgeml.fleet.recorder import Events
-    from edgeml.fleet.webhook import Webhook
     from edgeml.fleet.web.administration import Administration
     from edgeml.fleet.web.server import HttpOptions
+    from edgeml.fleet.webhook import Webhook
     from edgeml.verify import Verification
 
 #: Where a running service reports its events: each as one sentence, or as an object with the method of `Events`.
