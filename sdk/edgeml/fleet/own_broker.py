@@ -116,9 +116,7 @@ async def serve(
                 if process is not None:
                     tasks.create_task(process.run())
                 if enroll is not None:
-                    known = await asyncio.to_thread(repository.enrollments.address, "broker")
-                    server = EnrollmentServer(repository, known or str(broker.url), events)
-                    tasks.create_task(server.run(enroll.name, enroll.port))
+                    tasks.create_task(_enroll(repository, broker, enroll, events))
                 if dashboard is not None:
                     tasks.create_task(dashboard.run(repository, registry, events))
                 serving = serve_opened(
@@ -131,6 +129,12 @@ async def serve(
             if process is not None:
                 await process.stop()
     raise AssertionError("the tasks never end by themselves")
+
+
+async def _enroll(repository: RepositoryFolder, broker: Broker, at: Address, events: Events) -> None:
+    """Let devices enroll there, until cancelled."""
+    known = await asyncio.to_thread(repository.enrollments.address, "broker")
+    await EnrollmentServer(repository, known or str(broker.url), events).run(at.name, at.port)
 
 
 def _unlock(repository: RepositoryFolder) -> None:
