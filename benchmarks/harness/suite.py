@@ -17,7 +17,7 @@ from harness.report import ProgramReport, Report
 
 HERE: Final = Path(__file__).parents[1]
 #: `export` comes first: it makes the encoder that `serving` serves.
-PROGRAMS: Final = ("export", "delivery", "serving", "startup", "language")
+PROGRAMS: Final = ("export", "delivery", "serving", "startup", "language", "fleet")
 #: Programs that run at a time in a quick run, whose values count for nothing. A full run measures one after the other.
 QUICK_JOBS: Final = 2
 #: Reports that the tables in the documents are made from.

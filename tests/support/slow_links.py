@@ -1,6 +1,6 @@
 """A slow link in front of a broker, with a bit rate and a round trip time, in a thread of its own.
 
-It loses nothing. Bytes that the broker sends too fast wait at the broker, as behind a modem.
+It loses nothing while a connection lasts. Bytes that the broker sends too fast wait at the broker, as behind a modem.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 START_TIMEOUT_S: Final = 10.0
 LATE_MOST_S: Final = 0.2
@@ -26,12 +28,17 @@ _OnItsWay = asyncio.Queue[tuple[float, bytes]]
 
 @dataclass
 class SlowLink:
-    """A link, and the number of bytes that it has passed to the device."""
+    """A link, and the number of bytes that it has passed to the device.
+
+    Args:
+        breaks_after_s: the mean time until a connection breaks without a goodbye; None lets them last.
+    """
 
     bytes_per_s: float
     round_trip_s: float
     port: int = 0
     down_bytes: int = 0
+    breaks_after_s: float | None = None
 
     async def serve(self, broker_port: int, started: threading.Event, stop: asyncio.Event) -> None:
         """Pass bytes on until `stop` is set."""
@@ -39,6 +46,10 @@ class SlowLink:
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", broker_port, limit=BUFFER_BYTES)
+            if self.breaks_after_s is not None:
+                after_s = np.random.default_rng().exponential(self.breaks_after_s)
+                for side in (writer, there_writer):
+                    asyncio.get_running_loop().call_later(after_s, side.transport.abort)
             up: _OnItsWay = asyncio.Queue()
             down: _OnItsWay = asyncio.Queue()
             connections.append(
