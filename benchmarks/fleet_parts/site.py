@@ -38,7 +38,7 @@ WEIGHTS_BYTES: Final = 100_000
 #: Devices of one process: one core can follow them.
 DEVICES_OF_A_PROCESS: Final = 1250
 #: Seconds until all devices must have followed; the aim is a minute.
-TIMEOUT_S: Final = 300.0
+TIMEOUT_S: Final = 400.0
 #: The host receives the reports of all devices within seconds: docs/deploy.md.
 BROKER: Final = "allow_anonymous true\nmax_queued_messages 0"
 #: Of the simulator's imports: it runs as a file in this folder.
@@ -195,6 +195,31 @@ def weights(version: str) -> bytes:
     return np.random.default_rng(VERSIONS.index(version)).bytes(WEIGHTS_BYTES)
 
 
+def simulations(folder: Path, port: int, names: Sequence[str], boards: Boards, **links: float) -> list[Simulation]:
+    """Divide the devices of the repository in a folder into processes.
+
+    Args:
+        port: the broker's.
+        links: see `Simulation`.
+    """
+    of, anchors = opened(folder / "repo"), folder / "anchors"
+    anchors.mkdir()
+    for signed in of.both:
+        (anchors / f"{signed.name}.root.json").write_bytes(signed.newest_root())
+    return [
+        Simulation(
+            port=port,
+            fleet=of.fleet_name,
+            names=list(names[start : start + DEVICES_OF_A_PROCESS]),
+            anchors=str(anchors),
+            state=str(folder / f"state-{start}"),
+            boards=boards,
+            **links,
+        )
+        for start in range(0, len(names), DEVICES_OF_A_PROCESS)
+    ]
+
+
 @contextmanager
 def site(folder: Path, devices: int, boards: Boards | None = None, **links: float) -> Iterator[Site]:
     """Run a fleet until the end of the block; its devices are connecting when the block begins.
@@ -205,27 +230,13 @@ def site(folder: Path, devices: int, boards: Boards | None = None, **links: floa
         links: see `Simulation`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    of, names = made(folder / "repo", devices), names_of(devices)
-    anchors = folder / "anchors"
-    anchors.mkdir()
-    for signed in of.both:
-        (anchors / f"{signed.name}.root.json").write_bytes(signed.newest_root())
+    made(folder / "repo", devices)
+    names = names_of(devices)
     with ExitStack() as stack:
         broker = stack.enter_context(brokers.mosquitto(folder / "broker", BROKER))
         host = stack.enter_context(light_agents.host(folder / "repo", broker.url))
-        simulations = [
-            Simulation(
-                port=broker.port,
-                fleet=of.fleet_name,
-                names=names[start : start + DEVICES_OF_A_PROCESS],
-                anchors=str(anchors),
-                state=str(folder / f"state-{start}"),
-                boards=boards or Boards(),
-                **links,
-            )
-            for start in range(0, devices, DEVICES_OF_A_PROCESS)
-        ]
-        swarm = Swarm(simulations, folder / "devices.log")
+        of = simulations(folder, broker.port, names, boards or Boards(), **links)
+        swarm = Swarm(of, folder / "devices.log")
         running = Site(folder, names, broker, host.process.pid, swarm)
         try:
             yield running
