@@ -1,4 +1,4 @@
-"""Write the tables of figures in README.md and docs/benchmarks.md from the reports in `benchmarks/reports`.
+"""Write the tables of figures in README.md and in pages of docs from the reports in `benchmarks/reports`.
 
 `python benchmarks/tables.py` writes them; `--check` only compares. A figure has a column for each kind of CPU, with the
 range over its reports, and a column with the range over all machines. A page marks the place of a table with comments:
@@ -23,7 +23,7 @@ from harness.report import Report
 
 ROOT: Final = Path(__file__).parents[1]
 REPORTS: Final = Path(__file__).with_name("reports")
-PAGES: Final = ("README.md", "docs/benchmarks.md")
+PAGES: Final = ("README.md", "docs/benchmarks.md", "docs/scaling.md")
 #: The figures of README.md: patterns of their names, in the order of its table.
 HEADLINES: Final = (
     r"MiniLM int8: speed against .*",

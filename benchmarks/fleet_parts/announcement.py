@@ -6,6 +6,7 @@ fleet deploy` does. Its time ends when the last device has received and verified
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ QUICK_SIZES: Final = (20, 40)
 REST_S: Final = 10.0
 QUICK_REST_S: Final = 0.5
 AIM_S: Final = most(60.0)
+#: The figures' names begin with it: their sides are sizes of the fleet.
+CASE: Final = "connected devices"
 KIB: Final = 1024
 MIB: Final = 1024**2
 
@@ -50,21 +53,21 @@ class Outcome:
 
 def figures(run: Run) -> Iterator[Figure]:
     """Yield the figures of all sizes; each one's value is that of the largest."""
-    outcomes = [
-        _announce(run.folder / f"announce-{size}", size, run.size(REST_S, QUICK_REST_S))
-        for size in run.size(SIZES, QUICK_SIZES)
-    ]
+    outcomes = []
+    for size in run.size(SIZES, QUICK_SIZES):
+        outcomes.append(_announce(run.folder / f"announce-{size}", size, run.size(REST_S, QUICK_REST_S)))
+        # A later size may fail for want of memory or time.
+        print(outcomes[-1], file=sys.stderr, flush=True)
     last = outcomes[-1]
-    case = f"{last.devices:,} devices"
     yield Figure(
-        name=f"announcement to {case}: until all have decided",
+        name=f"{CASE}: time until all have decided",
         value=last.decided_s,
         unit="s",
         sides=_sides(outcomes, [it.decided_s for it in outcomes]),
         sides_unit="s",
         host=last.load,
         aim=AIM_S,
-        note=f"all served after {last.served_s:.1f} s; {last.repeated} steps were repeated",
+        note=f"at {last.devices:,}; all served after {last.served_s:.1f} s; {last.repeated} steps were repeated",
     )
     yield from _cpu(outcomes, "host", "an announcement and its update", [it.host_cpu_s for it in outcomes])
     yield from _cpu(outcomes, "host", "joining and the first update", [it.host_joined_cpu_s for it in outcomes])
@@ -77,7 +80,7 @@ def figures(run: Run) -> Iterator[Figure]:
         ("broker", [it.broker_rest_cores for it in outcomes]),
     ):
         yield Figure(
-            name=f"{who}: cores while {case} rest",
+            name=f"{CASE}: {who}'s cores at rest",
             value=cores[-1],
             unit="cores",
             sides=_sides(outcomes, cores),
@@ -95,14 +98,15 @@ def _cpu(outcomes: Sequence[Outcome], who: str, what: str, seconds: Sequence[flo
     last = outcomes[-1]
     costs = {it.devices: max(value, 0.01) for it, value in zip(outcomes, seconds, strict=True)}
     fixed_s, each_s = growth.line(costs)
+    fit = f"{fixed_s:.2f} s + {each_s * 1000:.3f} ms a device; exponent {growth.exponent(costs):.2f}"
     yield Figure(
-        name=f"{who}: CPU of {what}, {last.devices:,} devices, each",
+        name=f"{CASE}: {who}'s CPU for {what}, each",
         value=seconds[-1] / last.devices * 1000,
         unit="ms",
         sides=_sides(outcomes, seconds),
         sides_unit="s in all",
         host=last.load,
-        note=f"{fixed_s:.2f} s + {each_s * 1000:.3f} ms a device; exponent {growth.exponent(costs):.2f}",
+        note=f"at {last.devices:,}; {fit}",
     )
 
 
@@ -111,13 +115,13 @@ def _memory(outcomes: Sequence[Outcome], who: str, peaks: Sequence[int]) -> Iter
     fixed, each = growth.line({it.devices: float(value) for it, value in zip(outcomes, peaks, strict=True)})
     exponent = growth.exponent({it.devices: float(value) for it, value in zip(outcomes, peaks, strict=True)})
     yield Figure(
-        name=f"{who}: peak RSS, {last.devices:,} devices",
+        name=f"{CASE}: {who}'s peak RSS",
         value=peaks[-1] / MIB,
         unit="MiB",
         sides=_sides(outcomes, [it / MIB for it in peaks]),
         sides_unit="MiB",
         host=last.load,
-        note=f"{fixed / MIB:.1f} MiB + {each / KIB:.2f} KiB a device; exponent {exponent:.2f}",
+        note=f"at {last.devices:,}; {fixed / MIB:.1f} MiB + {each / KIB:.2f} KiB a device; exponent {exponent:.2f}",
     )
 
 
