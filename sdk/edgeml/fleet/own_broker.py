@@ -88,8 +88,7 @@ async def serve(
         own: the name and port of the broker that is started.
         enroll: where devices enroll with a token; None is nowhere, or beside the broker that is started.
         registry: see `edgeml.fleet.serve.serve`.
-        max_bytes_per_s: see there.
-        webhook: see there.
+        max_bytes_per_s, webhook: see there.
         dashboard: is served beside it; None serves none.
 
     Raises:
@@ -103,7 +102,6 @@ async def serve(
     with repository.served(is_shared=registry.database.is_shared and not is_only):
         process = None
         if broker is None or enroll is not None or own_certificate.is_needed(broker):
-            # Now, where a passphrase can be typed; later no task may wait for one.
             await asyncio.to_thread(_unlock, repository)
         if broker is None:
             assert own is not None  # noqa: S101 - the caller has one of both
@@ -138,7 +136,7 @@ async def _enroll(repository: RepositoryFolder, broker: Broker, at: Address, eve
 
 
 def _unlock(repository: RepositoryFolder) -> None:
-    """Open the keys that sign devices and certificates.
+    """Open the keys that sign devices and certificates, while a passphrase can be typed: later no task may wait.
 
     Raises:
         UsageError: `repo-invalid`, when one is missing or locked.
