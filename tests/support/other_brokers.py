@@ -40,10 +40,25 @@ const { Aedes } = require('aedes');
 
 @dataclass(frozen=True, kw_only=True)
 class Rights:
-    """Regular expressions of the routing keys that a user may write and read; `{username}` stands for its name."""
+    """Regular expressions of what a user may write and read; `{username}` stands for its name in routing keys.
+
+    Attributes:
+        write: the routing keys that it may write.
+        read: the routing keys that it may read.
+        queues: names of its queues, which have its client id; None permits all queues.
+    """
 
     write: str
     read: str
+    queues: str | None = None
+
+    @property
+    def resources(self) -> dict[str, str]:
+        """Its rights to queues and exchanges."""
+        if self.queues is None:
+            return dict.fromkeys(("configure", "write", "read"), ".*")
+        own = f"^({self.queues}|amq\\.topic)$"
+        return {"configure": f"^{self.queues}$", "write": own, "read": own}
 
 
 @contextmanager
@@ -54,39 +69,79 @@ def rabbitmq(folder: Path, users: Mapping[str, Rights] | None = None) -> Iterato
         folder: for its configuration, log and data.
         users: have `NAME-secret` as passwords; without them everyone may do everything.
     """
+    port = free_port()
+    config = (
+        f"mqtt.listeners.tcp.1 = 127.0.0.1:{port}\nmqtt.allow_anonymous = {'false' if users else 'true'}\n"
+        "loopback_users = none\n"
+    )
+    with _node(folder, port, config, _definitions(users) if users else None):
+        yield f"mqtt://127.0.0.1:{port}"
+
+
+@contextmanager
+def certified_rabbitmq(folder: Path, port: int, files: Path, users: Mapping[str, Rights]) -> Iterator[None]:
+    """Run RabbitMQ with TLS: the name in a client's certificate is the user, and no user has a password.
+
+    Args:
+        folder: for its configuration, log and data.
+        port: of its listener on loopback.
+        files: the folder of `edgeml fleet broker-config`.
+        users: by name.
+    """
+    config = (
+        f"mqtt.listeners.tcp = none\nmqtt.listeners.ssl.1 = 127.0.0.1:{port}\nmqtt.ssl_cert_login = true\n"
+        "mqtt.allow_anonymous = false\nssl_cert_login_from = common_name\nauth_backends.1 = internal\n"
+    )
+    # The newest list of revoked certificates is read at each handshake, from the same files that OpenSSL reads.
+    advanced = f"""\
+[{{rabbit, [{{ssl_options, [
+  {{cacertfile, "{files}/device-ca.crt"}}, {{certfile, "{files}/broker.crt"}}, {{keyfile, "{files}/broker.key"}},
+  {{verify, verify_peer}}, {{fail_if_no_peer_cert, true}}, {{versions, ['tlsv1.3', 'tlsv1.2']}},
+  {{crl_check, peer}}, {{crl_cache, {{ssl_crl_hash_dir, {{internal, [{{dir, "{files}/revoked"}}]}}}}}}
+]}}]}}].
+"""
+    with _node(folder, port, config, _definitions(users, has_passwords=False), advanced):
+        yield
+
+
+@contextmanager
+def _node(
+    folder: Path, port: int, config: str, definitions: Mapping[str, object] | None, advanced: str = "[]."
+) -> Iterator[None]:
+    """Run a node with these settings until the end of the block; it listens on `port` at its beginning."""
     if not RABBITMQ.exists():
         raise RuntimeError("this test needs the broker: apt-get install rabbitmq-server")
     folder.mkdir(parents=True, exist_ok=True)
-    amqp, mqtt, names, distribution = (free_port() for _ in range(4))
-    (folder / "rabbitmq.conf").write_text(
-        f"listeners.tcp.1 = 127.0.0.1:{amqp}\nmqtt.listeners.tcp.1 = 127.0.0.1:{mqtt}\n"
-        f"mqtt.allow_anonymous = {'false' if users else 'true'}\nloopback_users = none\n"
-        + (f"load_definitions = {folder}/definitions.json\n" if users else "")
-    )
-    (folder / "definitions.json").write_text(json.dumps(_definitions(users or {})))
+    amqp, names, distribution = (free_port() for _ in range(3))
+    if definitions is not None:
+        config += f"load_definitions = {folder}/definitions.json\n"
+        (folder / "definitions.json").write_text(json.dumps(definitions))
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{amqp}\n{config}")
+    (folder / "advanced.config").write_text(advanced)
     (folder / "plugins").write_text("[rabbitmq_mqtt].\n")
     environment = {
         "PATH": f"{os.environ['PATH']}:/usr/sbin:/usr/bin:/bin",
         "HOME": str(folder),
         "ERL_EPMD_PORT": str(names),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODENAME": f"edgeml-{mqtt}@localhost",
+        "RABBITMQ_NODENAME": f"edgeml-{port}@localhost",
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
     }
     # Its name server would be a daemon that outlives the node.
     with (
         _running([_program("epmd"), "-port", str(names)], folder / "names.log", names, environment),
-        _running([str(RABBITMQ)], folder / "broker.log", mqtt, environment),
+        _running([str(RABBITMQ)], folder / "broker.log", port, environment),
     ):
-        yield f"mqtt://127.0.0.1:{mqtt}"
+        yield
 
 
-def _definitions(users: Mapping[str, Rights]) -> dict[str, object]:
-    """RabbitMQ's form of users and rights: all may use queues, and each the keys of its rights."""
+def _definitions(users: Mapping[str, Rights], *, has_passwords: bool = True) -> dict[str, object]:
+    """RabbitMQ's form of users and rights."""
     salt = b"salt"
 
     def hashed(name: str) -> str:
@@ -97,13 +152,13 @@ def _definitions(users: Mapping[str, Rights]) -> dict[str, object]:
         "users": [
             {
                 "name": name,
-                "password_hash": hashed(name),
+                "password_hash": hashed(name) if has_passwords else "",
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": "",
             }
             for name in users
         ],
-        "permissions": [{"user": it, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"} for it in users],
+        "permissions": [{"user": name, "vhost": "/", **it.resources} for name, it in users.items()],
         "topic_permissions": [
             {"user": name, "vhost": "/", "exchange": "amq.topic", "write": it.write, "read": it.read}
             for name, it in users.items()
