@@ -100,6 +100,22 @@ def test_revoked_certificate_is_not_renewed(folder, tmp_path):
     assert code(folder, "barn-1", request, DUE) == "certificate-revoked"
 
 
+def test_stolen_board_renews_nothing_after_it_was_replaced(folder, tmp_path):
+    """The id is in use again, with another certificate; the old one's key asks before and after the new one renews."""
+    made, stolen = device(folder, tmp_path)
+    theft = asked(made, stolen)
+    with folder.locked():
+        client_certificates.revoke_certificate(folder, "barn-1", NOW)
+    replaced, new = device(folder, tmp_path)
+    assert new.certificate.subject == stolen.certificate.subject
+    assert code(folder, "barn-1", theft, DUE) == "certificate-revoked"
+    request = msgspec.json.encode(asked(replaced, new))
+    client_certificates.renew(folder, "barn-1", request, DUE)
+    assert code(folder, "barn-1", theft, DUE) == "certificate-revoked"
+    mixed = msgspec.structs.replace(asked(replaced, new), csr=theft.csr, signature=theft.signature)
+    assert code(folder, "barn-1", mixed, DUE) == "certificate-invalid"
+
+
 def test_device_checks_the_answer(folder, tmp_path):
     """Another device's certificate, one for another key, and the present one replace nothing."""
     made, present = device(folder, tmp_path)

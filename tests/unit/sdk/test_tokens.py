@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgeml.repository import Repository, RepositoryFolder, client_certificates, layout, tokens
 from edgeml_core import enrollment
@@ -18,6 +21,9 @@ from edgeml_core.errors import EdgemlError, UsageError
 
 NOW = datetime.now(UTC)
 URL = "mqtts://host.example:8883"
+NAMELESS = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+#: Thieves that use one token at the same moment.
+THIEVES = 8
 
 
 @pytest.fixture
@@ -31,9 +37,13 @@ def make(folder: RepositoryFolder, **options: object) -> str:
         return tokens.make(folder, now=NOW, labels=options.pop("labels", {}), **options).tokens[0]
 
 
-def request(token: str, device: str = "barn-1", key: ec.EllipticCurvePrivateKey | None = None) -> EnrollRequest:
+def request(
+    token: str,
+    device: str = "barn-1",
+    key: ec.EllipticCurvePrivateKey | None = None,
+    builder: x509.CertificateSigningRequestBuilder = NAMELESS,
+) -> EnrollRequest:
     """A device's request, with a key of its own."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     csr = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     secret = enrollment.parse_token(token).secret
     return EnrollRequest(secret=secret, device=device, csr=csr.public_bytes(Encoding.PEM).decode())
@@ -81,6 +91,48 @@ def test_used_token_serves_the_same_key_and_id_alone(folder):
     assert code(folder, request(token, "barn-2", key)) == "token-used"
     assert code(folder, request(token, key=key), NOW + timedelta(days=8)) == "token-expired"
     assert list(folder.labels()) == ["barn-1"]
+
+
+@pytest.mark.parametrize("share_id", [True, False])
+def test_token_that_many_use_at_once_enrolls_one(folder, share_id):
+    """Each thief has a key of its own, and the owner's id or another; all but one hear that it is used."""
+    token, barrier = make(folder), threading.Barrier(THIEVES)
+    asked = [request(token, "barn-1" if share_id else f"barn-{number}") for number in range(THIEVES)]
+
+    def steal(it: EnrollRequest) -> str:
+        own = layout.opened(folder.folder)
+        barrier.wait()
+        return code(own, it)
+
+    with ThreadPoolExecutor(THIEVES) as threads:
+        codes = sorted(threads.map(steal, asked))
+    assert codes == ["", *["token-used"] * (THIEVES - 1)]
+    assert len(folder.labels()) == 1
+    assert len(folder.enrollments.certificates(next(iter(folder.labels())))) == 1
+
+
+def test_request_with_the_names_and_usages_of_others_gets_its_own_alone(folder):
+    """It asks for a certificate of the host, for servers, that may issue others; its key is all that counts."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "origin"),
+                      x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "host")])  # fmt: skip
+    greedy = (
+        x509.CertificateSigningRequestBuilder(name)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("host.example")]), critical=False)
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = tokens.redeem(folder, request(make(folder), key=key, builder=greedy), URL, NOW)
+    issued = x509.load_pem_x509_certificate(answer.files["device.crt"].encode())
+    plain = tokens.redeem(folder, request(make(folder), "barn-2"), URL, NOW)
+    other = x509.load_pem_x509_certificate(plain.files["device.crt"].encode())
+    assert issued.public_key() == key.public_key()
+    named = {it.oid: it.value for it in issued.subject}
+    assert named == {it.oid: it.value for it in other.subject} | {NameOID.COMMON_NAME: "barn-1"}
+    assert {it.oid for it in issued.extensions} == {it.oid for it in other.extensions}
+    assert not issued.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    usages = issued.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usages) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
 @pytest.mark.parametrize("device", ["origin", "operator", "client", "echo", "Barn 1", "../x", "", "a" * 64])
