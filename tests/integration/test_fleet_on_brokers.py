@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -24,7 +25,7 @@ from support import certified_brokers, scale
 from support.ports import free_port
 from support.programs import Programs, agent_command, host_command, listen_at, programs
 from support.tiny_models import tiny_onnx_bundle
-from support.waiting import until
+from support.waiting import TIMEOUT_S, until
 
 FLEET, MODEL = "farm", "tiny"
 TOPICS = Topics(FLEET)
@@ -216,6 +217,24 @@ class Attack:
                 (folder / f"{user}.pem").write_bytes(issued)
             client_certificates.refresh_brokers(opened, datetime.now(UTC))
 
+    @property
+    def port(self) -> int:
+        """The broker's."""
+        return self._port
+
+    def revoke(self, user: str) -> None:
+        """Revoke a user's certificates."""
+        opened = layout.opened(self._repository.path)
+        with opened.locked():
+            client_certificates.revoke_certificate(opened, user, datetime.now(UTC))
+
+    def context(self, user: str, version: ssl.TLSVersion) -> ssl.SSLContext:
+        """What a user's TLS connections share."""
+        context = ssl.create_default_context(cafile=self._repository.path / "authorities" / "broker-ca.crt")
+        context.load_cert_chain(self._folder / f"{user}.pem")
+        context.minimum_version = context.maximum_version = version
+        return context
+
     def connect(self, user: str, client_id: str = "", **given: object) -> Attacker:
         """Connect with the certificate of a user."""
         return Attacker(self._port, self._repository, self._folder / f"{user}.pem", client_id, **given)
@@ -324,3 +343,34 @@ def test_client_id_of_another_ends_its_connection_on_rabbitmq_alone(attack: Atta
     assert thief.heard == []
     for it in (victim, thief, host):
         it.leave()
+
+
+#: CONNECT of MQTT 3.1.1 with a clean session and the client id of `barn-2`, and the length of a CONNACK.
+_ID = default_id("barn-2").encode()
+CONNECT = bytes([0x10, 12 + len(_ID)]) + b"\0\4MQTT\4\2\0\x3c" + bytes([0, len(_ID)]) + _ID
+CONNACK_BYTES = 4
+
+
+def resumable(
+    port: int, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[bytes, ssl.SSLSession | None]:
+    """Connect with an earlier TLS session; the answer, empty when the broker refuses, and its next session."""
+    with socket.create_connection(("localhost", port), TIMEOUT_S) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname="localhost", session=session) as secure:
+                secure.sendall(CONNECT)
+                return secure.recv(CONNACK_BYTES), secure.session
+        except OSError:
+            return b"", None
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda it: it.name)
+def test_revoked_device_resumes_no_tls_session(attack: Attack, version: ssl.TLSVersion) -> None:
+    """A resumed session has no certificate to look up: the list of revoked ones must count there, too."""
+    context = attack.context("barn-2", version)
+    answer, session = resumable(attack.port, context, None)
+    assert answer[:1] == b"\x20"
+    attack.revoke("barn-2")
+    time.sleep(1.5)
+    assert resumable(attack.port, attack.context("barn-2", version), None)[0] == b""
+    assert resumable(attack.port, context, session)[0] == b""

@@ -7,6 +7,7 @@ publishes or subscribes.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,7 @@ class Mosquitto:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    openssl_conf: Path | None = None
 
     @property
     def url(self) -> str:
@@ -54,7 +56,11 @@ class Mosquitto:
         """Start the process, and return when it listens."""
         with (self.folder / "mosquitto.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program(), "-c", str(self.folder / "mosquitto.conf")], stdout=log, stderr=log, cwd=self.folder
+                [program(), "-c", str(self.folder / "mosquitto.conf")],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=os.environ | ({"OPENSSL_CONF": str(self.openssl_conf)} if self.openssl_conf else {}),
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not listens(self.port):

@@ -27,7 +27,7 @@ def mosquitto(repository: Repository, port: int, folder: Path, _users: Mapping[s
     folder.mkdir()
     # The test's own lines replace these: its process is root's, and listens on loopback alone.
     written = (_configured(repository, port, folder) / "mosquitto.conf").read_text()
-    broker = brokers.Mosquitto(folder, port)
+    broker = brokers.Mosquitto(folder, port, openssl_conf=folder / "config" / "openssl.cnf")
     changed = re.sub(r"(?m)^user .*$", "user root", written)
     (folder / "mosquitto.conf").write_text(re.sub(r"(?m)^listener .*$", f"listener {port} 127.0.0.1", changed))
     broker.start()

@@ -97,6 +97,7 @@ def certified_rabbitmq(folder: Path, port: int, files: Path, users: Mapping[str,
 [{{rabbit, [{{ssl_options, [
   {{cacertfile, "{files}/device-ca.crt"}}, {{certfile, "{files}/broker.crt"}}, {{keyfile, "{files}/broker.key"}},
   {{verify, verify_peer}}, {{fail_if_no_peer_cert, true}}, {{versions, ['tlsv1.3', 'tlsv1.2']}},
+  {{reuse_sessions, false}},
   {{crl_check, peer}}, {{crl_cache, {{ssl_crl_hash_dir, {{internal, [{{dir, "{files}/revoked"}}]}}}}}}
 ]}}]}}].
 """

@@ -37,7 +37,8 @@ def broker_config(
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
     made = Repository.open(repo).configure_broker(folder, *hosts, port=port, seen_at=seen_at)
-    text = f"wrote {folder} for {made.url}, to run as {made.user}\nnext: mosquitto -c {made.conf}"
+    command = f"OPENSSL_CONF={Path(made.conf).with_name('openssl.cnf')} mosquitto -c {made.conf}"
+    text = f"wrote {folder} for {made.url}, to run as {made.user}\nnext: {command}"
     out.result(made.to_dict(), text)
 
 

@@ -91,6 +91,7 @@ class BrokerProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "OPENSSL_CONF": str(self._folder / broker_folder.OPENSSL_FILE)},
             start_new_session=True,  # Ctrl-C ends the host, which then ends its broker
             preexec_fn=_end_with_parent,
             **self._as_user,

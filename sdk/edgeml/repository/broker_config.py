@@ -25,6 +25,19 @@ PACKET_MAX_BYTES: Final = 8 * 1024**2 + 64 * 1024
 #: Messages that wait for one client: 10,000 devices that report at once, as many as the host's own inbox takes.
 QUEUED_MAX_MESSAGES: Final = 10_000
 
+#: Settings of OpenSSL for the broker, which has no option for them. A resumed session shows no certificate, and would
+#: pass the list of revoked ones.
+OPENSSL_CONF: Final = """\
+openssl_conf = openssl
+[openssl]
+ssl_conf = ssl
+[ssl]
+system_default = server
+[server]
+Options = -SessionTicket
+NumTickets = 0
+"""
+
 #: Rights of each device, under its name (`%u`). A pattern holds for every user of the broker.
 _PATTERNS: Final = """\
 pattern read ROOT/trust/#

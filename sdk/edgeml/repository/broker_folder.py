@@ -1,6 +1,7 @@
 """The folder of a broker's configuration: files for Mosquitto, with the rights that it needs to read them.
 
     mosquitto.conf, acl             `broker_config`
+    openssl.cnf                     the same; Mosquitto's environment names it
     broker.crt, broker.key          the server's certificate and key
     device-ca.crt                   the authority of clients
     revoked.crl, revoked/HASH.rN    lists of revoked certificates; a running broker reads the next N by itself
@@ -32,6 +33,7 @@ from edgeml_io import files
 
 CONF_FILE: Final = "mosquitto.conf"
 ACL_FILE: Final = "acl"
+OPENSSL_FILE: Final = "openssl.cnf"
 LISTS_FOLDER: Final = "revoked"
 CERTIFICATE_FILE: Final = "broker.crt"
 KEY_FILE: Final = "broker.key"
@@ -156,6 +158,7 @@ def _fill(repository: RepositoryFolder, folder: Path, settings: BrokerSettings) 
     _put(folder / _AUTHORITY_FILE, authorities.path(DEVICE_CA).read_bytes())
     _put_list(folder, x509.Name(authorities.certificate(DEVICE_CA).subject), authorities.revoked())
     _put(folder / ACL_FILE, access_list.encode())
+    _put(folder / OPENSSL_FILE, broker_config.OPENSSL_CONF.encode())
     _put(folder / CONF_FILE, broker_config.mosquitto_conf(settings).encode())
 
 
