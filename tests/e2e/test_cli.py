@@ -80,7 +80,7 @@ ERRORS = [
     (["repo", "refresh", "--repo", "nowhere"], 2, "repo-invalid"),
     (["device", "enroll", "A b", "--repo", "nowhere", "-o", "d"], 2, None),
     (["fleet", "deploy", "m", "--repo", "nowhere", "--to", "a=b"], 2, "repo-invalid"),
-    (["fleet", "deploy", "m", "--repo", "nowhere", "--to", "a"], 2, "usage"),
+    (["fleet", "deploy", "m", "--repo", "nowhere", "--percent", "1"], 2, "usage"),
     (["fleet", "status", "--repo", "nowhere"], 2, "repo-invalid"),
     (["fleet", "serve", "--repo", "nowhere", "--broker", "mqtt://127.0.0.1:1"], 2, "repo-invalid"),
 ]

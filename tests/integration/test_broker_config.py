@@ -174,10 +174,9 @@ def test_wrong_password_has_its_own_code(password_broker, tmp_path):
     where = Broker(url=url, ca=broker.folder / "ca.crt")
     with pytest.raises(TransportError) as host:
         asyncio.run(serve.serve(tmp_path / "repo", where, None))
+    connection = DeviceConnection(broker=where, fleet="edge")
     with pytest.raises(TransportError) as caller:
-        call.ask(
-            DeviceConnection(broker=where, fleet="edge"), "barn-1", kind="verify", manifest_sha256="", timing=Timing()
-        )
+        call.ask(connection, "barn-1", kind="verify", manifest_sha256="0" * 64, timing=Timing())
     for error in (host.value, caller.value):
         assert (error.code, "--password-file" in error.hint) == ("broker-refused", True)
         assert "mistyped" not in f"{error.message} {error.__cause__}"

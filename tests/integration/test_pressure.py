@@ -106,7 +106,8 @@ def test_those_who_are_refused_are_told_when_there_is_room(tmp_path):
     go_on = threading.Event()
 
     async def use(models):
-        await models.run("tiny", lambda _: time.sleep(0.3))
+        await models.run("tiny", lambda _: None)
+        models.find("tiny").worker.service_s = 0.3
         waiting = [asyncio.create_task(models.run("tiny", lambda _: go_on.wait(60))) for _ in range(QUEUE_MAX)]
         await asyncio.sleep(0)
         told = []
