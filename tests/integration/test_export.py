@@ -384,3 +384,10 @@ def product(path: Path) -> Path:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+def test_optimum_is_imported_only_for_transformers_models():
+    """It takes seconds of CPU time, which a model from elsewhere needn't pay."""
+    code = "from edgeml.exporters import to_onnx; import sys; print({'optimum', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +69,29 @@ OLD_NAMES = {
 }
 
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The parsed module."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def definitions() -> list[tuple[str, Function | ast.ClassDef]]:
+    """All functions, methods and classes, each with its module."""
+    return [
+        (name, node)
+        for name, path in MODULES.items()
+        for node in ast.walk(tree(path))
+        if isinstance(node, Function | ast.ClassDef)
+    ]
+
+
 def imports(path: Path) -> Iterator[str]:
     """Modules of ours that a module imports when it is imported itself."""
-    pending: list[ast.stmt] = list(ast.parse(path.read_text()).body)
+    pending: list[ast.stmt] = list(tree(path).body)
     while pending:
         node = pending.pop()
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -82,19 +103,11 @@ def imports(path: Path) -> Iterator[str]:
             pending += node.body
 
 
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """All functions and methods of a module."""
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
 def test_modules_and_functions_are_short():
     """A module has at most `MODULE_MAX_LINES` lines, a function `FUNCTION_MAX_LINES`."""
-    sources = {name: path.read_text() for name, path in MODULES.items()}
-    assert not {name for name, source in sources.items() if source.count("\n") > MODULE_MAX_LINES}
-    trees = {name: ast.parse(source) for name, source in sources.items()}
-    sizes = {
-        f"{name}.{it.name}": it.end_lineno - it.lineno + 1 for name, tree in trees.items() for it in functions(tree)
-    }
+    assert not {name for name, path in MODULES.items() if path.read_text().count("\n") > MODULE_MAX_LINES}
+    functions = ((name, it) for name, it in definitions() if isinstance(it, Function))
+    sizes = {f"{name}.{it.name}": it.end_lineno - it.lineno + 1 for name, it in functions}
     assert not {name: lines for name, lines in sizes.items() if lines > FUNCTION_MAX_LINES}
 
 
@@ -113,7 +126,4 @@ def test_no_module_has_an_old_name():
 
 def test_no_class_or_function_has_an_old_name():
     """Nor is a class or a function found under a name of its own making."""
-    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    trees = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
-    defined = {(name, node.name) for name, tree in trees.items() for node in ast.walk(tree) if isinstance(node, kinds)}
-    assert not {(module, name) for module, name in defined if name in OLD_NAMES}
+    assert not {(module, it.name) for module, it in definitions() if it.name in OLD_NAMES}

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -186,10 +184,3 @@ def test_load_model_that_is_quantized_already_is_refused(tmp_path: Path, method:
     error = refused(tmp_path, tmp_path)
     assert (error.code, error.message) == ("model-unsupported", f"{tmp_path} is quantized already: {method}")
     assert "before it was quantized" in error.hint
-
-
-def test_optimum_is_imported_only_for_transformers_models():
-    """It takes seconds of CPU time, which a model from elsewhere needn't pay."""
-    code = "from edgeml.exporters import to_onnx; import sys; print({'optimum', 'transformers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"

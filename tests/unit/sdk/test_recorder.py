@@ -116,7 +116,7 @@ async def test_messages_wait_while_the_disk_is_full(tmp_path: Path, journal: Jou
         assert "full" in journal.events[0][1]["message"]
         pages.append(100_000)
         made.put("pi-9", state(1))
-        await until_async(lambda: recorded)
+        await until_async(lambda: len(recorded) == 3 and registry.devices())
         assert registry.reports("line-1-1").keys() == {"pi-0", "pi-1", "pi-2"}
         assert registry.devices().keys() == {"pi-9"}
         assert recorded == [0, 1, 2]
