@@ -26,7 +26,19 @@ def ruled_out() -> list[str]:
 RULED_OUT = re.compile(rf"\b({'|'.join(map(re.escape, ruled_out()))})\b", re.IGNORECASE)
 
 
-def comments(source: str) -> Iterator[tuple[int, str]]:
+@cache
+def parsed(source: str) -> ast.Module:
+    """The tree of a module, which two kinds of tests walk."""
+    return ast.parse(source)
+
+
+@cache
+def comments(source: str) -> tuple[tuple[int, str], ...]:
+    """See `_comments`; to find them takes the most of these tests' time."""
+    return tuple(_comments(source))
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
     """Line and text of each comment; comments that stand below each other make one text."""
     text, begun, last = "", 0, -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -58,7 +70,7 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring, comment and message of a module."""
     source = path.read_text()
     yield from comments(source)
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
 
@@ -67,7 +79,7 @@ def documentation(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring and comment of a module."""
     source = path.read_text()
     yield from comments(source)
-    yield from docstrings(ast.parse(source))
+    yield from docstrings(parsed(source))
 
 
 def without_code(text: str) -> str:
