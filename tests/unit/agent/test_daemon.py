@@ -381,8 +381,12 @@ def test_removal_by_another_process_is_followed(bench):
     other.trust = bench.trust
     other.start()
     removal = msgspec.structs.replace(bench.trust.deployments.pop(), id="gone", version="", bundles=())
-    live(bench, lambda: asyncio.ensure_future(other.agent.attempt(removal)), until=lambda: bench.server.live == {})
-    assert bench.store.record(NAME).state is State.REMOVED
+
+    def is_removed():
+        return bench.server.live == {} and bench.store.record(NAME).state is State.REMOVED
+
+    live(bench, lambda: asyncio.ensure_future(other.agent.attempt(removal)), until=is_removed)
+    assert is_removed()
 
 
 @pytest.mark.parametrize("outcome", ["active", "refused", "rolled back"])
