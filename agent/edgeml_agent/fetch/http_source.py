@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult
@@ -30,12 +34,9 @@ CONNECTIONS: Final = 4
 TIMEOUT_S: Final = 10.0
 #: Bytes of an answer: a chunk, its encryption, and some room.
 BODY_MAX_BYTES: Final = 80 * 1024
-HEAD_MAX_BYTES: Final = 16 * 1024
 #: Failures in a row after which all chunks come over the broker, and the seconds until HTTP is tried again.
 FAILURES_MAX: Final = 3
 PAUSE_S: Final = 60.0
-_PORTS: Final = {"https": 443, "http": 80}
-_OK: Final = b"200"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +156,13 @@ class HttpChunks:
 
 
 class _Client:
-    """Requests over a few kept connections, each used by one request at a time."""
+    """Requests over a few kept connections, each used by one request at a time, in threads of their own."""
 
     def __init__(self, server: ChunkServer) -> None:
         self._server = server
         self._context = server.context()
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="chunks-http")
+        self._idle: list[HTTPConnection] = []
 
     async def get(self, chunk_id: str) -> bytes:
         """Return the file of a chunk.
@@ -168,56 +170,64 @@ class _Client:
         Raises:
             TransportError: `chunk-timeout`, when there is none within the bounds.
         """
+        connection = self._idle.pop() if self._idle else self._connection()
         path = f"{self._server.url.path.rstrip('/')}/{chunk_id[:2]}/{chunk_id}"
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                while self._idle:
-                    # The server may have closed it meanwhile.
-                    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                        return await self._get(path, *self._idle.pop())
-                return await self._get(path, *await self._connect())
-        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+                body = await asyncio.get_running_loop().run_in_executor(self._threads, _read, connection, path)
+        except (OSError, ValueError, HTTPException) as error:
+            _end(connection)
             problem = f"gave no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
             host = f"{self._server.url.scheme}://{self._server.url.netloc}"
             hint = "check [fetch] http and ca in agent.toml, and the server; the broker sends the chunk"
             raise TransportError("chunk-timeout", f"{host} gave no chunk {chunk_id[:12]}: {problem}", hint) from error
+        except BaseException:
+            _end(connection)
+            raise
+        self._idle.append(connection)
+        return body
 
     def close(self) -> None:
         """Close the kept connections."""
         while self._idle:
-            self._idle.pop()[1].transport.abort()
+            self._idle.pop().close()
 
-    async def _get(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        host = self._server.url.netloc
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: edgeml\r\n\r\n".encode())
-            await writer.drain()
-            length, closes = _read_head(await reader.readuntil(b"\r\n\r\n"))
-            body = await reader.readexactly(length)
-        except BaseException:
-            writer.transport.abort()
-            raise
-        if closes or len(self._idle) >= CONNECTIONS:
-            writer.transport.abort()
-        else:
-            self._idle.append((reader, writer))
-        return body
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        url = self._server.url
-        port = url.port or _PORTS[url.scheme]
-        return await asyncio.open_connection(url.hostname, port, ssl=self._context, limit=HEAD_MAX_BYTES)
+    def _connection(self) -> HTTPConnection:
+        host, port = self._server.url.hostname or "", self._server.url.port
+        if self._context is not None:
+            return HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self._context)
+        return HTTPConnection(host, port, timeout=TIMEOUT_S)
 
 
-def _read_head(head: bytes) -> tuple[int, bool]:
-    """Return the length of an answer's body, and whether the server closes the connection after it.
+def _read(connection: HTTPConnection, path: str) -> bytes:
+    """Read a file, over another connection where the server has closed this one meanwhile.
 
     Raises:
-        ValueError: it has no chunk.
+        OSError: HTTPException: ValueError: there is none, or it is no chunk.
     """
-    status, *fields = head.split(b"\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (it.partition(b":") for it in fields)}
-    length = int(headers.get(b"content-length", b"-1"))
-    if status.split()[1:2] != [_OK] or not 0 <= length <= BODY_MAX_BYTES:
-        raise ValueError(f"it answered {status[:40].decode(errors='replace')!r} with {length} bytes")
-    return length, headers.get(b"connection", b"").lower() == b"close"
+    was_kept = connection.sock is not None
+    try:
+        return _answer(connection, path)
+    except ConnectionError:
+        connection.close()
+        if not was_kept:
+            raise
+    return _answer(connection, path)
+
+
+def _answer(connection: HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path, headers={"User-Agent": "edgeml"})
+    response = connection.getresponse()
+    body = response.read(BODY_MAX_BYTES + 1) if response.status == HTTPStatus.OK else b""
+    if response.status != HTTPStatus.OK or len(body) > BODY_MAX_BYTES or response.length:
+        connection.close()
+        raise ValueError(f"it answered {response.status} with {len(body)} bytes")
+    return body
+
+
+def _end(connection: HTTPConnection) -> None:
+    """End a connection whose thread may still wait for it."""
+    with contextlib.suppress(OSError):
+        if connection.sock is not None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()

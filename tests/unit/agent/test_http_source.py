@@ -38,6 +38,9 @@ class Files(BaseHTTPRequestHandler):
         self.send_response(status)
         if fault == "has no length":
             self.close_connection = True
+        elif fault == "comes in parts":
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"".join(b"%x\r\n%b\r\n" % (len(it), it) for it in (body[:1], body[1:], b""))
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -128,7 +131,16 @@ def test_connections_are_kept_and_opened_again():
         assert (broker.wanted, len(server.clients)) == ([], clients)
 
 
-@pytest.mark.parametrize("fault", ["fails", "redirects", "is long", "is cut", "has no length", "hangs"])
+@pytest.mark.parametrize("form", ["has no length", "comes in parts"])
+def test_answers_of_other_forms_are_read(form: str):
+    """Caches stream a file whose length they don't know yet."""
+    with serving(form) as server:
+        found, broker = fetched(f"http://127.0.0.1:{server.server_port}", KEYS)
+    assert {it.key: it.payload for it in found} == CONTENT
+    assert broker.wanted == []
+
+
+@pytest.mark.parametrize("fault", ["fails", "redirects", "is long", "is cut", "hangs"])
 def test_broker_sends_chunks_that_http_does_not_give(fault: str, monkeypatch):
     """After some failures it is asked at once."""
     monkeypatch.setattr(http_source, "TIMEOUT_S", 0.3)
