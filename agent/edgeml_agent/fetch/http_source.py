@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult
@@ -26,7 +26,7 @@ from edgeml_agent.link.rate_limit import RateLimit
 from edgeml_agent.ports import Arrival, ChunkSource
 from edgeml_core import wire_keys
 from edgeml_core.errors import TransportError, UsageError
-from edgeml_io import tls
+from edgeml_io import http_client, tls
 
 #: Connections at a time: enough to hide the latency of a distant server.
 CONNECTIONS: Final = 4
@@ -170,20 +170,17 @@ class _Client:
         Raises:
             TransportError: `chunk-timeout`, when there is none within the bounds.
         """
-        connection = self._idle.pop() if self._idle else self._connection()
-        path = f"{self._server.url.path.rstrip('/')}/{chunk_id[:2]}/{chunk_id}"
+        url = self._server.url
+        connection = self._idle.pop() if self._idle else http_client.connection(url, self._context, TIMEOUT_S)
+        path = f"{url.path.rstrip('/')}/{chunk_id[:2]}/{chunk_id}"
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                body = await asyncio.get_running_loop().run_in_executor(self._threads, _read, connection, path)
-        except (OSError, ValueError, HTTPException) as error:
-            _end(connection)
+            read = partial(_read, path=path)
+            body = await http_client.run(connection, read, timeout_s=TIMEOUT_S, threads=self._threads)
+        except http_client.FAILURES as error:
             problem = f"gave no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else str(error)
-            host = f"{self._server.url.scheme}://{self._server.url.netloc}"
+            host = f"{url.scheme}://{url.netloc}"
             hint = "check [fetch] http and ca in agent.toml, and the server; the broker sends the chunk"
             raise TransportError("chunk-timeout", f"{host} gave no chunk {chunk_id[:12]}: {problem}", hint) from error
-        except BaseException:
-            _end(connection)
-            raise
         self._idle.append(connection)
         return body
 
@@ -192,18 +189,12 @@ class _Client:
         while self._idle:
             self._idle.pop().close()
 
-    def _connection(self) -> HTTPConnection:
-        host, port = self._server.url.hostname or "", self._server.url.port
-        if self._context is not None:
-            return HTTPSConnection(host, port, timeout=TIMEOUT_S, context=self._context)
-        return HTTPConnection(host, port, timeout=TIMEOUT_S)
-
 
 def _read(connection: HTTPConnection, path: str) -> bytes:
     """Read a file, over another connection where the server has closed this one meanwhile.
 
     Raises:
-        OSError: HTTPException: ValueError: there is none, or it is no chunk.
+        OSError: there is no answer. ValueError: it is no chunk.
     """
     was_kept = connection.sock is not None
     try:
@@ -223,11 +214,3 @@ def _answer(connection: HTTPConnection, path: str) -> bytes:
         connection.close()
         raise ValueError(f"it answered {response.status} with {len(body)} bytes")
     return body
-
-
-def _end(connection: HTTPConnection) -> None:
-    """End a connection whose thread may still wait for it."""
-    with contextlib.suppress(OSError):
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
-    connection.close()

@@ -108,7 +108,10 @@ class EnrollmentServer:
             _log.debug("a connection to the enrollment port failed: %s", error)
         finally:
             self._open -= 1
-            writer.transport.abort() if self._open >= CONNECTIONS_MAX else writer.close()
+            if self._open >= CONNECTIONS_MAX:
+                writer.transport.abort()
+            else:
+                writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 

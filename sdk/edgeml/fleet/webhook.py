@@ -6,29 +6,27 @@ computes it, too, and refuses old times. No redirect is followed.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ssl
 import time
 from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from edgeml_core.errors import TransportError, UsageError
-from edgeml_io import password_file, tls
+from edgeml_io import http_client, password_file, tls
 
 #: Seconds for one attempt, from the name's look-up to the answer.
 TIMEOUT_S: Final = 10.0
 #: Characters of a secret, at least: 16 random ones of base64 are 96 bits.
 SECRET_MIN_CHARS: Final = 16
-#: Bytes of an answer's status line that are read; the rest of the answer is not.
-STATUS_MAX_BYTES: Final = 1024
 #: Answers that no repetition changes: the receiver refuses this body.
 REFUSED: Final = frozenset({400, 413, 422})
 _LOCAL: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-_PORTS: Final = {"https": 443, "http": 80}
 _HINT: Final = "write https://HOST[:PORT]/PATH; http is for this machine alone"
 
 
@@ -70,8 +68,9 @@ def parse(url: str, secret_file: Path | None, ca: Path | None = None) -> Webhook
         raise UsageError("usage", "a webhook needs a secret that signs its notices", "name --webhook-secret-file FILE")
     secret = password_file.read(secret_file)
     if len(secret) < SECRET_MIN_CHARS:
-        hint = "write random characters into it: openssl rand -hex 24"
-        raise UsageError("usage", f"the webhook's secret has {len(secret)} characters, not {SECRET_MIN_CHARS}", hint)
+        hint = "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        message = f"the webhook's secret has {len(secret)} characters, at least {SECRET_MIN_CHARS} are needed"
+        raise UsageError("usage", message, hint)
     try:
         context = tls.client_context(ca=ca, cert=None, key=None) if parts.scheme == "https" else None
     except OSError as error:
@@ -91,35 +90,27 @@ async def post(webhook: Webhook, body: bytes) -> int:
     Raises:
         TransportError: `webhook-failed`, when there is no answer within `TIMEOUT_S`.
     """
+    connection = http_client.connection(webhook.url, webhook.context, TIMEOUT_S)
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return await _post(webhook, body)
+        status = await http_client.run(connection, partial(_post, webhook=webhook, body=body), timeout_s=TIMEOUT_S)
     except TimeoutError as error:
         raise failed(webhook, f"gave no answer within {TIMEOUT_S:g} s") from error
-    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+    except http_client.FAILURES as error:
         raise failed(webhook, f"can't be reached: {error}") from error
+    connection.close()
+    return status
 
 
-async def _post(webhook: Webhook, body: bytes) -> int:
+def _post(connection: HTTPConnection, *, webhook: Webhook, body: bytes) -> int:
     url = webhook.url
-    reader, writer = await asyncio.open_connection(
-        url.hostname, url.port or _PORTS[url.scheme], ssl=webhook.context, limit=STATUS_MAX_BYTES
-    )
-    try:
-        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nUser-Agent: edgeml\r\nConnection: close\r\n"
-            f"Edgeml-Signature: {signature(webhook.secret, body, int(time.time()))}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        await writer.drain()
-        line = (await reader.readuntil(b"\n")).split()
-        if len(line) < 2 or not line[0].startswith(b"HTTP/1.") or not line[1].isdigit():
-            raise ValueError("the answer isn't HTTP")
-        return int(line[1])
-    finally:
-        writer.transport.abort()
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "edgeml",
+        "Connection": "close",
+        "Edgeml-Signature": signature(webhook.secret, body, int(time.time())),
+    }
+    connection.request("POST", (url.path or "/") + (f"?{url.query}" if url.query else ""), body, headers)
+    return connection.getresponse().status
 
 
 def failed(webhook: Webhook, problem: str) -> TransportError:
