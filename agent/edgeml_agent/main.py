@@ -43,6 +43,7 @@ from edgeml_agent.update.reporter import Reporter
 from edgeml_core import __version__
 from edgeml_core.calls import Check
 from edgeml_core.errors import UsageError
+from edgeml_io import aio
 from edgeml_runtime.hardware import board
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run(settings: Settings) -> None:
             with asyncio.Runner(loop_factory=_event_loop()) as runner:
                 runner.run(_run(settings, restart))
         except BaseExceptionGroup as group:
-            raise _first(group) from group
+            aio.raise_first(group)
     restart.carry_out(os.environ)
 
 
@@ -211,9 +212,3 @@ def _checks(settings: Settings) -> tuple[Check, ...]:
     from edgeml_agent.commands import doctor  # noqa: PLC0415 - few agents are called
 
     return doctor.run(settings)
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -1,10 +1,10 @@
-"""Wait with a bound in time, in a way that can always be cancelled."""
+"""Waits with a bound in time that can always be cancelled, and the one error of a group of tasks."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -22,3 +22,17 @@ async def within(work: Awaitable[T], seconds: float | None) -> T:
     """
     async with asyncio.timeout(seconds):
         return await work
+
+
+def raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """Raise the first error of a group by itself, with its own cause."""
+    error = first_error(group)
+    raise error from error.__cause__
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a task, also of one in a group of its own."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -43,7 +43,7 @@ from edgeml_core import trust
 from edgeml_core.calls import Reply
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics
-from edgeml_io import backoff
+from edgeml_io import aio, backoff
 from edgeml_io.mqtt import Connection, Message, MqttError
 
 #: Seconds between connections at first: a broker that restarts is back soon.
@@ -124,7 +124,7 @@ class MqttLink:
             try:
                 await self._connect()
             except* MqttError as group:
-                lost = self._current.transport_error(_first(group))
+                lost = self._current.transport_error(aio.first_error(group))
                 log.failure("disconnected", lost)
             if lost is not None:
                 await self._note(failed(self._url, time.time(), lost, connected=False))
@@ -235,9 +235,3 @@ class MqttLink:
         """Handle the file that a host publishes last: it may have just started."""
         self.files.on_message(message)
         self.chunks.on_announcement()
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -14,7 +14,7 @@ from edgeml_agent.settings import BrokerSettings
 from edgeml_core import trust
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
-from edgeml_io import backoff
+from edgeml_io import aio, backoff
 from edgeml_io.mqtt import Connection, MqttError
 from edgeml_io.packet_limit import PACKET_MAX_BYTES
 from edgeml_origin.origin import Origin
@@ -109,11 +109,9 @@ class Site:
             topic, payload = await self._downward.get()
             await connection.publish(topic, payload, qos=1)
 
-    def _unreachable(self, group: BaseException) -> TransportError:
-        while isinstance(group, BaseExceptionGroup):
-            group = group.exceptions[0]
+    def _unreachable(self, group: BaseExceptionGroup[BaseException]) -> TransportError:
         hint = "check [relay] in agent.toml, and the site's broker; the relay tries again"
-        return TransportError("broker-unreachable", f"{self._broker.url}: {group}", hint)
+        return TransportError("broker-unreachable", f"{self._broker.url}: {aio.first_error(group)}", hint)
 
 
 def _order(topic: str) -> tuple[bool, bool]:

@@ -52,9 +52,10 @@ def verify(out: Output, repo: Path, head: str | None) -> None:
 
     found, anchor = opened(repo).check_audit(head or "")
     value = {"head": str(found), "entries": found.number, "anchored": anchor.number}
-    out.result(
-        value, f"{found.number} entries verified, {anchor.number} of them by a signed or given head\nhead: {found}"
-    )
+    text = f"entries verified: {found.number}, by a signed or given head: {anchor.number}\nhead: {found}"
+    if found.number > anchor.number:
+        text += "\nkeep this head for --head: the next deployment signs it, until then nothing shows a lost last entry"
+    out.result(value, text)
 
 
 @audit.command()

@@ -19,12 +19,13 @@ from edgeml.fleet.enrollment import EnrollmentServer
 from edgeml.fleet.link import Broker
 from edgeml.fleet.recorder import Events
 from edgeml.fleet.registry import Registry
-from edgeml.fleet.serve import first_error, serve_opened
+from edgeml.fleet.serve import serve_opened
 from edgeml.fleet.webhook import Webhook
 from edgeml.repository import RepositoryFolder, broker_config, broker_folder, layout, opened, renewal
 from edgeml.repository.certificates import check_host_name
 from edgeml_core import broker as broker_urls
 from edgeml_core.errors import UsageError
+from edgeml_io import aio
 
 if TYPE_CHECKING:
     from edgeml.fleet.web.server import Dashboard
@@ -122,7 +123,7 @@ async def serve(
                 )
                 tasks.create_task(serving)
         except BaseExceptionGroup as group:
-            raise first_error(group) from group
+            aio.raise_first(group)
         finally:
             if process is not None:
                 await process.stop()

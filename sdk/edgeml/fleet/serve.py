@@ -39,7 +39,7 @@ from edgeml.repository.records import Known
 from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from edgeml_io import backoff
+from edgeml_io import aio, backoff
 from edgeml_io.echo_check import EchoCheck
 from edgeml_io.mqtt import Connection, Message, MqttError
 from edgeml_origin.origin import Origin
@@ -124,8 +124,7 @@ async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
             tasks.create_task(host.stay_connected(broker))
             tasks.create_task(host.credentials.run(broker))
     except BaseExceptionGroup as group:
-        error = first_error(group)
-        raise error from error.__cause__
+        aio.raise_first(group)
     finally:
         registry.close()
 
@@ -181,7 +180,7 @@ class Host:
             except* _LeaderChangedError:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             except* MqttError as group:
-                cause = first_error(group)
+                cause = aio.first_error(group)
                 if connections == 0 and isinstance(cause, MqttError):
                     raise transport_error(broker.url, cause) from cause
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
@@ -387,11 +386,3 @@ class Host:
     def _report_repaired(self, files: int) -> None:
         text = f"repaired {files} signed file(s) that others had changed on the broker: check the rights to write there"
         self._events.event("repaired", text, files=files)
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a task, also of one in a group of its own."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
