@@ -241,6 +241,17 @@ async def test_states_and_reports_reach_the_registry(repo: Path, url: str):
     assert [device.id for device in status.devices(repo) if device.seen_s] == ["pi-1"]
 
 
+async def test_states_retained_before_the_host_came_hold_up_nothing(repo: Path, url: str):
+    """Amqtt confirms a subscription after the client has acknowledged what it retains, or after 5 s for each."""
+    async with a_client(url) as client:
+        for device in ("pi-1", "pi-2"):
+            state = messages.encode(DeviceState(online=True, session=1))
+            await client.publish(TOPICS.state(device), state, qos=1, retain=True)
+    async with serving(repo, url) as journal:
+        await until_async(lambda: status.status(repo).online == 2)
+    assert "disconnected" not in journal.names
+
+
 async def test_foreign_changes_are_repaired(repo: Path, url: str):
     """A signed file that was deleted or written over is announced again; one that isn't ours is cleared."""
     timestamp, root = "metadata/timestamp.json", "metadata/1.root.json"

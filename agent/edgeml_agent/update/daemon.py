@@ -76,6 +76,8 @@ class Daemon:
         self._slot = UpdateSlot(folder, clock)
         self._updates: dict[str, UpdateTask] = {}
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
+        #: The store's `changes` when its releases were last served; those made while the agent starts count, too.
+        self._changes_seen: int | None = None
         self.ready = False
 
     async def run(self) -> None:
@@ -116,6 +118,7 @@ class Daemon:
         """Serve the active releases before anything else; roll back those whose probation had too many crashes."""
         clean = True
         with _store_errors_logged():
+            self._changes_seen = self._store.changes()
             clean = self._store.begin_run()
         for record in self._store.records().values():
             with _store_errors_logged():
@@ -210,13 +213,12 @@ class Daemon:
 
     async def _follow_store(self) -> None:
         """Serve the release that another process, such as `edgeml-agent rollback`, has made active."""
-        seen = self._store.changes()
         while True:
             await self._clock.sleep(STORE_LOOK_EVERY_S)
             try:
-                if (now := await asyncio.to_thread(self._store.changes)) == seen:
+                if (now := await asyncio.to_thread(self._store.changes)) == self._changes_seen:
                     continue
-                seen = now
+                self._changes_seen = now
                 for name in self._store.records():
                     await self._agent.serve(name)
             except DeviceError as error:

@@ -144,7 +144,8 @@ def _join_norms(graph: onnx.GraphProto) -> None:
             continue
         one, other = (shapes.get(name) for name in total.input)
         last_axis = {it.i for it in node.attribute if it.name == "axis"} <= {-1}
-        if one is None or one != other or not last_axis or not weights.issuperset(node.input[1:]):
+        has_more = any(node.output[1:])
+        if one is None or one != other or not last_axis or has_more or not weights.issuperset(node.input[1:]):
             continue
         epsilon = next((it.f for it in node.attribute if it.name == "epsilon"), _EPSILON)
         inputs, outputs = [*total.input, *node.input[1:]], [node.output[0], "", "", total.output[0]]

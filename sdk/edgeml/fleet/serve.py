@@ -212,6 +212,7 @@ class Host:
         records = RecordAnnouncer(connection, self._topics, self._repository.records) if is_leader else None
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(connection, announcing, records))
+            tasks.create_task(self._subscribe(connection, is_leader=is_leader))
             tasks.create_task(self._watch(connection, announcing, announced := asyncio.Event()))
             if records is not None:
                 tasks.create_task(self._announce_records(records, announced))
@@ -228,17 +229,20 @@ class Host:
         self._events.event("leader-changed", "this host leads no more" if is_leader else "this host leads now")
         raise _LeaderChangedError
 
-    async def _receive(
-        self, connection: Connection, announcing: Announcer | None, records: RecordAnnouncer | None
-    ) -> None:
+    async def _subscribe(self, connection: Connection, *, is_leader: bool) -> None:
+        """Subscribe while `_receive` acknowledges: amqtt confirms after the retained messages are acknowledged."""
         # With QoS 0 the broker keeps no wants for an absent host: devices have asked again since.
         await connection.subscribe([(self._topics.want("+"), _WANT_QOS)])
-        if announcing is not None:
+        if is_leader:
             for topic in self._device_topics():
                 await connection.subscribe([(topic, _DEVICE_QOS)])
             # With QoS 0 signed files never wait behind reports that can't be recorded.
             await connection.subscribe([(self._topics.trust("+", "#"), _TRUST_QOS)])
             await connection.subscribe_to_others([self._topics.record("+"), self._topics.site("+")])
+
+    async def _receive(
+        self, connection: Connection, announcing: Announcer | None, records: RecordAnnouncer | None
+    ) -> None:
         async for message in connection:
             if self._rights.is_echo(message):
                 self._rights.on_echo(message)

@@ -373,20 +373,39 @@ def test_removal_during_an_update_ends_it(bench):
     assert (bench.server.live, releases_kept(bench)) == ({}, [])
 
 
-def test_removal_by_another_process_is_followed(bench):
-    """As `edgeml-agent install` does from a stick: the running agent stops serving."""
+@pytest.fixture
+def removal(bench):
+    """Remove the model that the device serves, by another process, as `edgeml-agent install` does from a stick."""
     deploy(bench, "1.0")
     live(bench, until=serves(bench, "1.0"))
     other = Bench(bench.folder)
     other.trust = bench.trust
     other.start()
-    removal = msgspec.structs.replace(bench.trust.deployments.pop(), id="gone", version="", bundles=())
+    removed = msgspec.structs.replace(bench.trust.deployments.pop(), id="gone", version="", bundles=())
+    return partial(other.agent.attempt, removed)
 
-    def is_removed():
-        return bench.server.live == {} and bench.store.record(NAME).state is State.REMOVED
 
-    live(bench, lambda: asyncio.ensure_future(other.agent.attempt(removal)), until=is_removed)
-    assert is_removed()
+def is_removed(bench):
+    """Whether the agent has followed a removal."""
+    return lambda: bench.server.live == {} and bench.store.record(NAME).state is State.REMOVED
+
+
+def test_removal_by_another_process_is_followed(bench, removal):
+    """The running agent stops serving."""
+    tasks = []
+    live(bench, lambda: tasks.append(asyncio.ensure_future(removal())), until=is_removed(bench))
+
+
+def test_removal_by_another_process_while_the_agent_starts_is_followed(bench, removal):
+    """Between the look at the store and the first answer, loading takes seconds on a board."""
+    activate = bench.server.activate
+
+    async def remove_and_activate(*release):
+        await removal()
+        await activate(*release)
+
+    bench.server.activate = remove_and_activate
+    live(bench, until=is_removed(bench))
 
 
 @pytest.mark.parametrize("outcome", ["active", "refused", "rolled back"])
