@@ -71,9 +71,9 @@ def deliver(devices: Sequence[Device], *, cores: int, chunk_count: int = 384, se
 
 @dataclass
 class _Broker:
-    """Topics with their subscribers, and what is retained; counts publications."""
+    """Topics with their subscribers, in their order, and what is retained; counts publications."""
 
-    subscribers: defaultdict[str, set[_Client]] = field(default_factory=lambda: defaultdict(set))
+    subscribers: defaultdict[str, dict[_Client, None]] = field(default_factory=lambda: defaultdict(dict))
     retained: dict[str, bytes] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -98,10 +98,10 @@ class _Client:
         return self._soon(lambda: self._on_want(payload))
 
     def unsubscribe(self, topics: Sequence[str]) -> Awaitable[None]:
-        return self._soon(lambda: [self._broker.subscribers[topic].discard(self) for topic in topics])
+        return self._soon(lambda: [self._broker.subscribers[topic].pop(self, None) for topic in topics])
 
     def _subscribe(self, topic: str) -> None:
-        self._broker.subscribers[topic].add(self)
+        self._broker.subscribers[topic][self] = None
         if retained := self._broker.retained.get(topic):
             self.on_message(topic, retained)
 
