@@ -10,7 +10,8 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -400,24 +401,60 @@ def test_a_removed_account_ends_its_sessions(site: Site) -> None:
     assert site.client.get("/").status_code == 303
 
 
+@asynccontextmanager
+async def serving(site: Site, **tls: Path) -> AsyncIterator[int]:
+    """Serve a site's dashboard on a port of its own."""
+    dashboard = Dashboard(HttpOptions(address="127.0.0.1:0", **tls))
+    running = asyncio.create_task(dashboard.run(repository.opened(site.repo), site.registry, Journal()))
+    yield int(dashboard.url.rpartition(":")[2])
+    running.cancel()
+    await asyncio.wait({running})
+
+
 def test_a_connection_without_a_whole_request_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its first head, and between two requests; a client that drips bytes holds no place."""
     monkeypatch.setattr(server, "IDLE_MAX_S", 0.1)
 
     async def drip() -> None:
-        dashboard = Dashboard(HttpOptions(address="127.0.0.1:0"))
-        serving = asyncio.create_task(dashboard.run(repository.opened(site.repo), site.registry, Journal()))
-        port = int(dashboard.url.rpartition(":")[2])
-        for whole in (b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(whole + b"GET / HT")
-            answered = await reader.read()
-            assert answered.startswith(b"HTTP/1.1 200") == bool(whole)
-            writer.close()
-        serving.cancel()
-        await asyncio.wait({serving})
+        async with serving(site) as port:
+            for whole in (b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(whole + b"GET / HT")
+                answered = await reader.read()
+                assert answered.startswith(b"HTTP/1.1 200") == bool(whole)
+                writer.close()
 
     asyncio.run(drip())
+
+
+def test_silent_connections_leave_files_to_the_host(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the limit a connection is closed at once, and a place that gets free is taken again."""
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
+
+    async def connect() -> None:
+        async with serving(site) as port:
+            opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+            for reader, _ in opened[3:]:
+                assert await asyncio.wait_for(_rest(reader), 5) == b""
+            opened[0][1].close()
+            while True:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                if answered := await asyncio.wait_for(_rest(reader), 5):
+                    break
+            assert answered.startswith(b"HTTP/1.1 200")
+            for _, one in (*opened, (reader, writer)):
+                one.close()
+
+    asyncio.run(connect())
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the server closes the connection, also by a reset."""
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import ssl
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
+from weakref import WeakSet
 
 import uvicorn
 from starlette.applications import Starlette
@@ -127,6 +128,26 @@ def make(
     return Gateway(accounts, sessions, endpoints, rendering.error_page, threads, **rules).app
 
 
+class _Listener(socket.socket):
+    """A listening socket that closes connections past the limit, so that silent clients leave files to the host.
+
+    It counts them from their first moment: the server knows of one over TLS after its handshake only.
+    """
+
+    def __init__(self, bound: socket.socket) -> None:
+        super().__init__(fileno=bound.detach())
+        self._accepted: WeakSet[socket.socket] = WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; the event loop takes the exception for that of a client that has left."""
+        accepted, peer = super().accept()
+        if sum(it.fileno() >= 0 for it in self._accepted) >= CONNECTIONS_MAX:
+            accepted.close()
+            raise ConnectionAbortedError
+        self._accepted.add(accepted)
+        return accepted, peer
+
+
 class _Connection(H11Protocol):
     """A connection that is closed when no request is under way on it, and none has come whole for a while."""
 
@@ -163,7 +184,6 @@ class _Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS_MAX,
             timeout_keep_alive=int(2 * IDLE_MAX_S),
             timeout_graceful_shutdown=SHUTDOWN_MAX_S,
         )
@@ -210,6 +230,6 @@ def _no_password() -> str:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(found[4][:2], family=found[0], backlog=_BACKLOG)
+        return _Listener(socket.create_server(found[4][:2], family=found[0], backlog=_BACKLOG))
     except OSError as error:
         raise UsageError("usage", f"can't listen on {host}:{port}: {error}", "name another --http") from error
