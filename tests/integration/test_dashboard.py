@@ -32,7 +32,7 @@ from edgeml.fleet.web.threads import Threads
 from edgeml.repository.audit import Entry
 from edgeml.repository.enrollment_database import Issued
 from edgeml_core.errors import OverloadedError, UsageError
-from support import dashboard_fleet
+from support import certificates, dashboard_fleet
 from support.dashboard_fleet import PASSWORD, USERS
 from support.dashboard_site import Journal
 
@@ -447,6 +447,20 @@ def test_silent_connections_leave_files_to_the_host(site: Site, monkeypatch: pyt
                 one.close()
 
     asyncio.run(connect())
+
+
+def test_a_silent_connection_over_tls_is_closed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as any other one: it has no more time for its handshake."""
+    monkeypatch.setattr(server, "IDLE_MAX_S", 0.1)
+    certificates.certify(tmp_path)
+
+    async def wait() -> None:
+        async with serving(site, cert=tmp_path / "broker.crt", key=tmp_path / "broker.key") as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await asyncio.wait_for(_rest(reader), 5) == b""
+            writer.close()
+
+    asyncio.run(wait())
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:

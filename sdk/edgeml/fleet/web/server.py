@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
@@ -187,11 +188,18 @@ class _Server(uvicorn.Server):
             timeout_keep_alive=int(2 * IDLE_MAX_S),
             timeout_graceful_shutdown=SHUTDOWN_MAX_S,
         )
-        config.load()
-        config.ssl = tls
         super().__init__(config)
+        # A client has as long for the handshake as for a head.
+        self._tls: dict[str, Any] = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": IDLE_MAX_S}
         # Each malformed request would be a line.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        loop = asyncio.get_running_loop()
+        make = partial(_Connection, config=self.config, server_state=self.server_state, app_state={})
+        self.servers = [await loop.create_server(make, sock=it, **self._tls) for it in sockets or []]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
