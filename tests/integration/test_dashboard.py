@@ -22,13 +22,18 @@ import edgeml.fleet.web
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet.registry import Registry
+from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.web import server, spreadsheet
 from edgeml.fleet.web.accounts import Accounts, Role
+from edgeml.fleet.web.exchange import Exchange
 from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
-from edgeml.fleet.web.operations import API, OPERATIONS, Operation
+from edgeml.fleet.web.operations import API, OPERATIONS, Operation, Query
+from edgeml.fleet.web.pages import Pages
 from edgeml.fleet.web.server import Dashboard, HttpOptions
 from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, Sessions
 from edgeml.fleet.web.threads import Threads
+from edgeml.fleet.web.view_model import ViewModel
+from edgeml.repository import layout
 from edgeml.repository.audit import Entry
 from edgeml.repository.enrollment_database import Issued
 from edgeml_core.errors import OverloadedError, UsageError
@@ -248,6 +253,29 @@ def test_steering_a_rollout_is_logged_with_its_account(site: Site) -> None:
     assert site.call("POST", f"{path}/explode", Role.DEPLOY).status_code == 404
     [entry, *_] = site.get("/api/v1/audit?last=1").json()["entries"]
     assert (entry["act"], entry["actor"]) == ("pause", "deploy-token@dashboard")
+
+
+def test_a_stream_begins_with_what_its_page_has_missed(site: Site) -> None:
+    """The rollout may change before the stream is open, and while its connection is broken."""
+    repo = repository.opened(site.repo)
+    pages = Pages(ViewModel(repo, site.registry), Threads()).endpoints()
+
+    def first(seen: str) -> str:
+        async def read() -> str:
+            asked = Exchange(params={"rollout": site.rollout}, query=Query(), last_event=seen)
+            events = pages["rollout_events"](asked).body_iterator
+            found = [await anext(events), await anext(events)]
+            await events.aclose()
+            return found[1]
+
+        return asyncio.run(read())
+
+    event = first("")
+    assert "event: changed" in event
+    seen = re.match("id: (.+)", event)[1]
+    assert "event" not in first(seen)
+    Steering(repo, site.registry).act(site.rollout, "pause", now=layout.utc_now())
+    assert "event: changed" in first(seen)
 
 
 def test_an_administrator_adds_and_removes_tokens(site: Site) -> None:

@@ -45,6 +45,7 @@ def test_the_service_has_a_dashboard_over_tls(tmp_path: Path) -> None:
             with client.stream("GET", f"/rollouts/{name}/events", timeout=STOP_MAX_S) as stream:
                 lines = stream.iter_lines()
                 assert next(lines).startswith("retry:")
+                assert any(line == "event: changed" for line in lines)
                 paused = httpx.post(f"{url}/api/v1/rollouts/{name}/pause", headers=headers, verify=context)
                 assert paused.json()["phase"] == "paused"
                 assert any(line == "event: changed" for line in lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -51,6 +51,7 @@ class Exchange:
         nonce: the cookie of the login form as the browser sent it; empty without one.
         address: the client's.
         is_fragment: whether htmx asks, which takes a part of the page.
+        last_event: the last event that a browser has seen of a stream; empty for none.
     """
 
     params: Mapping[str, str]
@@ -62,7 +63,7 @@ class Exchange:
     nonce: str = ""
     address: str = ""
     is_fragment: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
+    last_event: str = ""
 
     @property
     def actor(self) -> str:

@@ -172,7 +172,7 @@ def _exchange(request: Request, prefix: str) -> Exchange:
         nonce=request.cookies.get(prefix + LOGIN_COOKIE, ""),
         address=request.client.host if request.client else "",
         is_fragment=request.headers.get("hx-request") == "true",
-        headers={"if-none-match": request.headers.get("if-none-match", "")},
+        last_event=request.headers.get("last-event-id", ""),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,29 +121,34 @@ class Pages:
 
     def _events(self, exchange: Exchange) -> Response:
         name = exchange.params["rollout"]
-        seen = msgspec.json.encode(self._view.rollout(name))
+        latest = self._digest(name)
         if self._streams >= STREAMS_MAX:
             message = f"{self._streams} pages follow rollouts already"
             raise OverloadedError("overloaded", message, "load the page again later", retry_after_s=30)
-        return StreamingResponse(self._changes(name, seen), media_type=EVENTS)
+        return StreamingResponse(self._changes(name, exchange.last_event, latest), media_type=EVENTS)
 
-    async def _changes(self, name: str, seen: bytes) -> AsyncIterator[str]:
-        """Yield an event at each change of a rollout; its page then asks for the new content."""
+    async def _changes(self, name: str, seen: str, latest: str) -> AsyncIterator[str]:
+        """Yield an event at each change of a rollout; its page then asks for the new content.
+
+        A page that has seen no event yet gets one at once: the rollout may have changed since the page was made.
+        After a pause in its connection the browser names the last event that it has seen.
+        """
         self._streams += 1
         try:
             yield _RETRY
             for _ in range(int(STREAM_MAX_S / LOOK_EVERY_S)):
+                yield f"id: {latest}\nevent: changed\ndata: 1\n\n" if latest != seen else ": still there\n\n"
+                seen = latest
                 await asyncio.sleep(LOOK_EVERY_S)
                 if self._threads.is_ending:
                     return
-                try:
-                    found = await self._threads.run(lambda: msgspec.json.encode(self._view.rollout(name)))
-                except EdgemlError:  # the page shows it when it is loaded again
-                    continue
-                yield "event: changed\ndata: 1\n\n" if found != seen else ": still there\n\n"
-                seen = found
+                with contextlib.suppress(EdgemlError):  # the page shows it when it is loaded again
+                    latest = await self._threads.run(lambda: self._digest(name))
         finally:
             self._streams -= 1
+
+    def _digest(self, name: str) -> str:
+        return hashlib.sha256(msgspec.json.encode(self._view.rollout(name))).hexdigest()
 
     def _release(self, exchange: Exchange) -> Response:
         return rendering.page("release.html", exchange, found=self._view.release(exchange.params["release"]))
