@@ -23,7 +23,8 @@ from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.rollouts.steering import Steering
-from edgeml.fleet.web import server, spreadsheet
+from edgeml.fleet.web import pages as pages_module
+from edgeml.fleet.web import server, spreadsheet, view_model
 from edgeml.fleet.web.accounts import Accounts, Role
 from edgeml.fleet.web.exchange import Exchange
 from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
@@ -276,6 +277,28 @@ def test_a_stream_begins_with_what_its_page_has_missed(site: Site) -> None:
     assert "event" not in first(seen)
     Steering(repo, site.registry).act(site.rollout, "pause", now=layout.utc_now())
     assert "event: changed" in first(seen)
+
+
+def test_streams_of_one_rollout_look_at_it_together(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred pages cost the host as much as one: it reads the states of all devices each time."""
+    monkeypatch.setattr(pages_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(view_model, "AGE_MAX_S", 1000.0)
+    view = ViewModel(repository.opened(site.repo), site.registry)
+    asked, pages, looks = Exchange(params={"rollout": site.rollout}, query=Query()), Pages(view, Threads()), []
+    rollout = view.rollout
+    view.rollout = lambda name: looks.append(name) or rollout(name)
+
+    async def follow() -> None:
+        events = pages.endpoints()["rollout_events"](asked).body_iterator
+        for _ in range(5):
+            await anext(events)
+        await events.aclose()
+
+    async def follow_twenty() -> None:
+        await asyncio.gather(*(follow() for _ in range(20)))
+
+    asyncio.run(follow_twenty())
+    assert len(looks) == 20 + 1  # one for each answer's head
 
 
 def test_an_administrator_adds_and_removes_tokens(site: Site) -> None:

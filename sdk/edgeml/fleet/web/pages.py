@@ -22,7 +22,7 @@ from edgeml.fleet.web.exchange import HEADERS, Exchange
 from edgeml.fleet.web.gateway import Endpoint
 from edgeml.fleet.web.operations import EVENTS, HTML, DeviceQuery
 from edgeml.fleet.web.threads import Threads
-from edgeml.fleet.web.view_model import SeenReport, ViewModel
+from edgeml.fleet.web.view_model import Recent, SeenReport, ViewModel
 from edgeml.report import page as report_page
 from edgeml_core.card import Measurements
 from edgeml_core.errors import EdgemlError, OverloadedError, RejectedError
@@ -67,6 +67,8 @@ class Pages:
         self._view = view
         self._threads = threads
         self._streams = 0
+        #: Of each rollout that is or was followed; all its streams look together.
+        self._looks: dict[str, Recent[str]] = {}
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Return the endpoints, by name."""
@@ -134,6 +136,7 @@ class Pages:
         After a pause in its connection the browser names the last event that it has seen.
         """
         self._streams += 1
+        look = self._looks.setdefault(name, Recent(lambda: self._digest(name)))
         try:
             yield _RETRY
             for _ in range(int(STREAM_MAX_S / LOOK_EVERY_S)):
@@ -143,7 +146,7 @@ class Pages:
                 if self._threads.is_ending:
                     return
                 with contextlib.suppress(EdgemlError):  # the page shows it when it is loaded again
-                    latest = await self._threads.run(lambda: self._digest(name))
+                    latest = await self._threads.run(look.get)
         finally:
             self._streams -= 1
 

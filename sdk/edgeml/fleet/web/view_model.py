@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ AGE_PER_READ: Final = 5.0
 GROUPS_MAX: Final = 50
 #: Devices of a rollout that are named: failed ones first.
 NAMED_MAX: Final = 200
+T = TypeVar("T")
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +136,7 @@ class ViewModel:
         self._repository = repository
         self._registry = registry
         self._steering = Steering(repository, registry)
-        self._overview = _Recent(self._read_overview)
+        self._overview = Recent(self._read_overview)
 
     def overview(self) -> Overview:
         """Return the figures of the whole fleet, at most a few seconds old."""
@@ -294,15 +295,16 @@ class _Groups:
         )
 
 
-class _Recent:
+class Recent(Generic[T]):
     """A value that one thread at a time reads again when it is old; the others get it, or wait for the first."""
 
-    def __init__(self, read: Callable[[], Overview]) -> None:
+    def __init__(self, read: Callable[[], T]) -> None:
         self._read = read
         self._reading = threading.Lock()
-        self._held: tuple[Overview, float] | None = None
+        self._held: tuple[T, float] | None = None
 
-    def get(self) -> Overview:
+    def get(self) -> T:
+        """Return the value."""
         held = self._held
         if held is not None and (time.monotonic() < held[1] or not self._reading.acquire(blocking=False)):
             return held[0]
