@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -453,9 +454,9 @@ def test_a_removed_account_ends_its_sessions(site: Site) -> None:
 
 
 @asynccontextmanager
-async def serving(site: Site, **tls: Path) -> AsyncIterator[int]:
+async def serving(site: Site, **options: Any) -> AsyncIterator[int]:
     """Serve a site's dashboard on a port of its own."""
-    dashboard = Dashboard(HttpOptions(address="127.0.0.1:0", **tls))
+    dashboard = Dashboard(HttpOptions(address="127.0.0.1:0", **options))
     running = asyncio.create_task(dashboard.run(repository.opened(site.repo), site.registry, Journal()))
     yield int(dashboard.url.rpartition(":")[2])
     running.cancel()
@@ -498,6 +499,20 @@ def test_silent_connections_leave_files_to_the_host(site: Site, monkeypatch: pyt
                 one.close()
 
     asyncio.run(connect())
+
+
+def test_a_proxy_may_run_on_the_same_machine(site: Site) -> None:
+    """It passes the name on that the browser asked for."""
+
+    async def log_in() -> str:
+        async with serving(site, insecure=True) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /login HTTP/1.1\r\nHost: fleet.example\r\nConnection: close\r\n\r\n")
+            answered = await reader.read()
+            writer.close()
+            return answered.decode()
+
+    assert asyncio.run(log_in()).startswith("HTTP/1.1 200")
 
 
 def test_a_silent_connection_over_tls_is_closed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

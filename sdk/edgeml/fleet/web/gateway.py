@@ -179,7 +179,7 @@ def _exchange(request: Request, prefix: str) -> Exchange:
 def _check_origin(request: Request, *, is_local: bool) -> None:
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     if is_local and not http_hosts.names_local(host):
-        hint = "use http://localhost or 127.0.0.1, or serve with --http-cert and --http-key"
+        hint = "use http://localhost or 127.0.0.1, or serve with --http-cert; behind a proxy with --http-insecure"
         raise UsageError("origin-refused", "this server answers to names of this machine only", hint)
     if origin is not None and http_hosts.netloc(origin) != host:
         raise UsageError("origin-refused", "pages of other sites may not use this server")

@@ -54,7 +54,7 @@ class HttpOptions:
         address: HOST:PORT.
         cert: PEM file with the server's certificate, then those up to its authority.
         key: PEM file with the certificate's key, without a password.
-        insecure: permit another address than loopback without TLS: behind a proxy that has it.
+        insecure: permit any address and name without TLS: behind a proxy that has it.
     """
 
     address: str
@@ -76,7 +76,7 @@ class Dashboard:
     def __init__(self, options: HttpOptions) -> None:
         host, port = _address(options.address)
         self._tls = _tls(options)
-        self._is_local = http_hosts.is_local(host) and self._tls is None
+        self._is_local = http_hosts.is_local(host) and self._tls is None and not options.insecure
         if self._tls is None and not self._is_local and not options.insecure:
             hint = "give --http-cert and --http-key, or listen on 127.0.0.1; --http-insecure is for a proxy with TLS"
             raise UsageError("usage", f"without TLS passwords would cross the network to {options.address}", hint)
