@@ -502,7 +502,7 @@ def test_silent_connections_leave_files_to_the_host(site: Site, monkeypatch: pyt
 
 
 def test_a_proxy_may_run_on_the_same_machine(site: Site) -> None:
-    """It passes the name on that the browser asked for."""
+    """It passes the name on that the browser asked for over TLS, and no cookie goes without."""
 
     async def log_in() -> str:
         async with serving(site, insecure=True) as port:
@@ -512,7 +512,9 @@ def test_a_proxy_may_run_on_the_same_machine(site: Site) -> None:
             writer.close()
             return answered.decode()
 
-    assert asyncio.run(log_in()).startswith("HTTP/1.1 200")
+    answered = asyncio.run(log_in())
+    assert answered.startswith("HTTP/1.1 200")
+    assert re.search(r"set-cookie: __Host-edgeml-login=.*; Secure", answered)
 
 
 def test_a_silent_connection_over_tls_is_closed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ class Gateway:
         endpoints: by the names that the operations have for them.
         error_page: makes the page of an error.
         threads: run the endpoints.
-        is_secure: whether the server has TLS: cookies go over TLS alone.
+        is_secure: whether browsers reach the server over TLS alone: so do cookies.
         is_local: whether requests must name this machine, against DNS rebinding.
     """
 

@@ -80,6 +80,8 @@ class Dashboard:
         if self._tls is None and not self._is_local and not options.insecure:
             hint = "give --http-cert and --http-key, or listen on 127.0.0.1; --http-insecure is for a proxy with TLS"
             raise UsageError("usage", f"without TLS passwords would cross the network to {options.address}", hint)
+        #: Whether browsers reach it over TLS alone, its own or a proxy's.
+        self._is_secure = self._tls is not None or options.insecure
         self._socket = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"{'https' if self._tls else 'http'}://{shown}:{self._socket.getsockname()[1]}"
@@ -91,8 +93,7 @@ class Dashboard:
     async def run(self, repository: RepositoryFolder, registry: Registry, events: Events) -> NoReturn:
         """Serve until cancelled."""
         threads = Threads()
-        is_secure = self._tls is not None
-        app = make(repository, registry, threads, is_secure=is_secure, is_local=self._is_local)
+        app = make(repository, registry, threads, is_secure=self._is_secure, is_local=self._is_local)
         server = _Server(app, self._tls)
         events.event("dashboard", f"dashboard at {self.url}", url=self.url)
         serving = asyncio.create_task(server.serve([self._socket]))
@@ -115,7 +116,7 @@ def make(
         repository: opened; its fleet key signs what operators do to rollouts.
         registry: the devices' states, and the database of accounts.
         threads: run what blocks.
-        is_secure: whether the server has TLS.
+        is_secure: whether browsers reach it over TLS alone.
         is_local: whether requests must name this machine.
     """
     accounts, sessions = Accounts(registry.database), Sessions(registry.database)
