@@ -45,6 +45,7 @@ from support.dashboard_site import Journal
 
 URL = "http://127.0.0.1"
 STATIC = Path(edgeml.fleet.web.__file__).parent / "static"
+DOCS = Path(__file__).parents[2] / "docs"
 #: A path of each operation that has names in it.
 NAMES = {
     "device": "d-1",
@@ -236,6 +237,17 @@ def test_metrics_are_prometheus_text(shared: Site) -> None:
     assert 'edgeml_fleet_rollouts{phase="running"} 1\n' in text
     assert "d-1" not in text
     assert all(re.fullmatch(r"# (HELP|TYPE) .+|\w+(\{.+\})? [\d.e+-]+", it) for it in text.splitlines())
+
+
+def test_the_dashboard_for_grafana_asks_for_metrics_that_exist(shared: Site) -> None:
+    """Each host has the figures of the whole fleet: they are counted once, however many hosts are scraped."""
+    named = set(re.findall(r"# TYPE (\w+)", shared.get("/metrics").text))
+    queries = re.findall(r'"expr": "(.+)"', (DOCS / "grafana-fleet.json").read_text())
+    assert queries
+    for query in queries:
+        [metric] = re.findall(r"edgeml_\w+", query)
+        assert metric in named
+        assert metric.startswith("edgeml_fleet_host_") or f"max without (instance) ({metric})" in query
 
 
 def test_the_document_has_each_operation_of_the_api(shared: Site) -> None:
