@@ -244,6 +244,29 @@ def test_an_output_is_had_as_its_highest_classes():
     assert answer.body[answer.json_length :].startswith(b"\x0a\0\0\x000.700000:1")
 
 
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        (np.array([0, 7, 255], np.uint8), "255.000000:2"),
+        (np.array([-128, 0, 7], np.int8), "7.000000:2"),
+        (np.array([False, True]), "1.000000:1"),
+        (np.array([np.nan, 1], np.float32), "1.000000:1"),
+    ],
+    ids=lambda it: str(getattr(it, "dtype", "")),
+)
+def test_the_highest_class_is_the_highest_in_each_type(scores, best):
+    """Quantized models give their scores as integers of 8 bits."""
+    wanted = {"name": "y", "parameters": {"classification": 1}}
+    assert json.loads(encoded(asking(wanted), {"y": scores}))["outputs"][0]["data"] == [best]
+
+
+def test_texts_have_no_highest_classes():
+    """The request is at fault, not the server."""
+    wanted = {"name": "y", "parameters": {"classification": 1}}
+    with pytest.raises(UsageError, match="highest classes"):
+        encoded(asking(wanted), {"y": np.array(["a", "b"], object)})
+
+
 def test_a_deadline_is_in_microseconds():
     """As tritonclient sends it; none is none."""
     assert asking(timeout=1500).timeout_s == 0.0015

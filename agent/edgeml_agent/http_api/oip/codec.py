@@ -190,7 +190,7 @@ def _output(requested: RequestedOutput, outputs: Mapping[str, Array], labels: Se
     count = requested.parameters.classification
     if not count:
         return values
-    if not 0 < count <= CLASSES_MAX or not values.ndim or not values.shape[-1]:
+    if not 0 < count <= CLASSES_MAX or not values.ndim or not values.shape[-1] or values.dtype.kind == "O":
         raise UsageError(
             "input-invalid",
             f"{requested.name!r} can't be returned as its {count} highest classes; the limit is {CLASSES_MAX}",

@@ -136,7 +136,8 @@ def top_classes(values: Array, count: int, labels: Sequence[str]) -> Array:
     Source: Triton's extension_classification.md.
     """
     rows = values.reshape(-1, values.shape[-1])
-    order = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+    # Integers would wrap: 0 is its own negative, and -128 the lowest of int8.
+    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     classes = [[_class(row, index, labels) for index in best] for row, best in zip(rows, order, strict=True)]
     return np.array(classes, dtype=object).reshape(*values.shape[:-1], -1)
 
