@@ -1,6 +1,7 @@
-"""The hosts that an HTTP request names: whether one is this machine, and the site of a page that sends it.
+"""The hosts that an HTTP request names: whether one is this machine, the site of a page that sends it, the client's.
 
-The agent's and the dashboard's servers refuse others: against DNS rebinding, and pages of other sites.
+The agent's and the dashboard's servers refuse others: against DNS rebinding, and pages of other sites. They have limits
+for each address.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 
 #: Host headers whose meaning is remembered; clients send the same few with every request.
 HOSTS_REMEMBERED: Final = 32
+#: Bits of an IPv6 address that a client can't choose by itself.
+_NETWORK_BITS: Final = 64
 
 
 def is_local(host: str) -> bool:
@@ -37,3 +40,13 @@ def netloc(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:
         return None
+
+
+def address_of(host: str) -> str:
+    """The part of a client's address that it can't choose: of IPv6 the network."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> _NETWORK_BITS << _NETWORK_BITS, _NETWORK_BITS)))

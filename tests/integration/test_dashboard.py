@@ -422,6 +422,16 @@ def test_logins_are_limited_by_address_and_account() -> None:
     limits.begin("1.2.3.4", "anna")
 
 
+def test_logins_of_an_ipv6_network_count_together() -> None:
+    """A client has 2**64 addresses there."""
+    limits = LoginLimits(lambda: 0.0)
+    for at in range(PER_ADDRESS_MAX):
+        limits.begin(f"2001:db8::{at}", f"user-{at}")
+    with pytest.raises(OverloadedError):
+        limits.begin("2001:db8::ffff", "anna")
+    limits.begin("2001:db8:0:1::1", "anna")
+
+
 def test_sessions_end_by_age_and_by_number(site: Site) -> None:
     """An idle one, an old one, and the oldest of too many."""
     now_s = [1000.0]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeml_agent.http_api import request
-from edgeml_agent.http_api.open_connections import OpenConnections, address_of
+from edgeml_agent.http_api.open_connections import OpenConnections
+from edgeml_io.http_hosts import address_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -8,7 +8,6 @@ client, so a new connection always finds room. No sockets here.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
@@ -26,15 +25,13 @@ _NEW_EIGHTHS: Final = 1
 _ADDRESS_EIGHTHS: Final = 6
 #: Seconds between two lines of the log about closed connections.
 LOGGED_EVERY_S: Final = 60.0
-#: Bits of an IPv6 address that a client can't choose by itself.
-_NETWORK_BITS: Final = 64
 
 
 class Connection(Protocol):
     """A connection, as this module sees it.
 
     Attributes:
-        address: `address_of` its client.
+        address: `http_hosts.address_of` its client.
     """
 
     address: str
@@ -49,16 +46,6 @@ class Connection(Protocol):
 def limit(files_max: int) -> int:
     """The number of connections for a process that may open `files_max` files."""
     return max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, files_max - OTHER_FILES))
-
-
-def address_of(host: str) -> str:
-    """The part of a client's address that it can't choose: of IPv6 the network."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> _NETWORK_BITS << _NETWORK_BITS, _NETWORK_BITS)))
 
 
 class OpenConnections:

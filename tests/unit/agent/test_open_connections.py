@@ -2,15 +2,12 @@
 
 import logging
 
-import pytest
-
 from edgeml_agent.http_api.open_connections import (
     CONNECTIONS_MAX,
     CONNECTIONS_MIN,
     LOGGED_EVERY_S,
     OTHER_FILES,
     OpenConnections,
-    address_of,
     limit,
 )
 
@@ -118,18 +115,3 @@ def test_closed_connections_are_a_line_of_the_log_once_a_minute(caplog):
         now_s[0] = LOGGED_EVERY_S
         made.add(Connection(1000.0))
     assert [it.getMessage().partition("closed=")[2] for it in caplog.records] == ['"1" limit="8"', '"992" limit="8"']
-
-
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:0:1:a:b:c:d", "2001:db8:0:1::/64"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_address_of_ipv6_is_its_network(host, address):
-    """A client chooses the rest of its address by itself."""
-    assert address_of(host) == address

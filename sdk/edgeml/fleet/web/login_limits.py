@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgeml_core.errors import OverloadedError
+from edgeml_io import http_hosts
 
 #: Seconds in which failures count.
 WINDOW_S: Final = 900.0
@@ -35,15 +36,14 @@ class LoginLimits:
         Raises:
             OverloadedError: `overloaded`, when the address or the account has failed too often.
         """
-        now_s = self._clock()
-        limits = {("address", address): PER_ADDRESS_MAX, ("account", account): PER_ACCOUNT_MAX}
-        for key, most in limits.items():
+        now_s, keys = self._clock(), _keys(address, account)
+        for key, most in zip(keys, (PER_ADDRESS_MAX, PER_ACCOUNT_MAX), strict=True):
             recent = [it for it in self._failed.get(key, ()) if now_s - it < WINDOW_S]
             if len(recent) >= most:
                 wait_s = int(recent[0] + WINDOW_S - now_s) + 1
                 message = f"{len(recent)} logins of this {key[0]} failed within {WINDOW_S / 60:g} minutes"
                 raise OverloadedError("overloaded", message, f"try again in {wait_s} s", retry_after_s=wait_s)
-        for key in limits:
+        for key in keys:
             self._failed[key] = [it for it in self._failed.get(key, ()) if now_s - it < WINDOW_S] + [now_s]
             self._failed.move_to_end(key)
         while len(self._failed) > REMEMBERED_MAX:
@@ -51,6 +51,11 @@ class LoginLimits:
 
     def succeed(self, address: str, account: str) -> None:
         """Take back the count of an attempt that succeeded."""
-        for key in (("address", address), ("account", account)):
+        for key in _keys(address, account):
             if times := self._failed.get(key):
                 times.pop()
+
+
+def _keys(address: str, account: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return what is counted: of IPv6 the network, in which a client has any number of addresses."""
+    return ("address", http_hosts.address_of(address)), ("account", account)
