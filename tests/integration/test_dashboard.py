@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 import edgeml.fleet.web
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
-from edgeml.fleet.registry import Registry
+from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.web import pages as pages_module
 from edgeml.fleet.web import server, spreadsheet, view_model
@@ -39,6 +39,7 @@ from edgeml.repository import layout
 from edgeml.repository.audit import Entry
 from edgeml.repository.enrollment_database import Issued
 from edgeml_core.errors import OverloadedError, UsageError
+from edgeml_core.messages import DeviceState, ModelState, Report
 from support import certificates, dashboard_fleet
 from support.dashboard_fleet import PASSWORD, USERS
 from support.dashboard_site import Journal
@@ -237,6 +238,20 @@ def test_metrics_are_prometheus_text(shared: Site) -> None:
     assert 'edgeml_fleet_rollouts{phase="running"} 1\n' in text
     assert "d-1" not in text
     assert all(re.fullmatch(r"# (HELP|TYPE) .+|\w+(\{.+\})? [\d.e+-]+", it) for it in text.splitlines())
+
+
+def test_a_hostile_device_makes_no_series(site: Site) -> None:
+    """States and versions that it makes up are no labels: Prometheus would keep each one."""
+    deployment = repository.opened(site.repo).document().deployments[0]
+    made_up = {"model-of-d-1": ModelState(version="d-1", state="active")}
+    state = DeviceState(online=True, session=2, models=made_up)
+    about = {"deployment": deployment.id, "name": deployment.name, "version": deployment.version}
+    report = Report(**about, state="state of d-1", session=2)
+    site.registry.record([DeviceMessage(device="d-1", message=it, seen_s=1.0) for it in (state, report)])
+    text = site.get("/metrics").text
+    assert "d-1" not in text
+    assert 'state="other"} 1\n' in text
+    assert 'edgeml_fleet_model_devices{model="sample",version="1.0"} 3\n' in text
 
 
 def test_the_dashboard_for_grafana_asks_for_metrics_that_exist(shared: Site) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from edgeml.fleet.rollouts.plan import Phase
+from edgeml.fleet.status import CHOSEN_STATES
 from edgeml.fleet.web.view_model import ViewModel
 
+#: The state of devices that report one which isn't known here.
+OTHER: Final = "other"
 _STARTED_S: Final = time.time()
 Sample = tuple[dict[str, str], float]
 
@@ -51,17 +54,30 @@ def _lines(view: ViewModel) -> Iterator[str]:
     states = [
         ({"deployment": it.id, "model": it.name, "version": it.version, "state": state}, float(count))
         for it in found.deployments
-        for state, count in it.states.items()
+        for state, count in _known(it.states).items()
     ]
     yield from _metric("edgeml_fleet_deployment_devices", "gauge", "Devices of a deployment by state.", states)
-    versions = [({"model": it.key, "version": it.value}, float(it.devices)) for it in overview.versions]
-    yield from _metric("edgeml_fleet_model_devices", "gauge", "Devices that have a version of a model.", versions)
+    released = {(it.manifest.name, it.manifest.version) for it in view.releases()}
+    versions = [
+        ({"model": it.key, "version": it.value}, float(it.devices))
+        for it in overview.versions
+        if (it.key, it.value) in released
+    ]
+    yield from _metric("edgeml_fleet_model_devices", "gauge", "Devices that have a released version.", versions)
     rollouts = view.rollouts()
     phases = Counter(it.phase for it in rollouts)
     by_phase = [({"phase": str(phase)}, float(phases[phase])) for phase in Phase]
     yield from _metric("edgeml_fleet_rollouts", "gauge", "Rollouts by phase.", by_phase)
     shares = [({"rollout": it.id, "model": it.deployment.name}, it.percent) for it in rollouts if it.is_open]
     yield from _metric("edgeml_fleet_rollout_percent", "gauge", "Share that an open rollout has signed.", shares)
+
+
+def _known(states: Mapping[str, int]) -> Counter[str]:
+    """Join the states that no agent has: a hostile device could make up any number of series."""
+    joined: Counter[str] = Counter()
+    for state, count in states.items():
+        joined[state if state in CHOSEN_STATES else OTHER] += count
+    return joined
 
 
 def _metric(name: str, kind: str, about: str, samples: Iterable[Sample]) -> Iterator[str]:
