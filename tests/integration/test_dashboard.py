@@ -412,6 +412,13 @@ def test_other_sites_and_other_names_are_refused(shared: Site) -> None:
     assert shared.browser("http://evil.example").get("/health").status_code == 403
 
 
+def test_no_answer_goes_past_the_gateway(shared: Site) -> None:
+    """A slash too many is no page, and leads to no host that the request names."""
+    answer = shared.browser("http://evil.example").get("/devices/")
+    assert answer.status_code == 404
+    assert answer.headers["X-Frame-Options"] == "DENY"
+
+
 def test_bodies_are_bounded_and_of_the_right_type(shared: Site) -> None:
     """Anything else is refused before it is read whole."""
     long = {"name": "a" * 20_000, "role": "view"}

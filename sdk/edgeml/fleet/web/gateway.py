@@ -81,6 +81,8 @@ class Gateway:
         self._threads = threads
         routes = [Route(it.path, self._handler(it), methods=[it.method]) for it in OPERATIONS]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._unknown, Exception: _crashed})
+        # Starlette would answer /devices/ itself: past the checks, and with an address made of the Host header.
+        self.app.router.redirect_slashes = False
 
     def _handler(self, operation: Operation) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
