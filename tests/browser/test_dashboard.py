@@ -143,6 +143,18 @@ def test_a_rollout_changes_before_the_eyes(dashboard: DashboardSite, pages) -> N
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
+def test_a_stream_that_was_refused_is_asked_for_again(dashboard: DashboardSite, pages) -> None:
+    """As by a proxy while the host starts: browsers give up such a stream for good."""
+    page = log_in(pages(), dashboard.url)
+    page.route("**/events", lambda it: it.fulfill(status=404), times=1)
+    page.goto(dashboard.url + rollout_of(dashboard))
+    steering = Steering(repository.opened(dashboard.repo), dashboard.registry)
+    name = rollout_of(dashboard).rpartition("/")[2]
+    steering.act(name, "pause", now=layout.utc_now())
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=WAIT_MS)
+    steering.act(name, "resume", now=layout.utc_now())
+
+
 def test_a_viewer_has_no_buttons_and_javascript_is_optional(dashboard: DashboardSite, pages) -> None:
     """Pages, filters and login are plain links and forms."""
     page = log_in(pages(java_script_enabled=False), dashboard.url, Role.VIEW)

@@ -1,5 +1,7 @@
 // A page that names a stream of events asks for its new content at each event.
 
+/** Milliseconds until a stream that was refused is asked for again: browsers try again only where a connection broke. */
+const REFUSED_MS = 5000;
 let followed = null;
 
 /** Follow the stream that the page names now; a stream that it no longer names is closed. */
@@ -12,7 +14,17 @@ function follow() {
   if (!address) return;
   const source = new EventSource(address);
   source.addEventListener("changed", () => window.htmx.trigger("[data-events]", "changed"));
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) setTimeout(retry, REFUSED_MS, source);
+  });
   followed = { address, source };
+}
+
+/** Follow anew the stream that a source was refused, unless the page follows another one by now. */
+function retry(source) {
+  if (followed?.source !== source) return;
+  followed = null;
+  follow();
 }
 
 document.addEventListener("htmx:afterSettle", follow);
