@@ -11,6 +11,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from edgeml.fleet.web.operations import API, OPERATIONS, Operation, Query
 from edgeml.fleet.web.pages import Pages
 from edgeml.fleet.web.server import Dashboard, HttpOptions
 from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, Sessions
-from edgeml.fleet.web.threads import Threads
+from edgeml.fleet.web.threads import THREADS, Threads
 from edgeml.fleet.web.view_model import ViewModel
 from edgeml.repository import layout
 from edgeml.repository.audit import Entry
@@ -327,6 +328,17 @@ def test_streams_of_one_rollout_look_at_it_together(site: Site, monkeypatch: pyt
 
     asyncio.run(follow_twenty())
     assert len(looks) == 20 + 1  # one for each answer's head
+
+
+def test_acts_that_wait_for_the_repository_leave_the_pages_alone(site: Site) -> None:
+    """A command may hold the lock for as long as it compresses a model, or waits for a passphrase."""
+    path = f"/api/v1/rollouts/{site.rollout}/pause"
+    with ThreadPoolExecutor() as clients:
+        with repository.opened(site.repo).locked():
+            acts = [clients.submit(site.call, "POST", path, Role.DEPLOY) for _ in range(THREADS + 1)]
+            for _ in range(20):
+                assert clients.submit(site.get, "/health").result(timeout=10).status_code == 200
+        assert {it.result().status_code for it in acts} == {200}
 
 
 def test_an_administrator_adds_and_removes_tokens(site: Site) -> None:

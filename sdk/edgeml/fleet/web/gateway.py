@@ -90,7 +90,7 @@ class Gateway:
             try:
                 exchange = await self._checked(request, operation, bare)
                 endpoint = self._endpoints[operation.endpoint]
-                answer = await self._threads.run(lambda: endpoint(exchange))
+                answer = await self._threads.run(lambda: endpoint(exchange), is_act=operation.is_act)
                 response = answer if isinstance(answer, Response) else json(answer)
             except ClientDisconnect:
                 response = Response(status_code=400)

@@ -137,6 +137,11 @@ class Operation:
     is_form: bool = False
     is_page: bool = False
 
+    @property
+    def is_act(self) -> bool:
+        """Whether it is written to the audit log, under the repository's lock."""
+        return self.role in {Role.DEPLOY, Role.ADMIN} and self.method != "GET"
+
 
 def _get(path: str, endpoint: str, summary: str, gives: Body, **more: Any) -> Operation:  # noqa: ANN401
     bodies = {JSON: gives} if isinstance(gives, type) else gives

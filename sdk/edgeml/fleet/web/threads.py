@@ -16,19 +16,36 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """Runs blocking functions beside the event loop. Streams look at `is_ending`, and end when it is set."""
+    """Runs blocking functions beside the event loop. Streams look at `is_ending`, and end when it is set.
+
+    Acts have a thread of their own: they wait for the repository's lock, which a command holds for minutes.
+    """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, "dashboard")
-        self._waiting = 0
+        self._reading = _Pool(THREADS)
+        self._acting = _Pool(1)
         self.is_ending = False
 
-    async def run(self, function: Callable[[], Result]) -> Result:
+    async def run(self, function: Callable[[], Result], *, is_act: bool = False) -> Result:
         """Run a function in a thread.
 
         Raises:
             OverloadedError: `overloaded`, when too many requests wait.
         """
+        return await (self._acting if is_act else self._reading).run(function)
+
+    def close(self) -> None:
+        """End behind the functions that run now."""
+        self._reading.close()
+        self._acting.close()
+
+
+class _Pool:
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "dashboard")
+        self._waiting = 0
+
+    async def run(self, function: Callable[[], Result]) -> Result:
         if self._waiting >= WAITING_MAX:
             message = f"{self._waiting} requests wait for the dashboard"
             raise OverloadedError("overloaded", message, "try again in a second", retry_after_s=1)
@@ -39,5 +56,4 @@ class Threads:
             self._waiting -= 1
 
     def close(self) -> None:
-        """End behind the functions that run now."""
         self._pool.shutdown(wait=False, cancel_futures=True)
