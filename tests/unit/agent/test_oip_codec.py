@@ -272,6 +272,8 @@ def test_a_deadline_is_in_microseconds():
     assert asking(timeout=1500).timeout_s == 0.0015
     assert asking(timeout=0).timeout_s is None
     assert asking().timeout_s is None
+    with pytest.raises(UsageError, match="timeout"):
+        asking(timeout=10**400)
 
 
 def test_only_the_outputs_asked_for_come_back():

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from edgeml_agent.http_api import json_body, schemas
 from edgeml_agent.http_api.oip import tensors
@@ -24,6 +25,8 @@ from edgeml_runtime.tensors import Array
 
 #: Classes that a request may name; the largest usual label set.
 CLASSES_MAX: Final = 1000
+#: Microseconds that a client may say it waits: 285 years.
+TIMEOUT_MAX: Final = 2**53
 _MICROSECONDS: Final = 1e6
 
 
@@ -45,7 +48,7 @@ class RequestParameters(msgspec.Struct, frozen=True):
     """The parameters of a request; unknown ones are ignored, as the protocol demands. `timeout` is in µs."""
 
     binary_data_output: bool = False
-    timeout: int = 0
+    timeout: Annotated[int, Meta(le=TIMEOUT_MAX)] = 0
 
 
 class InferMessage(msgspec.Struct, frozen=True):
