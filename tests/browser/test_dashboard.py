@@ -121,6 +121,15 @@ def test_the_filters_replace_the_table_without_a_new_page(dashboard: DashboardSi
     assert "state=failed" in page.url
 
 
+def test_a_wrong_filter_is_explained(dashboard: DashboardSite, pages) -> None:
+    """By the page of the error, as without JavaScript."""
+    page = log_in(pages(), dashboard.url)
+    page.goto(f"{dashboard.url}/devices")
+    page.get_by_label("Labels").fill("site=(")
+    page.get_by_label("Labels").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("site=(")
+
+
 def test_the_plot_is_drawn(dashboard: DashboardSite, pages) -> None:
     """By uPlot, within the policy; a table beside it has the same figures."""
     page = log_in(pages(), dashboard.url)

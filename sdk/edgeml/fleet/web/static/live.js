@@ -1,4 +1,4 @@
-// A page that names a stream of events asks for its new content at each event.
+// A page that names a stream of events asks for its new content at each event. Errors of forms are shown.
 
 /** Milliseconds until a stream that was refused is asked for again: browsers try again only where a connection broke. */
 const REFUSED_MS = 5000;
@@ -27,5 +27,9 @@ function retry(source) {
   follow();
 }
 
+// A form whose answer is an error is sent as without JavaScript: htmx leaves the page as it was.
+document.addEventListener("htmx:responseError", ({ detail }) => {
+  if (detail.elt.matches("form")) detail.elt.submit();
+});
 document.addEventListener("htmx:afterSettle", follow);
 follow();
