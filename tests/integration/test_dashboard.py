@@ -33,7 +33,7 @@ from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
 from edgeml.fleet.web.operations import API, OPERATIONS, Operation, Query
 from edgeml.fleet.web.pages import Pages
 from edgeml.fleet.web.server import Dashboard, HttpOptions
-from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, Sessions
+from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, SEEN_EVERY_S, Sessions
 from edgeml.fleet.web.threads import THREADS, Threads
 from edgeml.fleet.web.view_model import ViewModel
 from edgeml.repository import layout
@@ -485,6 +485,18 @@ def test_sessions_end_by_age_and_by_number(site: Site) -> None:
         assert sessions.find(kept) is not None
     now_s[0] += IDLE_MAX_S
     assert sessions.find(kept) is None
+
+
+def test_a_session_is_found_in_a_database_that_cannot_be_written(site: Site) -> None:
+    """Its time waits until the disk has room again."""
+    now_s = [1000.0]
+    sessions = Sessions(site.registry.database, lambda: now_s[0])
+    cookie = sessions.begin("viewer")
+    now_s[0] += SEEN_EVERY_S + 1
+    full = "CREATE TRIGGER f BEFORE UPDATE ON session BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+    with site.registry.database.writing() as connection:
+        connection.exec_driver_sql(full)
+    assert sessions.find(cookie).account == "viewer"
 
 
 def test_secrets_are_stored_hashed_and_tokens_expire(site: Site) -> None:

@@ -6,6 +6,7 @@ cookie's SHA-256. The role is the account's at the time of each request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
@@ -18,6 +19,7 @@ from sqlalchemy import Connection
 
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import SESSION
+from edgeml_core.errors import DeviceError
 
 #: Seconds after the login, and after the last request, at which a session ends: a shift, and a break.
 AGE_MAX_S: Final = 12 * 3600.0
@@ -73,8 +75,9 @@ class Sessions:
         if row is None or now_s - row.began_s > AGE_MAX_S or now_s - row.seen_s > IDLE_MAX_S:
             return None
         found = Session(id=row.id, account=row.account, csrf=row.csrf, began_s=row.began_s, seen_s=row.seen_s)
+        # Pages are there when the disk is full, too: they show it.
         if now_s - found.seen_s > SEEN_EVERY_S:
-            with self._database.writing() as connection:
+            with contextlib.suppress(DeviceError), self._database.writing() as connection:
                 connection.execute(sa.update(SESSION).where(SESSION.c.id == found.id).values(seen_s=now_s))
         return found
 
