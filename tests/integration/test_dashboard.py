@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -567,6 +568,29 @@ def test_silent_connections_leave_files_to_the_host(site: Site, monkeypatch: pyt
                 one.close()
 
     asyncio.run(connect())
+
+
+def test_a_client_that_takes_no_answer_holds_no_place(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again and again, and reads nothing."""
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(server, "IDLE_MAX_S", 0.2)
+    file = b"GET /static/htmx.min.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+    async def ask() -> None:
+        async with serving(site) as port:
+            with socket.create_connection(("127.0.0.1", port)) as greedy:
+                greedy.sendall(file * 400)
+                async with asyncio.timeout(20):
+                    answered = b""
+                    while not answered:
+                        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                        writer.write(health)
+                        answered = await _rest(reader)
+                        writer.close()
+                assert answered.startswith(b"HTTP/1.1 200")
+
+    asyncio.run(ask())
 
 
 def test_a_proxy_may_run_on_the_same_machine(site: Site) -> None:

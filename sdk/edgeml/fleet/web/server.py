@@ -41,6 +41,8 @@ from edgeml_io import http_hosts
 CONNECTIONS_MAX: Final = 500
 #: Seconds in which a request's head must arrive; an idle connection is kept for once or twice as long.
 IDLE_MAX_S: Final = 20.0
+#: Times of `IDLE_MAX_S` in which a client takes nothing of an answer; the kernel takes from us in large parts.
+STUCK_MAX: Final = 3
 #: Seconds that requests may take once the server ends.
 SHUTDOWN_MAX_S: Final = 3
 _BACKLOG: Final = 128
@@ -151,12 +153,13 @@ class _Listener(socket.socket):
 
 
 class _Connection(H11Protocol):
-    """A connection that is closed when no request is under way on it, and none has come whole for a while."""
+    """A connection that is closed when for a while its client sends no whole request, or takes nothing of an answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to look at it."""
         super().connection_made(transport)
         self._looked_at: RequestResponseCycle | None = None
+        self._untaken_bytes = self._stuck = 0
         self._look = self.loop.call_later(IDLE_MAX_S, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -166,10 +169,15 @@ class _Connection(H11Protocol):
 
     def _close_if_idle(self) -> None:
         is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and self.cycle is self._looked_at:
-            self.transport.close()
+        untaken_bytes = self.transport.get_write_buffer_size()
+        is_same = self.cycle is self._looked_at
+        self._stuck = self._stuck + 1 if is_same and 0 < self._untaken_bytes <= untaken_bytes else 0
+        if self._stuck == STUCK_MAX:
+            self.transport.abort()
             return
-        self._looked_at = self.cycle
+        if is_idle and is_same:
+            self.transport.close()  # when the rest is taken
+        self._looked_at, self._untaken_bytes = self.cycle, untaken_bytes
         self._look = self.loop.call_later(IDLE_MAX_S, self._close_if_idle)
 
 
