@@ -35,13 +35,11 @@ class TokenTexts:
         """Describe a token; a special one by its name in the tokenizer."""
         alone = self._tokenizer.decode([token])
         name = self._tokenizer.id_to_token(token) or ""
-        if not alone:
-            text, data = name, name.encode()
-        elif _BROKEN in alone and (found := _bytes(name)) is not None:
+        if _BROKEN in alone and (found := _bytes(name)) is not None:
             text, data = found.decode(errors="replace"), found
         else:
             # The second of two has the space before its word, which decoders drop at the beginning of a text.
-            text = self._tokenizer.decode([token, token])[len(alone) :]
+            text = self._tokenizer.decode([token, token])[len(alone) :] or name
             data = b"" if _BROKEN in text else text.encode()
         return {"token": text, "bytes": list(data) if data else None, "logprob": max(logprob, LOGPROB_MIN)}
 
