@@ -158,6 +158,11 @@ class Cache:
             capacity = rounded(tokens)
             self.move(self._decoder.empty(capacity), capacity)
 
+    def shrink(self) -> None:
+        """Give back the room that no token has taken."""
+        if (capacity := rounded(len(self.tokens))) < self.capacity:
+            self.move(self._decoder.empty(capacity), capacity)
+
     def move(self, arrays: dict[str, Array], capacity: int) -> None:
         """Move to other arrays, of one row, which no other cache uses.
 
@@ -242,9 +247,10 @@ class Caches:
         return cache
 
     def keep(self, cache: Cache) -> None:
-        """Keep a cache that is no longer used, and drop the oldest ones past the bounds."""
+        """Keep a cache that is no longer used, unless it is too long, and drop the oldest ones past the bounds."""
         self._used = [it for it in self._used if it is not cache]
-        if cache.tokens:
+        if cache.tokens and rounded(len(cache.tokens)) * self._decoder.token_bytes() <= KEPT_BYTES_MAX:
+            cache.shrink()
             self._kept.append(cache)
         while len(self._kept) > KEPT_MAX or sum(it.bytes for it in self._kept) > KEPT_BYTES_MAX:
             del self._kept[0]

@@ -1,0 +1,53 @@
+"""The caches of conversations that have ended: which are kept for a next turn."""
+
+import numpy as np
+import pytest
+
+from edgeml_core.manifest import TensorSpec
+from edgeml_core.processing import Generation
+from edgeml_runtime.generate.cache import KEPT_BYTES_MAX, Caches, Decoder
+
+HEADS, SIZE = 8, 64
+PROMPT = list(range(10, 50))
+
+
+class Session:
+    """A session of a model whose logits and cache are zeros."""
+
+    def run(self, inputs):
+        """Give back a cache with the new tokens."""
+        total = inputs["past"].shape[2] + inputs["input_ids"].shape[1]
+        return {"logits": np.zeros((1, 1, 8), np.float32), "present": np.zeros((1, HEADS, total, SIZE), np.float32)}
+
+
+@pytest.fixture
+def decoder():
+    """The inputs of a model with one array as its cache."""
+    inputs = (
+        TensorSpec(name="input_ids", dtype="int64", shape=(-1, -1)),
+        TensorSpec(name="past", dtype="float32", shape=(-1, HEADS, -1, SIZE)),
+    )
+    return Decoder(inputs, Generation(output="logits", stop_ids=(), past=("past",), present=("present",)))
+
+
+def test_keep_counts_no_room_for_an_answer_that_was_not_written(decoder):
+    """A chat without a limit has room for the model's whole context, and its next turn reads its new tokens only."""
+    kept, session = Caches(decoder), Session()
+    cache = kept.take(session, PROMPT)
+    cache.reserve(2 * KEPT_BYTES_MAX // decoder.token_bytes())
+    cache.read(PROMPT)
+    kept.keep(cache)
+    assert kept.take(session, [*PROMPT, 1]).tokens == PROMPT
+
+
+def test_keep_a_cache_beyond_the_bound_drops_no_other(decoder):
+    """A conversation that takes more than all may costs the next turn of no other one."""
+    kept, session = Caches(decoder), Session()
+    cache, long = (kept.take(session, ids) for ids in (PROMPT, [1]))
+    cache.read(PROMPT)
+    kept.keep(cache)
+    too_many = KEPT_BYTES_MAX // decoder.token_bytes() + 1
+    long.reserve(too_many)
+    long.tokens += [1] * too_many
+    kept.keep(long)
+    assert kept.take(session, [*PROMPT, 1]).tokens == PROMPT
