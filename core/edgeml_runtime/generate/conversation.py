@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from edgeml_runtime.engines import Session
 from edgeml_runtime.generate.cache import RUN_TOKENS_MAX, Cache
 from edgeml_runtime.generate.calling import CallingAnswer
 from edgeml_runtime.generate.detokenizer import Detokenizer
@@ -37,25 +38,33 @@ class Conversation:
 
     Args:
         rounds: the conversations of its model.
-        cache: has read the beginning of `prompt`.
+        session: the loaded model.
         prompt: the token ids.
         text: of this answer.
     """
 
-    def __init__(self, rounds: Rounds, cache: Cache, prompt: Sequence[int], text: Text) -> None:
+    def __init__(self, rounds: Rounds, session: Session, prompt: Sequence[int], text: Text) -> None:
         self.rounds: Final = rounds
-        self.cache: Final = cache
         #: Tokens that the model must read before the next one is drawn.
-        self.unread: Sequence[int] = prompt[len(cache.tokens) :]
+        self.unread: Sequence[int] = prompt
         #: Whether the answer is complete.
         self.finished = False
-        self._prompt_tokens, self._tokens, self._text = len(prompt), 0, text
+        self._session, self._prompt, self._text, self._tokens = session, prompt, text, 0
+        self._cache: Cache | None = None
         self._logits: Array | None = None
+
+    @property
+    def cache(self) -> Cache:
+        """The cache, taken when it is first used: a conversation that waits for memory has none."""
+        if self._cache is None:
+            self._cache = self.rounds.take(self._session, self._prompt)
+            self.unread = self._prompt[len(self._cache.tokens) :]
+        return self._cache
 
     @property
     def tokens_max(self) -> int:
         """The tokens of the prompt and of the longest answer."""
-        return self._prompt_tokens + self._text.room
+        return len(self._prompt) + self._text.room
 
     def read(self, tokens_max: int = RUN_TOKENS_MAX) -> None:
         """Read the next unread tokens in a run of their own, at most this number."""
@@ -70,7 +79,8 @@ class Conversation:
 
     def close(self) -> None:
         """End the answer, complete or not; the cache is kept for the next turn."""
-        self.rounds.end(self.cache)
+        if self._cache is not None:
+            self.rounds.end(self._cache)
 
     def write(self) -> TokenDelta | None:
         """Write the next token; None while tokens are unread.
@@ -95,7 +105,7 @@ class Conversation:
         answer = self._text.answer
         return TokenDelta(
             text=text,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=len(self._prompt),
             tokens=self._tokens,
             finish=finish,
             logprob=None if ends else drawn.logprob,

@@ -38,7 +38,11 @@ class Rounds:
 
     def begin(self, session: Session, prompt: Sequence[int], text: Text) -> Conversation:
         """Begin a conversation, which must be closed."""
-        return Conversation(self, self._caches.take(session, prompt), prompt, text)
+        return Conversation(self, session, prompt, text)
+
+    def take(self, session: Session, prompt: Sequence[int]) -> Cache:
+        """Take the cache of a conversation, which has read the beginning of its prompt, until `end`."""
+        return self._caches.take(session, prompt)
 
     def read(self, conversations: Sequence[Conversation]) -> None:
         """Let each conversation read its newest token, and one of them a part of its prompt.

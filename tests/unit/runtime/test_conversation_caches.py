@@ -1,4 +1,4 @@
-"""The caches of conversations that have ended: which are kept for a next turn."""
+"""The caches of conversations: which are kept for a next turn, and which take memory."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,12 @@ import pytest
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import Generation
 from edgeml_runtime.generate.cache import KEPT_BYTES_MAX, Caches, Decoder
+from edgeml_runtime.generate.conversation import Text
+from edgeml_runtime.generate.rounds import Rounds
 
 HEADS, SIZE = 8, 64
 PROMPT = list(range(10, 50))
+ROOM = 24
 
 
 class Session:
@@ -51,3 +54,20 @@ def test_keep_a_cache_beyond_the_bound_drops_no_other(decoder):
     long.tokens += [1] * too_many
     kept.keep(long)
     assert kept.take(session, [*PROMPT, 1]).tokens == PROMPT
+
+
+def test_conversations_that_wait_for_memory_take_none(decoder):
+    """Also where they begin as one that is written, whose cache they get a copy of."""
+    text = Text(room=ROOM, stop_ids=(), answer=None, sampler=None)
+    rounds, session = Rounds(decoder, memory_bytes=(len(PROMPT) + ROOM) * decoder.token_bytes()), Session()
+    first = rounds.begin(session, PROMPT, text)
+    rounds.read([first])
+    waiting = [rounds.begin(session, PROMPT, text) for _ in range(3)]
+    rounds.read([first, *waiting])
+    assert [it.bytes for it in rounds._caches._used if it.tokens] == [first.cache.bytes]
+    first.close()
+    rounds.read(waiting)
+    assert [it.tokens for it in rounds._caches._used if it.tokens] == [PROMPT]
+    for conversation in waiting:
+        conversation.close()
+    assert not rounds._caches._used
