@@ -94,9 +94,10 @@ class Batch:
         """Give each cache a row. A cache that has outgrown its row has moved away by itself, and gets another."""
         needed = max(max(it.capacity, len(it.tokens) + 1) for it in caches)
         if needed > self._capacity:
-            self._capacity = rounded(needed)
-            # Untouched rows take no memory.
-            self._arrays, self._runs = self._decoder.empty(self._capacity, ROWS_MAX), {}
+            capacity = rounded(needed)
+            # Untouched rows take no memory; a system may refuse them all the same, which must change nothing.
+            self._arrays = self._decoder.empty(capacity, ROWS_MAX)
+            self._capacity, self._runs = capacity, {}
             for row, cache in enumerate(self._caches):
                 cache.move(self._row(row), self._capacity)
         for cache in caches:

@@ -5,7 +5,8 @@ import pytest
 
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import Generation
-from edgeml_runtime.generate.cache import KEPT_BYTES_MAX, Caches, Decoder
+from edgeml_runtime.generate.batch import ROWS_MAX, Batch
+from edgeml_runtime.generate.cache import COUNTED, KEPT_BYTES_MAX, Cache, Caches, Decoder
 from edgeml_runtime.generate.conversation import Text
 from edgeml_runtime.generate.rounds import Rounds
 
@@ -15,7 +16,14 @@ ROOM = 24
 
 
 class Session:
-    """A session of a model whose logits and cache are zeros."""
+    """A session of a model whose logits and cache are zeros, in place or not."""
+
+    def bind(self, _):
+        """Leave the cache as it is."""
+        return lambda inputs: {"logits": np.zeros((len(inputs["input_ids"]), 1, 8), np.float32)}
+
+    def close(self):
+        """Free nothing."""
 
     def run(self, inputs):
         """Give back a cache with the new tokens."""
@@ -71,3 +79,26 @@ def test_conversations_that_wait_for_memory_take_none(decoder):
     for conversation in waiting:
         conversation.close()
     assert not rounds._caches._used
+
+
+def test_read_without_memory_for_all_rows_leaves_the_caches_as_they_were(monkeypatch):
+    """A system refuses the rows of one that has room for a long answer; the next round doesn't take them for given."""
+    inputs = [TensorSpec(name=name, dtype="int64", shape=(-1,)) for name in COUNTED]
+    past = TensorSpec(name="past", dtype="float32", shape=(-1, HEADS, -1, SIZE))
+    spec = Generation(output="logits", stop_ids=(), past=("past",), present=("present",), in_place=True)
+    decoder, session = Decoder((*inputs, past), spec), Session()
+    batch, caches = Batch(decoder, session), [Cache(decoder, session) for _ in range(3)]
+    batch.read(caches[:2], [1, 2])
+    caches[2].reserve(1000)
+    whole, room = Decoder.empty, caches[2].capacity
+
+    def empty(self, tokens, rows=1):
+        if rows * tokens >= ROWS_MAX * room:
+            raise MemoryError
+        return whole(self, tokens, rows)
+
+    monkeypatch.setattr(Decoder, "empty", empty)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            batch.read(caches, [1, 2, 3])
+    assert [len(it.tokens) for it in caches] == [1, 1, 0]
