@@ -14,7 +14,6 @@ from edgeml.check import data, records
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import AudioInput, ImageInput
 from edgeml_runtime import requests
-from edgeml_runtime.encode import audio
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Answer, Item
 from edgeml_runtime.unpack import unpacked
@@ -132,8 +131,8 @@ def _item(model: Model, request: object, folder: Path) -> Item:
     match model.manifest.preprocess, request:
         case ImageInput(), {"image": str(name)}:
             request = {**request, "image": base64.b64encode(_file(name, folder)).decode()}
-        case AudioInput(sampling_rate_hz=rate_hz), {"audio": str(name), **others} if not others:
-            return audio.read(_file(name, folder), rate_hz)
+        case AudioInput(), {"audio": str(name)}:
+            request = {**request, "audio": base64.b64encode(_file(name, folder)).decode()}
     return model.parse([request])[0]
 
 

@@ -18,7 +18,7 @@ from edgeml_core.errors import UsageError
 _FIELD: Final = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
 
 #: Fields whose value is a text or a path.
-_TEXTS: Final = ("text", "text_pair", "question", "context", "prompt", "image", "audio")
+_TEXTS: Final = ("text", "text_pair", "question", "context", "prompt", "image", "audio", "language")
 
 
 @click.command()
@@ -45,8 +45,9 @@ def run(out: Output, bundle: Path, sources: tuple[str, ...]) -> None:
     """Answer requests with BUNDLE.
 
     By task: {"text": ...}, with a mask in it "top_k": 5, {"question": ..., "context": ...}, {"prompt": ...,
-    "max_new_tokens": 20}, {"image": path}, for a detector with "threshold": 0.5, {"audio": path} or {"inputs": {name:
-    nested list}}. A picture or a sound may be in base64 instead. Several --input FIELD=VALUE make one request.
+    "max_new_tokens": 20}, {"image": path}, for a detector with "threshold": 0.5, {"audio": path}, for Whisper with
+    "language": "de", or {"inputs": {name: nested list}}. A picture or a sound may be in base64 instead. Several
+    --input FIELD=VALUE make one request.
 
     Rows are those of `edgeml export --evaluate`: JSON lines, a JSON array or CSV with a header. Each is answered alone,
     and --json prints one answer a line. For JSON, --json prints {"outputs": [...]}.

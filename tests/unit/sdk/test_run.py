@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 from scipy.io import wavfile
+from tests.unit.core.test_manifest import DECODED
 
 from edgeml.cli.main import edgeml
 from edgeml_core.errors import UsageError
+from edgeml_runtime import requests
+from edgeml_runtime.model import Model
+from edgeml_runtime.tasks import Audio, Item
 from support import task_models
 
 
@@ -68,6 +74,26 @@ def test_mask_is_filled_with_as_many_tokens_as_requested(folder: Path):
 def test_sound_file_of_another_rate_is_written_down(folder: Path):
     """It is resampled on the host."""
     assert json.loads(run("ears.edgeml", "--input", "audio=loud.wav").stdout) == {"text": "loud"}
+
+
+def test_language_stands_beside_the_path_of_a_sound(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A decoder of speech takes it, and a model of another kind refuses it by its name."""
+    request = ("--input", "audio=loud.wav", "--input", "language=de")
+    with pytest.raises(UsageError, match="unknown field `language`"):
+        run("ears.edgeml", *request)
+    said = list[Item]()
+
+    def predict(_: Model, items: Sequence[Item]) -> list[dict[str, str]]:
+        said.extend(items)
+        return [{"text": "laut"}]
+
+    def parse(model: Model, request: object) -> list[Item]:
+        return requests.parse(request, msgspec.structs.replace(model.manifest, postprocess=DECODED))
+
+    monkeypatch.setattr(Model, "predict", predict)
+    monkeypatch.setattr(Model, "parse", parse)
+    assert json.loads(run("ears.edgeml", *request).stdout) == {"text": "laut"}
+    assert [it.language for it in said if isinstance(it, Audio)] == ["de"]
 
 
 def test_json_takes_paths_and_base64(folder: Path):
