@@ -110,7 +110,7 @@ def check_drop(accuracy: Accuracy, max_drop: float) -> None:
     Raises:
         GateFailed: `gate-failed`.
     """
-    if accuracy.drop > max_drop:
+    if not accuracy.drop <= max_drop:  # NaN is within no limit
         raise GateFailed(
             "gate-failed",
             f"{accuracy.metric} {_change(accuracy)} "

@@ -115,7 +115,7 @@ def check_accuracy(every_row: Accuracy, here: Accuracy, there: Accuracy, *, cpu:
     """
     further = there.drop - here.drop
     counts = not there.is_fraction or round(further * there.rows) > ROWS_LOST_MAX
-    if every_row.drop + further > max_drop and counts:
+    if not every_row.drop + further <= max_drop and counts:  # NaN is within no limit
         raise GateFailed(
             "gate-failed",
             f"on {cpu}, emulated, {there.metric} is worse by about {every_row.drop + further:.2%} "

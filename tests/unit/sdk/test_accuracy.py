@@ -208,6 +208,15 @@ def test_measure_perplexity_interval_is_that_of_a_ratio():
     )
 
 
+@pytest.mark.parametrize("likelihood", [float("nan")])
+def test_check_drop_refuses_a_candidate_that_is_broken_on_one_text(likelihood):
+    """Logits that are no numbers, or as far from the text's tokens as no float can say: it fails, as any other."""
+    before, after = likelihoods((-20, 10), (-20, 10)), likelihoods((-20, 10), (likelihood, 10))
+    found = accuracy.measure(before, after, rows(None, None), LANGUAGE)
+    with pytest.raises(GateFailed, match=r"perplexity rises by .*, from 7\.39 to "):
+        accuracy.check_drop(found, 0.01)
+
+
 def test_measure_perplexity_of_one_text_is_refused():
     """It is asked for more."""
     one = likelihoods((-3.0, 2))

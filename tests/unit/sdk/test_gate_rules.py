@@ -231,3 +231,10 @@ def test_check_accuracy_of_a_perplexity_counts_its_rise():
     here, there = (msgspec.structs.replace(measured(drop, 64), metric=PERPLEXITY) for drop in (0.0, 0.02))
     with pytest.raises(GateFailed, match=r"perplexity is worse by about 2\.00%"):
         target_cpu.check_accuracy(here, here, there, cpu="Haswell", max_drop=0.01)
+
+
+def test_check_accuracy_of_a_perplexity_that_is_no_number_fails():
+    """A text has logits that are none, on the other CPU alone."""
+    here, there = (msgspec.structs.replace(measured(drop, 64), metric=PERPLEXITY) for drop in (0.0, float("nan")))
+    with pytest.raises(GateFailed, match="perplexity is worse by about nan%"):
+        target_cpu.check_accuracy(here, here, there, cpu="Haswell", max_drop=0.01)
