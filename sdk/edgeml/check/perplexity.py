@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from edgeml_runtime.tensors import Array
 #: Texts; fewer have no spread for an interval.
 ROWS_MIN: Final = 2
 _DECIMALS: Final = 6
+#: Largest exponent of e. A perplexity of 1e20 says as much as a larger one, which a float may not hold.
+_EXPONENT_MAX: Final = 46.0
 _HINT: Final = 'give two lines of {"text": "..."} or more'
 
 
@@ -45,11 +47,16 @@ def measure(fp32: Sequence[Answer], int8: Sequence[Answer], *, z95: float) -> Ac
     return Accuracy(
         metric=PERPLEXITY,
         rows=len(tokens),
-        fp32=round(math.exp(-before.sum() / count), _DECIMALS),
-        int8=round(math.exp(-after.sum() / count), _DECIMALS),
-        drop=round(math.expm1(rise), _DECIMALS),
-        ci95=(round(math.expm1(rise - spread), _DECIMALS), round(math.expm1(rise + spread), _DECIMALS)),
+        fp32=_power(math.exp, -before.sum() / count),
+        int8=_power(math.exp, -after.sum() / count),
+        drop=_power(math.expm1, rise),
+        ci95=(_power(math.expm1, rise - spread), _power(math.expm1, rise + spread)),
     )
+
+
+def _power(of_e: Callable[[float], float], exponent: float) -> float:
+    """Compute a power of e, rounded; NaN stays NaN."""
+    return round(of_e(float(np.minimum(exponent, _EXPONENT_MAX))), _DECIMALS)
 
 
 def _summed(answers: Sequence[Answer]) -> tuple[Array, Array]:

@@ -208,7 +208,7 @@ def test_measure_perplexity_interval_is_that_of_a_ratio():
     )
 
 
-@pytest.mark.parametrize("likelihood", [float("nan")])
+@pytest.mark.parametrize("likelihood", [float("nan"), -1e5])
 def test_check_drop_refuses_a_candidate_that_is_broken_on_one_text(likelihood):
     """Logits that are no numbers, or as far from the text's tokens as no float can say: it fails, as any other."""
     before, after = likelihoods((-20, 10), (-20, 10)), likelihoods((-20, 10), (likelihood, 10))
