@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeml_agent import log
 from edgeml_agent.serve.calls import Infer, Predict, RequestInfo, Steps, Stream
 from edgeml_core.errors import TransportError
 from edgeml_runtime.model import Model
@@ -86,6 +87,16 @@ def _advance(job: Job, steps: Steps[Any], others_wait: Callable[[], bool]) -> An
             raise _left()
         if job.conversation is not None or others_wait():
             return UNFINISHED
+
+
+def close_steps(job: Job) -> None:
+    """End the steps of a finished job, which has its result: an error is logged."""
+    if job.steps is None:
+        return
+    try:
+        job.steps.close()
+    except Exception as error:  # noqa: BLE001 - it must not end the thread
+        log.defect("request not closed", error)
 
 
 def let_read(model: Model, jobs: Sequence[Job]) -> dict[Job, Exception]:

@@ -42,7 +42,7 @@ from edgeml_agent.serve import calls
 from edgeml_agent.serve.admission import AdmissionQueue
 from edgeml_agent.serve.calls import NO_INFO, RequestInfo, Stream
 from edgeml_agent.serve.cores import Cores
-from edgeml_agent.serve.jobs import UNFINISHED, Job, let_read, result_of, settle
+from edgeml_agent.serve.jobs import UNFINISHED, Job, close_steps, let_read, result_of, settle
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
 from edgeml_core.errors import OverloadedError
@@ -311,8 +311,7 @@ class Worker:
         finished = [(job, result) for job, result in pairs if result is not UNFINISHED]
         unfinished = [job for job, result in pairs if result is UNFINISHED]
         for job, _ in finished:
-            if job.steps is not None:
-                job.steps.close()  # in this thread, which alone may use the model
+            close_steps(job)  # in this thread, which alone may use the model
         self._writing += (job for job in unfinished if job.conversation is not None)
         with self._changed:
             self._queue.extend(job for job in unfinished if job.conversation is None)
