@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,8 @@ from edgeml_runtime.tensors import Array
 
 #: Conversations that share a run. More gain little on a CPU, and each one waits for all.
 ROWS_MAX: Final = 8
+#: Tokens that have taken memory, as a multiple of those that are there: a row keeps what a longer cache has left.
+_TOUCHED_MAX: Final = 2
 #: Tokens for the test of independence: the first row's, and others for the second row.
 _PROBED: Final = (0, 1, 2)
 
@@ -40,6 +43,8 @@ class Batch:
         self._capacity = 0
         self._arrays: dict[str, Array] = {}
         self._runs: dict[int, Run] = {}
+        #: Tokens of each row that have taken memory, as seen when a cache last left.
+        self._touched = [0] * ROWS_MAX
 
     @cached_property
     def is_possible(self) -> bool:
@@ -81,6 +86,8 @@ class Batch:
         """Move a cache to arrays of its own, if it is in the batch."""
         if cache not in self._caches:
             return
+        lengths = [len(it.tokens) for it in self._caches]
+        self._touched = [max(pair) for pair in zip_longest(self._touched, lengths, fillvalue=0)]
         row, capacity = self._caches.index(cache), rounded(len(cache.tokens))
         cache.move(self._decoder.empty(capacity), capacity)
         last = self._caches.pop()
@@ -89,21 +96,26 @@ class Batch:
             last.move(self._row(row), self._capacity)
         if not self._caches:
             self._capacity, self._arrays, self._runs = 0, {}, {}
+        elif sum(self._touched) > _TOUCHED_MAX * sum(rounded(len(it.tokens)) for it in self._caches):
+            self._renew(self._capacity)
 
     def _join(self, caches: Sequence[Cache]) -> None:
         """Give each cache a row. A cache that has outgrown its row has moved away by itself, and gets another."""
         needed = max(max(it.capacity, len(it.tokens) + 1) for it in caches)
         if needed > self._capacity:
-            capacity = rounded(needed)
-            # Untouched rows take no memory; a system may refuse them all the same, which must change nothing.
-            self._arrays = self._decoder.empty(capacity, ROWS_MAX)
-            self._capacity, self._runs = capacity, {}
-            for row, cache in enumerate(self._caches):
-                cache.move(self._row(row), self._capacity)
+            self._renew(rounded(needed))
         for cache in caches:
             if cache not in self._caches:
                 cache.move(self._row(len(self._caches)), self._capacity)
                 self._caches.append(cache)
+
+    def _renew(self, capacity: int) -> None:
+        """Move all caches to new arrays, whose other rows take no memory."""
+        # A system may refuse untouched rows all the same, which must change nothing.
+        self._arrays = self._decoder.empty(capacity, ROWS_MAX)
+        self._capacity, self._runs, self._touched = capacity, {}, [0] * ROWS_MAX
+        for row, cache in enumerate(self._caches):
+            cache.move(self._row(row), capacity)
 
     def _row(self, row: int) -> dict[str, Array]:
         return {name: array[row : row + 1] for name, array in self._arrays.items()}

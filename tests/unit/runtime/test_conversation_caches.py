@@ -6,7 +6,7 @@ import pytest
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import Generation
 from edgeml_runtime.generate.batch import ROWS_MAX, Batch
-from edgeml_runtime.generate.cache import COUNTED, KEPT_BYTES_MAX, Cache, Caches, Decoder
+from edgeml_runtime.generate.cache import COUNTED, GROWTH_TOKENS, KEPT_BYTES_MAX, Cache, Caches, Decoder
 from edgeml_runtime.generate.conversation import Text
 from edgeml_runtime.generate.rounds import Rounds
 
@@ -81,13 +81,18 @@ def test_conversations_that_wait_for_memory_take_none(decoder):
     assert not rounds._caches._used
 
 
-def test_read_without_memory_for_all_rows_leaves_the_caches_as_they_were(monkeypatch):
-    """A system refuses the rows of one that has room for a long answer; the next round doesn't take them for given."""
+@pytest.fixture
+def batch():
+    """The batch of a model with one array as its cache, written in place."""
     inputs = [TensorSpec(name=name, dtype="int64", shape=(-1,)) for name in COUNTED]
     past = TensorSpec(name="past", dtype="float32", shape=(-1, HEADS, -1, SIZE))
     spec = Generation(output="logits", stop_ids=(), past=("past",), present=("present",), in_place=True)
-    decoder, session = Decoder((*inputs, past), spec), Session()
-    batch, caches = Batch(decoder, session), [Cache(decoder, session) for _ in range(3)]
+    return Batch(Decoder((*inputs, past), spec), Session())
+
+
+def test_read_without_memory_for_all_rows_leaves_the_caches_as_they_were(batch, monkeypatch):
+    """A system refuses the rows of one that has room for a long answer; the next round doesn't take them for given."""
+    caches = [Cache(batch._decoder, batch._session) for _ in range(3)]
     batch.read(caches[:2], [1, 2])
     caches[2].reserve(1000)
     whole, room = Decoder.empty, caches[2].capacity
@@ -102,3 +107,25 @@ def test_read_without_memory_for_all_rows_leaves_the_caches_as_they_were(monkeyp
         with pytest.raises(MemoryError):
             batch.read(caches, [1, 2, 3])
     assert [len(it.tokens) for it in caches] == [1, 1, 0]
+
+
+def test_rows_of_longer_caches_that_left_are_given_back(batch):
+    """One long conversation after the other leaves a row behind it, while short ones go on."""
+    active = list[Cache]()
+    for _ in range(ROWS_MAX - 1):
+        active.append(_filled(batch, 10))
+        long = _filled(batch, 3000)
+        batch.read([*active, long], [1] * (len(active) + 1))
+        batch.leave(long)
+        (array,) = batch._arrays.values()
+        assert np.count_nonzero(array[:, 0, :, 0]) <= 2 * GROWTH_TOKENS * len(active)
+        assert all(it._arrays["past"][0, 0, :10, 0].all() for it in active)
+
+
+def _filled(batch, tokens):
+    """A cache that has read this number of tokens."""
+    cache = Cache(batch._decoder, batch._session)
+    cache.reserve(tokens)
+    cache._arrays["past"][:, :, :tokens] = 1
+    cache.tokens = [1] * tokens
+    return cache
