@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -25,6 +27,9 @@ GROWTH_TOKENS: Final = 256
 KEPT_MAX: Final = 8
 #: Bytes of all kept caches: an eighth of the smallest board's memory.
 KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
+
+#: Bytes of a huge page on x86 and Arm with pages of 4 KiB: a smaller array has none.
+_HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
 
 #: The inputs that are made of token ids and their numbers.
 COUNTED: Final = (INPUT_IDS, MASK, POSITIONS, LAST_TOKEN, TOKENS_SO_FAR, LOGITS_AT)
@@ -95,7 +100,7 @@ class Decoder:
         """Make arrays of caches: float32 [rows, heads, tokens, size] by input name. Untouched ones take no memory."""
         shapes = {name: self._inputs[name].shape for name in self.spec.past}
         return {
-            name: np.zeros([rows, heads, tokens, size], dtype=self._inputs[name].dtype)
+            name: _zeros((rows, heads, tokens, size), np.dtype(self._inputs[name].dtype))
             for name, (_, heads, _, size) in shapes.items()
         }
 
@@ -123,6 +128,17 @@ def _run_and_copy(session: Session, bound: Bound, inputs: Mapping[str, Array], b
         present = outputs.pop(output)
         array[:, :, before : present.shape[2]] = present[:, :, before:]
     return outputs
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Make zeros that take memory by small pages. NumPy requests huge ones, of which a token touches one a head."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < _HUGE_PAGE_BYTES:
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 def rounded(tokens: int) -> int:

@@ -1,5 +1,8 @@
 """The caches of conversations: which are kept for a next turn, and which take memory."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,6 +65,19 @@ def test_keep_a_cache_beyond_the_bound_drops_no_other(decoder):
     long.tokens += [1] * too_many
     kept.keep(long)
     assert kept.take(session, [*PROMPT, 1]).tokens == PROMPT
+
+
+def test_empty_takes_memory_for_the_tokens_that_are_written(decoder):
+    """A chat without a limit has room for the model's whole context. Huge pages would make all of it resident."""
+    before = _resident_bytes()
+    (array,) = decoder.empty(16 * 1024, rows=2).values()
+    array[:, :, 0] = 1
+    assert array.nbytes == 64 * 1024**2
+    assert _resident_bytes() - before < 8 * 1024**2
+
+
+def _resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_conversations_that_wait_for_memory_take_none(decoder):
