@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from tests.support import dashboard_site
+from tests.support import brokers, dashboard_site
+from tests.support.called_devices import OFFLINE, REPLIES, Devices
 from tests.support.dashboard_fleet import PASSWORD
 from tests.support.dashboard_site import DashboardSite
 
 from edgeml import repository
+from edgeml.fleet.link import Broker
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.web.accounts import Role
 from edgeml.repository import layout
+from edgeml_core import broker as broker_urls
 
 pytestmark = pytest.mark.nightly
 AXE = Path(__file__).parents[1] / "clients" / "node_modules" / "axe-core" / "axe.min.js"
@@ -30,8 +33,12 @@ RELEASE = "/releases/sample-1.0-rpi4-onnx"
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DashboardSite]:
     """A running dashboard."""
-    with dashboard_site.running(tmp_path_factory.mktemp("dashboard") / "repo", 12) as made:
-        yield made
+    folder = tmp_path_factory.mktemp("dashboard")
+    with brokers.mosquitto(folder / "broker") as broker:
+        devices = Devices(broker.port)
+        with dashboard_site.running(folder / "repo", 12, Broker(url=broker_urls.parse(broker.url))) as made:
+            yield made
+        devices.close()
 
 
 @pytest.fixture
@@ -173,6 +180,35 @@ def test_a_viewer_has_no_buttons_and_javascript_is_optional(dashboard: Dashboard
     page.get_by_label("Labels").fill("site=b")
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#devices tbody tr")).to_have_count(6)
+
+
+def test_a_call_shows_its_answer_in_place(dashboard: DashboardSite, pages) -> None:
+    """The log, then the error of another device; focus stays, and a screen reader is told, but not each line."""
+    page = log_in(pages(), dashboard.url)
+    page.goto(f"{dashboard.url}/devices/{REPLIES}")
+    page.evaluate("window.sameDocument = true")
+    page.get_by_label("Lines").fill("20")
+    page.get_by_role("button", name="Read its log").press("Enter")
+    expect(page.get_by_role("region", name=f"Log of {REPLIES}")).to_contain_text("a line")
+    expect(page.get_by_role("button", name="Read its log")).to_be_focused()
+    expect(page.locator("[aria-live=polite] pre[aria-live=off]")).to_have_count(1)
+    assert page.evaluate("window.sameDocument")
+    page.goto(f"{dashboard.url}/devices/{OFFLINE}")
+    page.get_by_role("button", name="Check the device").click()
+    expect(page.locator("#answer")).to_contain_text("device-offline")
+
+
+def test_a_call_needs_no_javascript(dashboard: DashboardSite, pages) -> None:
+    """The page of the device comes back, at the answer."""
+    page = log_in(pages(java_script_enabled=False), dashboard.url)
+    page.goto(f"{dashboard.url}/devices/{REPLIES}")
+    page.get_by_role("button", name="Read its log").click()
+    expect(page.locator("pre.log")).to_contain_text("a line")
+    assert page.url == f"{dashboard.url}/devices/{REPLIES}#answer"
+    page.goto(f"{dashboard.url}/devices/{OFFLINE}")
+    page.get_by_role("button", name="Check the device").click()
+    expect(page.locator("#answer")).to_contain_text("device-offline")
+    expect(page.get_by_role("heading", level=1)).to_have_text(OFFLINE)
 
 
 def test_the_keyboard_is_enough(dashboard: DashboardSite, pages) -> None:

@@ -38,7 +38,6 @@ from edgeml_agent.serve.models import Models
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_agent.store import locks
 from edgeml_core import broker as broker_urls
-from edgeml_core.calls import Timing
 from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
 from edgeml_io import echo_check
@@ -176,7 +175,7 @@ def test_wrong_password_has_its_own_code(password_broker, tmp_path):
         asyncio.run(serve.serve(tmp_path / "repo", where, None))
     connection = DeviceConnection(broker=where, fleet="edge")
     with pytest.raises(TransportError) as caller:
-        call.ask(connection, "barn-1", kind="verify", manifest_sha256="0" * 64, timing=Timing())
+        call.ask(connection, "barn-1", call.new("logs"))
     for error in (host.value, caller.value):
         assert (error.code, "--password-file" in error.hint) == ("broker-refused", True)
         assert "mistyped" not in f"{error.message} {error.__cause__}"

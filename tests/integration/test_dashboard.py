@@ -44,7 +44,7 @@ from edgeml_core.errors import OverloadedError, UsageError
 from edgeml_core.messages import DeviceState, ModelState, Report
 from support import certificates, dashboard_fleet
 from support.dashboard_fleet import PASSWORD, USERS
-from support.dashboard_site import Journal
+from support.dashboard_site import NO_BROKER, Journal
 
 URL = "http://127.0.0.1"
 STATIC = Path(edgeml.fleet.web.__file__).parent / "static"
@@ -65,9 +65,8 @@ class Site:
 
     def __init__(self, repo: Path, registry: Registry, tokens: dict[Role, str], *, is_secure: bool = False) -> None:
         self.repo, self.registry, self.tokens = repo, registry, tokens
-        self.app = server.make(
-            repository.opened(repo), registry, Threads(), is_secure=is_secure, is_local=not is_secure
-        )
+        rules = {"is_secure": is_secure, "is_local": not is_secure}
+        self.app = server.make(repository.opened(repo), registry, Threads(), NO_BROKER, **rules)
         self.client = self.browser()
 
     def browser(self, url: str = URL) -> TestClient:
@@ -526,7 +525,7 @@ def test_a_removed_account_ends_its_sessions(site: Site) -> None:
 async def serving(site: Site, **options: Any) -> AsyncIterator[int]:
     """Serve a site's dashboard on a port of its own."""
     dashboard = Dashboard(HttpOptions(address="127.0.0.1:0", **options))
-    running = asyncio.create_task(dashboard.run(repository.opened(site.repo), site.registry, Journal()))
+    running = asyncio.create_task(dashboard.run(repository.opened(site.repo), site.registry, Journal(), NO_BROKER))
     yield int(dashboard.url.rpartition(":")[2])
     running.cancel()
     await asyncio.wait({running})

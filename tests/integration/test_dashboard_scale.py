@@ -16,6 +16,7 @@ from edgeml.fleet.web.threads import Threads
 from edgeml.repository.layout import RepositoryFolder
 from edgeml_core.messages import DeviceState, ModelState, Report
 from support import dashboard_fleet
+from support.dashboard_site import NO_BROKER
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timing]
 DEVICES = 5_000
@@ -41,7 +42,7 @@ def test_five_thousand_devices_are_shown_within_a_second(tmp_path: Path, monkeyp
     with dashboard_fleet.registry_of(repo) as registry:
         registry.record(it for name in ids for it in messages(name, deployment))
         tokens = dashboard_fleet.add_accounts(repo, registry)
-        app = server.make(repository.opened(repo), registry, Threads(), is_secure=False, is_local=True)
+        app = server.make(repository.opened(repo), registry, Threads(), NO_BROKER, is_secure=False, is_local=True)
         client = TestClient(app, base_url="http://127.0.0.1")
         headers = {"Authorization": f"Bearer {tokens[Role.VIEW]}"}
         took_s = {}

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeml import repository
+from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.web.accounts import Role
 from edgeml.fleet.web.server import Dashboard, HttpOptions
+from edgeml_core import broker as broker_urls
 from support import dashboard_fleet
+
+#: A broker that isn't there.
+NO_BROKER = Broker(url=broker_urls.parse("mqtt://127.0.0.1:1"))
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,13 @@ class Journal:
 
 
 @contextmanager
-def running(repo: Path, devices: int = 4) -> Iterator[DashboardSite]:
+def running(repo: Path, devices: int = 4, broker: Broker = NO_BROKER) -> Iterator[DashboardSite]:
     """Make a fleet in a new folder, and serve its dashboard."""
     dashboard_fleet.make(repo, devices)
     with dashboard_fleet.registry_of(repo) as registry:
         tokens = dashboard_fleet.add_accounts(repo, registry)
         dashboard, loop = Dashboard(HttpOptions(address="127.0.0.1:0")), asyncio.new_event_loop()
-        task = loop.create_task(dashboard.run(repository.opened(repo), registry, Journal()))
+        task = loop.create_task(dashboard.run(repository.opened(repo), registry, Journal(), broker))
         thread = threading.Thread(target=_run, args=(loop, task))
         thread.start()
         try:

@@ -65,15 +65,15 @@ class OwnSite:
 
 
 @contextmanager
-def own_site(repo: Path) -> Iterator[OwnSite]:
-    """Serve a new repository with its own broker on free ports."""
+def own_site(repo: Path, **more: object) -> Iterator[OwnSite]:
+    """Serve a new repository with its own broker on free ports; `more` is for `Fleet.serve_async`."""
     site = OwnSite(Repository.init(repo, passphrase=""), free_port(), free_port())
     loop, failures = asyncio.new_event_loop(), []
 
     async def serve() -> None:
         names = {"with_broker": f"localhost:{site.port}", "enroll": f"localhost:{site.enroll_port}"}
         try:
-            await Fleet(site.repository).serve_async(site, **names)
+            await Fleet(site.repository).serve_async(site, **names, **more)
         except Exception as error:
             failures.append(error)
             raise

@@ -57,7 +57,7 @@ def user() -> None:
     ),
 )
 def add(out: Output, name: str, repo: Path, *, role: str, token: bool, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Add an account. `view` sees the fleet, `deploy` steers rollouts, `admin` manages accounts, too."""
+    """Add an account. `view` sees the fleet, `deploy` acts on rollouts and devices, `admin` manages accounts, too."""
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
     from edgeml.fleet.web.accounts import Role  # noqa: PLC0415 - as above
 

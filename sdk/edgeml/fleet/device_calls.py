@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from edgeml.fleet import call
 from edgeml.fleet.call import DeviceConnection
@@ -13,7 +14,7 @@ from edgeml.fleet.registry import Registry
 from edgeml.repository import RepositoryFolder, layout
 from edgeml.repository.releases import releases
 from edgeml_core import calls
-from edgeml_core.calls import Kind, Reply, Timing
+from edgeml_core.calls import Call, Kind, Reply, Timing
 from edgeml_core.errors import UsageError
 from edgeml_core.messages import ModelState
 
@@ -44,7 +45,20 @@ class DeviceCalls:
         self._models = models
         self._connect = connect
 
-    def ask(
+    def ask(self, device: str, kind: Kind, **asked: Any) -> Reply:  # noqa: ANN401 - those of `record`
+        """Record a call, send it, and return the reply; arguments are those of `record`.
+
+        Raises:
+            UsageError, RejectedError: as `record`, and as `call.CallConnection.ask`. TransportError: as there.
+            EdgemlError: the error in the device's reply.
+        """
+        connection, made = self.record(device, kind, **asked)
+        reply = call.ask(connection, device, made)
+        if reply.refused is not None:
+            raise reply.refused.error(f"on {device}: ")
+        return reply
+
+    def record(
         self,
         device: str,
         kind: Kind,
@@ -52,8 +66,8 @@ class DeviceCalls:
         model: str | None = None,
         timing: Timing = Timing(),  # noqa: B008 - frozen
         lines: int = calls.LINES,
-    ) -> Reply:
-        """Record a call, send it, and return the reply.
+    ) -> tuple[DeviceConnection, Call]:
+        """Record a call in the audit log, and return where and what to send.
 
         Args:
             device: its id.
@@ -63,9 +77,8 @@ class DeviceCalls:
             lines: number of log lines.
 
         Raises:
-            UsageError: `device-unknown`; `usage`, without a model where the device has several, or with an unknown one.
-            RejectedError: `document-format`. TransportError: `broker-unreachable`, `device-offline`, `call-timeout`.
-            EdgemlError: the error in the device's reply.
+            UsageError: `device-unknown`; `usage`, without a model where the device has several, or with an unknown one;
+                `release-unknown`; `repo-invalid`.
         """
         if not 1 <= lines <= calls.LINES_MAX:
             raise UsageError("usage", f"{lines} log lines; a device returns 1 to {calls.LINES_MAX}", "ask for fewer")
@@ -79,10 +92,7 @@ class DeviceCalls:
         with self._repository.locked():
             facts = {"kind": kind, "manifest_sha256": digest}
             self._repository.audit.append("call", device, facts, now=layout.utc_now(), actor=self._actor)
-        reply = call.ask(connection, device, kind=kind, manifest_sha256=digest, timing=timing, lines=lines)
-        if reply.refused is not None:
-            raise reply.refused.error(f"on {device}: ")
-        return reply
+        return connection, call.new(kind, manifest_sha256=digest, timing=timing, lines=lines)
 
     def _bundle(self, device: str, models: dict[str, ModelState], model: str | None) -> str:
         """Find the bundle of a model that the device has, by its last state.

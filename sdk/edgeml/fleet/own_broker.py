@@ -117,7 +117,7 @@ async def serve(
                 if enroll is not None:
                     tasks.create_task(_enroll(repository, broker, enroll, events))
                 if dashboard is not None:
-                    tasks.create_task(dashboard.run(repository, registry, events))
+                    tasks.create_task(dashboard.run(repository, registry, events, broker))
                 serving = serve_opened(
                     repository, broker, events, registry, max_bytes_per_s=max_bytes_per_s, webhook=webhook
                 )

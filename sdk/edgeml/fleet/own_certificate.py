@@ -1,4 +1,4 @@
-"""The host's own certificates at a broker that asks for them: as the host, and as the operator that calls devices."""
+"""The host's own certificates at a broker that asks for them: as the host, and as those that call devices."""
 
 from __future__ import annotations
 
@@ -28,3 +28,16 @@ def broker(repository: RepositoryFolder | Path, url: BrokerUrl, name: str = brok
     role: Role = "host" if name == broker_config.HOST_NAME else "operator"
     certificate = client_certificates.own_certificate(repository, name, role, layout.utc_now())
     return Broker(url=url, ca=repository.authorities.path(BROKER_CA), cert=certificate)
+
+
+def to_call(repository: RepositoryFolder, given: Broker, name: str) -> Broker:
+    """Return the host's broker as its calls reach it: with a certificate of the repository, under a name of their own.
+
+    There a second connection under the host's name would end the running one. At any other broker they have its user.
+
+    Raises:
+        UsageError: as `broker`.
+    """
+    if given.cert is None or given.ca != repository.authorities.path(BROKER_CA):
+        return given
+    return broker(repository, given.url, name)

@@ -17,7 +17,7 @@ from edgeml_core.messages import PROTOCOL
 #: The host's user. It has one connection at a time, since the user's name is the client id.
 HOST_NAME: Final = "origin"
 #: Names with rights of their own, or a meaning in topics; no device has one.
-RESERVED_NAMES: Final = ("client", "echo", "homeassistant", "operator", HOST_NAME)
+RESERVED_NAMES: Final = ("client", "dashboard", "echo", "homeassistant", "operator", HOST_NAME)
 DEFAULT_PORT: Final = 8883
 #: Bytes of the longest packet: a manifest of 8 MiB and 64 KiB; `edgeml_io.packet_limit` has it, too.
 PACKET_MAX_BYTES: Final = 8 * 1024**2 + 64 * 1024

@@ -31,6 +31,8 @@ from edgeml_io import files
 AUTHORITY_FILE: Final = "broker-ca.pem"
 #: The operator whose certificate the host's own commands use.
 OPERATOR_NAME: Final = "operator"
+#: That of the dashboard: two connections of one name would end each other.
+DASHBOARD_NAME: Final = "dashboard"
 _DEVICE_ROLES: Final = ("device", "relay")
 _SECRET_MODE: Final = 0o600
 
@@ -123,7 +125,7 @@ def write_client(
 
 
 def own_certificate(repository: RepositoryFolder, name: str, role: Role, now: datetime) -> Path:
-    """Return the file of a certificate of the repository's own, `host` or `operator`; it is issued when due.
+    """Return the file of a certificate of the repository's own; it is issued when due.
 
     The function takes the repository's lock itself.
 

@@ -53,7 +53,7 @@ def request(
     device = names.require_name(on.removeprefix(DEVICE), "device id")
     if connection is None:
         raise UsageError("usage", f"{on} is reached over its fleet's broker", "name it: --broker mqtts://HOST")
-    reply = call.ask(connection, device, kind=kind, manifest_sha256=manifest_sha256, timing=timing)
+    reply = call.ask(connection, device, call.new(kind, manifest_sha256=manifest_sha256, timing=timing))
     if reply.refused is not None:
         raise reply.refused.error(f"on {device}: ")
     return reply

@@ -32,8 +32,8 @@ def site(tmp_path, monkeypatch):
         "new-1": {},
     }
 
-    def ask(connection, device, **asked):
-        made.sent.append((connection, device, asked["kind"], asked["manifest_sha256"]))
+    def ask(connection, device, asked):
+        made.sent.append((connection, device, asked.kind, asked.manifest_sha256))
         made.log_when_sent.append(folder.audit.entries()[-1].act)
         return made.reply
 

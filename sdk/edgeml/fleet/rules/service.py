@@ -30,7 +30,6 @@ from edgeml.fleet.rules.answers import Answers, Notice
 from edgeml.fleet.rules.records import Records, Target
 from edgeml.fleet.webhook import Webhook
 from edgeml.repository import RepositoryFolder, client_certificates, layout
-from edgeml.repository.device_ca import BROKER_CA
 from edgeml_core.errors import EdgemlError
 from edgeml_io import backoff, files
 from edgeml_io.mqtt import Connection
@@ -203,11 +202,8 @@ def of_host(
     """Make the service of one host; its calls have the controller's name in the audit log."""
 
     def connection() -> DeviceConnection:
-        as_operator = broker
-        if broker.cert is not None and broker.ca == repository.authorities.path(BROKER_CA):
-            # Not as the host: a second connection under its name would end the running one.
-            as_operator = own_certificate.broker(repository, broker.url, client_certificates.OPERATOR_NAME)
-        return DeviceConnection(broker=as_operator, fleet=repository.fleet_name)
+        to_call = own_certificate.to_call(repository, broker, client_certificates.OPERATOR_NAME)
+        return DeviceConnection(broker=to_call, fleet=repository.fleet_name)
 
     models = functools.partial(device_calls.reported_models, repository, registry)
     calls = DeviceCalls(repository, models, connection, actor=CONTROLLER)

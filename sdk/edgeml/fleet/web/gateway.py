@@ -1,7 +1,7 @@
 """The gateway: every request passes these checks, in this order, before its endpoint runs.
 
 Host and origin, account, role, query, body, CSRF token. Endpoints run in a few threads of the dashboard's own. So a
-slow one delays other requests, never the delivery of models.
+slow one delays other requests, never the delivery of models. One that waits for a device is a coroutine, in no thread.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import hmac
 import logging
 from collections.abc import Callable, Mapping
+from inspect import iscoroutinefunction
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -44,7 +45,7 @@ CSRF_HEADER: Final = "x-csrf-token"
 CSRF_FIELD: Final = "csrf"
 _FORM: Final = "application/x-www-form-urlencoded"
 
-Endpoint = Callable[[Exchange], object]
+Endpoint = Callable[[Exchange], Any]
 ErrorPage = Callable[[Exchange, EdgemlError, int], Response]
 
 
@@ -90,7 +91,10 @@ class Gateway:
             try:
                 exchange = await self._checked(request, operation, bare)
                 endpoint = self._endpoints[operation.endpoint]
-                answer = await self._threads.run(lambda: endpoint(exchange), is_act=operation.is_act)
+                if iscoroutinefunction(endpoint):
+                    answer = await endpoint(exchange)
+                else:
+                    answer = await self._threads.run(lambda: endpoint(exchange), is_act=operation.is_act)
                 response = answer if isinstance(answer, Response) else json(answer)
             except ClientDisconnect:
                 response = Response(status_code=400)
@@ -201,7 +205,7 @@ def _query(request: Request, operation: Operation) -> Any:  # noqa: ANN401 - the
         raise UsageError("input-invalid", "a parameter of the query is given twice", "give each once")
     # A browser sends the empty fields of a form, too.
     values = {name: value for name, value in pairs if value}
-    return _converted(lambda: msgspec.convert(values, operation.query, strict=False), "query")
+    return converted(lambda: msgspec.convert(values, operation.query, strict=False), "query")
 
 
 async def _body(request: Request, operation: Operation) -> Any:  # noqa: ANN401 - the operation's type
@@ -221,11 +225,12 @@ async def _body(request: Request, operation: Operation) -> Any:  # noqa: ANN401 
     except TimeoutError:
         raise UsageError("input-invalid", f"the body didn't arrive within {BODY_MAX_S:g} s") from None
     if operation.is_form:
-        return _converted(lambda: dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20)), "form")
-    return _converted(lambda: msgspec.json.decode(raw, type=operation.takes), "body")
+        return converted(lambda: dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20)), "form")
+    return converted(lambda: msgspec.json.decode(raw, type=operation.takes), "body")
 
 
-def _converted(convert: Callable[[], Any], what: str) -> Any:  # noqa: ANN401 - the type that is read
+def converted(convert: Callable[[], Any], what: str) -> Any:  # noqa: ANN401 - the type that is read
+    """Return what is read; raises `UsageError` (`input-invalid`) for what can't be read."""
     try:
         return convert()
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -18,11 +18,15 @@ _STATUS: Final[dict[str, int]] = {
     "rollout-unknown": 404,
     "route-unknown": 404,
     "account-exists": 409,
+    "device-offline": 409,
     "body-too-large": 413,
     "content-unsupported": 415,
     "overloaded": 429,
+    "broker-refused": 502,
+    "broker-unreachable": 502,
     "repo-invalid": 503,
     "store-failed": 503,
+    "call-timeout": 504,
 }
 
 

@@ -17,6 +17,8 @@ from edgeml.fleet.web.accounts import Account, Role
 from edgeml.fleet.web.view_model import DeviceDetails, DevicePage, Overview, ReleaseDetails, RolloutProgress
 from edgeml.repository import Release
 from edgeml.repository.audit import Entry
+from edgeml_core.calls import LINES, LINES_MAX, SECONDS, Kind, Reply
+from edgeml_core.names import NAME_MAX_CHARS
 from edgeml_core.selectors import SELECTOR_MAX_CHARS
 
 JSON: Final = "application/json"
@@ -29,6 +31,10 @@ Body: TypeAlias = type | Mapping[str, Any]
 _STRING: Final[Mapping[str, Any]] = {"type": "string"}
 #: Devices of one answer: the table of 5,000 devices is one request.
 PAGE_MAX: Final = 10_000
+#: Seconds until a call to a device has its answer or its error: browsers and proxies wait for a minute.
+ANSWER_MAX_S: Final = 55.0
+#: Seconds of a benchmark, after the warm-up.
+CALL_SECONDS_MAX: Final = 20.0
 
 Format = Literal["json", "csv"]
 Act = Literal["pause", "resume", "approve", "abort", "rollback"]
@@ -55,6 +61,15 @@ class AuditQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     last: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = 100
     before: Annotated[int, Meta(ge=0, description="only entries with a smaller number; 0 for all")] = 0
     format: Format = "json"
+
+
+class NewCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call to a device. `verify` and `bench` run a model, which need not be named where the device has one."""
+
+    kind: Kind
+    model: Annotated[str, Meta(max_length=NAME_MAX_CHARS)] = ""
+    lines: Annotated[int, Meta(ge=1, le=LINES_MAX, description="of the log")] = LINES
+    seconds: Annotated[float, Meta(gt=0, le=CALL_SECONDS_MAX, description="of a benchmark")] = SECONDS
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,6 +182,25 @@ API: Final = (
         DeviceDetails,
         fails=("device-unknown",),
     ),
+    Operation(
+        method="POST",
+        path="/api/v1/devices/{device}/calls",
+        endpoint="call_device",
+        summary="Read a device's log, check it, verify or benchmark a model that it has, or restart its agent.",
+        role=Role.DEPLOY,
+        takes=NewCall,
+        gives={JSON: Reply},
+        fails=(
+            "usage",
+            "device-unknown",
+            "release-unknown",
+            "device-offline",
+            "broker-refused",
+            "broker-unreachable",
+            "repo-invalid",
+            "call-timeout",
+        ),
+    ),
     _get("/api/v1/rollouts", "list_rollouts", "The rollouts, the newest first.", Rollouts),
     _get(
         "/api/v1/rollouts/{rollout}",
@@ -245,6 +279,7 @@ PAGES: Final = (
     _page("/", "overview_page", "The fleet."),
     _page("/devices", "devices_page", "The table of devices.", query=DeviceQuery),
     _page("/devices/{device}", "device_page", "One device."),
+    _form("/devices/{device}", "call_form", "Call a device.", Role.DEPLOY),
     _page("/rollouts", "rollouts_page", "The rollouts."),
     _page("/rollouts/{rollout}", "rollout_page", "One rollout."),
     _page("/rollouts/{rollout}/events", "rollout_events", "An event at each change of a rollout.", gives={EVENTS: {}}),

@@ -20,10 +20,11 @@ from edgeml.fleet.rollouts.plan import ENDED, Phase, Rollout
 from edgeml.fleet.web import api, rendering
 from edgeml.fleet.web.exchange import HEADERS, Exchange
 from edgeml.fleet.web.gateway import Endpoint
-from edgeml.fleet.web.operations import EVENTS, HTML, DeviceQuery
+from edgeml.fleet.web.operations import ANSWER_MAX_S, EVENTS, HTML, DeviceQuery, NewCall
 from edgeml.fleet.web.threads import Threads
 from edgeml.fleet.web.view_model import Recent, SeenReport, ViewModel
 from edgeml.report import page as report_page
+from edgeml_core.calls import LINES, LINES_MAX, Reply
 from edgeml_core.card import Measurements
 from edgeml_core.errors import EdgemlError, OverloadedError, RejectedError
 
@@ -75,7 +76,7 @@ class Pages:
         return {
             "overview_page": self._overview,
             "devices_page": self._devices,
-            "device_page": self._device,
+            "device_page": self.device,
             "rollouts_page": lambda it: rendering.page("rollouts.html", it, rollouts=self._view.rollouts()),
             "rollout_page": self._rollout,
             "rollout_events": self._events,
@@ -107,10 +108,14 @@ class Pages:
             json=_link("/api/v1/devices", **chosen, limit=10_000),
         )
 
-    def _device(self, exchange: Exchange) -> Response:
+    def device(
+        self, exchange: Exchange, asked: NewCall | None = None, reply: Reply | None = None, status: int = 200
+    ) -> Response:
+        """Return the page of a device, with the reply to a call where there is one."""
         found = self._view.device(exchange.params["device"])
         plot = _plot(found.reports)
-        return rendering.page("device.html", exchange, found=found, plot=plot)
+        answer = {"asked": asked, "reply": reply, "answer_max_s": ANSWER_MAX_S, "lines": LINES, "lines_max": LINES_MAX}
+        return rendering.page("device.html", exchange, status, found=found, plot=plot, **answer)
 
     def _rollout(self, exchange: Exchange) -> Response:
         found = self._view.rollout(exchange.params["rollout"])

@@ -22,10 +22,12 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from edgeml.fleet.link import Broker
 from edgeml.fleet.recorder import Events
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.web import api, rendering
 from edgeml.fleet.web.accounts import Accounts
+from edgeml.fleet.web.calls import DashboardCalls
 from edgeml.fleet.web.gateway import Gateway
 from edgeml.fleet.web.login import Login
 from edgeml.fleet.web.login_limits import LoginLimits
@@ -92,10 +94,10 @@ class Dashboard:
         """Stop listening."""
         self._socket.close()
 
-    async def run(self, repository: RepositoryFolder, registry: Registry, events: Events) -> NoReturn:
-        """Serve until cancelled."""
+    async def run(self, repository: RepositoryFolder, registry: Registry, events: Events, broker: Broker) -> NoReturn:
+        """Serve until cancelled. Devices are called at `broker`."""
         threads = Threads()
-        app = make(repository, registry, threads, is_secure=self._is_secure, is_local=self._is_local)
+        app = make(repository, registry, threads, broker, is_secure=self._is_secure, is_local=self._is_local)
         server = _Server(app, self._tls)
         events.event("dashboard", f"dashboard at {self.url}", url=self.url)
         serving = asyncio.create_task(server.serve([self._socket]))
@@ -110,7 +112,13 @@ class Dashboard:
 
 
 def make(
-    repository: RepositoryFolder, registry: Registry, threads: Threads, *, is_secure: bool, is_local: bool
+    repository: RepositoryFolder,
+    registry: Registry,
+    threads: Threads,
+    broker: Broker,
+    *,
+    is_secure: bool,
+    is_local: bool,
 ) -> Starlette:
     """Make the application of a fleet.
 
@@ -118,15 +126,18 @@ def make(
         repository: opened; its fleet key signs what operators do to rollouts.
         registry: the devices' states, and the database of accounts.
         threads: run what blocks.
+        broker: where devices are called, as the host reaches it.
         is_secure: whether browsers reach it over TLS alone.
         is_local: whether requests must name this machine.
     """
     accounts, sessions = Accounts(registry.database), Sessions(registry.database)
     view = ViewModel(repository, registry)
+    pages = Pages(view, threads)
     endpoints = {
         **api.endpoints(view, repository, accounts),
         **Login(accounts, sessions, LoginLimits(), is_secure=is_secure).endpoints(),
-        **Pages(view, threads).endpoints(),
+        **pages.endpoints(),
+        **DashboardCalls(repository, registry, broker, threads, pages).endpoints(),
     }
     rules = {"is_secure": is_secure, "is_local": is_local}
     return Gateway(accounts, sessions, endpoints, rendering.error_page, threads, **rules).app

@@ -1,4 +1,4 @@
-// A page that names a stream of events asks for its new content at each event. Errors of forms are shown.
+// A page that names a stream of events asks for its new content at each event. Errors of forms and calls are shown.
 
 /** Milliseconds until a stream that was refused is asked for again: browsers try again only where a connection broke. */
 const REFUSED_MS = 5000;
@@ -19,6 +19,16 @@ function follow() {
   });
   followed = { address, source };
 }
+
+// An error is an answer to a call, too: its page has the part that is asked for.
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  if (detail.target.id !== "answer") return;
+  detail.shouldSwap = true;
+  detail.isError = false;
+});
+document.addEventListener("htmx:sendError", ({ detail }) => {
+  if (detail.target.id === "answer") detail.target.textContent = "The dashboard doesn't answer; try again.";
+});
 
 /** Follow anew the stream that a source was refused, unless the page follows another one by now. */
 function retry(source) {
