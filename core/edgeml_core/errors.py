@@ -63,6 +63,8 @@ CODES: Final[dict[str, str]] = {
     "webhook-failed": "the webhook gave no answer that a notice was received",
     "call-timeout": "the device named by --on sent no reply in time",
     "download-failed": "a package couldn't be fetched or unpacked",
+    "chunks-unreachable": "the bucket with the repository's chunks gave no answer, or not in time",
+    "chunks-refused": "the bucket with the repository's chunks doesn't exist, or refused the credentials",
     "chunk-timeout": "requested chunks didn't arrive in time",
     # DeviceError: this device is at fault; it rolls back and reports
     "runtime-missing": "the runtime that the bundle needs is not installed, or too old",

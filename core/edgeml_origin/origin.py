@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from edgeml_core import multi_chunk
-from edgeml_core.errors import RejectedError
+from edgeml_core.errors import RejectedError, TransportError
 from edgeml_io.aio import within
 from edgeml_origin.scheduler import Due, Scheduler
 
@@ -20,6 +23,10 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two publications of positions: a device that falls behind reads one at most every 1.5 s.
 POSITION_EVERY_S: Final = 0.1
+#: Threads that read payloads, apart from those for other work: a store that gives no answer holds all of them.
+READERS: Final = 16
+#: Seconds between two log lines about a store that gives no answer.
+UNREAD_EVERY_S: Final = 60.0
 
 #: Publishes one answer: its wire key, and the payload.
 Publish = Callable[[str, bytes], Awaitable[None]]
@@ -35,6 +42,7 @@ class Store(Protocol):
 
         Raises:
             RejectedError: `digest-mismatch`, when the chunk is missing or damaged.
+            TransportError: when the store gives no answer, after a bounded time.
         """
         ...
 
@@ -53,6 +61,8 @@ class Origin:
         self._max_bytes_per_s = max_bytes_per_s
         self._wanted = asyncio.Event()
         self._position_s = 0.0
+        self._readers = ThreadPoolExecutor(READERS, "origin")
+        self._unread_s = -math.inf
 
     def want(self, device: str, keys: Iterable[str]) -> None:
         """Note the wants of a device."""
@@ -73,7 +83,8 @@ class Origin:
             await self._publish_positions(publish_position, clock())
 
     async def _answers(self, due: Sequence[Due]) -> list[tuple[Due, bytes]]:
-        payloads = await asyncio.gather(*(asyncio.to_thread(self._payload, it.key) for it in due))
+        loop = asyncio.get_running_loop()
+        payloads = await asyncio.gather(*(loop.run_in_executor(self._readers, self._payload, it.key) for it in due))
         return [(it, payload) for it, payload in zip(due, payloads, strict=True) if payload]
 
     def _payload(self, key: str) -> bytes:
@@ -81,6 +92,13 @@ class Origin:
             return self._store.wire(key)
         except RejectedError as error:
             _log.error("%s; publish its bundle again to repair it", error.message)
+            return b""
+        except TransportError as error:
+            # The devices ask again.
+            now_s = time.monotonic()
+            if now_s - self._unread_s >= UNREAD_EVERY_S:
+                self._unread_s = now_s
+                _log.error("chunks can't be read, so devices wait: %s\nhint: %s", error.message, error.hint)
             return b""
 
     async def _publish_positions(self, publish_position: PublishPosition, now_s: float) -> None:

@@ -31,6 +31,7 @@ PROGRAMS = {
     "export-tflite": "import ai_edge_quantizer, litert_torch",
     "fleet": "import edgeml, edgeml.fleet.serve; edgeml.Repository.init('repo', passphrase='')",
     "fleet-postgres": "import psycopg, sqlalchemy; sqlalchemy.create_engine('postgresql+psycopg://nobody@localhost/fleet')",
+    "fleet-s3": "from edgeml.repository.bucket import Bucket; Bucket('s3://chunks')",
     "tflite": "import ai_edge_litert.interpreter",
     "guidance": "import llguidance",
     "sound": "import soundfile, soxr",

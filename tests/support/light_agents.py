@@ -114,8 +114,9 @@ class Publications:
 
 
 def published(repo: Path, devices: Sequence[str], *, weights_bytes: int) -> Release:
-    """A repository with one release of incompressible weights, deployed to devices."""
-    repository.init(repo, fleet=FLEET)
+    """A repository, made unless it is there, with one release of incompressible weights, deployed to devices."""
+    if not repo.exists():
+        repository.init(repo, fleet=FLEET)
     for device in devices:
         repository.enroll(repo, device, labels={}, broker_url=None, out_dir=repo.parent / "enrolled" / device)
     bundle = repo.parent / f"{MODEL}.edgeml"

@@ -182,7 +182,7 @@ def draft(
     """
     chosen = _choose(releases(repository), name, version)
     for release in chosen:
-        if not all(map(repository.chunks.has, chunk_ids.stored(release))):
+        if repository.chunks.missing(chunk_ids.stored(release)):
             message = f"chunks of {release.manifest.stem} were removed from the repository"
             raise UsageError("release-pruned", message, "publish its bundle again, which restores them")
     if not allow_empty:

@@ -1,10 +1,11 @@
 """The folder of a repository: its files, and how it is made, opened and locked.
 
-    REPO/repo.toml              the fleet's name, and [days]: how long the signatures of a role last, if not the default
+    REPO/repo.toml              the fleet's name; `chunks`, where these lie in S3, if not in the folder; and [days]: how
+                                long the signatures of a role last, if not the default
     REPO/keys/                  the signing keys: `keys`
     REPO/{releases,fleet}/{metadata,targets}/   the two TUF repositories
     REPO/devices/ab.jsonl       the signed records of the devices: `records`
-    REPO/chunks/ab/ab12...      every chunk of every release
+    REPO/chunks/ab/ab12...      every chunk of every release: `store`
     REPO/authorities/           the certificates of the two authorities: `device_ca`
     REPO/enrollment.db          tokens and issued certificates: `enrollment_database`
     REPO/audit.jsonl            what operators and the controller did: `audit`
@@ -17,6 +18,9 @@ Only `keys` is secret. Publishing, deploying and `serve` write to the folder, on
 from __future__ import annotations
 
 import fcntl
+import functools
+import importlib
+import re
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -35,7 +39,7 @@ from edgeml.repository.groups import Groups
 from edgeml.repository.keys import Keys
 from edgeml.repository.records import Records
 from edgeml.repository.signed import SignedRepository
-from edgeml.repository.store import ChunkStore
+from edgeml.repository.store import ChunkStore, Folder
 from edgeml_core import desired, names, records, trust
 from edgeml_core.desired import FleetDocument
 from edgeml_core.errors import EdgemlError, UsageError
@@ -49,6 +53,8 @@ CHUNKS_FOLDER: Final = "chunks"
 #: The fleet's database, unless `--database` names another.
 DATABASE_FILE: Final = "fleet.db"
 DEFAULT_FLEET: Final = "edge"
+#: Where chunks may lie in S3: a bucket, and a prefix in it. No credentials.
+CHUNKS_URL: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 #: Days; a century: a larger number is a typing error.
 LIFETIME_MAX_DAYS: Final = 36_500
 
@@ -56,18 +62,40 @@ LIFETIME_MAX_DAYS: Final = 36_500
 class RepositoryFolder:
     """An opened folder. Readers need no lock: every state on the disk is complete."""
 
-    def __init__(self, folder: Path, fleet_name: str, lifetimes: Mapping[str, timedelta] = trust.EXPIRY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fleet_name: str,
+        lifetimes: Mapping[str, timedelta] = trust.EXPIRY,
+        chunks_url: str = "",
+    ) -> None:
         self.keys = Keys(folder / "keys")
         self.folder = folder
         self.fleet_name = fleet_name
         self.groups = Groups(folder / "keys")
         self.authorities = Authorities(folder)
         self.enrollments = EnrollmentDatabase(folder)
-        self.chunks = ChunkStore(folder / CHUNKS_FOLDER)
+        self._chunks_url = chunks_url
         self.audit = AuditLog(folder / AUDIT_FILE)
         self.releases = SignedRepository(folder / trust.RELEASES, trust.RELEASES, self.keys, lifetimes)
         self.fleet = SignedRepository(folder / trust.FLEET, trust.FLEET, self.keys, lifetimes)
         self.records = Records(folder / records.RECORDS_DIR, self.fleet)
+
+    @functools.cached_property
+    def chunks(self) -> ChunkStore:
+        """The chunks. The libraries for S3 are imported when they are used: that takes a second.
+
+        Raises:
+            UsageError: `extra-missing`, without s3fs. TransportError: see `Bucket`.
+        """
+        if not self._chunks_url:
+            return ChunkStore(Folder(self.folder / CHUNKS_FOLDER))
+        try:
+            bucket = importlib.import_module("edgeml.repository.bucket")
+        except ImportError as error:
+            hint = "pip install 'edgeml-deploy[fleet-s3]'"
+            raise UsageError("extra-missing", f"chunks in S3 need {error.name}", hint) from error
+        return ChunkStore(bucket.Bucket(self._chunks_url))
 
     @property
     def both(self) -> tuple[SignedRepository, SignedRepository]:
@@ -208,7 +236,11 @@ def opened(path: Path) -> RepositoryFolder:
     except (OSError, tomllib.TOMLDecodeError, KeyError, EdgemlError) as error:
         hint = f"make one with `edgeml repo init {path}`, or name another folder with --repo"
         raise UsageError("repo-invalid", f"{path} is not an edgeml repository", hint) from error
-    return RepositoryFolder(path, fleet, {**trust.EXPIRY, **_lifetimes(config.get("days", {}))})
+    url = config.get("chunks", "")
+    if url and not (isinstance(url, str) and CHUNKS_URL.fullmatch(url)):
+        hint = "write s3://BUCKET/PREFIX, without credentials: they come from the environment"
+        raise UsageError("repo-invalid", "`chunks` in repo.toml isn't of the form s3://BUCKET/PREFIX", hint)
+    return RepositoryFolder(path, fleet, {**trust.EXPIRY, **_lifetimes(config.get("days", {}))}, url)
 
 
 def _lifetimes(days: object) -> dict[str, timedelta]:

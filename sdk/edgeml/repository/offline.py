@@ -117,14 +117,12 @@ def mirror(repo: Path, out_dir: Path) -> int:
         wanted = {chunk_id: sealed for it in published for chunk_id, sealed in outgoing.own(it).items()}
         try:
             out_dir.mkdir(parents=True, exist_ok=True)
-            paths = {_place(out_dir / MIRROR_FILE, b"chunks of edgeml\n")}
-            for key, sealed in sorted(wanted.items()):
-                path = out_dir / key[:2] / key
-                paths.add(path)
-                if not path.is_file():
-                    payload = repository.chunks.wire(sealed.chunk_id if sealed else key)
-                    _place(path, sealed.seal.close(payload, key) if sealed else payload)
-            _keep_only(out_dir, paths)
+            paths = {key: out_dir / key[:2] / key for key in wanted}
+            lacking = {key: sealed for key, sealed in sorted(wanted.items()) if not paths[key].is_file()}
+            marker = _place(out_dir / MIRROR_FILE, b"chunks of edgeml\n")
+            for key, payload in _payloads(repository, lacking):
+                _place(paths[key], payload)
+            _keep_only(out_dir, {marker, *paths.values()})
         except OSError as error:
             message = f"{out_dir} can't be written: {error.strerror or error}"
             raise UsageError("usage", message, "free space on its disk, and repeat the command") from error
@@ -148,6 +146,13 @@ def _wanted(
     return tuple(release.manifest.stem for release in wanted), found
 
 
+def _payloads(repository: RepositoryFolder, outgoing: Mapping[str, Sealed | None]) -> Iterator[tuple[str, bytes]]:
+    """Read the payload of each outgoing chunk, as it is sent."""
+    stored = [sealed.chunk_id if sealed else key for key, sealed in outgoing.items()]
+    for (key, sealed), payload in zip(outgoing.items(), repository.chunks.wires(stored), strict=True):
+        yield key, sealed.seal.close(payload, key) if sealed else payload
+
+
 def _copy_chunks(repository: RepositoryFolder, outgoing: Mapping[str, Sealed | None], folder: Path) -> int:
     """Copy the chunks, and remove others.
 
@@ -155,12 +160,10 @@ def _copy_chunks(repository: RepositoryFolder, outgoing: Mapping[str, Sealed | N
         The bytes of all chunks.
     """
     size_bytes, paths = 0, set()
-    for key, sealed in sorted(outgoing.items()):
-        payload = repository.chunks.wire(sealed.chunk_id if sealed else key)
-        if sealed:
-            payload = sealing.to_disk(sealed.seal.close(payload, key))
-        paths.add(_place(folder / key[:2] / key, payload))
-        size_bytes += len(payload)
+    for key, payload in _payloads(repository, dict(sorted(outgoing.items()))):
+        data = sealing.to_disk(payload) if outgoing[key] else payload
+        paths.add(_place(folder / key[:2] / key, data))
+        size_bytes += len(data)
     _keep_only(folder, paths)
     return size_bytes
 

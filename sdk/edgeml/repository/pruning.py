@@ -17,6 +17,7 @@ import msgspec
 from edgeml.repository import chunk_ids, layout
 from edgeml.repository.layout import RepositoryFolder
 from edgeml.repository.releases import Release, releases
+from edgeml.repository.store import StoredChunk
 from edgeml_core.errors import UsageError
 
 #: Days for which a chunk that no release names is kept: a staged change may lie on a stick.
@@ -46,6 +47,7 @@ def prune(repo: Path, *, keep: int | None = None, dry_run: bool = False, now: da
 
     Raises:
         UsageError: `repo-invalid`; `usage`, when no version would be kept.
+        TransportError: see `edgeml.repository.store.Storage`.
     """
     if keep is not None and keep < 1:
         raise UsageError("usage", f"{keep} versions to keep", "keep 1 or more")
@@ -56,20 +58,19 @@ def prune(repo: Path, *, keep: int | None = None, dry_run: bool = False, now: da
         ids = _ids(it for it in published if it.manifest_sha256 in needed)
         named = _ids(published)
         gone = [
-            (path, path.stat().st_size)
-            for path in repository.chunks.files()
-            if path.name not in ids and (path.name in named or _is_old(path, now))
+            it
+            for it in repository.chunks.stored()
+            if it.chunk_id not in ids and (it.chunk_id in named or _is_old(it, now))
         ]
         pruned = Pruned(
             chunks=len(gone),
-            size_bytes=sum(size for _, size in gone),
-            releases=tuple(it.manifest.stem for it in published if _lacks(it, {path.name for path, _ in gone})),
+            size_bytes=sum(it.size_bytes for it in gone),
+            releases=tuple(it.manifest.stem for it in published if _lacks(it, {it.chunk_id for it in gone})),
         )
         if gone and not dry_run:
             facts = {"chunks": pruned.chunks, "releases": ",".join(pruned.releases)}
             repository.audit.append("prune", repository.fleet_name, facts, now=now)
-            for path, _ in gone:
-                path.unlink()
+            repository.chunks.remove(it.chunk_id for it in gone)
     return pruned
 
 
@@ -95,5 +96,5 @@ def _lacks(release: Release, gone: set[str]) -> bool:
     return not gone.isdisjoint(chunk_ids.stored(release))
 
 
-def _is_old(path: Path, now: datetime) -> bool:
-    return now.timestamp() - path.stat().st_mtime > UNNAMED_KEPT.total_seconds()
+def _is_old(chunk: StoredChunk, now: datetime) -> bool:
+    return now.timestamp() - chunk.stored_s > UNNAMED_KEPT.total_seconds()

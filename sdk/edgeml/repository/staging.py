@@ -239,8 +239,8 @@ def _check_chunks(repository: RepositoryFolder, contents: Mapping[str, bytes]) -
     for path, data in contents.items():
         if path.endswith(trust.MANIFEST_SUFFIX) and not path.endswith(card.MEASUREMENTS_SUFFIX):
             release = Release(manifest=manifest.decode(data), manifest_sha256=hashlib.sha256(data).hexdigest())
-            for chunk_id in Outgoing([release], repository.groups).own(release):
-                repository.chunks.wire(chunk_id)
+            for _ in repository.chunks.wires(Outgoing([release], repository.groups).own(release)):
+                pass
 
 
 def _changed(present: Targets, staged: Targets) -> list[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
+import pytest
+
 from edgeml_core import multi_chunk
-from edgeml_core.errors import RejectedError
+from edgeml_core.errors import RejectedError, TransportError
 from edgeml_origin.cohorts import AnnouncedRelease
 from edgeml_origin.origin import Origin
 
@@ -15,17 +18,20 @@ SMALL = {f"{number:032x}": b"%d" % number * 100 for number in range(5)}
 LARGE = {f"{number:032x}": bytes([number]) * 5000 for number in range(5, 8)}
 STORED = SMALL | LARGE
 LOST = "f" * 32
+UNREACHABLE = "d" * 32
 #: Requested last: the origin publishes in order, so all that was due before is out when this is.
 LAST, LAST_PAYLOAD = "e" * 32, bytes(5000)
 
 
 class MemoryStore:
-    """What is in `STORED`; `LOST` is listed, but lost."""
+    """What is in `STORED`; `LOST` is listed, but lost, and `UNREACHABLE` can't be read now."""
 
     def wire(self, key: str) -> bytes:
         """See `Store.wire`."""
         if key == LAST:
             return LAST_PAYLOAD
+        if key == UNREACHABLE:
+            raise TransportError("chunks-unreachable", "the bucket gives no answer")
         if key not in STORED:
             raise RejectedError("digest-mismatch", f"{key} is lost")
         return STORED[key]
@@ -44,7 +50,7 @@ def answered(wants: list[tuple[str, list[str]]], *, max_bytes_per_s: float | Non
 
     async def run() -> None:
         origin = Origin(MemoryStore(), max_bytes_per_s)
-        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST, LAST}), devices=DEVICES)
+        listed = AnnouncedRelease(release="r" * 32, ids=frozenset({*STORED, LOST, UNREACHABLE, LAST}), devices=DEVICES)
         origin.scheduler.allow(releases=[listed], devices=DEVICES)
         for device, keys in wants:
             origin.want(device, keys)
@@ -95,6 +101,49 @@ def test_missing_chunk_does_not_delay_the_others():
     """The others are answered."""
     published, _ = answered(both([LOST, *LARGE]))
     assert dict(published) == LARGE
+
+
+def test_store_without_an_answer_delays_no_other_chunk(caplog: pytest.LogCaptureFixture):
+    """It is logged once, not for each chunk: the devices ask again."""
+    published, _ = answered([*both([UNREACHABLE, *LARGE]), ("pi-1", [UNREACHABLE])])
+    assert dict(published) == LARGE
+    assert [it.message.splitlines()[0] for it in caplog.records] == [
+        "chunks can't be read, so devices wait: the bucket gives no answer"
+    ]
+
+
+def test_store_without_an_answer_holds_no_other_work_up():
+    """It holds the origin's own threads, and leaves those that write reports to the database."""
+
+    class HeldStore:
+        def wire(self, key: str) -> bytes:
+            """See `Store.wire`."""
+            released.wait(60)
+            return b"a chunk"
+
+    async def publish(_topic: str, _payload: object) -> None:
+        published.set()
+
+    async def run() -> None:
+        origin = Origin(HeldStore())
+        keys = [f"{number:032x}" for number in range(64)]
+        listed = AnnouncedRelease(release="r" * 32, ids=frozenset(keys), devices=DEVICES)
+        origin.scheduler.allow(releases=[listed], devices=DEVICES)
+        for device in DEVICES:
+            origin.want(device, keys)
+        running = asyncio.create_task(origin.run(publish, publish))
+        try:
+            await asyncio.sleep(0.5)
+            await asyncio.wait_for(asyncio.gather(*(asyncio.to_thread(int) for _ in range(64))), 30)
+            assert not published.is_set()
+        finally:
+            released.set()
+        await asyncio.wait_for(published.wait(), 30)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    released, published = threading.Event(), asyncio.Event()
+    asyncio.run(run())
 
 
 def test_position_of_the_release_is_published():

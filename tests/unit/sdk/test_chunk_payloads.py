@@ -6,7 +6,7 @@ import pytest
 
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.repository.chunk_ids import Location
-from edgeml.repository.store import ChunkStore
+from edgeml.repository.store import ChunkStore, Folder
 from edgeml_core import chunks, wire_keys
 from edgeml_core.errors import RejectedError
 
@@ -29,7 +29,7 @@ def payloads(store: ChunkStore, **limits: int) -> ChunkPayloads:
 @pytest.fixture
 def store(tmp_path: Path) -> ChunkStore:
     """A store with three chunks."""
-    store = ChunkStore(tmp_path)
+    store = ChunkStore(Folder(tmp_path))
     store.add([OLD, NEW, OTHER])
     return store
 

@@ -259,6 +259,31 @@ def test_what_is_no_lifetime_is_refused(repo: Path, days: str):
     assert caught.value.code == "repo-invalid"
 
 
+@pytest.mark.parametrize(
+    "url", ['"chunks"', '"s3://id:secret@bucket/farm"', '"s3://bucket/"', "true", '"https://bucket/farm"']
+)
+def test_what_is_no_place_for_chunks_is_refused(repo: Path, url: str):
+    """In the form that it should have; the value isn't repeated, as it may have credentials."""
+    config = repo / layout.CONFIG_FILE
+    config.write_text(f"chunks = {url}\n{config.read_text()}")
+    with pytest.raises(UsageError, match="s3://BUCKET/PREFIX") as caught:
+        repository.opened(repo)
+    assert (caught.value.code, "secret" in str(caught.value)) == ("repo-invalid", False)
+
+
+def test_chunks_in_s3_need_their_extra(repo: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is named; commands that touch no chunk work without it."""
+    config = repo / layout.CONFIG_FILE
+    config.write_text(f'chunks = "s3://bucket/farm"\n{config.read_text()}')
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "edgeml.repository.bucket", raising=False)
+    opened = repository.opened(repo)
+    assert repository.releases(opened) == []
+    with pytest.raises(UsageError) as caught:
+        _ = opened.chunks
+    assert (caught.value.code, "fleet-s3" in caught.value.hint) == ("extra-missing", True)
+
+
 def test_refresh_renews_targets_when_half_their_time_is_over(repo: Path):
     """Targets are signed anew only when it is time, and only where their key is."""
     before = repository.refresh(repo)
