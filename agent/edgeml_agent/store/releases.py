@@ -23,7 +23,7 @@ import msgspec
 from edgeml_agent.store import tuning
 from edgeml_core import chunks
 from edgeml_core import manifest as manifests
-from edgeml_core.errors import DeviceError, RejectedError
+from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
 from edgeml_core.manifest import MANIFEST_NAME, Manifest
 from edgeml_io import files
 
@@ -166,6 +166,14 @@ class Releases:
             raise DeviceError("store-failed", f"the manifest of release {digest[:12]} is damaged", "check the disk")
         return Release(digest=digest, manifest_bytes=data, manifest=manifests.decode(data))
 
+    def is_readable(self, digest: str) -> bool:
+        """Return whether `read` can read a release's manifest."""
+        try:
+            self.read(digest)
+        except EdgemlError:
+            return False
+        return True
+
     def begin(self, release: Release, keep: Collection[str]) -> PartialRelease:
         """Make room for a release and open its folder, with the chunks that it has.
 
@@ -178,6 +186,8 @@ class Releases:
         self.collect({*keep, release.digest})
         whole = self.folder(release.digest)
         if whole.is_dir():
+            with _translate_errors():
+                files.write(whole / MANIFEST_NAME, release.manifest_bytes)  # the disk may have damaged it
             return PartialRelease(whole, release)
         partial = self._partial(release.digest)
         try:

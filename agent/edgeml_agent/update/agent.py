@@ -327,12 +327,12 @@ class Agent:
 
     async def tune(self, name: str) -> None:
         """Tune the serving release of `name` for this device, once, and reload it with the result."""
-        if (digest := self.serving.get(name)) is None:
-            return
-        folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
-        if digest in self._tuned or await asyncio.to_thread(tuning.read, folder, release.manifest) is not None:
+        if (digest := self.serving.get(name)) is None or digest in self._tuned:
             return
         try:
+            folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
+            if await asyncio.to_thread(tuning.read, folder, release.manifest) is not None:
+                return
             tuned = await self._ports.prober.tune(folder, release.manifest)
             async with self._swap_lock:
                 if self.serving.get(name) == digest:
@@ -345,11 +345,12 @@ class Agent:
             self._reporter.tuned(self._ports.store.record(name), tuned)
 
     def _open(self, release: Release) -> tuple[PartialRelease, list[str], DeltaBases]:
-        records = self._ports.store.records()
-        partial = self._ports.releases.begin(release, _kept(records))
-        held = [record.active for record in records.values() if record.active and record.name == release.manifest.name]
-        missing = self._ports.releases.reuse(partial, partial.missing(), held)
-        return partial, missing, self._ports.releases.bases(release, held)
+        records, releases = self._ports.store.records(), self._ports.releases
+        partial = releases.begin(release, _kept(records))
+        active = [it.active for it in records.values() if it.active and it.name == release.manifest.name]
+        held = list(filter(releases.is_readable, active))
+        missing = releases.reuse(partial, partial.missing(), held)
+        return partial, missing, releases.bases(release, held)
 
     def _collect(self) -> None:
         try:

@@ -156,7 +156,11 @@ class Reporter:
         if not record.active:
             return ModelState(version="", state=record.state)
         if record.active not in self._manifests:
-            self._manifests = {record.active: self._releases.read(record.active).manifest, **self._manifests}
+            try:
+                self._manifests[record.active] = self._releases.read(record.active).manifest
+            except EdgemlError:
+                # The disk has damaged it: this model serves nothing after a restart, and the others go on.
+                return ModelState(version="", state=record.state)
         manifest = self._manifests[record.active]
         return ModelState(
             version=manifest.version,

@@ -17,6 +17,7 @@ from edgeml_core import chunks, desired
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
+from edgeml_core.manifest import MANIFEST_NAME
 from support.fakes import TUNED, Bench
 from support.samples import a_manifest
 from support.waiting import until_async
@@ -697,3 +698,29 @@ def test_release_withdrawn_while_it_is_probed_is_not_activated(bench, monkeypatc
     bench.trust.withdrawals = set()
     bench.trust.deployments.append(msgspec.structs.replace(bench.trust.deployments[-1], id="again"))
     live(bench, until=serves(bench, "1.0"))
+
+
+def deploy_beside(bench, name, version="1.0"):
+    """Release and deploy a version of another model."""
+    files = {"golden.msgpack": b"golden", "model.onnx": name.encode(), "model.weights": version.encode() * 50}
+    bench.deploy(name, version, bench.release(a_manifest(name=name, version=version), files))
+
+
+def damage_manifest(bench, name):
+    """Let the disk lose the manifest of a model's active release."""
+    (bench.releases.folder(bench.store.record(name).active) / MANIFEST_NAME).write_bytes(b"rot")
+
+
+@pytest.mark.parametrize("repair", ["1.0", "2.0"])
+def test_damaged_manifest_of_one_model_stops_no_other(bench, repair):
+    """The others serve and are updated, and another deployment of the damaged one repairs it for good."""
+    deploy(bench, "1.0")
+    deploy_beside(bench, "other")
+    live(bench, until=lambda: bench.server.live == {NAME: "1.0", "other": "1.0"})
+    damage_manifest(bench, NAME)
+    deploy_beside(bench, "other", "2.0")
+    live(bench, until=lambda: bench.server.live == {"other": "2.0"})
+    assert bench.link.shown[-1].models[NAME].version == ""
+    deploy(bench, repair)
+    for _ in range(2):
+        live(bench, until=lambda: bench.server.live == {NAME: repair, "other": "2.0"})
