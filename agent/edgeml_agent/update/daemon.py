@@ -194,10 +194,14 @@ class Daemon:
         return LOOK_EVERY_S
 
     def _abandon(self, deployments: Mapping[str, Deployment], tasks: asyncio.TaskGroup) -> None:
-        """Abandon the unfinished updates of models that aren't deployed to this device any more."""
-        for record in self._store.records().values():
-            if record.name not in deployments and record.state not in _AT_REST:
-                self._update(record.name, tasks).abandon()
+        """Abandon the unfinished updates of models that aren't deployed to this device any more.
+
+        One that waits for its turn has no state yet.
+        """
+        unfinished = {name for name, update in self._updates.items() if update.is_running}
+        unfinished |= {it.name for it in self._store.records().values() if it.state not in _AT_REST}
+        for name in unfinished.difference(deployments):
+            self._update(name, tasks).abandon()
 
     def _update(self, name: str, tasks: asyncio.TaskGroup) -> UpdateTask:
         if name not in self._updates:

@@ -724,3 +724,24 @@ def test_damaged_manifest_of_one_model_stops_no_other(bench, repair):
     deploy(bench, repair)
     for _ in range(2):
         live(bench, until=lambda: bench.server.live == {NAME: repair, "other": "2.0"})
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_update_that_waits_for_its_turn_ends_with_its_deployment(bench, is_revoked):
+    """An aborted rollout must not reach a device that fetches another model meanwhile, nor a revoked device."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    deploy_beside(bench, "other")
+    lock = locks.take(bench.folder / locks.UPDATE)
+
+    def end():
+        bench.trust.revoked = is_revoked
+        del bench.trust.deployments[-1]
+
+    def has_ended():
+        lock.close()
+        return not bench.daemon._updates["other"].is_running
+
+    live(bench, end, until=has_ended)
+    assert bench.server.live == {NAME: "1.0"}
+    assert bench.prober.probed == ["1.0"]
