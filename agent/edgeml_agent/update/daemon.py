@@ -222,11 +222,15 @@ class Daemon:
             try:
                 if (now := await asyncio.to_thread(self._store.changes)) == self._changes_seen:
                     continue
-                self._changes_seen = now
-                for name in self._store.records():
-                    await self._agent.serve(name)
+                self._changes_seen, records = now, self._store.records()
             except DeviceError as error:
                 log.failure("store not followed", error)
+                continue
+            for name in records:
+                try:
+                    await self._agent.serve(name)
+                except EdgemlError as error:
+                    log.failure("store not followed", error, model=name)
 
 
 @contextlib.contextmanager

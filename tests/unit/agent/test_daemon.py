@@ -745,3 +745,14 @@ def test_update_that_waits_for_its_turn_ends_with_its_deployment(bench, is_revok
     live(bench, end, until=has_ended)
     assert bench.server.live == {NAME: "1.0"}
     assert bench.prober.probed == ["1.0"]
+
+
+def test_store_changed_by_another_process_is_followed_beside_a_model_that_cannot_be_loaded(bench):
+    """The names of models have an order; the failure of one must not end the look at those after it."""
+    deploy_beside(bench, "another")
+    for version in ("1.0", "2.0"):
+        deploy(bench, version)
+        live(bench, until=lambda version=version: bench.server.live == {"another": "1.0", NAME: version})
+    damage_manifest(bench, "another")
+    other = Bench(bench.folder)
+    live(bench, lambda: other.store.roll_back(NAME, "", ""), until=lambda: bench.server.live == {NAME: "1.0"})
