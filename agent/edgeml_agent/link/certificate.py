@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -29,6 +29,8 @@ RENEWED_FILE: Final = "certificate.pem"
 #: The same until the broker has accepted it.
 _UNTRIED_FILE: Final = "certificate-untried.pem"
 _SECRET_MODE: Final = 0o600
+#: The errors of reading a certificate or key that a stranger may have made.
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -86,11 +88,11 @@ class DeviceCertificate:
         """
         try:
             made = x509.load_pem_x509_certificate(answered.encode())
-        except ValueError as error:
+            names, public = (made.subject, made.issuer), made.public_key()
+        except _UNREADABLE as error:
             raise RejectedError("certificate-invalid", "the host's answer is no certificate") from error
         old = present.certificate
-        is_successor = made.subject == old.subject and made.issuer == old.issuer
-        if not is_successor or made.public_key() != key.public_key():
+        if names != (old.subject, old.issuer) or public != key.public_key():
             raise RejectedError("certificate-invalid", "the certificate is for another device, or another key")
         if made.not_valid_after_utc <= old.not_valid_after_utc:
             raise RejectedError("certificate-invalid", "the certificate ends before the present one")
@@ -128,11 +130,11 @@ def _read(certificate: Path, key: Path) -> Pair | None:
     try:
         private = load_pem_private_key(key.read_bytes(), None)
         public = x509.load_pem_x509_certificate(certificate.read_bytes())
-    except (OSError, ValueError, TypeError, InvalidSignature):
+        if isinstance(private, ec.EllipticCurvePrivateKey) and public.public_key() == private.public_key():
+            return Pair(public, private)
+    except (OSError, *_UNREADABLE):
         return None
-    if not isinstance(private, ec.EllipticCurvePrivateKey) or public.public_key() != private.public_key():
-        return None
-    return Pair(public, private)
+    return None
 
 
 def _is_renewable(certificate: x509.Certificate) -> bool:
