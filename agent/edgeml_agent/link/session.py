@@ -15,7 +15,7 @@ from edgeml_agent.settings import BrokerSettings
 from edgeml_core.errors import UsageError
 from edgeml_core.messages import Topics
 from edgeml_io import tls
-from edgeml_io.mqtt import Options, Session
+from edgeml_io.mqtt import MqttError, Options, Session
 from edgeml_io.password_file import with_password
 
 #: Seconds for an answer of the broker: on a slow network it follows a window of chunks. The keepalive finds a dead one.
@@ -32,7 +32,9 @@ def session(
     late_floor: Callable[[], datetime | None] = lambda: None,
     newest: Callable[[], BrokerSettings] | None = None,
 ) -> Session:
-    """Make a session; its connections raise `UsageError` (`config-invalid`) when a TLS file can't be used.
+    """Make a session; its first connection raises `UsageError` (`config-invalid`) when a TLS file can't be used.
+
+    A later one raises `MqttError`, as when it is lost: an agent that serves doesn't end for a file that is replaced.
 
     Args:
         settings: the broker's address, the password's file and the TLS files.
@@ -45,9 +47,18 @@ def session(
     Raises:
         UsageError: `usage`, when the password's file can't be used.
     """
+    were_usable = False
 
     def context() -> ssl.SSLContext:
-        return tls_context(settings if newest is None else newest(), late_floor())
+        nonlocal were_usable
+        try:
+            made = tls_context(settings if newest is None else newest(), late_floor())
+        except UsageError as error:
+            if were_usable:
+                raise MqttError(error.message) from error
+            raise
+        were_usable = True
+        return made
 
     options = Options(
         answer_timeout_s=ANSWER_TIMEOUT_S,

@@ -148,7 +148,7 @@ def test_session_that_can_not_be_remembered_still_grows(broker):
 
 
 def test_error_in_the_settings_ends_the_link(broker):
-    """No later connection would repair a certificate file."""
+    """At its start, see `session`: no later connection would repair a certificate file."""
     broker.refusals = [UsageError("config-invalid", "no such file")]
 
     async def main(clock):
