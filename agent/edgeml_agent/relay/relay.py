@@ -145,7 +145,8 @@ class Relay:
 
     def on_site_message(self, topic: str, payload: bytes) -> None:
         """See `SiteListener.on_site_message`."""
-        kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
+        kind, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
+        device, *rest = rest or [""]
         if device not in self._devices or not payload:
             return
         try:

@@ -116,3 +116,10 @@ def test_revoked_device_is_shown_its_record_and_served_nothing(relay):
     relay.on_site_message(TOPICS.state("stolen"), STATE)
     relay.on_site_message(TOPICS.state("quiet"), STATE)
     assert [it.device for it in relay._upward.take()] == ["quiet"]
+
+
+@pytest.mark.parametrize("topic", ["", "stray", "edgeml/1/farm", "edgeml/1/farm/want", "edgeml/1/farm/device/quiet"])
+def test_message_on_any_topic_ends_nothing(relay, topic):
+    """The site's broker chooses the topics of what it sends; an error would end the relay, and its own models."""
+    relay.on_site_message(topic, STATE)
+    assert relay._upward.take() == []
