@@ -6,6 +6,7 @@ were put in; the devices check the chunk. A lost payload costs another pull, so 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
@@ -91,7 +92,8 @@ class Cache:
 
     def _remove(self, name: str) -> None:
         self._used_bytes -= self._sizes.pop(name, 0)
-        (self._folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only card keeps the file, and a later process counts it again
+            (self._folder / name).unlink()
 
 
 def _name(key: str) -> str:

@@ -67,3 +67,15 @@ def test_failing_disk_is_store_failed(tmp_path):
     (tmp_path / "relay").rmdir()
     with pytest.raises(DeviceError, match="cache failed"):
         cache.put(KEY, b"whole")
+
+
+def test_payload_that_can_not_be_removed_is_forgotten(tmp_path):
+    """As on a card that the kernel has remounted read-only: an error would end the relay, and its own models."""
+    cache = Cache(tmp_path, 100)
+    cache.put(KEY, b"whole")
+    (tmp_path / KEY).unlink()
+    (tmp_path / KEY).mkdir()
+    with pytest.raises(RejectedError):
+        cache.wire(KEY)
+    cache.drop(KEY)
+    assert not cache.has(KEY)
