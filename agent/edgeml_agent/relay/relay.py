@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -114,14 +114,7 @@ class Relay:
             log.event("relay serves nobody", reason="its device has no label site")
         devices = {device for device, it in files.records.items() if not it.record.revoked}
         self._devices = frozenset(devices - {self._device})
-        self._releases = tuple(
-            AnnouncedRelease(
-                release=wire_keys.chunk_id(digest),
-                ids=frozenset(wire_keys.chunk_id(it) for entry in manifest.decode(data).files for it in entry.chunks),
-                devices=self._devices,
-            )
-            for digest, data in files.manifests.items()
-        )
+        self._releases = tuple(self._announced(files.manifests))
         self._listed = {chunk_id for announced in self._releases for chunk_id in announced.ids}
         self._unlisted.clear()
         self._deployments = frozenset(it.id for it in files.document.deployments)
@@ -130,6 +123,17 @@ class Relay:
         self._link.handler_topics.set_topics([self._topics.call(device) for device in sorted(self._devices)])
         lines = {self._topics.record(device): it.line for device, it in files.records.items()}
         self._site.retain(lines | {self._topics.trust(*name): data for name, data in files.files.items()})
+
+    def _announced(self, manifests: Mapping[str, bytes]) -> Iterator[AnnouncedRelease]:
+        """Return the releases whose manifests this agent can read; a newer host's are for the devices alone."""
+        for digest, data in manifests.items():
+            try:
+                entries = manifest.decode(data).files
+            except RejectedError as error:
+                log.failure("relay can't read a manifest", error)
+                continue
+            ids = frozenset(wire_keys.chunk_id(it) for entry in entries for it in entry.chunks)
+            yield AnnouncedRelease(release=wire_keys.chunk_id(digest), ids=ids, devices=self._devices)
 
     def connected(self) -> None:
         """See `TopicHandler.connected`: the last messages may be lost, so all states are published again."""

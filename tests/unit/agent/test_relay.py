@@ -14,12 +14,13 @@ from edgeml_agent.relay.files import SiteFiles
 from edgeml_agent.relay.relay import CALLS_MAX, Relay
 from edgeml_agent.relay.site import Site
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
-from edgeml_core import messages
+from edgeml_core import manifest, messages
 from edgeml_core.calls import Reply
 from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_core.records import DeviceRecord
 from support.memory_connection import URL
+from support.samples import a_manifest
 
 TOPICS = Topics("farm")
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -55,6 +56,17 @@ def relay(tmp_path):
     document = FleetDocument(fleet="farm", deployments=deployments)
     made.show(SiteFiles(document=document, site="barn", records=records, manifests={}, files={}))
     return made
+
+
+def test_manifest_that_this_agent_can_not_read_keeps_no_other_file_from_the_site(relay):
+    """A host may be newer than the relay: its site's devices may read what the relay can't."""
+    readable = manifest.encode(a_manifest())
+    manifests = {"1" * 64: b'{"format": "edgeml/9"}', "2" * 64: readable}
+    files = {("releases", f"targets/{digest}.manifest.json"): data for digest, data in manifests.items()}
+    document = FleetDocument(fleet="farm", deployments=())
+    relay.show(SiteFiles(document=document, site="barn", records={}, manifests=manifests, files=files))
+    assert relay._site._retained == {TOPICS.trust(*name): data for name, data in files.items()}
+    assert [it.release for it in relay._releases] == ["2" * 32]
 
 
 def test_flood_of_one_device_fills_no_memory_and_displaces_no_other(relay):
