@@ -282,7 +282,9 @@ def _sha256(path: Path) -> str:
 def _write_at(path: Path, offset: int, data: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.pwrite(handle, data, offset)
+        while data:  # before a disk is full it takes a part, without an error
+            written = os.pwrite(handle, data, offset)
+            data, offset = data[written:], offset + written
     finally:
         os.close(handle)
 

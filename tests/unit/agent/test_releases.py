@@ -1,6 +1,7 @@
 """The releases' files: resume by hashing, room, verification, names that mean whole, collection."""
 
 import io
+import resource
 
 import pytest
 
@@ -182,3 +183,16 @@ def test_a_damaged_manifest_is_noticed(releases):
         releases.read(release.digest)
     with pytest.raises(DeviceError, match="store failed"):
         releases.read("0" * 64)
+
+
+def test_chunk_that_the_disk_takes_in_part_is_an_error(releases):
+    """The last write before a disk is full is a short one, without an error; the next one has it."""
+    chunk = bytes(range(256)) * 256
+    partial = releases.begin(a_release(FILES | {"model.weights": chunk}), keep=[])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(chunk) // 2, limits[1]))
+    try:
+        with pytest.raises(DeviceError):
+            partial.put(chunks.sha256(chunk), chunk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
