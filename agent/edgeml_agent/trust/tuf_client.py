@@ -104,7 +104,7 @@ class TufClient:
     def download(self, target: TargetFile) -> bytes:
         """Return a target's verified content. Errors are those of `refresh`."""
         assert self._updater is not None  # noqa: S101 - the caller refreshes first
-        with _translate_errors(self._name), tempfile.TemporaryDirectory(dir=self._folder.parent) as folder:
+        with _translate_errors(self._name), tempfile.TemporaryDirectory(dir=self._folder) as folder:
             return Path(self._updater.download_target(target, str(Path(folder, "target")))).read_bytes()
 
 

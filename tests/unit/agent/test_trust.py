@@ -259,6 +259,27 @@ def test_remains_of_a_power_cut_are_cleared_away(judge, tmp_path):
     assert len(names) == 2, "the link and the present one"
 
 
+class Deadly(FolderFiles):
+    """A source that ends the process when it is asked for a target."""
+
+    def read(self, repo, file):
+        """See `TrustSource.read`."""
+        return os._exit(0) if file.startswith(trust.TARGETS_DIR) else super().read(repo, file)
+
+
+def test_remains_of_a_kill_during_a_download_are_cleared_away(judge, repo, tmp_path):
+    """A device is switched off while it waits for a file, for years."""
+    judge.desired()
+    release(repo, "1.1")
+    if (child := os.fork()) == 0:
+        again(tmp_path, Deadly(repo)).desired()
+    os.waitpid(child, 0)
+    judge.desired()
+    trusted = tmp_path / "store" / "trusted"
+    assert {path.name for path in trusted.iterdir()} == {"fleet", "releases"}
+    assert [len(list(folder.iterdir())) for folder in trusted.iterdir()] == [2, 2], "the link and the present one"
+
+
 def test_a_store_that_can_t_be_written_is_a_device_error(judge, tmp_path):
     """Not a traceback."""
     (tmp_path / "store").write_bytes(b"a file where the folder should be")
