@@ -1,6 +1,6 @@
-"""The messages that this device publishes: its retained state and will, and the outbox of reports and replies.
+"""The messages that this device publishes: its retained state and will, and the outboxes of reports and replies.
 
-The state is published when it has changed, and at each new connection. The outbox is published in order, see `outbox`.
+The state is published when it has changed, and at each new connection. Each outbox is published in order, see `outbox`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class StatusPublisher:
         self._state = DeviceState(online=True, session=0)
         self._state_changed = asyncio.Event()
         self._outbox = Outbox()
-        #: Messages of a topic handler: they displace no report of the device's own.
-        self._forwarded = Outbox()
+        #: Replies to calls, and messages of a topic handler: they displace no report of the device's own.
+        self._replies, self._forwarded = Outbox(), Outbox()
 
     def publish_state(self, state: DeviceState) -> None:
         """See `StatusSink.publish_state`."""
@@ -48,8 +48,8 @@ class StatusPublisher:
         self._outbox.add(report)
 
     def reply(self, reply: Reply) -> None:
-        """Publish a reply to a call, in its turn among the reports."""
-        self._outbox.add(reply)
+        """Publish a reply to a call, in its turn among the replies."""
+        self._replies.add(reply)
 
     def forward(self, topic: str, payload: bytes) -> None:
         """Publish a message of a topic handler, in its turn among such messages."""
@@ -73,8 +73,8 @@ class StatusPublisher:
         self._state_changed.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_states(connection))
-            tasks.create_task(self._publish_outbox(connection, self._outbox))
-            tasks.create_task(self._publish_outbox(connection, self._forwarded))
+            for outbox in (self._outbox, self._replies, self._forwarded):
+                tasks.create_task(self._publish_outbox(connection, outbox))
 
     async def publish_offline(self, connection: Connection) -> None:
         """Publish the state as offline, if the broker takes it within `GOODBYE_S`."""

@@ -165,3 +165,19 @@ def test_forwarded_messages_displace_no_report(monkeypatch):
     published = fake_time.run(main).published
     assert [topic for topic, _ in published].count(REPORT) == 1
     assert [payload for topic, payload in published if topic == "elsewhere"] == [b"95", b"96", b"97", b"98", b"99"]
+
+
+def test_replies_displace_no_report():
+    """An operator's calls come as fast as the broker delivers them, and each is answered."""
+
+    async def main(_):
+        publisher, connection = a_publisher(), MemoryConnection()
+        publisher.report(a_report("1.0"))
+        for number in range(2 * outbox.OUTBOX_MAX_MESSAGES):
+            publisher.reply(Reply(id=str(number)))
+        running = asyncio.create_task(publisher.run(connection))
+        await settled()
+        running.cancel()
+        return [topic for topic, _ in connection.published]
+
+    assert REPORT in fake_time.run(main)
