@@ -90,7 +90,9 @@ def defect(name: str, error: Exception, **fields: object) -> None:
 
 
 def _text(name: str, fields: dict[str, object]) -> str:
-    pairs = (f"{key}={json.dumps(str(value)[:VALUE_MAX_CHARS])}" for key, value in fields.items() if value != "")
+    pairs = (
+        f"{key}={json.dumps(masked(str(value))[:VALUE_MAX_CHARS])}" for key, value in fields.items() if value != ""
+    )
     return " ".join((name, *pairs))[:LINE_MAX_CHARS]
 
 

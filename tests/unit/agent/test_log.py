@@ -76,3 +76,18 @@ def test_newest_lines_stay_within_their_bytes():
     (kept,) = log.newest(1, 10_000)
     assert len(kept) == log.KEPT_MAX_CHARS
     assert kept.endswith("end")
+
+
+@pytest.mark.parametrize("secret", ['quo"ted pass', "geheimes wört", "back\\slash"])
+def test_lines_mask_a_hidden_secret_that_json_would_escape(capsys, secret):
+    """A value is quoted as JSON has it."""
+    log.hide(secret)
+    line = logged(capsys, lambda: log.event("refused", reason=f"not {secret}"))
+    assert line.endswith('refused reason="not ***"\n')
+
+
+def test_lines_mask_a_hidden_secret_at_the_end_of_a_long_value(capsys):
+    """A value is cut after its secrets are masked."""
+    log.hide("correct horse")
+    line = logged(capsys, lambda: log.event("refused", reason="x" * (log.VALUE_MAX_CHARS - 10) + "correct horse"))
+    assert "correct" not in line
