@@ -1,10 +1,10 @@
-"""Waits with a bound in time that can always be cancelled, and the one error of a group of tasks."""
+"""Waits that can always be cancelled, work that a cancellation lets end, and the one error of a group of tasks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import NoReturn, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -22,6 +22,16 @@ async def within(work: Awaitable[T], seconds: float | None) -> T:
     """
     async with asyncio.timeout(seconds):
         return await work
+
+
+async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if the caller is cancelled, so that disk and memory stay in step."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:

@@ -21,7 +21,7 @@ from edgeml_agent.ports import Arrival, ChunkSource
 from edgeml_agent.store.releases import PartialRelease
 from edgeml_core import wire_keys
 from edgeml_core.errors import RejectedError, TransportError
-from edgeml_io import backoff
+from edgeml_io import aio, backoff
 
 #: Silences in a row after which the fetch fails, each twice as long as the one before: 21 s altogether at least.
 SILENCES_MAX: Final = 3
@@ -132,7 +132,7 @@ class Fetch:
         if digest not in self._needed:
             return
         try:
-            self._done_bytes += await asyncio.to_thread(self._store, digest, arrival)
+            self._done_bytes += await aio.run_to_end(asyncio.to_thread(self._store, digest, arrival))
         except RejectedError:
             self._refuse(arrival.key)
             return

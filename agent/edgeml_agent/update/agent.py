@@ -25,13 +25,14 @@ from edgeml_agent.store.releases import DeltaBases, PartialRelease, Release, Rel
 from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.update.metrics import UpdateMetrics
 from edgeml_agent.update.reporter import Reporter
-from edgeml_agent.update.state_machine import StateMachine, run_to_end
+from edgeml_agent.update.state_machine import StateMachine
 from edgeml_core import desired, lifecycle, names, trust
 from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
 from edgeml_core.lifecycle import Event, State
 from edgeml_core.records import DeviceRecord
+from edgeml_io.aio import run_to_end
 from edgeml_runtime.hardware.board import Board
 
 #: States in which the chunks of the wanted release are kept on the disk.

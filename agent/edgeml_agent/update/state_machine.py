@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -15,8 +15,8 @@ from edgeml_agent.store.database import ModelRecord, Store
 from edgeml_core import lifecycle
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 from edgeml_core.lifecycle import Event, State
+from edgeml_io.aio import run_to_end
 
-T = TypeVar("T")
 #: States in which an update pauses and later resumes by itself.
 _PAUSED: Final = frozenset({State.WAITING, State.DEFERRED})
 
@@ -95,13 +95,3 @@ class StateMachine:
             case _:
                 event = Event.DEVICE_FAILED
         await self.advance(event, code=error.code, message=error.message)
-
-
-async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end even if the caller is cancelled, so that disk and memory stay in step."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

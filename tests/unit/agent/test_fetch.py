@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from edgeml_agent.store.releases import DeltaBases, Release, Releases
 from edgeml_core import bundle, chunks, wire_keys
 from edgeml_core import manifest as manifests
 from edgeml_core.errors import TransportError
+from edgeml_io import files
 from support.fakes import MemoryOrigin
 from support.samples import a_manifest
 
@@ -248,3 +251,33 @@ def test_late_fetch_begins_at_the_position(partial, origin):
     assert origin.wanted == DIGESTS[21:] + DIGESTS[:21]
     assert origin.followed == [wire_keys.chunk_id(partial.release.digest), ""]
     partial.verify()
+
+
+def test_fetch_cancelled_while_a_chunk_is_written_ends_in_order(partial, origin, monkeypatch):
+    """At a stop or a newer deployment: an error in place of the cancellation would end the update for good."""
+    put, sync, writing = partial.put, files.sync, threading.Event()
+
+    def slow_put(digest, chunk):
+        if digest == DIGESTS[1]:
+            writing.set()
+            time.sleep(0.1)
+        return put(digest, chunk)
+
+    def slow_sync(path):
+        time.sleep(0.3)
+        sync(path)
+
+    monkeypatch.setattr(partial, "put", slow_put)
+    monkeypatch.setattr(files, "sync", slow_sync)
+    requests = ChunkRequests(DeltaBases(partial.release.manifest))
+    run = Fetch(partial, origin, missing=partial.missing(), requests=requests, on_progress=lambda _: None)
+
+    async def stop():
+        running = asyncio.create_task(run.run())
+        await asyncio.to_thread(writing.wait)
+        running.cancel()
+        await running
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(stop())
+    assert partial.missing() == DIGESTS[2:]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edgeml_agent.store.database import ModelRecord, Store
-from edgeml_agent.update.state_machine import StateMachine, run_to_end
+from edgeml_agent.update.state_machine import StateMachine
 from edgeml_core.errors import DeviceError, RejectedError, TransportError
 from edgeml_core.lifecycle import Event, State
 
@@ -88,22 +88,3 @@ def test_advance_by_an_impossible_event_changes_nothing(store):
     with pytest.raises(ValueError, match="can't happen while idle"):
         asyncio.run(machine.advance(Event.VERIFIED))
     assert (seen, store.record("mood").state) == ([], State.IDLE)
-
-
-def test_run_to_end_finishes_before_it_is_cancelled():
-    """The caller gets its cancellation afterwards."""
-    done = []
-
-    async def work():
-        await asyncio.sleep(0.01)
-        done.append(True)
-
-    async def main():
-        task = asyncio.create_task(run_to_end(work()))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert done == [True]
-
-    asyncio.run(main())
