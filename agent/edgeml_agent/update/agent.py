@@ -298,7 +298,7 @@ class Agent:
         A model that another process has removed stops serving.
 
         Raises:
-            DeviceError: both failed; the version that answered before still does.
+            DeviceError: both failed, and the version that answered before still does; or the store takes no rollback.
         """
         async with self._swap_lock:
             record = self._ports.store.record(name)
@@ -313,8 +313,9 @@ class Agent:
                 if not record.previous:
                     raise
                 log.failure("active release failed", error, model=name)
+                # Recorded afterwards: a card that has damaged a model is often read-only, too.
+                await self._load(name, self._ports.releases.read(record.previous), "")
                 record = self._ports.store.roll_back(name, error.code, error.message)
-                await self._load(name, self._ports.releases.read(record.active), "")
             if record.state is State.ROLLED_BACK:
                 self._reporter.state_changed(record)
             else:

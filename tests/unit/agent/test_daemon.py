@@ -756,3 +756,20 @@ def test_store_changed_by_another_process_is_followed_beside_a_model_that_cannot
     damage_manifest(bench, "another")
     other = Bench(bench.folder)
     live(bench, lambda: other.store.roll_back(NAME, "", ""), until=lambda: bench.server.live == {NAME: "1.0"})
+
+
+def test_start_with_an_unloadable_version_on_a_store_that_takes_no_writes_serves_the_one_before(bench, monkeypatch):
+    """A card that has damaged the model is often read-only, too; the rollback is stored when it can be."""
+    for version in ("1.0", "2.0"):
+        deploy(bench, version)
+        live(bench, until=serves(bench, version))
+    bench.server.failures.add("2.0")
+    bench.start()
+
+    def fails(*_):
+        raise DeviceError("store-failed", "attempt to write a readonly database")
+
+    for method in ("begin_run", "save", "roll_back"):
+        monkeypatch.setattr(bench.store, method, fails)
+    asyncio.run(bench.daemon.start_serving())
+    assert bench.server.live == {NAME: "1.0"}
