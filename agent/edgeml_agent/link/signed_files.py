@@ -48,6 +48,8 @@ class SignedFiles:
         }
         self._held: dict[str, bytes] = {}
         self._held_bytes = 0
+        #: Whether the records of the site were waited for on this connection: a site without any costs one wait.
+        self._has_awaited_site = False
         self._expected: dict[str, asyncio.Future[bytes]] = {}
 
     @property
@@ -89,8 +91,10 @@ class SignedFiles:
         Errors are those of `read`.
         """
         topic = self._topics.site(site)
-        if self._followed.get(_SITE) == topic:
+        is_followed = self._followed.get(_SITE) == topic
+        if is_followed and (self._has_awaited_site or topic in self._held):
             return self._held.get(topic)
+        self._has_awaited_site = True
         return await self._request(topic, _SITE)
 
     async def changed(self) -> None:
@@ -104,6 +108,7 @@ class SignedFiles:
         """Forget all files: a new connection brings those that the broker retains now. This counts as a change."""
         self._held.clear()
         self._held_bytes = 0
+        self._has_awaited_site = False
         self._changed.set()
 
     def on_message(self, message: Message) -> None:

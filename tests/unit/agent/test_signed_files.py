@@ -268,3 +268,24 @@ def test_records_of_a_site_are_requested_once_and_then_followed():
         assert (f"{TOPICS.root}/site/barn~2", 1) in files.subscriptions
 
     fake_time.run(main)
+
+
+def test_records_of_a_site_are_awaited_again_on_a_new_connection():
+    """On a slow network they arrive after the metadata: without them a relay would serve nobody meanwhile."""
+
+    async def main(_):
+        current = CurrentConnection(URL)
+        files = new_files(current)
+
+        async def arrive():
+            await asyncio.sleep(signed_files.RETAINED_WAIT_S / 2)
+            receive(files, TOPICS.site("barn"), b"records")
+
+        for _ in range(2):
+            files.restart()
+            with current.use(MemoryConnection()):
+                arriving = asyncio.create_task(arrive())
+                assert await files.site("barn") == b"records"
+                await arriving
+
+    fake_time.run(main)
