@@ -37,12 +37,16 @@ class StateMachine:
         self.record = store.record(name)
 
     async def begin(self, deployment: str, version: str) -> None:
-        """Start the update for a deployment: a new one, one to retry, or one to resume after an interruption."""
+        """Start the update for a deployment: a new one, one to retry, or one to resume after an interruption.
+
+        One that was resolved before keeps its release, whose chunks are on the disk: resolving may fail this time.
+        """
         if self.record.state in lifecycle.UNDER_WAY:
             event = Event.INTERRUPTED
         else:
             event = Event.RETRIED if self.record.state in _PAUSED else Event.WANTED
-        await self.advance(event, deployment=deployment, version=version, wanted="")
+        wanted = self.record.wanted if self.record.deployment == deployment else ""
+        await self.advance(event, deployment=deployment, version=version, wanted=wanted)
 
     async def interrupt(self) -> None:
         """Stop an update that is under way, so that it can resume later."""
@@ -88,7 +92,8 @@ class StateMachine:
         match error:
             case RejectedError():
                 event = Event.REFUSED
-                if self.record.wanted and error.code not in _REVOCABLE:
+                is_resolved = self.record.wanted and self.record.state is not State.RESOLVING
+                if is_resolved and error.code not in _REVOCABLE:
                     self._store.refuse(self.record.wanted, error.code, error.message)
             case TransportError():
                 event = Event.TRANSPORT_FAILED

@@ -773,3 +773,20 @@ def test_start_with_an_unloadable_version_on_a_store_that_takes_no_writes_serves
         monkeypatch.setattr(bench.store, method, fails)
     asyncio.run(bench.daemon.start_serving())
     assert bench.server.live == {NAME: "1.0"}
+
+
+def test_retry_while_the_broker_is_away_keeps_the_chunks(bench):
+    """Each retry reads the manifest again first, which fails as the fetch did; the chunks are on the disk."""
+    digest = deploy(bench, "1.0")
+    bench.origin.lost[digest] = 10_000
+    attempt = partial(bench.agent.attempt, bench.trust.deployments[-1])
+    with pytest.raises(TransportError):
+        asyncio.run(attempt())
+    manifests, bench.trust.manifests = bench.trust.manifests, {}
+    with pytest.raises(TransportError):
+        asyncio.run(attempt())
+    bench.trust.manifests = manifests
+    bench.origin.lost.clear()
+    bench.origin.wanted.clear()
+    asyncio.run(attempt())
+    assert bench.origin.wanted == [digest]

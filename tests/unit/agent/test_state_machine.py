@@ -39,6 +39,16 @@ def test_begin_starts_from_every_state_without_a_running_step(store, state):
     assert store.record("mood") == machine.record
 
 
+def test_refusal_while_a_retry_is_resolved_is_no_refusal_of_the_release(store):
+    """The retry keeps the release for its chunks, and has yet to find out whether it is still the one."""
+    machine, _ = a_machine(store, State.WAITING)
+    asyncio.run(machine.begin("d1", "1.0"))
+    assert machine.record.wanted == DIGEST
+    asyncio.run(machine.fail(RejectedError("digest-mismatch", "the repositories disagree")))
+    assert machine.record.state is State.REJECTED
+    assert store.refusal(DIGEST) is None
+
+
 @pytest.mark.parametrize(
     ("error", "state", "is_refused"),
     [
