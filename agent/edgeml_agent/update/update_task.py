@@ -87,6 +87,8 @@ class UpdateTask:
         while True:
             try:
                 async with self._slot.hold():
+                    if self._agent.is_settled(deployment):
+                        return  # by `edgeml-agent install`, which held the slot
                     resume_s = await self._agent.attempt(deployment)
             except TransportError:
                 if (delay_s := next(delays, None)) is None:

@@ -790,3 +790,25 @@ def test_retry_while_the_broker_is_away_keeps_the_chunks(bench):
     bench.origin.wanted.clear()
     asyncio.run(attempt())
     assert bench.origin.wanted == [digest]
+
+
+def test_install_by_another_process_outlives_an_update_that_waited_for_it(bench):
+    """A bundle of an operator stays until the fleet's next deployment, however long its installation takes."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    deploy(bench, "2.0")
+    other, lock = Bench(bench.folder), locks.take(bench.folder / locks.UPDATE)
+    files = {"golden.msgpack": b"golden", "model.onnx": b"graph", "model.weights": b"1.5"}
+    bundle = other.release(a_manifest(version="1.5"), files)
+    by_hand = msgspec.structs.replace(bench.trust.deployments[-1], version="1.5", bundles=(bundle,))
+    tasks = []
+
+    async def install():
+        await other.agent.attempt(by_hand)
+        lock.close()
+
+    def is_done():
+        return serves(bench, "1.5")() and not bench.daemon._updates[NAME].is_running
+
+    live(bench, lambda: tasks.append(asyncio.ensure_future(install())), until=is_done)
+    assert "2.0" not in bench.prober.probed
