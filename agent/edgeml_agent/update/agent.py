@@ -41,6 +41,8 @@ _KEEPS_CHUNKS: Final = lifecycle.UNDER_WAY | {State.WAITING, State.DEFERRED}
 _SETTLED: Final = frozenset({State.ACTIVE, State.REJECTED, State.ROLLED_BACK, State.REMOVED})
 #: Codes of failures that the release didn't cause and the device may recover from: the next look retries the update.
 _RECOVERABLE: Final = frozenset({"disk-full", "memory-short", "store-failed"})
+#: Those of them after which the fetched chunks stay for the next look; a full disk needs their room.
+_CODES_KEEPING_CHUNKS: Final = _RECOVERABLE - {"disk-full"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,10 +365,6 @@ class Agent:
 
 
 def _kept(records: dict[str, ModelRecord]) -> set[str]:
-    """Return the releases that must stay on the disk: active, previous, and those of unfinished updates."""
-    return {
-        digest
-        for record in records.values()
-        for digest in (record.active, record.previous, record.wanted if record.state in _KEEPS_CHUNKS else "")
-        if digest
-    }
+    """Return the releases that must stay on the disk: active, previous, and those of updates that may go on."""
+    unfinished = {it.wanted for it in records.values() if it.state in _KEEPS_CHUNKS or it.code in _CODES_KEEPING_CHUNKS}
+    return {digest for it in records.values() for digest in (it.active, it.previous)}.union(unfinished) - {""}

@@ -15,7 +15,7 @@ from edgeml_agent.update import daemon as daemons
 from edgeml_agent.update import update_task
 from edgeml_core import chunks, desired
 from edgeml_core.drift import Drift
-from edgeml_core.errors import DeviceError, RejectedError, TransportError
+from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError
 from edgeml_core.lifecycle import State
 from edgeml_core.manifest import MANIFEST_NAME
 from support.fakes import TUNED, Bench
@@ -775,17 +775,22 @@ def test_start_with_an_unloadable_version_on_a_store_that_takes_no_writes_serves
     assert bench.server.live == {NAME: "1.0"}
 
 
-def test_retry_while_the_broker_is_away_keeps_the_chunks(bench):
-    """Each retry reads the manifest again first, which fails as the fetch did; the chunks are on the disk."""
+@pytest.mark.parametrize("cause", ["broker away", "memory short"])
+def test_retry_that_begins_no_fetch_keeps_the_chunks(bench, cause):
+    """Each retry reads the manifest and looks for memory first; the chunks are on the disk."""
     digest = deploy(bench, "1.0")
     bench.origin.lost[digest] = 10_000
     attempt = partial(bench.agent.attempt, bench.trust.deployments[-1])
     with pytest.raises(TransportError):
         asyncio.run(attempt())
-    manifests, bench.trust.manifests = bench.trust.manifests, {}
-    with pytest.raises(TransportError):
+    manifests = bench.trust.manifests
+    if cause == "broker away":
+        bench.trust.manifests = {}
+    else:
+        bench.prober.refusal = DeviceError("memory-short", "needs 1 byte")
+    with pytest.raises(EdgemlError):
         asyncio.run(attempt())
-    bench.trust.manifests = manifests
+    bench.trust.manifests, bench.prober.refusal = manifests, None
     bench.origin.lost.clear()
     bench.origin.wanted.clear()
     asyncio.run(attempt())
