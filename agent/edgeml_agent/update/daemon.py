@@ -82,7 +82,11 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve and follow the fleet until cancelled."""
-        await self.start_serving()
+        try:
+            await self.start_serving()
+        except asyncio.CancelledError:
+            self._end_run()  # a stop is no crash, however long the models load
+            raise
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._link.run())
@@ -94,8 +98,11 @@ class Daemon:
                 tasks.create_task(self._keep_running("calls", self._calls.run))
         finally:
             # An exception of the agent's own is no crash: only a killed process leaves the mark of an unclean run.
-            with _store_errors_logged():
-                self._store.end_run()
+            self._end_run()
+
+    def _end_run(self) -> None:
+        with _store_errors_logged():
+            self._store.end_run()
 
     async def _keep_running(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a task, and again after a failure: a failing disk costs updates and records, never the answers."""

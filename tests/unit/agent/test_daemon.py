@@ -817,3 +817,30 @@ def test_install_by_another_process_outlives_an_update_that_waited_for_it(bench)
 
     live(bench, lambda: tasks.append(asyncio.ensure_future(install())), until=is_done)
     assert "2.0" not in bench.prober.probed
+
+
+def test_stop_while_the_agent_starts_is_no_crash(bench):
+    """Loading takes a minute on a board, and an operator may restart the agent several times meanwhile."""
+    for version in ("1.0", "2.0"):
+        deploy(bench, version)
+        live(bench, until=serves(bench, version))
+    activate = bench.server.activate
+
+    async def stop():
+        loading = asyncio.Event()
+
+        async def load(*_):
+            loading.set()
+            await asyncio.Event().wait()
+
+        bench.server.activate = load
+        running = asyncio.create_task(bench.daemon.run())
+        await loading.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    for _ in range(daemons.CRASHES_MAX + 1):
+        bench.start()
+        asyncio.run(stop())
+    bench.server.activate = activate
+    live(bench, until=serves(bench, "2.0"))
