@@ -152,6 +152,7 @@ class HttpChunks:
         while True:
             arrival = await self._broker.receive(PAUSE_S)
             if arrival is not None:
+                self._limit.spend(len(arrival.payload), time.monotonic())
                 self._arrivals.put_nowait(arrival)
 
 

@@ -163,3 +163,20 @@ def test_absent_server_costs_no_fetch():
     with serving() as server:
         url = f"http://127.0.0.1:{server.server_port}"
     assert fetched(url, KEYS)[1].wanted != []
+
+
+def test_limit_counts_the_chunks_of_both_sources():
+    """Else a mirror without some chunks doubles the rate of a metered link."""
+
+    async def run() -> float:
+        source = HttpChunks(ChunkServer(url=urlsplit(f"http://127.0.0.1:{server.server_port}")), Broker(), 100)
+        await source.follow("a" * 32)
+        await source.want(KEYS)
+        arrived_bytes = sum([len((await source.receive(5)).payload) for _ in KEYS])
+        began_s = asyncio.get_running_loop().time()
+        await source.want(KEYS)
+        await source.follow("")
+        return (asyncio.get_running_loop().time() - began_s) * 100 / arrived_bytes
+
+    with serving("fails") as server:
+        assert asyncio.run(run()) > 0.5
