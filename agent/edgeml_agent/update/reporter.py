@@ -58,6 +58,7 @@ class Reporter:
         self._drifts = drifts
         #: The drift as it was last reported.
         self._reported_drifts: Drifts = {}
+        #: The manifests of the active releases.
         self._manifests: dict[str, Manifest] = {}
         self._refused: EdgemlError | None = None
         #: The withdrawn releases that serve, as they were last logged.
@@ -135,7 +136,9 @@ class Reporter:
 
     def publish_state(self) -> None:
         """Publish the device's whole state as it is now."""
-        board, self._reported_drifts = self._board, self._drifts()
+        board, self._reported_drifts, records = self._board, self._drifts(), self._store.records()
+        active = {it.active for it in records.values()}
+        self._manifests = {digest: it for digest, it in self._manifests.items() if digest in active}
         self._sink.publish_state(
             DeviceState(
                 online=True,
@@ -146,7 +149,7 @@ class Reporter:
                 cpu_features=tuple(sorted(board.cpu_features)),
                 memory_bytes=board.memory_bytes,
                 runtimes={str(engine): version for engine, version in board.runtimes.items()},
-                models={name: self._model(record) for name, record in self._store.records().items()},
+                models={name: self._model(record) for name, record in records.items()},
                 code=self._refused.code if self._refused else "",
                 message=self._refused.message[:MESSAGE_MAX_CHARS] if self._refused else "",
             )

@@ -844,3 +844,13 @@ def test_stop_while_the_agent_starts_is_no_crash(bench):
         asyncio.run(stop())
     bench.server.activate = activate
     live(bench, until=serves(bench, "2.0"))
+
+
+def test_manifests_of_versions_that_are_gone_take_no_memory(bench):
+    """An agent runs for years, and the manifest of a large model has megabytes."""
+    for version in ("1.0", "2.0", "3.0"):
+        deploy(bench, version)
+    bench.start()
+    for deployment in bench.trust.deployments:
+        asyncio.run(bench.agent.attempt(deployment))
+    assert list(bench.reporter._manifests) == [bench.store.record(NAME).active]
