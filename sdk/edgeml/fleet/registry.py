@@ -187,11 +187,12 @@ class _Batch:
             device.seen_s = received.seen_s
             self._add_report(device, received, received.message)
         elif not _is_late_will(device.state, received.message):
+            state = _newest(device.state, received.message)
             device.seen_s = received.seen_s
-            if device.state is None or _outline(device.state) != _outline(received.message):
+            if device.state is None or _outline(device.state) != _outline(state):
                 device.states += 1
-                self._note(received, "state", device.states)
-            device.state = received.message
+                self._note(msgspec.structs.replace(received, message=state), "state", device.states)
+            device.state = state
 
     def rows(self) -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
         """Return the changed rows of each table that has some."""
@@ -230,6 +231,13 @@ class _Batch:
 
 def _is_late_will(known: DeviceState | None, state: DeviceState) -> bool:
     return known is not None and not state.online and state.session < known.session
+
+
+def _newest(known: DeviceState | None, state: DeviceState) -> DeviceState:
+    """Return a state with the newest content: a will has that of the time when its connection began."""
+    if known is None or state.online or state.session != known.session:
+        return state
+    return msgspec.structs.replace(known, online=False)
 
 
 def _outline(state: DeviceState) -> object:

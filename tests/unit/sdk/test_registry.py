@@ -43,8 +43,9 @@ def test_the_history_has_changes_only_and_is_bounded(registry: Registry):
     """The newest first; a report of the same state, or a state with other drift alone, is no change."""
     drifts = {"sample": ModelState(version="1.0", state="active", drift=Drift(grade="ok", observed=60))}
     registry.record([state("pi-1"), state("pi-1", seen_s=2.0), state("pi-1", online=False, seen_s=3.0)])
-    registry.record([state("pi-1", online=False, models=drifts, seen_s=4.0)])
-    registry.record([state("pi-1", online=False, models={"sample": ModelState(version="1.0", state="active")})])
+    registry.record([state("pi-1", online=False, session=2, models=drifts, seen_s=4.0)])
+    models = {"sample": ModelState(version="1.0", state="active")}
+    registry.record([state("pi-1", online=False, session=3, models=models)])
     assert [(it.message.online, it.seen_s) for it in registry.history("pi-1", "state")] == [
         (False, 4.0),
         (False, 3.0),
@@ -79,6 +80,14 @@ def test_a_late_will_is_ignored(registry: Registry):
     assert registry.devices()["pi-1"].state.online
     registry.record([state("pi-1", online=False, session=2)])
     assert not registry.devices()["pi-1"].state.online
+
+
+def test_a_will_takes_no_update_back(registry: Registry):
+    """The broker has a will since the connection began, and with it the versions of that time."""
+    old, new = ({"sample": ModelState(version=version, state="active")} for version in ("1.0", "2.0"))
+    registry.record([state("pi-1", models=old), state("pi-1", models=new), state("pi-1", models=old, online=False)])
+    seen = registry.devices()["pi-1"].state
+    assert (seen.online, seen.models) == (False, new)
 
 
 def test_a_device_that_lost_its_store_is_believed(registry: Registry):
