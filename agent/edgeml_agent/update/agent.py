@@ -300,7 +300,7 @@ class Agent:
         A model that another process has removed stops serving.
 
         Raises:
-            DeviceError: both failed, and the version that answered before still does; or the store takes no rollback.
+            EdgemlError: both failed, and the version that answered before still does; or the store takes no rollback.
         """
         async with self._swap_lock:
             record = self._ports.store.record(name)
@@ -311,7 +311,7 @@ class Agent:
                 return
             try:
                 await self._load(name, self._ports.releases.read(record.active), record.deployment)
-            except DeviceError as error:
+            except EdgemlError as error:
                 if not record.previous:
                     raise
                 log.failure("active release failed", error, model=name)
@@ -325,7 +325,11 @@ class Agent:
 
     async def _load(self, name: str, release: Release, deployment: str) -> None:
         folder = self._ports.releases.folder(release.digest)
-        await self._ports.server.activate(name, folder, release.manifest, deployment)
+        try:
+            await self._ports.server.activate(name, folder, release.manifest, deployment)
+        except OSError as error:
+            message = f"the files of {release.manifest.stem} can't be read: {error}"
+            raise DeviceError("store-failed", message, "check the disk; SD cards wear out") from error
         self.serving[name] = release.digest
         log.event("serving", model=name, version=release.manifest.version, deployment=deployment)
 

@@ -854,3 +854,23 @@ def test_manifests_of_versions_that_are_gone_take_no_memory(bench):
     for deployment in bench.trust.deployments:
         asyncio.run(bench.agent.attempt(deployment))
     assert list(bench.reporter._manifests) == [bench.store.record(NAME).active]
+
+
+@pytest.mark.parametrize("error", [OSError("input/output error"), RejectedError("bundle-format", "rot")])
+def test_start_with_a_version_that_the_disk_has_damaged_rolls_back(bench, error):
+    """A file may be unreadable or have other content; neither error ends the agent or keeps the version before away."""
+    for version in ("1.0", "2.0"):
+        deploy(bench, version)
+        live(bench, until=serves(bench, version))
+    activate = bench.server.activate
+
+    async def load(name, folder, manifest, deployment=""):
+        if manifest.version == "2.0":
+            raise error
+        await activate(name, folder, manifest, deployment)
+
+    bench.server.activate = load
+    bench.start()
+    asyncio.run(bench.daemon.start_serving())
+    assert bench.server.live == {NAME: "1.0"}
+    assert codes(bench) == [getattr(error, "code", "store-failed")]
