@@ -184,24 +184,21 @@ class Releases:
             DeviceError: `disk-full`, when there is no room even without the releases that may go.
         """
         self.collect({*keep, release.digest})
-        whole = self.folder(release.digest)
-        if whole.is_dir():
-            with _translate_errors():
-                files.write(whole / MANIFEST_NAME, release.manifest_bytes)  # the disk may have damaged it
-            return PartialRelease(whole, release)
-        partial = self._partial(release.digest)
-        try:
-            self._check_room(release, partial)
-        except DeviceError:
-            self._discard_tuning()
-            self._check_room(release, partial)
-        with _translate_errors():
+        folder = self.folder(release.digest)
+        if not folder.is_dir():
+            folder = self._partial(release.digest)
+            try:
+                self._check_room(release, folder)
+            except DeviceError:
+                self._discard_tuning()
+                self._check_room(release, folder)
+        with _translate_errors():  # of a whole release, too: the disk may have lost some of it
             for entry in release.manifest.files:
-                path = partial / entry.path
+                path = folder / entry.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-            files.write(partial / MANIFEST_NAME, release.manifest_bytes)
-        return PartialRelease(partial, release)
+            files.write(folder / MANIFEST_NAME, release.manifest_bytes)
+        return PartialRelease(folder, release)
 
     def reuse(self, partial: PartialRelease, missing: Sequence[str], held: Collection[str]) -> list[str]:
         """Copy chunks of whole releases into a partial one, and return the digests that are still missing."""

@@ -196,3 +196,14 @@ def test_chunk_that_the_disk_takes_in_part_is_an_error(releases):
             partial.put(chunks.sha256(chunk), chunk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_begin_of_a_release_that_the_disk_has_damaged_finds_what_is_missing(releases):
+    """A check of the file system removes files, and the rest need not be fetched again."""
+    release = a_release()
+    folder = whole(releases, release)
+    (folder / "model.weights").unlink()
+    (folder / manifests.MANIFEST_NAME).write_bytes(b"rot")
+    partial = releases.begin(release, keep=[release.digest])
+    assert partial.missing() == list(dict.fromkeys(map(chunks.sha256, chunks.split(FILES["model.weights"]))))
+    assert releases.read(release.digest) == release
