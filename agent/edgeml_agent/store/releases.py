@@ -9,11 +9,11 @@ chunk that reached the disk is never fetched again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
@@ -134,13 +134,16 @@ class DeltaBases:
         return self._places[wanted][0] if wanted in self._places else ""
 
     def read(self, wanted: str) -> bytes:
-        """Read the chunk at the place of `wanted` from the disk; empty if there is none."""
+        """Read the chunk at the place of `wanted` from the disk; empty if there is none that can be read."""
         if wanted not in self._places:
             return b""
         _, path, index = self._places[wanted]
-        with _translate_errors(), path.open("rb") as content:
-            content.seek(index * chunks.CHUNK_BYTES)
-            return content.read(chunks.CHUNK_BYTES)
+        try:
+            with path.open("rb") as content:
+                content.seek(index * chunks.CHUNK_BYTES)
+                return content.read(chunks.CHUNK_BYTES)
+        except OSError:
+            return b""  # so the delta is wrong, and the whole chunk is requested
 
 
 class Releases:
@@ -204,12 +207,13 @@ class Releases:
         """Copy chunks of whole releases into a partial one, and return the digests that are still missing."""
         left = dict.fromkeys(missing)
         for digest in held:
-            manifest = self.read(digest).manifest
-            for entry in manifest.files:
-                for chunk in _read_chunks(self.folder(digest) / entry.path) if left.keys() & set(entry.chunks) else ():
-                    if (found := chunks.sha256(chunk)) in left:
-                        partial.put(found, chunk)
-                        del left[found]
+            for entry in self.read(digest).manifest.files:
+                if left.keys() & set(entry.chunks):
+                    with contextlib.suppress(OSError):  # what can't be read is fetched
+                        for chunk in _read_chunks(self.folder(digest) / entry.path):
+                            if (found := chunks.sha256(chunk)) in left:
+                                partial.put(found, chunk)
+                                del left[found]
         return list(left)
 
     def bases(self, release: Release, held: Collection[str]) -> DeltaBases:
@@ -291,7 +295,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
-@contextmanager
+@contextlib.contextmanager
 def _translate_errors() -> Iterator[None]:
     try:
         yield

@@ -874,3 +874,15 @@ def test_start_with_a_version_that_the_disk_has_damaged_rolls_back(bench, error)
     asyncio.run(bench.daemon.start_serving())
     assert bench.server.live == {NAME: "1.0"}
     assert codes(bench) == [getattr(error, "code", "store-failed")]
+
+
+def test_version_with_a_file_that_cannot_be_read_is_replaced(bench):
+    """Neither the chunks that both versions have nor the bases of deltas can be read there: they are fetched whole."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    folder = bench.releases.folder(bench.store.record(NAME).active)
+    for name in ("model.onnx", "model.weights"):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+    deploy(bench, "2.0")
+    live(bench, until=serves(bench, "2.0"))
