@@ -22,7 +22,7 @@ from edgeml_agent.update.reporter import Reporter
 from edgeml_agent.update.slot import UpdateSlot
 from edgeml_agent.update.update_task import RETRY_FIRST_S, RETRY_MAX_S, UpdateTask
 from edgeml_core.desired import Deployment
-from edgeml_core.errors import DeviceError, EdgemlError, TransportError
+from edgeml_core.errors import DeviceError, EdgemlError, TransportError, UsageError
 from edgeml_core.lifecycle import State
 from edgeml_io import backoff
 
@@ -89,7 +89,7 @@ class Daemon:
             raise
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._link.run())
+                tasks.create_task(self._keep_running("connection", self._link.run, ends_for=UsageError))
                 tasks.create_task(self._keep_running("updates", lambda: self._follow_fleet(tasks)))
                 tasks.create_task(self._keep_running("the store's changes", self._follow_store))
                 tasks.create_task(self._keep_running("probation", self._end_probations))
@@ -104,11 +104,21 @@ class Daemon:
         with _store_errors_logged():
             self._store.end_run()
 
-    async def _keep_running(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a task, and again after a failure: a failing disk costs updates and records, never the answers."""
+    async def _keep_running(
+        self, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, ends_for: type[Exception] | tuple[()] = ()
+    ) -> None:
+        """Run a task, and again after a failure: a failing disk costs updates and records, never the answers.
+
+        Args:
+            name: for the log.
+            work: the task.
+            ends_for: the error that ends the agent.
+        """
         while True:
             try:
                 await work()
+            except ends_for:
+                raise
             except EdgemlError as error:
                 log.failure(f"{name}: paused", error)
             except Exception as error:  # noqa: BLE001 - no defect in a task may end the process that serves

@@ -15,7 +15,7 @@ from edgeml_agent.update import daemon as daemons
 from edgeml_agent.update import update_task
 from edgeml_core import chunks, desired
 from edgeml_core.drift import Drift
-from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError
+from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.lifecycle import State
 from edgeml_core.manifest import MANIFEST_NAME
 from support.fakes import TUNED, Bench
@@ -886,3 +886,28 @@ def test_version_with_a_file_that_cannot_be_read_is_replaced(bench):
         (folder / name).mkdir()
     deploy(bench, "2.0")
     live(bench, until=serves(bench, "2.0"))
+
+
+def test_defect_of_the_connection_ends_no_serving(bench, caplog):
+    """It is logged, and the agent connects again; settings that can't be used end the agent at its start."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    bench.start()
+    errors, connect = [RuntimeError("a defect"), UsageError("config-invalid", "no such file")], asyncio.Event()
+
+    async def run():
+        await connect.wait()
+        raise errors.pop(0)
+
+    bench.link.run = run
+
+    async def main():
+        running = asyncio.create_task(bench.daemon.run())
+        await until_async(lambda: bench.daemon.ready)
+        connect.set()
+        await running
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
+        asyncio.run(main())
+    assert caught.group_contains(UsageError)
+    assert "a defect" in caplog.text
