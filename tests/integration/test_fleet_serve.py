@@ -269,6 +269,19 @@ async def test_foreign_changes_are_repaired(repo: Path, url: str):
     assert found == {topic: path.read_bytes() for topic, path in files.items()}
 
 
+async def test_records_of_other_clients_hold_up_no_states(repo: Path, tmp_path: Path):
+    """Mosquitto sends no further message to a client that has 20 to acknowledge."""
+    with brokers.mosquitto(tmp_path / "broker") as broker:
+        async with serving(repo, broker.url) as journal, a_client(broker.url) as client:
+            while "repaired" not in journal.names:
+                await client.publish(TOPICS.record("pi-1"), b"forged", qos=1)
+                await asyncio.sleep(0.1)
+            for _ in range(25):
+                await client.publish(TOPICS.record("pi-1"), b"forged", qos=1)
+            await client.publish(TOPICS.state("pi-1"), messages.encode(DeviceState(online=True, session=1)), qos=1)
+            await until_async(lambda: status.status(repo).online == 1)
+
+
 async def test_file_that_the_broker_does_not_take_is_skipped_and_told(repo: Path, tmp_path: Path):
     """All others are announced, as is every later change; Mosquitto would disconnect the host at a longer packet."""
     tiny_onnx_bundle(tmp_path / "long.edgeml", name="long", version="1.0", weights_bytes=4_000_000)

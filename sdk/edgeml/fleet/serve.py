@@ -251,8 +251,8 @@ class Host:
                     records.on_message(message.topic, message.payload)
             else:
                 self._on_message(message, announcing)
-                if message.packet_id is not None:
-                    self.recorder.after(functools.partial(connection.acknowledge, message))
+            if message.packet_id is not None:
+                self.recorder.after(functools.partial(connection.acknowledge, message))
 
     def _device_topics(self) -> list[str]:
         topics = self._topics
