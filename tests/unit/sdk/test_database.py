@@ -97,6 +97,14 @@ def test_a_file_that_is_replaced_is_opened_again(tmp_path: Path):
     database.close()
 
 
+def test_a_transaction_is_synced_when_it_ends(tmp_path: Path):
+    """A power cut that took a rollout's abort would sign its deployment again: the document was synced."""
+    database = Database(tmp_path / "fleet.db")
+    with database.writing() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "FULL: with a log, each commit"
+    database.close()
+
+
 def test_a_password_is_never_named(tmp_path: Path):
     """Neither in the database's name, nor in an error's message, cause or hint."""
     (tmp_path / "password").write_text("hush-hush\n")

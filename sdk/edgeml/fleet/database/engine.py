@@ -206,8 +206,8 @@ def _sqlite_engine(url: URL) -> Engine:
         # The driver would begin transactions by itself, and too late.
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode = WAL")
-        # States that a power cut takes are retained by the broker, which sends them again.
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # A decision is on the disk before the document that follows it is signed; a report, before it is acknowledged.
+        connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
