@@ -173,7 +173,8 @@ class EnrollmentDatabase:
         try:
             database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)
             try:
-                database.execute("PRAGMA synchronous = FULL")
+                # With FULL, a power cut may bring the journal back, whose return undoes the transaction.
+                database.execute("PRAGMA synchronous = EXTRA")
                 database.executescript(_SCHEMA)
                 with database:
                     yield database

@@ -174,6 +174,12 @@ def test_enrollment_by_token_is_in_the_audit_log_once(folder):
     assert used.details["token"] == enrollment.secret_digest(enrollment.parse_token(token).secret)
 
 
+def test_use_of_a_token_is_synced(folder):
+    """With the folder, where the removed journal would undo it after a power cut."""
+    with folder.enrollments._open() as database:
+        assert database.execute("PRAGMA synchronous").fetchone() == (3,), "EXTRA"
+
+
 def test_revocation_takes_the_tokens_of_a_device(folder):
     """Those that it has used, and those that would bring it back: its key alone is no way in."""
     key, token = ec.generate_private_key(ec.SECP256R1()), make(folder)
