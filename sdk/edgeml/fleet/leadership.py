@@ -156,7 +156,7 @@ class Election:
 
     def _take_turn(self) -> tuple[bool, Part]:
         is_leader = not self._database.is_shared or self._holds_lock()
-        if is_leader and not self._term:
+        if is_leader and not self._has_term():
             self._begin_term()
         with self._database.writing() as connection:
             row = {"seen_s": self._database.now_s, "is_leader": is_leader, "name": self.name, "lock": self._number}
@@ -191,10 +191,15 @@ class Election:
             self._drop_lock()
             raise
 
+    def _has_term(self) -> bool:
+        """Return whether this host's term is the present one: an operator may have put a new file in its place."""
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(LEADER.c.term).where(LEADER.c.id == _ROW)) == self._term
+
     def _begin_term(self) -> None:
         with self._database.writing() as connection:
             row = connection.execute(sa.select(LEADER).where(LEADER.c.id == _ROW).with_for_update()).one_or_none()
-            term, session = (row.term + 1, row.session) if row else (1, secrets.token_hex(8))
+            term, session = (row.term + 1, row.session) if row else (1, self.session or secrets.token_hex(8))
             connection.execute(self._database.upsert(LEADER).values(id=_ROW, term=term, session=session))
         self._term, self.session = term, session
 

@@ -50,6 +50,25 @@ async def test_a_host_without_its_database_still_leads(tmp_path: Path):
     database.close()
 
 
+async def test_a_new_file_in_the_place_of_a_damaged_one_gets_a_term(tmp_path: Path):
+    """Else the only host would record nothing until its restart: "another host leads". Its session stays."""
+    path = tmp_path / "fleet.db"
+    database = Database(path)
+    election = Election(database)
+    await election.turn()
+    session = election.session
+    database.close()
+    path.write_bytes(b"no database " * 1000)
+    with pytest.raises(DeviceError, match="can't be used"), database.reading():
+        pass
+    path.unlink()
+    await election.turn()
+    with database.writing() as connection:
+        election.check(connection)
+    assert (election.is_leader, election.session) == (True, session)
+    database.close()
+
+
 async def test_a_decision_of_an_earlier_term_is_refused(tmp_path: Path):
     """The transaction fails, so nothing of it is written."""
     database = Database(tmp_path / "fleet.db")
