@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -42,6 +42,8 @@ LIST_BACKDATED: Final = timedelta(days=1)
 #: Names of the broker's own computer, beside those by which devices reach it.
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1")
 
+#: The errors of reading a certificate or request that a stranger may have made, and of its signature.
+UNREADABLE: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
 #: A common name has at most 64 characters.
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,63}")
 _AUTHORITY_NAMES: Final = {"client": CLIENT_AUTHORITY, "server": "edgeml server authority"}
@@ -164,7 +166,7 @@ def requested_key(pem: str) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(pem.encode())
         public = request.public_key()
         is_signed = request.is_signature_valid
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except UNREADABLE as error:
         raise RejectedError("document-format", f"the certificate request can't be read: {error}") from error
     if not is_signed or not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
         raise RejectedError("document-format", "the certificate request isn't signed by a P-256 key of its own")

@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -217,7 +216,7 @@ def _presented(repository: RepositoryFolder, device: str, request: RenewRequest,
             raise refused("has another kind of key")
         signed = enrollment.renewal_text(asked.public_bytes(Encoding.DER))
         key.verify(request.signature, signed, ec.ECDSA(hashes.SHA256()))
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except certificates.UNREADABLE as error:
         raise refused("isn't this fleet's, or its key hasn't signed the request") from error
     if certificates.name_of(present) != device:
         raise refused("is another device's")

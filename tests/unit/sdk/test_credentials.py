@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,6 +88,45 @@ def test_requests_of_others_are_refused(folder, tmp_path):
     assert code(folder, "barn-1", asked(*device(fleet, tmp_path / "theirs")), DUE) == "certificate-invalid"
     assert code(folder, "barn-1", msgspec.structs.replace(request, csr="none"), DUE) == "document-format"
     assert len(folder.enrollments.certificates("barn-1")) == 1
+
+
+#: A P-256 key and a version as DER has them, and others that cryptography can't read.
+STRANGE = {
+    "key": (b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x09"),
+    "curve": (b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x55"),
+    "request's version": (b"\x02\x01\x00", b"\x02\x01\x05"),
+    "certificate's version": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09"),
+}
+
+
+@pytest.mark.parametrize("part", STRANGE)
+def test_strange_request_is_refused_and_the_host_serves_on(folder, tmp_path, part):
+    """One device's message would end the host for all: none of these errors is a ValueError."""
+    request = asked(*device(folder, tmp_path))
+    changed = {name: altered(getattr(request, name), *STRANGE[part]) for name in ("csr", "certificate")}
+    request = msgspec.structs.replace(request, **changed)
+    made = Credentials(folder, SimpleNamespace(event=lambda *_, **__: None))
+    answers = []
+
+    async def publish(_: str, payload: bytes) -> None:
+        answers.append(msgspec.json.decode(payload, type=RenewAnswer))
+
+    async def answer() -> None:
+        made.put("barn-1", msgspec.json.encode(request))
+        answering = asyncio.create_task(made.answer(publish))
+        await until_async(lambda: answers or answering.done())
+        assert not answering.done(), answering
+        answering.cancel()
+
+    asyncio.run(answer())
+    assert answers[0].code in {"document-format", "certificate-invalid"}
+
+
+def altered(pem: str, old: bytes, new: bytes) -> str:
+    """Replace bytes in the DER of a PEM."""
+    first, *lines, last = pem.strip().splitlines()
+    der = base64.b64decode("".join(lines)).replace(old, new, 1)
+    return "\n".join((first, *base64.encodebytes(der).decode().split(), last))
 
 
 def test_revoked_certificate_is_not_renewed(folder, tmp_path):
