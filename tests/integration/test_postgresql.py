@@ -14,9 +14,14 @@ from edgeml.fleet import leadership
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import METADATA
 from edgeml.fleet.leadership import Election, Part, hosts
-from edgeml.fleet.registry import HISTORY_MAX, DeviceMessage, Registry
+from edgeml.fleet.registry import HISTORY_MAX, DeviceMessage, Registry, Seen
+from edgeml.fleet.rules import answers
+from edgeml.fleet.rules.answers import DEFAULT_RULES
+from edgeml.fleet.rules.records import Records
+from edgeml_core import chunks
+from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError
-from edgeml_core.messages import DeviceState, Report
+from edgeml_core.messages import DeviceState, ModelState, Report
 from support import postgresql
 from support.waiting import until, until_async
 
@@ -100,6 +105,23 @@ def test_messages_are_recorded_as_in_a_file(database: Database, server: postgres
     assert registry.devices() == registry.reports("d") == {}
     assert registry.history("pi-1", "report") == []
     registry.close()
+
+
+def test_one_devices_text_stops_no_rules(database: Database):
+    """PostgreSQL takes no NUL, and no long text in an index: the conditions of all devices are recorded together."""
+    name = "".join(chunks.sha256(b"%d" % number) for number in range(200))
+    model = ModelState(version="\0", state="active", drift=Drift(grade="major", observed=500))
+    hostile = DeviceState(online=True, session=1, code="\0", models={name: model})
+    failed = DeviceMessage(
+        device="d",
+        message=Report(deployment="d", name="line", version="1", state="rejected", session=1, code="\0"),
+        seen_s=1.0,
+    )
+    holding = answers.conditions({"d": Seen(state=hostile, seen_s=1.0)}, [failed], (), DEFAULT_RULES, 2.0)
+    given = answers.decide({}, holding, DEFAULT_RULES, ())
+    assert len(given.raised) == 3
+    Records(database).record(given.raised, (), (), lambda _: None)
+    assert Records(database).known() == given.raised
 
 
 def test_hosts_that_record_the_same_devices_wait_for_each_other(database: Database, server: postgresql.Server):

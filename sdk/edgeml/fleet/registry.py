@@ -205,7 +205,7 @@ class _Batch:
     def _add_report(self, device: _Device, received: DeviceMessage, report: Report) -> None:
         key = report.deployment, received.device
         encoded, known = msgspec.json.encode(report), self._reports.get(key)
-        if known is None or known["state"] != _text(report.state) or _code(known["report"]) != report.code:
+        if known is None or known["state"] != column_text(report.state) or _code(known["report"]) != report.code:
             device.reports += 1
             self._note(received, "report", device.reports)
         self._changed_reports.add(key)
@@ -213,7 +213,7 @@ class _Batch:
             "deployment": report.deployment,
             "device": received.device,
             "seen_s": received.seen_s,
-            "state": _text(report.state),
+            "state": column_text(report.state),
             "report": encoded,
         }
 
@@ -250,9 +250,9 @@ def _code(report: bytes) -> str:
     return msgspec.json.decode(report, type=Report).code
 
 
-def _text(text: str) -> str:
+def column_text(text: str, max_chars: int = STATE_MAX_CHARS) -> str:
     """Return a device's text as any database takes it: PostgreSQL refuses one character, and long ones in an index."""
-    return text[:STATE_MAX_CHARS].replace("\0", "")
+    return text[:max_chars].replace("\0", "")
 
 
 def _device(row: sa.Row[Any]) -> _Device:

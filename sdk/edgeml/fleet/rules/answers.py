@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from edgeml.fleet.registry import DeviceMessage, Seen
+from edgeml.fleet.registry import DeviceMessage, Seen, column_text
 from edgeml.fleet.rollouts.plan import ENDED, Phase, Rollout
 from edgeml_core.messages import Report
 
@@ -23,6 +23,8 @@ from edgeml_core.messages import Report
 SILENT_AFTER_S: Final = 86_400.0
 #: Devices that a notice names.
 NAMED_MAX: Final = 20
+#: Characters of a condition's subject and value: more than the id of a deployment has.
+TEXT_MAX_CHARS: Final = 256
 #: The code of an update whose comparison with the version before failed (`[serve] shadow`).
 CANARY_CODE: Final = "shadow-disagreed"
 
@@ -89,6 +91,11 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     value: str
     text: str
     model: str = ""
+
+    def __post_init__(self) -> None:
+        """Shorten what a device made up: a database that refuses it would record no condition of any device."""
+        for field in ("subject", "value"):
+            msgspec.structs.force_setattr(self, field, column_text(getattr(self, field), TEXT_MAX_CHARS))
 
     @property
     def key(self) -> str:
