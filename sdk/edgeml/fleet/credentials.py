@@ -99,12 +99,19 @@ class Credentials:
                 if time.monotonic() - own_s > OWN_EVERY_S and broker.cert is not None:
                     own_s = time.monotonic()
                     await asyncio.to_thread(self._renew_own)
-                for name in await asyncio.to_thread(self._repository.enrollments.connected_names):
+                for name in await asyncio.to_thread(self._revoked_names):
                     await self._disconnect(name, broker)
             except EdgemlError as error:
                 self._events.event("certificates-failed", error.message, **error.to_dict())
                 await asyncio.sleep(RETRY_S)
             await asyncio.sleep(REVOKED_EVERY_S)
+
+    def _revoked_names(self) -> list[str]:
+        """Return the names whose connections are to be ended, once the brokers have the list of their certificates."""
+        if not self._repository.enrollments.connected_names():
+            return []
+        with self._repository.locked():  # the command that revokes holds it until then
+            return self._repository.enrollments.connected_names()
 
     def _renew_own(self) -> None:
         now = layout.utc_now()

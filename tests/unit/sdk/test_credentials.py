@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgeml.fleet import credentials
 from edgeml.fleet.credentials import Credentials
+from edgeml.fleet.link import Broker
 from edgeml.repository import Repository, RepositoryFolder, client_certificates, layout
 from edgeml_agent.commands import doctor
 from edgeml_agent.link.certificate import DeviceCertificate, Pair
@@ -232,3 +233,22 @@ def test_device_that_floods_gets_one_answer_a_minute(folder, tmp_path, monkeypat
     asyncio.run(main())
     assert answers == [(name, "document-format") for name in ("barn-1", "barn-2", "barn-1")]
     assert events.names == ["renew-refused"] * 3
+
+
+def test_connection_ends_after_the_brokers_have_the_list(folder, tmp_path, monkeypatch):
+    """A device whose connection ended before would connect again, and nobody would end that connection."""
+    device(folder, tmp_path)
+    monkeypatch.setattr(credentials, "REVOKED_EVERY_S", 0.01)
+    events = Events()
+
+    async def main() -> None:
+        serving = Broker(url=broker_urls.parse("mqtt://localhost"))
+        task = asyncio.create_task(Credentials(folder, events).run(serving))
+        with folder.locked():  # as the command does, until it has written the list
+            folder.enrollments.revoke("barn-1")
+            await asyncio.sleep(0.3)
+            assert events.names == []
+        await until_async(lambda: events.names == ["revoked"])
+        task.cancel()
+
+    asyncio.run(main())
