@@ -22,6 +22,7 @@ from edgeml_core.errors import TransportError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io.mqtt import PACKET_OVERHEAD_BYTES
 from support import brokers, samples
+from support.certificates import certify
 from support.tiny_models import tiny_onnx_bundle
 from support.waiting import until_async
 
@@ -80,10 +81,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def serving(repo: Path, url: str):
+async def serving(repo: Path, at: str | Broker):
     """The service, announced, for the time of the block."""
     journal = Journal()
-    service = asyncio.create_task(serve.serve(repo, Broker(url=broker_urls.parse(url)), journal))
+    broker = at if isinstance(at, Broker) else Broker(url=broker_urls.parse(at))
+    service = asyncio.create_task(serve.serve(repo, broker, journal))
     try:
         announced = asyncio.create_task(journal.until("announced"))
         await asyncio.wait({service, announced}, return_when=asyncio.FIRST_COMPLETED)
@@ -330,6 +332,25 @@ async def test_restarted_broker_receives_everything_again(repo: Path, tmp_path: 
             async with a_client(mosquitto.url) as client:
                 await client.ask(TOPICS.trust(trust.FLEET, "metadata/timestamp.json"))
                 assert len(await received(client, 1)) == 1
+
+
+async def test_certificate_files_that_are_being_replaced_end_no_host(repo: Path, tmp_path: Path):
+    """A connection that is lost meanwhile is tried again, as with an absent broker."""
+    certify(tmp_path)
+    files = f"cafile {tmp_path}/ca.crt\ncertfile {tmp_path}/broker.crt\nkeyfile {tmp_path}/broker.key"
+    with brokers.mosquitto(tmp_path / "broker", f"{brokers.OPEN}\n{files}") as mosquitto:
+        url = broker_urls.parse(mosquitto.url.replace("mqtt:", "mqtts:"))
+        async with serving(repo, Broker(url=url, ca=tmp_path / "ca.crt")) as journal:
+            whole = (tmp_path / "ca.crt").read_bytes()
+            (tmp_path / "ca.crt").write_bytes(b"")
+            await asyncio.to_thread(mosquitto.stop)
+            await journal.until("disconnected", 3)
+            (tmp_path / "ca.crt").write_bytes(whole)
+            await asyncio.to_thread(mosquitto.start)
+            await journal.until("connected", 2)
+        (tmp_path / "ca.crt").write_bytes(b"")
+        with pytest.raises(UsageError, match="certificate files"):
+            await serve.serve(repo, Broker(url=url, ca=tmp_path / "ca.crt"), Journal())
 
 
 async def test_missing_broker_is_a_transport_error(repo: Path):

@@ -37,7 +37,7 @@ from edgeml.repository import RepositoryFolder, layout, opened, renewal
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml.repository.records import Known
 from edgeml_core import messages, relay_batch
-from edgeml_core.errors import EdgemlError, RejectedError, TransportError
+from edgeml_core.errors import EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io import aio, backoff
 from edgeml_io.echo_check import EchoCheck
@@ -179,10 +179,13 @@ class Host:
                     await self._serve_connection(connection, is_leader=is_leader)
             except* _LeaderChangedError:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
-            except* MqttError as group:
+            except* (MqttError, UsageError) as group:
+                # Later the operator may be replacing the certificate's files.
                 cause = aio.first_error(group)
                 if connections == 0 and isinstance(cause, MqttError):
                     raise transport_error(broker.url, cause) from cause
+                if connections == 0:
+                    raise
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
