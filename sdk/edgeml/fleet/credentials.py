@@ -128,7 +128,7 @@ class Credentials:
         else:
             try:
                 await self._take_over(name, broker)
-            except MqttError as error:
+            except (MqttError, OSError) as error:
                 if name not in self._retry_s:
                     text = f"the connection of {name}, whose certificate is revoked, can't be ended yet: {error}"
                     self._events.event("revoke-failed", text, device=name, message=str(error))

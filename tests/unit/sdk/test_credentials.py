@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,3 +253,22 @@ def test_connection_ends_after_the_brokers_have_the_list(folder, tmp_path, monke
         task.cancel()
 
     asyncio.run(main())
+
+
+def test_full_disk_delays_the_end_of_a_connection(folder, tmp_path, monkeypatch):
+    """And doesn't end the host, which serves all others."""
+    device(folder, tmp_path)
+    with folder.locked():
+        client_certificates.revoke_certificate(folder, "barn-1", NOW)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    events = Events()
+
+    async def main() -> None:
+        with_certificate = Broker(url=broker_urls.parse("mqtts://localhost"), cert=tmp_path / "barn-1.pem")
+        task = asyncio.create_task(Credentials(folder, events).run(with_certificate))
+        await until_async(lambda: events.names or task.done())
+        assert (task.done(), events.names) == (False, ["revoke-failed"])
+        task.cancel()
+
+    asyncio.run(main())
+    assert folder.enrollments.connected_names() == ["barn-1"]
