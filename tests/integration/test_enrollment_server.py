@@ -93,6 +93,22 @@ def test_strangers_that_hold_connections_lose_them(served, tmp_path):
             it.close()
 
 
+def test_answered_stranger_that_never_closes_loses_the_connection(served):
+    """TLS waits 30 s for its close. It isn't one of the few connections any more, so thousands could take all files."""
+    port, _, _ = served
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("localhost", port)) as plain:
+        stranger = context.wrap_socket(plain, server_hostname="localhost")
+        stranger.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert stranger.recv(1024).startswith(b"HTTP/1.1 404")
+        with socket.socket(fileno=stranger.detach()) as silent:
+            silent.settimeout(5 * service.EXCHANGE_TIMEOUT_S)
+            with contextlib.suppress(ConnectionResetError):
+                while silent.recv(1024):
+                    pass
+
+
 def test_refusals_do_not_fill_the_log(served):
     """Strangers with made-up tokens and names: one event a second."""
     port, _, events = served

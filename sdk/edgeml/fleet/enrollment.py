@@ -8,7 +8,6 @@ its host by it before it sends anything. `POST /v1/enroll` takes an `EnrollReque
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
@@ -104,16 +103,13 @@ class EnrollmentServer:
                 async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                     await writer.start_tls(context, ssl_handshake_timeout=EXCHANGE_TIMEOUT_S)
                     await self._exchange(reader, writer)
+                    writer.close()
+                    await writer.wait_closed()
         except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
             _log.debug("a connection to the enrollment port failed: %s", error)
         finally:
+            writer.transport.abort()
             self._open -= 1
-            if self._open >= CONNECTIONS_MAX:
-                writer.transport.abort()
-            else:
-                writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read one request, and write its answer."""
