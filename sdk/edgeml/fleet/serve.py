@@ -17,6 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -46,6 +47,8 @@ from edgeml_origin.origin import Origin
 
 _log = logging.getLogger(__name__)
 
+#: Threads for disks and the database. One that hangs holds about ten; Python has five on a machine with one core.
+THREADS: Final = 32
 #: Seconds between two looks at the repository: an operator sees a deployment announced within one.
 WATCH_EVERY_S: Final = 1.0
 #: Seconds between two checks whether the freshness is to be signed: it lasts for days.
@@ -104,6 +107,7 @@ async def serve_opened(
     webhook: Webhook | None = None,
 ) -> NoReturn:
     """Serve a repository that this process has locked by `RepositoryFolder.served`, with notices to a webhook."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     await asyncio.to_thread(renewal.unlock, repository)
     snapshot = await asyncio.to_thread(read, repository)
     election = Election(registry.database)
