@@ -1,7 +1,7 @@
 """The one adapter to MQTT, for host and device: a session with a broker, and the connections that it makes.
 
-A session first tries MQTT 5 and then 3.1.1, and remembers the version that the broker accepts. It bounds received
-packets and the inbox. Topics, payloads and the time of the next connection are left to the caller.
+A session first tries MQTT 5 and then 3.1.1, and remembers the version that the broker accepts, MQTT 5 for good. It
+bounds received packets and the inbox. Topics, payloads and the time of the next connection are left to the caller.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ T = TypeVar("T")
 MqttError = aiomqtt.MqttError
 #: Seconds without a packet after which the client pings: NAT tables of mobile networks forget a flow after a minute.
 KEEPALIVE_S: Final = 30
-#: Seconds for the CONNACK of an MQTT 3.1.1 broker, and for DISCONNECT.
+#: Seconds for any other CONNACK, and for DISCONNECT.
 TIMEOUT_S: Final = 10.0
-#: Seconds for the CONNACK of MQTT 5: one round trip. amqtt sends none to a CONNECT with properties.
+#: Seconds for the first CONNACK of MQTT 5: one round trip. amqtt sends none to a CONNECT with properties.
 ACCEPT_TIMEOUT_S: Final = 2.0
 #: Seconds for which the broker keeps the session of an absent client: a device may be off for a week.
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
@@ -293,6 +293,8 @@ class Session:
         self._options = options
         self._tls = tls if url.tls else None
         self._versions = (ProtocolVersion.V5, ProtocolVersion.V311)
+        #: Whether the broker has accepted MQTT 5. Then a CONNECT without an answer says that it is busy.
+        self._has_v5 = False
 
     @asynccontextmanager
     async def connected(self, will: Will | None = None) -> AsyncIterator[Connection]:
@@ -315,7 +317,9 @@ class Session:
             except MqttError:
                 # Brokers of 3.1.1 refuse MQTT 5, hang up, or stay silent.
                 client = await stack.enter_async_context(_open(self._client(will, context, second)))
-                self._versions = (second, first)
+                if not self._has_v5:
+                    self._versions = (second, first)
+            self._has_v5 |= client.is_v5
             client.timeout = self._options.answer_timeout_s
             yield Connection(client)
 
@@ -334,7 +338,7 @@ class Session:
             clean_session=None if is_v5 else not options.is_lasting,
             clean_start=not options.is_lasting if is_v5 else MQTT_CLEAN_START_FIRST_ONLY,
             properties=_connect_properties(is_lasting=options.is_lasting) if is_v5 else None,
-            timeout=ACCEPT_TIMEOUT_S if is_v5 and version is self._versions[0] else TIMEOUT_S,
+            timeout=ACCEPT_TIMEOUT_S if is_v5 and version is self._versions[0] and not self._has_v5 else TIMEOUT_S,
             keepalive=KEEPALIVE_S,
             queue_type=cast("type[Inbox]", inbox),
             max_queued_incoming_messages=options.inbox_max_messages,

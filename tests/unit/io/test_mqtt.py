@@ -190,3 +190,30 @@ def test_session_remembers_the_version_that_the_broker_accepts(monkeypatch, acce
 
     asyncio.run(main())
     assert versions == tried
+
+
+def test_broker_that_is_slow_once_keeps_mqtt_5(monkeypatch):
+    """After its restart thousands connect. With 3.1.1 it would tell no limit, and drop the properties of requests."""
+    tried, slow = [], iter([False, True, False, False])
+
+    async def enter(client):
+        tried.append((aiomqtt.ProtocolVersion(client._client._protocol).name, client.timeout))
+        if next(slow):
+            raise MqttError("no answer in time")
+        return client
+
+    async def leave(client, *_):
+        return None
+
+    monkeypatch.setattr(mqtt._Client, "__aenter__", enter)
+    monkeypatch.setattr(mqtt._Client, "__aexit__", leave)
+
+    async def main():
+        session = Session(BrokerUrl(host="h", port=1, tls=False), "me", Options(inbox_max_messages=1))
+        for _ in range(3):
+            async with session.connected():
+                pass
+
+    asyncio.run(main())
+    known = ("V5", mqtt.TIMEOUT_S)
+    assert tried == [("V5", mqtt.ACCEPT_TIMEOUT_S), known, ("V311", mqtt.TIMEOUT_S), known]
