@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import event
 
 from edgeml import repository
 from edgeml.cli.main import run
@@ -182,18 +183,38 @@ def test_a_process_that_dies_before_it_signs_is_followed_up(farm: Farm):
 
 
 def test_a_host_that_leads_no_more_changes_neither_rollout_nor_document(farm: Farm):
-    """Its decision stays in the log alone."""
+    """Its decision isn't in the log, either."""
     rollout = farm.begin(25, 100)
     farm.report(rollout, *farm.included(), state=State.REJECTED)
 
     def refuse(_: object) -> None:
         raise DeviceError("not-leader", "another host leads")
 
-    before = farm.folder.document()
+    before, acts = farm.folder.document(), farm.acts()
     with pytest.raises(DeviceError):
         Steering(farm.folder, farm.registry, refuse).turn(farm.now)
+    assert farm.acts() == acts
     assert farm.steering.rollouts.find(rollout.id).phase is Phase.RUNNING
     assert msgspec.structs.replace(farm.folder.document(), audit="") == msgspec.structs.replace(before, audit="")
+
+
+def test_a_decision_that_the_database_does_not_take_is_not_logged(farm: Farm):
+    """A full PostgreSQL lets itself be read alone. Each turn, a second, added an entry of a decision that never was."""
+    rollout = farm.begin(25, 100)
+    farm.report(rollout, *farm.included())
+    entries = len(farm.acts())
+    farm.registry.database.close()
+
+    @event.listens_for(farm.registry.database.engine, "connect")
+    def refuse(connection, _) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="readonly"):
+            farm.turn()
+    with pytest.raises(DeviceError, match="readonly"):
+        farm.steering.act("sample", "pause", now=farm.now)
+    assert len(farm.acts()) == entries
 
 
 def test_the_commands_of_rollouts(farm: Farm, capsys):

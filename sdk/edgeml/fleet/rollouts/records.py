@@ -60,17 +60,24 @@ class Rollouts:
             for old in list(connection.scalars(ended))[KEPT_MAX:]:
                 connection.execute(sa.delete(ROLLOUT).where(ROLLOUT.c.id == old))
 
-    def change(self, rollout: Rollout, check: Callable[[Connection], None] | None = None) -> None:
+    def change(
+        self,
+        rollout: Rollout,
+        check: Callable[[Connection], None] | None = None,
+        log: Callable[[], object] = lambda: None,
+    ) -> None:
         """Record how far a rollout is.
 
         Args:
             rollout: as it is from now on.
             check: lets the transaction fail where this host no longer leads.
+            log: writes to the audit log, once the database takes the change and before it counts.
         """
         with self._database.writing() as connection:
             if check is not None:
                 check(connection)
             connection.execute(sa.update(ROLLOUT).where(ROLLOUT.c.id == rollout.id).values(_columns(rollout)))
+            log()
 
 
 def _columns(rollout: Rollout) -> dict[str, object]:

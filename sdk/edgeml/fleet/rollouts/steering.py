@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeAlias
 
 import msgspec
@@ -98,8 +99,8 @@ class Steering:
         with self._repository.locked():
             rollout = self.rollouts.find(name)
             after = acts.ACTS[act](rollout, now.timestamp())
-            self._repository.audit.append(act, rollout.id, {"phase": after.phase}, now=now, actor=actor)
-            self.rollouts.change(after)
+            log = partial(self._repository.audit.append, act, rollout.id, {"phase": after.phase}, now=now, actor=actor)
+            self.rollouts.change(after, log=log)
             self._follow(after, self._repository.labels(), now)
         return self.rollouts.find(rollout.id)
 
@@ -114,9 +115,7 @@ class Steering:
             if rollout.phase in ENDED or rollout.phase is Phase.PAUSED:
                 return
             after = controller.apply(rollout, Pause(reason), now.timestamp())
-            facts = {"phase": after.phase, "reason": reason}
-            self._repository.audit.append("rollout: pause", rollout.id, facts, now=now, actor=CONTROLLER)
-            self.rollouts.change(after, self._check)
+            self._decide("pause", after, {"reason": reason}, now)
 
     def turn(self, now: datetime) -> list[tuple[Rollout, Decision]]:
         """Decide once about each open rollout, and return the decisions with the rollouts after them.
@@ -146,12 +145,15 @@ class Steering:
         after = controller.apply(rollout, decision, now.timestamp())
         if isinstance(decision, Complete):
             after = msgspec.structs.replace(after, replaced=following.replaced_by(document, after))
-        facts = {"phase": after.phase, **msgspec.structs.asdict(decision)}
-        act = f"rollout: {type(decision).__name__.lower()}"
-        self._repository.audit.append(act, rollout.id, facts, now=now, actor=CONTROLLER)
-        self.rollouts.change(after, self._check)
+        self._decide(type(decision).__name__.lower(), after, msgspec.structs.asdict(decision), now)
         self._follow(after, labels, now)
         return after, decision
+
+    def _decide(self, act: str, after: Rollout, facts: Mapping[str, object], now: datetime) -> None:
+        """Log and record a decision of the controller; one that the database doesn't take isn't logged, either."""
+        facts = {"phase": after.phase, **facts}
+        log = partial(self._repository.audit.append, f"rollout: {act}", after.id, facts, now=now, actor=CONTROLLER)
+        self.rollouts.change(after, self._check, log)
 
     def _follow(self, rollout: Rollout, labels: Labels, now: datetime) -> None:
         """Sign the document that the rollout asks for, and close a rollout that has ended."""
