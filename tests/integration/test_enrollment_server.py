@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.unit.sdk.test_credentials import Events
@@ -16,7 +17,7 @@ from edgeml.fleet.enrollment import EnrollmentServer
 from edgeml.repository import Repository, layout
 from edgeml_agent.commands import enroll
 from support.ports import free_port
-from support.waiting import TIMEOUT_S, until
+from support.waiting import TIMEOUT_S, until, until_async
 
 
 @pytest.fixture
@@ -126,3 +127,34 @@ def test_taken_port_is_named(served, tmp_path):
     other = EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
     with pytest.raises(service.UsageError, match=f"port {port}"):
         asyncio.run(other.run("localhost", port))
+
+
+def test_enrollments_that_wait_for_the_repository_take_no_thread_of_others(tmp_path):
+    """A publication holds it for minutes. Chunks and reports need the threads of the event loop meanwhile."""
+    repository, port, events = Repository.init(tmp_path / "repo", passphrase=""), free_port(), Events()
+    folder = layout.opened(repository.path)
+
+    def board(token, name):
+        enroll.enroll(f"https://localhost:{port}", token, tmp_path / name, device=name)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(4))
+        server = EnrollmentServer(folder, "mqtts://host", events)
+        serving = asyncio.create_task(server.run("localhost", port))
+        await until_async(lambda: "enrollment" in events.names)
+        boards, tokens = ThreadPoolExecutor(8), repository.make_tokens(count=8).tokens
+        with folder.locked():
+            asked = [
+                loop.run_in_executor(boards, board, token, f"barn-{number}") for number, token in enumerate(tokens)
+            ]
+            await until_async(lambda: server._open == len(asked))
+            await asyncio.sleep(1.0)
+            async with asyncio.timeout(5.0):
+                await asyncio.to_thread(int)
+        await asyncio.gather(*asked)
+        serving.cancel()
+        await asyncio.wait({serving})
+
+    asyncio.run(main())
+    assert len(repository.devices()) == 8

@@ -14,6 +14,7 @@ import math
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NoReturn
 
 import h11
@@ -61,6 +62,8 @@ class EnrollmentServer:
         self._events = events
         self._open = 0
         self._refused_s = -math.inf
+        #: One, since the repository lets one device enroll at a time; those that wait take no thread of other parts.
+        self._thread = ThreadPoolExecutor(1)
         self._routes: dict[tuple[str, str], Callable[[bytes], _Answer]] = {
             ("GET", AUTHORITY_PATH): self._authority,
             ("POST", ENROLL_PATH): self._enroll,
@@ -130,7 +133,9 @@ class EnrollmentServer:
         if head is None or not isinstance(event, h11.EndOfMessage):
             return
         route = self._routes.get((head.method.decode(), head.target.decode(errors="replace")))
-        status, answer = (404, b"") if route is None else await asyncio.to_thread(route, body)
+        status, answer = 404, b""
+        if route is not None:
+            status, answer = await asyncio.get_running_loop().run_in_executor(self._thread, route, body)
         headers = [("content-length", str(len(answer))), ("connection", "close")]
         for part in (h11.Response(status_code=status, headers=headers), h11.Data(answer), h11.EndOfMessage()):
             writer.write(http.send(part) or b"")
