@@ -11,6 +11,7 @@ from edgeml_agent.store import locks, tuning
 from edgeml_agent.store.database import ModelRecord, Store
 from edgeml_agent.store.releases import Releases
 from edgeml_agent.trust.withdrawals import withdrawn
+from edgeml_core.errors import EdgemlError
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import Tuned
 
@@ -18,6 +19,7 @@ from edgeml_core.messages import Tuned
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One model. `version` is the serving one, empty if none serves; `wanted_version` is of the newest update.
 
+    `code` and `message` are the newest update's error, or why the serving release's manifest can't be read.
     `tuned` is its tuning for this device, if any. `withdrawn`: the release key has withdrawn the serving version.
     """
 
@@ -74,7 +76,11 @@ def device(settings: Settings) -> DeviceStatus:
 
 
 def _model(record: ModelRecord, releases: Releases, withdrawn_stems: frozenset[str]) -> ModelStatus:
-    manifest = releases.read(record.active).manifest if record.active else None
+    manifest, code, message = None, record.code, record.message
+    try:
+        manifest = releases.read(record.active).manifest if record.active else None
+    except EdgemlError as error:  # the others must be shown beside a damaged one
+        code, message = error.code, error.message
     found = tuning.read(releases.folder(record.active), manifest) if manifest else None
     return ModelStatus(
         name=record.name,
@@ -87,8 +93,8 @@ def _model(record: ModelRecord, releases: Releases, withdrawn_stems: frozenset[s
         state=record.state,
         deployment=record.deployment,
         wanted_version=record.version,
-        code=record.code,
-        message=record.message,
+        code=code,
+        message=message,
         tuned=found,
         withdrawn=manifest is not None and manifest.stem in withdrawn_stems,
     )

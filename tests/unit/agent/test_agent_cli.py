@@ -68,6 +68,17 @@ def test_status_shows_the_device_and_its_models(call, config):
     assert "secret" not in text + json.dumps(found)
 
 
+def test_status_with_a_damaged_manifest_shows_the_model_s_error(call, config):
+    """The device and the other models are shown, too: the command is there for devices with such troubles."""
+    digest = install(config, "1.0")
+    (Releases(config.parent / "store", 1 << 30).folder(digest) / manifest.MANIFEST_NAME).write_bytes(b"rot")
+    code, text, _ = call("status")
+    assert code == 0
+    assert "sample: serves nothing; update to 1.0 active: error[store-failed]: the manifest of release" in text
+    found = json.loads(call("models", "--json")[1])["models"][0]
+    assert (found["manifest_sha256"], found["version"], found["code"]) == (digest, "", "store-failed")
+
+
 @pytest.mark.parametrize("arguments", [("status",), ("models",), ("install", "absent.edgeml"), ("rollback", "sample")])
 def test_command_on_a_new_store_warns_that_the_agent_may_have_another(call, config, arguments):
     """Once: the store is there afterwards."""
