@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from edgeml_agent import log
 from edgeml_agent.store import tuning
 from edgeml_core import chunks
 from edgeml_core import manifest as manifests
@@ -234,15 +235,17 @@ class Releases:
         return whole
 
     def collect(self, keep: Collection[str]) -> None:
-        """Remove all releases, whole or partial, except those in `keep`."""
+        """Remove all releases, whole or partial, except those in `keep`; one that can't be removed is tried again."""
         names = {digest[:NAME_CHARS] for digest in keep}
         with _translate_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
-            for folder in sorted(self._folder.iterdir(), key=lambda folder: folder.suffix != _TRASH):
-                if folder.name.removesuffix(PARTIAL_SUFFIX) not in names:
-                    # Renamed first: a half removed folder must not look whole after a power cut.
-                    trash = folder if folder.suffix == _TRASH else folder.rename(folder.with_suffix(_TRASH))
-                    shutil.rmtree(trash)
+            folders = sorted(self._folder.iterdir(), key=lambda folder: folder.suffix != _TRASH)
+        for folder in folders:
+            if folder.name.removesuffix(PARTIAL_SUFFIX) not in names:
+                try:
+                    _remove(folder)
+                except DeviceError as error:
+                    log.failure("old release stays", error)  # a damaged folder must not keep updates away
 
     def _partial(self, digest: str) -> Path:
         return self._folder / f"{digest[:NAME_CHARS]}{PARTIAL_SUFFIX}"
@@ -275,6 +278,12 @@ def _read_chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder, renamed first: a half removed one must not look whole after a power cut."""
+    with _translate_errors():
+        shutil.rmtree(folder if folder.suffix == _TRASH else folder.rename(folder.with_suffix(_TRASH)))
+
+
 def _sha256(path: Path) -> str:
     with _translate_errors(), path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
@@ -291,8 +300,13 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Return the bytes that the files below `folder` take on the disk; holes count nothing."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    """Return the bytes that the files below `folder` take on the disk; holes and what can't be read count nothing."""
+    used = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                used += Path(inner, name).stat().st_blocks * 512
+    return used
 
 
 @contextlib.contextmanager

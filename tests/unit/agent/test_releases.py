@@ -1,7 +1,10 @@
 """The releases' files: resume by hashing, room, verification, names that mean whole, collection."""
 
+import errno
 import io
+import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +210,23 @@ def test_begin_of_a_release_that_the_disk_has_damaged_finds_what_is_missing(rele
     partial = releases.begin(release, keep=[release.digest])
     assert partial.missing() == list(dict.fromkeys(map(chunks.sha256, chunks.split(FILES["model.weights"]))))
     assert releases.read(release.digest) == release
+
+
+def test_release_that_can_not_be_removed_keeps_no_update_away(releases, caplog, monkeypatch):
+    """As a folder that the card has damaged: it stays, and what else may go is removed."""
+    gone, other, new = (a_release(version=version) for version in ("1.0", "2.0", "3.0"))
+    damaged = releases.folder(gone.digest).with_suffix(".trash")
+    whole(releases, other)
+    damaged.mkdir()
+    scandir = os.scandir
+
+    def scan(place):
+        folder = Path(f"/proc/self/fd/{place}").readlink() if isinstance(place, int) else place
+        if Path(folder) == damaged:
+            raise OSError(errno.EUCLEAN, "Structure needs cleaning")
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert isinstance(releases.begin(new, keep=[]), PartialRelease)
+    assert (damaged.exists(), releases.folder(other.digest).exists()) == (True, False)
+    assert "old release stays" in caplog.text
