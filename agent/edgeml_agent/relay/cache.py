@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +37,12 @@ class Cache:
         self._used_bytes = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held = [path for path in folder.iterdir() if path.suffix != _NEW_SUFFIX]
-            for path in sorted(held, key=lambda path: path.stat().st_mtime_ns):
-                self._count(path.name, path.stat().st_size)
+            held = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            for path in held:
+                if path.suffix == _NEW_SUFFIX:  # a power cut left it
+                    _unlink(path)
+                else:
+                    self._count(path.name, path.stat().st_size)
         except OSError as error:
             raise _failed(error) from error
 
@@ -67,15 +71,17 @@ class Cache:
         return payload
 
     def put(self, key: str, payload: bytes) -> None:
-        """Keep a payload, and remove the least recently used where there is no room."""
+        """Keep a payload, and remove the least recently used where there is no room, also where the disk is full."""
         name, data = _name(key), hashlib.sha256(payload).digest() + payload
-        path = self._folder / name
-        try:
-            temporary = path.with_suffix(_NEW_SUFFIX)
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        except OSError as error:
-            raise _failed(error) from error
+        while True:
+            try:
+                self._write(name, data)
+                break
+            except OSError as error:
+                with self._lock:
+                    if error.errno not in {ENOSPC, EDQUOT} or not self._sizes:
+                        raise _failed(error) from error
+                    self._remove(next(iter(self._sizes)))
         with self._lock:
             self._count(name, len(data))
 
@@ -83,6 +89,15 @@ class Cache:
         """Remove a payload."""
         with self._lock:
             self._remove(_name(key))
+
+    def _write(self, name: str, data: bytes) -> None:
+        temporary = (self._folder / name).with_suffix(_NEW_SUFFIX)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self._folder / name)
+        except OSError:
+            _unlink(temporary)
+            raise
 
     def _count(self, name: str, size_bytes: int) -> None:
         self._used_bytes += size_bytes - self._sizes.pop(name, 0)
@@ -92,8 +107,12 @@ class Cache:
 
     def _remove(self, name: str) -> None:
         self._used_bytes -= self._sizes.pop(name, 0)
-        with contextlib.suppress(OSError):  # a read-only card keeps the file, and a later process counts it again
-            (self._folder / name).unlink()
+        _unlink(self._folder / name)
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a read-only card keeps the file, and a later process counts it again
+        path.unlink()
 
 
 def _name(key: str) -> str:

@@ -1,6 +1,8 @@
 """A relay's cache: bounded, the longest unused first to go, nothing given out but what was put in."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,30 @@ def test_payload_that_can_not_be_removed_is_forgotten(tmp_path):
         cache.wire(KEY)
     cache.drop(KEY)
     assert not cache.has(KEY)
+
+
+def test_file_that_a_power_cut_left_takes_no_room(tmp_path):
+    """It is part of a payload, and no later process would count it."""
+    (tmp_path / f"{KEY}.new").write_bytes(bytes(68))
+    Cache(tmp_path, 1000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_put_on_a_full_disk_removes_the_least_recently_used(tmp_path, monkeypatch):
+    """Else a relay would pull each chunk again at every want, and give it to nobody."""
+    cache, write = Cache(tmp_path, 10_000), Path.write_bytes
+
+    def write_where_room_is(path, data):
+        room = 250 - sum(held.stat().st_size for held in tmp_path.iterdir() if held != path)
+        write(path, data[:room])
+        if len(data) > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_where_room_is)
+    for name in "abc":
+        cache.put(name, bytes(68))
+    assert [name for name in "abc" if cache.has(name)] == ["b", "c"]
+    assert cache.wire("c") == bytes(68)
+    with pytest.raises(DeviceError, match="cache failed"):
+        cache.put("d", bytes(300))
+    assert not list(tmp_path.iterdir())
