@@ -79,6 +79,8 @@ class Shadow:
                 await self._decided.wait()
         except TimeoutError:
             log.event("comparison ends by time", model=self._active.name, compared=self._count)
+        finally:
+            self._decided.set()  # requests under way are compared no more: the new version's thread ends
         found = Compared(against=self._active.version, compared=self._count, differed=self.differed, failed=self.failed)
         if self._is_too_different(of=max(1, self._count)):
             bad, share = self.differed + self.failed, self._rule.max_disagreement
