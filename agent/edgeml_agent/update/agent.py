@@ -204,7 +204,7 @@ class Agent:
         else:
             return None
         finally:
-            await asyncio.to_thread(self._collect)
+            await run_to_end(asyncio.to_thread(self._collect))
 
     async def interrupt(self, name: str) -> None:
         """Record that an update under way stopped, as after a restart."""
@@ -243,7 +243,7 @@ class Agent:
 
     async def _fetch(self, record: ModelRecord, release: Release, group: str) -> PartialRelease:
         """Collect all chunks of a release: from its own folder, from other releases here, then from the origin."""
-        partial, missing, bases = await asyncio.to_thread(self._open, release)
+        partial, missing, bases = await run_to_end(asyncio.to_thread(self._open, release))
         if missing:
             log.event("fetching", model=record.name, chunks=len(missing))
             count_bytes = self.metrics.start_fetch(record.name)
@@ -276,7 +276,7 @@ class Agent:
             fetched.verify()
             return self._ports.releases.finish(fetched)
 
-        return await asyncio.to_thread(verify)
+        return await run_to_end(asyncio.to_thread(verify))
 
     def _check_activation_time(self, deployment: Deployment) -> None:
         now_s = self._ports.clock.now()

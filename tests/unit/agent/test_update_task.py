@@ -1,6 +1,7 @@
 """The update of one model as a task, on memory ports and a fake clock: start, retry, defer, replace, abandon."""
 
 import asyncio
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -265,6 +266,33 @@ def test_cancel_records_the_interruption(bench):
     run(bench, again)
     assert bench.server.live == {NAME: "1.0"}
     assert len(bench.origin.wanted) == wanted
+
+
+@pytest.mark.parametrize("step", ["begin", "finish"])
+def test_cancel_in_a_step_on_the_disk_waits_for_its_end(bench, step):
+    """Its thread can't be cancelled: beside the next update it would remove or rename that one's folder."""
+    deployment = deploy(bench, "1.0")
+    begun, may_end, ended, work = asyncio.Event(), threading.Event(), [], getattr(bench.releases, step)
+
+    async def script(task):
+        loop = asyncio.get_running_loop()
+
+        def slow(*arguments):
+            loop.call_soon_threadsafe(begun.set)
+            assert may_end.wait(TIMEOUT_S)
+            done = work(*arguments)
+            ended.append(step)
+            return done
+
+        setattr(bench.releases, step, slow)
+        task.start(deployment)
+        await begun.wait()
+        task.cancel()
+        loop.call_later(0.1, may_end.set)
+        await until_async(lambda: not task.is_running)
+        assert ended == [step]
+
+    run(bench, script)
 
 
 def test_cancel_before_any_start_does_nothing(bench):
