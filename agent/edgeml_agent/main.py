@@ -162,10 +162,11 @@ async def _answer_requests(settings: Settings, link: MqttLink, models: Models) -
 
 
 class _Sources:
-    """The sources of signed files and chunks: the device's link, or its own relay."""
+    """The sources of signed files and chunks: the device's link, or its own relay; and the floor of its time."""
 
     def __init__(self, settings: Settings, link: MqttLink, floor: TimeFloor, relay: Relay | None) -> None:
         self.link = link
+        self.floor = floor.floor
         files = BlockingFiles(link.files, asyncio.get_running_loop())
 
         metadata = partial(verified_metadata, settings.store.dir)
@@ -199,7 +200,9 @@ def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources,
         prober=prober,
         server=models,
         clock=clock,
-        calendar=DeviceCalendar(fetch=settings.update.fetch_window, activate=settings.update.window),
+        calendar=DeviceCalendar(
+            fetch=settings.update.fetch_window, activate=settings.update.window, floor=sources.floor
+        ),
     )
     shadow_policy = settings.shadow if settings.serve.shadow else None
     agent = Agent(settings.device.id, host, adapters, reporter, shadow_policy=shadow_policy)

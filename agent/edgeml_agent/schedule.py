@@ -1,12 +1,16 @@
 """Times at which an update may fetch and activate: the device's daily windows, and the deployment's own time. Pure.
 
-Windows are in local time. An update that is activating when its window closes finishes.
+Windows are in local time. An update that is activating when its window closes finishes. A clock that is certainly late
+names no time of day: windows are closed until it is set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol
 
+from edgeml_core import trust
 from edgeml_core.daily_window import DailyWindow
 from edgeml_core.desired import Deployment
 
@@ -44,15 +48,26 @@ class AtOnce:
 
 
 class DeviceCalendar:
-    """The device's windows, None for always, and the deployments' own times."""
+    """The device's windows, None for always, and the deployments' own times.
 
-    def __init__(self, *, fetch: DailyWindow | None, activate: DailyWindow | None) -> None:
+    Args:
+        floor: returns a time that has certainly passed, see `edgeml_agent.trust.time_floor`.
+    """
+
+    def __init__(
+        self,
+        *,
+        fetch: DailyWindow | None,
+        activate: DailyWindow | None,
+        floor: Callable[[], datetime] = lambda: trust.NO_TIME,
+    ) -> None:
         self._fetch = fetch
         self._activate = activate
+        self._floor = floor
 
     def fetch_at(self, now_s: float) -> float:
         """See `Calendar.fetch_at`."""
-        return self._fetch.opens_at(now_s) if self._fetch else now_s
+        return self._opens_at(self._fetch, now_s) if self._fetch else now_s
 
     def fetch_until(self, now_s: float) -> float | None:
         """See `Calendar.fetch_until`."""
@@ -61,4 +76,7 @@ class DeviceCalendar:
     def activate_at(self, deployment: Deployment, now_s: float) -> float:
         """See `Calendar.activate_at`."""
         at_s = max(now_s, deployment.activate_after.timestamp() if deployment.activate_after else now_s)
-        return self._activate.opens_at(at_s) if self._activate else at_s
+        return self._opens_at(self._activate, at_s) if self._activate else at_s
+
+    def _opens_at(self, window: DailyWindow, now_s: float) -> float:
+        return window.opens_at(max(now_s, self._floor().timestamp()))

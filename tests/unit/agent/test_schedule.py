@@ -126,3 +126,15 @@ def test_fetching_has_hours_of_its_own():
     )
     assert (always.fetch_at(now), always.fetch_until(now)) == (now, None)
     assert (nightly.fetch_at(now), nightly.fetch_until(now)) == (at("2030-01-11 01:00"), at("2030-01-11 02:00"))
+
+
+@pytest.mark.parametrize("hour", [0, 12, 23])
+def test_a_window_is_closed_while_the_clock_is_certainly_late(hour):
+    """A board without a clock starts in 1970: its night may be noon. The window opens once the clock is set."""
+    now, signed = at(f"1970-01-01 {hour:02}:30"), datetime(2030, 1, 10, 22, 30, tzinfo=UTC)
+    calendar = DeviceCalendar(fetch=NIGHT, activate=NIGHT, floor=lambda: signed)
+    assert calendar.fetch_at(now) == calendar.activate_at(a_deployment(), now) == signed.timestamp()
+    later = at("2030-01-11 12:00")
+    assert calendar.fetch_at(later) == calendar.activate_at(a_deployment(), later) == at("2030-01-11 22:00")
+    always = DeviceCalendar(fetch=None, activate=None, floor=lambda: signed)
+    assert always.fetch_at(now) == always.activate_at(a_deployment(), now) == now
