@@ -167,7 +167,11 @@ class Link(StatusSink, CallChannel, Protocol):
     """The connection to the fleet. It may be down at any time."""
 
     async def run(self) -> None:
-        """Keep the connection up until cancelled; then close it in order."""
+        """Keep the connection up until cancelled; then close it in order.
+
+        Raises:
+            UsageError: the first connection can't use the settings.
+        """
         ...
 
     async def announced(self) -> None:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from edgeml_agent import log
 from edgeml_agent.link.acl_check import AclCheck
@@ -41,7 +41,7 @@ from edgeml_agent.link.status import StatusPublisher
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import trust
 from edgeml_core.calls import Reply
-from edgeml_core.errors import DeviceError, TransportError
+from edgeml_core.errors import DeviceError, EdgemlError, TransportError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_io import aio, backoff
 from edgeml_io.mqtt import Connection, Message, MqttError
@@ -120,14 +120,19 @@ class MqttLink:
         delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
         await self._note(LinkState(broker=self._url, connected=False, since_s=time.time()))
         while True:
-            began_s, lost = time.monotonic(), None
+            began_s = time.monotonic()
+            lost: EdgemlError | None = None
             try:
                 await self._connect()
             except* MqttError as group:
                 lost = self._current.transport_error(aio.first_error(group))
                 log.failure("disconnected", lost)
+            except* UsageError as group:
+                lost = cast("UsageError", aio.first_error(group))
             if lost is not None:
                 await self._note(failed(self._url, time.time(), lost, connected=False))
+            if isinstance(lost, UsageError):
+                raise lost
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
             await asyncio.sleep(next(delays))

@@ -34,7 +34,7 @@ def session(
 ) -> Session:
     """Make a session; its first connection raises `UsageError` (`config-invalid`) when a TLS file can't be used.
 
-    A later one raises `MqttError`, as when it is lost: an agent that serves doesn't end for a file that is replaced.
+    A later one raises `MqttError`, as when it is lost: a file that is replaced costs a connection, and no pause.
 
     Args:
         settings: the broker's address, the password's file and the TLS files.

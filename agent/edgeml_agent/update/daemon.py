@@ -89,7 +89,9 @@ class Daemon:
             raise
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_running("connection", self._link.run, ends_for=UsageError))
+                # An operator sees at the first start that the settings can't be used; later the card has lost a file.
+                ends_for = () if self._agent.serving else UsageError
+                tasks.create_task(self._keep_running("connection", self._link.run, ends_for=ends_for))
                 tasks.create_task(self._keep_running("updates", lambda: self._follow_fleet(tasks)))
                 tasks.create_task(self._keep_running("the store's changes", self._follow_store))
                 tasks.create_task(self._keep_running("probation", self._end_probations))

@@ -888,26 +888,39 @@ def test_version_with_a_file_that_cannot_be_read_is_replaced(bench):
     live(bench, until=serves(bench, "2.0"))
 
 
-def test_defect_of_the_connection_ends_no_serving(bench, caplog):
-    """It is logged, and the agent connects again; settings that can't be used end the agent at its start."""
-    deploy(bench, "1.0")
-    live(bench, until=serves(bench, "1.0"))
+def end_of_connection(bench, *errors):
+    """Run an agent whose connection has these errors, and then none; the error that has ended it, if one has."""
     bench.start()
-    errors, connect = [RuntimeError("a defect"), UsageError("config-invalid", "no such file")], asyncio.Event()
+    left = list(errors)
 
     async def run():
-        await connect.wait()
-        raise errors.pop(0)
+        if left:
+            raise left.pop(0)
+        await asyncio.Event().wait()
 
     bench.link.run = run
 
     async def main():
         running = asyncio.create_task(bench.daemon.run())
-        await until_async(lambda: bench.daemon.ready)
-        connect.set()
-        await running
+        await until_async(lambda: running.done() or (bench.daemon.ready and not left))
+        running.cancel()
+        await asyncio.wait([running])
+        return None if running.cancelled() else running.exception()
 
-    with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
-        asyncio.run(main())
-    assert caught.group_contains(UsageError)
+    return asyncio.run(main())
+
+
+def test_failure_of_the_connection_ends_no_serving(bench, caplog):
+    """It is logged, and tried again: a defect, and a `ca` that the card has lost before the agent's start."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    assert end_of_connection(bench, RuntimeError("a defect"), UsageError("config-invalid", "no such file")) is None
+    assert bench.server.live == {NAME: "1.0"}
     assert "a defect" in caplog.text
+    assert 'connection: paused code="config-invalid" message="no such file"' in caplog.text
+
+
+def test_settings_that_can_not_be_used_end_an_agent_that_serves_nothing(bench):
+    """The operator who starts it for the first time sees it."""
+    ended = end_of_connection(bench, RuntimeError("a defect"), UsageError("config-invalid", "no such file"))
+    assert isinstance(ended.exceptions[0], UsageError)

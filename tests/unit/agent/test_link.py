@@ -56,13 +56,12 @@ def broker(monkeypatch):
     return broker
 
 
-def a_link(next_session=None):
+def a_link(next_session=None, **options):
     """A device's link."""
     settings = BrokerSettings(url=URL, ca=None, cert=None, key=None)
     sessions = itertools.count(1)
-    return MqttLink(
-        settings, DeviceSettings(id="pi", fleet="farm", labels={}), next_session or (lambda: next(sessions))
-    )
+    device = DeviceSettings(id="pi", fleet="farm", labels={})
+    return MqttLink(settings, device, next_session or (lambda: next(sessions)), **options)
 
 
 def live(broker, link_of, steps):
@@ -148,15 +147,19 @@ def test_session_that_can_not_be_remembered_still_grows(broker):
 
 
 def test_error_in_the_settings_ends_the_link(broker):
-    """At its start, see `session`: no later connection would repair a certificate file."""
-    broker.refusals = [UsageError("config-invalid", "no such file")]
+    """At its start, see `session`; the doctor sees it, too, where the agent serves and starts the link again."""
+    broker.refusals, states = [UsageError("config-invalid", "no such file")], []
 
     async def main(clock):
         broker.clock = clock
         with pytest.raises(UsageError):
-            await a_link().run()
+            await a_link(on_state=states.append).run()
 
     fake_time.run(main)
+    assert [(it.connected, it.code, it.message) for it in states] == [
+        (False, "", ""),
+        (False, "config-invalid", "no such file"),
+    ]
 
 
 def test_messages_go_to_the_part_that_owns_their_topic(broker):
