@@ -38,7 +38,7 @@ from edgeml_agent.trust.groups import GroupKeys
 from edgeml_agent.trust.time_floor import TimeFloor
 from edgeml_agent.trust.trust import Trust, verified_metadata
 from edgeml_agent.update.agent import Agent, Ports
-from edgeml_agent.update.daemon import Daemon
+from edgeml_agent.update.daemon import Daemon, keep_running
 from edgeml_agent.update.reporter import Reporter
 from edgeml_core import __version__
 from edgeml_core.calls import Check
@@ -128,9 +128,10 @@ async def _run(settings: Settings, restart: _Restart) -> None:
             tasks.create_task(daemon.run())
             tasks.create_task(supervisor.run(info.ready))
             if settings.serve.mqtt:
-                tasks.create_task(_answer_requests(settings, link, models))
+                answer = partial(_answer_requests, settings, link, models)
+                tasks.create_task(keep_running("requests over MQTT", answer, SystemClock()))
             if relay is not None:
-                tasks.create_task(relay.run())
+                tasks.create_task(keep_running("relay", relay.run, SystemClock()))
     finally:
         supervisor.notify(STOPPING)
         await models.close()

@@ -91,13 +91,16 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 # An operator sees at the first start that the settings can't be used; later the card has lost a file.
                 ends_for = () if self._agent.serving else UsageError
-                tasks.create_task(self._keep_running("connection", self._link.run, ends_for=ends_for))
-                tasks.create_task(self._keep_running("updates", lambda: self._follow_fleet(tasks)))
-                tasks.create_task(self._keep_running("the store's changes", self._follow_store))
-                tasks.create_task(self._keep_running("probation", self._end_probations))
-                tasks.create_task(self._keep_running("tuning", self._tune))
-                tasks.create_task(self._keep_running("drift", self._report_drift))
-                tasks.create_task(self._keep_running("calls", self._calls.run))
+                tasks.create_task(keep_running("connection", self._link.run, self._clock, ends_for=ends_for))
+                for name, work in {
+                    "updates": lambda: self._follow_fleet(tasks),
+                    "the store's changes": self._follow_store,
+                    "probation": self._end_probations,
+                    "tuning": self._tune,
+                    "drift": self._report_drift,
+                    "calls": self._calls.run,
+                }.items():
+                    tasks.create_task(keep_running(name, work, self._clock))
         finally:
             # An exception of the agent's own is no crash: only a killed process leaves the mark of an unclean run.
             self._end_run()
@@ -105,29 +108,6 @@ class Daemon:
     def _end_run(self) -> None:
         with _store_errors_logged():
             self._store.end_run()
-
-    async def _keep_running(
-        self, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, ends_for: type[Exception] | tuple[()] = ()
-    ) -> None:
-        """Run a task, and again after a failure: a failing disk costs updates and records, never the answers.
-
-        Args:
-            name: for the log.
-            work: the task.
-            ends_for: the error that ends the agent.
-        """
-        while True:
-            try:
-                await work()
-            except ends_for:
-                raise
-            except EdgemlError as error:
-                log.failure(f"{name}: paused", error)
-            except Exception as error:  # noqa: BLE001 - no defect in a task may end the process that serves
-                log.defect(f"{name}: paused", error)
-            else:
-                return
-            await self._clock.sleep(TASK_PAUSE_S)
 
     def metrics(self) -> Iterator[Metric]:
         """Return the metrics of updates for `/metrics`."""
@@ -250,6 +230,35 @@ class Daemon:
                     await self._agent.serve(name)
                 except EdgemlError as error:
                     log.failure("store not followed", error, model=name)
+
+
+async def keep_running(
+    name: str,
+    work: Callable[[], Coroutine[Any, Any, None]],
+    clock: Clock,
+    *,
+    ends_for: type[Exception] | tuple[()] = (),
+) -> None:
+    """Run a task, and again after a failure: a failing disk costs updates and records, never the answers.
+
+    Args:
+        name: for the log.
+        work: the task.
+        clock: for the pause after a failure.
+        ends_for: the error that ends the agent.
+    """
+    while True:
+        try:
+            await work()
+        except ends_for:
+            raise
+        except EdgemlError as error:
+            log.failure(f"{name}: paused", error)
+        except Exception as error:  # noqa: BLE001 - no defect in a task may end the process that serves
+            log.defect(f"{name}: paused", error)
+        else:
+            return
+        await clock.sleep(TASK_PAUSE_S)
 
 
 @contextlib.contextmanager

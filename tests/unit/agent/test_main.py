@@ -1,0 +1,40 @@
+"""The parts of a running agent together: one that fails is logged, and the models go on."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from edgeml_agent import main, settings
+from edgeml_agent.mqtt_api.inference import MqttInference
+from edgeml_agent.relay.relay import Relay
+from support.ports import free_port
+from support.waiting import until_async
+
+
+@pytest.mark.parametrize("part", [Relay, MqttInference])
+def test_part_with_a_defect_ends_no_serving(tmp_path, caplog, monkeypatch, part):
+    """Neither the site's relay nor the requests over MQTT."""
+    config, port = tmp_path / "agent.toml", free_port()
+    broker = f'url = "mqtt://127.0.0.1:{free_port()}"'
+    config.write_text(
+        f'[device]\nid = "pi"\n[broker]\n{broker}\n[relay]\n{broker}\n[serve]\nhttp = "127.0.0.1:{port}"\nmqtt = true\n'
+    )
+
+    async def fail(_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(part, "run", fail)
+
+    async def agent():
+        running = asyncio.create_task(main._run(settings.load(config, {}), main._Restart()))
+        await until_async(lambda: "a defect" in caplog.text or running.done())
+        assert not running.done()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/health")
+        running.cancel()
+        await asyncio.wait([running])
+        return json.loads(answer.content)["ready"]
+
+    assert asyncio.run(agent())
