@@ -50,6 +50,8 @@ class SignedFiles:
         self._held_bytes = 0
         #: Whether the records of the site were waited for on this connection: a site without any costs one wait.
         self._has_awaited_site = False
+        #: The records of the site that an earlier connection brought, by topic.
+        self._earlier_site: dict[str, bytes] = {}
         self._expected: dict[str, asyncio.Future[bytes]] = {}
 
     @property
@@ -88,14 +90,15 @@ class SignedFiles:
     async def site(self, site: str) -> bytes | None:
         """Return the records of a site's devices, and follow them; None when there are none.
 
-        Errors are those of `read`.
+        Those of an earlier connection count until this one brings others, which may take long. Errors are those of
+        `read`.
         """
         topic = self._topics.site(site)
         is_followed = self._followed.get(_SITE) == topic
         if is_followed and (self._has_awaited_site or topic in self._held):
-            return self._held.get(topic)
+            return self._held.get(topic, self._earlier_site.get(topic))
         self._has_awaited_site = True
-        return await self._request(topic, _SITE)
+        return await self._request(topic, _SITE) or self._earlier_site.get(topic)
 
     async def changed(self) -> None:
         """Wait until files have changed since the last call, and until no more arrive."""
@@ -106,6 +109,9 @@ class SignedFiles:
 
     def restart(self) -> None:
         """Forget all files: a new connection brings those that the broker retains now. This counts as a change."""
+        topic = self._followed.get(_SITE, "")
+        if topic in self._held:
+            self._earlier_site = {topic: self._held[topic]}
         self._held.clear()
         self._held_bytes = 0
         self._has_awaited_site = False
@@ -114,6 +120,7 @@ class SignedFiles:
     def on_message(self, message: Message) -> None:
         """Keep a file; an empty payload withdraws it."""
         topic, payload = message.topic, message.payload
+        self._earlier_site.pop(topic, None)
         awaited = self._expected.get(topic)
         is_awaited = awaited is not None and not awaited.done() and bool(payload)
         if awaited is not None and is_awaited:

@@ -289,3 +289,27 @@ def test_records_of_a_site_are_awaited_again_on_a_new_connection():
                 await arriving
 
     fake_time.run(main)
+
+
+@pytest.mark.parametrize("newer", [b"newer records", b""])
+def test_records_of_a_site_stay_until_the_new_connection_brings_others(newer):
+    """They take long over a slow network. Their signatures are verified again; the host clears those of no site."""
+
+    async def main(_):
+        current = CurrentConnection(URL)
+        files = new_files(current)
+        with current.use(MemoryConnection()):
+            await files.site("barn")
+            receive(files, TOPICS.site("barn"), b"records")
+        for _ in range(2):
+            files.restart()
+            with current.use(MemoryConnection()):
+                for _ in range(2):
+                    assert await files.site("barn") == b"records"
+        with current.use(MemoryConnection()):
+            assert await files.site("other") is None
+            assert await files.site("barn") == b"records"
+            receive(files, TOPICS.site("barn"), newer)
+            assert await files.site("barn") == (newer or None)
+
+    fake_time.run(main)
