@@ -307,7 +307,7 @@ class Session:
             RefusedError: the broker refuses the user.
             MqttError: the broker can't be reached or refuses; or, later, the connection is lost.
         """
-        context = self._tls() if self._tls else None
+        context = self.prepare()
         async with AsyncExitStack() as stack:
             first, second = self._versions
             try:
@@ -322,6 +322,10 @@ class Session:
             self._has_v5 |= client.is_v5
             client.timeout = self._options.answer_timeout_s
             yield Connection(client)
+
+    def prepare(self) -> ssl.SSLContext | None:
+        """Return the TLS context of the next connection; None for one without TLS."""
+        return self._tls() if self._tls else None
 
     def _client(self, will: Will | None, tls: ssl.SSLContext | None, version: ProtocolVersion) -> _Client:
         url, options, is_v5 = self.url, self._options, version is ProtocolVersion.V5

@@ -26,13 +26,52 @@ INBOX_MAX_MESSAGES: Final = 4096
 INBOX_MAX_BYTES: Final = 16 * 1024**2
 
 
+class _DeviceSession(Session):
+    """A session that reads the password's file and the TLS files for each connection; see `session`."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        client_id: str,
+        late_floor: Callable[[], datetime | None],
+        newest: Callable[[], BrokerSettings] | None,
+    ) -> None:
+        options = Options(
+            answer_timeout_s=ANSWER_TIMEOUT_S,
+            inbox_max_messages=INBOX_MAX_MESSAGES,
+            inbox_max_bytes=INBOX_MAX_BYTES,
+            # Else a flood of requests drops a signed file, which the broker doesn't send again on the same connection.
+            yields=Topics.is_inference,
+        )
+        super().__init__(settings.url, client_id, options)
+        self._settings = settings
+        self._late_floor = late_floor
+        self._newest = newest
+        self._were_usable = False
+
+    def prepare(self) -> ssl.SSLContext | None:
+        """See `Session.prepare`."""
+        settings = self._settings
+        try:
+            self.url = with_password(settings.url, settings.password_file)
+            log.hide(self.url.password)
+            newest = settings if self._newest is None else self._newest()
+            context = tls_context(newest, self._late_floor()) if self.url.tls else None
+        except UsageError as error:
+            if self._were_usable:
+                raise MqttError(error.message) from error
+            raise
+        self._were_usable = True
+        return context
+
+
 def session(
     settings: BrokerSettings,
     client_id: str,
     late_floor: Callable[[], datetime | None] = lambda: None,
     newest: Callable[[], BrokerSettings] | None = None,
 ) -> Session:
-    """Make a session; its first connection raises `UsageError` (`config-invalid`) when a TLS file can't be used.
+    """Make a session; its first connection raises `UsageError` when the password's file or a TLS file can't be used.
 
     A later one raises `MqttError`, as when it is lost: a file that is replaced costs a connection, and no pause.
 
@@ -43,33 +82,8 @@ def session(
             connection then accepts certificates that haven't begun by the clock, and refuses those that ended before
             that time: a board whose clock starts in 1970 could never connect otherwise.
         newest: returns the settings with the TLS files that a connection uses; by default `settings`.
-
-    Raises:
-        UsageError: `usage`, when the password's file can't be used.
     """
-    were_usable = False
-
-    def context() -> ssl.SSLContext:
-        nonlocal were_usable
-        try:
-            made = tls_context(settings if newest is None else newest(), late_floor())
-        except UsageError as error:
-            if were_usable:
-                raise MqttError(error.message) from error
-            raise
-        were_usable = True
-        return made
-
-    options = Options(
-        answer_timeout_s=ANSWER_TIMEOUT_S,
-        inbox_max_messages=INBOX_MAX_MESSAGES,
-        inbox_max_bytes=INBOX_MAX_BYTES,
-        # Else a flood of requests drops a signed file, which the broker doesn't send again on the same connection.
-        yields=Topics.is_inference,
-    )
-    url = with_password(settings.url, settings.password_file)
-    log.hide(url.password)
-    return Session(url, client_id, options, context)
+    return _DeviceSession(settings, client_id, late_floor, newest)
 
 
 def tls_context(settings: BrokerSettings, late_floor: datetime | None) -> ssl.SSLContext:

@@ -30,3 +30,24 @@ def test_files_that_can_not_be_used_end_the_agent_at_its_start_alone(tmp_path):
         asyncio.run(connect(made))
     with pytest.raises(UsageError):
         asyncio.run(connect(session(settings, "pi")))
+
+
+def test_password_file_that_can_not_be_used_ends_the_agent_at_its_start_alone(tmp_path):
+    """It is read for each connection, as the TLS files are: a card that loses it must not keep models from serving."""
+    password = tmp_path / "password"
+    url = BrokerUrl(host="127.0.0.1", port=free_port(), tls=False, username="pi")
+    made = session(BrokerSettings(url=url, password_file=password), "pi")
+
+    async def connect():
+        async with made.connected():
+            pass
+
+    with pytest.raises(UsageError, match="password file"):
+        asyncio.run(connect())
+    password.write_text("secret")
+    with pytest.raises(MqttError):
+        asyncio.run(connect())
+    assert made.url.password == "secret"
+    password.unlink()
+    with pytest.raises(MqttError, match="password file"):
+        asyncio.run(connect())
