@@ -40,9 +40,8 @@ def raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:
     raise error from error.__cause__
 
 
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a task, also of one in a group of its own."""
-    error: BaseException = group
+def first_error(error: BaseException) -> BaseException:
+    """Return the first error of a group of tasks, also of one in a group of its own; any other error as it is."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -24,7 +24,7 @@ from edgeml_agent.update.update_task import RETRY_FIRST_S, RETRY_MAX_S, UpdateTa
 from edgeml_core.desired import Deployment
 from edgeml_core.errors import DeviceError, EdgemlError, TransportError, UsageError
 from edgeml_core.lifecycle import State
-from edgeml_io import backoff
+from edgeml_io import aio, backoff
 
 #: Probation after activation, in seconds of wall time or uptime. Unclean restarts during it count against the version.
 PROBATION_S: Final = 600.0
@@ -252,10 +252,11 @@ async def keep_running(
             await work()
         except ends_for:
             raise
-        except EdgemlError as error:
-            log.failure(f"{name}: paused", error)
         except Exception as error:  # noqa: BLE001 - no defect in a task may end the process that serves
-            log.defect(f"{name}: paused", error)
+            if isinstance(first := aio.first_error(error), EdgemlError):
+                log.failure(f"{name}: paused", first)
+            else:
+                log.defect(f"{name}: paused", error)
         else:
             return
         await clock.sleep(TASK_PAUSE_S)

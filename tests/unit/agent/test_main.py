@@ -9,13 +9,17 @@ import pytest
 from edgeml_agent import main, settings
 from edgeml_agent.mqtt_api.inference import MqttInference
 from edgeml_agent.relay.relay import Relay
+from edgeml_core.errors import UsageError
 from support.ports import free_port
 from support.waiting import until_async
 
 
-@pytest.mark.parametrize("part", [Relay, MqttInference])
-def test_part_with_a_defect_ends_no_serving(tmp_path, caplog, monkeypatch, part):
-    """Neither the site's relay nor the requests over MQTT."""
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [(Relay, RuntimeError("a defect")), (MqttInference, UsageError("config-invalid", "no such file"))],
+)
+def test_part_that_fails_ends_no_serving(tmp_path, caplog, monkeypatch, part, error):
+    """Neither the site's relay nor the requests over MQTT; only a defect is logged with a traceback."""
     config, port = tmp_path / "agent.toml", free_port()
     broker = f'url = "mqtt://127.0.0.1:{free_port()}"'
     config.write_text(
@@ -23,13 +27,13 @@ def test_part_with_a_defect_ends_no_serving(tmp_path, caplog, monkeypatch, part)
     )
 
     async def fail(_):
-        raise RuntimeError("a defect")
+        raise error
 
     monkeypatch.setattr(part, "run", fail)
 
     async def agent():
         running = asyncio.create_task(main._run(settings.load(config, {}), main._Restart()))
-        await until_async(lambda: "a defect" in caplog.text or running.done())
+        await until_async(lambda: "paused" in caplog.text or running.done())
         assert not running.done()
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"http://127.0.0.1:{port}/health")
@@ -38,3 +42,5 @@ def test_part_with_a_defect_ends_no_serving(tmp_path, caplog, monkeypatch, part)
         return json.loads(answer.content)["ready"]
 
     assert asyncio.run(agent())
+    is_defect = isinstance(error, RuntimeError)
+    assert ("Traceback" in caplog.text, 'paused code="config-invalid"' in caplog.text) == (is_defect, not is_defect)
