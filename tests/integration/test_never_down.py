@@ -1,6 +1,7 @@
 """Restarts, supervision and bounds: a listening socket that is inherited, systemd's protocol, clients that dawdle."""
 
 import asyncio
+import json
 import os
 import queue
 import signal
@@ -19,7 +20,7 @@ from edgeml_agent.http_api.server import inherited, listen
 from edgeml_agent.system.systemd import Supervisor
 from edgeml_core.errors import UsageError
 from integration.test_serving import server, unpacked
-from support.delivery_site import MODEL, site
+from support.delivery_site import MODEL, site, until
 from support.plain_http import NO_TLS
 from support.scale import scaled
 
@@ -119,6 +120,27 @@ def test_nobody_is_refused_while_the_agent_restarts(tmp_path, listener, notify):
     assert codes == [0] * (RESTARTS + 1)
     assert set(found) == {3.0}
     assert len(found) > RESTARTS * CLIENTS
+
+
+@pytest.mark.nightly
+def test_models_are_served_from_a_card_that_has_lost_the_authority(tmp_path):
+    """The doctor shows why the device isn't connected; an agent without a model is refused, as at its first start."""
+    with site(tmp_path) as place:
+        text = place.config.read_text().replace("mqtt://", "mqtts://")
+        place.config.write_text(text.replace("[broker]", '[broker]\nca = "lost.crt"'))
+        assert place.start_agent().process.wait(TIMEOUT_S) == 2
+        log = tmp_path / "agent.log"
+        assert "error[config-invalid]: the broker's ca, cert or key can't be used" in log.read_text()
+        place.publish("1.0", scale=2.0)
+        place.deploy("1.0")
+        assert place.run_agent_command("install", str(place.repo)).returncode == 0
+        agent = place.start_agent()
+        until(lambda: place.answers(21.0), "the model answers")
+        found = json.loads(place.run_agent_command("doctor").stdout)["checks"]
+        assert [it["status"] for it in found if it["name"] == "broker"] == ["failed"]
+        assert "ca, cert or key can't be used" in str(found)
+        assert 'connection: paused code="config-invalid"' in log.read_text()
+        assert agent.stop() == 0
 
 
 def _ask(url, enough, found):
