@@ -208,7 +208,7 @@ def decode(payload: bytes, kind: type[Payload]) -> Payload:
     """Decode a message of type `kind`.
 
     Raises:
-        RejectedError: `document-format`, when it is too long or malformed.
+        RejectedError: `document-format`, when it is too long or malformed, or has a number that is too large.
     """
     if len(payload) > MESSAGE_MAX_BYTES:
         raise RejectedError("document-format", f"a {kind.__name__} message is longer than {MESSAGE_MAX_BYTES} bytes")
@@ -216,6 +216,19 @@ def decode(payload: bytes, kind: type[Payload]) -> Payload:
         message = msgspec.json.decode(payload, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"a {kind.__name__} message can't be read: {error}") from error
+    check_numbers(message)
     if isinstance(message, Want) and len(message.keys) > WANTS_MAX:
         raise RejectedError("document-format", f"a want for {len(message.keys)} chunks; at most {WANTS_MAX}")
     return message
+
+
+def check_numbers(decoded: object) -> None:
+    """Check that each whole number of a decoded message has 64 bits at most: no reader makes a float of 10**400.
+
+    Raises:
+        RejectedError: `document-format`.
+    """
+    try:
+        msgspec.msgpack.encode(decoded)  # takes no other ones, while JSON has no bound
+    except OverflowError as error:
+        raise RejectedError("document-format", "a message has a whole number of more than 64 bits") from error

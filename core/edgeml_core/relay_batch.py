@@ -13,7 +13,7 @@ import msgspec
 import zstandard
 
 from edgeml_core.errors import RejectedError
-from edgeml_core.messages import DeviceState, Report
+from edgeml_core.messages import DeviceState, Report, check_numbers
 
 #: Messages in one payload.
 MESSAGES_MAX: Final = 256
@@ -62,7 +62,7 @@ def unpack(payload: bytes) -> list[RelayedMessage]:
     """Unpack the messages in a payload.
 
     Raises:
-        RejectedError: `document-format`, when it is too long or malformed.
+        RejectedError: `document-format`, when it is too long or malformed, or has a number that is too large.
     """
     try:
         # The size in the frame's header is not trusted with an allocation.
@@ -72,6 +72,7 @@ def unpack(payload: bytes) -> list[RelayedMessage]:
         messages = msgspec.json.decode(data, type=list[RelayedMessage])
     except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"a relay's message can't be read: {error}") from error
+    check_numbers(messages)
     if len(messages) > MESSAGES_MAX:
         raise RejectedError("document-format", f"{len(messages)} messages in a relay's payload; at most {MESSAGES_MAX}")
     return messages

@@ -34,6 +34,16 @@ def test_bad_messages_are_refused(payload):
     assert caught.value.code == "document-format"
 
 
+@pytest.mark.parametrize("number", [10**400, 2**64, -(2**63) - 1], ids=["huge", "positive", "negative"])
+@pytest.mark.parametrize("field", ["session", "memory_bytes"])
+def test_numbers_are_bounded(field, number):
+    """A reader that divided 10**400 by a float failed, and with it the page of the device."""
+    payload = f'{{"online":true,"session":1,"{field}":{number}}}'
+    with pytest.raises(RejectedError) as caught:
+        messages.decode(payload.encode(), DeviceState)
+    assert caught.value.code == "document-format"
+
+
 def test_topics_lie_below_protocol_and_fleet():
     """Two fleets on one broker don't meet."""
     topics = Topics("farm")

@@ -72,6 +72,7 @@ def test_a_newer_saying_has_the_same_subject():
         b"[]",
         zstandard.compress(b"{}"),
         zstandard.compress(b'[{"device": 3}]'),
+        zstandard.compress(b'[{"device": "d", "state": {"online": true, "session": 1%b}}]' % (b"0" * 400)),
         zstandard.compress(b"[" * 100_000),
         zstandard.compress(bytes(relay_batch.UNPACKED_MAX_BYTES + 1)),
         zstandard.compress(msgspec.json.encode(sayings(relay_batch.MESSAGES_MAX + 1))),
