@@ -166,6 +166,15 @@ def test_pages_have_no_script_or_style_inside(shared: Site) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in shared.get("/devices/d-2").text
 
 
+def test_pages_name_files_that_are_there(shared: Site) -> None:
+    """With the digest of each, which changes its address."""
+    named = set(re.findall(r'"(/static/[^"]+)"', shared.get("/devices/d-1").text))
+    assert len(named) > 4
+    for path in named:
+        answer = shared.browser().get(path)
+        assert (answer.status_code, "immutable" in answer.headers["Cache-Control"]) == (200, True)
+
+
 def test_the_api_shows_the_fleet(shared: Site) -> None:
     """Overview, choice and pages of devices, a device, waves of a rollout, releases."""
     fleet = shared.get("/api/v1/fleet", Role.VIEW).json()
@@ -178,6 +187,7 @@ def test_the_api_shows_the_fleet(shared: Site) -> None:
     assert [it["id"] for it in shared.get("/api/v1/devices?state=offline").json()["devices"]] == ["d-3"]
     assert len(shared.get("/api/v1/devices?version=sample:1.0").json()["devices"]) == 4
     assert not shared.get("/api/v1/devices?version=other:1.0").json()["devices"]
+    assert len(shared.get("/api/v1/devices?selector=&state=&version=&after=").json()["devices"]) == 4
     device = shared.get("/api/v1/devices/d-1").json()
     assert [it["report"]["state"] for it in device["reports"]] == ["active", "probing", "fetching"]
     waves = shared.get(f"/api/v1/rollouts/{shared.rollout}").json()["waves"]
@@ -192,6 +202,8 @@ def test_the_api_shows_the_fleet(shared: Site) -> None:
         ("/api/v1/devices?limit=0", 400, "input-invalid"),
         ("/api/v1/devices?limit=x", 400, "input-invalid"),
         ("/api/v1/devices?color=red", 400, "input-invalid"),
+        ("/api/v1/devices?limit=", 400, "input-invalid"),
+        ("/api/v1/audit?format=", 400, "input-invalid"),
         ("/api/v1/devices?state=odd", 400, "usage"),
         ("/api/v1/devices?selector=(", 400, "usage"),
         ("/api/v1/devices/nobody", 404, "device-unknown"),

@@ -203,9 +203,7 @@ def _query(request: Request, operation: Operation) -> Any:  # noqa: ANN401 - the
     pairs = request.query_params.multi_items()
     if len(dict(pairs)) != len(pairs):
         raise UsageError("input-invalid", "a parameter of the query is given twice", "give each once")
-    # A browser sends the empty fields of a form, too.
-    values = {name: value for name, value in pairs if value}
-    return converted(lambda: msgspec.convert(values, operation.query, strict=False), "query")
+    return converted(lambda: msgspec.convert(dict(pairs), operation.query, strict=False), "query")
 
 
 async def _body(request: Request, operation: Operation) -> Any:  # noqa: ANN401 - the operation's type

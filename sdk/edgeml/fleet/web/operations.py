@@ -63,6 +63,12 @@ class AuditQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Format = "json"
 
 
+class FileQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content that a page means: a browser keeps a file for its address."""
+
+    digest: str = ""
+
+
 class NewCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A call to a device. `verify` and `bench` run a model, which need not be named where the device has one."""
 
@@ -291,6 +297,6 @@ PAGES: Final = (
     _page("/login", "login_page", "The form to log in.", role=None),
     _form("/login", "login_form", "Log in.", None),
     _form("/logout", "logout_form", "Log out.", Role.VIEW),
-    _page("/static/{file}", "static_file", "A file of the pages.", role=None, gives={}),
+    _page("/static/{file}", "static_file", "A file of the pages.", role=None, query=FileQuery, gives={}),
 )
 OPERATIONS: Final = (*API, *PAGES)

@@ -55,7 +55,7 @@ def error_page(exchange: Exchange, error: EdgemlError, status: int) -> Response:
 def static_files() -> Mapping[str, str]:
     """Return the address of each static file by its name; it changes with the content."""
     found = (it for it in sorted((_FOLDER / "static").rglob("*")) if it.suffix in _TYPES)
-    return {it.name: f"/static/{it.name}?{hashlib.sha256(it.read_bytes()).hexdigest()[:12]}" for it in found}
+    return {it.name: f"/static/{it.name}?digest={hashlib.sha256(it.read_bytes()).hexdigest()[:12]}" for it in found}
 
 
 def static_file(name: str) -> Response:
