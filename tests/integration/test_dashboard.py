@@ -381,6 +381,17 @@ def test_a_login_makes_a_new_session(site: Site) -> None:
     assert stolen.get("/").status_code == 303
 
 
+def test_the_password_of_a_proxy_is_no_token(site: Site) -> None:
+    """A browser that gave it one sends it with each request, beside its cookie."""
+    site.client.headers["Authorization"] = "Basic YW5uYTpzZWNyZXQ="
+    assert site.client.get("/api/v1/fleet").status_code == 401
+    assert site.log_in("viewer").status_code == 303
+    assert site.client.get("/").status_code == 200
+    assert site.client.post("/logout", data={"csrf": "x"}).status_code == 403
+    site.client.headers["Authorization"] = "Bearer wrong"
+    assert site.client.get("/api/v1/fleet").status_code == 401
+
+
 def test_a_second_login_ends_the_first_session(site: Site) -> None:
     """The old cookie isn't valid beside the new one."""
     site.log_in("viewer")

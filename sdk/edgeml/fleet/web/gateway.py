@@ -116,10 +116,13 @@ class Gateway:
         return dataclasses.replace(bare, query=query, body=body, account=account, session=session)
 
     def _identify(self, request: Request, cookie: str) -> tuple[Account | None, Session | None]:
-        """Find the account of a token, else of a session. A wrong token is refused, also where none is needed."""
-        if authorization := request.headers.get("authorization", ""):
-            scheme, _, token = authorization.partition(" ")
-            account = self._accounts.by_token(token) if scheme.lower() == "bearer" else None
+        """Find the account of a token, else of a session. A wrong token is refused, also where none is needed.
+
+        Other schemes are those of a proxy in front, whose password a browser sends with each request.
+        """
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            account = self._accounts.by_token(token)
             if account is None:
                 raise UsageError("unauthorized", "the token isn't valid", "send the header Authorization: Bearer TOKEN")
             return account, None
