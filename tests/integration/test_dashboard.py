@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import tomllib
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -487,6 +488,17 @@ def test_logins_of_an_ipv6_network_count_together() -> None:
     with pytest.raises(OverloadedError):
         limits.begin("2001:db8::ffff", "anna")
     limits.begin("2001:db8:0:1::1", "anna")
+
+
+def test_long_names_of_failed_logins_take_no_memory() -> None:
+    """A form has room for 16 KiB, and the limits remember 10,000 names."""
+    limits = LoginLimits(lambda: 0.0)
+    tracemalloc.start()
+    for at in range(100):
+        limits.begin(f"1.2.3.{at}", f"user-{at}" + "x" * 15_000)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 100_000
 
 
 def test_sessions_end_by_age_and_by_number(site: Site) -> None:

@@ -17,6 +17,8 @@ PER_ADDRESS_MAX: Final = 10
 PER_ACCOUNT_MAX: Final = 20
 #: Addresses and accounts that are remembered, the least recent are forgotten.
 REMEMBERED_MAX: Final = 10_000
+#: Characters that are remembered of an account's name: no account has a longer one, while a form has room for 16 KiB.
+NAME_MAX_CHARS: Final = 100
 
 
 class LoginLimits:
@@ -58,4 +60,4 @@ class LoginLimits:
 
 def _keys(address: str, account: str) -> tuple[tuple[str, str], tuple[str, str]]:
     """Return what is counted: of IPv6 the network, in which a client has any number of addresses."""
-    return ("address", http_hosts.address_of(address)), ("account", account)
+    return ("address", http_hosts.address_of(address)), ("account", account[:NAME_MAX_CHARS])
