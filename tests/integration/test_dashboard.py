@@ -556,6 +556,21 @@ def test_a_removed_account_ends_its_sessions(site: Site) -> None:
     assert site.client.get("/").status_code == 303
 
 
+def test_a_login_in_the_instant_of_the_removal_begins_no_session(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be one of the next account of that name."""
+    by_password = Accounts.by_password
+
+    def check_slowly(self: Accounts, name: str, password: str) -> Any:
+        found = by_password(self, name, password)
+        self.remove(name)
+        return found
+
+    monkeypatch.setattr(Accounts, "by_password", check_slowly)
+    assert site.log_in("viewer").status_code == 401
+    Accounts(site.registry.database).add_user("viewer", Role.ADMIN, "a hash")
+    assert site.client.get("/").status_code == 303
+
+
 @asynccontextmanager
 async def serving(site: Site, **options: Any) -> AsyncIterator[int]:
     """Serve a site's dashboard on a port of its own."""

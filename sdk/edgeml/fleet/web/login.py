@@ -53,10 +53,10 @@ class Login:
         # The empty text equals a cookie that is missing.
         gateway.check_csrf(form.get(gateway.CSRF_FIELD, ""), exchange.nonce or secrets.token_urlsafe())
         account = self._account(exchange, form.get("name", ""), form.get("password", ""))
-        if account is None:
+        cookie = self._sessions.begin(account.name, replacing=exchange.cookie) if account else None
+        if cookie is None:
             error = UsageError("login-failed", "The name and password, or the token, are wrong.")
             return self._form(exchange, error, 401)
-        cookie = self._sessions.begin(account.name, replacing=exchange.cookie)
         response = RedirectResponse("/", 303)
         self._set(response, SESSION_COOKIE, cookie, int(AGE_MAX_S))
         self._set(response, LOGIN_COOKIE, "", 0)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from edgeml.fleet.database.engine import Database
-from edgeml.fleet.database.schema import SESSION
+from edgeml.fleet.database.schema import ACCOUNT, SESSION
 from edgeml_core.errors import DeviceError
 
 #: Seconds after the login, and after the last request, at which a session ends: a shift, and a break.
@@ -52,8 +52,8 @@ class Sessions:
         self._database = database
         self._clock = clock
 
-    def begin(self, account: str, *, replacing: str = "") -> str:
-        """Begin a session, and return its new cookie.
+    def begin(self, account: str, *, replacing: str = "") -> str | None:
+        """Begin a session, and return its new cookie; None if the account has been removed meanwhile.
 
         Args:
             account: its name.
@@ -61,7 +61,11 @@ class Sessions:
         """
         cookie, now_s = secrets.token_urlsafe(32), self._clock()
         row = {"id": _digest(cookie), "account": account, "csrf": secrets.token_urlsafe(32)}
+        # A removal waits for the row, and ends this session, too; SQLite has one writer at a time anyway.
+        known = sa.select(ACCOUNT.c.name).where(ACCOUNT.c.name == account).with_for_update(read=True)
         with self._database.writing() as connection:
+            if connection.execute(known).first() is None:
+                return None
             connection.execute(sa.delete(SESSION).where(SESSION.c.id == _digest(replacing)))
             self._end_old(connection, account, now_s)
             connection.execute(sa.insert(SESSION).values({**row, "began_s": now_s, "seen_s": now_s}))
