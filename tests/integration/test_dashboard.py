@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
+import html
 import io
 import json
 import re
@@ -27,8 +28,8 @@ from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml.fleet.rollouts.steering import Steering
+from edgeml.fleet.web import api, server, spreadsheet, view_model
 from edgeml.fleet.web import pages as pages_module
-from edgeml.fleet.web import server, spreadsheet, view_model
 from edgeml.fleet.web.accounts import Accounts, Role
 from edgeml.fleet.web.exchange import Exchange
 from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
@@ -233,6 +234,16 @@ def test_exports_are_csv_without_formulas(shared: Site) -> None:
     entry = Entry(number=1, time="t", actor="=1+1", act="@x", subject="-2", details={}, before="")
     assert spreadsheet.audit([entry]).splitlines()[1].startswith("1,t,'=1+1,'@x,'-2,")
     assert "roll out" in shared.get("/api/v1/audit?format=csv").text
+
+
+def test_the_table_of_devices_is_exported_whole(shared: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link of the page has all devices that are chosen, read in parts. It ended at 10,000 devices."""
+    monkeypatch.setattr(api, "PAGE_MAX", 2, raising=False)
+    [link] = re.findall(r'href="([^"]+)">CSV<', shared.get("/devices?limit=1&after=d-0&version=sample:1.0").text)
+    assert "limit" not in link
+    rows = list(csv.reader(io.StringIO(shared.get(f"{html.unescape(link)}&limit=1").text)))
+    assert [it[0] for it in rows] == ["device", "d-0", "d-1", "d-2", "d-3"]
+    assert shared.get("/api/v1/devices?format=csv&selector=(").status_code == 400
 
 
 def test_a_device_shows_its_certificates(site: Site) -> None:

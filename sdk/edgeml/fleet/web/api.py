@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TypeVar
+from collections.abc import AsyncIterator
+from functools import cache, partial
+from typing import Any, TypeVar
 
-from starlette.responses import Response
+import msgspec
+from starlette.responses import Response, StreamingResponse
 
 from edgeml.fleet import status
 from edgeml.fleet.rollouts.acts import ACTS
@@ -18,6 +20,7 @@ from edgeml.fleet.web.gateway import Endpoint
 from edgeml.fleet.web.operations import (
     CSV,
     JSON,
+    PAGE_MAX,
     TEXT,
     AccountList,
     AddedToken,
@@ -28,6 +31,7 @@ from edgeml.fleet.web.operations import (
     Releases,
     Rollouts,
 )
+from edgeml.fleet.web.threads import Threads
 from edgeml.fleet.web.view_model import DevicePage, ViewModel
 from edgeml.repository import RepositoryFolder
 from edgeml_core import selectors
@@ -37,7 +41,9 @@ _DAY_S = 86_400.0
 Kind = TypeVar("Kind")
 
 
-def endpoints(view: ViewModel, repository: RepositoryFolder, accounts: Accounts) -> dict[str, Endpoint]:
+def endpoints(
+    view: ViewModel, repository: RepositoryFolder, accounts: Accounts, threads: Threads
+) -> dict[str, Endpoint]:
     """Return the endpoints of the REST API, by name."""
 
     def administration(exchange: Exchange) -> Administration:
@@ -56,7 +62,7 @@ def endpoints(view: ViewModel, repository: RepositoryFolder, accounts: Accounts)
         return list_accounts(exchange)
 
     return {
-        **_reading(view),
+        **_reading(view, threads),
         "steer_rollout": lambda it: steer(view, it),
         "list_accounts": list_accounts,
         "add_token": add_token,
@@ -67,18 +73,17 @@ def endpoints(view: ViewModel, repository: RepositoryFolder, accounts: Accounts)
     }
 
 
-def _reading(view: ViewModel) -> dict[str, Endpoint]:
+def _reading(view: ViewModel, threads: Threads) -> dict[str, Endpoint]:
     def list_devices(exchange: Exchange) -> object:
-        page = devices(view, _of(exchange.query, DeviceQuery))
-        is_csv = _of(exchange.query, DeviceQuery).format == "csv"
-        return _csv(spreadsheet.devices(page.devices), "devices.csv") if is_csv else page
+        query = _of(exchange.query, DeviceQuery)
+        return _table(view, threads, query) if query.format == "csv" else devices(view, query)
 
     def list_audit(exchange: Exchange) -> object:
         query = _of(exchange.query, AuditQuery)
         entries = view.audit(last=query.last, before=query.before)
-        return (
-            _csv(spreadsheet.audit(entries), "audit.csv") if query.format == "csv" else AuditLog(entries=tuple(entries))
-        )
+        if query.format == "csv":
+            return Response(spreadsheet.audit(entries), **_csv("audit.csv"))
+        return AuditLog(entries=tuple(entries))
 
     return {
         "show_fleet": lambda _: view.overview(),
@@ -125,9 +130,25 @@ def _of(value: object, kind: type[Kind]) -> Kind:
     return value
 
 
-def _csv(text: str, name: str) -> Response:
+def _table(view: ViewModel, threads: Threads, query: DeviceQuery) -> Response:
+    """Return all devices that a query chooses as CSV. They are read in parts, each when the one before is taken."""
+
+    def part(after: str) -> tuple[str, str]:
+        page = devices(view, msgspec.structs.replace(query, after=after, limit=PAGE_MAX))
+        return spreadsheet.devices(page.devices, has_head=after == query.after), page.after
+
+    async def parts(text: str, after: str) -> AsyncIterator[str]:
+        yield text
+        while after:
+            text, after = await threads.run(partial(part, after))
+            yield text
+
+    return StreamingResponse(parts(*part(query.after)), **_csv("devices.csv"))
+
+
+def _csv(name: str) -> dict[str, Any]:
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(text, media_type=f"{CSV}; charset=utf-8", headers=headers)
+    return {"media_type": f"{CSV}; charset=utf-8", "headers": headers}
 
 
 @cache

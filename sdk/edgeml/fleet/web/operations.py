@@ -29,7 +29,7 @@ EVENTS: Final = "text/event-stream"
 #: A type, or a schema where there is no type.
 Body: TypeAlias = type | Mapping[str, Any]
 _STRING: Final[Mapping[str, Any]] = {"type": "string"}
-#: Devices of one answer: the table of 5,000 devices is one request.
+#: Devices of one page, or part of a table: the table of 5,000 devices is one request.
 PAGE_MAX: Final = 10_000
 #: Seconds until a call to a device has its answer or its error: browsers and proxies wait for a minute.
 ANSWER_MAX_S: Final = 55.0
@@ -51,7 +51,7 @@ class DeviceQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: Annotated[str, Meta(description="as failed, offline, unwell, active")] = ""
     version: Annotated[str, Meta(description="of a model, as 1.0 or minilm:1.0")] = ""
     after: Annotated[str, Meta(description="only devices behind this id")] = ""
-    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = 100
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="of a page in JSON; CSV has all devices")] = 100
     format: Format = "json"
 
 

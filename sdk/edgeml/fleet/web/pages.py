@@ -104,7 +104,7 @@ class Pages:
             states=status.CHOSEN_STATES,
             more=_link("/devices", **chosen, limit=query.limit, after=found.after),
             first=_link("/devices", **chosen, limit=query.limit),
-            csv=_link("/api/v1/devices", **chosen, limit=10_000, format="csv"),
+            csv=_link("/api/v1/devices", **chosen, format="csv"),
             json=_link("/api/v1/devices", **chosen, limit=10_000),
         )
 

@@ -134,7 +134,7 @@ def make(
     view = ViewModel(repository, registry)
     pages = Pages(view, threads)
     endpoints = {
-        **api.endpoints(view, repository, accounts),
+        **api.endpoints(view, repository, accounts, threads),
         **Login(accounts, sessions, LoginLimits(), is_secure=is_secure).endpoints(),
         **pages.endpoints(),
         **DashboardCalls(repository, registry, broker, threads, pages).endpoints(),

@@ -15,17 +15,17 @@ from edgeml_core import names
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def devices(found: Iterable[DeviceStatus]) -> str:
-    """Write devices as CSV."""
+def devices(found: Iterable[DeviceStatus], *, has_head: bool) -> str:
+    """Write devices as CSV, below the names of the columns or as the next part of a table."""
     head = ("device", "online", "seen", "labels", "agent", "arch", "models", "deployments", "drift", "code", "message")
-    return _text(head, map(_device, found))
+    return _text([*([head] if has_head else []), *map(_device, found)])
 
 
 def audit(entries: Iterable[Entry]) -> str:
     """Write entries of the audit log as CSV."""
     head = ("number", "time", "actor", "act", "subject", "details")
     rows = ((str(it.number), it.time, it.actor, it.act, it.subject, _pairs(it.details.items())) for it in entries)
-    return _text(head, rows)
+    return _text([head, *rows])
 
 
 def _device(it: DeviceStatus) -> tuple[str, ...]:
@@ -41,9 +41,7 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in pairs)
 
 
-def _text(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _text(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(head)
-    writer.writerows([f"'{it}" if it.startswith(_FORMULA) else it for it in row] for row in rows)
+    csv.writer(text).writerows([f"'{it}" if it.startswith(_FORMULA) else it for it in row] for row in rows)
     return text.getvalue()
