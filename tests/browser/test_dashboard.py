@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, expect
 from tests.support import brokers, dashboard_site
 from tests.support.called_devices import OFFLINE, REPLIES, Devices
@@ -13,6 +14,7 @@ from tests.support.dashboard_fleet import PASSWORD
 from tests.support.dashboard_site import DashboardSite
 
 from edgeml import repository
+from edgeml.fleet.database.schema import SESSION
 from edgeml.fleet.link import Broker
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.web.accounts import Role
@@ -169,6 +171,17 @@ def test_a_stream_that_was_refused_is_asked_for_again(dashboard: DashboardSite, 
     steering.act(name, "pause", now=layout.utc_now())
     expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=WAIT_MS)
     steering.act(name, "resume", now=layout.utc_now())
+    expect(page.get_by_role("button", name="Pause")).to_be_visible(timeout=WAIT_MS)
+
+
+def test_a_page_that_follows_a_rollout_leads_to_the_login(dashboard: DashboardSite, pages) -> None:
+    """Once its session has ended: what it shows would stay as it was."""
+    page = log_in(pages(), dashboard.url)
+    page.route("**/events", lambda it: it.fulfill(status=404))
+    page.goto(dashboard.url + rollout_of(dashboard))
+    with dashboard.registry.database.writing() as connection:
+        connection.execute(sa.delete(SESSION))
+    page.wait_for_url(f"{dashboard.url}/login")
 
 
 def test_a_viewer_has_no_buttons_and_javascript_is_optional(dashboard: DashboardSite, pages) -> None:

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 import edgeml.fleet.web
 from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
+from edgeml.fleet.database.schema import SESSION
 from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.web import api, server, spreadsheet, view_model
@@ -531,6 +533,24 @@ def test_sessions_end_by_age_and_by_number(site: Site) -> None:
         assert sessions.find(kept) is not None
     now_s[0] += IDLE_MAX_S
     assert sessions.find(kept) is None
+
+
+def test_what_pages_ask_by_themselves_is_no_use(site: Site) -> None:
+    """A page that stays open follows the fleet, and its session ends as if it were closed."""
+    rollout = f"/rollouts/{site.rollout}"
+
+    def after(seconds: float, path: str, **headers: str) -> Any:
+        with site.registry.database.writing() as connection:
+            connection.execute(sa.update(SESSION).values(seen_s=SESSION.c.seen_s - seconds))
+        return site.client.get(path, headers={"HX-Request": "true", **headers})
+
+    site.log_in("viewer")
+    [live] = {re.search(r"hx-headers='(.+?)'", site.client.get(path).text)[1] for path in ("/", rollout)}
+    assert after(IDLE_MAX_S - 5, "/devices").status_code == 200  # a filter asks for a part, too
+    assert after(IDLE_MAX_S - 5, "/", **json.loads(live)).status_code == 200
+    assert after(0, rollout, **json.loads(live)).status_code == 200
+    assert after(0, "/rollouts/none/events").status_code == 404
+    assert after(5, "/", **json.loads(live)).headers["HX-Redirect"] == "/login"
 
 
 def test_a_session_is_found_in_a_database_that_cannot_be_written(site: Site) -> None:

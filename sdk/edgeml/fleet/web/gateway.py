@@ -25,7 +25,7 @@ from starlette.routing import Route
 from edgeml.fleet.web import http_errors
 from edgeml.fleet.web.accounts import Account, Accounts
 from edgeml.fleet.web.exchange import HEADERS, Exchange, json
-from edgeml.fleet.web.operations import JSON, OPERATIONS, Failed, Operation, Refusal
+from edgeml.fleet.web.operations import EVENTS, JSON, OPERATIONS, Failed, Operation, Refusal
 from edgeml.fleet.web.sessions import Session, Sessions
 from edgeml.fleet.web.threads import Threads
 from edgeml_core.errors import EdgemlError, InternalError, OverloadedError, UsageError
@@ -43,6 +43,8 @@ LOGIN_COOKIE: Final = "edgeml-login"
 HOST_PREFIX: Final = "__Host-"
 CSRF_HEADER: Final = "x-csrf-token"
 CSRF_FIELD: Final = "csrf"
+#: Of the requests that an open page makes by itself: they are no use, and its session ends without another one.
+LIVE_HEADER: Final = "x-live"
 _FORM: Final = "application/x-www-form-urlencoded"
 
 Endpoint = Callable[[Exchange], Any]
@@ -106,7 +108,8 @@ class Gateway:
 
     async def _checked(self, request: Request, operation: Operation, bare: Exchange) -> Exchange:
         _check_origin(request, is_local=self._is_local)
-        account, session = await self._threads.run(lambda: self._identify(request, bare.cookie))
+        is_use = LIVE_HEADER not in request.headers and EVENTS not in operation.gives
+        account, session = await self._threads.run(lambda: self._identify(request, bare.cookie, is_use=is_use))
         if operation.role is not None:
             _check_role(account, operation)
         query, body = _query(request, operation), await _body(request, operation)
@@ -115,7 +118,7 @@ class Gateway:
             check_csrf(sent, session.csrf)
         return dataclasses.replace(bare, query=query, body=body, account=account, session=session)
 
-    def _identify(self, request: Request, cookie: str) -> tuple[Account | None, Session | None]:
+    def _identify(self, request: Request, cookie: str, *, is_use: bool) -> tuple[Account | None, Session | None]:
         """Find the account of a token, else of a session. A wrong token is refused, also where none is needed.
 
         Other schemes are those of a proxy in front, whose password a browser sends with each request.
@@ -126,7 +129,7 @@ class Gateway:
             if account is None:
                 raise UsageError("unauthorized", "the token isn't valid", "send the header Authorization: Bearer TOKEN")
             return account, None
-        session = self._sessions.find(cookie) if cookie else None
+        session = self._sessions.find(cookie, is_use=is_use) if cookie else None
         account = self._accounts.by_name(session.account) if session else None
         return (account, session) if account else (None, None)
 

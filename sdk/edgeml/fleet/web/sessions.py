@@ -21,10 +21,10 @@ from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import ACCOUNT, SESSION
 from edgeml_core.errors import DeviceError
 
-#: Seconds after the login, and after the last request, at which a session ends: a shift, and a break.
+#: Seconds after the login, and after the last use, at which a session ends: a shift, and a break.
 AGE_MAX_S: Final = 12 * 3600.0
 IDLE_MAX_S: Final = 3600.0
-#: Seconds between two writes of the last request's time.
+#: Seconds between two writes of the last use's time.
 SEEN_EVERY_S: Final = 60.0
 #: Sessions of one account: its oldest one ends for a new one.
 PER_ACCOUNT_MAX: Final = 10
@@ -71,8 +71,13 @@ class Sessions:
             connection.execute(sa.insert(SESSION).values({**row, "began_s": now_s, "seen_s": now_s}))
         return cookie
 
-    def find(self, cookie: str) -> Session | None:
-        """Return the session of a cookie; None if there is none, or it has ended by its age."""
+    def find(self, cookie: str, *, is_use: bool = True) -> Session | None:
+        """Return the session of a cookie; None if there is none, or it has ended by its age.
+
+        Args:
+            cookie: as the browser sent it.
+            is_use: whether it lasts longer for that.
+        """
         now_s = self._clock()
         with self._database.reading() as connection:
             row = connection.execute(sa.select(SESSION).where(SESSION.c.id == _digest(cookie))).first()
@@ -80,7 +85,7 @@ class Sessions:
             return None
         found = Session(id=row.id, account=row.account, csrf=row.csrf, began_s=row.began_s, seen_s=row.seen_s)
         # Pages are there when the disk is full, too: they show it.
-        if now_s - found.seen_s > SEEN_EVERY_S:
+        if is_use and now_s - found.seen_s > SEEN_EVERY_S:
             with contextlib.suppress(DeviceError), self._database.writing() as connection:
                 connection.execute(sa.update(SESSION).where(SESSION.c.id == found.id).values(seen_s=now_s))
         return found

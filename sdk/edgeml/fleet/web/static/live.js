@@ -34,6 +34,8 @@ document.addEventListener("htmx:sendError", ({ detail }) => {
 function retry(source) {
   if (followed?.source !== source) return;
   followed = null;
+  // Where the session has ended, the answer leads to the login.
+  window.htmx.trigger("[data-events]", "changed");
   follow();
 }
 
