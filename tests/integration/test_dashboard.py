@@ -248,6 +248,15 @@ def test_the_table_of_devices_is_exported_whole(shared: Site, monkeypatch: pytes
     assert shared.get("/api/v1/devices?format=csv&selector=(").status_code == 400
 
 
+def test_the_audit_log_is_exported_whole(shared: Site) -> None:
+    """The link of the page ended at 10,000 entries."""
+    [link] = re.findall(r'href="([^"]+)">CSV<', shared.get("/audit?last=1").text)
+    assert "last" not in link
+    entries = shared.get("/api/v1/audit").json()["entries"]
+    rows = list(csv.DictReader(io.StringIO(shared.get(f"{html.unescape(link)}&last=1").text)))
+    assert [int(it["number"]) for it in rows] == [it["number"] for it in entries]
+
+
 def test_a_device_shows_its_certificates(site: Site) -> None:
     """The newest first, each with its end, and whether it is revoked."""
     enrollments = repository.opened(site.repo).enrollments

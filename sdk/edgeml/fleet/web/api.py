@@ -80,10 +80,9 @@ def _reading(view: ViewModel, threads: Threads) -> dict[str, Endpoint]:
 
     def list_audit(exchange: Exchange) -> object:
         query = _of(exchange.query, AuditQuery)
-        entries = view.audit(last=query.last, before=query.before)
         if query.format == "csv":
-            return Response(spreadsheet.audit(entries), **_csv("audit.csv"))
-        return AuditLog(entries=tuple(entries))
+            return Response(spreadsheet.audit(view.audit(before=query.before)), **_csv("audit.csv"))
+        return AuditLog(entries=tuple(view.audit(last=query.last, before=query.before)))
 
     return {
         "show_fleet": lambda _: view.overview(),

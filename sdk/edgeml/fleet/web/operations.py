@@ -58,7 +58,7 @@ class DeviceQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class AuditQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The newest entries of the audit log, or those before a number."""
 
-    last: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = 100
+    last: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="of a page in JSON; CSV has all entries")] = 100
     before: Annotated[int, Meta(ge=0, description="only entries with a smaller number; 0 for all")] = 0
     format: Format = "json"
 

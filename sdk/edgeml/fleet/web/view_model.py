@@ -224,11 +224,11 @@ class ViewModel:
                 return ReleaseDetails(id=name, release=it, measurements=measured)
         raise UsageError("release-unknown", f"there is no release {name!r}", "see the list of releases")
 
-    def audit(self, *, last: int, before: int = 0) -> list[Entry]:
+    def audit(self, *, last: int | None = None, before: int = 0) -> list[Entry]:
         """Return the newest entries of the audit log, the newest first.
 
         Args:
-            last: their number.
+            last: their number; None sets no bound.
             before: only entries with a smaller number; 0 sets no bound.
 
         Raises:
