@@ -235,6 +235,9 @@ def test_exports_are_csv_without_formulas(shared: Site) -> None:
     assert [it["device"] for it in rows] == ["d-0", "d-1", "d-2", "d-3"]
     entry = Entry(number=1, time="t", actor="=1+1", act="@x", subject="-2", details={}, before="")
     assert spreadsheet.audit([entry]).splitlines()[1].startswith("1,t,'=1+1,'@x,'-2,")
+    # A semicolon separates cells where a comma is the decimal sign.
+    entry = Entry(number=1, time="t", actor="a;=1+1", act='b; ""@x', subject="c;d;-e\n+f", details={}, before="")
+    assert '\r\n1,t,a;\'=1+1,"b; """"\'@x","c;d;\'-e\n\'+f",' in spreadsheet.audit([entry])
     assert "roll out" in shared.get("/api/v1/audit?format=csv").text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -11,8 +12,9 @@ from edgeml.fleet.status import DeviceStatus
 from edgeml.repository.audit import Entry
 from edgeml_core import names
 
-#: Characters by which a spreadsheet takes a cell for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Characters by which a spreadsheet takes a cell for a formula. Where a comma is the decimal sign, a semicolon or
+#: a line break in a text begins a cell, too.
+_FORMULA = re.compile(r"""(^|[;\r\n][\s"]*)([=+@\t\r-])""")
 
 
 def devices(found: Iterable[DeviceStatus], *, has_head: bool) -> str:
@@ -43,5 +45,5 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _text(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerows([f"'{it}" if it.startswith(_FORMULA) else it for it in row] for row in rows)
+    csv.writer(text).writerows([_FORMULA.sub(r"\1'\2", it) for it in row] for row in rows)
     return text.getvalue()
