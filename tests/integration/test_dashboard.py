@@ -293,6 +293,14 @@ def test_a_hostile_device_makes_no_series(site: Site) -> None:
     assert 'edgeml_fleet_model_devices{model="sample",version="1.0"} 3\n' in text
 
 
+def test_a_rare_release_has_its_series(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many other versions, which a device may make up, stand before that of a canary."""
+    monkeypatch.setattr(view_model, "GROUPS_MAX", 1)
+    state = DeviceState(online=True, session=2, models={"sample": ModelState(version="2.0", state="active")})
+    site.registry.record([DeviceMessage(device="d-1", message=state, seen_s=1.0)])
+    assert 'edgeml_fleet_model_devices{model="sample",version="2.0"} 1\n' in site.get("/metrics").text
+
+
 def test_the_dashboard_for_grafana_asks_for_metrics_that_exist(shared: Site) -> None:
     """Each host has the figures of the whole fleet: they are counted once, however many hosts are scraped."""
     named = set(re.findall(r"# TYPE (\w+)", shared.get("/metrics").text))

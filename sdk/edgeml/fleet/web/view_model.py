@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -31,7 +31,7 @@ from edgeml_core.messages import DeviceState, Report
 #: Seconds for which figures of the whole fleet are shown again, at least; and as a multiple of the time to read them.
 AGE_MAX_S: Final = 1.0
 AGE_PER_READ: Final = 5.0
-#: Values of one label that the overview lists, the most frequent first.
+#: Values of one label that the overview lists, the most frequent first. It lists each released version.
 GROUPS_MAX: Final = 50
 #: Devices of a rollout that are named: failed ones first.
 NAMED_MAX: Final = 200
@@ -261,12 +261,13 @@ class ViewModel:
                 by_label.setdefault(key, _Groups()).add(key, value, device)
             for name, model in device.models.items():
                 versions.add(name, model.version, device)
+        released = {(it.manifest.name, it.manifest.version) for it in self.releases()}
         return Overview(
             status=status.status(folder, self._registry),
             well=sum(it.is_well for it in devices),
             failed=sum(it.has_failed for it in devices),
             labels={key: groups.largest() for key, groups in sorted(by_label.items())},
-            versions=versions.largest(),
+            versions=versions.largest(released),
         )
 
 
@@ -280,8 +281,8 @@ class _Groups:
         counts = self._counts.setdefault((key, value), Counter())
         counts.update(devices=1, online=device.online, well=device.is_well, failed=device.has_failed)
 
-    def largest(self) -> tuple[Group, ...]:
-        found = sorted(self._counts.items(), key=lambda it: (-it[1]["devices"], it[0]))[:GROUPS_MAX]
+    def largest(self, always: Collection[tuple[str, str]] = ()) -> tuple[Group, ...]:
+        found = sorted(self._counts.items(), key=lambda it: (-it[1]["devices"], it[0]))
         return tuple(
             Group(
                 key=key,
@@ -291,7 +292,8 @@ class _Groups:
                 well=counts["well"],
                 failed=counts["failed"],
             )
-            for (key, value), counts in found
+            for place, ((key, value), counts) in enumerate(found)
+            if place < GROUPS_MAX or (key, value) in always
         )
 
 
