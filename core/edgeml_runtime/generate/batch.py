@@ -84,13 +84,18 @@ class Batch:
 
     def leave(self, cache: Cache) -> None:
         """Move a cache to arrays of its own, if it is in the batch."""
+        if cache in self._caches:
+            capacity = rounded(len(cache.tokens))
+            cache.move(self._decoder.empty(capacity), capacity)
+            self.drop(cache)
+
+    def drop(self, cache: Cache) -> None:
+        """Give the row of a cache that isn't used any more to the last one, if it is in the batch."""
         if cache not in self._caches:
             return
         lengths = [len(it.tokens) for it in self._caches]
         self._touched = [max(pair) for pair in zip_longest(self._touched, lengths, fillvalue=0)]
-        row, capacity = self._caches.index(cache), rounded(len(cache.tokens))
-        cache.move(self._decoder.empty(capacity), capacity)
-        last = self._caches.pop()
+        row, last = self._caches.index(cache), self._caches.pop()
         if last is not cache:
             self._caches[row] = last
             last.move(self._row(row), self._capacity)

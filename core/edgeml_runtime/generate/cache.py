@@ -262,9 +262,13 @@ class Caches:
         self._used.append(cache)
         return cache
 
+    def drop(self, cache: Cache) -> None:
+        """Forget a cache that is no longer used."""
+        self._used = [it for it in self._used if it is not cache]
+
     def keep(self, cache: Cache) -> None:
         """Keep a cache that is no longer used, unless it is too long, and drop the oldest ones past the bounds."""
-        self._used = [it for it in self._used if it is not cache]
+        self.drop(cache)
         if cache.tokens and rounded(len(cache.tokens)) * self._decoder.token_bytes() <= KEPT_BYTES_MAX:
             cache.shrink()
             self._kept.append(cache)

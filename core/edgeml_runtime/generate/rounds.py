@@ -70,9 +70,14 @@ class Rounds:
             conversation.has_read(after)
 
     def end(self, cache: Cache) -> None:
-        """Keep a conversation's cache, for its next turn."""
+        """Keep a conversation's cache, for its next turn; where there is no memory to move it, forget it and raise."""
         if self._batch is not None:
-            self._batch.leave(cache)
+            try:
+                self._batch.leave(cache)
+            except Exception:
+                self._caches.drop(cache)
+                self._batch.drop(cache)
+                raise
         self._caches.keep(cache)
 
     def _batch_of(self, session: Session) -> Batch | None:

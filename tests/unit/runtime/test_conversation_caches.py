@@ -145,3 +145,32 @@ def _filled(batch, tokens):
     cache._arrays["past"][:, :, :tokens] = 1
     cache.tokens = [1] * tokens
     return cache
+
+
+@pytest.fixture
+def rounds(batch):
+    """The conversations of that model."""
+    return Rounds(batch._decoder)
+
+
+def test_end_without_memory_to_move_a_cache_forgets_it(rounds, monkeypatch):
+    """It would be compared with each later prompt, and move with each later run, which has no memory for it either."""
+    text, session = Text(room=ROOM, stop_ids=(), answer=None, sampler=None), Session()
+    conversations = [rounds.begin(session, [token], text) for token in (1, 2, 3)]
+    rounds.read(conversations)
+    assert len(rounds._batch._caches) == len(conversations)
+
+    def empty(_decoder, _tokens, _rows=1):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "empty", empty)
+        with pytest.raises(MemoryError):
+            conversations[0].close()
+    others = [it.cache for it in conversations[1:]]
+    assert rounds._caches._used == others
+    assert set(rounds._batch._caches) == set(others)
+    for conversation in conversations[1:]:
+        conversation.unread = (4,)
+    rounds.read(conversations[1:])
+    assert [it.tokens for it in others] == [[2, 4], [3, 4]]
