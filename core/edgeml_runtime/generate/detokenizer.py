@@ -25,17 +25,31 @@ class Detokenizer:
         #: Whether the text has reached one of `stop`.
         self.stopped = False
         self._decode = decode
+        #: Tokens that are decoded together, and the characters of those before the answer.
         self._ids = _context(decode, prompt)
-        self._before = len(decode(self._ids))
+        context = decode(self._ids)
+        self._before = len(context)
+        #: Characters of those tokens when all were whole, and the number of tokens then.
+        self._whole, self._whole_tokens = "", 0
+        self._note(context)
         self._stop = tuple(stop)
-        self._text = ""
+        #: The answer, and its beginning, whose tokens aren't decoded any more.
+        self._text = self._begun = ""
         self._returned = 0
 
     def add(self, token: int) -> str:
         """Add a token and return the characters that it makes certain."""
         self._ids.append(token)
         # All tokens are decoded again: a thousand of them take less time than one run of the model.
-        self._text = self._decode(self._ids)[self._before :]
+        decoded = self._decode(self._ids)
+        if decoded.endswith(_BROKEN) and not decoded.startswith(self._whole):
+            # A byte behind whole characters breaks them, so it is decoded without them.
+            self._begun += self._whole[self._before :]
+            del self._ids[: self._whole_tokens]
+            self._before, self._whole = 0, ""
+            decoded = self._decode(self._ids)
+        self._note(decoded)
+        self._text = self._begun + decoded[self._before :]
         found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -46,6 +60,10 @@ class Detokenizer:
     def rest(self) -> str:
         """Return the characters that were held back; no token follows."""
         return self._until(len(self._text))
+
+    def _note(self, decoded: str) -> None:
+        if not decoded.endswith(_BROKEN):
+            self._whole, self._whole_tokens = decoded, len(self._ids)
 
     def _until(self, end: int) -> str:
         piece = self._text[self._returned : end]

@@ -8,9 +8,13 @@ from edgeml_runtime.generate.detokenizer import Detokenizer
 _BYTES = "the pump hall € two".encode()
 
 
+_WORD = 256
+
+
 def byte_tokenizer():
-    """One token a byte, as byte-level tokenizers spell what they never learnt."""
-    made = Tokenizer(models.BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
+    """One token a byte, as byte-level tokenizers spell what they never learnt, and a word."""
+    tokens = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"word": _WORD}
+    made = Tokenizer(models.BPE(tokens, [], byte_fallback=True))
     made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return made
 
@@ -39,6 +43,20 @@ def test_add_half_a_character_keeps_the_one_before():
 def test_rest_returns_bytes_that_form_no_character():
     """As the replacement that any decoder gives."""
     assert pieces(b"ab\xe2\x82") == ["a", "b", "", "", "\N{REPLACEMENT CHARACTER}" * 2]
+
+
+@pytest.mark.parametrize("given", [b"", "ü".encode()])
+@pytest.mark.parametrize("text", ["", "ü", "ü€😀"])
+def test_add_a_broken_byte_changes_nothing_before_it(given, text):
+    """The tokenizer then spells each byte of the row as a broken one: they came again, behind what they stand for."""
+    found = pieces([*text.encode(), 0x80, _WORD], given=given)
+    assert "".join(found[:-2]) == text
+    assert found[-2:] == ["\N{REPLACEMENT CHARACTER}word", ""]
+
+
+def test_add_a_stop_sequence_behind_a_broken_byte():
+    """It is found where the text is, as it was given out."""
+    assert "".join(pieces([*"ü€ ".encode(), 0x80, _WORD, _WORD], stop=("word",))) == "ü€ \N{REPLACEMENT CHARACTER}"
 
 
 def test_add_leaves_out_the_prompt():
