@@ -172,7 +172,8 @@ def test_conversations_beyond_the_memory_wait_for_earlier_ones(opened, recipe, m
     model = opened()
     running = [Written(model, request) for request in REQUESTS[:3]]
     held = running[0].conversation.rounds
-    monkeypatch.setattr(held, "_tokens_max", running[0].conversation.tokens_max + 1)
+    memory = rounds.CacheMemory((running[0].conversation.tokens_max + 1) * held._decoder.token_bytes())
+    monkeypatch.setattr(held, "_memory", memory)
     while unfinished := [it for it in running if it.conversation]:
         model.read([it.conversation for it in unfinished])
         for written in unfinished:

@@ -79,6 +79,7 @@ class Conversation:
 
     def close(self) -> None:
         """End the answer, complete or not; the cache is kept for the next turn."""
+        self.rounds.give_back(self)
         if self._cache is not None:
             self.rounds.end(self._cache)
 

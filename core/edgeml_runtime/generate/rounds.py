@@ -6,19 +6,50 @@ by one part and not by all of it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from functools import cache
+from threading import Lock
 from typing import Final
 
 from edgeml_runtime.engines import Session
 from edgeml_runtime.generate.batch import Batch
 from edgeml_runtime.generate.cache import RUN_TOKENS_MAX, Cache, Caches, Decoder
 from edgeml_runtime.generate.conversation import Conversation, Text
+from edgeml_runtime.hardware import board
 
 #: Tokens of a prompt that are read in one round, while other conversations write.
 PART_TOKENS: Final = 64
-#: Fraction of this machine's memory for the caches of all conversations that are written at a time.
+#: Fraction of this process's memory for the caches of all conversations that are written at a time.
 MEMORY_FRACTION: Final = 1 / 8
+
+
+class CacheMemory:
+    """The memory for the caches of several models, whose threads share it.
+
+    Args:
+        free_bytes: for all; a conversation that is the first one of its model may take more.
+    """
+
+    def __init__(self, free_bytes: int) -> None:
+        self._free_bytes = free_bytes
+        self._lock = Lock()
+
+    def take(self, wanted_bytes: int, *, is_first: bool) -> bool:
+        """Take memory until `give_back`, if there is room."""
+        with self._lock:
+            has_room = is_first or wanted_bytes <= self._free_bytes
+            self._free_bytes -= wanted_bytes if has_room else 0
+            return has_room
+
+    def give_back(self, taken_bytes: int) -> None:
+        """Give memory back."""
+        with self._lock:
+            self._free_bytes += taken_bytes
+
+
+@cache
+def _memory_of_all() -> CacheMemory:
+    return CacheMemory(int(board.memory_max_bytes() * MEMORY_FRACTION))
 
 
 class Rounds:
@@ -26,12 +57,13 @@ class Rounds:
 
     Args:
         decoder: makes the inputs.
-        memory_bytes: of all caches in use; a conversation alone may take more.
+        memory: of all caches in use; by default that of all models in this process.
     """
 
-    def __init__(self, decoder: Decoder, memory_bytes: int | None = None) -> None:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self._tokens_max = (memory_bytes or int(total * MEMORY_FRACTION)) // max(1, decoder.token_bytes())
+    def __init__(self, decoder: Decoder, memory: CacheMemory | None = None) -> None:
+        self._memory = memory or _memory_of_all()
+        #: The bytes of each conversation that has memory.
+        self._taken: dict[Conversation, int] = {}
         self._decoder = decoder
         self._caches = Caches(decoder)
         self._batch: Batch | None = None
@@ -69,6 +101,10 @@ class Rounds:
         for conversation, after in zip(newest, logits, strict=True):
             conversation.has_read(after)
 
+    def give_back(self, conversation: Conversation) -> None:
+        """Give the memory of a conversation that ends to others."""
+        self._memory.give_back(self._taken.pop(conversation, 0))
+
     def end(self, cache: Cache) -> None:
         """Keep a conversation's cache, for its next turn; where there is no memory to move it, forget it and raise."""
         if self._batch is not None:
@@ -86,10 +122,11 @@ class Rounds:
         return self._batch if self._batch.is_possible else None
 
     def _admitted(self, conversations: Sequence[Conversation]) -> Sequence[Conversation]:
-        tokens = 0
         for number, conversation in enumerate(conversations):
-            tokens += conversation.tokens_max
-            if number and tokens > self._tokens_max:
-                return conversations[:number]
+            if conversation not in self._taken:
+                wanted_bytes = conversation.tokens_max * self._decoder.token_bytes()
+                if not self._memory.take(wanted_bytes, is_first=not number):
+                    return conversations[:number]
+                self._taken[conversation] = wanted_bytes
             conversation.cache.reserve(conversation.tokens_max)
         return conversations

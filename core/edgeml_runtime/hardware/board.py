@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,9 @@ from edgeml_runtime import engines
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _MEMORY_INFO: Final = Path("/proc/meminfo")
+#: The control groups of this process, and the folder of all groups of version 2.
+_OWN_GROUPS: Final = Path("/proc/self/cgroup")
+_GROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +51,23 @@ def this_machine() -> Board:
 def available_bytes() -> int:
     """Return the memory in bytes that a new process could take now without swapping, by the kernel's estimate."""
     return _kibibytes("MemAvailable")
+
+
+def memory_max_bytes() -> int:
+    """Return the memory in bytes that this process may take: that of the machine, or less in a container."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()])
+
+
+def _group_limits() -> Iterator[int]:
+    """Yield the limits of this process's control group and of those around it; `max` is none."""
+    own = _GROUPS / _fields(_OWN_GROUPS).get("0", "").removeprefix(":").lstrip("/")
+    for folder in (own, *own.parents):
+        try:
+            text = (folder / "memory.max").read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            yield int(text)
 
 
 def _kibibytes(field: str) -> int:

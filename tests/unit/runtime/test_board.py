@@ -1,5 +1,7 @@
 """The hardware of a machine, from files as Linux writes them on x86 and on a Raspberry Pi."""
 
+import os
+
 import pytest
 
 from edgeml_core.manifest import ENGINES
@@ -53,3 +55,25 @@ def test_formats_are_those_of_the_installed_runtimes():
     found = board.this_machine()
     assert found.runtimes == engines.installed()
     assert found.formats == {name for name, engine in ENGINES.items() if engine in engines.installed()}
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"": 1000, "pod/agent": 3000}, 1000),
+        ({"pod": 3000, "pod/agent": 2000}, 2000),
+        ({"pod": "max", "pod/agent": "max"}, None),
+        ({"": 1 << 60}, None),
+        ({}, None),
+    ],
+)
+def test_memory_max_bytes_is_the_smallest_limit_of_all_groups(tmp_path, monkeypatch, limits, expected):
+    """Of a container, of its pod, or of the machine; a group without a limit has the word max."""
+    monkeypatch.setattr(board, "_OWN_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(board, "_GROUPS", tmp_path)
+    (tmp_path / "cgroup").write_text("4:memory:/other\n0::/pod/agent\n")
+    for folder, limit in limits.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert board.memory_max_bytes() == (expected or total)

@@ -11,7 +11,7 @@ from edgeml_core.processing import Generation
 from edgeml_runtime.generate.batch import ROWS_MAX, Batch
 from edgeml_runtime.generate.cache import COUNTED, GROWTH_TOKENS, KEPT_BYTES_MAX, Cache, Caches, Decoder
 from edgeml_runtime.generate.conversation import Text
-from edgeml_runtime.generate.rounds import Rounds
+from edgeml_runtime.generate.rounds import CacheMemory, Rounds
 
 HEADS, SIZE = 8, 64
 PROMPT = list(range(10, 50))
@@ -83,7 +83,7 @@ def _resident_bytes():
 def test_conversations_that_wait_for_memory_take_none(decoder):
     """Also where they begin as one that is written, whose cache they get a copy of."""
     text = Text(room=ROOM, stop_ids=(), answer=None, sampler=None)
-    rounds, session = Rounds(decoder, memory_bytes=(len(PROMPT) + ROOM) * decoder.token_bytes()), Session()
+    rounds, session = Rounds(decoder, CacheMemory((len(PROMPT) + ROOM) * decoder.token_bytes())), Session()
     first = rounds.begin(session, PROMPT, text)
     rounds.read([first])
     waiting = [rounds.begin(session, PROMPT, text) for _ in range(3)]
@@ -95,6 +95,20 @@ def test_conversations_that_wait_for_memory_take_none(decoder):
     for conversation in waiting:
         conversation.close()
     assert not rounds._caches._used
+
+
+def test_conversations_of_several_models_share_the_memory(decoder):
+    """One alone of each model may take more; the others wait until there is room again."""
+    text, session = Text(room=ROOM, stop_ids=(), answer=None, sampler=None), Session()
+    memory = CacheMemory(3 * (len(PROMPT) + ROOM) * decoder.token_bytes())
+    models = [Rounds(decoder, memory) for _ in range(2)]
+    written = [[rounds.begin(session, PROMPT, text) for _ in range(2)] for rounds in models]
+    for rounds, conversations in zip(models, written, strict=True):
+        rounds.read(conversations)
+    assert [[it._cache is not None for it in conversations] for conversations in written] == [[True] * 2, [True, False]]
+    written[0][1].close()
+    models[1].read(written[1])
+    assert written[1][1]._cache is not None
 
 
 @pytest.fixture
