@@ -85,7 +85,7 @@ CODES: Final[dict[str, str]] = {
     "model-unknown": "no model of that name is served here",
     "overloaded": "the model's queue is full, there is no memory for it now, or the server has too many requests",
     "deadline-exceeded": "the request's deadline passed before there was an answer",
-    "client-left": "the client closed the connection, or cancelled the request, before there was an answer",
+    "client-left": "the client closed the connection, cancelled the request, or didn't read its answer in time",
     "route-unknown": "the server has no such path or method",
     "unauthorized": "the request has no valid token",
     "forbidden": "the account's role doesn't permit the request",

@@ -25,6 +25,7 @@ from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.drift import Watches
 from edgeml_agent.serve.inline import InlineRuns
 from edgeml_agent.serve.metrics import Counted, RequestCounts
+from edgeml_agent.serve.pieces import Pieces
 from edgeml_agent.serve.shadow import Shadow
 from edgeml_agent.serve.worker import NO_HOOKS, Worker, WorkerHooks
 from edgeml_agent.store import tuning
@@ -150,21 +151,17 @@ class Models:
 
         Raises:
             As for `run`. `deadline-exceeded` also when the deadline comes amid the pieces, which end at the next one.
+            TransportError: `client-left`, when too many pieces wait to be taken.
         """
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[_Part | None] = asyncio.Queue()
-
-        def emit(piece: _Part) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
         with Counted(self.counts, self._served, name):
             worker = (await self._awake(name, None)).worker
             assert worker is not None  # noqa: S101 - it is awake
-            answer = worker.submit(Stream(lambda model: generate(model, emit)), info)
-            answer.add_done_callback(lambda _: pieces.put_nowait(None))
+            pieces = Pieces[_Part]()
+            answer = worker.submit(Stream(lambda model: generate(model, pieces.emit)), info)
+            pieces.end_with(answer)
             try:
                 with _expiring(answer, info.deadline_s):
-                    while (piece := await pieces.get()) is not None:
+                    while (piece := await pieces.next()) is not None:
                         yield piece
                     await answer
             finally:
