@@ -47,9 +47,9 @@ class Job:
     busy_s: float = 0.0
 
     def stopped(self) -> bool:
-        """Whether the client has left; asked between two runs, when other models may compute first."""
+        """Whether no client waits any more; asked between two runs, when other models may compute first."""
         self.yield_cores()
-        return self.answer.cancelled()
+        return self.answer.done()
 
 
 def settle(job: Job, result: Any) -> None:  # noqa: ANN401 - any result of a call

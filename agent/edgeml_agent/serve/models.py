@@ -97,7 +97,8 @@ class Models:
         self._served: dict[str, Served] = {}
         # One load at a time: two at once would need memory for both.
         self._changing = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        #: Versions that answer what they have, with the memory of each.
+        self._retiring: dict[asyncio.Task[None], int] = {}
         self._inline = InlineRuns()
 
     def active(self) -> Mapping[str, Served]:
@@ -170,8 +171,8 @@ class Models:
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
 
-        Returns once the old version's requests are answered and its memory is free. After a cancellation either the
-        old version still answers or the new one does; see `active`.
+        Returns once the old version's requests are answered and its memory is free, which `worker.CLOSE_MAX_S` bounds.
+        After a cancellation either the old version still answers or the new one does; see `active`.
 
         Raises:
             DeviceError: it can't be loaded or run; what was served before still is.
@@ -181,8 +182,8 @@ class Models:
             await self._make_room(manifest, but=name)
             worker = await self._load(name, folder, manifest)
             self._served[name] = Served(folder, manifest, deployment, worker)
-            if old is not None:
-                await self._rest(old)
+        if old is not None:
+            await self._rest(old)
 
     async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared | None:
         """Give the bundle in `folder` the same requests as the served version of `name`, until the policy decides.
@@ -206,7 +207,7 @@ class Models:
             return await served.shadow.verdict()
         finally:
             served.shadow = None
-            await self._close(worker)
+            await self._close(worker, manifest)
 
     async def reload(self, name: str) -> None:
         """Load the model's version again, since it was tuned; the loaded one answers until then.
@@ -216,17 +217,17 @@ class Models:
         """
         async with self._changing:
             served = self.find(name)
-            if served.worker is not None:
-                worker = await self._load(name, served.folder, served.manifest)
-                old, served.worker = served.worker, worker
-                await self._close(old)
+            if (old := served.worker) is None:
+                return
+            served.worker = await self._load(name, served.folder, served.manifest)
+        await self._close(old, served.manifest)
 
     async def deactivate(self, name: str) -> None:
         """Stop serving `name`, after its queue is answered. No error when it isn't served."""
         async with self._changing:
             served = self._served.pop(name, None)
-            if served is not None:
-                await self._rest(served)
+        if served is not None:
+            await self._rest(served)
 
     async def unload(self, name: str) -> None:
         """Free the model's memory, after its queue is answered, until it is loaded or activated again.
@@ -237,7 +238,7 @@ class Models:
         served = self.find(name)
         async with self._changing:
             served.unloaded = True
-            await self._rest(served)
+        await self._rest(served)
 
     async def load(self, name: str) -> None:
         """Load the model, if it isn't.
@@ -278,29 +279,30 @@ class Models:
         """Let idle models rest, the one used longest ago first, until `manifest`'s fits.
 
         Returns:
-            Whether it fits, or no other model is loaded.
+            Whether it fits, or no other one is loaded.
         """
         if self._memory_bytes is None:
             return True
         others = [served for name, served in self._served.items() if name != but and served.worker is not None]
         others.sort(key=lambda served: served.used_s)
-        needed = manifest.needs.ram_bytes + sum(served.manifest.needs.ram_bytes for served in others)
+        retiring = sum(self._retiring.values())
+        needed = manifest.needs.ram_bytes + sum(served.manifest.needs.ram_bytes for served in others) + retiring
         for served in others:
             if needed > self._memory_bytes and not served.queue_depth:
                 needed -= served.manifest.needs.ram_bytes
                 await self._rest(served)
-        return needed <= self._memory_bytes or not any(served.worker for served in others)
+        return needed <= self._memory_bytes or not (retiring or any(served.worker for served in others))
 
     async def _rest(self, served: Served) -> None:
         """Close a version's worker; it goes on closing when the caller is cancelled."""
         worker, served.worker = served.worker, None
         if worker is not None:
-            await self._close(worker)
+            await self._close(worker, served.manifest)
 
-    async def _close(self, worker: Worker) -> None:
+    async def _close(self, worker: Worker, manifest: Manifest) -> None:
         closing = asyncio.create_task(worker.close())
-        self._retiring.add(closing)
-        closing.add_done_callback(self._retiring.discard)
+        self._retiring[closing] = manifest.needs.ram_bytes
+        closing.add_done_callback(self._retiring.pop)
         await asyncio.shield(closing)
 
     async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:

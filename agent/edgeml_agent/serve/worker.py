@@ -21,7 +21,8 @@ Times decide. `_alone_s` is the running mean of a run's CPU time. It makes a mod
 up to `BRIEF_MAX_S`. A model that becomes slow loses the privilege, one that was disturbed once has it back. Language
 models never have it: one request is many runs. Nor do models of sound: a file of few bytes may hold minutes.
 
-A queued job is dropped when its answer is cancelled (its client has left) or its deadline passes. A run can't be
+A queued job is dropped when its answer is cancelled (its client has left) or its deadline passes. A worker that closes
+answers what it has, for `CLOSE_MAX_S` at most, as one text may take hours. A run can't be
 stopped. A request of many items or rows takes many runs: after each, the jobs that wait go first and the request goes
 to the end of the queue, so it delays others by one run. Texts are written in rounds: in each one all conversations read
 their newest token, in a run that they share. A conversation joins between two rounds, and leaves at its end.
@@ -45,7 +46,7 @@ from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.jobs import UNFINISHED, Job, close_steps, let_read, result_of, settle
 from edgeml_agent.serve.metrics import Tally
 from edgeml_agent.system import memory
-from edgeml_core.errors import OverloadedError
+from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_core.processing import AudioInput, Decoded, PromptInput
 from edgeml_runtime.bench.batching import RunCost
 from edgeml_runtime.generate.batch import ROWS_MAX
@@ -59,6 +60,8 @@ QUICK_MAX_S: Final = 0.000_25
 BRIEF_MAX_S: Final = 0.005
 #: Bytes of a request that may run inline; parsing a longer one takes more than a quick run.
 INLINE_MAX_BYTES: Final = 8 * 1024
+#: Seconds in which a worker that closes answers what it has: a small board writes 2,500 tokens of a text in them.
+CLOSE_MAX_S: Final = 300.0
 #: Places of the queue that clients who come back may take at once, and places that are never reserved for them.
 _RESERVED_MAX: Final = QUEUE_MAX // 2
 _UNRESERVED: Final = QUEUE_MAX // 4
@@ -108,6 +111,7 @@ class Worker:
         #: Jobs that wait for the thread, and jobs that the thread has or will have.
         self._queue: deque[Job] = deque()
         self._given = 0
+        self._unanswered: set[Job] = set()
         #: Jobs of the thread that write a text.
         self._writing: list[Job] = []
         #: Jobs that wait for the thread to be done with the model, and then run on the event loop.
@@ -129,6 +133,7 @@ class Worker:
         if self.pending >= _UNRESERVED or self._admission:
             self._check_place(info.client)
         job = Job(call, info, self._loop.create_future(), partial(self._cores.yield_cores, self._threads))
+        self._unanswered.add(job)
         job.answer.add_done_callback(partial(self._take_back, job))
         self.pending += 1
         if self._given and self._is_short(info.size_bytes):
@@ -172,12 +177,20 @@ class Worker:
             self.end(time.perf_counter() - begun_s)
 
     async def close(self) -> None:
-        """Answer all queued requests, then free the model."""
+        """Answer all queued requests, then free the model. Those that last longer than `CLOSE_MAX_S` get an error."""
         self._give_short()
         with self._changed:
             self._closing = True
             self._changed.notify()
+        ending = self._loop.call_later(CLOSE_MAX_S, self._end_unanswered)
         await self._closed.wait()
+        ending.cancel()
+
+    def _end_unanswered(self) -> None:
+        message = f"this version of {self._name!r} no longer serves, and had {CLOSE_MAX_S:.0f} s for its last answers"
+        for job in self._unanswered:
+            if not job.answer.done():
+                job.answer.set_exception(TransportError("deadline-exceeded", message, "send the request again"))
 
     def _is_short(self, size_bytes: int | None, longest_s: float = QUICK_MAX_S) -> bool:
         """Whether a request of that length may run on the event loop."""
@@ -226,8 +239,9 @@ class Worker:
             raise OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
     def _take_back(self, job: Job, answer: asyncio.Future[Any]) -> None:
-        """Drop a job whose answer was cancelled, if it hasn't begun."""
-        if not answer.cancelled():
+        """Drop a job whose answer was cancelled or ended, if it hasn't begun."""
+        self._unanswered.discard(job)
+        if not answer.cancelled() and not self._closing:
             return
         with self._changed:
             if job in self._queue:

@@ -9,6 +9,7 @@ it is. `daemon` and `update_task` decide when an update runs. Only ports are use
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,8 +92,8 @@ class Agent:
         self._reporter = reporter
         self._shadow_policy = shadow_policy
         self._target = ""
-        #: Held while a release is loaded and recorded: both or neither.
-        self._swap_lock = asyncio.Lock()
+        #: For each model, held while a release is loaded and recorded: both or neither.
+        self._swap_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         #: Digest of the serving release by model.
         self.serving: dict[str, str] = {}
         #: Releases that were tuned in this run, or failed to be; neither is tuned again.
@@ -157,7 +158,7 @@ class Agent:
 
         async def activate() -> None:
             # A power cut after the load and before the record brings the old version back.
-            async with self._swap_lock:
+            async with self._swap_locks[deployment.name]:
                 await self._load(deployment.name, release, deployment.id)
                 await machine.activate(self._ports.clock.now())
 
@@ -166,7 +167,7 @@ class Agent:
 
     async def _remove(self, machine: StateMachine) -> None:
         """Stop serving a model after its accepted requests are answered. A power cut before the record repeats it."""
-        async with self._swap_lock:
+        async with self._swap_locks[machine.record.name]:
             await self._stop_serving(machine.record.name)
             await machine.remove()
 
@@ -302,7 +303,7 @@ class Agent:
         Raises:
             EdgemlError: both failed, and the version that answered before still does; or the store takes no rollback.
         """
-        async with self._swap_lock:
+        async with self._swap_locks[name]:
             record = self._ports.store.record(name)
             if not record.active and name in self.serving:
                 await self._stop_serving(name)
@@ -342,7 +343,7 @@ class Agent:
             if await asyncio.to_thread(tuning.read, folder, release.manifest) is not None:
                 return
             tuned = await self._ports.prober.tune(folder, release.manifest)
-            async with self._swap_lock:
+            async with self._swap_locks[name]:
                 if self.serving.get(name) == digest:
                     await run_to_end(self._ports.server.reload(name))
         except EdgemlError as error:

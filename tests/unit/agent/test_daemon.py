@@ -263,6 +263,32 @@ def test_deployment_with_another_time_is_followed(bench):
     assert bench.clock.now() < LATER.timestamp()
 
 
+def test_swap_of_a_model_that_still_answers_delays_no_other(bench, monkeypatch):
+    """It lasts until the old version's answers are complete; another model's rollback waits for none of them."""
+    files = {"golden.msgpack": b"golden", "model.onnx": b"other graph", "model.weights": b"other" * 100}
+    bench.deploy("other", "1.0", bench.release(a_manifest(name="other", version="1.0"), files))
+    deploy(bench, "1.0")
+    live(bench, until=lambda: bench.server.live == {NAME: "1.0", "other": "1.0"})
+    bench.start()
+    activate = bench.server.activate
+
+    async def answering(name, *release):
+        await activate(name, *release)
+        if name == NAME:
+            await asyncio.Event().wait()
+
+    async def main():
+        monkeypatch.setattr(bench.server, "activate", answering)
+        swap = asyncio.create_task(bench.agent.serve(NAME))
+        await until_async(lambda: bench.server.live == {NAME: "1.0"})
+        async with asyncio.timeout(5):
+            await bench.agent.serve("other")
+        swap.cancel()
+
+    asyncio.run(main())
+    assert bench.server.live == {NAME: "1.0", "other": "1.0"}
+
+
 def test_deployment_that_is_deferred_delays_no_other(bench):
     """Neither another model nor an install."""
     bench.calendar = DeviceCalendar(fetch=None, activate=None)

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from tests.support.waiting import until_async
 
+from edgeml_agent.serve import worker
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import NO_HOOKS, Worker
-from edgeml_core.errors import TransportError
+from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_runtime.bench.batching import RunCost
 
 #: Tokens of a text that no client waits for.
@@ -24,7 +25,8 @@ class Model:
     threads = 1
 
     def __init__(self, name, version="1"):
-        self.manifest = SimpleNamespace(name=name, version=version, preprocess=None, postprocess=None)
+        needs = SimpleNamespace(ram_bytes=1)
+        self.manifest = SimpleNamespace(name=name, version=version, needs=needs, preprocess=None, postprocess=None)
         self.closed = False
 
     def close(self):
@@ -40,10 +42,10 @@ class Loading(Models):
 
 
 @asynccontextmanager
-async def serving(*names):
-    """Serve a version of each name."""
-    models = Loading()
-    async with asyncio.timeout(20):
+async def serving(*names, memory_bytes=None):
+    """Serve a version of each name. A loaded model takes one byte."""
+    models = Loading(memory_bytes=memory_bytes)
+    async with asyncio.timeout(5):
         for name in names:
             await models.activate(name, Model(name), Model(name).manifest)
         yield models
@@ -79,5 +81,74 @@ def test_stream_of_a_client_that_reads_nothing_ends_alone():
                 await anext(slow)
             assert caught.value.code == "client-left"
             assert models.counts.codes("m") == {"client-left": 1, "ok": 1}
+
+    asyncio.run(main())
+
+
+async def read(models, name, count=ENDLESS):
+    """Read a text of a model; return its tokens and the code of its error."""
+    try:
+        return [piece async for piece in models.stream(name, counted(count, []))], ""
+    except TransportError as error:
+        return [], error.code
+
+
+def upgraded(models, name):
+    """A swap to version 2."""
+    return asyncio.create_task(models.activate(name, Model(name, "2"), Model(name, "2").manifest))
+
+
+def test_activate_beside_a_text_without_end_holds_up_no_other_model():
+    """The new version answers at once; a swap and a load of another model wait for no text of the old one."""
+
+    async def main():
+        async with serving("m", "n") as models:
+            text = asyncio.create_task(read(models, "m"))
+            await until_async(lambda: models.find("m").queue_depth)
+            swap = upgraded(models, "m")
+            await until_async(lambda: models.find("m").manifest.version == "2")
+            assert await models.run("m", lambda model: model.manifest.version) == "2"
+            await upgraded(models, "n")
+            await models.unload("n")
+            await models.load("n")
+            assert not swap.done()
+            assert not text.done()
+            text.cancel()
+            await swap
+
+    asyncio.run(main())
+
+
+def test_activate_ends_what_the_old_version_writes_for_too_long(monkeypatch):
+    """A chat without a limit would hold its memory, and the record of the swap, until its context is full."""
+    monkeypatch.setattr(worker, "CLOSE_MAX_S", 0.3)
+
+    async def main():
+        async with serving("m") as models:
+            old = models.find("m").worker
+            texts = [asyncio.create_task(read(models, "m", count)) for count in (ENDLESS, 10)]
+            await until_async(lambda: old.pending == len(texts))
+            await upgraded(models, "m")
+            assert old._model is None
+            assert [await text for text in texts] == [([], "deadline-exceeded"), (list(range(10)), "")]
+            await until_async(lambda: not old.pending)
+
+    asyncio.run(main())
+
+
+def test_a_resting_model_waits_for_the_memory_of_a_version_that_still_writes():
+    """It would be loaded beside two versions of another one. Its client gets the time to come back."""
+
+    async def main():
+        async with serving("n", "m", memory_bytes=1) as models:
+            text = asyncio.create_task(read(models, "m"))
+            await until_async(lambda: models.find("m").queue_depth)
+            swap = upgraded(models, "m")
+            await until_async(lambda: models.find("m").manifest.version == "2")
+            with pytest.raises(OverloadedError):
+                await models.load("n")
+            text.cancel()
+            await swap
+            await models.load("n")
 
     asyncio.run(main())
