@@ -106,7 +106,8 @@ def let_read(model: Model, jobs: Sequence[Job]) -> dict[Job, Exception]:
     try:
         model.read(list(conversations.values()))
     except Exception:  # noqa: BLE001 - each by itself, a conversation has its own error
-        errors |= {job: error for job, it in conversations.items() if (error := _error(model, it))}
+        reading = {job: it for job, it in conversations.items() if not it.waits}
+        errors |= {job: error for job, it in reading.items() if (error := _error(model, it))}
     return errors
 
 

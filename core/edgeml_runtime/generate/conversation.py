@@ -62,6 +62,11 @@ class Conversation:
         return self._cache
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for memory, and reads nothing until an earlier one ends."""
+        return not self.rounds.has_memory(self)
+
+    @property
     def tokens_max(self) -> int:
         """The tokens of the prompt and of the longest answer."""
         return len(self._prompt) + self._text.room

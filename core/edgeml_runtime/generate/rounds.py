@@ -101,6 +101,10 @@ class Rounds:
         for conversation, after in zip(newest, logits, strict=True):
             conversation.has_read(after)
 
+    def has_memory(self, conversation: Conversation) -> bool:
+        """Whether a conversation has its memory; others wait for theirs."""
+        return conversation in self._taken
+
     def give_back(self, conversation: Conversation) -> None:
         """Give the memory of a conversation that ends to others."""
         self._memory.give_back(self._taken.pop(conversation, 0))

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
-from tests.support.waiting import until_async
 
 from edgeml_agent.serve import worker
 from edgeml_agent.serve.cores import Cores
@@ -14,6 +13,7 @@ from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import NO_HOOKS, Worker
 from edgeml_core.errors import OverloadedError, TransportError
 from edgeml_runtime.bench.batching import RunCost
+from support.waiting import until_async
 
 #: Tokens of a text that no client waits for.
 ENDLESS = 1_000_000

@@ -88,6 +88,7 @@ def test_conversations_that_wait_for_memory_take_none(decoder):
     rounds.read([first])
     waiting = [rounds.begin(session, PROMPT, text) for _ in range(3)]
     rounds.read([first, *waiting])
+    assert [it.waits for it in (first, *waiting)] == [False, True, True, True]
     assert [it.bytes for it in rounds._caches._used if it.tokens] == [first.cache.bytes]
     first.close()
     rounds.read(waiting)
