@@ -215,21 +215,28 @@ class Daemon:
                 await self._slot.run_in_background(partial(self._agent.tune, name))
 
     async def _follow_store(self) -> None:
-        """Serve the release that another process, such as `edgeml-agent rollback`, has made active."""
-        while True:
-            await self._clock.sleep(STORE_LOOK_EVERY_S)
-            try:
-                if (now := await asyncio.to_thread(self._store.changes)) == self._changes_seen:
-                    continue
-                self._changes_seen, records = now, self._store.records()
-            except DeviceError as error:
-                log.failure("store not followed", error)
-                continue
-            for name in records:
+        """Serve the releases that another process, such as `edgeml-agent rollback`, has made active.
+
+        A model whose version before still answers holds up no other one.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._clock.sleep(STORE_LOOK_EVERY_S)
                 try:
-                    await self._agent.serve(name)
-                except EdgemlError as error:
-                    log.failure("store not followed", error, model=name)
+                    if (now := await asyncio.to_thread(self._store.changes)) == self._changes_seen:
+                        continue
+                    self._changes_seen, records = now, self._store.records()
+                except DeviceError as error:
+                    log.failure("store not followed", error)
+                    continue
+                for name in records:
+                    tasks.create_task(self._follow(name))
+
+    async def _follow(self, name: str) -> None:
+        try:
+            await self._agent.serve(name)
+        except EdgemlError as error:
+            log.failure("store not followed", error, model=name)
 
 
 async def keep_running(

@@ -263,30 +263,39 @@ def test_deployment_with_another_time_is_followed(bench):
     assert bench.clock.now() < LATER.timestamp()
 
 
-def test_swap_of_a_model_that_still_answers_delays_no_other(bench, monkeypatch):
-    """It lasts until the old version's answers are complete; another model's rollback waits for none of them."""
-    files = {"golden.msgpack": b"golden", "model.onnx": b"other graph", "model.weights": b"other" * 100}
-    bench.deploy("other", "1.0", bench.release(a_manifest(name="other", version="1.0"), files))
+def test_swap_of_a_model_that_still_answers_delays_no_rollback_of_another(bench, monkeypatch):
+    """It lasts until the old version's answers are complete, for minutes."""
+    for version in ("1.0", "2.0"):
+        files = {"golden.msgpack": b"golden", "model.onnx": b"other graph", "model.weights": version.encode() * 100}
+        bench.deploy("third", version, bench.release(a_manifest(name="third", version=version), files))
+        live(bench, until=lambda version=version: bench.server.live.get("third") == version)
     deploy(bench, "1.0")
-    live(bench, until=lambda: bench.server.live == {NAME: "1.0", "other": "1.0"})
-    bench.start()
-    activate = bench.server.activate
+    live(bench, until=lambda: bench.server.live == {NAME: "1.0", "third": "2.0"})
+    activate, complete = bench.server.activate, asyncio.Event()
 
-    async def answering(name, *release):
-        await activate(name, *release)
-        if name == NAME:
-            await asyncio.Event().wait()
+    async def answering(name, folder, manifest, deployment):
+        await activate(name, folder, manifest, deployment)
+        if manifest.version == "3.0":
+            await complete.wait()
 
     async def main():
-        monkeypatch.setattr(bench.server, "activate", answering)
-        swap = asyncio.create_task(bench.agent.serve(NAME))
-        await until_async(lambda: bench.server.live == {NAME: "1.0"})
-        async with asyncio.timeout(5):
-            await bench.agent.serve("other")
-        swap.cancel()
+        running = asyncio.create_task(bench.daemon.run())
+        await until_async(lambda: bench.daemon.ready)
+        deploy(bench, "3.0")
+        bench.link.news.set()
+        await until_async(lambda: bench.server.live[NAME] == "3.0")
+        await asyncio.sleep(0.1)  # the store's changes until here are followed
+        Bench(bench.folder).store.roll_back("third", "", "")
+        await until_async(lambda: bench.server.live["third"] == "1.0", timeout_s=5)
+        assert bench.store.record(NAME).state is State.ACTIVATING
+        complete.set()
+        await until_async(lambda: bench.store.record(NAME).state is State.ACTIVE)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
+    bench.start()
+    monkeypatch.setattr(bench.server, "activate", answering)
     asyncio.run(main())
-    assert bench.server.live == {NAME: "1.0", "other": "1.0"}
 
 
 def test_deployment_that_is_deferred_delays_no_other(bench):
