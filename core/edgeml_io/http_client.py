@@ -53,7 +53,7 @@ async def run(
     except BaseException:
         # The thread may still wait for bytes: the end of the connection wakes it up.
         with contextlib.suppress(OSError):
-            if made.sock is not None:
-                made.sock.shutdown(socket.SHUT_RDWR)
+            if (opened := made.sock) is not None:  # read once: the thread may close it meanwhile
+                opened.shutdown(socket.SHUT_RDWR)
         made.close()
         raise
