@@ -168,7 +168,7 @@ def renew(repository: RepositoryFolder, device: str, payload: bytes, now: dateti
         return certificates.pem(issue(repository, device, known.role, public, now))
 
 
-def revoke_certificate(repository: RepositoryFolder, name: str, now: datetime) -> None:
+def revoke_certificate(repository: RepositoryFolder, name: str, now: datetime, *, ends_again: bool = False) -> None:
     """Revoke all certificates of a name, and its tokens; a running `fleet serve` ends its connection.
 
     A broker that reads the repository's list refuses the name's next connection at once.
@@ -177,6 +177,8 @@ def revoke_certificate(repository: RepositoryFolder, name: str, now: datetime) -
         repository: the caller holds its lock.
         name: of a device or another client.
         now: the time to sign at.
+        ends_again: the service ends the connection also if it has done so: a broker whose folder failed took it again.
+            Not for a name that gets another certificate at once: its new connection would end.
 
     Raises:
         UsageError: `repo-invalid`, when the authority's key is missing or locked; no certificate is revoked then.
@@ -186,7 +188,7 @@ def revoke_certificate(repository: RepositoryFolder, name: str, now: datetime) -
         return
     repository.authorities.devices()
     repository.audit.append("revoke-certificate", name, {}, now=now)
-    repository.authorities.revoke(repository.enrollments.revoke(name), now)
+    repository.authorities.revoke(repository.enrollments.revoke(name, ends_again=ends_again), now)
     refresh_brokers(repository, now)
 
 
@@ -197,7 +199,7 @@ def refresh_brokers(repository: RepositoryFolder, now: datetime) -> None:
         UsageError: `repo-invalid`, when a folder can't be written. The others are.
     """
     if failed := broker_folder.refresh(repository, now):
-        hint = "make the folder writable, then run `edgeml fleet broker-config` for it"
+        hint = "make the folder writable, run `edgeml fleet broker-config` for it, then repeat the command"
         raise UsageError("repo-invalid", f"a broker's configuration can't be written: {'; '.join(failed)}", hint)
 
 

@@ -215,7 +215,7 @@ def revoke(repo: Path, device_id: str) -> EnrolledDevice:
         if not record.revoked:
             record = _next(repository, record, now, revoked=True)
             repository.records.write(_sign(repository, "revoke", record, now))
-        client_certificates.revoke_certificate(repository, device_id, now)
+        client_certificates.revoke_certificate(repository, device_id, now, ends_again=True)
     return _of(record)
 
 

@@ -116,10 +116,15 @@ class EnrollmentDatabase:
             row = database.execute(query, (str(serial),)).fetchone()
         return None if row is None else _issued(row)
 
-    def revoke(self, name: str) -> list[int]:
-        """Mark all certificates of a name as revoked, and return the serial numbers of all revoked ones."""
+    def revoke(self, name: str, *, ends_again: bool = False) -> list[int]:
+        """Mark all certificates of a name as revoked, and return the serial numbers of all revoked ones.
+
+        With `ends_again` the host ends the name's connections also if it has ended them before.
+        """
         with self._open() as database:
             database.execute("UPDATE certificate SET revoked = 1 WHERE name = ?", (name,))
+            if ends_again:
+                database.execute("UPDATE certificate SET disconnected = 0 WHERE name = ?", (name,))
             return [int(it) for (it,) in database.execute("SELECT serial FROM certificate WHERE revoked = 1")]
 
     def names(self, *roles: Role) -> list[tuple[str, Role]]:

@@ -155,3 +155,21 @@ def test_keys_of_authorities_have_the_passphrase_of_the_others(tmp_path: Path, m
     with pytest.raises(UsageError, match=r"device-ca\.pem can't be opened"):
         Repository.open(path).certify_client("bob", role="operator", output=tmp_path / "bob")
     assert layout.opened(path).enrollments.certificates("bob") == []
+
+
+def test_repeated_revocation_ends_connections_again(made: Repository, tmp_path: Path):
+    """At the broker whose folder failed the device came back. A board that replaces it stays connected."""
+    broker, folder = tmp_path / "broker", layout.opened(made.path)
+    made.configure_broker(broker, "localhost")
+    made.enroll("barn-1", output=tmp_path / "barn-1")
+    (broker / "acl").rename(tmp_path / "acl")
+    (broker / "acl").mkdir()
+    with pytest.raises(UsageError, match="can't be written"):
+        made.revoke("barn-1")
+    folder.enrollments.set_disconnected("barn-1")  # the host has ended the first connection
+    (broker / "acl").rmdir()
+    made.revoke("barn-1")
+    assert folder.enrollments.connected_names() == ["barn-1"]
+    folder.enrollments.set_disconnected("barn-1")
+    made.replace("barn-1", output=tmp_path / "new")
+    assert folder.enrollments.connected_names() == []
