@@ -8,13 +8,14 @@ import socket
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from tests.unit.sdk.test_credentials import Events
 
 from edgeml.fleet import enrollment as service
 from edgeml.fleet.enrollment import EnrollmentServer
-from edgeml.repository import Repository, layout
+from edgeml.repository import Repository, certificates, layout
 from edgeml_agent.commands import enroll
 from support.ports import free_port
 from support.waiting import TIMEOUT_S, until, until_async
@@ -24,6 +25,7 @@ from support.waiting import TIMEOUT_S, until, until_async
 def served(tmp_path, monkeypatch):
     """A server on loopback with short times: its port, its repository and its events."""
     monkeypatch.setattr(service, "EXCHANGE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(service, "RENEW_EVERY_S", 0.2)
     repository, port, events = Repository.init(tmp_path / "repo", passphrase=""), free_port(), Events()
     loop, server = asyncio.new_event_loop(), EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
     task = loop.create_task(server.run("localhost", port))
@@ -127,6 +129,25 @@ def test_taken_port_is_named(served, tmp_path):
     other = EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
     with pytest.raises(service.UsageError, match=f"port {port}"):
         asyncio.run(other.run("localhost", port))
+
+
+def presented(port):
+    """The certificate that the server shows."""
+    return ssl.get_server_certificate(("localhost", port))
+
+
+def test_certificate_is_renewed_while_the_server_runs(served, monkeypatch):
+    """A host may run for years. While another one can't be written it serves the present one, and an event tells."""
+    port, repository, events = served
+    first, key = presented(port), repository.path / service.FOLDER / "broker.key"
+    key.unlink()
+    key.mkdir()
+    now = layout.utc_now()
+    monkeypatch.setattr(layout, "utc_now", lambda: now + timedelta(days=certificates.SERVER_DAYS / 2 + 1))
+    until(lambda: "certificates-failed" in events.names, "it tells")
+    assert presented(port) == first
+    key.rmdir()
+    until(lambda: presented(port) != first, "it serves another one")
 
 
 def test_enrollments_that_wait_for_the_repository_take_no_thread_of_others(tmp_path):

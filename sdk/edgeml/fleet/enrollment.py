@@ -36,6 +36,8 @@ CONNECTIONS_MAX: Final = 64
 EXCHANGE_TIMEOUT_S: Final = 20.0
 #: Bytes of a request's line and headers.
 HEAD_MAX_BYTES: Final = 8 * 1024
+#: Seconds between two looks whether the server's certificate is due.
+RENEW_EVERY_S: Final = 3600.0
 #: Seconds between two events about refused devices.
 REFUSED_EVENT_EVERY_S: Final = 1.0
 _READ_BYTES: Final = 16 * 1024
@@ -60,6 +62,7 @@ class EnrollmentServer:
         self._repository = repository
         self._broker_url = broker_url
         self._events = events
+        self._context: ssl.SSLContext
         self._open = 0
         self._refused_s = -math.inf
         #: One, since the repository lets one device enroll at a time; those that wait take no thread of other parts.
@@ -75,9 +78,9 @@ class EnrollmentServer:
         Raises:
             UsageError: `usage`, when the port is taken; `repo-invalid`, when its certificate can't be issued.
         """
-        context = await asyncio.to_thread(self._tls_context, name)
+        self._context = await asyncio.to_thread(self._tls_context, name)
         try:
-            server = await asyncio.start_server(lambda *it: self._on_connection(context, *it), port=port)
+            server = await asyncio.start_server(self._on_connection, port=port)
         except OSError as error:
             message = f"devices can't enroll on port {port}: {error.strerror}"
             raise UsageError("usage", message, "choose another port with --enroll NAME:PORT") from error
@@ -85,8 +88,20 @@ class EnrollmentServer:
         await asyncio.to_thread(self._repository.enrollments.set_address, "enroll", url)
         self._events.event("enrollment", f"devices with a token enroll at {url}", url=url)
         async with server:
-            await server.serve_forever()
-        raise AssertionError("the server never ends by itself")
+            while True:
+                await asyncio.sleep(RENEW_EVERY_S)
+                await self._renew(name)
+
+    async def _renew(self, name: str) -> None:
+        """Serve with another certificate, if it is due; the present one stays while none can be issued."""
+        if self._repository.authorities.asks(BROKER_CA):
+            return  # nobody may type a passphrase now
+        try:
+            loop = asyncio.get_running_loop()
+            self._context = await loop.run_in_executor(self._thread, self._tls_context, name)
+        except (EdgemlError, OSError) as error:
+            text = f"the certificate of the enrollment port can't be renewed: {error}"
+            self._events.event("certificates-failed", text, message=str(error))
 
     def _tls_context(self, name: str) -> ssl.SSLContext:
         folder = self._repository.folder / FOLDER
@@ -97,14 +112,12 @@ class EnrollmentServer:
         context.load_cert_chain(folder / broker_folder.CERTIFICATE_FILE, folder / broker_folder.KEY_FILE)
         return context
 
-    async def _on_connection(
-        self, context: ssl.SSLContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
         try:
             if self._open <= CONNECTIONS_MAX:
                 async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
-                    await writer.start_tls(context, ssl_handshake_timeout=EXCHANGE_TIMEOUT_S)
+                    await writer.start_tls(self._context, ssl_handshake_timeout=EXCHANGE_TIMEOUT_S)
                     await self._exchange(reader, writer)
                     writer.close()
                     await writer.wait_closed()
