@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from edgeml.cli import staging
+from edgeml.cli import rollouts, staging
+from edgeml.cli.fleet_options import database_options
 from edgeml.cli.output import Output, command, size, table
 from edgeml_core.errors import UsageError
 
@@ -134,15 +135,17 @@ def keys(out: Output, folder: Path) -> None:
 @click.option("--repo", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True)
 @click.option("--keep", metavar="N", type=click.IntRange(min=1), help="Newest versions of each model; default: all.")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; print what would be removed.")
+@database_options
 @command(examples=("edgeml repo prune --repo ./repo --dry-run", "edgeml repo prune --repo ./repo --keep 3"))
-def prune(out: Output, folder: Path, keep: int | None, *, dry_run: bool) -> None:
+def prune(out: Output, folder: Path, keep: int | None, *, dry_run: bool, **database: Any) -> None:  # noqa: ANN401
     """Remove chunks of withdrawn releases, of older versions than the N to keep, and of bundles that were never signed.
 
-    Releases that a deployment names keep their chunks. Publishing a bundle again restores its own.
+    Releases that a deployment or a rollout needs keep their chunks. Publishing a bundle again restores its own.
     """
     from edgeml.repository import pruning  # noqa: PLC0415 - kept out of --help
 
-    pruned = pruning.prune(folder, keep=keep, dry_run=dry_run)
+    planned = rollouts.planned(folder, database)
+    pruned = pruning.prune(folder, keep=keep, dry_run=dry_run, planned=planned)
     done = "would remove" if dry_run else "removed"
     releases = f"; without chunks then: {', '.join(pruned.releases)}" if pruned.releases else ""
     out.result(pruned.to_dict(), f"{done} {pruned.chunks} chunks, {size(pruned.size_bytes)}{releases}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from edgeml_core.errors import UsageError
 if TYPE_CHECKING:
     from edgeml.fleet.rollouts.outcomes import DeviceOutcome
     from edgeml.fleet.rollouts.plan import Plan, Rollout
+    from edgeml_core.desired import Deployment, FleetDocument
 
 
 #: The options of a plan, and the field that each sets.
@@ -103,6 +105,25 @@ def begin(
     phase, wave, share = _progress(found)
     text = f"{found.id} to {selector or 'all'}: {phase}, wave {wave}, {share}"
     out.result(found.to_dict(), f"{text}\nfollow it with `edgeml fleet rollout show {found.id}`")
+
+
+def planned(repo: Path, database: dict[str, Any]) -> Callable[[FleetDocument], Sequence[Deployment]]:
+    """Return what finds the deployments that rollouts may sign later; none where there is no database.
+
+    Args:
+        repo: the repository's folder.
+        database: the options of the database.
+    """
+    from edgeml.repository.layout import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
+
+    if not database["database"] and not (repo / DATABASE_FILE).is_file():
+        return lambda _: ()
+    require_extra("fleet")
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+    from edgeml.fleet.rollouts import following  # noqa: PLC0415 - as above
+
+    fleet = Fleet(repo, **database)
+    return lambda document: following.planned(document, fleet.rollouts())
 
 
 @click.group()

@@ -1,13 +1,13 @@
 """Removal of chunks that nothing needs any more. Signed metadata stays: publishing a bundle again restores its chunks.
 
 Needed are the chunks of each release but those that are withdrawn, or older than the versions to keep. A release that a
-deployment of the signed document names is needed in any case.
+deployment of the signed document names is needed in any case, and so is one that a rollout may sign later.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -15,9 +15,9 @@ from typing import Final
 import msgspec
 
 from edgeml.repository import chunk_ids, layout
-from edgeml.repository.layout import RepositoryFolder
 from edgeml.repository.releases import Release, releases
 from edgeml.repository.store import StoredChunk
+from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.errors import UsageError
 
 #: Days for which a chunk that no release names is kept: a staged change may lie on a stick.
@@ -36,13 +36,21 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
         return dict(msgspec.to_builtins(self))
 
 
-def prune(repo: Path, *, keep: int | None = None, dry_run: bool = False, now: datetime | None = None) -> Pruned:
+def prune(
+    repo: Path,
+    *,
+    keep: int | None = None,
+    dry_run: bool = False,
+    planned: Callable[[FleetDocument], Iterable[Deployment]] = lambda _: (),
+    now: datetime | None = None,
+) -> Pruned:
     """Remove the chunks that nothing needs.
 
     Args:
         repo: the repository's folder.
         keep: versions of each model whose chunks stay, the newest ones; None keeps all that aren't withdrawn.
         dry_run: only count.
+        planned: returns the deployments that may be signed beside those of the document; called under the lock.
         now: the present time; by default the clock's.
 
     Raises:
@@ -54,7 +62,8 @@ def prune(repo: Path, *, keep: int | None = None, dry_run: bool = False, now: da
     repository, now = layout.opened(repo), now or layout.utc_now()
     with repository.locked():
         published = releases(repository)
-        needed = _needed(repository, published, keep)
+        document = repository.document()
+        needed = _needed((*document.deployments, *planned(document)), published, keep)
         ids = _ids(it for it in published if it.manifest_sha256 in needed)
         named = _ids(published)
         gone = [
@@ -74,9 +83,9 @@ def prune(repo: Path, *, keep: int | None = None, dry_run: bool = False, now: da
     return pruned
 
 
-def _needed(repository: RepositoryFolder, published: Sequence[Release], keep: int | None) -> set[str]:
+def _needed(deployments: Iterable[Deployment], published: Sequence[Release], keep: int | None) -> set[str]:
     """Find the digests of the releases whose chunks stay."""
-    needed = {bundle.manifest_sha256 for it in repository.document().deployments for bundle in it.bundles}
+    needed = {bundle.manifest_sha256 for it in deployments for bundle in it.bundles}
     versions: defaultdict[str, list[str]] = defaultdict(list)
     for release in reversed(published):
         of_model = versions[release.manifest.name]

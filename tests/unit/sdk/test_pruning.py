@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from edgeml import repository
 from edgeml.cli.main import run
+from edgeml.fleet.fleet import Fleet
+from edgeml.fleet.registry import Registry
+from edgeml.fleet.rollouts.plan import Phase, Plan
+from edgeml.fleet.rollouts.steering import Steering
 from edgeml.repository import chunk_ids, layout, passphrase, pruning
 from edgeml.repository.releases import releases
 from edgeml.repository.withdrawals import withdraw
@@ -30,6 +36,13 @@ def made(tmp_path: Path):
         tiny_onnx_bundle(bundles[version], version=version, seed=seed, weights_bytes=200_000)
         repository.publish(repo, [bundles[version]])
     return SimpleNamespace(repo=repo, bundles=bundles)
+
+
+def pruned(repo: Path) -> None:
+    """Prune by the command, down to one version."""
+    with pytest.raises(SystemExit) as ended:
+        run(["repo", "prune", "--repo", str(repo), "--keep", "1"])
+    assert ended.value.code == 0
 
 
 def whole(repo: Path) -> list[str]:
@@ -67,6 +80,36 @@ def test_deployed_version_keeps_its_chunks(made):
     withdraw(made.repo, "tiny", "1")
     pruning.prune(made.repo, keep=1)
     assert whole(made.repo) == ["1", "3"]
+
+
+def test_release_of_a_rollout_that_waits_keeps_its_chunks(made):
+    """The signed document names it when the hours of the first wave have come; until then the database does."""
+    repository.deploy(made.repo, "tiny", "3", selector="")
+    fleet, far = Fleet(made.repo), layout.utc_now() + timedelta(hours=12)
+    waiting = Plan(waves=(100,), window=f"{far:%H}:00-{far:%H}:59")
+    fleet.roll_out("tiny", "1", plan=waiting, allow_empty=True)
+    pruned(made.repo)
+    assert whole(made.repo) == ["1", "3"]
+    fleet.steer("tiny", "abort")
+    pruned(made.repo)
+    assert whole(made.repo) == ["3"]
+
+
+def test_release_that_a_rollback_signs_again_keeps_its_chunks(made):
+    """Until another deployment takes the place of the rollout's."""
+    repository.deploy(made.repo, "tiny", "1", selector="")
+    replaced = layout.opened(made.repo).document().deployments
+    rollout = Fleet(made.repo).roll_out("tiny", "3", plan=Plan(waves=(100,)), allow_empty=True)
+    with closing(Registry(made.repo / layout.DATABASE_FILE)) as registry:
+        steering = Steering(layout.opened(made.repo), registry)
+        steering.rollouts.change(msgspec.structs.replace(rollout, phase=Phase.COMPLETED, replaced=replaced))
+        steering.turn(layout.utc_now())
+    pruned(made.repo)
+    assert whole(made.repo) == ["1", "3"]
+    repository.publish(made.repo, [made.bundles["2"]])
+    repository.deploy(made.repo, "tiny", "2", selector="")
+    pruned(made.repo)
+    assert whole(made.repo) == ["2", "3"]
 
 
 def test_pruned_version_is_deployed_after_it_is_published_again(made):

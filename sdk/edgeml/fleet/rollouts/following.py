@@ -6,7 +6,7 @@ that it will replace stay beside it, so an abort only takes it out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -48,6 +48,13 @@ def follow(document: FleetDocument, rollout: Rollout, labels: Mapping[str, Mappi
         case _:
             changed = (*before, signed, *after)
     return msgspec.structs.replace(document, deployments=changed)
+
+
+def planned(document: FleetDocument, rollouts: Sequence[Rollout]) -> list[Deployment]:
+    """Return the deployments that rollouts may sign later: those under way, and what a rollback brings back."""
+    signed = {it.id for it in document.deployments}
+    under_way = [it.deployment for it in rollouts if it.phase not in ENDED]
+    return under_way + [old for it in rollouts if it.phase in ENDED and it.id in signed for old in it.replaced]
 
 
 def replaced_by(document: FleetDocument, rollout: Rollout) -> tuple[Deployment, ...]:
