@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import zoneinfo
 from itertools import pairwise
 
 import msgspec
@@ -102,6 +104,8 @@ ROWS = {
     "wave waits for its hours": (a_rollout(20, window="00:00-00:01"), "", None),
     "wave begins within its hours": (a_rollout(20, window="22:00-23:00"), "", Begin),
     "hours are those of the zone": (a_rollout(20, window="22:00-23:00", zone="Europe/Berlin"), "", None),
+    "host that doesn't know the zone pauses": (a_rollout(20, window="22:00-23:00", zone="Nowhere/Land"), "", Pause),
+    "file that is no zone pauses": (a_rollout(20, window="22:00-23:00", zone="Europe"), "", Pause),
 }  # fmt: skip
 
 
@@ -185,13 +189,31 @@ def test_drift_and_slowness_count_as_failures_where_the_plan_asks_for_it(plan, g
     "changes",
     [{"waves": ()}, {"waves": (5, 5)}, {"waves": (50, 25)}, {"waves": (0,)}, {"waves": (101,)}, {"abort_above": 101},
      {"soak_s": -1}, {"wait_s": 0}, {"sample_min": 0}, {"drift": "bad"}, {"slower": 0.5}, {"window": "x"},
-     {"window": "22:00-05:00", "zone": "Nowhere/Land"}, {"waves": tuple(range(1, 22))}],
+     {"window": "22:00-05:00", "zone": "Nowhere/Land"}, {"window": "22:00-05:00", "zone": "Europe"},
+     {"window": "22:00-05:00", "zone": "../UTC"}, {"waves": tuple(range(1, 22))}],
 )  # fmt: skip
 def test_plans_that_make_no_sense_are_refused(changes):
     """With the value and a hint."""
     with pytest.raises(UsageError) as caught:
         check(msgspec.structs.replace(Plan(waves=(5, 100)), **changes))
     assert caught.value.hint
+
+
+def test_hours_in_utc_need_no_database_of_time_zones(monkeypatch):
+    """Small images have none. A zone that isn't UTC is refused there with the package to install."""
+    for name in ("tzdata", *(it for it in sys.modules if it.startswith("tzdata."))):
+        monkeypatch.setitem(sys.modules, name, None)
+    plan = Plan(waves=(100,), window="22:00-23:00")
+    try:
+        zoneinfo.reset_tzpath(to=())
+        zoneinfo.ZoneInfo.clear_cache()
+        assert check(plan).opens_at(NOW_S) == NOW_S
+        with pytest.raises(UsageError) as caught:
+            check(msgspec.structs.replace(plan, zone="Europe/Berlin"))
+    finally:
+        zoneinfo.reset_tzpath()
+    assert "Europe/Berlin" in caught.value.message
+    assert "tzdata" in caught.value.hint
 
 
 @pytest.mark.parametrize(

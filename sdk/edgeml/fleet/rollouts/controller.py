@@ -13,7 +13,8 @@ Rules, in this order:
 3. A paused rollout waits for the operator.
 4. A wave soaks when all its devices have ended. After `wait_s` the others no longer hold it, if enough devices serve
    the version; else the rollout pauses. Silence is never a success.
-5. After the soak the next wave begins: within the plan's hours, and where approval is required, after it.
+5. After the soak the next wave begins: within the plan's hours, and where approval is required, after it. A rollout
+   pauses on a host that doesn't know the hours' time zone.
 6. After the soak of the last wave the rollout is complete.
 """
 
@@ -53,7 +54,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pause(msgspec.Struct, frozen=True, tag=True):
-    """Wait for the operator: the wave's devices don't tell enough."""
+    """Wait for the operator: the wave's devices don't tell enough, or the host can't tell the hours."""
 
     reason: str
 
@@ -147,11 +148,14 @@ def share(reached: Sequence[DeviceOutcome], percent: float) -> float:
 
 def _after_soak(
     rollout: Rollout, reached: Sequence[DeviceOutcome], newest: Sequence[DeviceOutcome], now_s: float
-) -> Begin | Ask | None:
+) -> Begin | Ask | Pause | None:
     """Begin the next wave, if it is approved and the plan's hours permit it."""
     if rollout.plan.approve and rollout.wave + 1 >= rollout.approved:
         return Ask(_counts(newest)) if rollout.phase is Phase.RUNNING else None
-    return None if rollout.plan.opens_at(now_s) > now_s else _next_wave(rollout, reached)
+    opens_s = rollout.plan.opens_at(now_s)
+    if opens_s is None:
+        return Pause(f"the leading host doesn't know the time zone {rollout.plan.zone!r}: install tzdata there")
+    return None if opens_s > now_s else _next_wave(rollout, reached)
 
 
 def _next_wave(rollout: Rollout, reached: Sequence[DeviceOutcome]) -> Begin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, tzinfo
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Final
@@ -25,6 +26,8 @@ SAMPLE_MIN: Final = 10
 WAIT_S: Final = 86_400.0
 #: Fraction of a wave's devices that must serve the version when the wait is over: silence is no success.
 ENOUGH: Final = 0.5
+#: The hint for a time zone that isn't known.
+ZONE_HINT: Final = "use UTC or a name like Europe/Berlin, and install the package tzdata where it is missing"
 #: Grades of drift, the mildest first.
 DRIFT_GRADES: Final = ("moderate", "major")
 
@@ -71,9 +74,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     window: str = ""
     zone: str = "UTC"
 
-    def opens_at(self, now_s: float) -> float:
-        """Return when a wave may begin, in seconds since 1970; `now_s` if it may now."""
-        return daily_window.parse(self.window).opens_at(now_s, ZoneInfo(self.zone)) if self.window else now_s
+    def opens_at(self, now_s: float) -> float | None:
+        """Return when a wave may begin, in seconds since 1970: `now_s` if it may now; None in an unknown zone."""
+        if not self.window:
+            return now_s
+        zone = _zone(self.zone)
+        return None if zone is None else daily_window.parse(self.window).opens_at(now_s, zone)
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,7 +142,8 @@ def check(plan: Plan) -> Plan:
         (plan.sample_min < 1, f"a sample of {plan.sample_min} devices", "give at least 1"),
         (plan.drift not in {"", *DRIFT_GRADES}, f"the drift grade {plan.drift!r}", f"use {' or '.join(DRIFT_GRADES)}"),
         (plan.slower != 0 and plan.slower <= 1, f"slower than {plan.slower:g} times", "give more than 1, as 1.5"),
-        (bool(plan.window) and not _is_window(plan), f"the hours {plan.window!r} in {plan.zone!r}", "use 22:00-05:00"),
+        (bool(plan.window) and not _is_window(plan.window), f"the hours {plan.window!r}", "use 22:00-05:00"),
+        (bool(plan.window) and _zone(plan.zone) is None, f"the time zone {plan.zone!r}", ZONE_HINT),
     )
     for is_wrong, found, hint in faults:
         if is_wrong:
@@ -144,10 +151,19 @@ def check(plan: Plan) -> Plan:
     return plan
 
 
-def _is_window(plan: Plan) -> bool:
+def _is_window(text: str) -> bool:
     try:
-        daily_window.parse(plan.window)
-        ZoneInfo(plan.zone)
-    except (ValueError, ZoneInfoNotFoundError):
+        daily_window.parse(text)
+    except ValueError:
         return False
     return True
+
+
+def _zone(name: str) -> tzinfo | None:
+    """Return a time zone; None if this machine has none of that name. UTC needs no database of time zones."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ValueError, ZoneInfoNotFoundError, OSError):  # the name of a folder is an OSError
+        return None
