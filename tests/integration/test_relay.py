@@ -9,7 +9,7 @@ import pytest
 from aiomqtt import Client
 
 from edgeml.fleet import status
-from edgeml.fleet.call import DeviceConnection, ask
+from edgeml.fleet.call import DeviceConnection, ask, new
 from edgeml.fleet.link import Broker
 from edgeml_agent.relay.cache import FOLDER_NAME, Cache
 from edgeml_core import broker as broker_urls
@@ -124,7 +124,7 @@ def test_calls_and_replies_pass_the_relay(tmp_path: Path) -> None:
                 await serving(devices, "1.0")
                 await asyncio.to_thread(until, lambda: has_told(site, "1.0"), "all reports")
                 return await asyncio.to_thread(
-                    ask, line, site.names[0], kind="verify", manifest_sha256=digest, timing=Timing()
+                    ask, line, site.names[0], new("verify", manifest_sha256=digest, timing=Timing())
                 )
 
         reply = asyncio.run(call())
