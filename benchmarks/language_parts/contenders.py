@@ -70,10 +70,17 @@ def pytorch(task: Task) -> Contender:
 
 
 def optimum(task: Task) -> Iterator[Contender]:
-    """Export with optimum and its cache, and quantize with onnxruntime's dynamic int8."""
+    """Export with optimum and its cache, and quantize with onnxruntime's dynamic int8.
+
+    Raises:
+        RefusedError: optimum can't: it writes no graph of more than 2 GB.
+    """
     whole, small = task.folder / "optimum-fp32", task.folder / "optimum-int8"
     with workspace.quiet(task.folder):
-        main_export(str(task.model), whole, task="text-generation-with-past", do_validation=False)
+        try:
+            main_export(str(task.model), whole, task="text-generation-with-past", do_validation=False)
+        except RuntimeError as error:
+            raise RefusedError(str(error)) from error
         small.mkdir()
         # A model may be larger than a file of ONNX; its weights then lie beside it.
         is_large = any(whole.glob("*.onnx_data"))
