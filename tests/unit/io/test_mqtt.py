@@ -165,14 +165,13 @@ def test_received_message_has_the_properties_of_mqtt_5():
     assert rich == mqtt.Message("t", b"\0", retain=True, expires_s=5, reply_to="reply", correlation=b"7")
 
 
-@pytest.mark.parametrize(("accepted", "tried"), [("V5", ["V5", "V5"]), ("V311", ["V5", "V311", "V311"])])
-def test_session_remembers_the_version_that_the_broker_accepts(monkeypatch, accepted, tried):
-    """MQTT 5 is tried first; the next connection begins with the version that was accepted."""
-    versions = []
+def connect(monkeypatch, times, accepts):
+    """Connect a session some times; a client that isn't accepted is refused. Return each one's version and timeout."""
+    tried = []
 
     async def enter(client):
-        versions.append(aiomqtt.ProtocolVersion(client._client._protocol).name)
-        if versions[-1] != accepted:
+        tried.append((aiomqtt.ProtocolVersion(client._client._protocol).name, client.timeout))
+        if not accepts(tried[-1][0]):
             raise MqttError("refused")
         return client
 
@@ -184,36 +183,22 @@ def test_session_remembers_the_version_that_the_broker_accepts(monkeypatch, acce
 
     async def main():
         session = Session(BrokerUrl(host="h", port=1, tls=False), "me", Options(inbox_max_messages=1))
-        for _ in range(2):
+        for _ in range(times):
             async with session.connected():
                 pass
 
     asyncio.run(main())
-    assert versions == tried
+    return tried
+
+
+@pytest.mark.parametrize(("accepted", "tried"), [("V5", ["V5", "V5"]), ("V311", ["V5", "V311", "V311"])])
+def test_session_remembers_the_version_that_the_broker_accepts(monkeypatch, accepted, tried):
+    """MQTT 5 is tried first; the next connection begins with the version that was accepted."""
+    assert [version for version, _ in connect(monkeypatch, 2, lambda version: version == accepted)] == tried
 
 
 def test_broker_that_is_slow_once_keeps_mqtt_5(monkeypatch):
     """After its restart thousands connect. With 3.1.1 it would tell no limit, and drop the properties of requests."""
-    tried, slow = [], iter([False, True, False, False])
-
-    async def enter(client):
-        tried.append((aiomqtt.ProtocolVersion(client._client._protocol).name, client.timeout))
-        if next(slow):
-            raise MqttError("no answer in time")
-        return client
-
-    async def leave(client, *_):
-        return None
-
-    monkeypatch.setattr(mqtt._Client, "__aenter__", enter)
-    monkeypatch.setattr(mqtt._Client, "__aexit__", leave)
-
-    async def main():
-        session = Session(BrokerUrl(host="h", port=1, tls=False), "me", Options(inbox_max_messages=1))
-        for _ in range(3):
-            async with session.connected():
-                pass
-
-    asyncio.run(main())
-    known = ("V5", mqtt.TIMEOUT_S)
+    answers, known = iter([True, False, True, True]), ("V5", mqtt.TIMEOUT_S)
+    tried = connect(monkeypatch, 3, lambda _: next(answers))
     assert tried == [("V5", mqtt.ACCEPT_TIMEOUT_S), known, ("V311", mqtt.TIMEOUT_S), known]
