@@ -12,6 +12,8 @@ from typing import Final
 
 import pytest
 
+from support.waiting import until
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a filesystem to fill")
 
 SIZE_BYTES: Final = 64 * 1024**2
@@ -42,15 +44,16 @@ def fail(folder: Path) -> None:
 
 
 def repair(folder: Path) -> None:
-    """Check and mount it again, after `fail`; no program may use it."""
-    _run("umount", str(folder))
+    """Check and mount it again, after `fail`, once no program uses it: the children of one that was killed end later."""
+    until(lambda: _can_run("umount", str(folder)), f"no program uses {folder}")
     # A board that another test emulates has a copy of all mounts. Until it ends, this file would be read-only again.
     shutil.copyfile(_image(folder), fresh := folder.with_suffix(".fresh"))
     fresh.replace(_image(folder))
-    # 1: errors were corrected.
-    assert (
-        subprocess.run([_found("e2fsck"), "-fy", str(_image(folder))], check=False, capture_output=True).returncode <= 1
+    checked = subprocess.run(
+        [_found("e2fsck"), "-fy", str(_image(folder))], check=False, capture_output=True, text=True
     )
+    # 1: errors were corrected.
+    assert checked.returncode <= 1, checked.stdout
     _mount(folder)
     assert "rw" in _output("findmnt", "-no", "OPTIONS", str(folder)).split(",")
 
@@ -96,6 +99,10 @@ def _found(program: str) -> str:
 
 def _output(program: str, *arguments: str) -> str:
     return subprocess.run([_found(program), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _can_run(program: str, *arguments: str) -> bool:
+    return not subprocess.run([_found(program), *arguments], check=False, capture_output=True).returncode
 
 
 def _run(program: str, *arguments: str) -> None:
