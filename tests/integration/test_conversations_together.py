@@ -17,9 +17,9 @@ from edgeml.quantize.onnx.nbits import BlockWeights
 from edgeml.quantize.onnx.row_scales import RowScales
 from edgeml_core.errors import DeviceError
 from edgeml_runtime.generate import cache as caches
-from edgeml_runtime.generate import rounds
+from edgeml_runtime.generate import conversation as conversations
 from edgeml_runtime.generate.batch import ROWS_MAX, Batch
-from edgeml_runtime.generate.cache import Decoder
+from edgeml_runtime.generate.cache import CacheMemory, Decoder
 from edgeml_runtime.model import Model
 from edgeml_runtime.unpack import unpacked
 from edgeml_runtime.verify.golden import cosine
@@ -107,7 +107,7 @@ def nearly(deltas):
 def test_conversations_that_join_and_leave_have_the_tokens_that_they_have_alone(opened, recipe, seed, monkeypatch):
     """Of several lengths, in caches that grow, with clients that leave amid their answers."""
     monkeypatch.setattr(caches, "GROWTH_TOKENS", 16)
-    monkeypatch.setattr(rounds, "PART_TOKENS", 5)
+    monkeypatch.setattr(conversations, "PART_TOKENS", 5)
     monkeypatch.setattr(caches.Caches, "keep", lambda *_: None)  # a dynamic scale depends on what was read before
     monkeypatch.setattr(caches.Caches, "take", lambda self, session, _: caches.Cache(self._decoder, session))
     model = opened()
@@ -172,7 +172,7 @@ def test_conversations_beyond_the_memory_wait_for_earlier_ones(opened, recipe, m
     model = opened()
     running = [Written(model, request) for request in REQUESTS[:3]]
     held = running[0].conversation.rounds
-    memory = rounds.CacheMemory((running[0].conversation.tokens_max + 1) * held._decoder.token_bytes())
+    memory = CacheMemory((running[0].conversation.tokens_max + 1) * held._decoder.token_bytes())
     monkeypatch.setattr(held, "_memory", memory)
     while unfinished := [it for it in running if it.conversation]:
         model.read([it.conversation for it in unfinished])
@@ -222,7 +222,7 @@ def test_an_answer_closed_before_its_first_run_leaves_nothing(opened, recipe):
 def test_a_client_that_leaves_changes_no_other_answer(chatting, monkeypatch):
     """Five clients at a time; their answers begin together, and one of them leaves amid its own."""
     bodies = [{"model": "chat", "prompt": prompt, "max_tokens": 30, "temperature": 0} for prompt in PROMPTS]
-    sizes, whole = [], rounds.Rounds.read
+    sizes, whole = [], conversations.Rounds.read
 
     async def texts(client):
         return [it.json()["choices"][0]["text"] for it in await asyncio.gather(*(ask(client, it) for it in bodies))]
@@ -245,7 +245,7 @@ def test_a_client_that_leaves_changes_no_other_answer(chatting, monkeypatch):
             sizes.append(len(conversations))
             whole(self, conversations)
 
-        monkeypatch.setattr(rounds.Rounds, "read", read)
+        monkeypatch.setattr(conversations.Rounds, "read", read)
         found, _ = await asyncio.gather(texts(client), leave(client))
         await models.run("chat", lambda _: None)
         return found, expected

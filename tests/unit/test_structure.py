@@ -90,7 +90,7 @@ def definitions() -> list[tuple[str, Function | ast.ClassDef]]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Modules of ours that a module imports when it is imported itself."""
+    """Modules of ours that a module imports when it is imported itself, or names in its types."""
     pending: list[ast.stmt] = list(tree(path).body)
     while pending:
         node = pending.pop()
@@ -99,7 +99,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (it if it in MODULES else node.module for it in named if node.module in MODULES)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
-        elif isinstance(node, ast.Try | ast.With):
+        elif isinstance(node, ast.Try | ast.With | ast.If):
             pending += node.body
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from threading import Lock
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import INPUT_IDS, LAST_TOKEN, LOGITS_AT, MASK, POSITIONS, TOKENS_SO_FAR, Generation
 from edgeml_runtime import engines
 from edgeml_runtime.engines import Bound, Session
+from edgeml_runtime.hardware import board
 from edgeml_runtime.tensors import Array
 
 #: Tokens of one run.
@@ -27,6 +29,8 @@ GROWTH_TOKENS: Final = 256
 KEPT_MAX: Final = 8
 #: Bytes of all kept caches: an eighth of the smallest board's memory.
 KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
+#: Fraction of this process's memory for the caches of all conversations that are written at a time.
+MEMORY_FRACTION: Final = 1 / 8
 
 #: Bytes of a huge page on x86 and Arm with pages of 4 KiB: a smaller array has none.
 _HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
@@ -118,7 +122,7 @@ class Decoder:
         if self.spec.in_place:
             run = engines.bind(session, bound)
             return lambda inputs, _: run(inputs)
-        return partial(_run_and_copy, session, bound)
+        return functools.partial(_run_and_copy, session, bound)
 
 
 def _run_and_copy(session: Session, bound: Bound, inputs: Mapping[str, Array], before: int) -> dict[str, Array]:
@@ -274,3 +278,33 @@ class Caches:
             self._kept.append(cache)
         while len(self._kept) > KEPT_MAX or sum(it.bytes for it in self._kept) > KEPT_BYTES_MAX:
             del self._kept[0]
+
+
+class CacheMemory:
+    """The memory for the caches of several models, whose threads share it.
+
+    Args:
+        free_bytes: for all; a conversation that is the first one of its model may take more.
+    """
+
+    def __init__(self, free_bytes: int) -> None:
+        self._free_bytes = free_bytes
+        self._lock = Lock()
+
+    def take(self, wanted_bytes: int, *, is_first: bool) -> bool:
+        """Take memory until `give_back`, if there is room."""
+        with self._lock:
+            has_room = is_first or wanted_bytes <= self._free_bytes
+            self._free_bytes -= wanted_bytes if has_room else 0
+            return has_room
+
+    def give_back(self, taken_bytes: int) -> None:
+        """Give memory back."""
+        with self._lock:
+            self._free_bytes += taken_bytes
+
+
+@functools.cache
+def memory_of_all() -> CacheMemory:
+    """Return the memory for the caches of all models in this process."""
+    return CacheMemory(int(board.memory_max_bytes() * MEMORY_FRACTION))

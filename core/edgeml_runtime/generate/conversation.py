@@ -1,20 +1,25 @@
-"""One answer while it is written: tokens to read, and the next token from the logits after them."""
+"""The conversations of one model, which read in rounds: in each one every conversation writes a token, or reads a part.
+
+Conversations that write share one run (`batch`). A prompt is read in parts between their runs, so that it delays them
+by one part and not by all of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from edgeml_runtime.engines import Session
-from edgeml_runtime.generate.cache import RUN_TOKENS_MAX, Cache
+from edgeml_runtime.generate.batch import Batch
+from edgeml_runtime.generate.cache import RUN_TOKENS_MAX, Cache, CacheMemory, Caches, Decoder, memory_of_all
 from edgeml_runtime.generate.calling import CallingAnswer
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.generate.sampling import Sampler
 from edgeml_runtime.tasks import Finish, TokenDelta
 from edgeml_runtime.tensors import Array
 
-if TYPE_CHECKING:
-    from edgeml_runtime.generate.rounds import Rounds
+#: Tokens of a prompt that are read in one round, while other conversations write.
+PART_TOKENS: Final = 64
 
 
 class Text(NamedTuple):
@@ -117,3 +122,87 @@ class Conversation:
             logprob=None if ends else drawn.logprob,
             calls=answer.take_calls() if isinstance(answer, CallingAnswer) else (),
         )
+
+
+class Rounds:
+    """The conversations of one language model. One thread at a time may use it.
+
+    Args:
+        decoder: makes the inputs.
+        memory: of all caches in use; by default that of all models in this process.
+    """
+
+    def __init__(self, decoder: Decoder, memory: CacheMemory | None = None) -> None:
+        self._memory = memory or memory_of_all()
+        #: The bytes of each conversation that has memory.
+        self._taken: dict[Conversation, int] = {}
+        self._decoder = decoder
+        self._caches = Caches(decoder)
+        self._batch: Batch | None = None
+
+    def begin(self, session: Session, prompt: Sequence[int], text: Text) -> Conversation:
+        """Begin a conversation, which must be closed."""
+        return Conversation(self, session, prompt, text)
+
+    def take(self, session: Session, prompt: Sequence[int]) -> Cache:
+        """Take the cache of a conversation, which has read the beginning of its prompt, until `end`."""
+        return self._caches.take(session, prompt)
+
+    def read(self, conversations: Sequence[Conversation]) -> None:
+        """Let each conversation read its newest token, and one of them a part of its prompt.
+
+        Conversations that the memory has no room for wait for earlier ones to end.
+
+        Args:
+            conversations: of one session, in the order in which they came.
+
+        Raises:
+            DeviceError: `runtime-failed`.
+        """
+        active = [it for it in self._admitted(conversations) if it.unread]
+        newest = [it for it in active if len(it.unread) == 1]
+        prompts = [it for it in active if len(it.unread) > 1]
+        batch = self._batch_of(active[0].cache.session) if len(active) > 1 else None
+        if prompts:
+            prompts[0].read(PART_TOKENS if batch and newest else RUN_TOKENS_MAX)
+        if batch is None or len(newest) < 2:
+            for conversation in newest:
+                conversation.read()
+            return
+        logits = batch.read([it.cache for it in newest], [it.unread[0] for it in newest])
+        for conversation, after in zip(newest, logits, strict=True):
+            conversation.has_read(after)
+
+    def has_memory(self, conversation: Conversation) -> bool:
+        """Whether a conversation has its memory; others wait for theirs."""
+        return conversation in self._taken
+
+    def give_back(self, conversation: Conversation) -> None:
+        """Give the memory of a conversation that ends to others."""
+        self._memory.give_back(self._taken.pop(conversation, 0))
+
+    def end(self, cache: Cache) -> None:
+        """Keep a conversation's cache, for its next turn; where there is no memory to move it, forget it and raise."""
+        if self._batch is not None:
+            try:
+                self._batch.leave(cache)
+            except Exception:
+                self._caches.drop(cache)
+                self._batch.drop(cache)
+                raise
+        self._caches.keep(cache)
+
+    def _batch_of(self, session: Session) -> Batch | None:
+        """Return the batch; None where a run of several rows or a part of a prompt gives other tokens."""
+        self._batch = self._batch or Batch(self._decoder, session)
+        return self._batch if self._batch.is_possible else None
+
+    def _admitted(self, conversations: Sequence[Conversation]) -> Sequence[Conversation]:
+        for number, conversation in enumerate(conversations):
+            if conversation not in self._taken:
+                wanted_bytes = conversation.tokens_max * self._decoder.token_bytes()
+                if not self._memory.take(wanted_bytes, is_first=not number):
+                    return conversations[:number]
+                self._taken[conversation] = wanted_bytes
+            conversation.cache.reserve(conversation.tokens_max)
+        return conversations

@@ -20,10 +20,9 @@ from edgeml_runtime.generate import chat
 from edgeml_runtime.generate.cache import COUNTED, Cache, Decoder
 from edgeml_runtime.generate.calling import Calling, CallingAnswer
 from edgeml_runtime.generate.constraint import Constraints, Guide
-from edgeml_runtime.generate.conversation import Conversation, Text
+from edgeml_runtime.generate.conversation import Conversation, Rounds, Text
 from edgeml_runtime.generate.detokenizer import Detokenizer
 from edgeml_runtime.generate.logprobs import TokenTexts
-from edgeml_runtime.generate.rounds import Rounds
 from edgeml_runtime.generate.sampling import Sampler
 from edgeml_runtime.tasks import Chat, LikelihoodAnswer, Prompt, ScoredText
 from edgeml_runtime.tensors import Array

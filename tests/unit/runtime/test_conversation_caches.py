@@ -9,9 +9,16 @@ import pytest
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import Generation
 from edgeml_runtime.generate.batch import ROWS_MAX, Batch
-from edgeml_runtime.generate.cache import COUNTED, GROWTH_TOKENS, KEPT_BYTES_MAX, Cache, Caches, Decoder
-from edgeml_runtime.generate.conversation import Text
-from edgeml_runtime.generate.rounds import CacheMemory, Rounds
+from edgeml_runtime.generate.cache import (
+    COUNTED,
+    GROWTH_TOKENS,
+    KEPT_BYTES_MAX,
+    Cache,
+    CacheMemory,
+    Caches,
+    Decoder,
+)
+from edgeml_runtime.generate.conversation import Rounds, Text
 from support.own_process import in_own_process
 
 HEADS, SIZE = 8, 64
