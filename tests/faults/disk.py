@@ -44,7 +44,7 @@ def fail(folder: Path) -> None:
 
 
 def repair(folder: Path) -> None:
-    """Check and mount it again, after `fail`, once no program uses it: the children of one that was killed end later."""
+    """Check and mount it again, after `fail`, once no program uses it: children of a killed one end a moment later."""
     until(lambda: _can_run("umount", str(folder)), f"no program uses {folder}")
     # A board that another test emulates has a copy of all mounts. Until it ends, this file would be read-only again.
     shutil.copyfile(_image(folder), fresh := folder.with_suffix(".fresh"))
