@@ -14,7 +14,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from edgeml_core import names, selectors
+from edgeml_core import decoding, names, selectors
 from edgeml_core.errors import RejectedError, UsageError
 
 FLEET_DOCUMENT: Final = "fleet.json"
@@ -95,7 +95,7 @@ def decode(data: bytes) -> FleetDocument:
         message = f"the fleet document has {len(data)} bytes, limit {FLEET_DOCUMENT_MAX_BYTES}"
         raise RejectedError("document-format", message)
     try:
-        document = msgspec.json.decode(data, type=FleetDocument)
+        document = decoding.from_json(data, FleetDocument)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"the fleet document can't be read: {error}") from error
     for deployment in document.deployments:

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.errors import RejectedError, UsageError
 
 #: Begins the text of a token, so that scanners for leaked secrets can find it.
@@ -130,7 +131,7 @@ def decode(payload: bytes, kind: type[Kind], max_bytes: int = REQUEST_MAX_BYTES)
     if len(payload) > max_bytes:
         raise RejectedError("document-format", f"the {kind.__name__} has {len(payload)} bytes, limit {max_bytes}")
     try:
-        return msgspec.json.decode(payload, type=kind)
+        return decoding.from_json(payload, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"the {kind.__name__} can't be read: {error}") from error
 

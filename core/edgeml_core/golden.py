@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from edgeml_core import decoding
 from edgeml_core.errors import RejectedError
 from edgeml_core.manifest import DType
 
@@ -64,7 +65,7 @@ def decode(data: bytes) -> tuple[GoldenCase, ...]:
     if len(data) > GOLDEN_MAX_BYTES:
         raise RejectedError("bundle-format", f"the golden file is longer than {GOLDEN_MAX_BYTES} bytes")
     try:
-        cases = msgspec.msgpack.decode(data, type=tuple[GoldenCase, ...])
+        cases = decoding.from_msgpack(data, tuple[GoldenCase, ...])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("bundle-format", f"the golden file can't be read: {error}") from error
     if not 1 <= len(cases) <= CASES_MAX:

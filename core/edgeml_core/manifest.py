@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from edgeml_core import chunks, names
+from edgeml_core import chunks, decoding, names
 from edgeml_core.card import Card
 from edgeml_core.errors import RejectedError
 from edgeml_core.processing import (
@@ -183,7 +183,7 @@ def decode(data: bytes) -> Manifest:
     if len(data) > MANIFEST_MAX_BYTES:
         raise RejectedError("bundle-format", f"the manifest is longer than {MANIFEST_MAX_BYTES} bytes")
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = decoding.from_json(data, Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("bundle-format", f"the manifest can't be read: {error}") from error
     if problems := list(_problems(manifest)):

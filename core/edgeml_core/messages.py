@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.calls import Call, Reply
 from edgeml_core.drift import Drift
 from edgeml_core.errors import RejectedError
@@ -213,7 +214,7 @@ def decode(payload: bytes, kind: type[Payload]) -> Payload:
     if len(payload) > MESSAGE_MAX_BYTES:
         raise RejectedError("document-format", f"a {kind.__name__} message is longer than {MESSAGE_MAX_BYTES} bytes")
     try:
-        message = msgspec.json.decode(payload, type=kind)
+        message = decoding.from_json(payload, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"a {kind.__name__} message can't be read: {error}") from error
     check_numbers(message)

@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from edgeml_core import names
+from edgeml_core import decoding, names
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import ENGINES, Engine, Format
 
@@ -145,7 +145,7 @@ def parse(data: bytes) -> Profile:
     """
     try:
         raw = tomllib.loads(data.decode())
-        profile = msgspec.convert(raw, Profile)
+        profile = decoding.convert(raw, Profile)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise _invalid([str(error)]) from error
     if problems := [*_problems(profile), *_source_problems(raw)]:

@@ -26,7 +26,7 @@ from securesystemslib.signer import Signature
 from tuf.api import exceptions as tuf
 from tuf.api.metadata import Root, Targets
 
-from edgeml_core import names
+from edgeml_core import decoding, names
 from edgeml_core.errors import RejectedError
 
 #: Bytes of a signed record. Three labels and one signature take 450; 40 labels of the longest kind fit.
@@ -110,7 +110,7 @@ def decode(data: bytes) -> SignedRecord:
     if len(data) > RECORD_MAX_BYTES:
         raise RejectedError("document-format", f"a device's record has {len(data)} bytes, limit {RECORD_MAX_BYTES}")
     try:
-        record = msgspec.json.decode(data, type=SignedRecord)
+        record = decoding.from_json(data, SignedRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"a device's record can't be read: {error}") from error
     if not names.is_name(record.signed.device) or not all(map(names.is_name, record.signed.groups)):

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import zstandard
 
+from edgeml_core import decoding
 from edgeml_core.errors import RejectedError
 from edgeml_core.messages import DeviceState, Report, check_numbers
 
@@ -69,7 +70,7 @@ def unpack(payload: bytes) -> list[RelayedMessage]:
         if zstandard.frame_content_size(payload) > UNPACKED_MAX_BYTES:
             raise RejectedError("document-format", f"a relay's message unpacks to more than {UNPACKED_MAX_BYTES} bytes")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=UNPACKED_MAX_BYTES)
-        messages = msgspec.json.decode(data, type=list[RelayedMessage])
+        messages = decoding.from_json(data, list[RelayedMessage])
     except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError("document-format", f"a relay's message can't be read: {error}") from error
     check_numbers(messages)

@@ -14,6 +14,7 @@ import msgspec
 from tuf.api import exceptions as tuf
 from tuf.api.metadata import Signed, TargetFile
 
+from edgeml_core import decoding
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError
 
 RELEASES: Final = "releases"
@@ -79,7 +80,7 @@ def issued(signed: Signed) -> datetime:
 def unverified_version(metadata: bytes) -> int:
     """Return the version that unverified metadata claims; 0 when it can't be read."""
     try:
-        return msgspec.json.decode(metadata, type=_Metadata).signed.version
+        return decoding.from_json(metadata, _Metadata).signed.version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0
 
@@ -93,7 +94,7 @@ def check_repository(metadata: bytes, repo: str) -> None:
         RejectedError: `signature-invalid`.
     """
     try:
-        signed_for = msgspec.json.decode(metadata, type=_Metadata).signed.repository
+        signed_for = decoding.from_json(metadata, _Metadata).signed.repository
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     if signed_for not in ("", repo):

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 import numpy as np
 
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Manifest, TensorSpec
 from edgeml_core.processing import (
@@ -366,7 +367,7 @@ def _audio(request: AudioRequest, rate_hz: int) -> Audio:
 
 def _read(value: object, kind: type[_Request], example: str) -> _Request:
     try:
-        return msgspec.convert(value, kind, str_keys=True)
+        return decoding.convert(value, kind, str_keys=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise UsageError("input-invalid", f"the request can't be read: {error}", f"send {example}") from error
 

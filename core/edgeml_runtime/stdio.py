@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
+from edgeml_core import decoding
+
 #: Bytes of a frame's length.
 LENGTH_BYTES: Final = 8
 Request = TypeVar("Request", bound=msgspec.Struct)
@@ -32,7 +34,7 @@ def answer(kind: type[Request], run: Callable[[Request], msgspec.Struct]) -> int
         msgspec.MsgspecError: stdin has no such request.
     """
     with _replies() as out:
-        request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=kind)
+        request = decoding.from_msgpack(sys.stdin.buffer.read(), kind)
         out.write(msgspec.msgpack.encode(run(request)))
     return 0
 
@@ -49,7 +51,7 @@ def converse(kind: Any, run: Callable[[Any], msgspec.Struct]) -> int:  # noqa: A
     """
     with _replies() as out:
         for message in _frames(sys.stdin.buffer):
-            out.write(frame(msgspec.msgpack.encode(run(msgspec.msgpack.decode(message, type=kind)))))
+            out.write(frame(msgspec.msgpack.encode(run(decoding.from_msgpack(message, kind)))))
             out.flush()
     return 0
 

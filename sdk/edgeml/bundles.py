@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.bundle import BundleReader
 from edgeml_core.calls import SECONDS, Timing
 from edgeml_core.card import MEASUREMENTS_SUFFIX, Accuracy, Card, Measurements, TargetVerification, Verified
@@ -247,7 +248,7 @@ def measurements(bundle: Path, manifest_sha256: str) -> Measurements | None:
     if not path.is_file():
         return None
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Measurements)
+        found = decoding.from_json(path.read_bytes(), Measurements)
     except msgspec.MsgspecError as error:
         raise RejectedError("document-format", f"{path} can't be read: {error}", "export the model again") from error
     if found.manifest_sha256 != manifest_sha256:

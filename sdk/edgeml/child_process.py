@@ -21,6 +21,7 @@ from typing import IO, Final, TypeVar
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.card import How
 from edgeml_core.errors import DeviceError, TransportError
 from edgeml_runtime import stdio
@@ -93,7 +94,7 @@ def run(site: ExecutionSite, request: bytes, reply: type[Reply]) -> Reply:
         _kill_group(child)
     _check_end(site, child.returncode, errors)
     try:
-        return msgspec.msgpack.decode(output, type=reply)
+        return decoding.from_msgpack(output, reply)
     except msgspec.MsgspecError as error:
         raise _no_answer(site, child.returncode, errors) from error
 
@@ -119,7 +120,7 @@ class Conversation:
         length = self._read(stdio.LENGTH_BYTES, deadline)
         answer = self._read(int.from_bytes(length, "big"), deadline)
         try:
-            return msgspec.msgpack.decode(answer, type=reply)
+            return decoding.from_msgpack(answer, reply)
         except msgspec.MsgspecError as error:
             raise self._failed() from error
 

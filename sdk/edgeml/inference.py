@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from edgeml.check import data, records
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import AudioInput, ImageInput
 from edgeml_runtime import requests
@@ -110,7 +111,7 @@ def _without(request: object, names: Sequence[str]) -> object:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
+        return decoding.from_json(content, dict[str, Any])
     except msgspec.MsgspecError as error:
         raise UsageError("input-invalid", f"no JSON object: {error}", "write each row as an object") from error
 

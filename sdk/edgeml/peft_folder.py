@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from safetensors import SafetensorError, safe_open
 
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
 
@@ -55,7 +56,7 @@ def read(folder: Path) -> AdapterConfig:
         UsageError: `model-unreadable`, `model-unsafe` for a pickle or code, or `model-unsupported`.
     """
     try:
-        found = msgspec.json.decode((folder / CONFIG).read_bytes(), type=AdapterConfig)
+        found = decoding.from_json((folder / CONFIG).read_bytes(), AdapterConfig)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         message = f"{folder / CONFIG} can't be read: {error}"
         raise UsageError("model-unreadable", message, "repair or restore the file") from error

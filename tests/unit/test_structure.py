@@ -1,6 +1,7 @@
 """The code keeps its shape: sizes, imports without circles, no name that the glossary's terms have replaced."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -127,3 +128,9 @@ def test_no_module_has_an_old_name():
 def test_no_class_or_function_has_an_old_name():
     """Nor is a class or a function found under a name of its own making."""
     assert not {(module, it.name) for module, it in definitions() if it.name in OLD_NAMES}
+
+
+def test_types_are_decoded_in_one_way():
+    """msgspec's own functions aren't safe in threads when they meet a type for the first time."""
+    calls = re.compile(r"msgspec\.(?:convert\(|(?:json|msgpack)\.(?:Decoder|decode\([^\n]*type=))")
+    assert [name for name, path in MODULES.items() if calls.search(path.read_text())] == ["edgeml_core.decoding"]

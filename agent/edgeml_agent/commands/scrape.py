@@ -14,6 +14,7 @@ import msgspec
 
 from edgeml_agent.http_api import auth
 from edgeml_agent.settings import ServeSettings
+from edgeml_core import decoding
 from edgeml_core.errors import TransportError, UsageError
 
 #: Seconds for each of the two requests.
@@ -76,7 +77,7 @@ def take_snapshot(serve: ServeSettings) -> Snapshot:
     hint = "check that `edgeml-agent run` runs with this agent.toml"
     where = f"{serve.http.host}:{serve.http.port}"
     try:
-        models = msgspec.json.decode(_get(serve, "/v1/models"), type=_Models).data
+        models = decoding.from_json(_get(serve, "/v1/models"), _Models).data
         samples = tuple(parse(_get(serve, "/metrics").decode()))
     except (OSError, http.client.HTTPException, msgspec.MsgspecError, ValueError) as error:
         raise TransportError("agent-unreachable", f"no agent answers at {where}: {error}", hint) from error

@@ -6,12 +6,11 @@ objects and values are counted before, by their characters; those within texts c
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Final, TypeVar, overload
 
-import msgspec
 import numpy as np
 
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 
 #: Arrays and objects in one body; each takes about 100 bytes. A picture of 384 pixels has 1,155 as nested arrays.
@@ -23,7 +22,6 @@ _COUNTED_BYTES: Final = 256 * 1024
 _OPENING: Final = b"[{"
 _SEPARATOR: Final = b","
 T = TypeVar("T")
-_decoder: Final = cache(msgspec.json.Decoder)
 
 
 @overload
@@ -47,7 +45,7 @@ def decode(body: bytes | memoryview, kind: Any = Any) -> Any:
     if len(body) > CONTAINERS_MAX:  # fewer bytes can't have too many of them
         check_cost(body)
     try:
-        return _decoder(kind).decode(body)
+        return decoding.from_json(body, kind)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

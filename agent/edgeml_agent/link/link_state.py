@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.errors import DeviceError, EdgemlError
 from edgeml_io import files
 
@@ -59,6 +60,6 @@ def clear(store: Path) -> None:
 def read(store: Path) -> LinkState | None:
     """Return the state that the agent wrote last; None where there is none, or none that can be read."""
     try:
-        return msgspec.json.decode((store / FILE_NAME).read_bytes(), type=LinkState)
+        return decoding.from_json((store / FILE_NAME).read_bytes(), LinkState)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -26,6 +26,7 @@ from edgeml_agent.mqtt_api import streams
 from edgeml_agent.mqtt_api.streams import Stream
 from edgeml_agent.serve.calls import Predict, RequestInfo
 from edgeml_agent.serve.models import Models
+from edgeml_core import decoding
 from edgeml_core.errors import DeviceError, EdgemlError, OverloadedError, TransportError, UsageError
 from edgeml_runtime import requests
 from edgeml_runtime.model import Model
@@ -218,7 +219,7 @@ def _items(payload: bytes, model: Model) -> Sequence[Item]:
 
 def _decoded(payload: bytes, kind: type[_Kind]) -> _Kind:
     try:
-        return msgspec.json.decode(payload, type=kind)
+        return decoding.from_json(payload, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         hint = "send a request as over HTTP; id, reply_to, timeout_ms and stream may stand beside it"
         raise UsageError("input-invalid", f"the request can't be read: {error}", hint) from error

@@ -16,7 +16,7 @@ import msgspec
 
 from edgeml_agent.ports import Probed
 from edgeml_agent.probe.child import TUNE, Outcome
-from edgeml_core import messages
+from edgeml_core import decoding, messages
 from edgeml_core.calls import TIMEOUT_S as CALL_TIMEOUT_S
 from edgeml_core.calls import Call, Reply
 from edgeml_core.errors import DeviceError
@@ -104,7 +104,7 @@ def _read_outcome(manifest: Manifest, output: bytes, code: int) -> Outcome:
     if code < 0:
         raise _crashed(manifest, f"was ended by {signal.Signals(-code).name}")
     try:
-        outcome = msgspec.json.decode(output, type=Outcome)
+        outcome = decoding.from_json(output, Outcome)
     except msgspec.MsgspecError as error:
         raise _crashed(manifest, f"ended with code {code} and no answer") from error
     if outcome.refused is not None:

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.lifecycle import Event, State, advance
 
@@ -108,7 +109,7 @@ class Store:
         """Return all models by name."""
         with self._reading() as database:
             rows = database.execute("SELECT * FROM model ORDER BY name").fetchall()
-        return {row["name"]: msgspec.convert(dict(row), ModelRecord) for row in rows}
+        return {row["name"]: decoding.convert(dict(row), ModelRecord) for row in rows}
 
     def record(self, name: str) -> ModelRecord:
         """Return one model; a new one is idle."""
@@ -143,7 +144,7 @@ class Store:
                 raise UsageError(
                     "model-unknown", f"this device has no model {name!r}", "list them with `edgeml-agent models`"
                 )
-            record = msgspec.convert(dict(row), ModelRecord)
+            record = decoding.convert(dict(row), ModelRecord)
             if not record.previous:
                 raise UsageError("usage", f"{name} has no previous version", "deploy another version")
             # An update under way is for another release and goes on.

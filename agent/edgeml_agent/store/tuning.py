@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.manifest import Manifest
 from edgeml_core.messages import Tuned
 from edgeml_io import files
@@ -52,7 +53,7 @@ def current_environment(manifest: Manifest) -> Environment:
 def read(folder: Path, manifest: Manifest) -> Tuned | None:
     """Return the tuning of the release in `folder` for this environment; None if there is none."""
     try:
-        kept = msgspec.json.decode((folder / FOLDER_NAME / FILE_NAME).read_bytes(), type=_Kept)
+        kept = decoding.from_json((folder / FOLDER_NAME / FILE_NAME).read_bytes(), _Kept)
     except (OSError, msgspec.MsgspecError):
         return None
     return kept.found if kept.where == current_environment(manifest) else None

@@ -15,6 +15,7 @@ import msgspec
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from edgeml_core import decoding
 from edgeml_core.errors import DeviceError, RejectedError
 from edgeml_runtime.engines import Bound, OperatorRun, Run
 from edgeml_runtime.tensors import Array
@@ -183,7 +184,7 @@ def profile(path: Path, options: Mapping[str, str], use: Callable[[OrtSession], 
         try:
             use(session)
             content = session.end_profile().read_bytes()
-            events = msgspec.json.decode(content, type=list[_Event])
+            events = decoding.from_json(content, list[_Event])
         except (OSError, msgspec.MsgspecError) as error:
             raise _failed("profile", error) from error
         finally:

@@ -16,6 +16,7 @@ from typing import Any, Final, get_args
 import msgspec
 import numpy as np
 
+from edgeml_core import decoding
 from edgeml_core import golden as cases
 from edgeml_core.calls import Refused
 from edgeml_core.errors import DeviceError, EdgemlError
@@ -104,7 +105,7 @@ def _answers(model: Model, items: Sequence[Item]) -> tuple[Answer, ...]:
 
 def decode_items(request: Request) -> list[Item]:
     """Decode the items that `encode` encoded."""
-    return [msgspec.convert(it.fields, _KINDS[it.kind], dec_hook=_decoded) for it in request.items]
+    return [decoding.convert(it.fields, _KINDS[it.kind], dec_hook=_decoded) for it in request.items]
 
 
 def _fields(item: Item) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _encoded(value: Any) -> Any:  # noqa: ANN401 -- a value of any field of an i
 
 def _decoded(kind: type, value: object) -> Any:  # noqa: ANN401 -- msgspec's hook, called for arrays only
     del kind
-    return from_data(msgspec.convert(value, TensorData))
+    return from_data(decoding.convert(value, TensorData))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 from edgeml.check import records
 from edgeml.check.records import Record
 from edgeml.exporters.source import Signature
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
@@ -168,7 +169,7 @@ def _file(item: Item) -> bytes:
 
 
 def _row(record: Record, folder: Path, signature: Signature) -> Row:
-    found = msgspec.json.decode(record.content, type=_Line)
+    found = decoding.from_json(record.content, _Line)
     needed = _NEEDED.get(type(signature.preprocess), ())
     values = [getattr(found, name) for name in needed]
     if None in values:
@@ -185,7 +186,7 @@ def read_labels(path: Path, postprocess: Postprocess) -> Iterator[Label | None]:
     """
     for record in records.read(path):
         with contextlib.suppress(msgspec.MsgspecError):
-            found = msgspec.json.decode(record.content, type=_Line)
+            found = decoding.from_json(record.content, _Line)
             yield _label(found, postprocess, is_text=record.is_text)
 
 

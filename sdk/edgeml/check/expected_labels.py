@@ -10,6 +10,7 @@ import msgspec
 
 from edgeml.check import data
 from edgeml.check.data import Label
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import Boxes, Classes, Postprocess, TokenClasses
 
@@ -63,7 +64,7 @@ def check_folder(model: Path, rows: Path) -> None:
     if not path.is_file():  # a pipe would be waited for
         return
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=_Config)
+        config = decoding.from_json(path.read_bytes(), _Config)
     except (OSError, msgspec.MsgspecError):
         return
     if config.id2label and any(name.endswith(_HEADS) for name in config.architectures):

@@ -15,6 +15,7 @@ import msgspec
 from edgeml.check.memory import RAM_PER_BYTE, RUNTIME_BYTES
 from edgeml.exporters import not_a_model
 from edgeml.quantize import recipes
+from edgeml_core import decoding
 from edgeml_core.errors import GateFailed, UsageError
 from edgeml_core.profile import Profile
 
@@ -127,12 +128,12 @@ def _shape(model: Path) -> _Shape | None:
         from edgeml.exporters.gguf import folder  # noqa: PLC0415 -- the export's extra
 
         not_a_model.check_file(model)
-        return msgspec.convert(folder.config(model), type=_Shape)
+        return decoding.convert(folder.config(model), _Shape)
     path = model / "config.json"
     if not path.is_file():  # a pipe would be waited for
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Shape)
+        return decoding.from_json(path.read_bytes(), _Shape)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 
 #: The fields of a record, one of which a CSV file's first line has to name.
@@ -117,7 +118,7 @@ def _not_utf8(path: Path, encoding: str) -> UsageError:
 
 def _array(path: Path, text: str) -> list[Record]:
     try:
-        values = msgspec.json.decode(text, type=list[msgspec.Raw])
+        values = decoding.from_json(text, list[msgspec.Raw])
     except msgspec.MsgspecError as error:
         hint = "close the array with ], or write one object a line"
         raise UsageError("data-invalid", f"{path} begins as a JSON array, but isn't one: {error}", hint) from error

@@ -24,6 +24,7 @@ from edgeml.exporters.huggingface.image_processor import EDGE_MAX_PIXELS
 from edgeml.exporters.huggingface.weights import SHOWN_MAX
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import ERROR_CHARS, Named, TorchSession, digest, first_answer, kind, specs
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
 from edgeml_core.processing import Classes, Embedding, ImageInput, Postprocess
@@ -172,7 +173,7 @@ def _image_input(given: Mapping[str, Any]) -> ImageInput:
     Source: timm 1.0.31 `transforms_imagenet_eval`; the oracle compares the tensors.
     """
     try:
-        settings = msgspec.convert(given, _Settings)
+        settings = decoding.convert(given, _Settings)
     except msgspec.ValidationError as error:
         message = f"pretrained_cfg in config.json is malformed: {error}"
         raise UsageError("model-unreadable", message, f"save the model again: {_SAVE}") from error

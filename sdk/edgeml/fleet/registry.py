@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import DEVICE, HISTORY, REPORT
+from edgeml_core import decoding
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, Report
 
@@ -122,10 +123,7 @@ class Registry:
         query = query.where(*_between(DEVICE.c.id, first, last)).order_by(DEVICE.c.id)
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
-            return {
-                name: Seen(state=msgspec.json.decode(state, type=DeviceState), seen_s=seen)
-                for name, seen, state in rows
-            }
+            return {name: Seen(state=decoding.from_json(state, DeviceState), seen_s=seen) for name, seen, state in rows}
 
     def reports(self, deployment: str, *, first: str | None = None, last: str | None = None) -> dict[str, Report]:
         """Return the last report of each device about one deployment. The range is that of `devices`."""
@@ -133,14 +131,14 @@ class Registry:
         query = query.where(*_between(REPORT.c.device, first, last))
         with self.database.reading() as connection:
             rows = connection.execute(query.order_by(REPORT.c.device)).all()
-            return {device: msgspec.json.decode(report, type=Report) for device, report in rows}
+            return {device: decoding.from_json(report, Report) for device, report in rows}
 
     def failed(self) -> list[DeviceMessage]:
         """Return the last reports of deployments that ended badly, each with its device."""
         query = sa.select(REPORT.c.device, REPORT.c.seen_s, REPORT.c.report).where(REPORT.c.state.in_(FAILED))
         with self.database.reading() as connection:
             return [
-                DeviceMessage(device=device, message=msgspec.json.decode(report, type=Report), seen_s=seen)
+                DeviceMessage(device=device, message=decoding.from_json(report, Report), seen_s=seen)
                 for device, seen, report in connection.execute(query)
             ]
 
@@ -150,7 +148,7 @@ class Registry:
         query = sa.select(HISTORY.c.message, HISTORY.c.seen_s).order_by(HISTORY.c.number.desc())
         with self.database.reading() as connection:
             rows = connection.execute(query.where(HISTORY.c.device == device, HISTORY.c.kind == kind)).all()
-            return [Change(message=msgspec.json.decode(message, type=type_), seen_s=seen) for message, seen in rows]
+            return [Change(message=decoding.from_json(message, type_), seen_s=seen) for message, seen in rows]
 
 
 class _Device(msgspec.Struct):
@@ -247,7 +245,7 @@ def _outline(state: DeviceState) -> object:
 
 
 def _code(report: bytes) -> str:
-    return msgspec.json.decode(report, type=Report).code
+    return decoding.from_json(report, Report).code
 
 
 def column_text(text: str, max_chars: int = STATE_MAX_CHARS) -> str:
@@ -256,7 +254,7 @@ def column_text(text: str, max_chars: int = STATE_MAX_CHARS) -> str:
 
 
 def _device(row: sa.Row[Any]) -> _Device:
-    state = None if row.state is None else msgspec.json.decode(row.state, type=DeviceState)
+    state = None if row.state is None else decoding.from_json(row.state, DeviceState)
     return _Device(seen_s=row.seen_s, state=state, states=row.states, reports=row.reports)
 
 

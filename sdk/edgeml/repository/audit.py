@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from edgeml_core import decoding
 from edgeml_core.errors import RejectedError, UsageError
 from edgeml_io import files
 
@@ -109,7 +110,7 @@ def check(lines: Iterable[bytes], *anchors: Head) -> Head:
 
 def _decode(line: bytes, head: Head) -> Entry:
     try:
-        entry = msgspec.json.decode(line, type=Entry)
+        entry = decoding.from_json(line, Entry)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         message = f"the line after entry {head.number} is no entry: {error}"
         raise RejectedError("audit-broken", message, _HINT) from error

@@ -28,6 +28,7 @@ from edgeml.repository import broker_config, certificates, device_ca
 from edgeml.repository.broker_config import BrokerSettings
 from edgeml.repository.device_ca import BROKER_CA, DEVICE_CA
 from edgeml.repository.layout import RepositoryFolder
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_io import files
 
@@ -121,7 +122,7 @@ def refresh(repository: RepositoryFolder, now: datetime) -> list[str]:
     for path, encoded in repository.enrollments.broker_folders().items():
         if not Path(path).is_dir():
             continue  # the operator has removed or moved it
-        settings = msgspec.json.decode(encoded, type=BrokerSettings)
+        settings = decoding.from_json(encoded, BrokerSettings)
         try:
             _fill(repository, Path(path), settings)
             if not repository.authorities.asks(BROKER_CA):

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from edgeml.repository.certificates import Role
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 
 DATABASE_FILE: Final = "enrollment.db"
@@ -198,8 +199,8 @@ def _token(row: tuple[str, str, str, str, float, str, str]) -> StoredToken:
     digest, labels, groups, device, expires_s, used_by, used_key = row
     return StoredToken(
         digest=digest,
-        labels=msgspec.json.decode(labels, type=dict[str, str]),
-        groups=msgspec.json.decode(groups, type=tuple[str, ...]),
+        labels=decoding.from_json(labels, dict[str, str]),
+        groups=decoding.from_json(groups, tuple[str, ...]),
         device=device,
         expires_s=expires_s,
         used_by=used_by,

@@ -15,7 +15,7 @@ import msgspec
 
 from edgeml.repository import layout
 from edgeml.repository.layout import RepositoryFolder
-from edgeml_core import names, selectors
+from edgeml_core import decoding, names, selectors
 from edgeml_core.errors import UsageError
 from edgeml_core.selectors import Selector
 from edgeml_io import files
@@ -33,7 +33,7 @@ def saved(repository: RepositoryFolder) -> dict[str, str]:
     """
     path = repository.folder / SELECTORS_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+        return decoding.from_json(path.read_bytes(), dict[str, str]) if path.exists() else {}
     except (OSError, msgspec.MsgspecError) as error:
         hint = "restore the file, or remove it and save the selectors again"
         raise UsageError("repo-invalid", f"{path} can't be read: {error}", hint) from error

@@ -27,7 +27,7 @@ from edgeml.repository.chunk_ids import Outgoing
 from edgeml.repository.keys import RELEASE_KEY, Keys
 from edgeml.repository.layout import RepositoryFolder
 from edgeml.repository.releases import Published, Release, collect, releases
-from edgeml_core import card, manifest, trust
+from edgeml_core import card, decoding, manifest, trust
 from edgeml_core.errors import EdgemlError, RejectedError, UsageError
 from edgeml_io import files
 
@@ -219,7 +219,7 @@ def merge(repo: Path, folder: Path, *, now: datetime | None = None) -> Change:
 
 def _signed_before(path: Path) -> dict[str, _Newest]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, _Newest]) if path.exists() else {}
+        return decoding.from_json(path.read_bytes(), dict[str, _Newest]) if path.exists() else {}
     except (OSError, msgspec.MsgspecError) as error:
         raise UsageError("repo-invalid", f"{path} can't be read: {error}", "restore it from a backup") from error
 

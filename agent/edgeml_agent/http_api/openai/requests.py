@@ -18,6 +18,7 @@ import msgspec
 from edgeml_agent.http_api import json_body
 from edgeml_agent.http_api.openai import tools as tool_requests
 from edgeml_agent.http_api.openai.errors import FieldError
+from edgeml_core import decoding
 from edgeml_runtime import requests
 from edgeml_runtime.generate.options import (
     Constraint,
@@ -307,7 +308,7 @@ def convert(values: Mapping[str, object], kind: type[_Request], *, strict: bool 
     """
     _check_supported(values, getattr(kind, "unsupported", {}))
     try:
-        return msgspec.convert(values, kind, str_keys=True, strict=strict)
+        return decoding.convert(values, kind, str_keys=True, strict=strict)
     except ValueError as error:
         raise _unreadable(error) from error
 

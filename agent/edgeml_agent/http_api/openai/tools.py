@@ -14,6 +14,7 @@ import msgspec
 
 from edgeml_agent.http_api import schemas
 from edgeml_agent.http_api.openai.errors import FieldError
+from edgeml_core import decoding
 from edgeml_runtime.generate.options import CallDelta, ToolCall, Tools
 from edgeml_runtime.generate.tools import ID_CHARS
 from edgeml_runtime.tasks import CallingMessage, ResultMessage, TokenDelta
@@ -109,7 +110,7 @@ def tools(given: Sequence[dict[str, Any]] | None, choice: Choice | None, *, seve
 
 def _read(tool: dict[str, Any]) -> _Tool:
     try:
-        return msgspec.convert(tool, _Tool)
+        return decoding.convert(tool, _Tool)
     except msgspec.ValidationError as error:
         hint = "send functions with a name, and parameters as a JSON schema"
         raise FieldError("tools", f"a tool can't be read: {error}", hint) from error
@@ -159,7 +160,7 @@ def result(content: str, call_id: str | None) -> ResultMessage:
 
 def _arguments(function: CalledFunction, field: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(function.arguments or "{}", type=dict[str, Any])
+        return decoding.from_json(function.arguments or "{}", dict[str, Any])
     except (ValueError, RecursionError) as error:
         message = f"the arguments of a call of {function.name[:64]!r} are no JSON object: {error}"
         raise FieldError(field, message, "send the text of a JSON object") from error

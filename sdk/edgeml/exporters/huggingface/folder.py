@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 from tokenizers import Tokenizer
 
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
 from edgeml_core.processing import (
@@ -188,7 +189,7 @@ def read(path: Path, kind: type[T]) -> T | None:
         UsageError: `model-unreadable`, when it is malformed.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return decoding.from_json(path.read_bytes(), kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

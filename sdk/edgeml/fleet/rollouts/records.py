@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from edgeml.fleet.database.engine import Database
 from edgeml.fleet.database.schema import ROLLOUT
 from edgeml.fleet.rollouts.plan import Rollout
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 
 #: Rollouts that are kept: the oldest ended ones beyond are deleted.
@@ -35,7 +36,7 @@ class Rollouts:
         if is_open is not None:
             query = query.where(ROLLOUT.c.is_open.is_(is_open))
         with self._database.reading() as connection:
-            return [msgspec.json.decode(row, type=Rollout) for row in connection.scalars(query)]
+            return [decoding.from_json(row, Rollout) for row in connection.scalars(query)]
 
     def find(self, name: str) -> Rollout:
         """Return the rollout with this id, or the newest one of the model with this name.

@@ -10,6 +10,7 @@ import msgspec
 
 from edgeml.fleet.rules.answers import DEFAULT_RULES, POSSIBLE, SILENT_AFTER_S, Action, Event, EventRule, Rules
 from edgeml.repository import RepositoryFolder
+from edgeml_core import decoding
 from edgeml_core.errors import UsageError
 from edgeml_io import files
 
@@ -26,7 +27,7 @@ def saved(repository: RepositoryFolder) -> Rules:
     """
     path = repository.folder / RULES_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[Event, EventRule]) if path.exists() else DEFAULT_RULES
+        return decoding.from_json(path.read_bytes(), dict[Event, EventRule]) if path.exists() else DEFAULT_RULES
     except (OSError, msgspec.MsgspecError) as error:
         hint = "restore the file, or remove it for the default rules"
         raise UsageError("repo-invalid", f"{path} can't be read: {error}", hint) from error

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-import msgspec
 from starlette.responses import Response
 
 from edgeml.fleet import device_calls, own_certificate
@@ -28,6 +27,7 @@ from edgeml.fleet.web.operations import ANSWER_MAX_S, Failed, NewCall, Refusal
 from edgeml.fleet.web.pages import Pages
 from edgeml.fleet.web.threads import Threads
 from edgeml.repository import RepositoryFolder, client_certificates
+from edgeml_core import decoding
 from edgeml_core.calls import Call, Refused, Reply, Timing
 from edgeml_core.errors import EdgemlError, OverloadedError, RejectedError
 
@@ -75,7 +75,7 @@ class DashboardCalls:
 
     async def _by_form(self, exchange: Exchange) -> Response:
         fields = {name: value for name, value in exchange.body.items() if name in NewCall.__struct_fields__}
-        asked = converted(lambda: msgspec.convert(fields, NewCall, strict=False), "form")
+        asked = converted(lambda: decoding.convert(fields, NewCall, strict=False), "form")
         try:
             reply = await self._ask(exchange, asked)
             status = 200 if reply.refused is None else _REFUSED_STATUS

@@ -28,6 +28,7 @@ from edgeml.fleet.web.exchange import HEADERS, Exchange, json
 from edgeml.fleet.web.operations import EVENTS, JSON, OPERATIONS, Failed, Operation, Refusal
 from edgeml.fleet.web.sessions import Session, Sessions
 from edgeml.fleet.web.threads import Threads
+from edgeml_core import decoding
 from edgeml_core.errors import EdgemlError, InternalError, OverloadedError, UsageError
 from edgeml_io import http_hosts
 
@@ -179,7 +180,7 @@ def _exchange(request: Request, prefix: str) -> Exchange:
     """Make the exchange of a request that isn't checked yet."""
     return Exchange(
         params=request.path_params,
-        query=msgspec.convert({}, OPERATIONS[0].query),
+        query=decoding.convert({}, OPERATIONS[0].query),
         cookie=request.cookies.get(prefix + SESSION_COOKIE, ""),
         nonce=request.cookies.get(prefix + LOGIN_COOKIE, ""),
         address=request.client.host if request.client else "",
@@ -209,11 +210,12 @@ def _query(request: Request, operation: Operation) -> Any:  # noqa: ANN401 - the
     pairs = request.query_params.multi_items()
     if len(dict(pairs)) != len(pairs):
         raise UsageError("input-invalid", "a parameter of the query is given twice", "give each once")
-    return converted(lambda: msgspec.convert(dict(pairs), operation.query, strict=False), "query")
+    return converted(lambda: decoding.convert(dict(pairs), operation.query, strict=False), "query")
 
 
 async def _body(request: Request, operation: Operation) -> Any:  # noqa: ANN401 - the operation's type
-    if operation.takes is None and not operation.is_form:
+    takes: Any = operation.takes
+    if takes is None and not operation.is_form:
         return None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     wanted = _FORM if operation.is_form else JSON
@@ -230,7 +232,7 @@ async def _body(request: Request, operation: Operation) -> Any:  # noqa: ANN401 
         raise UsageError("input-invalid", f"the body didn't arrive within {BODY_MAX_S:g} s") from None
     if operation.is_form:
         return converted(lambda: dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=20)), "form")
-    return converted(lambda: msgspec.json.decode(raw, type=operation.takes), "body")
+    return converted(lambda: decoding.from_json(raw, takes), "body")
 
 
 def converted(convert: Callable[[], Any], what: str) -> Any:  # noqa: ANN401 - the type that is read

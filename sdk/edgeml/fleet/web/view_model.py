@@ -22,7 +22,7 @@ from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.status import Chosen, DeviceStatus, FleetStatus
 from edgeml.repository import Release, RepositoryFolder, layout, releases
 from edgeml.repository.audit import Entry
-from edgeml_core import names, trust
+from edgeml_core import decoding, names, trust
 from edgeml_core.card import Measurements
 from edgeml_core.desired import HASH_STEPS
 from edgeml_core.errors import UsageError
@@ -220,7 +220,7 @@ class ViewModel:
                 path = trust.measurements_target(name)
                 is_measured = path in self._repository.releases.digests()
                 data = self._repository.releases.read([path])[path] if is_measured else None
-                measured = msgspec.json.decode(data, type=Measurements) if data is not None else None
+                measured = decoding.from_json(data, Measurements) if data is not None else None
                 return ReleaseDetails(id=name, release=it, measurements=measured)
         raise UsageError("release-unknown", f"there is no release {name!r}", "see the list of releases")
 

@@ -21,6 +21,7 @@ import msgspec
 import edgeml_core
 from edgeml.verify import board
 from edgeml.verify.emulation import qemu
+from edgeml_core import decoding
 from edgeml_core.profile import Profile
 from edgeml_runtime import engines
 
@@ -94,7 +95,7 @@ def _first_installed(names: tuple[str, ...]) -> str | None:
 def installed(root: Path) -> Contents | None:
     """Read the contents of a root; None when there is no root."""
     try:
-        return msgspec.json.decode((root / STAMP).read_bytes(), type=Contents)
+        return decoding.from_json((root / STAMP).read_bytes(), Contents)
     except (OSError, msgspec.MsgspecError):
         return None
 
