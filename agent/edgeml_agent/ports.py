@@ -257,13 +257,19 @@ class ModelServer(Protocol):
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Serve the bundle in `folder` as `name`; the version before it answers until the new one is warm.
 
+        The version before then answers what it has, see `retired`. It delays the next `activate` of `name` alone.
+
         Raises:
             DeviceError: the bundle can't be loaded or run; the version before still serves.
         """
         ...
 
     async def deactivate(self, name: str) -> None:
-        """Stop serving `name`, after its accepted requests are answered; no error when it isn't served."""
+        """Stop serving `name`, whose accepted requests are still answered; no error when it isn't served."""
+        ...
+
+    async def retired(self, name: str | None = None) -> None:
+        """Wait until replaced versions of `name`, by default of all models, have answered and freed their memory."""
         ...
 
     async def compare(self, name: str, folder: Path, manifest: Manifest, policy: ShadowPolicy) -> Compared | None:

@@ -120,6 +120,7 @@ def _tune_and_reload(folder, manifest, row):
         answers, enough = [], asyncio.Event()
         asking = asyncio.create_task(_ask(models, row, answers, enough))
         await models.reload("layered")
+        await models.retired()
         after_bytes = memory.anonymous_bytes()
         enough.set()
         await asking

@@ -311,6 +311,8 @@ class MemoryServer:
         self.reloaded: list[str] = []
         self.disagreeing: set[str] = set()
         self.failures: set[str] = set()
+        #: Set when the replaced versions of a model have answered; a model that isn't here has none.
+        self.retiring: dict[str, asyncio.Event] = {}
 
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Let a version answer."""
@@ -325,6 +327,12 @@ class MemoryServer:
         self._life.step()
         await asyncio.sleep(0)
         self.live.pop(name, None)
+
+    async def retired(self, name: str | None = None) -> None:
+        """Wait for those in `retiring`."""
+        for model, answered in self.retiring.items():
+            if name in {None, model}:
+                await answered.wait()
 
     async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared:
         """Let a version agree, unless it is in `disagreeing`."""

@@ -131,6 +131,7 @@ async def _serve(folder: Path) -> None:
     while version := (await asyncio.to_thread(sys.stdin.readline)).strip():
         manifest = manifests.decode((folder / version / manifests.MANIFEST_NAME).read_bytes())
         await live.activate(MODEL, folder / version, manifest)
+        await live.retired()
         print(live.active()[MODEL].manifest.version, flush=True)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -53,6 +53,9 @@ class NullModelServer:
     async def deactivate(self, name: str) -> None:
         """See `ModelServer.deactivate`."""
 
+    async def retired(self, name: str | None = None) -> None:
+        """See `ModelServer.retired`."""
+
     async def compare(self, name: str, folder: Path, manifest: Manifest, policy: ShadowPolicy) -> None:
         """See `ModelServer.compare`."""
 

@@ -97,8 +97,8 @@ class Models:
         self._served: dict[str, Served] = {}
         # One load at a time: two at once would need memory for both.
         self._changing = asyncio.Lock()
-        #: Versions that answer what they have, with the memory of each.
-        self._retiring: dict[asyncio.Task[None], int] = {}
+        #: Replaced versions while they answer what they have.
+        self._retiring: dict[asyncio.Task[None], Manifest] = {}
         self._inline = InlineRuns()
 
     def active(self) -> Mapping[str, Served]:
@@ -171,19 +171,28 @@ class Models:
     async def activate(self, name: str, folder: Path, manifest: Manifest, deployment: str = "") -> None:
         """Serve the bundle in `folder` as `name`; the version before it answers until this one is warm.
 
-        Returns once the old version's requests are answered and its memory is free, which `worker.CLOSE_MAX_S` bounds.
+        The version before then answers what it has, see `retired`: of one model no third version is loaded.
         After a cancellation either the old version still answers or the new one does; see `active`.
 
         Raises:
             DeviceError: it can't be loaded or run; what was served before still is.
         """
+        await self.retired(name)
         async with self._changing:
             old = self._served.get(name)
             await self._make_room(manifest, but=name)
             worker = await self._load(name, folder, manifest)
             self._served[name] = Served(folder, manifest, deployment, worker)
         if old is not None:
-            await self._rest(old)
+            self._retire(old)
+
+    async def retired(self, name: str | None = None) -> None:
+        """Wait until replaced versions of `name`, by default of all models, have answered and freed their memory.
+
+        `worker.CLOSE_MAX_S` bounds it.
+        """
+        if closing := [task for task, manifest in self._retiring.items() if name in {None, manifest.name}]:
+            await asyncio.wait(closing)
 
     async def compare(self, name: str, folder: Path, manifest: Manifest, rule: ShadowPolicy) -> Compared | None:
         """Give the bundle in `folder` the same requests as the served version of `name`, until the policy decides.
@@ -197,6 +206,7 @@ class Models:
         served = self._served.get(name)
         if served is None or served.manifest.task != manifest.task:
             return None
+        await self.retired(name)
         async with self._changing:
             await self._make_room(manifest, but=name)
             # Its requests are counted nowhere: it answers no client, or as a canary only.
@@ -207,7 +217,7 @@ class Models:
             return await served.shadow.verdict()
         finally:
             served.shadow = None
-            await self._close(worker, manifest)
+            await asyncio.wait([self._close(worker, manifest)])
 
     async def reload(self, name: str) -> None:
         """Load the model's version again, since it was tuned; the loaded one answers until then.
@@ -215,19 +225,20 @@ class Models:
         Raises:
             UsageError: `model-unknown`. DeviceError: it can't be loaded; the one before still answers.
         """
+        await self.retired(name)
         async with self._changing:
             served = self.find(name)
             if (old := served.worker) is None:
                 return
             served.worker = await self._load(name, served.folder, served.manifest)
-        await self._close(old, served.manifest)
+        self._close(old, served.manifest)
 
     async def deactivate(self, name: str) -> None:
-        """Stop serving `name`, after its queue is answered. No error when it isn't served."""
+        """Stop serving `name`, whose queue is still answered; see `retired`. No error when it isn't served."""
         async with self._changing:
             served = self._served.pop(name, None)
         if served is not None:
-            await self._rest(served)
+            self._retire(served)
 
     async def unload(self, name: str) -> None:
         """Free the model's memory, after its queue is answered, until it is loaded or activated again.
@@ -253,7 +264,7 @@ class Models:
         """Stop serving all models."""
         for name in list(self._served):
             await self.deactivate(name)
-        await asyncio.gather(*self._retiring)
+        await self.retired()
 
     async def _awake(self, name: str, version: str | None) -> Served:
         """Find the model, and load it if it rests."""
@@ -285,7 +296,7 @@ class Models:
             return True
         others = [served for name, served in self._served.items() if name != but and served.worker is not None]
         others.sort(key=lambda served: served.used_s)
-        retiring = sum(self._retiring.values())
+        retiring = sum(it.needs.ram_bytes for it in self._retiring.values())
         needed = manifest.needs.ram_bytes + sum(served.manifest.needs.ram_bytes for served in others) + retiring
         for served in others:
             if needed > self._memory_bytes and not served.queue_depth:
@@ -294,16 +305,20 @@ class Models:
         return needed <= self._memory_bytes or not (retiring or any(served.worker for served in others))
 
     async def _rest(self, served: Served) -> None:
-        """Close a version's worker; it goes on closing when the caller is cancelled."""
-        worker, served.worker = served.worker, None
-        if worker is not None:
-            await self._close(worker, served.manifest)
+        """Free a version's memory, after its queue is answered."""
+        if (closing := self._retire(served)) is not None:
+            await asyncio.wait([closing])
 
-    async def _close(self, worker: Worker, manifest: Manifest) -> None:
+    def _retire(self, served: Served) -> asyncio.Task[None] | None:
+        """Let a version answer what it has, and then free its memory."""
+        worker, served.worker = served.worker, None
+        return None if worker is None else self._close(worker, served.manifest)
+
+    def _close(self, worker: Worker, manifest: Manifest) -> asyncio.Task[None]:
         closing = asyncio.create_task(worker.close())
-        self._retiring[closing] = manifest.needs.ram_bytes
+        self._retiring[closing] = manifest
         closing.add_done_callback(self._retiring.pop)
-        await asyncio.shield(closing)
+        return closing
 
     async def _load(self, name: str, folder: Path, manifest: Manifest) -> Worker:
         model, calibration = await asyncio.to_thread(_open_warm, folder, manifest)

@@ -32,6 +32,7 @@ from edgeml_core import manifest as manifests
 from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError
 from edgeml_core.lifecycle import Event, State
+from edgeml_core.manifest import Manifest
 from edgeml_core.records import DeviceRecord
 from edgeml_io.aio import run_to_end
 from edgeml_runtime.hardware.board import Board
@@ -165,8 +166,12 @@ class Agent:
         await run_to_end(activate())
         self._reporter.activated(machine.record, probed)
 
+    async def retired(self, name: str) -> None:
+        """Wait until the replaced version of a model is gone; its next one would be a third in memory."""
+        await self._ports.server.retired(name)
+
     async def _remove(self, machine: StateMachine) -> None:
-        """Stop serving a model after its accepted requests are answered. A power cut before the record repeats it."""
+        """Stop serving a model; accepted requests are still answered. A power cut before the record repeats it."""
         async with self._swap_locks[machine.record.name]:
             await self._stop_serving(machine.record.name)
             await machine.remove()
@@ -239,8 +244,18 @@ class Agent:
         release = Release(digest=wanted.manifest_sha256, manifest_bytes=data, manifest=manifests.decode(data))
         if release.manifest.stem != stem:
             raise RejectedError("bundle-format", f"the manifest of {stem} calls itself {release.manifest.stem}")
-        self._ports.prober.admit(release.manifest)
+        await self._admit(release.manifest)
         return release, wanted.group
+
+    async def _admit(self, manifest: Manifest) -> None:
+        """Check that this device can run a model; where memory is short, wait for that of replaced versions first."""
+        try:
+            self._ports.prober.admit(manifest)
+        except DeviceError as error:
+            if error.code != "memory-short":
+                raise
+            await self._ports.server.retired()
+            self._ports.prober.admit(manifest)
 
     async def _fetch(self, record: ModelRecord, release: Release, group: str) -> PartialRelease:
         """Collect all chunks of a release: from its own folder, from other releases here, then from the origin."""
@@ -338,6 +353,7 @@ class Agent:
         """Tune the serving release of `name` for this device, once, and reload it with the result."""
         if (digest := self.serving.get(name)) is None or digest in self._tuned:
             return
+        await self._ports.server.retired(name)  # a cancelled wait costs nothing, unlike one before the reload
         try:
             folder, release = self._ports.releases.folder(digest), self._ports.releases.read(digest)
             if await asyncio.to_thread(tuning.read, folder, release.manifest) is not None:

@@ -81,11 +81,13 @@ class UpdateTask:
     async def _install(self, deployment: Deployment) -> None:
         """Attempt the update until it succeeds, is rejected, or fails on this device.
 
-        Transport errors are retried up to `ATTEMPTS_MAX`. A deferred update releases the slot until its time.
+        Transport errors are retried up to `ATTEMPTS_MAX`. A deferred update releases the slot until its time. A version
+        that the one before has replaced may write for minutes: only its own model's next update waits for it.
         """
         delays = islice(backoff.delays(RETRY_FIRST_S, RETRY_MAX_S), ATTEMPTS_MAX - 1)
         while True:
             try:
+                await self._agent.retired(self._name)
                 async with self._slot.hold():
                     if self._agent.is_settled(deployment):
                         return  # by `edgeml-agent install`, which held the slot

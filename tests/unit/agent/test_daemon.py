@@ -263,8 +263,8 @@ def test_deployment_with_another_time_is_followed(bench):
     assert bench.clock.now() < LATER.timestamp()
 
 
-def test_swap_of_a_model_that_still_answers_delays_no_rollback_of_another(bench, monkeypatch):
-    """It lasts until the old version's answers are complete, for minutes."""
+def test_swap_that_takes_long_delays_no_rollback_of_another(bench, monkeypatch):
+    """A large model loads for a minute on a slow board."""
     for version in ("1.0", "2.0"):
         files = {"golden.msgpack": b"golden", "model.onnx": b"other graph", "model.weights": version.encode() * 100}
         bench.deploy("third", version, bench.release(a_manifest(name="third", version=version), files))
@@ -273,7 +273,7 @@ def test_swap_of_a_model_that_still_answers_delays_no_rollback_of_another(bench,
     live(bench, until=lambda: bench.server.live == {NAME: "1.0", "third": "2.0"})
     activate, complete = bench.server.activate, asyncio.Event()
 
-    async def answering(name, folder, manifest, deployment):
+    async def loading(name, folder, manifest, deployment):
         await activate(name, folder, manifest, deployment)
         if manifest.version == "3.0":
             await complete.wait()
@@ -294,8 +294,40 @@ def test_swap_of_a_model_that_still_answers_delays_no_rollback_of_another(bench,
         await asyncio.gather(running, return_exceptions=True)
 
     bench.start()
-    monkeypatch.setattr(bench.server, "activate", answering)
+    monkeypatch.setattr(bench.server, "activate", loading)
     asyncio.run(main())
+
+
+def test_replaced_version_that_still_answers_delays_its_own_next_update_alone(bench):
+    """A chat may last for minutes. Only where memory is short do the updates of other models wait for its end."""
+    deploy(bench, "1.0")
+    deploy_beside(bench, "other")
+    live(bench, until=lambda: bench.server.live == {NAME: "1.0", "other": "1.0"})
+
+    async def main():
+        answered = bench.server.retiring[NAME] = asyncio.Event()
+        running = asyncio.create_task(bench.daemon.run())
+        await until_async(lambda: bench.daemon.ready)
+        deploy(bench, "2.0")
+        deploy_beside(bench, "other", "2.0")
+        bench.link.news.set()
+        await until_async(lambda: bench.server.live["other"] == "2.0", timeout_s=5)
+        bench.prober.refusal = DeviceError("memory-short", "needs 1 byte")
+        deploy_beside(bench, "other", "3.0")
+        bench.link.news.set()
+        await until_async(lambda: bench.link.reports[-1].version == "3.0")
+        await asyncio.sleep(0.05)
+        assert bench.link.reports[-1].state is State.RESOLVING
+        assert bench.server.live == {NAME: "1.0", "other": "2.0"}
+        bench.prober.refusal = None
+        answered.set()
+        await until_async(lambda: bench.server.live == {NAME: "2.0", "other": "3.0"}, timeout_s=5)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    bench.start()
+    asyncio.run(main())
+    assert codes(bench) == []
 
 
 def test_deployment_that_is_deferred_delays_no_other(bench):

@@ -45,7 +45,7 @@ class Loading(Models):
 async def serving(*names, memory_bytes=None):
     """Serve a version of each name. A loaded model takes one byte."""
     models = Loading(memory_bytes=memory_bytes)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for name in names:
             await models.activate(name, Model(name), Model(name).manifest)
         yield models
@@ -93,28 +93,50 @@ async def read(models, name, count=ENDLESS):
         return [], error.code
 
 
-def upgraded(models, name):
-    """A swap to version 2."""
-    return asyncio.create_task(models.activate(name, Model(name, "2"), Model(name, "2").manifest))
+def upgraded(models, name, version="2"):
+    """A swap to another version."""
+    return asyncio.create_task(models.activate(name, Model(name, version), Model(name, version).manifest))
 
 
 def test_activate_beside_a_text_without_end_holds_up_no_other_model():
-    """The new version answers at once; a swap and a load of another model wait for no text of the old one."""
+    """The new version answers at once. A swap, a load and a removal of another model wait for no text of the old one.
+
+    Its own next version does: of one model there are never three.
+    """
 
     async def main():
         async with serving("m", "n") as models:
             text = asyncio.create_task(read(models, "m"))
             await until_async(lambda: models.find("m").queue_depth)
-            swap = upgraded(models, "m")
-            await until_async(lambda: models.find("m").manifest.version == "2")
+            await upgraded(models, "m")
             assert await models.run("m", lambda model: model.manifest.version) == "2"
             await upgraded(models, "n")
             await models.unload("n")
             await models.load("n")
-            assert not swap.done()
+            await models.deactivate("n")
+            await models.retired("n")
+            third = upgraded(models, "m", "3")
+            await asyncio.sleep(0.05)
+            assert await models.run("m", lambda model: model.manifest.version) == "2"
             assert not text.done()
             text.cancel()
-            await swap
+            await third
+            assert await models.run("m", lambda model: model.manifest.version) == "3"
+
+    asyncio.run(main())
+
+
+def test_deactivate_beside_a_text_without_end_returns_at_once():
+    """The update that removes the model holds up those of other ones; the text goes on."""
+
+    async def main():
+        async with serving("m") as models:
+            text = asyncio.create_task(read(models, "m"))
+            await until_async(lambda: models.find("m").queue_depth)
+            await models.deactivate("m")
+            assert not models.active()
+            assert not text.done()
+            text.cancel()
 
     asyncio.run(main())
 
@@ -129,6 +151,7 @@ def test_activate_ends_what_the_old_version_writes_for_too_long(monkeypatch):
             texts = [asyncio.create_task(read(models, "m", count)) for count in (ENDLESS, 10)]
             await until_async(lambda: old.pending == len(texts))
             await upgraded(models, "m")
+            await models.retired("m")
             assert old._model is None
             assert [await text for text in texts] == [([], "deadline-exceeded"), (list(range(10)), "")]
             await until_async(lambda: not old.pending)
@@ -143,12 +166,11 @@ def test_a_resting_model_waits_for_the_memory_of_a_version_that_still_writes():
         async with serving("n", "m", memory_bytes=1) as models:
             text = asyncio.create_task(read(models, "m"))
             await until_async(lambda: models.find("m").queue_depth)
-            swap = upgraded(models, "m")
-            await until_async(lambda: models.find("m").manifest.version == "2")
+            await upgraded(models, "m")
             with pytest.raises(OverloadedError):
                 await models.load("n")
             text.cancel()
-            await swap
+            await models.retired("m")
             await models.load("n")
 
     asyncio.run(main())
