@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,9 +15,24 @@ from edgeml_runtime import engines
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _MEMORY_INFO: Final = Path("/proc/meminfo")
-#: The control groups of this process, and the folder of all groups of version 2.
+#: The control groups of this process, and the folder of all groups.
 _OWN_GROUPS: Final = Path("/proc/self/cgroup")
 _GROUPS: Final = Path("/sys/fs/cgroup")
+
+
+class _GroupFiles(NamedTuple):
+    """The files of a group's memory, and what the names in its `memory.stat` begin with."""
+
+    limit: str
+    used: str
+    prefix: str
+
+
+#: By the name of the controller in a line of `_OWN_GROUPS`: version 2 has none, version 1 has a folder for each.
+_GROUP_FILES: Final = {
+    "": _GroupFiles("memory.max", "memory.current", ""),
+    "memory": _GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+}
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,47 +58,55 @@ def this_machine() -> Board:
         arch=arch,
         cpu=cpu.get("model name") or cpu.get("Model") or arch,
         cpu_features=frozenset((cpu.get("flags") or cpu.get("Features") or "").split()),
-        memory_bytes=_kibibytes("MemTotal"),
+        memory_bytes=memory_max_bytes(),
         runtimes=engines.installed(),
     )
 
 
 def available_bytes() -> int:
-    """Return the memory in bytes that a new process could take now without swapping, by the kernel's estimate."""
-    return _kibibytes("MemAvailable")
+    """Return the memory in bytes that a new process could take now without swapping: of the machine, or of a container.
+
+    The kernel estimates the first. Of a container's limit it is what its processes don't use.
+    """
+    machine = int(_fields(_MEMORY_INFO).get("MemAvailable", "0 kB").split()[0]) * 1024
+    return max(0, min([machine, *(limit - used for limit, used in _group_limits())]))
 
 
 def memory_max_bytes() -> int:
     """Return the memory in bytes that this process may take: that of the machine, or less in a container."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()])
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(limit for limit, _ in _group_limits())])
 
 
-def _group_limits() -> Iterator[int]:
-    """Yield the limits of this process's control group and of those around it; `max` is none."""
-    own = _GROUPS / _fields(_OWN_GROUPS).get("0", "").removeprefix(":").lstrip("/")
-    for folder in (own, *own.parents):
-        try:
-            text = (folder / "memory.max").read_text().strip()
-        except OSError:
+def _group_limits() -> Iterator[tuple[int, int]]:
+    """Yield the limit and the use, in bytes, of this process's control group and of those around it with a limit.
+
+    A limit counts the cache of files, too. The kernel frees it for a process that needs memory, so it is no use.
+    """
+    for line in _text(_OWN_GROUPS).splitlines():
+        _, controller, path = line.split(":", 2)
+        if (files := _GROUP_FILES.get(controller)) is None:
             continue
-        if text.isdigit():
-            yield int(text)
+        own = _GROUPS / controller / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if (limit := _text(folder / files.limit).strip()).isdigit():  # the word `max` is none
+                stat = _fields(folder / "memory.stat", " ")
+                cached = sum(int(stat.get(f"{files.prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+                yield int(limit), int(_text(folder / files.used) or 0) - cached
 
 
-def _kibibytes(field: str) -> int:
-    amount = _fields(_MEMORY_INFO).get(field, "0 kB").split()[0]
-    return int(amount) * 1024
-
-
-def _fields(path: Path) -> dict[str, str]:
+def _fields(path: Path, separator: str = ":") -> dict[str, str]:
     """Read a file of `name : value` lines; of a repeated name, the first value."""
     fields: dict[str, str] = {}
-    try:
-        text = path.read_text()
-    except OSError:
-        return fields
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon:
+    for line in _text(path).splitlines():
+        name, found, value = line.partition(separator)
+        if found:
             fields.setdefault(name.strip(), value.strip())
     return fields
+
+
+def _text(path: Path) -> str:
+    """Read a file; one that can't be read is empty."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
