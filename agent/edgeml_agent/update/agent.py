@@ -95,8 +95,9 @@ class Agent:
         self._target = ""
         #: For each model, held while a release is loaded and recorded: both or neither.
         self._swap_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        #: Digest of the serving release by model.
+        #: Digest of the serving release by model, and the stem of its bundle.
         self.serving: dict[str, str] = {}
+        self._stems: dict[str, str] = {}
         #: Releases that were tuned in this run, or failed to be; neither is tuned again.
         self._tuned: set[str] = set()
         self.metrics = UpdateMetrics(ports.store)
@@ -118,14 +119,8 @@ class Agent:
 
     async def serving_withdrawn(self) -> dict[str, str]:
         """Return the withdrawn releases that serve here, as stems by model."""
-
-        def find() -> dict[str, str]:
-            if not (withdrawn := self._ports.trust.withdrawn()):
-                return {}
-            stems = {name: self._ports.releases.read(it).manifest.stem for name, it in self.serving.items()}
-            return {name: stem for name, stem in stems.items() if stem in withdrawn}
-
-        return await asyncio.to_thread(find)
+        withdrawn = await asyncio.to_thread(self._ports.trust.withdrawn)
+        return {name: stem for name, stem in self._stems.items() if stem in withdrawn}
 
     async def update(self, machine: StateMachine, deployment: Deployment) -> None:
         """Install a deployment, or remove its model: all steps in order, each with its event of the table.
@@ -178,6 +173,7 @@ class Agent:
 
     async def _stop_serving(self, name: str) -> None:
         await self._ports.server.deactivate(name)
+        self._stems.pop(name, None)
         if self.serving.pop(name, None):
             log.event("not serving", model=name)
 
@@ -346,7 +342,7 @@ class Agent:
         except OSError as error:
             message = f"the files of {release.manifest.stem} can't be read: {error}"
             raise DeviceError("store-failed", message, "check the disk; SD cards wear out") from error
-        self.serving[name] = release.digest
+        self.serving[name], self._stems[name] = release.digest, release.manifest.stem
         log.event("serving", model=name, version=release.manifest.version, deployment=deployment)
 
     async def tune(self, name: str) -> None:

@@ -185,8 +185,7 @@ class Daemon:
             return LOOK_EVERY_S
         self._delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
         self._reporter.trust_restored()
-        with _store_errors_logged():
-            self._reporter.serving_withdrawn(await self._agent.serving_withdrawn())
+        self._reporter.serving_withdrawn(await self._agent.serving_withdrawn())
         self._abandon(deployments, tasks)
         for name, deployment in deployments.items():
             self._update(name, tasks).start(deployment)

@@ -793,6 +793,19 @@ def test_damaged_manifest_of_one_model_stops_no_other(bench, repair):
         live(bench, until=lambda: bench.server.live == {NAME: repair, "other": "2.0"})
 
 
+def test_damaged_manifest_of_one_model_hides_no_withdrawn_release_that_serves(bench, caplog):
+    """Neither that of another model nor its own: both answer from memory."""
+    deploy(bench, "1.0")
+    deploy_beside(bench, "other")
+    live(bench, until=lambda: bench.server.live == {NAME: "1.0", "other": "1.0"})
+
+    def withdraw():
+        damage_manifest(bench, "other")
+        bench.trust.withdrawals = {f"{NAME}-1.0-rpi4-onnx", "other-1.0-rpi4-onnx"}
+
+    live(bench, withdraw, until=lambda: caplog.text.count("a withdrawn release still serves") == 2)
+
+
 @pytest.mark.parametrize("is_revoked", [False, True])
 def test_update_that_waits_for_its_turn_ends_with_its_deployment(bench, is_revoked):
     """An aborted rollout must not reach a device that fetches another model meanwhile, nor a revoked device."""
