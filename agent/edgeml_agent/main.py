@@ -130,8 +130,6 @@ async def _run(settings: Settings, restart: _Restart) -> None:
             if settings.serve.mqtt:
                 answer = partial(_answer_requests, settings, link, models)
                 tasks.create_task(keep_running("requests over MQTT", answer, SystemClock()))
-            if relay is not None:
-                tasks.create_task(keep_running("relay", relay.run, SystemClock()))
     finally:
         supervisor.notify(STOPPING)
         await models.close()
@@ -167,6 +165,7 @@ class _Sources:
 
     def __init__(self, settings: Settings, link: MqttLink, floor: TimeFloor, relay: Relay | None) -> None:
         self.link = link
+        self.relay = relay
         self.floor = floor.floor
         files = BlockingFiles(link.files, asyncio.get_running_loop())
 
@@ -208,8 +207,8 @@ def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources,
     shadow_policy = settings.shadow if settings.serve.shadow else None
     agent = Agent(settings.device.id, host, adapters, reporter, shadow_policy=shadow_policy)
     calls = Calls(link, releases, prober, doctor=partial(_checks, settings), restart=restart.request)
-    tunes = settings.serve.tune
-    return Daemon(agent, link, store, reporter, calls=calls, clock=clock, folder=folder, tunes=tunes)
+    relay, tunes = None if sources.relay is None else sources.relay.run, settings.serve.tune
+    return Daemon(agent, link, store, reporter, calls=calls, clock=clock, folder=folder, relay=relay, tunes=tunes)
 
 
 def _checks(settings: Settings) -> tuple[Check, ...]:

@@ -92,4 +92,4 @@ def tls_context(settings: BrokerSettings, late_floor: datetime | None) -> ssl.SS
         return tls.client_context(ca=settings.ca, cert=settings.cert, key=settings.key, late_floor=late_floor)
     except OSError as error:
         message = f"the broker's ca, cert or key can't be used: {error}"
-        raise UsageError("config-invalid", message, "name PEM files in the [broker] section of agent.toml") from error
+        raise UsageError("config-invalid", message, f"name PEM files for {settings.url} in agent.toml") from error

@@ -51,6 +51,7 @@ class Daemon:
 
     Args:
         folder: the store's folder.
+        relay: runs the connection to the site's broker, on a device that is a relay.
         tunes: whether to tune serving releases for this device.
     """
 
@@ -64,10 +65,12 @@ class Daemon:
         calls: Calls,
         clock: Clock,
         folder: Path,
+        relay: Callable[[], Coroutine[Any, Any, None]] | None = None,
         tunes: bool = False,
     ) -> None:
         self._agent = agent
         self._link = link
+        self._relay = relay
         self._calls = calls
         self._store = store
         self._reporter = reporter
@@ -92,6 +95,8 @@ class Daemon:
                 # An operator sees at the first start that the settings can't be used; later the card has lost a file.
                 ends_for = () if self._agent.serving else UsageError
                 tasks.create_task(keep_running("connection", self._link.run, self._clock, ends_for=ends_for))
+                if self._relay is not None:
+                    tasks.create_task(keep_running("relay", self._relay, self._clock, ends_for=ends_for))
                 for name, work in {
                     "updates": lambda: self._follow_fleet(tasks),
                     "the store's changes": self._follow_store,
@@ -256,10 +261,11 @@ async def keep_running(
     while True:
         try:
             await work()
-        except ends_for:
-            raise
         except Exception as error:  # noqa: BLE001 - no defect in a task may end the process that serves
-            if isinstance(first := aio.first_error(error), EdgemlError):
+            first = aio.first_error(error)
+            if isinstance(first, ends_for):
+                raise first from None
+            if isinstance(first, EdgemlError):
                 log.failure(f"{name}: paused", first)
             else:
                 log.defect(f"{name}: paused", error)
