@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Executor
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTP_PORT, HTTPS_PORT, HTTPConnection, HTTPException
 from typing import Final, TypeVar
 from urllib.parse import SplitResult
 
@@ -18,27 +18,41 @@ FAILURES: Final = (OSError, ValueError, HTTPException)
 T = TypeVar("T")
 
 
-def connection(url: SplitResult, context: ssl.SSLContext | None, timeout_s: float) -> HTTPConnection:
-    """Make a connection to the server of a URL, which its first request opens.
+class Connection(HTTPConnection):
+    """A connection to the server of a URL, which its first request opens.
+
+    It remembers its socket: an answer with `Connection: close` takes the socket away before its body is read.
 
     Args:
         url: `http` or `https`, with a host.
         context: of TLS; None for plain HTTP.
         timeout_s: of each step.
     """
-    host, port = url.hostname or "", url.port
-    if context is None:
-        return HTTPConnection(host, port, timeout=timeout_s)
-    return HTTPSConnection(host, port, timeout=timeout_s, context=context)
+
+    def __init__(self, url: SplitResult, context: ssl.SSLContext | None, timeout_s: float) -> None:
+        self.default_port = HTTP_PORT if context is None else HTTPS_PORT
+        super().__init__(url.hostname or "", url.port or self.default_port, timeout=timeout_s)
+        self._context = context
+        self.opened: socket.socket | None = None
+
+    def connect(self) -> None:
+        """Open the connection; its socket is known before the handshake, in which a server may be silent, too."""
+        super().connect()
+        if self._context is None:
+            self.opened = self.sock
+            return
+        secured = self._context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = self.opened = secured
+        secured.do_handshake()
 
 
 async def run(
-    made: HTTPConnection, use: Callable[[HTTPConnection], T], *, timeout_s: float, threads: Executor | None = None
+    made: Connection, use: Callable[[Connection], T], *, timeout_s: float, threads: Executor | None = None
 ) -> T:
     """Let `use` send a request and read its answer in a thread. A connection whose request fails is closed.
 
     Args:
-        made: by `connection`; one request at a time uses it.
+        made: the connection; one request at a time uses it.
         use: may raise any of `FAILURES`.
         timeout_s: of all of it.
         threads: where it runs; None is the event loop's own.
@@ -53,7 +67,7 @@ async def run(
     except BaseException:
         # The thread may still wait for bytes: the end of the connection wakes it up.
         with contextlib.suppress(OSError):
-            if (opened := made.sock) is not None:  # read once: the thread may close it meanwhile
-                opened.shutdown(socket.SHUT_RDWR)
+            if made.opened is not None:
+                made.opened.shutdown(socket.SHUT_RDWR)
         made.close()
         raise

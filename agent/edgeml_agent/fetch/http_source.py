@@ -163,7 +163,7 @@ class _Client:
         self._server = server
         self._context = server.context()
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="chunks-http")
-        self._idle: list[HTTPConnection] = []
+        self._idle: list[http_client.Connection] = []
 
     async def get(self, chunk_id: str) -> bytes:
         """Return the file of a chunk.
@@ -172,7 +172,7 @@ class _Client:
             TransportError: `chunk-timeout`, when there is none within the bounds.
         """
         url = self._server.url
-        connection = self._idle.pop() if self._idle else http_client.connection(url, self._context, TIMEOUT_S)
+        connection = self._idle.pop() if self._idle else http_client.Connection(url, self._context, TIMEOUT_S)
         path = f"{url.path.rstrip('/')}/{chunk_id[:2]}/{chunk_id}"
         try:
             read = partial(_read, path=path)

@@ -90,7 +90,7 @@ async def post(webhook: Webhook, body: bytes) -> int:
     Raises:
         TransportError: `webhook-failed`, when there is no answer within `TIMEOUT_S`.
     """
-    connection = http_client.connection(webhook.url, webhook.context, TIMEOUT_S)
+    connection = http_client.Connection(webhook.url, webhook.context, TIMEOUT_S)
     try:
         status = await http_client.run(connection, partial(_post, webhook=webhook, body=body), timeout_s=TIMEOUT_S)
     except TimeoutError as error:

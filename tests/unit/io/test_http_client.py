@@ -4,38 +4,85 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
-from http.client import HTTPConnection
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
 from edgeml_io import http_client
+from edgeml_io.http_client import Connection
+
+#: Seconds of a step: longer than any test waits.
+STEP_S = 60.0
+ANSWER = b"HTTP/1.1 200 OK\r\nConnection: %b\r\nContent-Length: 10\r\n\r\nhalf"
 
 
-class Vanishing(HTTPConnection):
-    """A connection whose thread closes it after the first look at its socket."""
-
-    def __init__(self, first: socket.socket) -> None:
-        self.looks = [first]
-        super().__init__("localhost")
-
-    @property
-    def sock(self) -> socket.socket | None:
-        """The socket, once."""
-        return self.looks.pop() if self.looks else None
-
-    @sock.setter
-    def sock(self, value: socket.socket | None) -> None:
-        assert value is None
-
-
-def test_socket_that_the_thread_closes_meanwhile_leaves_a_timeout():
-    """Callers expect `FAILURES`; an AttributeError would end the agent or the host."""
+@contextmanager
+def serving(answer: bytes) -> Iterator[str]:
+    """A server that sends an answer to one client, and is silent from then on."""
     ends = threading.Event()
 
-    async def run(made: HTTPConnection) -> None:
-        asyncio.get_running_loop().call_later(0.1, ends.set)
-        await http_client.run(made, lambda _: ends.wait(), timeout_s=0.05)
+    def serve() -> None:
+        client, _ = listener.accept()
+        with client:
+            client.recv(65_536)
+            client.sendall(answer)
+            ends.wait()
 
-    with socket.socket() as first, pytest.raises(TimeoutError):
-        asyncio.run(run(Vanishing(first)))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        ends.set()
+        thread.join()
+
+
+def times_out(made: Connection, use: Callable[[Connection], object], threads: ThreadPoolExecutor | None = None) -> None:
+    """Run a request that takes too long."""
+    with pytest.raises(TimeoutError):
+        asyncio.run(http_client.run(made, use, timeout_s=0.2, threads=threads))
+
+
+def read(made: Connection) -> bytes:
+    """Read an answer."""
+    made.request("GET", "/")
+    return made.getresponse().read()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer"),
+    [("http", ANSWER % b"keep-alive"), ("http", ANSWER % b"close"), ("https", b"")],
+    ids=["kept", "closed", "TLS"],
+)
+def test_server_that_falls_silent_holds_no_thread_past_the_timeout(scheme: str, answer: bytes) -> None:
+    """Also one that has announced the end of its connection, or is silent in the handshake: the threads are few."""
+    threads = ThreadPoolExecutor(1)
+    with serving(answer) as address:
+        context = ssl.create_default_context() if scheme == "https" else None
+        times_out(Connection(urlsplit(f"{scheme}://{address}"), context, STEP_S), read, threads)
+        assert threads.submit(int).result(10) == 0
+
+
+def test_socket_that_the_thread_closes_meanwhile_leaves_a_timeout() -> None:
+    """Callers expect `FAILURES`; any other error would end the agent or the host."""
+    ends = threading.Event()
+
+    def close(made: Connection) -> None:
+        made.connect()
+        made.close()
+        ends.wait(0.5)
+
+    with serving(b"") as address:
+        times_out(Connection(urlsplit(f"http://{address}"), None, STEP_S), close)
+
+
+def test_address_without_a_port_has_that_of_its_scheme() -> None:
+    """The last group of an IPv6 address is no port."""
+    made = [Connection(urlsplit(url), context, 1) for url, context in (
+        ("http://[::1]/", None), ("https://[::1]/", ssl.create_default_context()), ("http://[::1]:81/", None),
+    )]  # fmt: skip
+    assert [(it.host, it.port) for it in made] == [("::1", 80), ("::1", 443), ("::1", 81)]
