@@ -166,10 +166,12 @@ def test_kept_caches_are_bounded(opened, monkeypatch):
         cache = kept.take(model.session, [number + 5, 3])
         cache.read([number + 5, 3])
         kept.keep(cache)
-    assert len(kept._kept) == caches.KEPT_MAX
+    assert len(kept.kept) == caches.KEPT_MAX
     monkeypatch.setattr(caches, "KEPT_BYTES_MAX", 2 * cache.bytes)
-    kept.keep(caches.Cache(cache._decoder, model.session))
-    assert sum(it.bytes for it in kept._kept) <= 2 * cache.bytes
+    other = kept.take(model.session, [1, 3])
+    other.read([1, 3])
+    kept.keep(other)
+    assert sum(it.bytes for it in kept.kept) <= 2 * cache.bytes
 
 
 FULL = """

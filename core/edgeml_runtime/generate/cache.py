@@ -7,8 +7,10 @@ import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from threading import Lock
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,9 +27,9 @@ RUN_TOKENS_MAX: Final = 512
 SCORES_MAX: Final = 512 * 1024
 #: Tokens by which the memory of a cache grows.
 GROWTH_TOKENS: Final = 256
-#: Conversations whose caches are kept, so that their next turn reads its new tokens only.
+#: Conversations of a model whose caches are kept, so that their next turn reads its new tokens only.
 KEPT_MAX: Final = 8
-#: Bytes of all kept caches: an eighth of the smallest board's memory.
+#: Bytes of the kept caches of all models together: an eighth of the smallest board's memory.
 KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
 #: Fraction of this process's memory for the caches of all conversations that are written at a time.
 MEMORY_FRACTION: Final = 1 / 8
@@ -235,8 +237,38 @@ class Cache:
             yield some, outputs[self._decoder.spec.output][0]
 
 
+class _KeptCaches:
+    """The caches of ended conversations, by model. The threads of all models share it; a closed model's go with it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        #: By model, in the order of the numbers, which tell the oldest of all.
+        self._caches: WeakKeyDictionary[Caches, list[tuple[int, Cache]]] = WeakKeyDictionary()
+        self._numbers = count()
+
+    def of(self, model: Caches) -> list[Cache]:
+        """Return a model's caches."""
+        with self._lock:
+            return [cache for _, cache in self._caches.get(model, ())]
+
+    def add(self, model: Caches, cache: Cache) -> None:
+        """Keep a cache, and drop the oldest ones past the bounds."""
+        with self._lock:
+            self._caches[model] = [*self._caches.get(model, ()), (next(self._numbers), cache)][-KEPT_MAX:]
+            while sum(cache.bytes for kept in self._caches.values() for _, cache in kept) > KEPT_BYTES_MAX:
+                del min(filter(None, self._caches.values()), key=lambda kept: kept[0][0])[0]
+
+    def remove(self, model: Caches, cache: Cache) -> None:
+        """Forget a cache; the thread of another model may have dropped it meanwhile."""
+        with self._lock:
+            self._caches[model] = [it for it in self._caches.get(model, ()) if it[1] is not cache]
+
+
+_KEPT: Final = _KeptCaches()
+
+
 class Caches:
-    """The caches of the last conversations, and those in use, from which others that begin alike are copied.
+    """The caches of a model's last conversations, and those in use, from which others that begin alike are copied.
 
     Args:
         decoder: makes the inputs.
@@ -244,23 +276,28 @@ class Caches:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._kept: list[Cache] = []
         self._used: list[Cache] = []
+
+    @property
+    def kept(self) -> list[Cache]:
+        """Return the caches of ended conversations, the oldest first."""
+        return _KEPT.of(self)
 
     def take(self, session: Session, ids: Sequence[int]) -> Cache:
         """Take the cache that shares the longest beginning with `ids`, rewound to it, or a new one.
 
         At least one token is left to read, since its logits are wanted.
         """
-        usable = (it for it in (*self._kept, *self._used) if it.session is session)
+        kept = self.kept
+        usable = (it for it in (*kept, *self._used) if it.session is session)
         best = max(usable, key=lambda it: it.shared(ids), default=None)
         shared = best.shared(ids) if best else 0
         if best is None or not shared:
             cache = Cache(self._decoder, session)
-        elif best in self._used or (len(best.tokens) > 2 * shared and len(self._kept) < KEPT_MAX):
+        elif best in self._used or (len(best.tokens) > 2 * shared and len(kept) < KEPT_MAX):
             cache = best.copied(shared)  # another conversation: it would forget more than it gains
         else:
-            self._kept.remove(best)
+            _KEPT.remove(self, best)
             cache = best
         cache.rewind(min(shared, len(ids) - 1))
         self._used.append(cache)
@@ -275,9 +312,7 @@ class Caches:
         self.drop(cache)
         if cache.tokens and rounded(len(cache.tokens)) * self._decoder.token_bytes() <= KEPT_BYTES_MAX:
             cache.shrink()
-            self._kept.append(cache)
-        while len(self._kept) > KEPT_MAX or sum(it.bytes for it in self._kept) > KEPT_BYTES_MAX:
-            del self._kept[0]
+            _KEPT.add(self, cache)
 
 
 class CacheMemory:

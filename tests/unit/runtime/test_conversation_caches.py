@@ -75,6 +75,27 @@ def test_keep_a_cache_beyond_the_bound_drops_no_other(decoder):
     assert kept.take(session, [*PROMPT, 1]).tokens == PROMPT
 
 
+def test_kept_caches_of_all_models_share_the_bound(decoder):
+    """The oldest of all is dropped, whose model has it read again. A model that is gone has none."""
+    half = KEPT_BYTES_MAX // decoder.token_bytes() // 2
+
+    def keep(kept, first):
+        cache = kept.take(session, [first])
+        cache.reserve(half)
+        cache.tokens += [first] * half
+        kept.keep(cache)
+
+    models, session = [Caches(decoder) for _ in range(3)], Session()
+    for number, kept in enumerate(models):
+        keep(kept, number)
+    assert [len(kept.kept) for kept in models] == [0, 1, 1]
+    keep(models[0], 3)
+    assert [len(kept.kept) for kept in models] == [1, 0, 1]
+    del kept, models[2]
+    keep(models[0], 4)
+    assert [len(kept.kept) for kept in models] == [2, 0]
+
+
 def test_empty_takes_memory_for_the_tokens_that_are_written(decoder):
     """A chat without a limit has room for the model's whole context. Huge pages would make all of it resident."""
     size_bytes, taken_bytes = in_own_process(_write_one_token, decoder)
