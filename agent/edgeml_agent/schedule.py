@@ -7,12 +7,13 @@ names no time of day: windows are closed until it is set.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 from edgeml_core import trust
 from edgeml_core.daily_window import DailyWindow
 from edgeml_core.desired import Deployment
+from edgeml_core.errors import DeviceError
 
 
 class Calendar(Protocol):
@@ -30,6 +31,10 @@ class Calendar(Protocol):
         """Return when a release may be activated; at most `now_s` if it may be now."""
         ...
 
+    def clock_error(self, now_s: float) -> DeviceError | None:
+        """Return why no time can come, `clock-late`; None while the clock may be right."""
+        ...
+
 
 class AtOnce:
     """The calendar of an operator at the device: everything is permitted now."""
@@ -45,6 +50,9 @@ class AtOnce:
     def activate_at(self, deployment: Deployment, now_s: float) -> float:  # noqa: ARG002 - its time doesn't count
         """See `Calendar.activate_at`."""
         return now_s
+
+    def clock_error(self, now_s: float) -> None:
+        """See `Calendar.clock_error`."""
 
 
 class DeviceCalendar:
@@ -77,6 +85,16 @@ class DeviceCalendar:
         """See `Calendar.activate_at`."""
         at_s = max(now_s, deployment.activate_after.timestamp() if deployment.activate_after else now_s)
         return self._opens_at(self._activate, at_s) if self._activate else at_s
+
+    def clock_error(self, now_s: float) -> DeviceError | None:
+        """See `Calendar.clock_error`."""
+        if now_s >= (floor := self._floor()).timestamp():
+            return None
+        shown = f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
+        message = (
+            f"the update waits until the clock is set: it shows {shown}, and {floor:%Y-%m-%d %H:%M} UTC has passed"
+        )
+        return DeviceError("clock-late", message, "set the clock, or turn on NTP: timedatectl")
 
     def _opens_at(self, window: DailyWindow, now_s: float) -> float:
         return window.opens_at(max(now_s, self._floor().timestamp()))

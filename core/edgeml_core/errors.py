@@ -75,6 +75,7 @@ CODES: Final[dict[str, str]] = {
     "release-absent": "the device named by --on doesn't have the bundle",
     "device-busy": "the device named by --on answers another call",
     "group-key-missing": "the release is encrypted for a group whose key this device doesn't have",
+    "clock-late": "the device's clock is before a signed time, so the update's hours can't come",
     "disk-full": "the store has no space for the release",
     "memory-short": "the model needs more memory than this device has available",
     "store-failed": "the store's database or files can't be read or written",

@@ -65,9 +65,10 @@ class Ports:
 class _Postponed(Exception):
     """The update must pause until `until_s`, in seconds since 1970."""
 
-    def __init__(self, reason: str, until_s: float) -> None:
+    def __init__(self, reason: str, until_s: float, error: DeviceError | None) -> None:
         self.until_s = until_s
-        self.text = f"{reason} {datetime.fromtimestamp(until_s, UTC):%Y-%m-%d %H:%M} UTC"
+        self.code = error.code if error else ""
+        self.text = error.message if error else f"{reason} {datetime.fromtimestamp(until_s, UTC):%Y-%m-%d %H:%M} UTC"
         super().__init__(self.text)
 
 
@@ -190,7 +191,7 @@ class Agent:
         try:
             await self.update(machine, deployment)
         except _Postponed as postponed:
-            await machine.advance(Event.POSTPONED, message=postponed.text)
+            await machine.advance(Event.POSTPONED, code=postponed.code, message=postponed.text)
             return postponed.until_s
         except asyncio.CancelledError:
             await machine.interrupt()
@@ -273,13 +274,16 @@ class Agent:
         """Fetch while the calendar permits; received chunks stay on the disk."""
         calendar, now_s = self._ports.calendar, self._ports.clock.now()
         if (opens_s := calendar.fetch_at(now_s)) > now_s:
-            raise _Postponed("fetches from", opens_s)
+            raise self._postponed("fetches from", opens_s)
         closes_s = calendar.fetch_until(now_s)
         try:
             async with asyncio.timeout(None if closes_s is None else closes_s - now_s):
                 await fetch.run()
         except TimeoutError:
-            raise _Postponed("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
+            raise self._postponed("fetches on from", calendar.fetch_at(closes_s or now_s)) from None
+
+    def _postponed(self, reason: str, until_s: float) -> _Postponed:
+        return _Postponed(reason, until_s, self._ports.calendar.clock_error(self._ports.clock.now()))
 
     async def _verify(self, fetched: PartialRelease) -> Path:
         """Verify every file against the manifest, and return the finished release's folder."""
@@ -293,7 +297,7 @@ class Agent:
     def _check_activation_time(self, deployment: Deployment) -> None:
         now_s = self._ports.clock.now()
         if (at_s := self._ports.calendar.activate_at(deployment, now_s)) > now_s:
-            raise _Postponed("is fetched and probed, activates from", at_s)
+            raise self._postponed("is fetched and probed, activates from", at_s)
 
     async def _check_withdrawn(self, release: Release) -> None:
         """Refuse a release that was withdrawn since it was resolved: a fetch may take hours."""

@@ -14,6 +14,7 @@ from edgeml_agent.store import locks
 from edgeml_agent.update import daemon as daemons
 from edgeml_agent.update import update_task
 from edgeml_core import chunks, desired
+from edgeml_core.daily_window import parse
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError, EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.lifecycle import State
@@ -261,6 +262,18 @@ def test_deployment_with_another_time_is_followed(bench):
     live(bench, until=deferred(bench))
     live(bench, lambda: None, hurry, until=serves(bench, "1.0"))
     assert bench.clock.now() < LATER.timestamp()
+
+
+def test_hours_of_a_board_without_a_clock_are_reported_as_waiting_for_it(bench):
+    """It starts in 1970. Its hours never come, and the date of the next ones would be a promise."""
+    bench.calendar = DeviceCalendar(fetch=parse("00:00-23:59"), activate=None, floor=lambda: LATER)
+    deploy(bench, "1.0")
+    live(bench, until=deferred(bench))
+    assert codes(bench) == ["clock-late"]
+    assert "2999-01-01 22:00 UTC has passed" in bench.link.reports[-1].message
+    bench.clock.seconds = LATER.timestamp() + 1.0
+    live(bench, until=serves(bench, "1.0"))
+    assert bench.store.record(NAME).code == ""
 
 
 def test_swap_that_takes_long_delays_no_rollback_of_another(bench, monkeypatch):
