@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Final, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeml_core.errors import UsageError
 from edgeml_core.processing import ImageInput
@@ -23,6 +23,7 @@ PIXELS_MAX: Final = 32 * 1024 * 1024
 #: Pixels of all pictures in one request: five photos of 12 megapixels. A board decodes some ten megapixels a second.
 TOGETHER_PIXELS_MAX: Final = 2 * PIXELS_MAX
 
+_SMALLER: Final = "scale it down before sending it"
 _RESAMPLE: Final = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -98,15 +99,19 @@ def _decoded(data: bytes, image: ImageInput) -> Image.Image:
         return ImageOps.exif_transpose(picture).convert("RGB" if image.channels == 3 else "L")
     except UsageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own bound, which is above ours
+        raise UsageError("input-invalid", f"the image has more than {PIXELS_MAX} pixels", _SMALLER) from error
     except Exception as error:  # Pillow raises errors of many types for damaged files; found by flipping bytes
+        # Pillow names the object by its address in memory, which tells nobody what is wrong.
+        reason = f"it begins with {data[:4]!r}" if isinstance(error, UnidentifiedImageError) else error
         hint = f"send a whole file in one of the formats {', '.join(FORMATS)}"
-        raise UsageError("input-invalid", f"the image can't be read: {error}", hint) from error
+        raise UsageError("input-invalid", f"the image can't be read: {reason}", hint) from error
 
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > PIXELS_MAX:
         message = f"the image has {width} x {height} pixels, or would have after resizing; {PIXELS_MAX} are allowed"
-        raise UsageError("input-invalid", message, "scale it down before sending it")
+        raise UsageError("input-invalid", message, _SMALLER)
 
 
 def _resized(picture: Image.Image, image: ImageInput) -> Image.Image:
