@@ -7,7 +7,7 @@ converted first (`onnx_opset`); the given file stays the original.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from edgeml.exporters import onnx_opset
 from edgeml.exporters.huggingface import audio, image_processor
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source
+from edgeml.oracle import torch_modules
 from edgeml_core.errors import EdgemlError, UsageError
 from edgeml_core.manifest import DTYPES, Task, TensorSpec
 from edgeml_core.processing import Postprocess, Preprocess, TensorInput, TensorOutput
@@ -29,6 +30,13 @@ from edgeml_runtime.tensors import Array
 
 #: Free lengths of made-up inputs, shortest first. A model of pictures may refuse those below its strides.
 LENGTHS: Final = (1, 8, 32, 64, 320)
+#: The text of made-up inputs.
+_TEXT: Final = "text"
+#: For the dictionaries and lists that other converters write.
+_TENSORS_HINT: Final = (
+    "convert it with tensors as outputs, by skl2onnx with options={'zipmap': False}; "
+    "or export the estimator itself as file.py:function"
+)
 #: Bytes read at a time.
 _BLOCK_BYTES: Final = 1 << 20
 _QUANTIZED: Final = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
@@ -38,15 +46,18 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     """Load the model in an `.onnx` file.
 
     Raises:
-        UsageError: `model-unreadable`, or `model-unsupported` for an old opset or a model quantized already.
+        UsageError: `model-unreadable`, or `model-unsupported` for an old opset, a model quantized already, inputs or
+            outputs that a bundle can't have, or random answers.
     """
     model = _read(path)
     task = task or "tensors"
-    inputs, outputs = _inputs(model.graph), _specs(model.graph.output)
+    inputs, outputs = _inputs(model.graph), _outputs(model.graph)
     preprocess, assets = _preprocess(path.parent, task, work)
     original = _session(path)
     answered = _answered(original, inputs)
     first = next(answered, None)
+    if first:
+        torch_modules.check_repeats(original, first)
     notes: tuple[str, ...] = ()
     shipped, opset = path, onnx_opset.version(model)
     if opset < onnx_opset.OPSET_MIN:
@@ -112,16 +123,26 @@ def _session(path: Path) -> OrtSession:
 def _inputs(graph: onnx.GraphProto) -> tuple[TensorSpec, ...]:
     """Describe the inputs that a caller must send: old files list their weights among them."""
     weights = {tensor.name for tensor in graph.initializer}
-    return _specs([value for value in graph.input if value.name not in weights])
+    return tuple(_spec(value) for value in graph.input if value.name not in weights)
 
 
-def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(value) for value in values)
+def _outputs(graph: onnx.GraphProto) -> tuple[TensorSpec, ...]:
+    """Describe the outputs: numbers, which can be compared with those of another machine."""
+    specs = tuple(map(_spec, graph.output))
+    if texts := [spec.name for spec in specs if spec.dtype == "string"]:
+        message = f"the output {texts[0]!r} is of texts; a bundle answers with numbers"
+        raise UsageError("model-unsupported", message, "leave it out of the graph's outputs, and name classes yourself")
+    return specs
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        message = f"{value.name!r} is a {str(kind).removesuffix('_type')}; a bundle has tensors"
+        raise UsageError("model-unsupported", message, _TENSORS_HINT)
     tensor = value.type.tensor_type
-    name = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    is_text = tensor.elem_type == onnx.TensorProto.STRING
+    name = "string" if is_text else helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     dtype = DTYPES.get(name)
     if dtype is None:
         message = f"{value.name!r} is of {name}; a bundle has {', '.join(DTYPES)}"
@@ -177,6 +198,8 @@ def _example(inputs: Sequence[TensorSpec], length: int) -> dict[str, Array]:
 def _ramp(spec: TensorSpec, length: int) -> Array:
     """Make a ramp: all values of a float input differ, and are the same on every machine."""
     shape = tuple((length if axis else 1) if size == -1 else size for axis, size in enumerate(spec.shape))
+    if spec.dtype == "string":
+        return np.full(shape, _TEXT, dtype=object)
     if spec.dtype in ("float32", "float16"):
         return np.linspace(-1, 1, int(np.prod(shape)), dtype=spec.dtype).reshape(shape)
     return np.ones(shape, dtype=spec.dtype)

@@ -79,7 +79,7 @@ def check_repeats(session: Session, example: Mapping[str, Array]) -> None:
     for name, values in before.items():
         if not is_near(values, after[name]):
             message = f"the model gives two answers to one input: output {name!r} changes from run to run"
-            hint = "draw no random numbers in forward, and take a state as an input and return it as an output"
+            hint = "draw no random numbers in the model, and take a state as an input and return it as an output"
             raise UsageError("model-unsupported", message, hint)
 
 

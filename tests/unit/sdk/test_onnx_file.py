@@ -51,6 +51,62 @@ def test_load_model_that_cannot_be_quantized_is_unsupported(tmp_path, options, m
     assert caught.value.code == "model-unsupported"
 
 
+def of_node(path, node, y, *, kind=TensorProto.FLOAT):
+    """Write a model of one node from x, of shape [batch, 4], to the output y."""
+    x = helper.make_tensor_value_info("x", kind, ["batch", 4])
+    graph = helper.make_graph([node], "one", [x], [y])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+TEXTS = helper.make_tensor_value_info("y", TensorProto.STRING, ["batch", 4])
+FLOATS = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+PROBABILITIES = helper.make_value_info(
+    "y",
+    helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("node", "y", "kind", "message"),
+    [
+        (
+            helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3]),
+            PROBABILITIES,
+            TensorProto.FLOAT,
+            "'y' is a sequence; a bundle has tensors",
+        ),
+        (helper.make_node("Identity", ["x"], ["y"]), TEXTS, TensorProto.STRING, "'y' is of texts"),
+        (helper.make_node("RandomNormalLike", ["x"], ["y"]), FLOATS, TensorProto.FLOAT, "two answers to one input"),
+    ],
+    ids=["skl2onnx's default", "texts", "random"],
+)
+def test_load_model_whose_answers_a_bundle_cannot_have_is_unsupported(tmp_path, node, y, kind, message):
+    """Dictionaries of probabilities, texts, and answers that change from run to run."""
+    with pytest.raises(UsageError, match=message) as caught:
+        onnx_file.load(of_node(tmp_path / "model.onnx", node, y, kind=kind), None, tmp_path)
+    assert caught.value.code == "model-unsupported"
+
+
+def test_load_model_of_texts(tmp_path):
+    """Its made-up input is texts, which onnxruntime takes."""
+    node = helper.make_node(
+        "LabelEncoder",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        keys_strings=["cow", "text"],
+        values_floats=[1.0, 2.0],
+        default_float=0.0,
+    )
+    source = onnx_file.load(of_node(tmp_path / "model.onnx", node, FLOATS, kind=TensorProto.STRING), None, tmp_path)
+    assert [(it.name, it.dtype, it.shape) for it in source.signature.inputs] == [("x", "string", (-1, 4))]
+    assert source.original.run(source.example)["y"].tolist() == [[2.0] * 4]
+
+
 def axes_model(path, *, opset):
     """Write y = ReduceSum(x + [[0, 1, 2]], axis 1) by the form of opset 11 and 12: the axis is an attribute."""
     nodes = [
