@@ -15,7 +15,8 @@ from edgeml_core.tool_template import ToolTemplate
 class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
     """Text through a `tokenizer.json`. `pad_to` are the compiled lengths in tokens; empty means any length.
 
-    `prompt` is put before each text. It is left out where there is none, so that agents which don't know it take such a
+    `prompt` is put before each text. `cut` is the side at which a text loses what is beyond `max_length`: the right one
+    where it is left out. Both are left out where they say nothing, so that agents which don't know them take such a
     bundle.
     """
 
@@ -24,6 +25,7 @@ class TextInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pad_to: tuple[int, ...] = ()
     pad_id: int = 0
     prompt: str | msgspec.UnsetType = msgspec.UNSET
+    cut: Literal["left"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class QuestionInput(TextInput, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="question"):

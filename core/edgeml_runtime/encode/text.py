@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -60,7 +60,7 @@ class Encoder:
         self._tokenizer = opened(path)
         self._longest = min(text.max_length, max(text.pad_to, default=text.max_length))
         if not isinstance(text, QuestionInput):
-            self._tokenizer.enable_truncation(self._longest)
+            self._cut()
 
     def encode(self, texts: Sequence[Text]) -> tuple[dict[str, Array], list[Tokens]]:
         """Encode a batch of texts and pairs. Of a pair that is too long, the longer text is cut first.
@@ -106,9 +106,12 @@ class Encoder:
         else:  # the parts of a pair that overflow repeat each other
             self._tokenizer.no_truncation()
             (whole,) = self._tokenizer.encode_batch([self._whole(text)])
-            self._tokenizer.enable_truncation(self._longest)
+            self._cut()
             unread = len(whole.ids) - len(encoding.ids)
         return msgspec.structs.replace(_tokens(encoding), unread=unread)
+
+    def _cut(self, **how: Any) -> None:  # noqa: ANN401 -- tokenizers has no types
+        self._tokenizer.enable_truncation(self._longest, direction=self._text.cut or "right", **how)
 
     def windows(self, question: Question) -> list[Window]:
         """Split a context into windows, each with the question; one window where the model's length holds both.
@@ -134,7 +137,7 @@ class Encoder:
         if context <= room or not context:
             return [whole]
         overlap = self._overlap(room, context)
-        self._tokenizer.enable_truncation(self._longest, stride=overlap, strategy="only_second")
+        self._cut(stride=overlap, strategy="only_second")
         try:
             first = self._pair(question)
         finally:

@@ -65,6 +65,14 @@ def test_what_is_cut_is_counted(encoder):
     assert (cut.unread, whole.unread) == (3, 0)
 
 
+def test_the_beginning_is_cut_where_the_model_reads_the_end(encoder):
+    """Of one text, and of the longer one of two; what is missing is counted as ever."""
+    of_end = encoder(max_length=6, cut="left")
+    tensors, (alone, pair) = of_end.encode([Text("good good bad film film film"), Text("bad bad film good", "bad")])
+    assert tensors["input_ids"].tolist() == [[2, 5, 6, 6, 6, 3], [2, 6, 4, 3, 5, 3]]
+    assert (alone.unread, pair.unread) == (2, 2)
+
+
 def test_two_texts_are_one_row(encoder):
     """The second one follows in the same row, of the second type."""
     tensors, (tokens,) = encoder(max_length=8).encode([Text("good film", "bad")])

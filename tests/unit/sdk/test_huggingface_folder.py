@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 from tokenizers import Tokenizer, models
 
 from edgeml.exporters.huggingface import audio, image_processor
@@ -163,3 +164,16 @@ def test_limits_on_tokens_below_one_are_no_limits(tmp_path: Path):
     write(tmp_path, config={}, tokenizer_config={"model_max_length": -1}, sentence_bert_config={"max_seq_length": 77})
     Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     assert folders.text_input(tmp_path, tmp_path / "out.json").max_length == 77
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "cut"),
+    [({}, "right", UNSET), ({"truncation_side": "left"}, "right", "left"), ({}, "left", "left")],
+)
+def test_the_side_to_cut_is_the_tokenizers(tmp_path: Path, settings: dict[str, str], own: str, cut: object):
+    """By tokenizer_config.json, else by tokenizer.json, as transformers takes it; the right side isn't written."""
+    write(tmp_path, config={}, tokenizer_config=settings)
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.enable_truncation(2, direction=own)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert folders.text_input(tmp_path, tmp_path / "out.json").cut == cut

@@ -94,6 +94,7 @@ class Config(msgspec.Struct, frozen=True):
 class _TokenizerConfig(msgspec.Struct, frozen=True):
     model_max_length: float | None = None
     pad_token: str | dict[str, object] | None = None
+    truncation_side: str | None = None
 
 
 class _SentenceConfig(msgspec.Struct, frozen=True):
@@ -128,6 +129,7 @@ def text_input(folder: Path, destination: Path, given: Path | None = None) -> Te
     except Exception as error:  # tokenizers raises bare Exception
         hint = "save the fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
         raise UsageError("model-unreadable", f"{folder} has no usable {TOKENIZER}: {error}", hint) from error
+    own_side = (tokenizer.truncation or {}).get("direction")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(destination), pretty=False)
@@ -140,6 +142,7 @@ def text_input(folder: Path, destination: Path, given: Path | None = None) -> Te
         tokenizer=TOKENIZER,
         max_length=_tokens_max(folder, settings),
         pad_id=(tokenizer.token_to_id(str(pad or "[PAD]")) or 0) if own is None or own < 0 else own,
+        cut="left" if (settings.truncation_side or own_side) == "left" else msgspec.UNSET,
     )
 
 
