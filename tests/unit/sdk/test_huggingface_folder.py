@@ -159,6 +159,19 @@ def test_pictures_of_an_impossible_size_are_refused(tmp_path: Path, pixels: int)
         image_processor.image_input(tmp_path)
 
 
+def test_sentence_transformers_limit_replaces_the_tokenizers(tmp_path: Path):
+    """As a `max_seq_length` that was set after loading is saved; the position table limits both."""
+    for of_sentence, positions, expected in ((384, 512, 384), (1000, 512, 512)):
+        write(
+            tmp_path,
+            config={"max_position_embeddings": positions},
+            tokenizer_config={"model_max_length": 128},
+            sentence_bert_config={"max_seq_length": of_sentence},
+        )
+        Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+        assert folders.text_input(tmp_path, tmp_path / "out.json").max_length == expected
+
+
 def test_limits_on_tokens_below_one_are_no_limits(tmp_path: Path):
     """A text without a token has no answer."""
     write(tmp_path, config={}, tokenizer_config={"model_max_length": -1}, sentence_bert_config={"max_seq_length": 77})

@@ -154,11 +154,15 @@ def question_input(folder: Path, destination: Path) -> QuestionInput:
 
 
 def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
+    """Count the tokens that are read: sentence-transformers puts its own limit in the place of the tokenizer's."""
     sentence = read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
-    limits = (settings.model_max_length, sentence.max_seq_length, config(folder).positions)
-    # Tokenizers without a limit have 1e30.
-    known = [int(limit) for limit in limits if limit and math.isfinite(limit) and 1 <= limit < 1e9]
-    return min(known, default=TOKENS_MAX_DEFAULT)
+    own = (*_limits(sentence.max_seq_length), *_limits(settings.model_max_length))[:1]
+    return min((*own, *_limits(config(folder).positions)), default=TOKENS_MAX_DEFAULT)
+
+
+def _limits(limit: float | None) -> tuple[int, ...]:
+    """Return a limit, or none: tokenizers without one have 1e30."""
+    return (int(limit),) if limit and math.isfinite(limit) and 1 <= limit < 1e9 else ()
 
 
 def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postprocess:
