@@ -16,7 +16,9 @@ from edgeml.exporters.source import Source
 from edgeml.oracle import which_library
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core import names
+from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task
+from edgeml_core.processing import Classes, TokenClasses
 
 _FUNCTION: Final = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 #: Characters that a release's name can't have.
@@ -33,6 +35,23 @@ def load(request: ExportRequest, work: Path) -> Source:
     Raises:
         UsageError: `model-unreadable`, `model-unsafe`, `model-unsupported`, or `extra-missing`.
     """
+    source = _load(request, work)
+    _check_labels(source)
+    return source
+
+
+def _check_labels(source: Source) -> None:
+    """Refuse labels that aren't those of the model: one of them would get another one's score."""
+    decoded = source.signature.postprocess
+    if not isinstance(decoded, Classes | TokenClasses):
+        return
+    for spec in source.signature.outputs:
+        if spec.name == decoded.output and spec.shape and spec.shape[-1] not in (-1, len(decoded.labels)):
+            message = f"the model has {spec.shape[-1]} scores, but config.json has {len(decoded.labels)} labels"
+            raise UsageError("model-unreadable", message, "give id2label in config.json a label for each score")
+
+
+def _load(request: ExportRequest, work: Path) -> Source:
     if request.in_memory is not None:
         from edgeml.exporters import function as functions  # noqa: PLC0415 -- imports torch
 

@@ -34,6 +34,12 @@ def test_labels_come_in_the_order_of_their_numbers(tmp_path: Path):
     assert isinstance(folders.postprocess(tmp_path, "token-classification", "logits"), TokenClasses)
 
 
+@pytest.mark.parametrize(("settings", "count"), [({}, 2), ({"num_labels": 3}, 3), ({"num_labels": 1}, 1)])
+def test_labels_without_names_are_numbered(tmp_path: Path, settings: dict[str, int], count: int):
+    """As old files of transformers have them, or a person's."""
+    assert folders.config(write(tmp_path, config=settings)).labels == tuple(f"LABEL_{it}" for it in range(count))
+
+
 def test_many_labels_at_once_have_a_probability_each(tmp_path: Path):
     """A multi-label model's scores don't sum to one."""
     write(tmp_path, config={"id2label": {"0": "a"}, "problem_type": "multi_label_classification"})

@@ -179,6 +179,17 @@ def test_load_file_with_external_weights_is_identified_by_them_too(tmp_path):
     assert hashes[0] != hashes[1]
 
 
+def test_load_model_with_another_number_of_labels_is_unreadable(tmp_path):
+    """By the file beside it: the operator can repair that, and gets no bundle."""
+    model = linear(tmp_path / "model.onnx")
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "cow", "1": "calf", "2": "bull"}}')
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 2, "width": 2}}')
+    request = ExportRequest(model=str(model), targets=("rpi4",), output=tmp_path, task="image-classification")
+    with pytest.raises(UsageError, match=r"2 scores, but config\.json has 3 labels") as caught:
+        load.load(request, tmp_path)
+    assert caught.value.code == "model-unreadable"
+
+
 def test_load_file_that_is_no_model_is_unreadable(tmp_path):
     """Bytes of another kind."""
     (tmp_path / "model.onnx").write_bytes(b"PK\x03\x04")

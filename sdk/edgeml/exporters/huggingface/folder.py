@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from tokenizers import Tokenizer
@@ -30,6 +30,8 @@ from edgeml_core.processing import (
 TOKENIZER: Final = "tokenizer.json"
 #: Tokens of one text, where no file has a limit; BERT's.
 TOKENS_MAX_DEFAULT: Final = 512
+#: Labels without names; the largest known classifier has some 20,000.
+LABELS_MAX: Final = 1_000_000
 #: Tokens of a question with its context, and of an answer.
 #: Source: transformers 4.57 `QuestionAnsweringPipeline`, its defaults.
 QUESTION_TOKENS_MAX: Final = 384
@@ -52,6 +54,7 @@ class Config(msgspec.Struct, frozen=True):
     architectures: tuple[str, ...] = ()
     model_type: str = ""
     id2label: dict[str, str] = {}
+    num_labels: Annotated[int, msgspec.Meta(ge=1, le=LABELS_MAX)] | None = None
     problem_type: str | None = None
     max_position_embeddings: int | None = None
     n_positions: int | None = None
@@ -67,8 +70,8 @@ class Config(msgspec.Struct, frozen=True):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels by index; transformers doesn't write its two default ones to the file."""
-        named = self.id2label or {"0": "LABEL_0", "1": "LABEL_1"}
+        """The labels by index; as transformers does, those without a name get one, two by default."""
+        named = self.id2label or {str(index): f"LABEL_{index}" for index in range(self.num_labels or 2)}
         return tuple(label for _, label in sorted(named.items(), key=lambda pair: int(pair[0])))
 
     @property
