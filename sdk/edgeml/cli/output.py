@@ -195,12 +195,20 @@ def require_extra(extra: str) -> None:
 
 def fail(error: EdgemlError, *, as_json: bool, exit_code: int | None = None) -> NoReturn:
     """Print an error with its hint, and exit with the code of its family."""
+    cause = _cause(error)
     if as_json:
-        click.echo(json.dumps({"error": error.to_dict()}))
+        click.echo(json.dumps({"error": error.to_dict() | ({"cause": cause} if cause else {})}))
     else:
         click.echo(_lines(f"error[{error.code}]: {error.message}"), err=True)
-        if error.__cause__ is not None and str(error.__cause__) not in error.message:
-            click.echo(_lines(f"  cause: {error.__cause__}"), err=True)
+        if cause:
+            click.echo(_lines(f"  cause: {cause}"), err=True)
         if error.hint:
             click.echo(_lines(f"hint: {error.hint}"), err=True)
     sys.exit(error.exit_code if exit_code is None else exit_code)
+
+
+def _cause(error: EdgemlError) -> str:
+    """Return what caused an error, unless its message says so."""
+    cause = error.__cause__
+    said = (str(cause), getattr(cause, "strerror", None) or str(cause))
+    return "" if cause is None or any(it in error.message for it in said) else said[0]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import click
 import pytest
 
-from edgeml.cli.output import Fraction, Output, printable, table
+from edgeml.cli.output import Fraction, Output, fail, printable, table
 from edgeml_core.errors import UsageError
 
 MAX_DROP = click.Option(["--max-drop"])
+#: What Python says of a file that is absent.
+CAUSE = f"[Errno 2] {os.strerror(2)}: 'a'"
 
 
 @pytest.mark.parametrize(("text", "fraction"), [("1%", 0.01), ("0.01", 0.01), ("100%", 1.0), ("0", 0.0), ("1", 1.0)])
@@ -51,3 +56,18 @@ def test_control_characters_of_a_device_are_shown_not_obeyed(hostile: str, capsy
 def test_printable_text_stays_as_it_is():
     """In any script."""
     assert printable("Zwölf Äpfel 水 🐄") == "Zwölf Äpfel 水 🐄"
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"), [("a can't be read", CAUSE), (f"a can't be read: {os.strerror(2)}", None)]
+)
+def test_fail_tells_the_cause_in_both_forms(message: str, cause: str | None, capsys: pytest.CaptureFixture[str]):
+    """Once: a message that has the reason needs no cause."""
+    error = UsageError("usage", message)
+    error.__cause__ = FileNotFoundError(2, os.strerror(2), "a")
+    for as_json in (True, False):
+        with pytest.raises(SystemExit):
+            fail(error, as_json=as_json)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"].get("cause") == cause
+    assert ("cause:" in printed.err) is (cause is not None)
