@@ -83,6 +83,13 @@ def test_image_processors_of_all_ages_are_read(tmp_path: Path, settings: dict[st
     assert found.resample == "bicubic"
 
 
+def test_a_filter_that_a_bundle_cannot_have_is_refused(tmp_path: Path):
+    """Pillow's box filter: no other one takes its place, since no oracle judges an `.onnx` file."""
+    write(tmp_path, preprocessor_config={"size": {"height": 8, "width": 8}, "resample": 4})
+    with pytest.raises(UsageError, match=r"resample 4; a bundle has 0 .nearest., 1 .lanczos."):
+        image_processor.image_input(tmp_path)
+
+
 def test_what_is_missing_or_malformed_is_named(tmp_path: Path):
     """No config.json, one that is no JSON, no tokenizer, no image processor: each with its remedy."""
     for look in (

@@ -22,6 +22,7 @@ _RESAMPLE: Final[dict[int, Literal["nearest", "lanczos", "bilinear", "bicubic"]]
     2: "bilinear",
     3: "bicubic",
 }
+_DEFAULT_RESAMPLE: Final = 2
 #: Pixels; ConvNeXT's processor crops pictures that it resizes to less.
 _CROP_BELOW_PIXELS: Final = 384
 #: LeViT's processor enlarges the shortest edge by this before the crop.
@@ -52,7 +53,7 @@ class _Processor(msgspec.Struct, frozen=True):
     do_rescale: bool | None = True
     do_normalize: bool | None = True
     do_flip_channel_order: bool | None = False
-    resample: int | None = 2
+    resample: int | None = _DEFAULT_RESAMPLE
     rescale_factor: float | None = 1 / 255
     rescale_offset: bool | None = False
     include_top: bool | None = False
@@ -81,7 +82,7 @@ def image_input(folder: Path) -> ImageInput:
 
     Raises:
         UsageError: `model-unreadable` when the file is missing or malformed; `model-unsupported` when pictures aren't
-            resized, or to no known size.
+            resized, or to no known size or by no known filter.
     """
     found = read(folder / "preprocessor_config.json", _Processor)
     if found is None:
@@ -99,7 +100,7 @@ def image_input(folder: Path) -> ImageInput:
         width=place.width,
         channels=1 if len(mean) == 1 else 3,
         layout="NCHW",
-        resample=_RESAMPLE.get(2 if found.resample is None else found.resample, "bilinear"),
+        resample=_resample(found),
         rescale=(found.rescale_factor or 1.0) if found.do_rescale else 1.0,
         mean=mean,
         std=std,
@@ -107,6 +108,15 @@ def image_input(folder: Path) -> ImageInput:
         resize_to=place.resized or UNSET,
         bgr=True if found.do_flip_channel_order else UNSET,
     )
+
+
+def _resample(found: _Processor) -> Literal["nearest", "lanczos", "bilinear", "bicubic"]:
+    number = _DEFAULT_RESAMPLE if found.resample is None else found.resample
+    if number not in _RESAMPLE:
+        known = ", ".join(f"{it} ({name})" for it, name in _RESAMPLE.items())
+        message = f"the image processor has resample {number}; a bundle has {known}"
+        raise UsageError("model-unsupported", message, "train and save the model with one of them")
+    return _RESAMPLE[number]
 
 
 def _geometry(found: _Processor) -> _Geometry:
