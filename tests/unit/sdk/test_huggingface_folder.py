@@ -203,3 +203,14 @@ def test_the_side_to_cut_is_the_tokenizers(tmp_path: Path, settings: dict[str, s
     tokenizer.enable_truncation(2, direction=own)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert folders.text_input(tmp_path, tmp_path / "out.json").cut == cut
+
+
+def test_tokens_that_the_model_has_no_vector_for_are_noted(tmp_path: Path):
+    """Added to the tokenizer alone; a model with as many vectors, or more, has no note."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "cow": 1}, unk_token="[UNK]"))
+    tokenizer.add_tokens(["sheep", "goat"])
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    (note,) = folders.note_tokens_without_vectors(path, 2)
+    assert "the model has 2 tokens, its tokenizer 2 more, such as 'sheep'" in note
+    assert [folders.note_tokens_without_vectors(path, count) for count in (4, 100)] == [(), ()]

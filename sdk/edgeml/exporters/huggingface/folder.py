@@ -156,6 +156,16 @@ def question_input(folder: Path, destination: Path) -> QuestionInput:
     return QuestionInput(**msgspec.structs.asdict(limited))
 
 
+def note_tokens_without_vectors(tokenizer: Path, vectors: int) -> tuple[str, ...]:
+    """Note for the card that the tokenizer gives ids that the model has no vector for, as tokens added too late are."""
+    vocabulary = Tokenizer.from_file(str(tokenizer)).get_vocab()
+    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= vectors)
+    if not beyond:
+        return ()
+    message = f"the model has {vectors} tokens, its tokenizer {len(beyond)} more, such as {beyond[0][1]!r}"
+    return (f"{message}: a text with one of these fails, as in transformers",)
+
+
 def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
     """Count the tokens that are read: sentence-transformers puts its own limit in the place of the tokenizer's."""
     sentence = read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()

@@ -268,7 +268,10 @@ def _inputs(
         tensors = encoder.joined([encoder.windows(Question(_QUESTION_TRACED, text))[0] for text in _TRACED])
     else:
         tensors, _ = encoder.encode([Text(text) for text in _TRACED])
-    return _Inputs(text, {folders.TOKENIZER: tokenizer}, {name: tensor[:1] for name, tensor in tensors.items()})
+    example = {name: tensor[:1] for name, tensor in tensors.items()}
+    vectors = getattr(pretrained.config, "vocab_size", None)
+    notes = folders.note_tokens_without_vectors(tokenizer, vectors) if vectors else ()
+    return _Inputs(text, {folders.TOKENIZER: tokenizer}, example, notes)
 
 
 def _postprocess(path: Path, task: Task, answered: Mapping[str, Array]) -> Postprocess:
