@@ -27,6 +27,10 @@ _PREEMPHASIS: Final = 0.97
 _LOWEST_HZ: Final = 20.0
 #: Lower bound of a band's energy before its logarithm: float32's epsilon.
 _FLOOR: Final = 1.192092955078125e-07
+#: Bytes by which programs err that count a WAV file's head to its content, or twice.
+_HEAD_MAX_BYTES: Final = 64
+#: From here on a WAV file's length says nothing: a program that writes to a pipe doesn't know it.
+_STREAMED_MIN_BYTES: Final = 0x7FFF_0000
 #: Data type, silence and full scale of integer samples, by their size in bytes.
 _INTEGERS: Final = {1: ("<u1", 128, 2**7), 2: ("<i2", 0, 2**15), 4: ("<i4", 0, 2**31)}
 
@@ -40,11 +44,24 @@ def read(data: bytes, rate_hz: int) -> Audio:
     Raises:
         UsageError: `input-invalid`, when the file is damaged, of an unknown form or too long, or the extra is missing.
     """
+    _check_whole(data)
     try:
         sound = read_wav(data)
     except UsageError:  # the other reader knows further kinds of WAV files, or says what is wrong
         return sound_file.read(data, rate_hz)
     return sound_file.resampled(sound, rate_hz)
+
+
+def _check_whole(data: bytes) -> None:
+    """Refuse a WAV file that ends early: its readers take what is there for all of it.
+
+    Raises:
+        UsageError: `input-invalid`.
+    """
+    said = int.from_bytes(data[4:8], "little")
+    if data.startswith(b"RIFF") and len(data) + _HEAD_MAX_BYTES < said < _STREAMED_MIN_BYTES:
+        message = f"the WAV file has {len(data)} bytes, its head says {said + 8}"
+        raise UsageError("input-invalid", message, "send the whole file")
 
 
 def read_wav(data: bytes) -> Audio:

@@ -60,6 +60,23 @@ def test_a_file_without_its_whole_head_is_refused(cut):
     assert caught.value.code == "input-invalid"
 
 
+@pytest.mark.parametrize(
+    ("cut", "said", "count"),
+    [(-1000, None, None), (None, None, 1600), (None, 0xFFFF_FFFF, 1600), (None, 0x7FFF_F024, 1600), (None, 3280, 1600)],
+    ids=["cut short", "whole", "from ffmpeg's pipe", "from sox's pipe", "head counted twice"],
+)
+def test_a_file_that_ends_early_is_refused(cut, said, count):
+    """Its beginning isn't answered as the whole; lengths that programs don't know, or count wrong, are no reason."""
+    data = bytearray(sounds.wav(sounds.tone(0.1)))
+    data[4:8] = (said or len(data) - 8).to_bytes(4, "little")
+    if count:
+        assert audio.read(bytes(data[:cut]), RATE_HZ).samples.size == count
+        return
+    with pytest.raises(UsageError, match="has 2244 bytes, its head says 3244") as caught:
+        audio.read(bytes(data[:cut]), RATE_HZ)
+    assert caught.value.code == "input-invalid"
+
+
 def written(data, *, width, channels=1):
     held = io.BytesIO()
     with wave.open(held, "wb") as file:
