@@ -203,6 +203,25 @@ def test_expect_100_continue_is_answered(tmp_path):
     assert talked(tmp_path, talk) == ((b"HTTP/1.1 100 Continue\r\n\r\n", [3, 5], b""), ["task", "once"])
 
 
+def test_an_offer_of_another_protocol_is_declined(tmp_path):
+    """As Java's client and curl --http2 offer it: whole, in a row, in chunks, in pieces, and without a body."""
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+    whole, pieces = (request(number, INFER, *offer) for number in (1, 2))
+    bare = request(5, INFER, *offer, "Transfer-Encoding: chunked", body=_chunked)
+    chunked = b"".join(line for line in bare.splitlines(keepends=True) if b"Content-Length" not in line)
+    none = b"GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+    async def talk(reader, writer):
+        found = await asked(reader, writer, whole, whole + whole)
+        found += [await answered(reader), *await asked(reader, writer, none, chunked)]
+        for data in (pieces[:40], pieces[40:-9], pieces[-9:]):
+            writer.write(data)
+            await asyncio.sleep(0.05)
+        return [*found, await answered(reader)]
+
+    assert talked(tmp_path, talk)[0] == [3, 3, 3, 404, 11, 5]
+
+
 def test_access_is_checked_for_each_request_of_a_connection(tmp_path):
     """Also behind a request that was let in."""
     token = f"Authorization: Bearer {TOKEN}"

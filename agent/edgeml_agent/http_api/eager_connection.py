@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+_INVALID: Final = "Invalid HTTP request received."
+_CONNECT: Final = b"CONNECT"
 #: Statuses whose responses have no body, nor a length.
 _BODILESS: Final = frozenset({204, 304})
 
@@ -162,10 +164,10 @@ class EagerConnection(BoundedConnection, HttpToolsProtocol):  # type: ignore[mis
         self._last_byte_s = self.loop.time()
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # no other protocol is offered, so the rest of the data is nobody's
+        except httptools.HttpParserUpgrade as end:
+            self._decline(memoryview(data), end.args[0])
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self.send_400_response(_INVALID)
         while self._beginning:
             self._begin(*self._beginning.popleft())
         self._is_reading = False
@@ -173,6 +175,36 @@ class EagerConnection(BoundedConnection, HttpToolsProtocol):  # type: ignore[mis
             self._expect_head(len(data))
         elif self._head.is_running:
             self._end_head()
+
+    def _decline(self, data: memoryview, end: int) -> None:
+        """Read requests that offer another protocol, as clients do that know HTTP/2, as if they didn't (RFC 9110, 7.8).
+
+        httptools leaves what follows such a head to the other protocol, and with it the body. So it gets the head once
+        more, without the offer. Behind a CONNECT nothing is read.
+
+        Args:
+            data: all that has come.
+            end: of the head in it.
+        """
+        try:
+            while self.parser.get_method() != _CONNECT:
+                data = data[end:]
+                version = self.parser.get_http_version().encode()
+                head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+                head += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+                self.parser.feed_data(b"".join((*head, b"\r\n")))
+                try:
+                    self.parser.feed_data(data)
+                except httptools.HttpParserUpgrade as further:
+                    end = further.args[0]
+                else:
+                    return
+        except httptools.HttpParserError:
+            self.send_400_response(_INVALID)
+
+    @property
+    def _is_offer(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != _CONNECT
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -189,6 +221,8 @@ class EagerConnection(BoundedConnection, HttpToolsProtocol):  # type: ignore[mis
 
     def on_headers_complete(self) -> None:
         """See httptools; the head of a request is complete."""
+        if self._is_offer:
+            return  # it comes once more
         self._is_in_head = False
         version, url = self.parser.get_http_version(), httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -217,6 +251,8 @@ class EagerConnection(BoundedConnection, HttpToolsProtocol):  # type: ignore[mis
 
     def on_message_complete(self) -> None:
         """See httptools."""
+        if self._is_offer:
+            return
         self._is_in_message = False
         if not self.cycle.response_complete:
             self.cycle.more_body = False
