@@ -131,6 +131,6 @@ def test_no_class_or_function_has_an_old_name():
 
 
 def test_types_are_decoded_in_one_way():
-    """msgspec's own functions aren't safe in threads when they meet a type for the first time."""
+    """Two threads that decode a type for the first time by msgspec itself end the process."""
     calls = re.compile(r"msgspec\.(?:convert\(|(?:json|msgpack)\.(?:Decoder|decode\([^\n]*type=))")
     assert [name for name, path in MODULES.items() if calls.search(path.read_text())] == ["edgeml_core.decoding"]
