@@ -13,6 +13,7 @@ import pytest
 
 from edgeml import repository
 from edgeml.fleet import own_broker, serve, status
+from edgeml.fleet.announcer import WATCH_EVERY_S
 from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import Registry
 from edgeml.repository.deployments import deploy
@@ -263,7 +264,7 @@ async def test_foreign_changes_are_repaired(repo: Path, url: str):
         for topic, payload in ((fleet, b"{}"), (releases, b""), (foreign, b"{}")):
             await client.publish(topic, payload, qos=1, retain=True)
         await journal.until("repaired")
-        await asyncio.sleep(2 * serve.WATCH_EVERY_S)
+        await asyncio.sleep(2 * WATCH_EVERY_S)
         assert journal.names.count("repaired") <= 3, "our own messages are no foreign ones"
         await client.ask(fleet, releases, foreign)
         found = await quiet(client, 0.5)

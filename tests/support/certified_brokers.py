@@ -6,7 +6,7 @@ Both read the folder that `edgeml fleet broker-config` writes. RabbitMQ has its 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Final
 from edgeml.repository import Repository, broker_config
 from edgeml.repository.certificates import Role
 from support import brokers, other_brokers
-from support.other_brokers import Rights
+from support.other_brokers import Node, Rights
 
 #: Hosts of TLS: the name in the broker's certificate.
 HOST: Final = "localhost"
@@ -40,15 +40,24 @@ def mosquitto(repository: Repository, port: int, folder: Path, _users: Mapping[s
 @contextmanager
 def rabbitmq(repository: Repository, port: int, folder: Path, users: Mapping[str, Role]) -> Iterator[None]:
     """Run RabbitMQ with the same files, as docs/compatibility.md describes it."""
-    files = _configured(repository, port, folder)
+    with rabbitmq_cluster(repository, [port], folder, users):
+        yield
+
+
+@contextmanager
+def rabbitmq_cluster(
+    repository: Repository, ports: Sequence[int], folder: Path, users: Mapping[str, Role]
+) -> Iterator[list[Node]]:
+    """Run a node of RabbitMQ for each port, as docs/compatibility.md describes it; devices are told the first port."""
+    files = _configured(repository, ports[0], folder)
     clients = [(name, role) for name, role in users.items() if role != "device"]
     text = broker_config.access_list(repository.fleet_name, clients, [])
     ids = {name: f"edgeml-{repository.fleet_name}-{name}" for name in users}
     # A client id names the queue, so that it decides whose messages wait there.
     ids[broker_config.HOST_NAME] = f"edgeml-host-{repository.fleet_name}-[^-]+"
     rights = {name: replace(rights_of(text, name), queues=f"mqtt-subscription-{ids[name]}qos[01]") for name in users}
-    with other_brokers.certified_rabbitmq(folder, port, files, rights):
-        yield
+    with other_brokers.certified_rabbitmq(folder, ports, files, rights) as nodes:
+        yield nodes
 
 
 def _configured(repository: Repository, port: int, folder: Path) -> Path:

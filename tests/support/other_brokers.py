@@ -1,7 +1,7 @@
 """Brokers of other makers than `brokers`, on free loopback ports, open to everyone, for the time of a `with` block.
 
-`rabbitmq` is Debian's package with its MQTT plugin, as a node of its own beside a name server of its own. `aedes` is
-the npm package, which the test cache keeps. Neither is configured for edgeml.
+`rabbitmq` is Debian's package with its MQTT plugin, as a node of its own beside a name server of its own, or as a
+cluster of them. `aedes` is the npm package, which the test cache keeps. Neither is configured for edgeml.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,6 +62,37 @@ class Rights:
         return {"configure": f"^{self.queues}$", "write": own, "read": own}
 
 
+class Node:
+    """A node of RabbitMQ; after `kill`, `start` brings it back with what it had on its disk.
+
+    Args:
+        folder: for its configuration, log and data.
+        port: of its MQTT listener on loopback.
+        environment: of its process.
+    """
+
+    def __init__(self, folder: Path, port: int, environment: Mapping[str, str]) -> None:
+        self.port = port
+        self._folder = folder
+        self._environment = environment
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        """Start it, and return when it listens."""
+        log = self._folder / "broker.log"
+        self._running.enter_context(_running([str(RABBITMQ)], log, self.port, self._environment))
+
+    def kill(self) -> None:
+        """Send SIGKILL to the node itself, which isn't the process that was started."""
+        name = self._environment["RABBITMQ_NODENAME"]
+        os.kill(int((self._folder / "data" / f"{name}.pid").read_text()), signal.SIGKILL)
+        self.stop()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._running.close()
+
+
 @contextmanager
 def rabbitmq(folder: Path, users: Mapping[str, Rights] | None = None) -> Iterator[str]:
     """Run RabbitMQ, and lend the address of its MQTT listener.
@@ -70,27 +102,26 @@ def rabbitmq(folder: Path, users: Mapping[str, Rights] | None = None) -> Iterato
         users: have `NAME-secret` as passwords; without them everyone may do everything.
     """
     port = free_port()
-    config = (
-        f"mqtt.listeners.tcp.1 = 127.0.0.1:{port}\nmqtt.allow_anonymous = {'false' if users else 'true'}\n"
-        "loopback_users = none\n"
-    )
-    with _node(folder, port, config, _definitions(users) if users else None):
+    config = f"mqtt.allow_anonymous = {'false' if users else 'true'}\nloopback_users = none\n"
+    with _nodes(folder, {port: f"mqtt.listeners.tcp.1 = 127.0.0.1:{port}\n{config}"}, _definitions(users or {})):
         yield f"mqtt://127.0.0.1:{port}"
 
 
 @contextmanager
-def certified_rabbitmq(folder: Path, port: int, files: Path, users: Mapping[str, Rights]) -> Iterator[None]:
+def certified_rabbitmq(
+    folder: Path, ports: Sequence[int], files: Path, users: Mapping[str, Rights]
+) -> Iterator[list[Node]]:
     """Run RabbitMQ with TLS: the name in a client's certificate is the user, and no user has a password.
 
     Args:
         folder: for its configuration, log and data.
-        port: of its listener on loopback.
+        ports: of its listeners on loopback: one of each node.
         files: the folder of `edgeml fleet broker-config`.
         users: by name.
     """
     config = (
-        f"mqtt.listeners.tcp = none\nmqtt.listeners.ssl.1 = 127.0.0.1:{port}\nmqtt.ssl_cert_login = true\n"
-        "mqtt.allow_anonymous = false\nssl_cert_login_from = common_name\nauth_backends.1 = internal\n"
+        "mqtt.listeners.tcp = none\nmqtt.ssl_cert_login = true\nmqtt.allow_anonymous = false\n"
+        "ssl_cert_login_from = common_name\nauth_backends.1 = internal\n"
     )
     # The newest list of revoked certificates is read at each handshake, from the same files that OpenSSL reads.
     advanced = f"""\
@@ -101,48 +132,75 @@ def certified_rabbitmq(folder: Path, port: int, files: Path, users: Mapping[str,
   {{crl_check, peer}}, {{crl_cache, {{ssl_crl_hash_dir, {{internal, [{{dir, "{files}/revoked"}}]}}}}}}
 ]}}]}}].
 """
-    with _node(folder, port, config, _definitions(users, has_passwords=False), advanced):
-        yield
+    configs = {port: f"mqtt.listeners.ssl.1 = 127.0.0.1:{port}\n{config}" for port in ports}
+    with _nodes(folder, configs, _definitions(users, has_passwords=False), advanced) as nodes:
+        yield nodes
 
 
 @contextmanager
-def _node(
-    folder: Path, port: int, config: str, definitions: Mapping[str, object] | None, advanced: str = "[]."
-) -> Iterator[None]:
-    """Run a node with these settings until the end of the block; it listens on `port` at its beginning."""
+def _nodes(
+    folder: Path, configs: Mapping[int, str], definitions: Mapping[str, object], advanced: str = "[]."
+) -> Iterator[list[Node]]:
+    """Run a node for each port until the end of the block; several are a cluster, each with a folder of its own."""
     if not RABBITMQ.exists():
         raise RuntimeError("this test needs the broker: apt-get install rabbitmq-server")
     folder.mkdir(parents=True, exist_ok=True)
-    amqp, names, distribution = (free_port() for _ in range(3))
-    if definitions is not None:
+    names, cluster = free_port(), _cluster(configs)
+    # Its name server would be a daemon that outlives the nodes.
+    with ExitStack() as running:
+        epmd = [_program("epmd"), "-port", str(names)]
+        environment = {
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/usr/bin:/bin",
+            # Nodes with the same home have the same cookie.
+            "HOME": str(folder),
+            "ERL_EPMD_PORT": str(names),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        running.enter_context(_running(epmd, folder / "names.log", names, environment))
+        nodes = []
+        for port, config in configs.items():
+            own = folder / str(port)
+            nodes.append(Node(own, port, environment | _written(own, port, config + cluster, definitions, advanced)))
+            running.callback(nodes[-1].stop)
+            nodes[-1].start()
+        yield nodes
+
+
+def _cluster(ports: Iterable[int]) -> str:
+    """Return the settings of the nodes of a cluster; none for a single one."""
+    names = [f"cluster_formation.classic_config.nodes.{port} = {_name(port)}\n" for port in ports]
+    settings = "cluster_partition_handling = pause_minority\nmqtt.durable_queue_type = quorum\n"
+    return "".join(names) + settings if len(names) > 1 else ""
+
+
+def _name(port: int) -> str:
+    return f"edgeml-{port}@localhost"
+
+
+def _written(folder: Path, port: int, config: str, definitions: Mapping[str, object], advanced: str) -> dict[str, str]:
+    """Write a node's files, and return the variables that name them."""
+    folder.mkdir()
+    if definitions:
         config += f"load_definitions = {folder}/definitions.json\n"
         (folder / "definitions.json").write_text(json.dumps(definitions))
-    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{amqp}\n{config}")
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{free_port()}\n{config}")
     (folder / "advanced.config").write_text(advanced)
     (folder / "plugins").write_text("[rabbitmq_mqtt].\n")
-    environment = {
-        "PATH": f"{os.environ['PATH']}:/usr/sbin:/usr/bin:/bin",
-        "HOME": str(folder),
-        "ERL_EPMD_PORT": str(names),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODENAME": f"edgeml-{port}@localhost",
-        "RABBITMQ_DIST_PORT": str(distribution),
+    return {
+        "RABBITMQ_NODENAME": _name(port),
+        "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
     }
-    # Its name server would be a daemon that outlives the node.
-    with (
-        _running([_program("epmd"), "-port", str(names)], folder / "names.log", names, environment),
-        _running([str(RABBITMQ)], folder / "broker.log", port, environment),
-    ):
-        yield
 
 
 def _definitions(users: Mapping[str, Rights], *, has_passwords: bool = True) -> dict[str, object]:
-    """RabbitMQ's form of users and rights."""
+    """RabbitMQ's form of users and rights; empty without users, so that it keeps its own."""
+    if not users:
+        return {}
     salt = b"salt"
 
     def hashed(name: str) -> str:

@@ -57,6 +57,9 @@ for _command in (
 @repository_option
 @database_options
 @broker_options
+@click.option(
+    "--node", "nodes", metavar="URL", multiple=True, help="Of the broker's cluster: retain the signed files there, too."
+)
 @click.option("--with-broker", metavar="NAME[:PORT]", help="Run Mosquitto here; NAME is as devices reach this machine.")
 @click.option(
     "--enroll", metavar="NAME[:PORT]", help="Let devices with a token enroll; default: NAME of --with-broker."

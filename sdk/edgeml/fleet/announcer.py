@@ -20,6 +20,8 @@ from edgeml_io.packet_limit import PACKET_MAX_BYTES
 
 _AT_LEAST_ONCE: Final = 1
 _CLEARED: Final = b""
+#: Seconds between two looks at the repository: an operator sees a deployment announced within one.
+WATCH_EVERY_S: Final = 1.0
 _ROOT_SUFFIX: Final = ".root.json"
 #: Topics with foreign content that wait for their repair. Of more, the next connection receives the content again.
 FOREIGN_MAX_TOPICS: Final = 4096

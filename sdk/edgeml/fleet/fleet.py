@@ -5,7 +5,7 @@ The status is read from repository and registry, and needs no MQTT library. Serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -53,9 +53,10 @@ class Fleet:
         key: PEM file with the key of `cert`.
         database: a file, or `postgresql://[USER@]HOST[:PORT]/NAME`; the default is `fleet.db` in the repository.
         database_password_file: the file with the password of the database's user.
+        nodes: those of the broker's cluster, where it doesn't share retained messages: `serve` announces at each.
 
     Raises:
-        UsageError: `repo-invalid`, when the folder has no repository; `usage`, when the URL is malformed.
+        UsageError: `repo-invalid`, when the folder has no repository; `usage`, when a URL is malformed.
 
     >>> Fleet("farms").status().devices
     1
@@ -72,9 +73,11 @@ class Fleet:
         key: Path | None = None,
         database: Path | str | None = None,
         database_password_file: Path | None = None,
+        nodes: Sequence[str] = (),
     ) -> None:
         self.repository = repository if isinstance(repository, Repository) else Repository.open(repository)
         self._broker = None if broker is None else broker_urls.parse(broker)
+        self._nodes = tuple(broker_urls.parse(node) for node in nodes)
         self._files = {"password_file": password_file, "ca": ca, "cert": cert, "key": key}
         self._database = database or self.repository.path / DATABASE_FILE
         self._database_password_file = database_password_file
@@ -274,7 +277,7 @@ class Fleet:
         from edgeml.fleet import enrollment, own_broker  # noqa: PLC0415 - imports MQTT
         from edgeml.repository import broker_config  # noqa: PLC0415 - as above
 
-        if with_broker is not None and self._broker is not None:
+        if with_broker is not None and (self._broker is not None or self._nodes):
             message = "the fleet has a broker, and shall run one of its own"
             raise UsageError("usage", message, "give --broker or --with-broker")
         dashboard = None
@@ -369,7 +372,7 @@ class Fleet:
 
         if self._broker is None:
             raise UsageError("usage", "the fleet was opened without a broker", "give broker='mqtts://HOST'")
-        return Broker(url=self._broker, **self._files)
+        return Broker(url=self._broker, nodes=self._nodes, **self._files)
 
 
 def _events(events: EventSink | None) -> Events:

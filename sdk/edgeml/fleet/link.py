@@ -1,13 +1,13 @@
 """The host's session with the broker: its address and TLS files as the command line names them.
 
-The protocol is left to `edgeml_io.mqtt`, the time of the next connection to `serve`.
+The protocol is left to `edgeml_io.mqtt`, the loops that connect again to `serve` and `nodes`.
 """
 
 from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,23 +16,38 @@ from edgeml.fleet.leadership import Election
 from edgeml_core.broker import BrokerUrl
 from edgeml_core.errors import TransportError, UsageError
 from edgeml_core.messages import Topics
-from edgeml_io import tls
+from edgeml_io import backoff, tls
 from edgeml_io.mqtt import MqttError, Options, RefusedError, Session
 from edgeml_io.password_file import with_password
 
 #: Messages received and not handled yet: 10,000 devices that report at once. The newest of more are lost.
 INBOX_MAX_MESSAGES: Final = 10_000
+#: Seconds between connections at first: the host should return before its devices, whose messages it would miss.
+RECONNECT_FIRST_S: Final = 0.3
+#: The longest time between them, in seconds; the jitter makes it at most 30.
+RECONNECT_MAX_S: Final = 20.0
+#: Seconds after which a connection counts as good: the next delay is the first one again.
+STABLE_S: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Broker:
-    """Address and files. `ca` replaces the system's authorities; `cert` and `key` are the client's own."""
+    """Address and files. `ca` replaces the system's authorities; `cert` and `key` are the client's own.
+
+    `nodes` are those of its cluster at which the host retains the signed files, too: see `edgeml.fleet.nodes`.
+    """
 
     url: BrokerUrl
     password_file: Path | None = None
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    nodes: tuple[BrokerUrl, ...] = ()
+
+
+def delays() -> Iterator[float]:
+    """Yield the seconds between the host's connections."""
+    return backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
 
 
 def session(
@@ -63,6 +78,11 @@ def session(
     )
 
 
+def client_id(topics: Topics, name: str = "") -> str:
+    """Return a client id of the fleet's host: of a lasting session with this name, else one of a single connection."""
+    return f"edgeml-host-{topics.root.rpartition('/')[2]}-{name or secrets.token_hex(8)}"
+
+
 class HostSessions:
     """The sessions of one host: a lasting one while it leads, else one that ends with its connection.
 
@@ -73,8 +93,7 @@ class HostSessions:
 
     def __init__(self, broker: Broker, topics: Topics) -> None:
         self._broker = broker
-        self._client_id = f"edgeml-host-{topics.root.rpartition('/')[2]}"
-        self._wants = topics.want("")
+        self._topics = topics
         self._name = ""
         self._session: Session | None = None
 
@@ -89,10 +108,10 @@ class HostSessions:
             self._name = name
             self._session = session(
                 self._broker,
-                f"{self._client_id}-{name or secrets.token_hex(8)}",
+                client_id(self._topics, name),
                 is_lasting=bool(name),
                 acknowledges=True,
-                yields=lambda topic: topic.startswith(self._wants),
+                yields=lambda topic: topic.startswith(self._topics.want("")),
             )
         return self._session
 

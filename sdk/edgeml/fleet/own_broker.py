@@ -109,7 +109,7 @@ async def serve(
             process, broker = await _start(repository, own, events)
             enroll = enroll or Address(name=own.name, port=enrollment.DEFAULT_PORT)
         elif own_certificate.is_needed(broker):
-            broker = await asyncio.to_thread(own_certificate.broker, repository, broker.url)
+            broker = await asyncio.to_thread(own_certificate.broker, repository, broker.url, nodes=broker.nodes)
         try:
             async with asyncio.TaskGroup() as tasks:
                 if process is not None:

@@ -17,7 +17,12 @@ def is_needed(given: Broker) -> bool:
     return given.url.tls and given.url.username is None and not has_files
 
 
-def broker(repository: RepositoryFolder | Path, url: BrokerUrl, name: str = broker_config.HOST_NAME) -> Broker:
+def broker(
+    repository: RepositoryFolder | Path,
+    url: BrokerUrl,
+    name: str = broker_config.HOST_NAME,
+    nodes: tuple[BrokerUrl, ...] = (),
+) -> Broker:
     """Return a broker's address with a certificate of the repository, issued when due, and its authority.
 
     Raises:
@@ -27,7 +32,7 @@ def broker(repository: RepositoryFolder | Path, url: BrokerUrl, name: str = brok
         repository = opened(repository)
     role: Role = "host" if name == broker_config.HOST_NAME else "operator"
     certificate = client_certificates.own_certificate(repository, name, role, layout.utc_now())
-    return Broker(url=url, ca=repository.authorities.path(BROKER_CA), cert=certificate)
+    return Broker(url=url, ca=repository.authorities.path(BROKER_CA), cert=certificate, nodes=nodes)
 
 
 def to_call(repository: RepositoryFolder, given: Broker, name: str) -> Broker:

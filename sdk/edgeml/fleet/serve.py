@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from edgeml.fleet import announcer
-from edgeml.fleet.announcer import Announcer
+from edgeml.fleet.announcer import WATCH_EVERY_S, Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.credentials import Credentials
 from edgeml.fleet.leadership import Election
-from edgeml.fleet.link import Broker, HostSessions, transport_error
+from edgeml.fleet.link import STABLE_S, Broker, HostSessions, delays, transport_error
+from edgeml.fleet.nodes import Nodes
 from edgeml.fleet.record_announcer import RecordAnnouncer
 from edgeml.fleet.recorder import Events, Recorder
 from edgeml.fleet.registry import Registry
@@ -40,7 +41,7 @@ from edgeml.repository.records import Known
 from edgeml_core import messages, relay_batch
 from edgeml_core.errors import EdgemlError, RejectedError, TransportError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from edgeml_io import aio, backoff
+from edgeml_io import aio
 from edgeml_io.echo_check import EchoCheck
 from edgeml_io.mqtt import Connection, Message, MqttError
 from edgeml_origin.origin import Origin
@@ -49,16 +50,8 @@ _log = logging.getLogger(__name__)
 
 #: Threads for disks and the database. One that hangs holds about ten; Python has five on a machine with one core.
 THREADS: Final = 32
-#: Seconds between two looks at the repository: an operator sees a deployment announced within one.
-WATCH_EVERY_S: Final = 1.0
 #: Seconds between two checks whether the freshness is to be signed: it lasts for days.
 REFRESH_CHECK_EVERY_S: Final = 3600.0
-#: Seconds between connections at first: the host should return before its devices, whose messages it would miss.
-RECONNECT_FIRST_S: Final = 0.3
-#: The longest time between them, in seconds; the jitter makes it at most 30.
-RECONNECT_MAX_S: Final = 20.0
-#: Seconds after which a connection counts as good: the next delay is the first one again.
-STABLE_S: Final = 60.0
 #: Retained states requested by exact topics in one message.
 STATES_REQUESTED_MAX: Final = 100
 #: Seconds between two checks of rights that are missing: the operator may be changing them.
@@ -127,6 +120,7 @@ async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
             tasks.create_task(host.rules.run())
             tasks.create_task(host.stay_connected(broker))
             tasks.create_task(host.credentials.run(broker))
+            tasks.create_task(host.nodes.run(broker))
     except BaseExceptionGroup as group:
         aio.raise_first(group)
     finally:
@@ -161,6 +155,7 @@ class Host:
         self._origin = Origin(self._payloads, max_bytes_per_s)
         self.recorder = Recorder(registry, election, events)
         self.credentials = Credentials(repository, events)
+        self.nodes = Nodes(repository, election, events)
         self.rules = rules
         self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
         #: When the last event about a malformed message of each device was.
@@ -171,7 +166,7 @@ class Host:
 
     async def stay_connected(self, broker: Broker) -> None:
         """Connect and serve, again whenever the connection or the leadership changes; only the first failure raises."""
-        connections, delays = 0, backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+        connections, waits_s = 0, delays()
         sessions = HostSessions(broker, self._topics)
         while True:
             began_s = time.monotonic()
@@ -182,7 +177,7 @@ class Host:
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
                     await self._serve_connection(connection, is_leader=is_leader)
             except* _LeaderChangedError:
-                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+                waits_s = delays()
             except* (MqttError, UsageError) as group:
                 # Later the operator may be replacing the certificate's files.
                 cause = aio.first_error(group)
@@ -192,8 +187,8 @@ class Host:
                     raise
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
             if time.monotonic() - began_s > STABLE_S:
-                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
-            await asyncio.sleep(next(delays))
+                waits_s = delays()
+            await asyncio.sleep(next(waits_s))
 
     async def keep_fresh(self) -> None:
         """Sign the freshness again before devices would find the metadata expired."""
@@ -364,6 +359,7 @@ class Host:
         for signed in self._repository.both:
             for refused in await announcing.announce(signed):
                 self._events.event("file-refused", refused.message, **refused.to_dict())
+        self.nodes.follow_files()
         self._report_announced()
 
     async def _announce_records(self, devices: RecordAnnouncer, announced: asyncio.Event) -> None:
@@ -376,7 +372,7 @@ class Host:
                 if known is not before:
                     for refused in await devices.announce(known):
                         self._events.event("file-refused", refused.message, **refused.to_dict())
-                    before = known
+                    self.nodes.follow_records(before := known)
                 elif repaired := await devices.repair():
                     self._report_repaired(repaired)
             except EdgemlError as error:
@@ -395,5 +391,7 @@ class Host:
         self._events.event("announced", text, releases=releases, devices=devices)
 
     def _report_repaired(self, files: int) -> None:
+        if not self.nodes.are_quiet:
+            return
         text = f"repaired {files} signed file(s) that others had changed on the broker: check the rights to write there"
         self._events.event("repaired", text, files=files)
