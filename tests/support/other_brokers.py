@@ -23,6 +23,7 @@ from typing import Final
 from support import cache
 from support.brokers import listens
 from support.ports import free_port
+from support.waiting import until
 
 #: Seconds until a broker listens: RabbitMQ takes ten on a quiet computer. The limit only ends a test that would hang.
 START_TIMEOUT_S: Final = 600.0
@@ -30,6 +31,8 @@ STOP_TIMEOUT_S: Final = 30.0
 AEDES: Final = "aedes@1.2.0"
 #: Where Debian has the programs themselves: the wrappers in the path change to another user.
 RABBITMQ: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+#: The end of a start in its log.
+_STARTED: Final = "Starting broker... completed"
 _AEDES_SERVER: Final = """
 const { Aedes } = require('aedes');
 (async () => {
@@ -78,9 +81,11 @@ class Node:
         self._running = ExitStack()
 
     def start(self) -> None:
-        """Start it, and return when it listens."""
+        """Start it, and return when it has its users: it listens some seconds before."""
         log = self._folder / "broker.log"
+        before = log.read_text(errors="replace").count(_STARTED) if log.exists() else 0
         self._running.enter_context(_running([str(RABBITMQ)], log, self.port, self._environment))
+        until(lambda: log.read_text(errors="replace").count(_STARTED) > before, "the node's users", START_TIMEOUT_S)
 
     def kill(self) -> None:
         """Send SIGKILL to the node itself, which isn't the process that was started."""
