@@ -43,10 +43,13 @@ def netloc(origin: str) -> str | None:
 
 
 def address_of(host: str) -> str:
-    """The part of a client's address that it can't choose: of IPv6 the network."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
+    """The part of an address that a client can't choose: of IPv6 the network, of a text that is no address nothing."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
     if address.ipv4_mapped:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(address) >> _NETWORK_BITS << _NETWORK_BITS, _NETWORK_BITS)))

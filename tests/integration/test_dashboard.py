@@ -709,6 +709,46 @@ def test_a_proxy_may_run_on_the_same_machine(site: Site) -> None:
     assert re.search(r"set-cookie: __Host-edgeml-login=.*; Secure", answered)
 
 
+async def _failed_login(port: int, *forwarded: str, source: str = "127.0.0.1") -> int:
+    """Fail to log in from an address of this machine, with the header of a proxy; return the status."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+    header = "".join(f"X-Forwarded-For: {it}\r\n" for it in forwarded)
+    head = f"Host: 127.0.0.1\r\nCookie: edgeml-login=n\r\nConnection: close\r\n{header}"
+    form = "name=&password=x&csrf=n"
+    kind = f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(form)}"
+    writer.write(f"POST /login HTTP/1.1\r\n{head}{kind}\r\n\r\n{form}".encode())
+    answered = await reader.read()
+    writer.close()
+    return int(answered.split()[1])
+
+
+def test_a_trusted_proxy_names_the_clients_that_login_limits_count(site: Site) -> None:
+    """One client behind it locks nobody else out, and can't say that it is another one."""
+
+    async def log_in() -> None:
+        async with serving(site, proxies=("127.0.0.1", "127.1.0.0/16")) as port:
+            for at in range(PER_ADDRESS_MAX):
+                assert await _failed_login(port, f"198.51.100.{at}, 192.0.2.1") == 401
+            assert await _failed_login(port, "198.51.100.99", "192.0.2.1, 127.1.2.3") == 429
+            assert await _failed_login(port, "192.0.2.2") == 401
+
+    asyncio.run(log_in())
+
+
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.9",)], ids=["no-proxy", "another-proxy"])
+def test_the_header_of_an_untrusted_address_is_ignored(site: Site, proxies: tuple[str, ...]) -> None:
+    """A client that writes it itself counts by its own address."""
+
+    async def log_in() -> None:
+        async with serving(site, proxies=proxies) as port:
+            for at in range(PER_ADDRESS_MAX):
+                assert await _failed_login(port, f"192.0.2.{at}", source="127.0.0.2") == 401
+            assert await _failed_login(port, "192.0.2.99", source="127.0.0.2") == 429
+            assert await _failed_login(port, "127.0.0.2", source="127.0.0.3") == 401
+
+    asyncio.run(log_in())
+
+
 def test_a_silent_connection_over_tls_is_closed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As soon as any other one: it has no more time for its handshake."""
     monkeypatch.setattr(server, "IDLE_MAX_S", 0.1)
@@ -736,6 +776,8 @@ async def _rest(reader: asyncio.StreamReader) -> bytes:
     [
         HttpOptions(address="nonsense"),
         HttpOptions(address="0.0.0.0:0"),
+        HttpOptions(address="127.0.0.1:0", proxies=("*",)),
+        HttpOptions(address="127.0.0.1:0", proxies=("proxy.example",)),
         HttpOptions(address="127.0.0.1:0", cert=Path("cert.pem")),
         HttpOptions(address="127.0.0.1:0", cert=Path("no.pem"), key=Path("no.key")),
     ],

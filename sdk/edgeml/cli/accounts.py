@@ -25,14 +25,14 @@ def take_http(options: dict[str, Any]) -> HttpOptions | None:
         UsageError: `usage`, for one of them without `--http`.
     """
     address, cert, key = (options.pop(name) for name in ("http", "http_cert", "http_key"))
-    insecure = options.pop("http_insecure")
+    insecure, proxies = options.pop("http_insecure"), options.pop("http_trusted_proxies")
     if address is None:
-        if cert or key or insecure:
+        if cert or key or insecure or proxies:
             raise UsageError("usage", "an option of the dashboard without the dashboard", "give --http HOST:PORT")
         return None
     from edgeml.fleet.web.server import HttpOptions  # noqa: PLC0415 - imports uvicorn and starlette
 
-    return HttpOptions(address=address, cert=cert, key=key, insecure=insecure)
+    return HttpOptions(address=address, cert=cert, key=key, insecure=insecure, proxies=proxies)
 
 
 @click.group()

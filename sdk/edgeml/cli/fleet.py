@@ -70,6 +70,13 @@ for _command in (
 @click.option("--http-cert", metavar="FILE", type=FILE, help="The dashboard's certificate, for HTTPS.")
 @click.option("--http-key", metavar="FILE", type=FILE, help="The key of --http-cert.")
 @click.option("--http-insecure", is_flag=True, help="Serve it beyond this machine without TLS, behind a proxy.")
+@click.option(
+    "--http-trusted-proxy",
+    "http_trusted_proxies",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Believe this proxy, or network of proxies, who the client is.",
+)
 @command(
     extra="fleet",
     examples=(

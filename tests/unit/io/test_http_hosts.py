@@ -13,6 +13,9 @@ from edgeml_io.http_hosts import address_of
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("fe80::1%eth0", "fe80::/64"),
         ("", ""),
+        ("unknown", ""),
+        ("192.0.2.7:80", ""),
+        ("[2001:db8::1", ""),
     ],
 )
 def test_address_of_ipv6_is_its_network(host, address):

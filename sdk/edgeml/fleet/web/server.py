@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
 import ssl
@@ -59,12 +60,14 @@ class HttpOptions:
         cert: PEM file with the server's certificate, then those up to its authority.
         key: PEM file with the certificate's key, without a password.
         insecure: permit any address and name without TLS: behind a proxy that has it.
+        proxies: addresses and networks of proxies, whose `X-Forwarded-For` names the client; all others are ignored.
     """
 
     address: str
     cert: Path | None = None
     key: Path | None = None
     insecure: bool = False
+    proxies: tuple[str, ...] = ()
 
 
 class Dashboard:
@@ -74,11 +77,12 @@ class Dashboard:
         options: where.
 
     Raises:
-        UsageError: `usage`, when the address or the certificate can't be used.
+        UsageError: `usage`, when an address or the certificate can't be used.
     """
 
     def __init__(self, options: HttpOptions) -> None:
         host, port = _address(options.address)
+        self._proxies = [_network(it) for it in options.proxies]
         self._tls = _tls(options)
         self._is_local = http_hosts.is_local(host) and self._tls is None and not options.insecure
         if self._tls is None and not self._is_local and not options.insecure:
@@ -98,7 +102,7 @@ class Dashboard:
         """Serve until cancelled. Devices are called at `broker`."""
         threads = Threads()
         app = make(repository, registry, threads, broker, is_secure=self._is_secure, is_local=self._is_local)
-        server = _Server(app, self._tls)
+        server = _Server(app, self._tls, self._proxies)
         events.event("dashboard", f"dashboard at {self.url}", url=self.url)
         serving = asyncio.create_task(server.serve([self._socket]))
         try:
@@ -195,7 +199,7 @@ class _Connection(H11Protocol):
 class _Server(uvicorn.Server):
     """uvicorn's server; signals stay the service's."""
 
-    def __init__(self, app: ASGIApp, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext | None, proxies: list[str]) -> None:
         config = uvicorn.Config(
             app,
             http=_Connection,
@@ -204,7 +208,8 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=proxies,
             timeout_keep_alive=int(2 * IDLE_MAX_S),
             timeout_graceful_shutdown=SHUTDOWN_MAX_S,
         )
@@ -232,6 +237,15 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
         raise UsageError("usage", f"{text!r} is no address of the dashboard", "write HOST:PORT, as 127.0.0.1:8000")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _network(text: str) -> str:
+    """Check a proxy's address, which uvicorn would take for a name that no client has."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        hint = "write an address or a network, as 127.0.0.1 or 10.1.0.0/16"
+        raise UsageError("usage", f"{text!r} is no address of a proxy: {error}", hint) from error
 
 
 def _tls(options: HttpOptions) -> ssl.SSLContext | None:
