@@ -150,6 +150,31 @@ def test_certificate_is_renewed_while_the_server_runs(served, monkeypatch):
     until(lambda: presented(port) != first, "it serves another one")
 
 
+def test_due_certificate_is_served_while_the_key_of_its_authority_lies_offline(tmp_path, monkeypatch):
+    """A host that starts then tells the date, and serves it until it expires."""
+    repository, port, now = Repository.init(tmp_path / "repo", passphrase=""), free_port(), layout.utc_now()
+
+    async def shown(days, awaited):
+        """The certificate of a server that starts that many days from now, once it has told of an event."""
+        monkeypatch.setattr(layout, "utc_now", lambda: now + timedelta(days=days))
+        events = Events()
+        server = EnrollmentServer(layout.opened(repository.path), "mqtts://host", events)
+        serving = asyncio.create_task(server.run("localhost", port))
+        await until_async(lambda: awaited in events.names or serving.done())
+        if serving.done():
+            await serving
+        certificate = await asyncio.to_thread(presented, port)
+        serving.cancel()
+        await asyncio.wait({serving})
+        return certificate
+
+    first = asyncio.run(shown(0, "enrollment"))
+    (repository.path / "keys" / "broker-ca.pem").unlink()
+    assert asyncio.run(shown(certificates.SERVER_DAYS / 2 + 1, "certificate-due")) == first
+    with pytest.raises(service.UsageError, match=r"broker-ca\.pem"):
+        asyncio.run(shown(certificates.SERVER_DAYS + 1, "enrollment"))
+
+
 def test_enrollments_that_wait_for_the_repository_take_no_thread_of_others(tmp_path):
     """A publication holds it for minutes. Chunks and reports need the threads of the event loop meanwhile."""
     repository, port, events = Repository.init(tmp_path / "repo", passphrase=""), free_port(), Events()

@@ -20,7 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgeml.fleet.link import Broker, session
 from edgeml.fleet.recorder import Events
-from edgeml.repository import RepositoryFolder, broker_config, certificates, client_certificates, device_ca, layout
+from edgeml.repository import (
+    RepositoryFolder,
+    broker_config,
+    broker_folder,
+    certificates,
+    client_certificates,
+    device_ca,
+    layout,
+)
 from edgeml.repository.certificates import Holder
 from edgeml_core.enrollment import RenewAnswer
 from edgeml_core.errors import EdgemlError, UsageError
@@ -92,7 +100,7 @@ class Credentials:
         return RenewAnswer(certificate=issued.decode())
 
     async def run(self, broker: Broker) -> NoReturn:
-        """End the connections of revoked certificates, and renew the host's own."""
+        """End the connections of revoked certificates, renew the host's own, and tell when a broker's is due."""
         own_s = -math.inf
         while True:
             try:
@@ -118,6 +126,8 @@ class Credentials:
         client_certificates.own_certificate(self._repository, broker_config.HOST_NAME, "host", now)
         with self._repository.locked():
             client_certificates.refresh_brokers(self._repository, now)
+        for text in broker_folder.brokers_due(self._repository, now):
+            self._events.event("certificate-due", text)
 
     async def _disconnect(self, name: str, broker: Broker) -> None:
         """End the connection of a name whose certificate was revoked."""

@@ -44,6 +44,7 @@ _READ_BYTES: Final = 16 * 1024
 #: The folder of its certificate, in the repository's.
 FOLDER: Final = "enroll"
 _FOLDER_MODE: Final = 0o700
+_DUE_HINT: Final = f"put {BROKER_CA}.pem into the repository's keys, and restart `edgeml fleet serve`"
 
 #: A status, and a body in JSON or PEM.
 _Answer = tuple[int, bytes]
@@ -76,7 +77,7 @@ class EnrollmentServer:
         """Serve `https://NAME:PORT` on all interfaces until cancelled.
 
         Raises:
-            UsageError: `usage`, when the port is taken; `repo-invalid`, when its certificate can't be issued.
+            UsageError: `usage`, when the port is taken; `repo-invalid`, when it has no certificate and can't issue one.
         """
         self._context = await asyncio.to_thread(self._tls_context, name)
         try:
@@ -89,6 +90,11 @@ class EnrollmentServer:
         self._events.event("enrollment", f"devices with a token enroll at {url}", url=url)
         async with server:
             while True:
+                if ends := await asyncio.to_thread(
+                    broker_folder.due, self._repository.folder / FOLDER, layout.utc_now()
+                ):
+                    text = f"the certificate of the enrollment port expires on {ends:%Y-%m-%d}: {_DUE_HINT}"
+                    self._events.event("certificate-due", text)
                 await asyncio.sleep(RENEW_EVERY_S)
                 await self._renew(name)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -166,21 +167,59 @@ def _fill(repository: RepositoryFolder, folder: Path, settings: BrokerSettings) 
 def certify(repository: RepositoryFolder, folder: Path, names: Sequence[str], now: datetime) -> None:
     """Write a server's certificate and key, unless the present one is for these names and half of it isn't over.
 
+    Where the authority's key lies offline, the present one is kept until it expires.
+
     Raises:
         UsageError: `repo-invalid`, when the authority's key is needed, and missing or locked. OSError.
     """
     issuer = repository.authorities.certificate(BROKER_CA)
+    present = _present(folder, issuer)
+    is_usable = present is not None and certificates.has_names(present, names) and now < present.not_valid_after_utc
+    if is_usable and due(folder, now) is None:
+        return
     try:
-        present = x509.load_pem_x509_certificate((folder / CERTIFICATE_FILE).read_bytes())
-        present.verify_directly_issued_by(issuer)
-        if certificates.has_names(present, names) and not certificates.is_past_half(present, now):
+        authority = repository.authorities.broker()
+    except UsageError:
+        if is_usable:
             return
-    except (OSError, ValueError, TypeError, InvalidSignature):
-        pass  # there is none, or it is another authority's
+        raise
     key = ec.generate_private_key(ec.SECP256R1())
-    issued = repository.authorities.broker().issue_server(names, key.public_key(), now)
+    issued = authority.issue_server(names, key.public_key(), now)
     _put(folder / KEY_FILE, device_ca.key_pem(key))
     _put(folder / CERTIFICATE_FILE, certificates.pem(issued) + certificates.pem(issuer))
+
+
+def due(folder: Path, now: datetime) -> datetime | None:
+    """Return the end of a server's certificate if more than half of it is over; None if not, or if there is none."""
+    present = _present(folder)
+    return present.not_valid_after_utc if present is not None and certificates.is_past_half(present, now) else None
+
+
+def brokers_due(repository: RepositoryFolder, now: datetime) -> list[str]:
+    """Tell of each known broker whose certificate is due when it ends, and by which command it gets another."""
+    told = []
+    for path, encoded in repository.enrollments.broker_folders().items():
+        if ends := due(Path(path), now):
+            settings = decoding.from_json(encoded, BrokerSettings)
+            names = [f"--host={name}" for name in settings.names]
+            places = [f"--port={settings.port}", *([f"--at={settings.seen_at}"] if settings.seen_at != path else [])]
+            command = ["edgeml", "fleet", "broker-config", path, f"--repo={repository.folder}", *names, *places]
+            told.append(
+                f"the certificate of the broker in {path} expires on {ends:%Y-%m-%d}: put {BROKER_CA}.pem"
+                f" into {repository.keys.folder}, and run `{shlex.join(command)}`"
+            )
+    return told
+
+
+def _present(folder: Path, issuer: x509.Certificate | None = None) -> x509.Certificate | None:
+    """Read a server's certificate; None if there is none, or it is another authority's."""
+    try:
+        present = x509.load_pem_x509_certificate((folder / CERTIFICATE_FILE).read_bytes())
+        if issuer is not None:
+            present.verify_directly_issued_by(issuer)
+    except (OSError, ValueError, TypeError, InvalidSignature):
+        return None
+    return present
 
 
 def _put_list(folder: Path, issuer: x509.Name, revoked: bytes) -> None:

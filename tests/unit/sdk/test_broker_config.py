@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 
 from edgeml import repository
+from edgeml.cli.fleet import fleet
 from edgeml.repository import Repository, broker_config, broker_folder, client_certificates, layout
 from edgeml.repository.certificates import is_past_half
 from edgeml_core.errors import UsageError
@@ -139,6 +142,35 @@ def test_server_certificate_is_issued_again_when_due_or_for_other_names(made: Re
         broker_folder.write(opened, broker, ("other.example",), now + timedelta(days=501))
         with pytest.raises(UsageError, match=r"broker-ca\.pem"):
             broker_folder.write(opened, broker, ("third.example",), now)
+
+
+def test_due_server_certificate_is_kept_while_the_key_of_its_authority_lies_offline(
+    made: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Until it expires. The command that gives another is told with its date, and does that once the key is back."""
+    broker, folder, now = tmp_path / "broker", layout.opened(made.path), datetime.now(UTC)
+    made.configure_broker(broker, "localhost", "10.0.0.2", port=8884)
+    first = (broker / "broker.crt").read_bytes()
+    ends = x509.load_pem_x509_certificate(first).not_valid_after_utc
+    assert broker_folder.brokers_due(folder, now + timedelta(days=400)) == []
+    key = made.path / "keys" / "broker-ca.pem"
+    key.rename(tmp_path / key.name)
+    for late in (ends - timedelta(days=400), ends - timedelta(seconds=1)):
+        with folder.locked():
+            client_certificates.refresh_brokers(folder, late)
+            broker_folder.write(folder, broker, ("localhost", "10.0.0.2"), late, port=8884)
+        (told,) = broker_folder.brokers_due(folder, late)
+    assert (broker / "broker.crt").read_bytes() == first
+    with folder.locked(), pytest.raises(UsageError, match=r"broker-ca\.pem"):
+        broker_folder.write(folder, broker, ("localhost", "10.0.0.2"), ends + timedelta(seconds=1), port=8884)
+    assert f"expires on {ends:%Y-%m-%d}" in told
+    (tmp_path / key.name).rename(key)
+    settings = folder.enrollments.broker_folders()
+    command = shlex.split(told.rpartition("run `")[2].removesuffix("`"))
+    monkeypatch.setattr(layout, "utc_now", lambda: late)
+    assert CliRunner().invoke(fleet, command[2:], catch_exceptions=False).exit_code == 0
+    assert folder.enrollments.broker_folders() == settings
+    assert broker_folder.brokers_due(folder, late) == []
 
 
 def test_keys_of_authorities_have_the_passphrase_of_the_others(tmp_path: Path, monkeypatch):
