@@ -44,7 +44,7 @@ from edgeml.fleet.web.view_model import ViewModel
 from edgeml.repository import layout
 from edgeml.repository.audit import Entry
 from edgeml.repository.enrollment_database import Issued
-from edgeml_core.errors import OverloadedError, UsageError
+from edgeml_core.errors import OverloadedError, RejectedError, UsageError
 from edgeml_core.messages import DeviceState, ModelState, Report
 from support import certificates, dashboard_fleet
 from support.dashboard_fleet import PASSWORD, USERS
@@ -234,10 +234,10 @@ def test_exports_are_csv_without_formulas(shared: Site) -> None:
     rows = list(csv.DictReader(io.StringIO(shared.get("/api/v1/devices?format=csv").text)))
     assert [it["device"] for it in rows] == ["d-0", "d-1", "d-2", "d-3"]
     entry = Entry(number=1, time="t", actor="=1+1", act="@x", subject="-2", details={}, before="")
-    assert spreadsheet.audit([entry]).splitlines()[1].startswith("1,t,'=1+1,'@x,'-2,")
+    assert spreadsheet.audit([entry], has_head=True).splitlines()[1].startswith("1,t,'=1+1,'@x,'-2,")
     # A semicolon separates cells where a comma is the decimal sign.
     entry = Entry(number=1, time="t", actor="a;=1+1", act='b; ""@x', subject="c;d;-e\n+f", details={}, before="")
-    assert '\r\n1,t,a;\'=1+1,"b; """"\'@x","c;d;\'-e\n\'+f",' in spreadsheet.audit([entry])
+    assert '\r\n1,t,a;\'=1+1,"b; """"\'@x","c;d;\'-e\n\'+f",' in spreadsheet.audit([entry], has_head=True)
     assert "roll out" in shared.get("/api/v1/audit?format=csv").text
 
 
@@ -251,13 +251,31 @@ def test_the_table_of_devices_is_exported_whole(shared: Site, monkeypatch: pytes
     assert shared.get("/api/v1/devices?format=csv&selector=(").status_code == 400
 
 
-def test_the_audit_log_is_exported_whole(shared: Site) -> None:
-    """The link of the page ended at 10,000 entries."""
+def test_the_audit_log_is_exported_whole(shared: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link of the page has all entries, read in parts. It ended at 10,000 entries."""
+    monkeypatch.setattr(api, "PAGE_MAX", 3)
     [link] = re.findall(r'href="([^"]+)">CSV<', shared.get("/audit?last=1").text)
     assert "last" not in link
     entries = shared.get("/api/v1/audit").json()["entries"]
     rows = list(csv.DictReader(io.StringIO(shared.get(f"{html.unescape(link)}&last=1").text)))
     assert [int(it["number"]) for it in rows] == [it["number"] for it in entries]
+
+
+def test_the_audit_page_says_what_it_has_verified(site: Site) -> None:
+    """The whole log at first, then what was added. An old entry that is altered then is found by the command."""
+    path = site.repo / "audit.jsonl"
+    entries = len(path.read_bytes().splitlines())
+    assert f"entries 1 to {entries} at" in site.get("/audit").text
+    layout.opened(site.repo).audit.append("deploy", "more", {}, now=layout.utc_now())
+    altered = path.read_bytes().replace(b'"act":"init"', b'"act":"tini"')
+    path.write_bytes(altered)
+    page = site.get("/audit").text
+    assert f"entries 1 to {entries} at" in page
+    assert f"head <code>{entries + 1}:" in page
+    with pytest.raises(RejectedError, match="entry 2"):
+        repository.opened(site.repo).check_audit()
+    path.write_bytes(altered.replace(b'"subject":"more"', b'"subject":"less"'))
+    assert "broken" in site.get("/audit").text
 
 
 def test_a_device_shows_its_certificates(site: Site) -> None:

@@ -25,7 +25,7 @@ def list_entries(out: Output, repo: Path, last: int) -> None:
     """Print the newest acts of operators and of the rollouts' controller, the oldest of them first."""
     from edgeml.repository import opened  # noqa: PLC0415 - kept out of --help
 
-    entries = opened(repo).audit.entries()[-last:]
+    entries = opened(repo).audit.newest(last)[::-1]
     rows = [
         (it.number, it.time[:19], it.actor, it.act, it.subject, ", ".join(f"{k} {v}" for k, v in it.details.items()))
         for it in entries

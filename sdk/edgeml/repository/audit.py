@@ -14,10 +14,12 @@ import getpass
 import hashlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -32,6 +34,8 @@ NOTHING: Final = "0" * 64
 ENTRY_MAX_BYTES: Final = 16 * 1024
 #: Characters of one detail; more are cut.
 DETAIL_MAX_CHARS: Final = 1000
+#: Bytes that are read at a time from the end of the log.
+_PART_BYTES: Final = 256 * 1024
 _HINT: Final = "move the file away as evidence, which begins a new log, and compare it with an exported copy"
 
 
@@ -58,6 +62,10 @@ class Head(msgspec.Struct, frozen=True):
         return f"{self.number}:{self.digest}"
 
 
+#: That of an empty log.
+EMPTY: Final = Head()
+
+
 def parse_head(text: str) -> Head:
     """Parse a head as it is printed; an empty text is that of an empty log.
 
@@ -68,7 +76,7 @@ def parse_head(text: str) -> Head:
     is_digest = len(digest) == len(NOTHING) and not set(digest) - set("0123456789abcdef")
     if text and not (number.isascii() and number.isdecimal() and is_digest):
         raise UsageError("usage", f"{text!r} is no head of an audit log", "copy it from `edgeml fleet audit verify`")
-    return Head(int(number), digest) if text else Head()
+    return Head(int(number), digest) if text else EMPTY
 
 
 def encode(entry: Entry) -> bytes:
@@ -76,12 +84,13 @@ def encode(entry: Entry) -> bytes:
     return msgspec.json.encode(entry, order="sorted")
 
 
-def check(lines: Iterable[bytes], *anchors: Head) -> Head:
+def check(lines: Iterable[bytes], *anchors: Head, since: Head = EMPTY) -> Head:
     """Check that lines are an unbroken chain which has the anchors.
 
     Args:
         lines: without their ends.
-        anchors: heads that the log had earlier.
+        anchors: heads that the log had earlier; those up to `since` aren't looked for.
+        since: the head before the first line.
 
     Returns:
         The head.
@@ -89,7 +98,7 @@ def check(lines: Iterable[bytes], *anchors: Head) -> Head:
     Raises:
         RejectedError: `audit-broken`; the message names the first entry that is wrong.
     """
-    head, wanted = Head(), {it.number: it.digest for it in anchors if it.number}
+    head, wanted = since, {it.number: it.digest for it in anchors if it.number > since.number}
     for line in lines:
         entry = _decode(line, head)
         if entry.number != head.number + 1:
@@ -169,19 +178,52 @@ class AuditLog:
         Raises:
             RejectedError: `audit-broken`, when the last line is no entry.
         """
-        end = self._whole_bytes()
+        return self.head_at(self._whole_bytes())
+
+    def head_at(self, end: int) -> Head:
+        """Return the head that the log had when it was this number of bytes long.
+
+        Raises:
+            RejectedError: `audit-broken`, when no entry ends there.
+        """
         if not end:
-            return Head()
+            return EMPTY
         with self._path.open("rb") as file:
             file.seek(max(0, end - ENTRY_MAX_BYTES))
             line = file.read(min(end, ENTRY_MAX_BYTES) - 1).rpartition(b"\n")[2]
-        return Head(_decode(line, Head()).number, hashlib.sha256(line).hexdigest())
+        return Head(_decode(line, EMPTY).number, hashlib.sha256(line).hexdigest())
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield the lines as they are, the oldest first. A last one that a power cut has torn is left out."""
+    def lines(self, start: int = 0) -> Iterator[bytes]:
+        """Yield the lines behind the first bytes as they are, the oldest first; a torn last one is left out."""
         if self._path.exists():
             with self._path.open("rb") as file:
+                file.seek(start)
                 yield from (line[:-1] for line in file if line.endswith(b"\n"))
+
+    def newest(self, last: int, before: int = 0) -> list[Entry]:
+        """Return the newest entries, the newest first, unchecked. Older and newer ones are hardly read.
+
+        Args:
+            last: their number at most.
+            before: only entries with a smaller number; 0 sets no bound.
+
+        Raises:
+            RejectedError: `audit-broken`, when a line is no entry.
+        """
+        start = self._whole_bytes()
+        if not start:
+            return []
+        parts: list[bytes] = []
+        lines = 0
+        with self._path.open("rb") as file:
+            start = _first(file, start, before) if before else start
+            while start and lines <= last:
+                size = min(start, _PART_BYTES)
+                start = file.seek(start - size)
+                parts.append(file.read(size))
+                lines += parts[-1].count(b"\n")
+        found = b"".join(reversed(parts)).split(b"\n")[:-1]
+        return [_decode(line, EMPTY) for line in reversed(found[-last:])]
 
     def entries(self) -> list[Entry]:
         """Return all entries, the oldest first, unchecked.
@@ -200,6 +242,89 @@ class AuditLog:
             file.seek(max(0, size - ENTRY_MAX_BYTES))
             torn = len(file.read().rpartition(b"\n")[2])
         return size - torn
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a log that one process has verified: `whole` at a time, and each later entry when it was added."""
+
+    head: Head
+    whole: Head
+    whole_s: float
+
+
+class AddedEntries:
+    """The log as one process verifies it: whole once, and then what was added, so that a look costs little.
+
+    An entry that is altered after that is found where all is verified again, as by `edgeml fleet audit verify`.
+
+    Args:
+        log: of a repository.
+        signed: reads the head that is signed now.
+    """
+
+    def __init__(self, log: AuditLog, signed: Callable[[], Head]) -> None:
+        self._log = log
+        self._signed = signed
+        self._checked = Checked(head=EMPTY, whole=EMPTY, whole_s=0.0)
+        self._bytes, self._anchor = 0, EMPTY
+        self._checking = threading.Lock()
+
+    def check(self) -> Checked | None:
+        """Verify what was added; None while another thread verifies.
+
+        A log without the verified head, or with another signed head in that part, is verified whole.
+
+        Raises:
+            RejectedError: `audit-broken`.
+        """
+        if not self._checking.acquire(blocking=False):
+            return None
+        try:
+            return self._check(self._signed())
+        finally:
+            self._checking.release()
+
+    def _check(self, anchor: Head) -> Checked:
+        before, now_s = self._checked, time.time()
+        is_new = anchor.number > before.head.number or anchor in {before.head, self._anchor}
+        is_continued = before.whole_s > 0 and is_new and self._continues()
+        end = self._bytes if is_continued else 0
+
+        def lines() -> Iterator[bytes]:
+            nonlocal end
+            for line in self._log.lines(end):
+                end += len(line) + 1
+                yield line
+
+        # The operator who begins a new log moves the old one away, and signs the new one's head.
+        anchors = (anchor, before.head) if anchor == self._anchor else (anchor,)
+        head = check(lines(), *anchors, since=before.head if is_continued else EMPTY)
+        whole = {} if is_continued else {"whole": head, "whole_s": now_s}
+        self._checked = msgspec.structs.replace(before, head=head, **whole)
+        self._bytes, self._anchor = end, anchor
+        return self._checked
+
+    def _continues(self) -> bool:
+        try:
+            return self._log.head_at(self._bytes) == self._checked.head
+        except (OSError, RejectedError):
+            return False
+
+
+def _first(file: BinaryIO, end: int, number: int) -> int:
+    """Return where the first entry begins that has at least this number; `end` if none has. Entries are sorted."""
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        file.seek(max(0, middle - 1))
+        skipped = len(file.readline(ENTRY_MAX_BYTES)) if middle else 0
+        start = max(0, middle - 1) + skipped
+        line = file.readline(ENTRY_MAX_BYTES) if start < high else b""
+        if line and _decode(line[:-1], EMPTY).number < number:
+            low = start + len(line)
+        else:
+            high = middle
+    return low
 
 
 def operator() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from edgeml import repository
 from edgeml.cli.main import run
 from edgeml.repository import audit, layout
-from edgeml.repository.audit import AuditLog, Head
+from edgeml.repository.audit import AddedEntries, AuditLog, Head
 from edgeml_core.errors import RejectedError, UsageError
 
 NOW = datetime(2026, 11, 30, 9, 50, tzinfo=UTC)
@@ -167,3 +168,73 @@ def test_the_log_is_listed_verified_and_exported(tmp_path: Path, capsys):
     code, refused = typed(capsys, "verify", "--repo", str(repo))
     assert (code, refused["error"]["code"]) == (4, "audit-broken")
     assert "its end is missing" in refused["error"]["message"]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 100, 100_000])
+def test_newest_entries_are_those_of_the_end(log: AuditLog, monkeypatch: pytest.MonkeyPatch, part_bytes: int):
+    """Or those before any number, also with a torn line behind them."""
+    monkeypatch.setattr(audit, "_PART_BYTES", part_bytes)
+    for _ in range(40):
+        log.append("relabel", "x" * 500, {}, now=NOW)
+        log.append("relabel", "y", {}, now=NOW)
+    with (path := log._path).open("ab") as file:
+        file.write(b'{"torn')
+    every = log.entries()[::-1]
+    assert log.newest(1000) == every
+    for before in (*range(1, len(every) + 3), 10**9):
+        for last in (1, 3):
+            assert log.newest(last, before) == [it for it in every if it.number < before][:last]
+    path.unlink()
+    assert log.newest(5) == log.newest(5, 3) == []
+
+
+def test_a_look_verifies_what_was_added(log: AuditLog, monkeypatch: pytest.MonkeyPatch):
+    """The first one verifies the whole log; later ones read no older line than the verified head's."""
+    signed = [log.head()]
+    added = AddedEntries(log, lambda: signed[0])
+    assert added.check().whole == added.check().head == log.head()
+    log.append("deploy", "m-6", {}, now=NOW)
+    signed[0] = log.head()
+    log.append("deploy", "m-7", {}, now=NOW)
+    read, lines_of = [], AuditLog.lines
+    monkeypatch.setattr(AuditLog, "lines", lambda *given: (read.append(it) or it for it in lines_of(*given)))
+    checked = added.check()
+    assert (len(read), checked.head, checked.whole.number) == (2, log.head(), 5)
+
+
+@pytest.mark.parametrize(
+    ("alter", "reason"),
+    [
+        (lambda lines: lines[:-1], "its end is missing"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(b"m-5", b"m-6")], "entry 5"),
+        (lambda lines: [lines[0].replace(b"m-1", b"m-2"), *lines[1:-1]], "entry 2"),
+        (lambda lines: [], "its end is missing"),
+    ],
+    ids=["cut", "altered", "both", "empty"],
+)
+def test_a_log_without_the_verified_head_is_broken(log: AuditLog, alter, reason: str):
+    """Also where no signed head shows it; until a new log's head is signed."""
+    signed = [Head(3, hashlib.sha256(lines(log)[2]).hexdigest())]
+    added = AddedEntries(log, lambda: signed[0])
+    added.check()
+    path = log._path
+    path.write_bytes(b"".join(it + b"\n" for it in alter(lines(log))))
+    for _ in range(2):
+        with pytest.raises(RejectedError, match=reason):
+            added.check()
+    path.unlink()
+    log.append("deploy", "m-1", {}, now=NOW)
+    signed[0] = log.head()
+    assert added.check().head == log.head()
+
+
+def test_another_signed_head_in_the_verified_part_is_found(log: AuditLog):
+    """The whole log is verified against it."""
+    signed = [Head(2, hashlib.sha256(lines(log)[1]).hexdigest())]
+    added = AddedEntries(log, lambda: signed[0])
+    added.check()
+    signed[0] = Head(3, hashlib.sha256(lines(log)[2]).hexdigest())
+    assert added.check().head == log.head()
+    signed[0] = Head(3, hashlib.sha256(b"another").hexdigest())
+    with pytest.raises(RejectedError, match="entry 3 isn't the one that was signed"):
+        added.check()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
@@ -39,6 +39,8 @@ from edgeml_core.errors import UsageError
 
 _DAY_S = 86_400.0
 Kind = TypeVar("Kind")
+#: Where a part of a table begins: behind a device, or before an entry.
+At = TypeVar("At", str, int)
 
 
 def endpoints(
@@ -76,12 +78,12 @@ def endpoints(
 def _reading(view: ViewModel, threads: Threads) -> dict[str, Endpoint]:
     def list_devices(exchange: Exchange) -> object:
         query = _of(exchange.query, DeviceQuery)
-        return _table(view, threads, query) if query.format == "csv" else devices(view, query)
+        return _devices_table(view, threads, query) if query.format == "csv" else devices(view, query)
 
     def list_audit(exchange: Exchange) -> object:
         query = _of(exchange.query, AuditQuery)
         if query.format == "csv":
-            return Response(spreadsheet.audit(view.audit(before=query.before)), **_csv("audit.csv"))
+            return _audit_table(view, threads, query)
         return AuditLog(entries=tuple(view.audit(last=query.last, before=query.before)))
 
     return {
@@ -129,25 +131,34 @@ def _of(value: object, kind: type[Kind]) -> Kind:
     return value
 
 
-def _table(view: ViewModel, threads: Threads, query: DeviceQuery) -> Response:
-    """Return all devices that a query chooses as CSV. They are read in parts, each when the one before is taken."""
-
+def _devices_table(view: ViewModel, threads: Threads, query: DeviceQuery) -> Response:
     def part(after: str) -> tuple[str, str]:
         page = devices(view, msgspec.structs.replace(query, after=after, limit=PAGE_MAX))
         return spreadsheet.devices(page.devices, has_head=after == query.after), page.after
 
-    async def parts(text: str, after: str) -> AsyncIterator[str]:
+    return _table("devices.csv", threads, part, query.after)
+
+
+def _audit_table(view: ViewModel, threads: Threads, query: AuditQuery) -> Response:
+    def part(before: int) -> tuple[str, int]:
+        entries = view.audit(last=PAGE_MAX, before=before)
+        next_before = entries[-1].number if len(entries) == PAGE_MAX else 0
+        return spreadsheet.audit(entries, has_head=before == query.before), next_before
+
+    return _table("audit.csv", threads, part, query.before)
+
+
+def _table(name: str, threads: Threads, part: Callable[[At], tuple[str, At]], begin: At) -> Response:
+    """Return a whole table as CSV. It is read in parts, each when the one before is taken."""
+
+    async def parts(text: str, at: At) -> AsyncIterator[str]:
         yield text
-        while after:
-            text, after = await threads.run(partial(part, after))
+        while at:
+            text, at = await threads.run(partial(part, at))
             yield text
 
-    return StreamingResponse(parts(*part(query.after)), **_csv("devices.csv"))
-
-
-def _csv(name: str) -> dict[str, Any]:
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return {"media_type": f"{CSV}; charset=utf-8", "headers": headers}
+    return StreamingResponse(parts(*part(begin)), media_type=f"{CSV}; charset=utf-8", headers=headers)
 
 
 @cache

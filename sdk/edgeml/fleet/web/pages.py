@@ -180,13 +180,13 @@ class Pages:
         query: Any = exchange.query
         entries = self._view.audit(last=query.last, before=query.before)
         try:
-            head, broken = self._view.check_audit(), ""
+            checked, broken = self._view.check_audit(), ""
         except RejectedError as error:
-            head, broken = "", error.message
+            checked, broken = None, error.message
         older = (
             _link("/audit", last=query.last, before=entries[-1].number) if entries and entries[-1].number > 1 else ""
         )
-        return rendering.page("audit.html", exchange, entries=entries, head=head, broken=broken, older=older)
+        return rendering.page("audit.html", exchange, entries=entries, checked=checked, broken=broken, older=older)
 
 
 def _acts(rollout: Rollout) -> Sequence[str]:

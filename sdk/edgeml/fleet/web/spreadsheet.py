@@ -23,11 +23,11 @@ def devices(found: Iterable[DeviceStatus], *, has_head: bool) -> str:
     return _text([*([head] if has_head else []), *map(_device, found)])
 
 
-def audit(entries: Iterable[Entry]) -> str:
-    """Write entries of the audit log as CSV."""
+def audit(entries: Iterable[Entry], *, has_head: bool) -> str:
+    """Write entries of the audit log as CSV, as `devices` does."""
     head = ("number", "time", "actor", "act", "subject", "details")
     rows = ((str(it.number), it.time, it.actor, it.act, it.subject, _pairs(it.details.items())) for it in entries)
-    return _text([head, *rows])
+    return _text([*([head] if has_head else []), *rows])
 
 
 def _device(it: DeviceStatus) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from edgeml.fleet.rollouts.plan import Rollout
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.status import Chosen, DeviceStatus, FleetStatus
 from edgeml.repository import Release, RepositoryFolder, layout, releases
-from edgeml.repository.audit import Entry
+from edgeml.repository import audit as audit_log
+from edgeml.repository.audit import AddedEntries, Checked, Entry
 from edgeml_core import decoding, names, trust
 from edgeml_core.card import Measurements
 from edgeml_core.desired import HASH_STEPS
@@ -137,6 +138,7 @@ class ViewModel:
         self._registry = registry
         self._steering = Steering(repository, registry)
         self._overview = Recent(self._read_overview)
+        self._added = AddedEntries(repository.audit, lambda: audit_log.parse_head(repository.document().audit))
 
     def overview(self) -> Overview:
         """Return the figures of the whole fleet, at most a few seconds old."""
@@ -224,26 +226,26 @@ class ViewModel:
                 return ReleaseDetails(id=name, release=it, measurements=measured)
         raise UsageError("release-unknown", f"there is no release {name!r}", "see the list of releases")
 
-    def audit(self, *, last: int | None = None, before: int = 0) -> list[Entry]:
+    def audit(self, *, last: int, before: int = 0) -> list[Entry]:
         """Return the newest entries of the audit log, the newest first.
 
         Args:
-            last: their number; None sets no bound.
+            last: their number at most.
             before: only entries with a smaller number; 0 sets no bound.
 
         Raises:
             RejectedError: `audit-broken`, when a line is no entry.
         """
-        entries = self._repository.audit.entries()
-        return [it for it in reversed(entries) if not before or it.number < before][:last]
+        found = self._repository.audit.newest(last, before)
+        return [it for it in found if not before or it.number < before]
 
-    def check_audit(self) -> str:
-        """Verify the audit log, and return its head.
+    def check_audit(self) -> Checked | None:
+        """Verify what was added to the audit log, at first the whole log; None while another request does that.
 
         Raises:
             RejectedError: `audit-broken`.
         """
-        return str(self._repository.check_audit()[0])
+        return self._added.check()
 
     def _find(self, name: str) -> Rollout:
         for it in self.rollouts():
