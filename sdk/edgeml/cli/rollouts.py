@@ -113,11 +113,19 @@ def planned(repo: Path, database: dict[str, Any]) -> Callable[[FleetDocument], S
     Args:
         repo: the repository's folder.
         database: the options of the database.
-    """
-    from edgeml.repository.layout import DATABASE_FILE  # noqa: PLC0415 - kept out of --help
 
-    if not database["database"] and not (repo / DATABASE_FILE).is_file():
-        return lambda _: ()
+    Raises:
+        UsageError: `usage`, when the rollouts lie in a database that the options must name.
+    """
+    from edgeml.repository import opened  # noqa: PLC0415 - kept out of --help
+    from edgeml.repository.layout import DATABASE_FILE  # noqa: PLC0415 - as above
+
+    if not database["database"]:
+        if known := opened(repo).enrollments.address("database"):
+            message = f"the rollouts of the fleet lie in {known}: without them needed chunks would go"
+            raise UsageError("usage", message, "name that database with --database")
+        if not (repo / DATABASE_FILE).is_file():
+            return lambda _: ()
     require_extra("fleet")
     from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
     from edgeml.fleet.rollouts import following  # noqa: PLC0415 - as above

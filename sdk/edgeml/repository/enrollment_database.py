@@ -153,7 +153,7 @@ class EnrollmentDatabase:
             database.execute("UPDATE certificate SET disconnected = 1 WHERE revoked = 1 AND name = ?", (name,))
 
     def set_address(self, kind: str, url: str) -> None:
-        """Remember an address of the fleet: `broker` or `enroll`."""
+        """Remember an address of the fleet: `broker`, `enroll`, or the `database` of its rollouts."""
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO address VALUES (?, ?)", (kind, url))
 

@@ -95,6 +95,23 @@ def test_release_of_a_rollout_that_waits_keeps_its_chunks(made):
     assert whole(made.repo) == ["3"]
 
 
+def test_rollouts_in_a_database_elsewhere_are_never_left_out(made, tmp_path, capsys):
+    """The repository knows it since the first of them; an empty registry beside it changes nothing."""
+    repository.deploy(made.repo, "tiny", "3", selector="")
+    database, far = tmp_path / "elsewhere.db", layout.utc_now() + timedelta(hours=12)
+    waiting = Plan(waves=(100,), window=f"{far:%H}:00-{far:%H}:59")
+    Fleet(made.repo, database=database).roll_out("tiny", "1", plan=waiting, allow_empty=True)
+    Registry(made.repo / layout.DATABASE_FILE).record([])
+    command = ["repo", "prune", "--repo", str(made.repo), "--keep", "1"]
+    with pytest.raises(SystemExit) as ended:
+        run(command)
+    assert (ended.value.code, whole(made.repo)) == (2, list(VERSIONS))
+    assert f"lie in {database}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        run([*command, "--database", str(database)])
+    assert (ended.value.code, whole(made.repo)) == (0, ["1", "3"])
+
+
 def test_release_that_a_rollback_signs_again_keeps_its_chunks(made):
     """Until another deployment takes the place of the rollout's."""
     repository.deploy(made.repo, "tiny", "1", selector="")

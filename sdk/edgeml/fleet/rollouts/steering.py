@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ from edgeml.fleet.rollouts.outcomes import DeviceOutcome, Observed, outcomes
 from edgeml.fleet.rollouts.plan import ENDED, Phase, Plan, Rollout
 from edgeml.fleet.rollouts.records import Rollouts
 from edgeml.repository import RepositoryFolder, deployments
+from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import selectors
 from edgeml_core.desired import FleetDocument
 from edgeml_core.messages import Report
@@ -79,6 +81,7 @@ class Steering:
             rollout = Rollout(deployment=msgspec.structs.replace(rule, in_waves=True), plan=plan_)
             facts = {**deployments.facts(rule), "percent": None, **_facts(plan_)}
             self._repository.audit.append("roll out", rollout.id, facts, now=now)
+            self._remember_database()
             self.rollouts.add(rollout)
             self._turn(rollout, now)
         return self.rollouts.find(rollout.id)
@@ -148,6 +151,12 @@ class Steering:
         self._decide(type(decision).__name__.lower(), after, msgspec.structs.asdict(decision), now)
         self._follow(after, labels, now)
         return after, decision
+
+    def _remember_database(self) -> None:
+        """Let the repository know which database has its rollouts; of its own it needs no name, which would move."""
+        name = self._registry.database.name
+        is_own = Path(name).resolve() == (self._repository.folder / DATABASE_FILE).resolve()
+        self._repository.enrollments.set_address("database", "" if is_own else name)
 
     def _decide(self, act: str, after: Rollout, facts: Mapping[str, object], now: datetime) -> None:
         """Log and record a decision of the controller; one that the database doesn't take isn't logged, either."""
