@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any, NoReturn, TypeVar
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -25,13 +28,21 @@ async def within(work: Awaitable[T], seconds: float | None) -> T:
 
 
 async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end even if the caller is cancelled, so that disk and memory stay in step."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    """Run `work` to its end even if the caller is cancelled, so that disk and memory stay in step.
+
+    The cancellation is raised after that. An error of the work behind it is logged.
+    """
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as caught:
+            cancelled = caught
+    if cancelled is None or task.cancelled():
+        return task.result()
+    if error := task.exception():
+        _log.warning("work failed after its caller was cancelled", exc_info=error)
+    raise cancelled
 
 
 def raise_first(group: BaseExceptionGroup[BaseException]) -> NoReturn:

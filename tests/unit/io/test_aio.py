@@ -1,6 +1,8 @@
 """Waiting can always be cancelled, whatever comes at the same moment."""
 
 import asyncio
+import gc
+import logging
 
 import pytest
 
@@ -51,3 +53,53 @@ def test_run_to_end_finishes_before_it_is_cancelled():
         assert done == [True]
 
     asyncio.run(main())
+
+
+def test_run_to_end_outlasts_a_second_cancellation():
+    """A host that is stopped twice still has its disk and its memory in step."""
+    done = []
+
+    async def work():
+        await asyncio.sleep(0.01)
+        done.append(True)
+
+    async def main():
+        task = asyncio.create_task(run_to_end(work()))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait({task})
+        assert (task.cancelled(), done) == (True, [True])
+
+    asyncio.run(main())
+
+
+def test_run_to_end_tells_an_error_behind_the_cancellation(caplog):
+    """The caller is cancelled in any case. Asyncio told the error when the memory was freed, if at all."""
+
+    async def work():
+        await asyncio.sleep(0.01)
+        raise OSError("the disk is full")
+
+    async def main():
+        task = asyncio.create_task(run_to_end(work()))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+        gc.collect()
+    [record] = caplog.records
+    assert (record.name, str(record.exc_info[1])) == ("edgeml_io.aio", "the disk is full")
+
+
+def test_run_to_end_raises_the_error_of_its_work():
+    """To a caller that isn't cancelled."""
+
+    async def work():
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        asyncio.run(run_to_end(work()))
