@@ -87,7 +87,7 @@ def test_axe_finds_no_serious_fault_and_nothing_is_cut(dashboard: DashboardSite,
     page = pages(view, bypass_csp=True)
     page.goto(f"{dashboard.url}/login")
     found = faults(page)
-    log_in(page, dashboard.url)
+    log_in(page, dashboard.url, Role.ADMIN)
     paths = (
         "/",
         "/devices",
@@ -97,6 +97,8 @@ def test_axe_finds_no_serious_fault_and_nothing_is_cut(dashboard: DashboardSite,
         "/releases",
         RELEASE,
         "/audit",
+        "/accounts",
+        "/accounts/viewer",
         "/devices/no",
     )
     for path in paths:
@@ -222,6 +224,22 @@ def test_a_call_needs_no_javascript(dashboard: DashboardSite, pages) -> None:
     page.get_by_role("button", name="Check the device").click()
     expect(page.locator("#answer")).to_contain_text("device-offline")
     expect(page.get_by_role("heading", level=1)).to_have_text(OFFLINE)
+
+
+def test_an_administrator_adds_and_removes_a_person(dashboard: DashboardSite, pages) -> None:
+    """Also without JavaScript; a token is shown once."""
+    page = log_in(pages(java_script_enabled=False), dashboard.url, Role.ADMIN)
+    page.get_by_role("link", name="Accounts").click()
+    page.get_by_label("Name", exact=True).fill("anna")
+    page.get_by_label("Password").fill("long enough")
+    page.get_by_role("button", name="Add the person").click()
+    page.get_by_label("Name of the token").fill("robot")
+    page.get_by_role("button", name="Add the token").click()
+    expect(page.get_by_role("status")).to_contain_text("edgeml_")
+    for name in ("anna", "robot"):
+        page.get_by_role("link", name=name, exact=True).click()
+        page.get_by_role("button", name=f"Remove {name}").click()
+        expect(page.get_by_role("link", name=name, exact=True)).to_have_count(0)
 
 
 def test_the_keyboard_is_enough(dashboard: DashboardSite, pages) -> None:

@@ -93,14 +93,16 @@ class Accounts:
         if len(names) >= ACCOUNTS_MAX:
             raise UsageError("usage", f"there are {len(names)} accounts, the most that may be", "remove some")
 
-    def check_known(self, name: str) -> None:
-        """Check that there is an account of this name.
+    def known(self, name: str) -> Account:
+        """Return an account, also an expired one.
 
         Raises:
             UsageError: `account-unknown`.
         """
-        if name not in {it.name for it in self.all()}:
-            raise UsageError("account-unknown", f"there is no account {name!r}", "see `edgeml fleet user list`")
+        for it in self.all():
+            if it.name == name:
+                return it
+        raise UsageError("account-unknown", f"there is no account {name!r}", "see `edgeml fleet user list`")
 
     def add_user(self, name: str, role: Role, hashed: str) -> None:
         """Add a user with the hash of a password, behind `check_new`."""
@@ -116,6 +118,22 @@ class Accounts:
         """
         text = TOKEN_PREFIX + secrets.token_urlsafe(32)
         self._add(name, "token", role, _digest(text), expires_s=self._clock() + lifetime_s if lifetime_s else 0.0)
+        return text
+
+    def set_role(self, name: str, role: Role) -> None:
+        """Give an account another role, from its next request on."""
+        with self._database.writing() as connection:
+            connection.execute(sa.update(ACCOUNT).where(ACCOUNT.c.name == name).values(role=role))
+
+    def set_password(self, name: str, hashed: str) -> None:
+        """Replace the hash of a user's password, and end the user's sessions."""
+        self._replace(name, secret=hashed)
+
+    def renew_token(self, account: Account) -> str:
+        """Replace a token by one that lives as long from now on, end its sessions, and return its text."""
+        text, now_s = TOKEN_PREFIX + secrets.token_urlsafe(32), self._clock()
+        expires_s = now_s + account.expires_s - account.made_s if account.expires_s else 0.0
+        self._replace(account.name, secret=_digest(text), made_s=now_s, expires_s=expires_s)
         return text
 
     def remove(self, name: str) -> None:
@@ -146,6 +164,11 @@ class Accounts:
         account = _account(row) if row else None
         is_valid = account is not None and (not account.expires_s or self._clock() < account.expires_s)
         return account if is_valid else None
+
+    def _replace(self, name: str, **values: object) -> None:
+        with self._database.writing() as connection:
+            connection.execute(sa.update(ACCOUNT).where(ACCOUNT.c.name == name).values(values))
+            connection.execute(sa.delete(SESSION).where(SESSION.c.account == name))
 
     def _add(self, name: str, kind: Kind, role: Role, secret: str, *, expires_s: float) -> None:
         row = {"name": name, "kind": kind, "role": role, "secret": secret}

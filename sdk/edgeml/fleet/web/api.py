@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from functools import cache, partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
@@ -37,7 +37,7 @@ from edgeml.repository import RepositoryFolder
 from edgeml_core import selectors
 from edgeml_core.errors import UsageError
 
-_DAY_S = 86_400.0
+DAY_S: Final = 86_400.0
 Kind = TypeVar("Kind")
 #: Where a part of a table begins: behind a device, or before an entry.
 At = TypeVar("At", str, int)
@@ -56,7 +56,7 @@ def endpoints(
 
     def add_token(exchange: Exchange) -> AddedToken:
         new = _of(exchange.body, NewToken)
-        text = administration(exchange).add_token(new.name, new.role, lifetime_s=new.days * _DAY_S)
+        text = administration(exchange).add_token(new.name, new.role, lifetime_s=new.days * DAY_S)
         return AddedToken(token=text)
 
     def remove_account(exchange: Exchange) -> AccountList:

@@ -37,6 +37,7 @@ ANSWER_MAX_S: Final = 55.0
 CALL_SECONDS_MAX: Final = 20.0
 
 Format = Literal["json", "csv"]
+AccountName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
 Act = Literal["pause", "resume", "approve", "abort", "rollback"]
 
 
@@ -81,9 +82,23 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token to add. It expires after `days`; 0 is never."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
+    name: AccountName
     role: Role
     days: Annotated[int, Meta(ge=0, le=3650)] = 0
+
+
+class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A user to add, by the form of the page."""
+
+    name: AccountName
+    role: Role
+    password: str
+
+
+class NewRole(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another role of an account, by the form of its page."""
+
+    role: Role
 
 
 class AddedToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,6 +309,10 @@ PAGES: Final = (
     _page("/releases/{release}", "release_page", "One release."),
     _page("/releases/{release}/card", "card_page", "The card of a release with its plots."),
     _page("/audit", "audit_page", "The audit log.", query=AuditQuery),
+    _page("/accounts", "accounts_page", "The accounts.", role=Role.ADMIN),
+    _form("/accounts", "add_account_form", "Add an account.", Role.ADMIN),
+    _page("/accounts/{account}", "account_page", "One account.", role=Role.ADMIN),
+    _form("/accounts/{account}", "change_account_form", "Change or remove an account.", Role.ADMIN),
     _page("/login", "login_page", "The form to log in.", role=None),
     _form("/login", "login_form", "Log in.", None),
     _form("/logout", "logout_form", "Log out.", Role.VIEW),

@@ -39,6 +39,7 @@ def page(template: str, exchange: Exchange, status_code: int = 200, **values: ob
         "account": exchange.account,
         "csrf": exchange.session.csrf if exchange.session else "",
         "may_deploy": exchange.account is not None and exchange.account.role.permits(Role.DEPLOY),
+        "may_administer": exchange.account is not None and exchange.account.role.permits(Role.ADMIN),
         "is_fragment": exchange.is_fragment,
         "files": static_files(),
     }

@@ -27,6 +27,7 @@ from edgeml.fleet.link import Broker
 from edgeml.fleet.recorder import Events
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.web import api, rendering
+from edgeml.fleet.web.account_pages import AccountPages
 from edgeml.fleet.web.accounts import Accounts
 from edgeml.fleet.web.calls import DashboardCalls
 from edgeml.fleet.web.gateway import Gateway
@@ -141,6 +142,7 @@ def make(
         **api.endpoints(view, repository, accounts, threads),
         **Login(accounts, sessions, LoginLimits(), is_secure=is_secure).endpoints(),
         **pages.endpoints(),
+        **AccountPages(repository, accounts).endpoints(),
         **DashboardCalls(repository, registry, broker, threads, pages).endpoints(),
     }
     rules = {"is_secure": is_secure, "is_local": is_local}

@@ -1,0 +1,96 @@
+"""The pages of accounts, for administrators: list and add them; change, reset and remove one."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from starlette.responses import RedirectResponse, Response
+
+from edgeml.fleet.web import rendering
+from edgeml.fleet.web.accounts import PASSWORD_MAX_CHARS, PASSWORD_MIN_CHARS, Accounts, Role
+from edgeml.fleet.web.administration import Administration
+from edgeml.fleet.web.api import DAY_S
+from edgeml.fleet.web.exchange import Exchange
+from edgeml.fleet.web.gateway import Endpoint, converted
+from edgeml.fleet.web.operations import NewRole, NewToken, NewUser
+from edgeml.repository import RepositoryFolder
+from edgeml_core import decoding
+from edgeml_core.errors import UsageError
+
+Kind = TypeVar("Kind", NewRole, NewToken, NewUser)
+
+
+class AccountPages:
+    """The endpoints of the pages of accounts.
+
+    Args:
+        repository: has the audit log.
+        accounts: of the fleet.
+    """
+
+    def __init__(self, repository: RepositoryFolder, accounts: Accounts) -> None:
+        self._repository = repository
+        self._accounts = accounts
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Return the endpoints, by name."""
+        return {
+            "accounts_page": self._list,
+            "add_account_form": self._add,
+            "account_page": self._show,
+            "change_account_form": self._change,
+        }
+
+    def _list(self, exchange: Exchange, name: str = "", token: str = "") -> Response:
+        """Return the list, with the text of the token that was made; it is shown this one time."""
+        found = self._administration(exchange).all()
+        return _page("accounts.html", exchange, accounts=found, name=name, token=token)
+
+    def _add(self, exchange: Exchange) -> Response:
+        administration = self._administration(exchange)
+        match exchange.body.get("kind"):
+            case "user":
+                user = _form(exchange, NewUser)
+                administration.add_user(user.name, user.role, user.password)
+                return RedirectResponse("/accounts", 303)
+            case "token":
+                new = _form(exchange, NewToken)
+                token = administration.add_token(new.name, new.role, lifetime_s=new.days * DAY_S)
+                return self._list(exchange, new.name, token)
+        raise _unknown("kind", "user, token")
+
+    def _show(self, exchange: Exchange) -> Response:
+        return _page("account.html", exchange, it=self._administration(exchange).find(exchange.params["account"]))
+
+    def _change(self, exchange: Exchange) -> Response:
+        administration, name = self._administration(exchange), exchange.params["account"]
+        match exchange.body.get("act"):
+            case "role":
+                administration.set_role(name, _form(exchange, NewRole).role)
+            case "password":
+                administration.reset_password(name, exchange.body.get("password", ""))
+            case "token":
+                return self._list(exchange, name, administration.reset_token(name))
+            case "remove":
+                administration.remove(name)
+            case _:
+                raise _unknown("act", "role, password, token, remove")
+        return RedirectResponse("/accounts", 303)
+
+    def _administration(self, exchange: Exchange) -> Administration:
+        return Administration(self._repository, self._accounts, exchange.actor)
+
+
+def _page(template: str, exchange: Exchange, **values: object) -> Response:
+    chars = {"min_chars": PASSWORD_MIN_CHARS, "max_chars": PASSWORD_MAX_CHARS}
+    return rendering.page(template, exchange, 200, roles=list(Role), **chars, **values)
+
+
+def _form(exchange: Exchange, kind: type[Kind]) -> Kind:
+    fields = {name: value for name, value in exchange.body.items() if name in kind.__struct_fields__}
+    found: Kind = converted(lambda: decoding.convert(fields, kind, strict=False), "form")
+    return found
+
+
+def _unknown(field: str, known: str) -> UsageError:
+    return UsageError("input-invalid", f"the form has no {field} that is known", f"name one of {known}")
