@@ -51,8 +51,8 @@ class Announcer:
         self._cleared: set[str] = set()
         #: The payloads that the broker should retain, as file and digest.
         self._retained: dict[str, tuple[Path, str]] = {}
-        #: Topics on which another payload was received.
-        self._foreign: set[str] = set()
+        #: Topics on which another payload was received, with whether it was published since this connection began.
+        self._foreign: dict[str, bool] = {}
 
     async def announce(self, signed: SignedRepository) -> list[TransportError]:
         """Publish the files that the broker doesn't have from us yet, the timestamp last, then clear old ones.
@@ -78,21 +78,29 @@ class Announcer:
         self._announced[signed.name] = files
         return refused
 
-    def on_message(self, topic: str, payload: bytes) -> None:
-        """Compare a received payload with ours; mostly it is the echo of our own message."""
+    def on_message(self, topic: str, payload: bytes, *, is_retained: bool = False) -> None:
+        """Compare a received payload with ours; mostly it is the echo of our own message.
+
+        Args:
+            is_retained: whether the broker had it when this connection subscribed.
+        """
         _, digest = self._retained.get(topic, (None, chunks.sha256(_CLEARED)))
         if chunks.sha256(payload) == digest:
-            self._foreign.discard(topic)
-        elif len(self._foreign) < FOREIGN_MAX_TOPICS:
-            self._foreign.add(topic)
+            self._foreign.pop(topic, None)
+        elif topic in self._foreign or len(self._foreign) < FOREIGN_MAX_TOPICS:
+            self._foreign[topic] = self._foreign.get(topic, False) or not is_retained
 
     async def repair(self) -> int:
-        """Publish again the files that others have changed, and return their number."""
-        foreign, self._foreign = self._foreign, set()
+        """Publish our files again where another payload was received, and return how many others have changed.
+
+        A retained payload on a topic of ours may be the file from before this host was away; then no other has.
+        """
+        foreign, self._foreign = self._foreign, {}
         for topic in foreign:
             path, _ = self._retained.get(topic, (None, ""))
             await self._retain(topic, _CLEARED if path is None else self._content(topic, path))
-        return len(foreign)
+        ours = self._retained.keys() | self._cleared
+        return sum(is_new or topic not in ours for topic, is_new in foreign.items())
 
     def _files(self, signed: SignedRepository) -> dict[str, str]:
         """Return the present files by topic; the newest root stands on a second topic, before the timestamp."""

@@ -273,7 +273,7 @@ class Host:
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
         if kind == "trust":
             if announcing is not None:
-                announcing.on_message(topic, payload)
+                announcing.on_message(topic, payload, is_retained=message.retain)
             return
         if device not in self._snapshot.devices or not payload:
             return

@@ -124,6 +124,20 @@ def test_repair_after_the_own_message_came_back_does_nothing(repo: Path, broker:
     assert asyncio.run(at.repair()) == 0
 
 
+def test_files_from_before_the_host_was_away_are_no_others(repo: Path, broker: MemoryConnection):
+    """A slow broker gives them after the announcement, and the echo later than the next repair."""
+    at = Announcer(broker, TOPICS)
+    own, foreign = TOPICS.trust("fleet", trust.TIMESTAMP_FILE), TOPICS.trust("fleet", "metadata/99.root.json")
+    at.on_message(own, b"before", is_retained=True)
+    announce(at, repo)
+    assert asyncio.run(at.repair()) == 0
+    at.on_message(own, b"before", is_retained=True)
+    at.on_message(foreign, b"{}", is_retained=True)
+    broker.retained[own] = b"before"
+    assert asyncio.run(at.repair()) == 1
+    assert broker.retained[own] != b"before"
+
+
 def test_foreign_topics_are_bounded(broker: MemoryConnection, monkeypatch: pytest.MonkeyPatch):
     """A client that writes on a million topics fills no memory."""
     monkeypatch.setattr(announcer, "FOREIGN_MAX_TOPICS", 3)
