@@ -44,6 +44,8 @@ def main(file: str) -> None:
     server = opened(file)
     json.dump([answered(server.listening_address, ask) for ask in json.load(sys.stdin)], out)
     out.close()
+    # The server waits for its threads at the end of the process, and once did so for ever.
+    os._exit(0)
 
 
 if __name__ == "__main__":
