@@ -69,5 +69,5 @@ def test_notebook_goes_from_a_model_in_memory_to_an_answer(tmp_path):
     assert answers["a ewe is limping badly since yesterday"] == "vet"
     assert answers["the infusion pump reports an alarm"] == "ward"
     assert answers["the tractor won't start"] == "workshop"
-    assert done.stdout.splitlines()[-1] == "triage-1-3 for barn-1"
+    assert done.stdout.splitlines()[-1] == "triage-1-2 for barn-1"
     assert {path.name for path in tmp_path.iterdir()} == {"out", "fleet", "barn-1"}
