@@ -318,7 +318,7 @@ def test_an_infeasible_request_is_refused_before_any_work(tmp_path: Path):
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(GateFailed) as caught:
         export(ExportRequest(model=str(model), targets=("rpi4",), output=tmp_path / "out"))
-    assert "12.85 billion weights x 0.5 byte(s) x 1.4 + 67 MB" in caught.value.message
+    assert "12.85 billion weights x 0.5 byte(s) x 1.4 + 75 MB" in caught.value.message
     assert "a model is given 2147 MB of the board's 4295 MB" in caught.value.message
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
