@@ -249,7 +249,8 @@ class Host:
             if self._rights.is_echo(message):
                 self._rights.on_echo(message)
             elif message.topic.startswith((self._topics.record(""), self._topics.site(""))):
-                if records is not None:
+                # Nothing retained was requested. amqtt sends it, as it sends what other clients subscribe to.
+                if records is not None and not message.retain:
                     records.on_message(message.topic, message.payload)
             else:
                 self._on_message(message, announcing)
