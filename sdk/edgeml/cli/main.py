@@ -90,14 +90,20 @@ def _run(arguments: list[str]) -> None:
     except EdgemlError as error:
         output.fail(error, as_json="--json" in arguments)
     except (KeyboardInterrupt, click.Abort):
-        stopped = UsageError("interrupted", "stopped by the operator; no unfinished file is left behind")
-        output.fail(stopped, as_json="--json" in arguments, exit_code=EXIT_INTERRUPTED)
+        _fail_interrupted(arguments)
     except (SystemExit, BrokenPipeError):
         raise
     except BaseException as error:  # noqa: BLE001 -- panics of Rust extensions derive from BaseException alone
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a C++ extension is imported
+            _fail_interrupted(arguments)
         from edgeml.cli import fault_report  # noqa: PLC0415 -- seldom needed
 
         output.fail(fault_report.as_error(error, arguments), as_json="--json" in arguments)
+
+
+def _fail_interrupted(arguments: list[str]) -> NoReturn:
+    stopped = UsageError("interrupted", "stopped by the operator; no unfinished file is left behind")
+    output.fail(stopped, as_json="--json" in arguments, exit_code=EXIT_INTERRUPTED)
 
 
 def _usage_hint(error: click.ClickException) -> str:

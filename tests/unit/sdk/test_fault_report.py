@@ -51,6 +51,15 @@ def test_an_unexpected_exception_is_one_line_with_a_hint_and_a_report(error, fai
     assert report.stat().st_mode & 0o077 == 0
 
 
+def test_ctrl_c_while_an_extension_is_imported_is_no_fault(failing, tmp_path, capsys):
+    """A module of C++ makes an ImportError of it; onnxruntime's did so."""
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    assert failing(error) == 130
+    assert "stopped by the operator" in capsys.readouterr().err
+    assert not list(tmp_path.glob("edgeml-report-*.txt"))
+
+
 def test_json_has_the_fault_as_any_other_error(failing, capsys):
     """Under `--json` stdout is one JSON document and stderr is empty."""
     assert failing(KeyError("weights"), "--json") == 70
