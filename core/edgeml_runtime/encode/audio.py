@@ -58,9 +58,9 @@ def _check_whole(data: bytes) -> None:
     Raises:
         UsageError: `input-invalid`.
     """
-    said = int.from_bytes(data[4:8], "little")
-    if data.startswith(b"RIFF") and len(data) + _HEAD_MAX_BYTES < said < _STREAMED_MIN_BYTES:
-        message = f"the WAV file has {len(data)} bytes, its head says {said + 8}"
+    stated = int.from_bytes(data[4:8], "little")
+    if data.startswith(b"RIFF") and len(data) + _HEAD_MAX_BYTES < stated < _STREAMED_MIN_BYTES:
+        message = f"the WAV file has {len(data)} bytes, its head states {stated + 8}"
         raise UsageError("input-invalid", message, "send the whole file")
 
 

@@ -72,7 +72,7 @@ def test_a_file_that_ends_early_is_refused(cut, said, count):
     if count:
         assert audio.read(bytes(data[:cut]), RATE_HZ).samples.size == count
         return
-    with pytest.raises(UsageError, match="has 2244 bytes, its head says 3244") as caught:
+    with pytest.raises(UsageError, match="has 2244 bytes, its head states 3244") as caught:
         audio.read(bytes(data[:cut]), RATE_HZ)
     assert caught.value.code == "input-invalid"
 

@@ -93,4 +93,4 @@ def _form(exchange: Exchange, kind: type[Kind]) -> Kind:
 
 
 def _unknown(field: str, known: str) -> UsageError:
-    return UsageError("input-invalid", f"the form has no {field} that is known", f"name one of {known}")
+    return UsageError("input-invalid", f"the form's {field} is unknown", f"set {field} to one of {known}")
