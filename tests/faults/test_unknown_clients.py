@@ -22,6 +22,7 @@ from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_core.relay_batch import RelayedMessage
 from faults import campaign
 from faults.fleet import FLEET, Fleet, fleet, until
+from support import paho_clients
 from support.delivery_site import Observer
 
 TOPICS: Final = Topics(FLEET)
@@ -149,8 +150,7 @@ def a_client_id_taken_over(scene: Scene) -> None:
     other.connect("127.0.0.1", scene.made.broker.port)
     other.loop_start()
     scene.agent_logs("disconnected", since)
-    other.disconnect()
-    other.loop_stop()
+    paho_clients.leave(other)
     scene.agent_logs("connected broker", since)
 
 

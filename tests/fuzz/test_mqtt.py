@@ -23,6 +23,7 @@ from fuzz import campaign, driving, hostile, right
 from fuzz.hostile import Message
 from fuzz.served import DEVICE, FLEET
 from fuzz.site import ANSWER_MAX_S, Site, hold_answer
+from support import paho_clients
 
 PART: Final = "mqtt"
 TOPICS: Final = Topics(FLEET)
@@ -78,8 +79,7 @@ class Asker:
 
     def close(self) -> None:
         """Leave."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)
 
 
 def _properties(it: Message, correlation: bytes) -> Properties:

@@ -42,7 +42,7 @@ from edgeml_core.errors import TransportError
 from edgeml_core.messages import Topics
 from edgeml_io import echo_check
 from edgeml_io.mqtt import MqttError
-from support import brokers
+from support import brokers, paho_clients
 from support.certificates import DAY, certify
 from support.programs import programs
 from support.waiting import until, until_async
@@ -331,8 +331,7 @@ class Client:
 
     def close(self):
         """Leave."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)
 
 
 def test_device_publishes_on_its_own_topics_only(broker):

@@ -18,7 +18,7 @@ from edgeml.repository.deployments import deploy
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
-from support import brokers, other_brokers, scale
+from support import brokers, other_brokers, paho_clients, scale
 from support.programs import agent_command, enroll, host_command, programs
 from support.tiny_models import tiny_onnx_bundle
 from support.waiting import TIMEOUT_S, until
@@ -139,8 +139,7 @@ def answered_over_mqtt(url: str, number: float) -> float:
     request = {"inputs": {"x": [[number, 0.0, 0.0, 0.0]]}, "id": 1, "reply_to": inbox}
     client.publish(TOPICS.infer(DEVICE, MODEL, CLIENT), json.dumps(request))
     until(lambda: answers, "an answer over MQTT")
-    client.disconnect()
-    client.loop_stop()
+    paho_clients.leave(client)
     return float(answers[0]["outputs"][0]["outputs"]["y"][0][0])
 
 

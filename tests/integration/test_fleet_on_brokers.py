@@ -21,7 +21,7 @@ from edgeml.repository import Repository, client_certificates, layout
 from edgeml.repository.certificates import Role
 from edgeml_agent.commands import enroll
 from edgeml_core.messages import Topics
-from support import certified_brokers, scale
+from support import certified_brokers, paho_clients, scale
 from support.ports import free_port
 from support.programs import Programs, agent_command, host_command, listen_at, programs
 from support.tiny_models import tiny_onnx_bundle
@@ -201,8 +201,7 @@ class Attacker:
 
     def leave(self) -> None:
         """End."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)
 
 
 class Attack:

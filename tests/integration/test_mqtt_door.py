@@ -33,7 +33,7 @@ from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import broker as broker_urls
 from edgeml_core.messages import Topics
-from support import brokers
+from support import brokers, paho_clients
 from support.delivery_site import site, until
 from support.sounds import wav
 
@@ -466,8 +466,7 @@ def test_a_flood_costs_little_memory_and_stops_nothing(tmp_path, monkeypatch):
         padded = json.dumps(body(1)).encode().ljust(REQUEST_MAX_BYTES)
         sent = [client.publish(made.observer.topics.infer(DEVICE, "tiny", CLIENT), padded) for _ in range(FLOOD)]
         sent[-1].wait_for_publish(TIMEOUT_S)
-        client.disconnect()
-        client.loop_stop()
+        paho_clients.leave(client)
         made.publish("2.0", scale=3.0, seed=1)
         made.deploy("2.0")
         until(lambda: made.answers(31.0), "version 2.0 answers")

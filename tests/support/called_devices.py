@@ -10,6 +10,7 @@ import paho.mqtt.client as paho
 from edgeml_core import messages
 from edgeml_core.calls import Call, Reply
 from edgeml_core.messages import DeviceState, Topics
+from support import paho_clients
 from support.dashboard_fleet import HOSTILE
 
 TOPICS = Topics("edge")
@@ -43,5 +44,4 @@ class Devices:
 
     def close(self) -> None:
         """Disconnect."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)

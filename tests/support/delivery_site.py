@@ -22,7 +22,7 @@ from edgeml import repository
 from edgeml.repository.deployments import deploy
 from edgeml_core import messages
 from edgeml_core.messages import DeviceState, Report, Topics, Want
-from support import brokers
+from support import brokers, paho_clients
 from support.plain_http import NO_TLS
 from support.programs import Program, Programs, agent_command, enroll, host_command, programs
 from support.tiny_models import tiny_onnx_bundle
@@ -53,8 +53,7 @@ class Observer:
 
     def close(self) -> None:
         """Leave."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish a message, as any client of the broker can."""

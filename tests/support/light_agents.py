@@ -29,6 +29,7 @@ from edgeml_core import broker as broker_urls
 from edgeml_core import manifest as manifests
 from edgeml_core import wire_keys
 from edgeml_core.messages import Topics
+from support import paho_clients
 from support.delivery_site import FLEET
 from support.programs import Program, host_command
 from support.tiny_models import tiny_onnx_bundle
@@ -100,8 +101,7 @@ class Publications:
 
     def close(self) -> None:
         """Leave."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)
 
     def per_chunk(self, release: Release) -> float:
         """How often each chunk of a release was published on the average."""

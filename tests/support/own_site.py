@@ -16,6 +16,7 @@ import paho.mqtt.client as paho
 from edgeml.fleet.fleet import Fleet
 from edgeml.repository import Repository, RepositoryFolder, client_certificates, layout
 from edgeml.repository.certificates import Role
+from support import paho_clients
 from support.ports import free_port
 from support.waiting import TIMEOUT_S, until
 
@@ -134,5 +135,4 @@ class CertifiedClient:
 
     def close(self) -> None:
         """End."""
-        self.client.disconnect()
-        self.client.loop_stop()
+        paho_clients.leave(self.client)

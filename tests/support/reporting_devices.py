@@ -19,6 +19,7 @@ from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.errors import RejectedError
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import DeviceState, ModelState, Report, Topics
+from support import paho_clients
 from support.waiting import TIMEOUT_S
 
 #: Seconds for an update.
@@ -66,8 +67,7 @@ class ReportingDevices:
         self._ends.set()
         self._news.set()
         self._thread.join(TIMEOUT_S)
-        self._client.disconnect()
-        self._client.loop_stop()
+        paho_clients.leave(self._client)
 
     def reached(self, version: str) -> set[str]:
         """The devices that ever began a version."""
