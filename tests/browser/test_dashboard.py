@@ -99,6 +99,7 @@ def test_axe_finds_no_serious_fault_and_nothing_is_cut(dashboard: DashboardSite,
         "/audit",
         "/accounts",
         "/accounts/viewer",
+        "/account",
         "/devices/no",
     )
     for path in paths:

@@ -484,6 +484,45 @@ def test_bad_forms_of_accounts_change_nothing(site: Site, path: str, fields: dic
     assert Accounts(site.registry.database).all() == accounts
 
 
+def test_a_user_changes_the_own_password(site: Site) -> None:
+    """With the present one alone; all sessions end, and the audit log has it."""
+    site.log_in("viewer")
+    other = site.browser()
+    site.log_in("viewer", client=other)
+
+    def change(present: str, password: str):
+        csrf = csrf_of(site.client.get("/account").text)
+        return site.client.post("/account", data={"present": present, "password": password, "csrf": csrf})
+
+    wrong = change("another one", "quite another")
+    assert (wrong.status_code, "the present password is wrong" in wrong.text) == (401, True)
+    assert change(PASSWORD, "short").status_code == 400
+    assert other.get("/account").status_code == 200
+    assert change(PASSWORD, "quite another").headers["Location"] == "/login"
+    assert other.get("/account").status_code == 303
+    assert site.log_in("viewer").status_code == 401
+    assert site.log_in("viewer", "quite another").status_code == 303
+    entry = site.get("/api/v1/audit?last=1").json()["entries"][0]
+    assert (entry["act"], entry["subject"], entry["actor"]) == ("password reset", "viewer", "viewer@dashboard")
+
+
+def test_a_stolen_session_guesses_no_password(site: Site) -> None:
+    """A wrong present password counts as a failed login of the account and the address."""
+    site.log_in("viewer")
+    csrf = csrf_of(site.client.get("/account").text)
+    guess = {"present": "another one", "password": "quite another", "csrf": csrf}
+    answers = [site.client.post("/account", data=guess).status_code for _ in range(PER_ADDRESS_MAX + 1)]
+    assert answers == [401] * PER_ADDRESS_MAX + [429]
+    assert Accounts(site.registry.database).by_password("viewer", PASSWORD) is not None
+
+
+def test_a_token_changes_no_password(site: Site) -> None:
+    """Its page has no form for it, and the form is refused."""
+    assert 'type="password"' not in site.get("/account", Role.VIEW).text
+    fields = {"present": PASSWORD, "password": "quite another"}
+    assert site.call("POST", "/account", Role.VIEW, data=fields).status_code == 401
+
+
 def test_the_last_administrator_stays(site: Site) -> None:
     """By pages and the API; the commands may remove all. An expired token is none."""
     site.log_in("adminer")
@@ -904,7 +943,7 @@ def test_the_server_refuses_unsafe_or_wrong_addresses(options: HttpOptions) -> N
         Dashboard(options)
 
 
-def test_the_commands_add_list_and_remove_accounts(site: Site, tmp_path: Path) -> None:
+def test_the_commands_add_list_change_and_remove_accounts(site: Site, tmp_path: Path) -> None:
     """A user by a password file, a token that is printed once."""
     (tmp_path / "password").write_text("long enough\n")
 
@@ -917,6 +956,15 @@ def test_the_commands_add_list_and_remove_accounts(site: Site, tmp_path: Path) -
     assert Accounts(site.registry.database).by_password("anna", "long enough").role is Role.ADMIN
     assert Accounts(site.registry.database).by_token(token).role is Role.VIEW
     assert "robot" in run("list")
+    (tmp_path / "password").write_text("another one\n")
+    run("reset", "anna", "--password-file", str(tmp_path / "password"))
+    assert Accounts(site.registry.database).by_password("anna", "another one").role is Role.ADMIN
+    run("change", "robot", "--role", "deploy")
+    second = run("reset", "robot").strip()
+    accounts = Accounts(site.registry.database)
+    assert (accounts.by_token(token), accounts.by_token(second).role) == (None, Role.DEPLOY)
+    with pytest.raises(UsageError, match="robot is a token"):
+        run("reset", "robot", "--password-file", str(tmp_path / "password"))
     run("remove", "robot")
     assert "robot" not in run("list")
     with pytest.raises(UsageError, match="there is an account"):

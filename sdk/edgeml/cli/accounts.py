@@ -37,7 +37,7 @@ def take_http(options: dict[str, Any]) -> HttpOptions | None:
 
 @click.group()
 def user() -> None:
-    """Add and remove accounts of the dashboard: people with a password, and tokens for programs."""
+    """Add, change and remove accounts of the dashboard: people with a password, and tokens for programs."""
 
 
 @user.command()
@@ -88,6 +88,49 @@ def list_accounts(out: Output, repo: Path, **database: Any) -> None:  # noqa: AN
     rows = [(it.name, it.kind, it.role, _day(it.made_s), _day(it.expires_s) or "never") for it in found]
     value = {"accounts": [msgspec.to_builtins(it) for it in found]}
     out.result(value, table(("name", "kind", "role", "added", "expires"), rows))
+
+
+@user.command()
+@click.argument("name")
+@repository_option
+@database_options
+@click.option("--role", type=click.Choice(["view", "deploy", "admin"]), required=True, help="Its rights from now on.")
+@command(extra="fleet", examples=("edgeml fleet user change bert --repo ./repo --role deploy",))
+def change(out: Output, name: str, repo: Path, *, role: str, **database: Any) -> None:  # noqa: ANN401 - click's
+    """Give an account another role. It holds from the next request on, also in open sessions."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+    from edgeml.fleet.web.accounts import Role  # noqa: PLC0415 - as above
+
+    with Fleet(repo, **database).administration() as accounts:
+        accounts.set_role(name, Role(role))
+    out.result({"name": name, "role": role}, f"{name} has the role {role}")
+
+
+@user.command()
+@click.argument("name")
+@repository_option
+@database_options
+@click.option("--password-file", metavar="FILE", type=FILE, help="The password, on one line; else it is asked for.")
+@command(
+    extra="fleet",
+    examples=(
+        "edgeml fleet user reset bert --repo ./repo",
+        "edgeml fleet user reset grafana --repo ./repo",
+    ),
+)
+def reset(out: Output, name: str, repo: Path, *, password_file: Path | None, **database: Any) -> None:  # noqa: ANN401 - click's
+    """Replace a user's password, or a token by another of the same lifetime, and end the account's sessions."""
+    from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
+
+    with Fleet(repo, **database).administration() as accounts:
+        if accounts.find(name).kind == "token":
+            if password_file is not None:
+                raise UsageError("usage", f"{name} is a token, and has no password", "leave out --password-file")
+            text = accounts.reset_token(name)
+            out.result({"name": name, "token": text}, text)
+            return
+        accounts.reset_password(name, _password(password_file))
+        out.result({"name": name}, f"{name} has another password")
 
 
 @user.command()

@@ -1,4 +1,4 @@
-"""The pages of accounts, for administrators: list and add them; change, reset and remove one."""
+"""The pages of accounts: administrators list, add, change, reset and remove them; a user changes the own password."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edgeml.fleet.web.administration import Administration
 from edgeml.fleet.web.api import DAY_S
 from edgeml.fleet.web.exchange import Exchange
 from edgeml.fleet.web.gateway import Endpoint, converted
+from edgeml.fleet.web.login_limits import LoginLimits
 from edgeml.fleet.web.operations import NewRole, NewToken, NewUser
 from edgeml.repository import RepositoryFolder
 from edgeml_core import decoding
@@ -26,11 +27,13 @@ class AccountPages:
     Args:
         repository: has the audit log.
         accounts: of the fleet.
+        limits: of logins; a wrong present password counts as a failed one.
     """
 
-    def __init__(self, repository: RepositoryFolder, accounts: Accounts) -> None:
+    def __init__(self, repository: RepositoryFolder, accounts: Accounts, limits: LoginLimits) -> None:
         self._repository = repository
         self._accounts = accounts
+        self._limits = limits
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Return the endpoints, by name."""
@@ -39,6 +42,8 @@ class AccountPages:
             "add_account_form": self._add,
             "account_page": self._show,
             "change_account_form": self._change,
+            "own_account_page": self._show_own,
+            "own_password_form": self._change_own_password,
         }
 
     def _list(self, exchange: Exchange, name: str = "", token: str = "") -> Response:
@@ -76,6 +81,19 @@ class AccountPages:
             case _:
                 raise _unknown("act", "role, password, token, remove")
         return RedirectResponse("/accounts", 303)
+
+    def _show_own(self, exchange: Exchange) -> Response:
+        return _page("own_account.html", exchange)
+
+    def _change_own_password(self, exchange: Exchange) -> Response:
+        account, form = exchange.account, exchange.body
+        assert account is not None  # noqa: S101 - its operation needs a role
+        self._limits.begin(exchange.address, account.name)
+        if self._accounts.by_password(account.name, form.get("present", "")) is None:
+            raise UsageError("login-failed", "the present password is wrong", "enter it again, or ask an administrator")
+        self._limits.succeed(exchange.address, account.name)
+        self._administration(exchange).reset_password(account.name, form.get("password", ""))
+        return RedirectResponse("/login", 303)
 
     def _administration(self, exchange: Exchange) -> Administration:
         return Administration(self._repository, self._accounts, exchange.actor)

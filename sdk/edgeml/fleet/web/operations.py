@@ -313,6 +313,8 @@ PAGES: Final = (
     _form("/accounts", "add_account_form", "Add an account.", Role.ADMIN),
     _page("/accounts/{account}", "account_page", "One account.", role=Role.ADMIN),
     _form("/accounts/{account}", "change_account_form", "Change or remove an account.", Role.ADMIN),
+    _page("/account", "own_account_page", "The account that is logged in."),
+    _form("/account", "own_password_form", "Change the password of the account that is logged in.", Role.VIEW),
     _page("/login", "login_page", "The form to log in.", role=None),
     _form("/login", "login_form", "Log in.", None),
     _form("/logout", "logout_form", "Log out.", Role.VIEW),

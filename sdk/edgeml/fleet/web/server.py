@@ -137,12 +137,12 @@ def make(
     """
     accounts, sessions = Accounts(registry.database), Sessions(registry.database)
     view = ViewModel(repository, registry)
-    pages = Pages(view, threads)
+    pages, limits = Pages(view, threads), LoginLimits()
     endpoints = {
         **api.endpoints(view, repository, accounts, threads),
-        **Login(accounts, sessions, LoginLimits(), is_secure=is_secure).endpoints(),
+        **Login(accounts, sessions, limits, is_secure=is_secure).endpoints(),
         **pages.endpoints(),
-        **AccountPages(repository, accounts).endpoints(),
+        **AccountPages(repository, accounts, limits).endpoints(),
         **DashboardCalls(repository, registry, broker, threads, pages).endpoints(),
     }
     rules = {"is_secure": is_secure, "is_local": is_local}
