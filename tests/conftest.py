@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+import hypothesis
 import pytest
 
 from edgeml.pipeline.request import ExportRequest, MeasuringBudget
@@ -27,6 +28,9 @@ CAMPAIGNS = ("faults.campaign", "fuzz.campaign")
 # Each of several processes computes on one core: two threads in each would wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy computer pauses any example for longer than hypothesis lets one take, by default.
+hypothesis.settings.register_profile("edgeml", deadline=None)
+hypothesis.settings.load_profile("edgeml")
 # A shell that starts the tests in the background lets them, and so their children, ignore Ctrl-C: some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

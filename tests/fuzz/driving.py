@@ -19,7 +19,6 @@ def each(inputs: st.SearchStrategy[T], count: int, check: Callable[[T], object])
     @seed(campaign.SEED)
     @settings(
         max_examples=max(1, count),
-        deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),

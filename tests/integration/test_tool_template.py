@@ -85,7 +85,7 @@ def test_tools_are_written_as_transformers_writes_them(name, tmp_path):
         expected = theirs.apply_chat_template(given_messages, tools=[TOOL], add_generation_prompt=True)
         assert ours.encode(render(conversation, [TOOL], found), add_special_tokens=False).ids == expected
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=EXAMPLES, derandomize=True, database=None)
     @given(conversations(), tools)
     def check(conversation, some):
         try:

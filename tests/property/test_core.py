@@ -17,7 +17,7 @@ DIGEST = BundleReader(io.BytesIO(BUNDLE)).manifest_sha256
 
 
 @given(st.integers(0, len(BUNDLE) - 1), st.integers(1, 255))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_flipped_byte_of_a_bundle_is_refused_changes_its_identity_or_changes_nothing(at, flip):
     """A signature over the manifest therefore covers every byte that matters."""
     data = bytearray(BUNDLE)
@@ -31,7 +31,6 @@ def test_a_flipped_byte_of_a_bundle_is_refused_changes_its_identity_or_changes_n
 
 
 @given(st.binary(max_size=2 * chunks.CHUNK_BYTES))
-@settings(deadline=None)
 def test_chunks_survive_the_wire(data):
     """Split, sent and joined is what it was."""
     back = [chunks.from_wire(chunks.to_wire(piece), chunks.sha256(piece)) for piece in chunks.split(data)]
@@ -39,7 +38,6 @@ def test_chunks_survive_the_wire(data):
 
 
 @given(st.binary(max_size=2000), st.data())
-@settings(deadline=None)
 def test_differences_lead_from_any_base_to_any_chunk(base, data):
     """Of one length, sparse or dense; sent as what is shorter."""
     chunk = data.draw(st.binary(min_size=len(base), max_size=len(base)))
@@ -48,7 +46,6 @@ def test_differences_lead_from_any_base_to_any_chunk(base, data):
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**31), st.integers(1, 255))
-@settings(deadline=None)
 def test_a_flipped_byte_of_a_chunk_is_refused(chunk, at, flip):
     """Or it decodes to the very same bytes."""
     payload = bytearray(chunks.to_wire(chunk))

@@ -60,7 +60,7 @@ LINE, ROOT = signed(RECORD, [0]), root_of([0])
 
 
 @given(st.integers(0, len(LINE) - 1), st.integers(1, 255))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_flipped_byte_of_a_record_is_refused_or_changes_nothing(at, flip):
     """Signatures cover all that is decoded."""
     line = bytearray(LINE)
@@ -70,7 +70,7 @@ def test_flipped_byte_of_a_record_is_refused_or_changes_nothing(at, flip):
 
 
 @given(RECORDS, st.sets(st.integers(0, 2)), st.sets(st.integers(0, 2), min_size=1), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_record_counts_where_enough_trusted_keys_have_signed_it(record, signing, trusted, threshold):
     """The number of keys in both sets decides."""
     outcome = read(lambda: records.verified(signed(record, signing), root_of(trusted, threshold), fleet=record.fleet))
@@ -83,7 +83,7 @@ OFFERS = st.lists(
 
 
 @given(OFFERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_device_never_goes_back_whatever_is_offered(tmp_path_factory, offers):
     """The newest right one that it has seen is the one that it acts on, also after a restart before each look."""
     folder = tmp_path_factory.mktemp("device")

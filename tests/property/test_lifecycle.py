@@ -38,7 +38,7 @@ def test_every_walk_through_the_table_verifies_and_probes_before_it_activates(ev
 
 
 @given(DEEDS)
-@settings(max_examples=scaled(200, 20), deadline=None)
+@settings(max_examples=scaled(200, 20))
 def test_only_verified_and_probed_releases_ever_answer(deeds):
     """And once one has answered, one always does: after failures, after deaths at any moment, after restarts."""
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
@@ -22,7 +22,6 @@ STOPS = st.lists(st.text(st.sampled_from("abc€"), min_size=1, max_size=4), max
 
 
 @given(TEXTS, TEXTS, STOPS)
-@settings(deadline=None)
 def test_pieces_are_the_text_before_its_first_stop(prompt, text, stops):
     """Every piece is final: together they are a beginning of the text that holds no stop, and all of it without one."""
     detokenizer = Detokenizer(TOKENIZER.decode, list(prompt.encode()), stops)
@@ -50,7 +49,6 @@ MESSAGES = st.lists(st.fixed_dictionaries({"role": st.text(max_size=3), "content
 
 @given(MESSAGES, st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
 @example([{"role": "user", "content": "a"}], {"seed": -(2**63)})
-@settings(deadline=None)
 def test_a_request_is_items_or_refused(messages, fields):
     """Whatever its fields hold, it is our own error or something that the runtime takes."""
     body = json.dumps({"model": "m", "prompt": "p", "messages": messages, "input": "i"} | fields).encode()

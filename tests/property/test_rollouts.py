@@ -81,7 +81,7 @@ class World:
 
 
 @given(PLANS, st.integers(1, 40), TURNS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_rollout_keeps_its_shares_and_its_order_for_all_reports_and_acts(plan, count, turns):
     """No device beyond the wave's share; no wave left out of order; no share that shrinks; an abort is final."""
     world = World(plan, count)
@@ -124,7 +124,7 @@ def check_share(world: World, plan: Plan, count: int) -> None:
 
 
 @given(PLANS, st.integers(1, 40), st.integers(1, 40))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_good_version_ends_everywhere_and_silence_alone_reaches_one_wave(plan, count, apart):
     """Devices report within two turns; and where no device says anything, no second wave begins."""
     good, silent = World(msgspec.structs.replace(plan, approve=False), count), World(plan, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeml_core import selectors
@@ -63,7 +63,6 @@ def holds(groups: list[list[Term]], labels: dict[str, str]) -> bool:
 
 
 @given(GROUPS, SPACE)
-@settings(deadline=None)
 def test_a_selector_selects_what_plain_python_selects(groups, space):
     """For every device of the world; and the canonical text, read again, is the same selector and the same text."""
     selector = selectors.parse(written(groups, space))
@@ -75,7 +74,6 @@ def test_a_selector_selects_what_plain_python_selects(groups, space):
 
 
 @given(GROUPS, GROUPS)
-@settings(deadline=None)
 def test_a_selector_covers_another_only_if_it_takes_all_of_its_devices(first, second):
     """A deployment replaces those that it covers, so no device may be lost. Both together select the intersection."""
     one, two = selectors.parse(written(first, "")), selectors.parse(written(second, ""))

@@ -92,7 +92,7 @@ def test_compare_out_of_time_stops_before_the_fewest_turns():
     assert (found.outcome, found.turns) == ("unclear", 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     times=st.tuples(st.floats(0.05, 50), st.floats(0.05, 50)),
     losses=st.tuples(st.floats(0, 0.02), st.floats(0, 0.02)),
@@ -107,7 +107,7 @@ def test_compare_any_order_of_candidates_gives_the_same(
     assert found[0] == found[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     onnx_ms=st.floats(0.5, 50),
     faster_by=st.floats(1.05, 4),
