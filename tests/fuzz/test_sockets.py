@@ -5,6 +5,7 @@ Whoever sends such a thing gets an answer or is hung up on; nobody else notices.
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from typing import Final
@@ -16,6 +17,8 @@ from fuzz.request import TOKEN
 from fuzz.site import ANSWER_MAX_S, Site, hold_answer
 
 PART: Final = "sockets"
+#: Of a connection that the server has ended: it had heard enough. `shutdown` finds no connection at all then.
+ENDED: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 BODY: Final = b'{"inputs": {"x": [[1, 2, 3, 4]]}}'
 HEAD: Final = (
     b"POST /v1/models/line/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
@@ -75,6 +78,7 @@ def _answer(address: str, sent: bytes) -> bytes:
             connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(65536):
                 got += piece
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it had heard enough
+        except OSError as error:
+            if error.errno not in ENDED:
+                raise
         return got
