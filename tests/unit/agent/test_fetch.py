@@ -255,12 +255,12 @@ def test_late_fetch_begins_at_the_position(partial, origin):
 
 def test_fetch_cancelled_while_a_chunk_is_written_ends_in_order(partial, origin, monkeypatch):
     """At a stop or a newer deployment: an error in place of the cancellation would end the update for good."""
-    put, sync, writing = partial.put, files.sync, threading.Event()
+    put, sync, writing, may_end = partial.put, files.sync, threading.Event(), threading.Event()
 
     def slow_put(digest, chunk):
         if digest == DIGESTS[1]:
             writing.set()
-            time.sleep(0.1)
+            assert may_end.wait(60)
         return put(digest, chunk)
 
     def slow_sync(path):
@@ -276,6 +276,7 @@ def test_fetch_cancelled_while_a_chunk_is_written_ends_in_order(partial, origin,
         running = asyncio.create_task(run.run())
         await asyncio.to_thread(writing.wait)
         running.cancel()
+        asyncio.get_running_loop().call_later(0.1, may_end.set)
         await running
 
     with pytest.raises(asyncio.CancelledError):
