@@ -18,7 +18,6 @@ PROGRAMS = {"export", "delivery", "serving", "startup", "language", "fleet"}
 pytestmark = pytest.mark.export
 
 
-@pytest.mark.timeout(900)
 def test_benchmarks_quick_run_returns_figures_of_each_program(tmp_path: Path):
     """A quick run ends well, and its report has finite figures of all programs with the host's load."""
     command = [sys.executable, "benchmarks", "--quick", "--json", tmp_path / "report.json", "--models", tmp_path]
@@ -42,7 +41,6 @@ def test_benchmarks_quick_run_returns_figures_of_each_program(tmp_path: Path):
 
 # 100 s of CPU time; by day a part of each program runs above.
 @pytest.mark.nightly
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("program", sorted(PROGRAMS))
 def test_benchmark_runs_each_of_its_parts(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each one that `--help` names."""

@@ -37,7 +37,6 @@ def members(value):
                 yield f"{value.__name__}.{name}", inner.__doc__
 
 
-@pytest.mark.timeout(900)
 def test_python_page_and_docstrings_run_from_top_to_bottom(tmp_path, monkeypatch):
     """All blocks in one namespace, then the examples of the docstrings, which begin with the bundle of the page."""
     monkeypatch.chdir(tmp_path)
@@ -58,7 +57,6 @@ def test_python_page_and_docstrings_run_from_top_to_bottom(tmp_path, monkeypatch
     assert tried >= 15
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.nightly
 def test_notebook_goes_from_a_model_in_memory_to_an_answer(tmp_path):
     """As a program: every message gets its desk, and the release is deployed."""

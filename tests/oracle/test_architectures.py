@@ -38,7 +38,6 @@ TEXT_SETTINGS = {"fill-mask": {"top_k": 3}, architectures.REWRITING: {"num_beams
 WHISPER = {"generate_kwargs": {"num_beams": 1, "task": "transcribe", "max_new_tokens": tiny_whisper.TOKENS_MAX - 4}}
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "row", [pytest.param(row, id=row.id, marks=[pytest.mark.nightly] if row.nightly else []) for row in ROWS]
 )
