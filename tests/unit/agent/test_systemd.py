@@ -44,15 +44,16 @@ def test_run_confirms_life_to_the_watchdog_of_this_process(manager, pid, is_watc
 
     async def main():
         task = asyncio.create_task(Supervisor(environment).run(lambda: True))
-        await asyncio.wait([task], timeout=0.2)
+        assert await asyncio.to_thread(receiver.recv, 100) == READY.encode()
+        if is_watched:
+            assert await asyncio.to_thread(receiver.recv, 100) == b"WATCHDOG=1"
+        else:
+            await asyncio.wait([task], timeout=0.2)
         task.cancel()
 
     asyncio.run(main())
-    assert receiver.recv(100) == READY.encode()
     receiver.setblocking(False)
-    if is_watched:
-        assert receiver.recv(100) == b"WATCHDOG=1"
-    else:
+    if not is_watched:
         with pytest.raises(BlockingIOError):
             receiver.recv(100)
 
