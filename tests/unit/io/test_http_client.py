@@ -34,11 +34,14 @@ def serving(answer: bytes) -> Iterator[str]:
             ends.wait()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(STEP_S)
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-        ends.set()
-        thread.join()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ends.set()
+            thread.join()
 
 
 def times_out(made: Connection, use: Callable[[Connection], object], threads: ThreadPoolExecutor | None = None) -> None:
@@ -64,7 +67,7 @@ def test_server_that_falls_silent_holds_no_thread_past_the_timeout(scheme: str, 
     with serving(answer) as address:
         context = ssl.create_default_context() if scheme == "https" else None
         times_out(Connection(urlsplit(f"{scheme}://{address}"), context, STEP_S), read, threads)
-        assert threads.submit(int).result(10) == 0
+        assert threads.submit(int).result(STEP_S / 2) == 0
 
 
 def test_socket_that_the_thread_closes_meanwhile_leaves_a_timeout() -> None:
@@ -74,10 +77,11 @@ def test_socket_that_the_thread_closes_meanwhile_leaves_a_timeout() -> None:
     def close(made: Connection) -> None:
         made.connect()
         made.close()
-        ends.wait(0.5)
+        ends.wait(STEP_S)
 
-    with serving(b"") as address:
-        times_out(Connection(urlsplit(f"http://{address}"), None, STEP_S), close)
+    with serving(b"") as address, ThreadPoolExecutor(1) as threads:
+        times_out(Connection(urlsplit(f"http://{address}"), None, STEP_S), close, threads)
+        ends.set()
 
 
 def test_address_without_a_port_has_that_of_its_scheme() -> None:
