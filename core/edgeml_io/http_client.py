@@ -34,16 +34,26 @@ class Connection(HTTPConnection):
         super().__init__(url.hostname or "", url.port or self.default_port, timeout=timeout_s)
         self._context = context
         self.opened: socket.socket | None = None
+        #: Whether nobody waits for its answer any more.
+        self.is_given_up = False
 
     def connect(self) -> None:
-        """Open the connection; its socket is known before the handshake, in which a server may be silent, too."""
+        """Open the connection; its socket is known before the handshake, in which a server may be silent, too.
+
+        Raises:
+            TimeoutError: its request has been given up, so that nothing would wake up the thread.
+        """
         super().connect()
-        if self._context is None:
-            self.opened = self.sock
-            return
-        secured = self._context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-        self.sock = self.opened = secured
-        secured.do_handshake()
+        secured = None
+        if self._context is not None:
+            secured = self._context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = secured
+        self.opened = self.sock
+        if self.is_given_up:
+            self.close()
+            raise TimeoutError("the request has been given up")
+        if secured is not None:
+            secured.do_handshake()
 
 
 async def run(
@@ -65,7 +75,8 @@ async def run(
         async with asyncio.timeout(timeout_s):
             return await asyncio.get_running_loop().run_in_executor(threads, use, made)
     except BaseException:
-        # The thread may still wait for bytes: the end of the connection wakes it up.
+        # The thread may still wait for bytes: the end of the connection wakes it up. It opens no other one.
+        made.is_given_up = True
         with contextlib.suppress(OSError):
             if made.opened is not None:
                 made.opened.shutdown(socket.SHUT_RDWR)

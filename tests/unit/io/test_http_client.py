@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -82,6 +83,21 @@ def test_socket_that_the_thread_closes_meanwhile_leaves_a_timeout() -> None:
     with serving(b"") as address, ThreadPoolExecutor(1) as threads:
         times_out(Connection(urlsplit(f"http://{address}"), None, STEP_S), close, threads)
         ends.set()
+
+
+def test_request_that_was_given_up_opens_no_connection() -> None:
+    """Whoever asks again over a new connection, as for chunks, would hold the thread as long once more."""
+    threads = ThreadPoolExecutor(1)
+
+    def read_again(made: Connection) -> bytes:
+        with contextlib.suppress(*http_client.FAILURES):
+            return read(made)
+        made.close()
+        return read(made)
+
+    with serving(b"") as address:
+        times_out(Connection(urlsplit(f"http://{address}"), None, STEP_S), read_again, threads)
+        assert threads.submit(int).result(STEP_S / 2) == 0
 
 
 def test_address_without_a_port_has_that_of_its_scheme() -> None:
