@@ -1,7 +1,7 @@
 """The runner of child processes: its replies, its bound on time, and its reports of crashes."""
 
+import os
 import sys
-import time
 
 import msgspec
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from edgeml import child_process
 from edgeml.child_process import ExecutionSite
 from edgeml_core.errors import DeviceError, TransportError
+from support.waiting import until
 
 
 class Echo(msgspec.Struct):
@@ -60,11 +61,21 @@ def test_run_out_of_memory_hints_at_memory(script, message):
 
 
 def test_run_child_that_hangs_is_killed_with_its_group(tmp_path):
-    """No process that the child started lives on."""
+    """No process that the child started lives on: the end of the last one closes the pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(DeviceError, match=r"gave no answer within 1 s"):
-        run(f"(sleep 2; touch {tmp_path / 'alive'}) & sleep 60", timeout_s=1.0)
-    time.sleep(1.5)
-    assert not (tmp_path / "alive").exists()
+        run(f"sleep 600 > {tmp_path / 'pipe'} & sleep 600", timeout_s=1.0)
+    until(lambda: is_closed(reader), "the end of what the child started")
+    os.close(reader)
+
+
+def is_closed(reader):
+    """Whether no process has a pipe open for writing."""
+    try:
+        return os.read(reader, 1) == b""
+    except BlockingIOError:
+        return False
 
 
 def test_run_command_that_does_not_exist_couldnt_start():
@@ -142,9 +153,9 @@ def test_conversation_answers_each_request_in_order():
     ],
 )
 def test_conversation_that_ends_early_is_reported_as_a_run_is(text, message):
-    """Also after answers that were good."""
+    """Also after answers that were good; the first one takes an interpreter's start."""
     with pytest.raises(DeviceError, match=message) as caught:
-        talk(["one", text, "two"], timeout_s=5.0)
+        talk(["one", text, "two"], timeout_s=5.0 if text == "hang" else 120.0)
     assert caught.value.code == "probe-crashed"
 
 
