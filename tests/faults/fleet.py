@@ -36,7 +36,6 @@ from support.waiting import TIMEOUT_S, until
 
 FLEET: Final = "farm"
 MODEL: Final = "tiny"
-ASK_TIMEOUT_S: Final = 10.0
 ASK_EVERY_S: Final = 0.01
 
 
@@ -75,7 +74,7 @@ class Traffic:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(timeout=ASK_TIMEOUT_S, verify=NO_TLS) as client:
+        with httpx.Client(timeout=TIMEOUT_S, verify=NO_TLS) as client:
             while not self._ended.wait(ASK_EVERY_S):
                 self._ask(client, time.monotonic())
 

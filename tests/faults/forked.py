@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from support.waiting import TIMEOUT_S
+
 _FORKS: Final = multiprocessing.get_context("forkserver")
 #: Imported by the process that all are forked from. It is one for the whole test run: the first use decides.
 _PRELOADED: Final = [
@@ -24,7 +26,6 @@ _PRELOADED: Final = [
     "edgeml_runtime.engines.ort",
     "uvicorn",
 ]
-STOP_TIMEOUT_S: Final = 30.0
 
 
 class Forked:
@@ -60,7 +61,7 @@ class Forked:
 
     def wait(self) -> int:
         """Wait for its end, and return the exit code."""
-        self.process.join(STOP_TIMEOUT_S)
+        self.process.join(TIMEOUT_S)
         assert self.process.exitcode is not None, f"it doesn't end: {self.log}"
         return self.process.exitcode
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from support.waiting import TIMEOUT_S
+
 READ_BYTES: Final = 64 * 1024
-START_TIMEOUT_S: Final = 10.0
 PUBLISH: Final = 3
 _V5: Final = 5
 _NAME: Final = b"MQTT"
@@ -90,12 +91,12 @@ class Mitm:
     def start(self) -> None:
         """Listen, on `port`."""
         self._thread.start()
-        assert self._started.wait(START_TIMEOUT_S)
+        assert self._started.wait(TIMEOUT_S)
 
     def stop(self) -> None:
         """Close everything."""
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(START_TIMEOUT_S)
+        self._thread.join(TIMEOUT_S)
 
     def cut(self) -> None:
         """Reset all connections."""

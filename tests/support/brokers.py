@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from support.ports import free_port
+from support.waiting import TIMEOUT_S
 
-START_TIMEOUT_S: Final = 10.0
-STOP_TIMEOUT_S: Final = 10.0
 OPEN: Final = "allow_anonymous true"
 
 
@@ -62,7 +61,7 @@ class Mosquitto:
                 cwd=self.folder,
                 env=os.environ | ({"OPENSSL_CONF": str(self.openssl_conf)} if self.openssl_conf else {}),
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not listens(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -73,14 +72,14 @@ class Mosquitto:
         """Stop the process as an operator does."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(STOP_TIMEOUT_S)
+            self.process.wait(TIMEOUT_S)
             self.process = None
 
     def kill(self) -> None:
         """Send SIGKILL: data that wasn't written to its folder is lost."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait(STOP_TIMEOUT_S)
+            self.process.wait(TIMEOUT_S)
             self.process = None
 
 
@@ -121,13 +120,13 @@ def embedded() -> Iterator[str]:
     thread = threading.Thread(target=run, name="amqtt", daemon=True)
     thread.start()
     try:
-        if not ready.wait(START_TIMEOUT_S) or failures:
+        if not ready.wait(TIMEOUT_S) or failures:
             raise RuntimeError(f"amqtt didn't start: {failures}")
         yield f"mqtt://127.0.0.1:{port}"
     finally:
         if not loop.is_closed():
             loop.call_soon_threadsafe(stop.set)
-        thread.join(STOP_TIMEOUT_S)
+        thread.join(TIMEOUT_S)
 
 
 async def _run_embedded(port: int, ready: threading.Event, stop: asyncio.Event) -> None:

@@ -12,6 +12,7 @@ from edgeml_core.calls import Call, Reply
 from edgeml_core.messages import DeviceState, Topics
 from support import paho_clients
 from support.dashboard_fleet import HOSTILE
+from support.waiting import TIMEOUT_S
 
 TOPICS = Topics("edge")
 #: The first replies, the second gets its calls and stays silent, the third is offline.
@@ -34,7 +35,7 @@ class Devices:
             state = DeviceState(online=online, session=7, models={})
             self._client.publish(TOPICS.state(device), messages.encode(state), qos=1, retain=True)
         self._client.subscribe(TOPICS.call("+"), qos=1)
-        assert self._is_up.wait(10)
+        assert self._is_up.wait(TIMEOUT_S)
 
     def _hear(self, client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         device, call = message.topic.split("/")[-2], messages.decode(message.payload, Call)

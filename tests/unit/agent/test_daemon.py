@@ -299,7 +299,7 @@ def test_swap_that_takes_long_delays_no_rollback_of_another(bench, monkeypatch):
         await until_async(lambda: bench.server.live[NAME] == "3.0")
         await asyncio.sleep(0.1)  # the store's changes until here are followed
         Bench(bench.folder).store.roll_back("third", "", "")
-        await until_async(lambda: bench.server.live["third"] == "1.0", timeout_s=5)
+        await until_async(lambda: bench.server.live["third"] == "1.0")
         assert bench.store.record(NAME).state is State.ACTIVATING
         complete.set()
         await until_async(lambda: bench.store.record(NAME).state is State.ACTIVE)
@@ -324,7 +324,7 @@ def test_replaced_version_that_still_answers_delays_its_own_next_update_alone(be
         deploy(bench, "2.0")
         deploy_beside(bench, "other", "2.0")
         bench.link.news.set()
-        await until_async(lambda: bench.server.live["other"] == "2.0", timeout_s=5)
+        await until_async(lambda: bench.server.live["other"] == "2.0")
         bench.prober.refusal = DeviceError("memory-short", "needs 1 byte")
         deploy_beside(bench, "other", "3.0")
         bench.link.news.set()
@@ -334,7 +334,7 @@ def test_replaced_version_that_still_answers_delays_its_own_next_update_alone(be
         assert bench.server.live == {NAME: "1.0", "other": "2.0"}
         bench.prober.refusal = None
         answered.set()
-        await until_async(lambda: bench.server.live == {NAME: "2.0", "other": "3.0"}, timeout_s=5)
+        await until_async(lambda: bench.server.live == {NAME: "2.0", "other": "3.0"})
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

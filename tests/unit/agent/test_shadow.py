@@ -12,6 +12,7 @@ from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.shadow import Shadow
 from edgeml_agent.serve.worker import NO_HOOKS, Worker
 from edgeml_runtime.bench.batching import RunCost
+from support.waiting import TIMEOUT_S
 
 
 class Model:
@@ -25,7 +26,7 @@ class Model:
 
     def predict_runs(self, items, _):
         """Answer each item by itself."""
-        assert self.may_answer.wait(10)
+        assert self.may_answer.wait(TIMEOUT_S)
         yield list(items)
 
     def close(self):
@@ -37,7 +38,7 @@ def test_request_that_outlives_the_comparison_is_not_compared(ends):
     """Its future would never end. The request was under way when the operator took the new version back."""
 
     async def main():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             served = Model()
             active, new = (
                 Worker(model, Cores(1), calibration=RunCost(1.0, 1), hooks=NO_HOOKS) for model in (served, Model())

@@ -12,7 +12,7 @@ from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.worker import NO_HOOKS, Worker
 from edgeml_core.errors import DeviceError
 from edgeml_runtime.bench.batching import RunCost
-from support.waiting import until_async
+from support.waiting import TIMEOUT_S, until_async
 
 
 class Model:
@@ -39,7 +39,7 @@ def test_work_goes_on_where_a_failed_request_cannot_be_closed():
             raise MemoryError
 
     async def main():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             worker = Worker(Model(), Cores(1), calibration=RunCost(1.0, 1), hooks=NO_HOOKS)
             with pytest.raises(DeviceError):
                 await worker.submit(Stream(steps))
@@ -68,7 +68,7 @@ def test_work_after_a_failed_run_lets_no_conversation_read_that_waits_for_memory
 
     async def main():
         first, waiting = SimpleNamespace(waits=False), SimpleNamespace(waits=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_S):
             worker = Worker(Failing(), Cores(1), calibration=RunCost(1.0, 1), hooks=NO_HOOKS)
             answers = [worker.submit(Stream(partial(lambda it, _: steps(it), it))) for it in (first, waiting)]
             await until_async(lambda: len(read) > 10)
