@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser import served
 
 #: No sandbox: it asks for rights that root in a container doesn't have. The microphone is Chromium's own, which beeps.
@@ -17,7 +17,8 @@ ARGUMENTS = (
     "--use-fake-ui-for-media-stream",
     f"--host-resolver-rules=MAP {served.ELSEWHERE} 127.0.0.1",
 )
-PATIENCE_MS = 10_000
+#: Only ends a test that would hang: Chromium's processes share two cores with five other tests.
+PATIENCE_MS = 60_000
 
 Open = Callable[..., Page]
 
@@ -27,6 +28,7 @@ def chromium() -> Iterator[Browser]:
     """The browser; for no longer than these tests, since playwright keeps an event loop running in this thread."""
     found = shutil.which("chromium")
     assert found, "chromium is missing: run `make test`, which installs it"
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield browser
