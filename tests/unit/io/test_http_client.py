@@ -86,7 +86,7 @@ def test_socket_that_the_thread_closes_meanwhile_leaves_a_timeout() -> None:
 
 
 def test_request_that_was_given_up_opens_no_connection() -> None:
-    """Whoever asks again over a new connection, as for chunks, would hold the thread as long once more."""
+    """A caller that asks again over a new connection, as for chunks, would hold the thread as long once more."""
     threads = ThreadPoolExecutor(1)
 
     def read_again(made: Connection) -> bytes:
