@@ -177,7 +177,7 @@ class Attacker:
         self._client.loop_start()
         until(lambda: self.is_in or self.is_gone.is_set(), "the broker answers")
         if self.is_gone.is_set():
-            self._client.loop_stop()
+            paho_clients.stop(self._client)
 
     def _connected(self, _client: object, _data: object, _flags: object, reason: object, _properties: object) -> None:
         self.is_in = not reason.is_failure
@@ -196,7 +196,7 @@ class Attacker:
 
     def die(self) -> None:
         """Lose the connection without a DISCONNECT."""
-        self._client.loop_stop()
+        paho_clients.stop(self._client)
         self._client.socket().close()
 
     def leave(self) -> None:
