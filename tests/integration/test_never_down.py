@@ -10,11 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import httpx
 import pytest
+import uvloop
 
 from edgeml_agent.http_api import body, request
+from edgeml_agent.http_api.acceptor import Acceptor
 from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.http_api.server import inherited, listen
 from edgeml_agent.system.systemd import Supervisor
@@ -120,6 +123,41 @@ def test_nobody_is_refused_while_the_agent_restarts(tmp_path, listener, notify):
     assert codes == [0] * (RESTARTS + 1)
     assert set(found) == {3.0}
     assert len(found) > RESTARTS * CLIENTS
+
+
+class Noted(asyncio.Protocol):
+    """A connection that is noted when it is accepted."""
+
+    def __init__(self, noted):
+        self._noted = noted
+
+    def begin(self, *_):
+        """Note it."""
+        self._noted.append(self)
+
+    def give_up(self):
+        """It stays noted."""
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_connection_that_comes_as_accepting_ends_is_accepted_or_waits(listener, loop):
+    """For the next agent, then; in no turn of the event loop it is lost."""
+
+    async def main(turns):
+        noted = []
+        accepting = asyncio.create_task(Acceptor(listener, partial(Noted, noted), None).run())
+        await asyncio.sleep(0.05)
+        with socket.create_connection(listener.getsockname()):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            if not noted:
+                listener.accept()[0].close()  # a BlockingIOError where none waits
+
+    for turns in range(4):
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(main(turns))
 
 
 @pytest.mark.nightly

@@ -40,21 +40,35 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Accept connections until cancelled; those that are open stay so."""
+        """Accept connections until cancelled; those that are open stay so, and those that wait go on waiting."""
         loop = asyncio.get_running_loop()
         self._listener.settimeout(0.0)
         self._listener.listen(WAITING_MAX)
         while True:
+            await self._readable()
             try:
-                accepted, peer = await loop.sock_accept(self._listener)
+                accepted, peer = self._listener.accept()
+            except BlockingIOError:  # its client has left
+                continue
             except OSError:
                 await asyncio.sleep(NO_FILE_PAUSE_S)
                 continue
+            accepted.settimeout(0.0)
             connection = self._make()
             opening = loop.create_task(self._open(connection, accepted))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
             connection.begin(peer[0], opening)
+
+    async def _readable(self) -> None:
+        """Wait until a connection waits. The loop's `sock_accept` would lose one that comes as it is cancelled."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._listener, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._listener)
 
     async def _open(self, connection: BoundedConnection, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
