@@ -31,9 +31,7 @@ FLEET, MODEL = "farm", "tiny"
 TOPICS = Topics(FLEET)
 DEVICES = ("barn-1", "barn-2")
 USERS: dict[str, Role] = dict.fromkeys(DEVICES, "device") | {"origin": "host", "camera": "client"}
-#: Seconds until a revoked device is out.
-OUT_S = 10.0
-#: Seconds in which a message that isn't forbidden comes back.
+#: Seconds in which a message that isn't forbidden comes back, where none may come.
 ECHO_S = 2.0
 SOAK_S = 0.2
 #: Seconds between two looks at the registry.
@@ -126,11 +124,10 @@ def test_a_fleet_is_enrolled_rolled_out_to_and_revoked(tmp_path: Path, name: str
             assert site.rolled_out("3.0", fault="wrong golden") is Phase.ABORTED
         until(lambda: site.states() == {"active": len(DEVICES)}, "all have the good version")
 
-        began_s, stolen, kept = time.monotonic(), *DEVICES
+        stolen, kept = DEVICES
         repository.revoke(stolen)
-        until(lambda: f"ended the connection of {stolen}" in site.log, "the host has ended the connection", OUT_S)
-        until(lambda: "disconnected" in (tmp_path / f"{stolen}.log").read_text(), "its agent has lost it", OUT_S)
-        assert time.monotonic() - began_s < OUT_S
+        until(lambda: f"ended the connection of {stolen}" in site.log, "the host has ended the connection")
+        until(lambda: "disconnected" in (tmp_path / f"{stolen}.log").read_text(), "its agent has lost it")
         assert not Attacker(port, site.repository, tmp_path / stolen / "device.pem").is_in
         site.publish("4.0")
         repository.deploy(MODEL, "4.0")
@@ -270,7 +267,7 @@ def test_one_device_reaches_no_topic_of_another(attack: Attack) -> None:
     attack.connect("barn-2", will=TOPICS.state("barn-1")).die()
     device = attack.connect("barn-2")
     device.publish(TOPICS.report("barn-2"), b"own")
-    until(lambda: (TOPICS.report("barn-2"), b"own") in host.heard, "the device's own message", ECHO_S)
+    until(lambda: (TOPICS.report("barn-2"), b"own") in host.heard, "the device's own message")
     time.sleep(ECHO_S)
     assert [it for it in host.heard if it[1] != b"own"] == []
     device.leave()

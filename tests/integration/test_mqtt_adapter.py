@@ -11,6 +11,7 @@ import pytest
 from edgeml_core import broker as broker_urls
 from edgeml_io.mqtt import MqttError, Options, Session
 from support import brokers
+from support.waiting import TIMEOUT_S
 
 
 @pytest.mark.parametrize("call", ["subscribe", "unsubscribe"])
@@ -45,7 +46,7 @@ def test_wait_for_an_answer_ends_with_the_connection(tmp_path: Path) -> None:
             brokers_hold = asyncio.create_task(connection.publish("topic", bytes(10**7), qos=1, timeout_s=float("inf")))
             await asyncio.sleep(0)
         with pytest.raises(MqttError, match="lost"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(TIMEOUT_S):
                 await brokers_hold
 
     with brokers.mosquitto(tmp_path / "broker") as broker:
@@ -67,7 +68,7 @@ def test_session_that_lasts_receives_messages_of_its_absence(tmp_path: Path) -> 
         async with session(is_lasting=True).connected() as connection:
             await connection.subscribe([("topic", 1)])
         await send()
-        async with session(is_lasting=True).connected() as connection, asyncio.timeout(5):
+        async with session(is_lasting=True).connected() as connection, asyncio.timeout(TIMEOUT_S):
             assert (await anext(connection)).payload == b"missed"
         await send()
         async with session(is_lasting=False).connected() as connection:

@@ -50,9 +50,9 @@ def test_models_answer_over_tls_and_only_so(certified, tmp_path):
             assert client.get("/v1/models", headers={"authorization": ""}).status_code == 401
             assert client.get("/v1/models", headers={"origin": f"https://{where}"}).status_code == 200
         with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            httpx.get(f"https://{where}/health", trust_env=False)
+            httpx.get(f"https://{where}/health", trust_env=False, timeout=TIMEOUT_S)
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.get(f"http://{where}/health", trust_env=False)
+            httpx.get(f"http://{where}/health", trust_env=False, timeout=TIMEOUT_S)
         shown = made.run_agent_command("top", "--once")
         assert (shown.returncode, json.loads(shown.stdout)["device"]) == (0, DEVICE)
         certify(certified)  # renewed, and not yet read by the agent

@@ -7,6 +7,7 @@ import sys
 
 from edgeml_agent.http_api.auth import Rules
 from integration.test_serving import PREDICT, TASK_BODY, TOKEN, server, unpacked
+from support.waiting import TIMEOUT_S
 
 
 async def shown(folder, port, *arguments):
@@ -19,7 +20,7 @@ async def shown(folder, port, *arguments):
     (folder / "token").write_text(TOKEN)
     command = [sys.executable, "-m", "edgeml_agent", "top", "--config", str(config), *arguments]
     program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT_S):
         out, _ = await program.communicate()
     return program.returncode, out.decode()
 

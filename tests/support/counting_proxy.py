@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from support.brokers import listens
+from support.waiting import TIMEOUT_S
 
 READ_BYTES: Final = 64 * 1024
-START_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 10.0
 
 
 class Counter:
@@ -55,10 +56,10 @@ def counting(*broker_ports: int) -> Iterator[Counter]:
     work = counter.serve(broker_ports, started, stop)
     thread = threading.Thread(target=loop.run_until_complete, args=(work,), daemon=True)
     thread.start()
-    if not started.wait(START_TIMEOUT_S):
+    if not started.wait(TIMEOUT_S):
         raise RuntimeError("the proxy didn't start")
     try:
         yield counter
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(START_TIMEOUT_S)
+        thread.join(STOP_TIMEOUT_S)

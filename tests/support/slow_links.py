@@ -15,7 +15,9 @@ from typing import Final
 
 import numpy as np
 
-START_TIMEOUT_S: Final = 10.0
+from support.waiting import TIMEOUT_S
+
+STOP_TIMEOUT_S: Final = 10.0
 LATE_MOST_S: Final = 0.2
 #: Bytes read at a time.
 PIECE_BYTES: Final = 4096
@@ -104,10 +106,10 @@ def slow_line(broker_port: int, *, bits_per_s: float, round_trip_s: float) -> It
     work = line.serve(broker_port, started, stop)
     thread = threading.Thread(target=loop.run_until_complete, args=(work,), daemon=True)
     thread.start()
-    if not started.wait(START_TIMEOUT_S):
+    if not started.wait(TIMEOUT_S):
         raise RuntimeError("the link didn't start")
     try:
         yield line
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(START_TIMEOUT_S)
+        thread.join(STOP_TIMEOUT_S)
