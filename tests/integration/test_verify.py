@@ -6,7 +6,6 @@ import getpass
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +27,8 @@ from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Audio, Item, Text
 from edgeml_runtime.unpack import unpacked
 from support import sounds, tiny_chat, tiny_whisper
+from support.brokers import listens
+from support.ports import free_port
 from support.scale import scaled
 from support.tiny_models import tiny_onnx_bundle, tiny_text_bundle
 from support.waiting import until
@@ -270,9 +271,7 @@ class ssh_server:  # noqa: N801 -- reads as a function: a context
         for name in ("host", "user"):
             key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(key, check=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         (folder / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\n"
             f"AuthorizedKeysFile {folder / 'user.pub'}\nStrictModes no\nSetEnv {environment}\n"
@@ -290,7 +289,7 @@ class ssh_server:  # noqa: N801 -- reads as a function: a context
 
     def __enter__(self) -> int:
         self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        until(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0, "sshd starts")
+        until(lambda: listens(self.port), "sshd starts")
         return self.port
 
     def __exit__(self, *_: object) -> None:
