@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import socket
+import threading
 import time
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from tests.integration.test_serving import TOKEN, server, unpacked
 from tests.support import tiny_chat, tiny_models
 from tests.support.tiny_calls import TOOL
-from tests.support.waiting import until
+from tests.support.waiting import until, until_async
 
 from edgeml_agent.http_api.auth import Rules
 from edgeml_agent.serve.worker import QUEUE_MAX
@@ -283,9 +284,11 @@ def test_a_full_queue_says_when_to_come_back(chatting):
     """429 with `Retry-After`, which OpenAI's client obeys."""
 
     async def use(models, client):
-        waiting = [asyncio.create_task(models.run("chat", lambda _: time.sleep(0.05))) for _ in range(QUEUE_MAX)]
+        go_on = threading.Event()
+        waiting = [asyncio.create_task(models.run("chat", lambda _: go_on.wait(60))) for _ in range(QUEUE_MAX)]
         await asyncio.sleep(0)
         refused = await client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        go_on.set()
         await asyncio.gather(*waiting)
         return refused
 
@@ -333,9 +336,10 @@ def test_generation_ends_at_the_next_token_when_its_client_leaves(door, chatting
     async def use(models, client):
         monkeypatch.setattr(Cache, "read", slow)
         await asyncio.to_thread(_ask_and_leave, client.base_url.port, path, body, made)
-        await models.run("chat", lambda _: None)
+        await until_async(lambda: not models.find("chat").queue_depth, "the end of the text")
         count = len(made)
         await asyncio.sleep(3 * SLOW_TOKEN_S)
+        await models.run("chat", lambda _: None)
         return len(made) - count, count
 
     later, count = serving(chatting, use)
