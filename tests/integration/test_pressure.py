@@ -478,6 +478,25 @@ def test_an_unloaded_model_is_back_when_it_is_loaded(tmp_path):
     assert serving(tmp_path, use) == "1.0"
 
 
+def test_a_request_does_not_wake_a_model_that_is_unloaded_meanwhile(tmp_path):
+    """The request waits for its turn to load the model, behind the operator; the memory stays free."""
+
+    async def use(models):
+        served = models.find("tiny")
+        await models._rest(served)
+        async with models._changing:
+            unloading = asyncio.create_task(models.unload("tiny"))
+            await asyncio.sleep(0)
+            asking = asyncio.create_task(models.run("tiny", lambda _: None))
+            await asyncio.sleep(0)
+        await unloading
+        with pytest.raises(UsageError, match="unloaded"):
+            await asking
+        return served.worker
+
+    assert serving(tmp_path, use) is None
+
+
 def test_a_stream_comes_piece_by_piece_and_ends_when_nobody_listens(tmp_path):
     """The model is free for the next request at the next piece."""
     made = []

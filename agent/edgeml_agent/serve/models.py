@@ -280,7 +280,7 @@ class Models:
     async def _wake(self, name: str) -> None:
         async with self._changing:
             served = self.find(name)
-            if served.worker is None:
+            if served.worker is None and not served.unloaded:
                 if not await self._make_room(served.manifest, but=name):
                     message = f"there is no memory for {name!r} while other models are in use"
                     raise OverloadedError("overloaded", message, "try again soon", retry_after_s=_ROOM_AFTER_S)
