@@ -13,7 +13,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
-import jinja2
+import jinja2.sandbox
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
