@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -31,9 +30,10 @@ from support.called_devices import OFFLINE, REPLIES, SILENT, TOPICS, Devices
 from support.dashboard_fleet import HOSTILE, PASSWORD, USERS
 from support.dashboard_site import DashboardSite
 from support.own_site import CertifiedClient, own_site
-from support.waiting import until
+from support.waiting import TIMEOUT_S, until
 
-WAIT_S = 1.5
+#: Seconds for a call that nobody answers, where a test waits for their end.
+WAIT_S = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[brokers.Mosquit
 def site(tmp_path_factory: pytest.TempPathFactory, broker: brokers.Mosquitto) -> Iterator[DashboardSite]:
     """A dashboard that calls devices there."""
     where = Broker(url=broker_urls.parse(broker.url))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web_calls, "ANSWER_MAX_S", WAIT_S)
-        with dashboard_site.running(tmp_path_factory.mktemp("dashboard") / "repo", broker=where) as made:
-            yield made
+    with dashboard_site.running(tmp_path_factory.mktemp("dashboard") / "repo", broker=where) as made:
+        yield made
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls end soon. All others have the product's time: a busy computer takes seconds for a call, too."""
+    monkeypatch.setattr(web_calls, "ANSWER_MAX_S", WAIT_S)
 
 
 @pytest.fixture
@@ -65,13 +69,13 @@ def call(site: DashboardSite, device: str, kind: str, role: Role = Role.DEPLOY, 
     """Call a device by the API, with the token of a role."""
     headers = {"Authorization": f"Bearer {site.tokens[role]}"}
     body = {"kind": kind, **more}
-    return httpx.post(f"{site.url}/api/v1/devices/{device}/calls", json=body, headers=headers, timeout=30)
+    return httpx.post(f"{site.url}/api/v1/devices/{device}/calls", json=body, headers=headers, timeout=TIMEOUT_S)
 
 
 @contextmanager
 def browser(site: DashboardSite, role: Role = Role.DEPLOY) -> Iterator[httpx.Client]:
     """A browser that is logged in."""
-    with httpx.Client(base_url=site.url, timeout=30) as client:
+    with httpx.Client(base_url=site.url, timeout=TIMEOUT_S) as client:
         form = {"name": USERS[role], "password": PASSWORD, "csrf": csrf_of(client.get("/login").text)}
         assert client.post("/login", data=form).status_code == 303
         yield client
@@ -144,7 +148,6 @@ def test_a_viewer_calls_nothing(site: DashboardSite, client: httpx.Client, devic
     ("device", "body", "error"),
     [
         (OFFLINE, {"kind": "logs"}, (409, "device-offline")),
-        (SILENT, {"kind": "doctor"}, (504, "call-timeout")),
         ("nobody", {"kind": "doctor"}, (404, "device-unknown")),
         (REPLIES, {"kind": "verify", "model": "other"}, (400, "usage")),
         (REPLIES, {"kind": "logs", "lines": 501}, (400, "input-invalid")),
@@ -155,13 +158,19 @@ def test_a_viewer_calls_nothing(site: DashboardSite, client: httpx.Client, devic
 def test_an_error_has_a_status_and_a_code(
     site: DashboardSite, client: httpx.Client, device: str, body: dict[str, object], error: tuple[int, str]
 ) -> None:
-    """Within the bound in time, by API and by form."""
-    began_s = time.monotonic()
+    """By API and by form."""
     assert code_of(call(site, device, **body)) == error
-    assert time.monotonic() - began_s < WAIT_S + 5
     shown = submit(client, device, **body)
     assert shown.status_code == error[0]
     assert f"<code>{error[1]}</code>" in shown.text
+
+
+@pytest.mark.usefixtures("brief", "devices")
+def test_call_to_a_silent_device_ends_within_its_bound(site: DashboardSite, client: httpx.Client) -> None:
+    """By API and by form; the device has its call."""
+    assert code_of(call(site, SILENT, "doctor")) == (504, "call-timeout")
+    shown = submit(client, SILENT, kind="doctor")
+    assert (shown.status_code, "<code>call-timeout</code>" in shown.text) == (504, True)
 
 
 def test_an_error_of_the_device_is_no_error_of_the_request(
@@ -193,23 +202,24 @@ def test_silent_devices_stop_nobody(site: DashboardSite, devices: Devices, broke
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(call, site, SILENT, "logs", role) for role in (Role.DEPLOY, Role.ADMIN)]
         until(lambda: len(devices.called) == 2, "both calls have come")
-        began_s = time.monotonic()
         assert call(site, REPLIES, "logs").status_code == 200
         headers = {"Authorization": f"Bearer {site.tokens[Role.VIEW]}"}
-        assert httpx.get(f"{site.url}/api/v1/devices", headers=headers).status_code == 200
-        assert time.monotonic() - began_s < WAIT_S
+        assert httpx.get(f"{site.url}/api/v1/devices", headers=headers, timeout=TIMEOUT_S).status_code == 200
         waiting.append(pool.submit(call, site, SILENT, "logs"))
         until(lambda: len(devices.called) == 4, "the account has as many calls as it may")
         refused = call(site, REPLIES, "logs")
         assert code_of(refused) == (429, "overloaded")
         assert connections(broker) == before + 1
         assert int(refused.headers["Retry-After"]) > 0
-        assert {code_of(it.result()) for it in waiting} == {(504, "call-timeout")}
+        assert not any(it.done() for it in waiting)
+        devices.reply_late()
+        assert {it.result().status_code for it in waiting} == {200}
     assert len([it for it in entries(site) if it[1] == SILENT]) >= 3
     assert call(site, REPLIES, "logs").status_code == 200
     assert 2 * ACCOUNT_CALLS_MAX <= CALLS_MAX
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_call_waits_for_the_repository_within_its_bound(site: DashboardSite, devices: Devices) -> None:
     """A command holds it for minutes: the call isn't sent."""
     with repository.opened(site.repo).locked():

@@ -15,7 +15,7 @@ from support.dashboard_fleet import HOSTILE
 from support.waiting import TIMEOUT_S
 
 TOPICS = Topics("edge")
-#: The first replies, the second gets its calls and stays silent, the third is offline.
+#: The first replies, the second gets its calls and stays silent until `reply_late`, the third is offline.
 REPLIES, SILENT, OFFLINE = "d-0", "d-1", "d-2"
 
 
@@ -42,6 +42,12 @@ class Devices:
         self.called.append((device, call))
         if device == REPLIES:
             client.publish(TOPICS.reply(device), messages.encode(self.reply(call)), qos=1)
+
+    def reply_late(self) -> None:
+        """Reply now to all calls that the silent device has."""
+        for device, call in self.called:
+            if device == SILENT:
+                self._client.publish(TOPICS.reply(device), messages.encode(Reply(id=call.id)), qos=1)
 
     def close(self) -> None:
         """Disconnect."""
