@@ -105,9 +105,14 @@ def test_a_call_from_before_is_not_answered(served: Site):
     served.start_agent()
     until(lambda: observer.states()[-1].session > state.session, "the agent is back")
     said(served, "verify", bundle(served))
-    replies = [messages.decode(payload, Reply) for at, payload in observer.heard if at == topics.reply(DEVICE)]
-    assert len(replies) == 2
-    assert not {reply.id for reply in replies} & {call.id for call in late}
+
+    def replies() -> set[str]:
+        topic = topics.reply(DEVICE)
+        return {messages.decode(payload, Reply).id for at, payload in list(observer.heard) if at == topic}
+
+    until(lambda: len(replies()) >= 2, "the observer has both replies")
+    assert len(replies()) == 2
+    assert not replies() & {call.id for call in late}
 
 
 def code(answer: dict[str, object]) -> str:
