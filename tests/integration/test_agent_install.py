@@ -20,8 +20,7 @@ from edgeml_agent.store import locks
 from edgeml_agent.trust.trust import Trust
 from edgeml_core.errors import TransportError, UsageError
 from support.tiny_models import tiny_onnx_bundle
-
-TIMEOUT_S = 60
+from support.waiting import TIMEOUT_S
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-START_MAX_S: Final = 60.0
+from support.waiting import TIMEOUT_S
+
 STOP_MAX_S: Final = 15.0
 LOOK_EVERY_S: Final = 0.005
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -48,7 +49,7 @@ def running(
         )
         try:
             while not _is_ready(port, ready):
-                if process.poll() is not None or time.perf_counter() - begun_s > START_MAX_S:
+                if process.poll() is not None or time.perf_counter() - begun_s > TIMEOUT_S:
                     raise RuntimeError(f"{command} isn't ready: {log.read_text(errors='replace')[-2000:]}")
                 time.sleep(LOOK_EVERY_S)
             yield Server(pid=process.pid, port=port, ready_s=time.perf_counter() - begun_s)
