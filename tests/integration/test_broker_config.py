@@ -13,6 +13,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiomqtt
 import msgspec
@@ -25,9 +26,10 @@ from tests.support import task_models
 
 from edgeml import repository
 from edgeml.fleet import call, serve
+from edgeml.fleet.broker_process import BrokerProcess
 from edgeml.fleet.call import DeviceConnection
 from edgeml.fleet.link import Broker
-from edgeml.repository import Repository, broker_config, client_certificates, layout
+from edgeml.repository import Repository, broker_config, broker_folder, client_certificates, layout
 from edgeml_agent import settings
 from edgeml_agent.commands import doctor
 from edgeml_agent.link import link_state
@@ -44,6 +46,7 @@ from edgeml_io import echo_check
 from edgeml_io.mqtt import MqttError
 from support import brokers, paho_clients
 from support.certificates import DAY, certify
+from support.ports import free_port
 from support.programs import programs
 from support.waiting import TIMEOUT_S, until, until_async
 
@@ -142,6 +145,27 @@ def test_missing_right_is_named(tmp_path, monkeypatch, right, silent):
         assert check.status == "ok", check
     else:
         assert (check.status, check.detail.rpartition(" on ")[2]) == ("failed", silent)
+
+
+def test_access_list_that_changes_before_the_host_looks_is_read_again(tmp_path):
+    """A command may certify or revoke a client in the moment after Mosquitto has started."""
+    made, said = Repository.init(tmp_path / "repo", passphrase=""), []
+    opened = layout.opened(made.path)
+    with opened.locked():
+        settings = broker_folder.write(opened, tmp_path / "broker", ("localhost",), layout.utc_now(), port=free_port())
+    events = SimpleNamespace(event=lambda _name, text, **_fields: said.append(text))
+
+    async def main():
+        process = BrokerProcess(tmp_path / "broker", settings, events)
+        await process.start()
+        made.certify_client("camera", role="client", output=tmp_path / "camera")
+        running = asyncio.create_task(process.run())
+        await until_async(lambda: any("Reloading config" in it for it in said), "it reads the access list again")
+        running.cancel()
+        await asyncio.wait({running})
+        await process.stop()
+
+    asyncio.run(main())
 
 
 def hosted(broker, repo, user, until):

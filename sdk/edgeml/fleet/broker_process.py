@@ -68,6 +68,8 @@ class BrokerProcess:
         self._log: deque[str] = deque(maxlen=_QUOTED_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        #: The stamp of the files that it has read, from before it did.
+        self._seen: tuple[int, ...] = ()
 
     async def start(self) -> None:
         """Start it, and return when it listens.
@@ -85,6 +87,7 @@ class BrokerProcess:
             raise TransportError("broker-unreachable", message, "stop it, or choose a port: --with-broker NAME:PORT")
         await asyncio.to_thread(broker_folder.prune, self._folder)
         self._log.clear()
+        self._seen = self._stamp()
         arguments = (self._program, "-c", str(self._folder / broker_folder.CONF_FILE))
         self._process = await asyncio.create_subprocess_exec(
             *arguments,
@@ -109,21 +112,21 @@ class BrokerProcess:
     async def run(self) -> NoReturn:
         """Restart it whenever it ends, and let it read its access list when that changes, until cancelled."""
         delays = backoff.delays(RESTART_FIRST_S, RESTART_MAX_S)
-        seen, began_s = self._stamp(), time.monotonic()
+        began_s = time.monotonic()
         while True:
             assert self._process is not None  # noqa: S101 - the caller has started it
             if self._process.returncode is None:
-                if (stamp := self._stamp()) != seen:
-                    seen = stamp
-                    self.reload()
                 await asyncio.sleep(WATCH_EVERY_S)
+                if (stamp := self._stamp()) != self._seen:
+                    self._seen = stamp
+                    self.reload()
                 continue
             code = self._process.returncode
             self._events.event("broker-ended", f"Mosquitto has ended with code {code}; starting it again", code=code)
             if time.monotonic() - began_s > STABLE_S:
                 delays = backoff.delays(RESTART_FIRST_S, RESTART_MAX_S)
             await asyncio.sleep(next(delays))
-            seen, began_s = self._stamp(), time.monotonic()
+            began_s = time.monotonic()
             try:
                 await self.start()
             except TransportError as error:
