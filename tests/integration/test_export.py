@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sentence_transformers import SentenceTransformer
 
 from edgeml import inference, targets, verify
+from edgeml.check import gate
 from edgeml.pipeline.attempt import SomeFailed
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import Exported, ExportRequest
@@ -26,7 +27,7 @@ from edgeml_core.manifest import Format
 from edgeml_runtime.model import Model
 from edgeml_runtime.tasks import Text
 from edgeml_runtime.unpack import unpacked
-from support.minilm import FORMATS, TARGETS
+from support.minilm import BUSY_SLOWER_MAX, FORMATS, TARGETS
 from support.scale import scaled
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
@@ -281,8 +282,9 @@ def test_classifiers_of_texts_bring_their_labels(task: str, minilm: Path, tmp_pa
         assert exported.manifest.card.parity.cosine > 0.99
 
 
-def test_a_vision_transformer_is_an_encoder(tmp_path: Path):
+def test_a_vision_transformer_is_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A small ViT takes the dynamic recipes: it is made of matrix products, but for one convolution."""
+    monkeypatch.setattr(gate, "SLOWER_MAX", BUSY_SLOWER_MAX)
     folder = tmp_path / "vit"
     config = transformers.ViTConfig(
         hidden_size=128,
