@@ -10,6 +10,7 @@ import errno
 import http.client
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -30,12 +31,15 @@ from edgeml_core.messages import Report
 
 #: Seconds until a deployment must be active; the delivery takes ten on a quiet machine.
 DELIVERY_TIMEOUT_S: Final = 180.0
+#: Seconds until the agent must listen; it takes one on a quiet machine.
+START_TIMEOUT_S: Final = 60.0
 #: Seconds for one request to the agent, which may load its model meanwhile.
 REQUEST_TIMEOUT_S: Final = 30.0
 #: Seconds between two looks at the registry: a tenth of what a person notices.
 POLL_S: Final = 0.1
 LOOPBACK: Final = "127.0.0.1"
 ENDED: Final = (State.REJECTED, State.ROLLED_BACK)
+_LISTENING: Final = re.compile(r'listening http="[^"]+:([0-9]+)"')
 
 
 class Site:
@@ -95,18 +99,20 @@ async def opened(
         device: the id to enroll.
         progress: is called with each step.
     """
-    broker_port, http_port = free_port(), free_port()
+    broker_port = free_port()
     url = f"mqtt://{LOOPBACK}:{broker_port}"
     repository.enroll(device, labels={"site": "farm-7"}, broker=url, output=folder / device)
     async with AsyncExitStack() as stack:
-        progress(f"starting a broker at {url}, an origin, and the agent {device} at http://{LOOPBACK}:{http_port}")
+        progress(f"starting a broker at {url}, an origin, and the agent {device}")
         await stack.enter_async_context(_broker(broker_port))
         origin = ("edgeml", "fleet", "serve", "--repo", str(repository.path), "--broker", url)
         await stack.enter_async_context(programs.running(folder / "origin.log", *origin))
         agent = ("edgeml_agent", "run", "--config", str(folder / device / "agent.toml"))
         await stack.enter_async_context(
-            programs.running(folder / "agent.log", *agent, EDGEML_SERVE_HTTP=f"{LOOPBACK}:{http_port}")
+            programs.running(folder / "agent.log", *agent, EDGEML_SERVE_HTTP=f"{LOOPBACK}:0")
         )
+        http_port = await _listening(folder / "agent.log")
+        progress(f"the agent listens at http://{LOOPBACK}:{http_port}")
         registry = stack.enter_context(closing(Registry(repository.path / DATABASE_FILE)))
         yield Site(registry, device, http_port)
 
@@ -145,6 +151,20 @@ async def _broker(port: int) -> AsyncIterator[None]:
         yield
     finally:
         await broker.shutdown()
+
+
+async def _listening(log: Path) -> int:
+    """Wait until an agent listens, and return the port that it took.
+
+    Raises:
+        TransportError: `broker-unreachable`, after `START_TIMEOUT_S`.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if found := _LISTENING.search(await asyncio.to_thread(log.read_text)):
+            return int(found[1])
+        await asyncio.sleep(POLL_S)
+    raise TransportError("broker-unreachable", f"the agent didn't listen within {START_TIMEOUT_S:.0f} s: {log}")
 
 
 def free_port() -> int:
