@@ -86,4 +86,4 @@ def test_an_update_shows_its_state_and_what_it_fetched(tmp_path):
             assert [state for state, value in states.items() if value] == ["active"]
             assert {"fetching", "rolled back"} < states.keys()
             fetched.append(found["edgeml_fetched_bytes_total", ("model", MODEL)])
-            assert 200_000 < fetched[-1] - fetched[-2] < 260_000
+            assert 200_000 < fetched[-1] - fetched[-2] < 400_000  # a chunk may come again, all don't
