@@ -40,6 +40,8 @@ def main() -> None:
         parser.error(f"unknown program {unknown[0]!r}; name one of: {', '.join(PROGRAMS)}")
     if options.keep and options.quick:
         parser.error("--keep needs a full run: leave --quick out")
+    for path in filter(None, (options.json, options.markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
     with tempfile.TemporaryDirectory(prefix="edgeml-bench-") as temporary:
         folder = Path(temporary)
         models = (options.models or folder / "models").resolve()
