@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -16,6 +16,11 @@ from edgeml_io import password_file as password_files
 
 if TYPE_CHECKING:
     from edgeml.fleet.web.server import HttpOptions
+
+_ROLE: Final = click.Choice(["view", "deploy", "admin"])
+_password_file: Final = click.option(
+    "--password-file", metavar="FILE", type=FILE, help="The password, on one line; else it is asked for."
+)
 
 
 def take_http(options: dict[str, Any]) -> HttpOptions | None:
@@ -44,8 +49,8 @@ def user() -> None:
 @click.argument("name")
 @repository_option
 @database_options
-@click.option("--role", type=click.Choice(["view", "deploy", "admin"]), required=True, help="Its rights.")
-@click.option("--password-file", metavar="FILE", type=FILE, help="The password, on one line; else it is asked for.")
+@click.option("--role", type=_ROLE, required=True, help="Its rights.")
+@_password_file
 @click.option("--token", is_flag=True, help="Make a token for a program instead, and print it once.")
 @click.option("--expires", metavar="TIME", type=Duration(), help="The token's lifetime, as 90d; default: for ever.")
 @command(
@@ -94,7 +99,7 @@ def list_accounts(out: Output, repo: Path, **database: Any) -> None:  # noqa: AN
 @click.argument("name")
 @repository_option
 @database_options
-@click.option("--role", type=click.Choice(["view", "deploy", "admin"]), required=True, help="Its rights from now on.")
+@click.option("--role", type=_ROLE, required=True, help="Its rights from now on.")
 @command(extra="fleet", examples=("edgeml fleet user change bert --repo ./repo --role deploy",))
 def change(out: Output, name: str, repo: Path, *, role: str, **database: Any) -> None:  # noqa: ANN401 - click's
     """Give an account another role. It holds from the next request on, also in open sessions."""
@@ -110,7 +115,7 @@ def change(out: Output, name: str, repo: Path, *, role: str, **database: Any) ->
 @click.argument("name")
 @repository_option
 @database_options
-@click.option("--password-file", metavar="FILE", type=FILE, help="The password, on one line; else it is asked for.")
+@_password_file
 @command(
     extra="fleet",
     examples=(
@@ -130,7 +135,7 @@ def reset(out: Output, name: str, repo: Path, *, password_file: Path | None, **d
             out.result({"name": name, "token": text}, text)
             return
         accounts.reset_password(name, _password(password_file))
-        out.result({"name": name}, f"{name} has another password")
+        out.result({"name": name}, f"the password of {name} is replaced, and its sessions have ended")
 
 
 @user.command()
