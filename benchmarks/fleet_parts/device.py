@@ -105,6 +105,7 @@ class Device:
         self._shared, self._boards, self._files, self._tally = shared, shared.boards, shared.files, shared.tally
         self._models: dict[str, ModelState] = {}
         self._held: set[str] = set()
+        self._chunks: set[str] = set()
         self._document = ""
         self._wanted: dict[str, str] = {}
         self._updates: dict[str, asyncio.Task[None]] = {}
@@ -177,13 +178,14 @@ class Device:
         self._report(deployment, State.ACTIVE)
 
     async def _fetch(self, digest: str) -> None:
-        """Fetch all chunks of a release by the agent's window; each is checked, and forgotten."""
+        """Fetch the chunks that it lacks, by the agent's window; each is checked, and its digest kept."""
         data = await self.link.files.read(trust.RELEASES, f"{trust.TARGETS_DIR}/{digest}.json")
         if data is None or chunks.sha256(data) != digest:
             raise TransportError("trust-unavailable", f"no manifest {digest} now")
         manifest = manifests.decode(data)
-        missing = list(dict.fromkeys(it for entry in manifest.files for it in entry.chunks))
-        partial = _unstored(digest, manifest)
+        wanted = dict.fromkeys(it for entry in manifest.files for it in entry.chunks)
+        missing = [it for it in wanted if it not in self._chunks]
+        partial = _unstored(digest, manifest, self._chunks)
         requests = ChunkRequests(DeltaBases(manifest))
         await Fetch(partial, self.link.chunks, missing=missing, requests=requests, on_progress=lambda _: None).run()
 
@@ -200,13 +202,17 @@ class Device:
         )
 
 
-def _unstored(digest: str, manifest: Manifest) -> Any:  # noqa: ANN401 - a stand-in of the release on the disk
+def _unstored(digest: str, manifest: Manifest, held: set[str]) -> Any:  # noqa: ANN401 - a stand-in of it on the disk
+    def put(digest: str, chunk: bytes) -> int:
+        held.add(digest)
+        return len(chunk)
+
     return cast(
         "Any",
         SimpleNamespace(
             release=SimpleNamespace(digest=digest, manifest=manifest),
             size_of=lambda missing: len(missing) * chunks.CHUNK_BYTES,
-            put=lambda _digest, chunk: len(chunk),
+            put=put,
             sync=lambda: None,
         ),
     )

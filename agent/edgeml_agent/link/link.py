@@ -50,8 +50,6 @@ from edgeml_io.mqtt import Connection, Message, MqttError
 RECONNECT_FIRST_S: Final = 1.0
 #: The longest time between them, in seconds: a fleet of thousands must not load a broker that is down.
 RECONNECT_MAX_S: Final = 120.0
-#: Seconds after which a connection counts as good: the next delay is the first one again.
-STABLE_S: Final = 60.0
 
 
 class MqttLink:
@@ -89,6 +87,7 @@ class MqttLink:
         self._topics, self._device = topics, device.id
         self._next_session = next_session
         self._url, self._on_state = str(broker.url), on_state
+        self._backoff = backoff.Backoff(RECONNECT_FIRST_S, RECONNECT_MAX_S)
         self._current = CurrentConnection(broker.url)
         self._dispatcher = Dispatcher()
         self._status = StatusPublisher(topics, device.id)
@@ -117,10 +116,8 @@ class MqttLink:
 
     async def run(self) -> None:
         """See `Link.run`."""
-        delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
         await self._note(LinkState(broker=self._url, connected=False, since_s=time.time()))
         while True:
-            began_s = time.monotonic()
             lost: EdgemlError | None = None
             try:
                 await self._connect()
@@ -133,9 +130,7 @@ class MqttLink:
                 await self._note(failed(self._url, time.time(), lost, connected=False))
             if isinstance(lost, UsageError):
                 raise lost
-            if time.monotonic() - began_s > STABLE_S:
-                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
-            await asyncio.sleep(next(delays))
+            await self._backoff.wait()
 
     @property
     def session(self) -> int:
@@ -184,6 +179,7 @@ class MqttLink:
         """Connect, and run all parts until the connection is lost."""
         await self._number_session()
         async with self._broker.connected(self._status.will) as connection:
+            self._backoff.began()
             log.event("connected", broker=self._broker.url, session=self.session)
             calls = [(self._topics.call(self._device), 1)]
             await connection.subscribe(self.files.subscriptions + calls + self._requests.subscriptions)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from typing import Final, Protocol
 
 from edgeml_agent import log
-from edgeml_agent.link.link import RECONNECT_FIRST_S, RECONNECT_MAX_S, STABLE_S
+from edgeml_agent.link.link import RECONNECT_FIRST_S, RECONNECT_MAX_S
 from edgeml_agent.link.session import INBOX_MAX_MESSAGES, session
 from edgeml_agent.settings import BrokerSettings
 from edgeml_core import trust
@@ -53,18 +52,16 @@ class Site:
 
     async def run(self, origin: Origin, listener: SiteListener) -> None:
         """Stay connected until cancelled."""
-        delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+        waits = backoff.Backoff(RECONNECT_FIRST_S, RECONNECT_MAX_S)
         while True:
-            began_s = time.monotonic()
             try:
                 async with self._broker.connected() as connection:
+                    waits.began()
                     log.event("relay connected", broker=self._broker.url)
                     await self._serve(connection, origin, listener)
             except* MqttError as group:
                 log.failure("relay disconnected", self._unreachable(group))
-            if time.monotonic() - began_s > STABLE_S:
-                delays = backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
-            await asyncio.sleep(next(delays))
+            await waits.wait()
 
     async def _serve(self, connection: Connection, origin: Origin, listener: SiteListener) -> None:
         async def publish(key: str, payload: bytes) -> None:

@@ -35,8 +35,6 @@ WATCH_EVERY_S: Final = 1.0
 #: Seconds before the first restart, and the longest wait.
 RESTART_FIRST_S: Final = 0.5
 RESTART_MAX_S: Final = 30.0
-#: Seconds after which it counts as running well.
-STABLE_S: Final = 60.0
 #: Lines of its log that an error repeats.
 _QUOTED_LINES: Final = 5
 #: Seconds for the broker of a host that was killed to write its database and free the port.
@@ -111,8 +109,8 @@ class BrokerProcess:
 
     async def run(self) -> NoReturn:
         """Restart it whenever it ends, and let it read its access list when that changes, until cancelled."""
-        delays = backoff.delays(RESTART_FIRST_S, RESTART_MAX_S)
-        began_s = time.monotonic()
+        waits = backoff.Backoff(RESTART_FIRST_S, RESTART_MAX_S)
+        waits.began()
         while True:
             assert self._process is not None  # noqa: S101 - the caller has started it
             if self._process.returncode is None:
@@ -123,12 +121,10 @@ class BrokerProcess:
                 continue
             code = self._process.returncode
             self._events.event("broker-ended", f"Mosquitto has ended with code {code}; starting it again", code=code)
-            if time.monotonic() - began_s > STABLE_S:
-                delays = backoff.delays(RESTART_FIRST_S, RESTART_MAX_S)
-            await asyncio.sleep(next(delays))
-            began_s = time.monotonic()
+            await waits.wait()
             try:
                 await self.start()
+                waits.began()
             except TransportError as error:
                 self._events.event("broker-failed", error.message, **error.to_dict())
 

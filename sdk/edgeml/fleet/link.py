@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,8 +26,6 @@ INBOX_MAX_MESSAGES: Final = 10_000
 RECONNECT_FIRST_S: Final = 0.3
 #: The longest time between them, in seconds; the jitter makes it at most 30.
 RECONNECT_MAX_S: Final = 20.0
-#: Seconds after which a connection counts as good: the next delay is the first one again.
-STABLE_S: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +43,9 @@ class Broker:
     nodes: tuple[BrokerUrl, ...] = ()
 
 
-def delays() -> Iterator[float]:
-    """Yield the seconds between the host's connections."""
-    return backoff.delays(RECONNECT_FIRST_S, RECONNECT_MAX_S)
+def host_backoff() -> backoff.Backoff:
+    """Return the delays between the host's connections."""
+    return backoff.Backoff(RECONNECT_FIRST_S, RECONNECT_MAX_S)
 
 
 def session(

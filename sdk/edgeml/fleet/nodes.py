@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from edgeml.fleet.announcer import WATCH_EVERY_S, Announcer
 from edgeml.fleet.leadership import Leadership
-from edgeml.fleet.link import STABLE_S, Broker, client_id, delays, session
+from edgeml.fleet.link import Broker, client_id, host_backoff, session
 from edgeml.fleet.record_announcer import RecordAnnouncer
 from edgeml.fleet.recorder import Events
 from edgeml.repository import RepositoryFolder
@@ -66,12 +66,12 @@ class Nodes:
                 tasks.create_task(self._stay_at(dataclasses.replace(broker, url=url)))
 
     async def _stay_at(self, node: Broker) -> NoReturn:
-        waits_s, is_lost = delays(), False
+        waits, is_lost = host_backoff(), False
         while True:
             await self._election.until(is_leader=True)
-            began_s = time.monotonic()
             try:
                 async with session(node, client_id(self._topics), is_lasting=False).connected() as connection:
+                    waits.began()
                     self._events.event("connected", f"connected to {node.url}", broker=str(node.url))
                     is_lost = False
                     await self._announce(connection)
@@ -80,9 +80,7 @@ class Nodes:
                 if not is_lost:
                     self._events.event("disconnected", f"connection to {node.url} lost: {cause}", reason=str(cause))
                 is_lost = True
-            if time.monotonic() - began_s > STABLE_S:
-                waits_s = delays()
-            await asyncio.sleep(next(waits_s))
+            await waits.wait()
 
     async def _announce(self, connection: Connection) -> None:
         """Announce all, and then what changes, while this host leads.

@@ -26,7 +26,7 @@ from edgeml.fleet.announcer import WATCH_EVERY_S, Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.credentials import Credentials
 from edgeml.fleet.leadership import Election
-from edgeml.fleet.link import STABLE_S, Broker, HostSessions, delays, transport_error
+from edgeml.fleet.link import Broker, HostSessions, host_backoff, transport_error
 from edgeml.fleet.nodes import Nodes
 from edgeml.fleet.record_announcer import RecordAnnouncer
 from edgeml.fleet.recorder import Events, Recorder
@@ -166,18 +166,18 @@ class Host:
 
     async def stay_connected(self, broker: Broker) -> None:
         """Connect and serve, again whenever the connection or the leadership changes; only the first failure raises."""
-        connections, waits_s = 0, delays()
+        connections, waits = 0, host_backoff()
         sessions = HostSessions(broker, self._topics)
         while True:
-            began_s = time.monotonic()
             is_leader = self.election.is_leader
             try:
                 async with sessions.present(self.election).connected() as connection:
+                    waits.began()
                     connections += 1
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
                     await self._serve_connection(connection, is_leader=is_leader)
             except* _LeaderChangedError:
-                waits_s = delays()
+                waits.reset()
             except* (MqttError, UsageError) as group:
                 # Later the operator may be replacing the certificate's files.
                 cause = aio.first_error(group)
@@ -186,9 +186,7 @@ class Host:
                 if connections == 0:
                     raise
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
-            if time.monotonic() - began_s > STABLE_S:
-                waits_s = delays()
-            await asyncio.sleep(next(waits_s))
+            await waits.wait()
 
     async def keep_fresh(self) -> None:
         """Sign the freshness again before devices would find the metadata expired."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from edgeml_agent.link import link as links
-from edgeml_agent.link.link import RECONNECT_MAX_S, STABLE_S, MqttLink
+from edgeml_agent.link.link import RECONNECT_MAX_S, MqttLink
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
 from edgeml_core import messages
 from edgeml_core.errors import DeviceError, UsageError
@@ -120,7 +120,7 @@ def test_delay_grows_until_a_connection_was_stable(broker):
 
     async def steps(link, clock):
         connection = await broker.connection(0)
-        await asyncio.sleep(STABLE_S + 1)
+        await asyncio.sleep(backoff.STABLE_S + 1)
         lost_s = clock.now_s
         connection.lose()
         await broker.connection(1)
