@@ -1,7 +1,8 @@
 """Defaults from files, and `edgeml config show`: flag > EDGEML_* > ./edgeml.toml > the user's > the system's.
 
-A file has one table for each command (`[export]`, `[fleet.deploy]`); its keys are the long options without dashes.
-click applies the precedence; here the files are only read and merged. `show` masks secrets.
+A file has one table for each command (`[export]`, `[fleet.deploy]`); its keys are the long options without dashes, its
+values are read as the options' texts. click applies the precedence, by the names of a command's parameters: `bind` and
+`default_map` translate from the names that users know. `show` masks secrets.
 """
 
 from __future__ import annotations
@@ -33,16 +34,71 @@ def files() -> tuple[Path, ...]:
     return (Path("/etc/edgeml") / CONFIG_NAME, user / "edgeml" / CONFIG_NAME, Path(CONFIG_NAME))
 
 
-def default_map() -> dict[str, Any]:
-    """Merge the files into click's nested defaults: command -> option -> value.
+def bind(command: click.Command, path: tuple[str, ...]) -> None:
+    """Give each option of a command, by its path, its variable: `EDGEML_EXPORT_MAX_SIZE` for `--max-size`."""
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            bind(child, (*path, name))
+    for name, option in _options(command).items():
+        option.envvar = ENVIRONMENT_PREFIX + "_".join((*path, name)).upper().replace("-", "_")
+
+
+def default_map(ctx: click.Context, root: click.Group, invoked: str) -> dict[str, Any]:
+    """Merge the files into click's nested defaults of one command: command -> parameter -> value.
 
     Raises:
-        UsageError: `config-invalid`, when a file is not TOML.
+        UsageError: `config-invalid`, when a file is not TOML, or names a command or an option that isn't there.
     """
     merged: dict[str, Any] = {}
     for path in files():
-        _merge(merged, _read(path))
+        values = _read(path)
+        for name in values:
+            if name not in root.list_commands(ctx):
+                raise _unknown(path, (), name)
+        if invoked in values and (command := root.get_command(ctx, invoked)) is not None:
+            _merge(merged, {invoked: _defaults(path, (invoked,), command, values[invoked])})
     return merged
+
+
+def _options(command: click.Command) -> dict[str, click.Option]:
+    """Map the name of each option that can be set to the option; `--json` is for each call to choose."""
+    options = [it for it in command.params if isinstance(it, click.Option) and it.name != "as_json"]
+    return {name.removeprefix("--"): it for it in options for name in it.opts if name.startswith("--")}
+
+
+def _defaults(path: Path, names: tuple[str, ...], command: click.Command, values: object) -> dict[str, Any]:
+    """Translate a command's table."""
+    if not isinstance(values, dict):
+        message = f"{path}: {'.'.join(names)} = {values!r}: a command's settings are a table"
+        raise UsageError("config-invalid", message, f"write [{'.'.join(names)}] on a line of its own")
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(command, click.Group):
+            if key not in command.commands:
+                raise _unknown(path, names, key)
+            found[key] = _defaults(path, (*names, key), command.commands[key], value)
+            continue
+        option = _options(command).get(key.replace("_", "-"))
+        if option is None or isinstance(value, dict):
+            raise _unknown(path, names, key)
+        if isinstance(value, list) and not option.multiple:
+            message = f"{path}: [{'.'.join(names)}] {key} has {len(value)} values: --{key} takes one"
+            raise UsageError("config-invalid", message, "write it without brackets")
+        found[str(option.name)] = _text([value] if option.multiple and not isinstance(value, list) else value)
+    return found
+
+
+def _text(value: object) -> object:
+    """Write a value, or each of a list, as on the command line; a flag's stays as it is."""
+    if isinstance(value, list):
+        return [_text(it) for it in value]
+    return value if isinstance(value, bool) else str(value)
+
+
+def _unknown(path: Path, names: tuple[str, ...], key: str) -> UsageError:
+    where = f"[{'.'.join(names)}] has" if names else "it has"
+    hint = f"see `edgeml {' '.join((*names, '--help'))}`: tables have the names of commands, settings those of options"
+    return UsageError("config-invalid", f"{path}: {where} {key!r}, which edgeml doesn't know", hint)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -66,7 +122,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", _text(value)
 
 
 def settings() -> dict[str, tuple[object, str]]:

@@ -49,6 +49,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        config.bind(command, (cmd_name,))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -60,13 +61,16 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     epilog="Exit codes: 0 ok, 1 a gate failed, 2 usage or input, 4 rejected, 5 transport, 6 device, 70 a fault of"
-    " edgeml, 130 interrupted.",
+    " edgeml, 130 interrupted."
+    "\n\nSettings: an option that isn't given comes from its variable, such as EDGEML_EXPORT_MAX_SIZE, or from a file:"
+    " `max-size` under [export] in ./edgeml.toml, ~/.config/edgeml/edgeml.toml or /etc/edgeml/edgeml.toml.",
 )
 @click.version_option(__version__, prog_name="edgeml")
 @click.pass_context
 def edgeml(ctx: click.Context) -> None:
     """Fine-tuned models as verified, signed int8 bundles for named boards, delivered over MQTT."""
-    ctx.default_map = config.default_map()
+    assert isinstance(ctx.command, LazyGroup)  # noqa: S101 - as decorated
+    ctx.default_map = config.default_map(ctx, ctx.command, ctx.invoked_subcommand or "")
 
 
 def run(arguments: list[str] | None = None) -> NoReturn:
@@ -80,7 +84,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str]) -> None:
     try:
-        edgeml.main(args=arguments, prog_name="edgeml", standalone_mode=False, auto_envvar_prefix="EDGEML")
+        edgeml.main(args=arguments, prog_name="edgeml", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         sys.exit(UsageError.exit_code)
