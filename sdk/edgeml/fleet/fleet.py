@@ -17,7 +17,7 @@ from edgeml.fleet.rollouts.outcomes import DeviceOutcome
 from edgeml.fleet.rollouts.plan import Plan, Rollout
 from edgeml.fleet.rollouts.steering import Steering
 from edgeml.fleet.status import Chosen, DeviceStatus, FleetStatus
-from edgeml.repository import Repository, client_certificates, layout
+from edgeml.repository import Repository, broker_config, layout
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import broker as broker_urls
 from edgeml_core import selectors
@@ -128,7 +128,7 @@ class Fleet:
         address = self._address()
         if own_certificate.is_needed(address):
             # Not as the host: a second connection under its name would end the running one's.
-            name = client_certificates.OPERATOR_NAME
+            name = broker_config.OPERATOR_NAME
             address = own_certificate.broker(self.repository.path, address.url, name)
         return DeviceConnection(broker=address, fleet=self.repository.fleet_name)
 
@@ -275,7 +275,6 @@ class Fleet:
     ) -> NoReturn:
         """Serve as `serve` does, in the running event loop, until the task is cancelled."""
         from edgeml.fleet import enrollment, own_broker  # noqa: PLC0415 - imports MQTT
-        from edgeml.repository import broker_config  # noqa: PLC0415 - as above
 
         if with_broker is not None and (self._broker is not None or self._nodes):
             message = "the fleet has a broker, and shall run one of its own"

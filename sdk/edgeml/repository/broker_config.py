@@ -16,8 +16,15 @@ from edgeml_core.messages import PROTOCOL
 
 #: The host's user. It has one connection at a time, since the user's name is the client id.
 HOST_NAME: Final = "origin"
+#: The operator whose certificate the host's own commands use.
+OPERATOR_NAME: Final = "operator"
+#: That of the dashboard: two connections of one name would end each other.
+DASHBOARD_NAME: Final = "dashboard"
+#: Clients that the host issues certificates for when it needs them. Their rights are there before: a broker that runs
+#: reads others only after SIGHUP.
+OWN_CLIENTS: Final[dict[str, Role]] = {HOST_NAME: "host", OPERATOR_NAME: "operator", DASHBOARD_NAME: "operator"}
 #: Names with rights of their own, or a meaning in topics; no device has one.
-RESERVED_NAMES: Final = ("client", "dashboard", "echo", "homeassistant", "operator", HOST_NAME)
+RESERVED_NAMES: Final = ("client", "echo", "homeassistant", *OWN_CLIENTS)
 DEFAULT_PORT: Final = 8883
 #: Bytes of the longest packet: a manifest of 8 MiB and 64 KiB; `edgeml_io.packet_limit` has it, too.
 PACKET_MAX_BYTES: Final = 8 * 1024**2 + 64 * 1024

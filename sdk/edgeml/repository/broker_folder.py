@@ -155,8 +155,11 @@ def address(settings: BrokerSettings) -> str:
 def _fill(repository: RepositoryFolder, folder: Path, settings: BrokerSettings) -> None:
     """Write all but the server's certificate; a revocation must not wait for a key that lies offline."""
     enrollments, authorities = repository.enrollments, repository.authorities
-    clients = [(broker_config.HOST_NAME, "host"), *enrollments.names("operator", "client", "homeassistant", "relay")]
-    access_list = broker_config.access_list(repository.fleet_name, clients, enrollments.revoked_names())
+    revoked = enrollments.revoked_names()
+    issued = enrollments.names("operator", "client", "homeassistant", "relay")
+    clients = {**broker_config.OWN_CLIENTS, **dict(issued)}
+    allowed = [(name, role) for name, role in clients.items() if name not in revoked]
+    access_list = broker_config.access_list(repository.fleet_name, allowed, revoked)
     _put(folder / _AUTHORITY_FILE, authorities.path(DEVICE_CA).read_bytes())
     _put_list(folder, x509.Name(authorities.certificate(DEVICE_CA).subject), authorities.revoked())
     _put(folder / ACL_FILE, access_list.encode())

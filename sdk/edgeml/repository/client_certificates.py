@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgeml.repository import broker_folder, certificates, device_ca
-from edgeml.repository.broker_config import HOST_NAME
+from edgeml.repository.broker_config import DASHBOARD_NAME, HOST_NAME
 from edgeml.repository.certificates import ClientRole, Holder, Role
 from edgeml.repository.device_ca import BROKER_CA, DEVICE_CA
 from edgeml.repository.enrollment_database import Issued
@@ -28,10 +28,6 @@ from edgeml_core.errors import RejectedError, UsageError
 from edgeml_io import files
 
 AUTHORITY_FILE: Final = "broker-ca.pem"
-#: The operator whose certificate the host's own commands use.
-OPERATOR_NAME: Final = "operator"
-#: That of the dashboard: two connections of one name would end each other.
-DASHBOARD_NAME: Final = "dashboard"
 _DEVICE_ROLES: Final = ("device", "relay")
 _SECRET_MODE: Final = 0o600
 
@@ -108,7 +104,7 @@ def write_client(
         UsageError: `usage`, when the name is a device's, malformed, or `out_dir` can't be written; `repo-invalid`.
     """
     names.require_name(name, "client")
-    if name in (HOST_NAME, "echo") or repository.has_device(name):
+    if name in (HOST_NAME, DASHBOARD_NAME, "echo") or repository.has_device(name):
         raise UsageError("usage", f"the name {name!r} belongs to the host or to a device", "choose another name")
     written = issue_with_key(repository, name, role, now)
     certificate, authority = out_dir / f"{name}.pem", out_dir / AUTHORITY_FILE

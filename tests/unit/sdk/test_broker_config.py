@@ -108,9 +108,29 @@ def test_names_have_one_role(made: Repository, tmp_path: Path):
         lambda: made.certify_client("alice", role="client", output=tmp_path / "client"),
         lambda: made.certify_client("barn-1", role="client", output=tmp_path / "client"),
         lambda: made.certify_client("origin", role="operator", output=tmp_path / "client"),
+        lambda: made.certify_client("dashboard", role="operator", output=tmp_path / "client"),
     ):
         with pytest.raises(UsageError, match="belongs to"):
             call()
+
+
+def test_clients_of_the_hosts_own_have_rights_before_their_certificates(made: Repository, tmp_path: Path):
+    """A broker that isn't the host's reads others only after a signal: the first call found no device."""
+    made.configure_broker(tmp_path / "broker", "localhost")
+    lines = acl(tmp_path / "broker")
+    for name in ("dashboard", "operator"):
+        block = lines[lines.index(f"user {name}") :]
+        assert "topic write edgeml/1/farm/device/+/call" in block[: block.index("")]
+    made.certify_client("operator", role="client", output=tmp_path / "operator")
+    lines = acl(tmp_path / "broker")
+    assert lines.count("user operator") == 1
+    assert "topic write edgeml/1/farm/device/+/infer/+/operator" in lines
+    folder = layout.opened(made.path)
+    with folder.locked():
+        client_certificates.revoke_certificate(folder, "operator", layout.utc_now())
+    lines = acl(tmp_path / "broker")
+    assert lines[lines.index("user operator") + 1] == "topic deny #"
+    assert lines.count("user operator") == 1
 
 
 def test_relay_has_its_block_under_its_id(made: Repository, tmp_path: Path):

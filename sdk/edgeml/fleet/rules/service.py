@@ -29,7 +29,7 @@ from edgeml.fleet.rules import answers, saved
 from edgeml.fleet.rules.answers import Answers, Notice
 from edgeml.fleet.rules.records import Records, Target
 from edgeml.fleet.webhook import Webhook
-from edgeml.repository import RepositoryFolder, client_certificates, layout
+from edgeml.repository import RepositoryFolder, broker_config, layout
 from edgeml_core.errors import EdgemlError
 from edgeml_io import backoff, files
 from edgeml_io.mqtt import Connection
@@ -202,7 +202,7 @@ def of_host(
     """Make the service of one host; its calls have the controller's name in the audit log."""
 
     def connection() -> DeviceConnection:
-        to_call = own_certificate.to_call(repository, broker, client_certificates.OPERATOR_NAME)
+        to_call = own_certificate.to_call(repository, broker, broker_config.OPERATOR_NAME)
         return DeviceConnection(broker=to_call, fleet=repository.fleet_name)
 
     models = functools.partial(device_calls.reported_models, repository, registry)

@@ -26,7 +26,7 @@ from edgeml.fleet.web.gateway import Endpoint, converted
 from edgeml.fleet.web.operations import ANSWER_MAX_S, Failed, NewCall, Refusal
 from edgeml.fleet.web.pages import Pages
 from edgeml.fleet.web.threads import Threads
-from edgeml.repository import RepositoryFolder, client_certificates
+from edgeml.repository import RepositoryFolder, broker_config
 from edgeml_core import decoding
 from edgeml_core.calls import Call, Refused, Reply, Timing
 from edgeml_core.errors import EdgemlError, OverloadedError, RejectedError
@@ -122,7 +122,7 @@ class DashboardCalls:
         return sending.record(device, asked.kind, model=model, timing=timing, lines=asked.lines)
 
     def _connection(self) -> DeviceConnection:
-        broker = own_certificate.to_call(self._repository, self._broker, client_certificates.DASHBOARD_NAME)
+        broker = own_certificate.to_call(self._repository, self._broker, broker_config.DASHBOARD_NAME)
         return DeviceConnection(broker=broker, fleet=self._repository.fleet_name)
 
     @contextmanager
