@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from edgeml.fleet import status
+from edgeml.repository import layout
 from support import brokers
 from support.compose_file import services
 from support.ports import free_port
@@ -108,6 +109,9 @@ class Followed:
         variables = dict(line.split("=", 1) for line in env_file.read_text().splitlines())
         assert variables["EDGEML_USER"] == f"{os.getuid()}:{os.getgid()}"
         found = services(compose, {**variables, "EDGEML_KEY_PASSPHRASE": PASSPHRASE})
+        # The origin looks for the broker's folder under the path that the repository has.
+        (known,) = layout.opened(self.folder / "docker" / "repo").enrollments.broker_folders()
+        assert found["origin"].mounts[known].samefile(found["broker"].mounts["/mosquitto/config"])
         as_user = {}
         if os.geteuid() == 0:
             for path in [self.folder / "docker", *(self.folder / "docker").rglob("*")]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeml.cli.output import Output, command
+from edgeml_core.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeml.repository.certificates import ClientRole
@@ -18,17 +19,19 @@ _repo = click.option("--repo", metavar="DIR", type=click.Path(path_type=Path), r
 @click.command("broker-config")
 @click.argument("folder", metavar="BROKER_DIR", type=click.Path(path_type=Path))
 @_repo
-@click.option("--host", "hosts", metavar="NAME", multiple=True, required=True, help="As devices reach it; repeatable.")
+@click.option("--host", "hosts", metavar="NAME", multiple=True, help="As devices reach it; repeatable.")
 @click.option("--port", metavar="N", type=click.IntRange(1, 65_535), default=8883, show_default=True)
 @click.option("--at", "seen_at", metavar="PATH", help="BROKER_DIR as the broker sees it, such as in a container.")
+@click.option("--forget", is_flag=True, help="Write nothing; leave BROKER_DIR alone from now on, also when it is gone.")
 @command(
     examples=(
         "edgeml fleet broker-config ./broker --repo ./repo --host broker.example",
         "edgeml fleet broker-config ./broker --repo ./repo --host broker.example --at /mosquitto/config",
+        "edgeml fleet broker-config ./broker --repo ./repo --forget",
     )
 )
 def broker_config(
-    *, out: Output, folder: Path, repo: Path, hosts: tuple[str, ...], port: int, seen_at: str | None
+    *, out: Output, folder: Path, repo: Path, hosts: tuple[str, ...], port: int, seen_at: str | None, forget: bool
 ) -> None:
     """Write a complete configuration for Mosquitto 2.0 or 2.1: TLS, certificates, rights, limits, revoked certificates.
 
@@ -36,6 +39,13 @@ def broker_config(
     """
     from edgeml.repository import Repository  # noqa: PLC0415 - kept out of --help
 
+    if forget == bool(hosts):
+        message = "--forget takes no --host" if forget else "--host is missing"
+        raise UsageError("usage", message, "give --host NAME for a broker's configuration, or --forget alone")
+    if forget:
+        Repository.open(repo).forget_broker(folder)
+        out.result({"forgotten": str(folder)}, f"forgot {folder}")
+        return
     made = Repository.open(repo).configure_broker(folder, *hosts, port=port, seen_at=seen_at)
     command = f"OPENSSL_CONF={Path(made.conf).with_name('openssl.cnf')} mosquitto -c {made.conf}"
     text = f"wrote {folder} for {made.url}, to run as {made.user}\nnext: {command}"

@@ -128,6 +128,8 @@ class Credentials:
             client_certificates.refresh_brokers(self._repository, now)
         for text in broker_folder.brokers_due(self._repository, now):
             self._events.event("certificate-due", text)
+        for text in broker_folder.unreadable(self._repository):
+            self._events.event("broker-folder-unreadable", text)
 
     async def _disconnect(self, name: str, broker: Broker) -> None:
         """End the connection of a name whose certificate was revoked."""

@@ -7,7 +7,7 @@
     revoked.crl, revoked/HASH.rN    lists of revoked certificates; a running broker reads the next N by itself
     data/                           Mosquitto's own
 
-`write` makes one, and `refresh` writes all known ones again after a change.
+`write` makes one, `refresh` writes all known ones again after a change, and `forget` ends that.
 """
 
 from __future__ import annotations
@@ -102,6 +102,30 @@ def write(
     return settings
 
 
+def forget(repository: RepositoryFolder, folder: Path) -> None:
+    """Leave a folder alone from now on; the caller holds the lock.
+
+    Where devices have this broker by default, another known one takes its place, or none.
+
+    Raises:
+        UsageError: `usage`, when the folder isn't known.
+    """
+    known, path = _known(repository), str(folder.resolve())
+    if path not in known:
+        message = f"{path} isn't the folder of a broker of this repository; known are {', '.join(known) or 'none'}"
+        raise UsageError("usage", message, "name a folder that `edgeml fleet broker-config` wrote")
+    forgotten = known.pop(path)
+    repository.enrollments.forget_broker_folder(path)
+    if repository.enrollments.address("broker") == address(forgotten):
+        repository.enrollments.set_address("broker", next(map(address, known.values()), ""))
+
+
+def _known(repository: RepositoryFolder) -> dict[str, BrokerSettings]:
+    """Return the settings of all known folders by their paths."""
+    folders = repository.enrollments.broker_folders()
+    return {path: decoding.from_json(encoded, BrokerSettings) for path, encoded in folders.items()}
+
+
 def _check_own(repository: RepositoryFolder, folder: Path) -> None:
     """Refuse the folder of another repository's broker, whose clients would lose it.
 
@@ -120,10 +144,9 @@ def refresh(repository: RepositoryFolder, now: datetime) -> list[str]:
         The folders that can't be written, with the reason.
     """
     failed = []
-    for path, encoded in repository.enrollments.broker_folders().items():
+    for path, settings in _known(repository).items():
         if not Path(path).is_dir():
-            continue  # the operator has removed or moved it
-        settings = decoding.from_json(encoded, BrokerSettings)
+            continue  # moved, or on another machine; `unreadable` tells
         try:
             _fill(repository, Path(path), settings)
             if not repository.authorities.asks(BROKER_CA):
@@ -201,9 +224,8 @@ def due(folder: Path, now: datetime) -> datetime | None:
 def brokers_due(repository: RepositoryFolder, now: datetime) -> list[str]:
     """Tell of each known broker whose certificate is due when it ends, and by which command it gets another."""
     told = []
-    for path, encoded in repository.enrollments.broker_folders().items():
+    for path, settings in _known(repository).items():
         if ends := due(Path(path), now):
-            settings = decoding.from_json(encoded, BrokerSettings)
             names = [f"--host={name}" for name in settings.names]
             places = [f"--port={settings.port}", *([f"--at={settings.seen_at}"] if settings.seen_at != path else [])]
             command = ["edgeml", "fleet", "broker-config", path, f"--repo={repository.folder}", *names, *places]
@@ -212,6 +234,16 @@ def brokers_due(repository: RepositoryFolder, now: datetime) -> list[str]:
                 f" into {repository.keys.folder}, and run `{shlex.join(command)}`"
             )
     return told
+
+
+def unreadable(repository: RepositoryFolder) -> list[str]:
+    """Tell of each known broker whose certificate this machine can't read: nothing tells when that one is due."""
+    return [
+        f"the broker's folder {path} can't be read here: its certificate and its clients' rights aren't looked after."
+        f" Mount it there, or run `edgeml fleet broker-config {shlex.quote(path)} --repo DIR --forget`"
+        for path in _known(repository)
+        if _present(Path(path)) is None
+    ]
 
 
 def _present(folder: Path, issuer: x509.Certificate | None = None) -> x509.Certificate | None:

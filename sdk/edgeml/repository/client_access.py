@@ -74,6 +74,21 @@ class ClientAccess:
         conf = f"{settings.seen_at}/{broker_folder.CONF_FILE}"
         return BrokerFiles(url=broker_folder.address(settings), conf=conf, user=settings.user)
 
+    def forget_broker(self, output: Path | str) -> None:
+        """Write a broker's folder no more, and tell of it no more: it was removed, or is another's.
+
+        Args:
+            output: the folder, as `configure_broker` had it; it needn't be there.
+
+        Raises:
+            UsageError: `usage`, when no broker of this repository has the folder; `repo-invalid`.
+
+        >>> Repository.open("farms").forget_broker("broker")
+        """
+        folder = layout.opened(self.path)
+        with folder.locked():
+            broker_folder.forget(folder, Path(output))
+
     def certify_client(self, name: str, *, role: ClientRole, output: Path | str) -> ClientFiles:
         """Write a key with a certificate for a client of the broker that is no device.
 

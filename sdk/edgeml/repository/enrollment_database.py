@@ -168,6 +168,11 @@ class EnrollmentDatabase:
         with self._open() as database:
             database.execute("INSERT OR REPLACE INTO broker_folder VALUES (?, ?)", (path, settings))
 
+    def forget_broker_folder(self, path: str) -> None:
+        """Remove a folder with a broker's configuration."""
+        with self._open() as database:
+            database.execute("DELETE FROM broker_folder WHERE path = ?", (path,))
+
     def broker_folders(self) -> dict[str, str]:
         """Return the folders with a broker's configuration, with their settings in JSON."""
         with self._open() as database:

@@ -47,6 +47,30 @@ def test_broker_of_the_folder_is_the_default_of_devices(made: Repository, tmp_pa
     assert (tmp_path / "barn-1" / "device.pem").stat().st_mode & 0o777 == 0o600
 
 
+def test_folder_that_cant_be_read_is_told_until_it_is_forgotten(made: Repository, tmp_path: Path):
+    """As in a container that doesn't mount it: the broker's certificate expired, and nothing told."""
+    broker, folder = tmp_path / "broker", layout.opened(made.path)
+    made.configure_broker(broker, "localhost")
+    assert broker_folder.unreadable(folder) == []
+    broker.rename(tmp_path / "elsewhere")
+    with folder.locked():
+        client_certificates.refresh_brokers(folder, layout.utc_now())
+    (told,) = broker_folder.unreadable(folder)
+    assert f"the broker's folder {broker} can't be read here" in told
+    made.forget_broker(broker)
+    assert broker_folder.unreadable(folder) == []
+    with pytest.raises(UsageError, match="known are none"):
+        made.forget_broker(broker)
+
+
+@pytest.mark.parametrize("options", [[], ["--host", "localhost", "--forget"]])
+def test_broker_config_takes_hosts_or_forgets(made: Repository, tmp_path: Path, options: list[str]):
+    """Neither without a name, nor both."""
+    result = CliRunner().invoke(fleet, ["broker-config", str(tmp_path / "b"), "--repo", str(made.path), *options])
+    assert isinstance(result.exception, UsageError)
+    assert not (tmp_path / "b").exists()
+
+
 def test_folder_of_another_fleets_broker_is_left_as_it_is(made: Repository, tmp_path: Path):
     """Its clients would find a broker of another authority."""
     made.configure_broker(tmp_path / "broker", "localhost")

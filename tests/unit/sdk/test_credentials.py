@@ -255,6 +255,23 @@ def test_connection_ends_after_the_brokers_have_the_list(folder, tmp_path, monke
     asyncio.run(main())
 
 
+def test_host_tells_of_a_brokers_folder_that_it_cant_read(folder, tmp_path):
+    """Once an hour: that broker's certificate expires, and nothing else tells."""
+    Repository.open(folder.folder).configure_broker(tmp_path / "broker", "localhost")
+    (tmp_path / "broker").rename(tmp_path / "elsewhere")
+    device(folder, tmp_path)
+    events = Events()
+
+    async def main() -> None:
+        with_certificate = Broker(url=broker_urls.parse("mqtts://localhost"), cert=tmp_path / "barn-1.pem")
+        task = asyncio.create_task(Credentials(folder, events).run(with_certificate))
+        await until_async(lambda: events.names)
+        task.cancel()
+
+    asyncio.run(main())
+    assert events.names == ["broker-folder-unreadable"]
+
+
 def test_full_disk_delays_the_end_of_a_connection(folder, tmp_path, monkeypatch):
     """And doesn't end the host, which serves all others."""
     device(folder, tmp_path)
