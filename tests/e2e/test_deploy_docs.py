@@ -14,11 +14,15 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgeml.fleet import status
-from edgeml.repository import layout
+from edgeml.repository import Repository, layout
+from edgeml_agent import settings
+from edgeml_agent.commands import doctor
 from support import brokers
+from support.certificates import certify
 from support.compose_file import services
 from support.ports import free_port
 from support.tiny_models import tiny_text_bundle
@@ -138,6 +142,46 @@ class Followed:
                 program.wait(TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 program.kill()
+
+
+def section(title):
+    """The blocks of one section of the page, in their order."""
+    text = (ROOT / "docs" / "deploy.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_documented_relay_and_its_devices_reach_the_sites_broker(checkout):
+    """Its devices have users with passwords there, with the rights of the fleet's broker; the relay is the origin."""
+    commands, relay, config = section("A site with many devices: the relay")
+    repository, site = Repository.init(checkout / "docker" / "repo", passphrase=""), checkout / "barn"
+    repository.configure_broker(checkout / "docker" / "broker", "broker.example")
+    site.mkdir()
+    certify(site)
+    shutil.copy(site / "broker.crt", site / "barn.crt")
+    shutil.copy(site / "broker.key", site / "barn.key")
+    shutil.copy(site / "ca.crt", checkout / "barn-ca.pem")
+    shutil.copy(checkout / "docker" / "broker" / "acl", site)
+    (site / "passwords").touch(mode=0o600)
+    for name in ("origin", "board-1"):
+        (checkout / f"{name}.password").write_text(f"secret of {name}\n")
+        make = [shutil.which("mosquitto_passwd"), "-b", site / "passwords", name, f"secret of {name}"]
+        subprocess.run(make, check=True)
+    config = config.replace("listener 8883\n", "").replace("/etc/mosquitto", str(site))
+    with brokers.mosquitto(site, config) as broker:
+        commands, relay = (it.replace("barn.local", f"127.0.0.1:{broker.port}") for it in (commands, relay))
+        path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+        subprocess.run(
+            [shutil.which("bash"), "-euc", commands], cwd=checkout, env={**os.environ, "PATH": path}, check=True
+        )
+        for name in ("origin.password", "barn-ca.pem"):
+            shutil.copy(checkout / name, checkout / "relay-1")
+        with (checkout / "relay-1" / "agent.toml").open("a") as file:
+            file.write(relay)
+        gate, board = (settings.load(checkout / it / "agent.toml", {}) for it in ("relay-1", "board-1"))
+        origin = msgspec.structs.replace(gate.device, id="origin")
+        found = [next(doctor.broker(*it)) for it in ((board.broker, board.device), (gate.relay.broker, origin))]
+    assert [it.status for it in found] == ["ok", "ok"], found
+    assert str(gate.broker.url) == "mqtts://broker.example:8883"
 
 
 def test_documented_steps_end_with_a_served_model_over_tls(checkout):

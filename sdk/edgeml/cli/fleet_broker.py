@@ -49,6 +49,8 @@ def broker_config(
     made = Repository.open(repo).configure_broker(folder, *hosts, port=port, seen_at=seen_at)
     command = f"OPENSSL_CONF={Path(made.conf).with_name('openssl.cnf')} mosquitto -c {made.conf}"
     text = f"wrote {folder} for {made.url}, to run as {made.user}\nnext: {command}"
+    if made.default_url != made.url:
+        text += f"\ndevices are still enrolled with {made.default_url}; --forget its folder to change that"
     out.result(made.to_dict(), text)
 
 

@@ -152,7 +152,9 @@ async def _start(repository: RepositoryFolder, own: Address, events: Events) -> 
 
     def write() -> broker_config.BrokerSettings:
         with repository.locked():
-            return broker_folder.write(repository, folder, (own.name,), now, port=own.port)
+            settings = broker_folder.write(repository, folder, (own.name,), now, port=own.port)
+            repository.enrollments.set_address("broker", broker_folder.address(settings))
+            return settings
 
     process = BrokerProcess(folder, await asyncio.to_thread(write), events)
     await process.start()

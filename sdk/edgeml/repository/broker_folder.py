@@ -49,9 +49,13 @@ _ENTER_BIT: Final = 0o001
 
 
 class BrokerFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A broker's configuration that was written: the broker's address, the file, and the user as which it runs."""
+    """A broker's configuration that was written: the broker's address, the file, and the user as which it runs.
+
+    `default_url` is the address that devices are enrolled with: another one, when the fleet has another broker.
+    """
 
     url: str
+    default_url: str
     conf: str
     user: str
 
@@ -70,6 +74,8 @@ def write(
     seen_at: str | None = None,
 ) -> BrokerSettings:
     """Make the folder of a broker, or write it again, and remember it.
+
+    The first one's address is the default of devices, until that folder is forgotten.
 
     Args:
         repository: the caller holds its lock.
@@ -98,7 +104,9 @@ def write(
             "usage", f"{folder} can't be written: {error}", "name a folder that you may write to"
         ) from error
     repository.enrollments.set_broker_folder(str(place), msgspec.json.encode(settings).decode())
-    repository.enrollments.set_address("broker", address(settings))
+    others = [address(it) for path, it in _known(repository).items() if path != str(place)]
+    if repository.enrollments.address("broker") not in others:
+        repository.enrollments.set_address("broker", address(settings))
     return settings
 
 

@@ -56,6 +56,8 @@ class ClientAccess:
     ) -> BrokerFiles:
         """Write a complete configuration for Mosquitto. Later changes of clients and certificates write it again.
 
+        Devices are enrolled with the first broker's address, until `forget_broker` for its folder.
+
         Args:
             output: the folder.
             hosts: names and addresses by which devices reach the broker; the first is the one in their settings.
@@ -71,8 +73,10 @@ class ClientAccess:
         folder = layout.opened(self.path)
         with folder.locked():
             settings = broker_folder.write(folder, Path(output), hosts, layout.utc_now(), port=port, seen_at=seen_at)
+            default_url = folder.enrollments.address("broker") or ""
         conf = f"{settings.seen_at}/{broker_folder.CONF_FILE}"
-        return BrokerFiles(url=broker_folder.address(settings), conf=conf, user=settings.user)
+        url = broker_folder.address(settings)
+        return BrokerFiles(url=url, default_url=default_url, conf=conf, user=settings.user)
 
     def forget_broker(self, output: Path | str) -> None:
         """Write a broker's folder no more, and tell of it no more: it was removed, or is another's.

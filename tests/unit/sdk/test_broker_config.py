@@ -47,6 +47,24 @@ def test_broker_of_the_folder_is_the_default_of_devices(made: Repository, tmp_pa
     assert (tmp_path / "barn-1" / "device.pem").stat().st_mode & 0o777 == 0o600
 
 
+def test_first_broker_stays_the_default_of_devices_until_it_is_forgotten(made: Repository, tmp_path: Path):
+    """The configuration of a second one, as of a site's, moved all devices enrolled later to it."""
+    made.configure_broker(tmp_path / "broker", "broker.example")
+    files = made.configure_broker(tmp_path / "site", "barn.local")
+    assert (files.url, files.default_url) == ("mqtts://barn.local:8883", "mqtts://broker.example:8883")
+    made.enroll("barn-1", output=tmp_path / "barn-1")
+    assert 'url = "mqtts://broker.example:8883"' in (tmp_path / "barn-1" / "agent.toml").read_text()
+    assert made.configure_broker(tmp_path / "broker", "new.example").default_url == "mqtts://new.example:8883"
+    forgotten = CliRunner().invoke(
+        fleet, ["broker-config", str(tmp_path / "broker"), "--repo", str(made.path), "--forget"], catch_exceptions=False
+    )
+    assert forgotten.exit_code == 0
+    assert layout.opened(made.path).enrollments.address("broker") == "mqtts://barn.local:8883"
+    made.forget_broker(tmp_path / "site")
+    with pytest.raises(UsageError, match="broker"):
+        made.enroll("barn-2", output=tmp_path / "barn-2")
+
+
 def test_folder_that_cant_be_read_is_told_until_it_is_forgotten(made: Repository, tmp_path: Path):
     """As in a container that doesn't mount it: the broker's certificate expired, and nothing told."""
     broker, folder = tmp_path / "broker", layout.opened(made.path)
