@@ -144,6 +144,13 @@ class Followed:
                 program.kill()
 
 
+def test_each_compose_command_finds_its_file():
+    """The page says to stand in the checkout, whose compose file is in `docker`."""
+    words = (ROOT / "docs" / "deploy.md").read_text().split("docker compose ")[1:]
+    assert len(words) >= 2
+    assert [it for it in words if "-f docker/compose.yaml " not in it.partition("\n")[0]] == []
+
+
 def section(title):
     """The blocks of one section of the page, in their order."""
     text = (ROOT / "docs" / "deploy.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
