@@ -47,7 +47,7 @@ def checkout():
     folder.chmod(0o755)
     shutil.copytree(ROOT / "docker", folder / "docker")
     (folder / "out").mkdir()
-    tiny_text_bundle(folder / "out" / "minilm-1-x86-vnni-onnx.edgeml", name="minilm", version="1")
+    tiny_text_bundle(folder / "out" / "minilm-1-x86-gateway-onnx.edgeml", name="minilm", version="1")
     (folder / "bin").mkdir()
     for name, line in PROGRAMS.items():
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
