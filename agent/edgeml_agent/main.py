@@ -118,7 +118,7 @@ async def _run(settings: Settings, restart: _Restart) -> None:
     relay = _relay(settings, link)
     daemon = _daemon(settings, store, models, _Sources(settings, link, floor, relay), restart)
     address, supervisor, encrypted = settings.serve.http, Supervisor(os.environ), _tls(settings.serve)
-    listener = server.inherited(os.environ) or server.listen(address.host, address.port)
+    listener = server.inherited_or_new(os.environ, address.host, address.port)
     rules = auth.rules(listener.getsockname()[0], settings.serve.token_file)
     info = ServerInfo(device=settings.device.id, version=__version__, ready=lambda: daemon.ready)
     log.event("listening", http="{}:{}".format(*listener.getsockname()[:2]), tls=encrypted is not None)

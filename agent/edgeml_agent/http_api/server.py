@@ -15,10 +15,36 @@ from typing import Final
 
 from starlette.types import ASGIApp
 
+from edgeml_agent import log
 from edgeml_core.errors import UsageError
 
 #: File descriptor of the first socket that systemd passes.
 _FIRST_FD: Final = 3
+
+
+def inherited_or_new(environment: Mapping[str, str], host: str, port: int) -> socket.socket:
+    """Take the socket that systemd passed, and log it where its address isn't the one given; else open one there.
+
+    Raises:
+        UsageError: as `inherited` and `listen`.
+    """
+    found = inherited(environment)
+    if found is None:
+        return listen(host, port)
+    address = found.getsockname()[:2]
+    if address not in _addresses(host, port):
+        message = f"systemd's socket listens on {address[0]}:{address[1]}, not on {host}:{port}, which has no effect"
+        hint = "set ListenStream of edgeml-agent.socket, and [serve] http in agent.toml, to the same address"
+        log.failure("listening elsewhere", UsageError("config-invalid", message, hint))
+    return found
+
+
+def _addresses(host: str, port: int) -> set[tuple[object, ...]]:
+    """Return the addresses that a name and a port mean; none for a name that isn't known."""
+    try:
+        return {it[4][:2] for it in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
 
 
 def inherited(environment: Mapping[str, str]) -> socket.socket | None:

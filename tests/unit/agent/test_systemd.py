@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from edgeml_agent.http_api import server
 from edgeml_agent.system.systemd import READY, Supervisor
 
 
@@ -72,3 +73,16 @@ def test_notify_without_a_listener_does_nothing(tmp_path):
     """A supervisor that has gone is no error of the agent."""
     Supervisor({}).notify(READY)
     Supervisor({"NOTIFY_SOCKET": str(tmp_path / "absent")}).notify(READY)
+
+
+def test_socket_elsewhere_than_the_settings_is_logged(monkeypatch, caplog):
+    """Its address counts, and the one in agent.toml had no effect without a word."""
+    with server.listen("127.0.0.1", 0) as passed:
+        port = passed.getsockname()[1]
+        monkeypatch.setattr(server, "inherited", lambda environment: passed)
+        for host in ("127.0.0.1", "localhost"):
+            assert server.inherited_or_new({}, host, port) is passed
+        assert caplog.text == ""
+        assert server.inherited_or_new({}, "0.0.0.0", port) is passed  # noqa: S104 - isn't bound
+        assert "listening elsewhere" in caplog.text
+        assert f"listens on 127.0.0.1:{port}, not on 0.0.0.0:{port}" in caplog.text
