@@ -29,7 +29,7 @@ def update_machine() -> str:
         "# The state machine of an update\n\nEach model on a device has one. "
         "Source: `core/edgeml_core/lifecycle.py`.\n\n"
         f"```mermaid\n{lifecycle.diagram()}```\n\n"
-        "- `rejected`: the content was refused; that digest is never tried again.\n"
+        "- `rejected`: the content was refused; that digest isn't tried again without `edgeml fleet deploy --again`.\n"
         "- `deferred`: it waits for its window (`[update]` in agent.toml) or for `--activate-after`, then resumes.\n"
         "- `waiting`: the network failed; retried with a bound and jitter.\n"
         "- `rolled back`: the device failed; the version that served before still does.\n"

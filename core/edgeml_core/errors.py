@@ -34,7 +34,7 @@ CODES: Final[dict[str, str]] = {
     "interrupted": "stopped by the operator",
     # GateFailed: the model doesn't meet the requested limits
     "gate-failed": "no candidate met the requested accuracy, parity, speed or size",
-    # RejectedError: the sender is at fault; never retried for that digest
+    # RejectedError: the sender is at fault; retried for that digest only by `deploy --again`
     "bundle-format": "a bundle or manifest is malformed; the message lists every problem",
     "document-format": "a signed document or a message is malformed",
     "digest-mismatch": "content doesn't have the digest that was signed",
@@ -137,7 +137,7 @@ class GateFailed(EdgemlError):
 
 
 class RejectedError(EdgemlError):
-    """The content is malformed, corrupt, unsigned or old: never retried for that digest."""
+    """The content is malformed, corrupt, unsigned or old: retried for that digest only by `deploy --again`."""
 
     exit_code = 4
     usual_hint = "get it again from its sender; nothing was changed"
