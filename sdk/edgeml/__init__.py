@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeml.bundles import Bundle
     from edgeml.fleet.fleet import Fleet
+    from edgeml.fleet.rollouts.plan import Plan
     from edgeml.pipeline.library import export
     from edgeml.pipeline.request import Progress
     from edgeml.repository import NewKeys, Repository
@@ -32,6 +33,7 @@ _MODULES = {
     "Fleet": "edgeml.fleet.fleet",
     "GateFailed": "edgeml_core.errors",
     "NewKeys": "edgeml.repository",
+    "Plan": "edgeml.fleet.rollouts.plan",
     "Progress": "edgeml.pipeline.request",
     "RejectedError": "edgeml_core.errors",
     "Repository": "edgeml.repository",
@@ -48,6 +50,7 @@ __all__ = [
     "Fleet",
     "GateFailed",
     "NewKeys",
+    "Plan",
     "Progress",
     "RejectedError",
     "Repository",

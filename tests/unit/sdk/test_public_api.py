@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import resource
 import subprocess
 import sys
@@ -63,6 +64,15 @@ def test_every_public_name_is_there_and_listed():
         assert getattr(edgeml, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = edgeml.nonsense
+
+
+def test_python_page_names_all_public_names_and_methods():
+    """A reader finds each in docs/python.md."""
+    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text()
+    classes = (edgeml.Bundle, edgeml.Repository, edgeml.Fleet)
+    methods = {name for it in classes for name in dir(it) if not name.startswith("_")}
+    names = {name for name in edgeml.__all__ if not name.startswith("_")}
+    assert sorted(name for name in methods | names if not re.search(rf"[`.]{name}[`(]", page)) == []
 
 
 def test_errors_are_those_of_every_part():
