@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED: Final = 130
 DEFAULT_CONFIG: Final = Path("agent.toml")
-_EPILOG: Final = "Exit codes: 0 ok, 2 usage or input, 4 rejected, 5 transport, 6 device, 130 interrupted."
+EPILOG: Final = "Exit codes: 0 ok, 2 usage or input, 4 rejected, 5 transport, 6 device, 130 interrupted."
 
 Arguments = argparse.Namespace
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = _parser().parse_args(given)
+        parsed = parser().parse_args(given)
         log.set_up(verbose=parsed.verbose)
         parsed.command(parsed)
     except EdgemlError as error:
@@ -60,8 +60,9 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError("usage", message, f"see `{self.prog} --help`")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="edgeml-agent", description="The device's side of edgeml.", epilog=_EPILOG)
+def parser() -> argparse.ArgumentParser:
+    """Make the parser; docs/agent-cli.md is written from it."""
+    parser = _Parser(prog="edgeml-agent", description="The device's side of edgeml.", epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"edgeml-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _command(commands, _run, "Fetch, verify and serve the releases that the fleet deploys.", "run --config agent.toml")

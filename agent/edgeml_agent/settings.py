@@ -131,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     homeassistant: HomeAssistantSettings
 
 
-class _Option(msgspec.Struct, frozen=True):
+class Option(msgspec.Struct, frozen=True):
     """One key of a section. A required one may still be absent where its whole section is optional."""
 
     parse: Parser
@@ -152,7 +152,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     problems = list(_unknown(written))
     merged = _overlay(written, environment)
     folder, values = path.absolute().parent, {}
-    for section, options in _OPTIONS.items():
+    for section, options in OPTIONS.items():
         values[section] = {
             name: _value(option, merged[section].get(name), f"{section}.{name}", folder, problems)
             for name, option in options.items()
@@ -161,7 +161,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     if problems:
         listed = "; ".join(problems[:_SHOWN_MAX])
         raise UsageError("config-invalid", f"{path} has {len(problems)} problem(s): {listed}", "fix them and try again")
-    return Settings(**{name: _build(kind, values[name]) for name, kind in _SECTIONS.items()})
+    return Settings(**{name: _build(kind, values[name]) for name, kind in SECTIONS.items()})
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -174,27 +174,31 @@ def _read(path: Path) -> dict[str, object]:
 
 def _unknown(written: Mapping[str, object]) -> Iterator[str]:
     for section, content in written.items():
-        if section not in _OPTIONS:
+        if section not in OPTIONS:
             yield f"there is no section [{section}]"
         elif not isinstance(content, dict):
             yield f"{section} is not a section"
         else:
-            yield from (f"[{section}] has no key {key!r}" for key in content if key not in _OPTIONS[section])
+            yield from (f"[{section}] has no key {key!r}" for key in content if key not in OPTIONS[section])
 
 
 def _overlay(written: Mapping[str, object], environment: Mapping[str, str]) -> _Sections:
     merged: _Sections = {}
-    for section, options in _OPTIONS.items():
+    for section, options in OPTIONS.items():
         content = written.get(section)
         merged[section] = dict(content) if isinstance(content, dict) else {}
         for key in options:
-            variable = f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
-            if variable in environment:
-                merged[section][key] = environment[variable]
+            if (name := variable(section, key)) in environment:
+                merged[section][key] = environment[name]
     return merged
 
 
-def _value(option: _Option, given: object, name: str, folder: Path, problems: list[str]) -> object:
+def variable(section: str, key: str) -> str:
+    """Return the variable of the environment that overlays a key."""
+    return f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
+
+
+def _value(option: Option, given: object, name: str, folder: Path, problems: list[str]) -> object:
     if given is None and option.required:
         problems.append(f"{name} is missing")
         return None
@@ -226,7 +230,7 @@ def _build(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> Any:  # noq
     return None if is_absent else kind(**given)
 
 
-def _options(kind: type[msgspec.Struct], *, required: bool) -> Iterator[tuple[str, _Option]]:
+def _options(kind: type[msgspec.Struct], *, required: bool) -> Iterator[tuple[str, Option]]:
     """Yield the options of a section by name; those of a struct within it belong to the section, too."""
     for field in msgspec.structs.fields(kind):
         if _is_section(field.type):
@@ -234,7 +238,7 @@ def _options(kind: type[msgspec.Struct], *, required: bool) -> Iterator[tuple[st
             continue
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         default = None if default is msgspec.NODEFAULT else default
-        yield field.name, _Option(_parser(field.type), default, required and field.required)
+        yield field.name, Option(_parser(field.type), default, required and field.required)
 
 
 def _parser(annotation: object) -> Parser:
@@ -253,8 +257,10 @@ def _section(annotation: Any) -> type[msgspec.Struct]:  # noqa: ANN401 - a struc
     return kinds[0]
 
 
-_SECTIONS: Final = {field.name: _section(field.type) for field in msgspec.structs.fields(Settings)}
-_OPTIONS: Final = {
-    field.name: dict(_options(_SECTIONS[field.name], required=_is_section(field.type)))
+#: The struct of each section.
+SECTIONS: Final = {field.name: _section(field.type) for field in msgspec.structs.fields(Settings)}
+#: The keys of each section.
+OPTIONS: Final = {
+    field.name: dict(_options(SECTIONS[field.name], required=_is_section(field.type)))
     for field in msgspec.structs.fields(Settings)
 }
