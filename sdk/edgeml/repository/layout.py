@@ -174,12 +174,25 @@ class RepositoryFolder:
         Raises:
             UsageError: `usage`, when it is too long.
         """
+        self.fleet.change({desired.FLEET_DOCUMENT: self.encode_document(document)}, now)
+
+    def encode_document(self, document: FleetDocument, *, spare_bytes: int = 0) -> bytes:
+        """Encode a fleet document with the audit log's head.
+
+        Args:
+            document: to be signed.
+            spare_bytes: that it must leave free, for changes to come.
+
+        Raises:
+            UsageError: `usage`, when it is too long.
+        """
         data = desired.encode(msgspec.structs.replace(document, audit=str(self.audit.head())))
-        if len(data) > desired.FLEET_DOCUMENT_MAX_BYTES:
-            message = f"the fleet document would have {len(data)} bytes, limit {desired.FLEET_DOCUMENT_MAX_BYTES}"
+        limit = desired.FLEET_DOCUMENT_MAX_BYTES - spare_bytes
+        if len(data) > limit:
+            message = f"the fleet document would have {len(data)} bytes, limit {limit}"
             hint = "deploy one version to all devices of a model, which replaces its other deployments"
             raise UsageError("usage", message, hint)
-        self.fleet.change({desired.FLEET_DOCUMENT: data}, now)
+        return data
 
 
 def init(

@@ -120,7 +120,7 @@ def test_release_that_a_rollback_signs_again_keeps_its_chunks(made):
     with closing(Registry(made.repo / layout.DATABASE_FILE)) as registry:
         steering = Steering(layout.opened(made.repo), registry)
         steering.rollouts.change(msgspec.structs.replace(rollout, phase=Phase.COMPLETED, replaced=replaced))
-        steering.turn(layout.utc_now())
+        list(steering.turn(layout.utc_now()))
     pruned(made.repo)
     assert whole(made.repo) == ["1", "3"]
     repository.publish(made.repo, [made.bundles["2"]])

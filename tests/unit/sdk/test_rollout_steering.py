@@ -14,10 +14,11 @@ from sqlalchemy import event
 from edgeml import repository
 from edgeml.cli.main import run
 from edgeml.fleet.registry import DeviceMessage, Registry
-from edgeml.fleet.rollouts.plan import Phase, Plan
+from edgeml.fleet.rollouts.plan import Phase, Plan, Rollout
 from edgeml.fleet.rollouts.steering import Steering
+from edgeml.repository import deployments
 from edgeml.repository.layout import DATABASE_FILE
-from edgeml_core import desired
+from edgeml_core import desired, selectors
 from edgeml_core.errors import DeviceError, UsageError
 from edgeml_core.lifecycle import State
 from edgeml_core.messages import Report
@@ -84,6 +85,13 @@ class Farm:
         """Let the controller decide, and name its decisions."""
         self.now += timedelta(seconds=later_s)
         return [type(decision).__name__ for _, decision in self.steering.turn(self.now)]
+
+    def complete(self) -> Rollout:
+        """Let a rollout of the second version come to its end."""
+        rollout = self.begin(100)
+        self.report(rollout, *DEVICES)
+        assert [*self.turn(), *self.turn(later_s=61)] == ["Soak", "Complete"]
+        return self.steering.rollouts.find(rollout.id)
 
     def included(self) -> list[str]:
         """The devices to which the document gives the second version."""
@@ -192,10 +200,55 @@ def test_a_host_that_leads_no_more_changes_neither_rollout_nor_document(farm: Fa
 
     before, acts = farm.folder.document(), farm.acts()
     with pytest.raises(DeviceError):
-        Steering(farm.folder, farm.registry, refuse).turn(farm.now)
+        list(Steering(farm.folder, farm.registry, refuse).turn(farm.now))
     assert farm.acts() == acts
     assert farm.steering.rollouts.find(rollout.id).phase is Phase.RUNNING
     assert msgspec.structs.replace(farm.folder.document(), audit="") == msgspec.structs.replace(before, audit="")
+
+
+def full_of(farm: Farm, monkeypatch) -> Rollout:
+    """Publish another model, let the document have no space for it, and return a rollout of it that isn't recorded."""
+    path = farm.repo.parent / "other.edgeml"
+    path.write_bytes(samples.a_bundle(samples.a_manifest(name="other")))
+    repository.publish(farm.repo, [path])
+    with farm.folder.locked():
+        deployment = deployments.draft(farm.folder, "other", None, selectors.parse(""), allow_empty=False)
+    length = len(farm.folder.encode_document(farm.folder.document()))
+    monkeypatch.setattr(desired, "FLEET_DOCUMENT_MAX_BYTES", length + 100)
+    return Rollout(deployment=msgspec.structs.replace(deployment, in_waves=True), plan=Plan(waves=(10, 100)))
+
+
+def test_a_rollout_that_cannot_be_signed_is_neither_recorded_nor_logged(farm: Farm, monkeypatch):
+    """Its deployment doesn't fit into the document."""
+    full_of(farm, monkeypatch)
+    entries = farm.folder.audit.entries()
+    with pytest.raises(UsageError, match="would have"):
+        farm.steering.begin("other", None, selector="", plan_=Plan(waves=(10, 100)), now=NOW)
+    assert farm.steering.rollouts.all() == []
+    assert farm.folder.audit.entries() == entries
+
+
+def test_a_rollback_that_cannot_be_signed_leaves_the_rollout_complete(farm: Farm, monkeypatch):
+    """The two deployments that it would bring back don't fit into the document."""
+    repository.deploy(farm.repo, "sample", "1.0", selector="site=a")
+    complete = farm.complete()
+    length = len(farm.folder.encode_document(farm.folder.document()))
+    monkeypatch.setattr(desired, "FLEET_DOCUMENT_MAX_BYTES", length + 100)
+    with pytest.raises(UsageError, match="would have"):
+        farm.steering.act("sample", "rollback", now=farm.now)
+    assert farm.steering.rollouts.find(complete.id) == complete
+
+
+def test_a_rollout_that_cannot_be_signed_holds_up_no_other(farm: Farm, monkeypatch):
+    """An earlier version recorded it, or the document has grown since. Its error comes after the others' decisions."""
+    rollout = farm.begin(25, 100)
+    farm.report(rollout, *farm.included(), state=State.REJECTED)
+    farm.steering.rollouts.add(full_of(farm, monkeypatch))
+    turn = farm.steering.turn(farm.now)
+    assert next(turn)[0].phase is Phase.ABORTED
+    with pytest.raises(UsageError, match="would have"):
+        next(turn)
+    assert farm.folder.document().deployments == (farm.old,)
 
 
 def test_a_decision_that_the_database_does_not_take_is_not_logged(farm: Farm):

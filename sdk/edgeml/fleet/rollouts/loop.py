@@ -31,7 +31,7 @@ async def run(repository: RepositoryFolder, registry: Registry, leadership: Lead
             reported = ""
         except EdgemlError as error:
             if error.code != "not-leader" and error.message != reported:
-                events.event("rollout-failed", f"rollouts aren't steered: {error.message}", **error.to_dict())
+                events.event("rollout-failed", f"not all rollouts are steered: {error.message}", **error.to_dict())
             reported = error.message
         await asyncio.sleep(max(TURN_EVERY_S, (time.monotonic() - began_s) * (1 / BUSY_MAX - 1)))
 

@@ -6,7 +6,7 @@ two of them leaves a rollout that is ahead of the document, and the next turn le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,15 @@ from edgeml.fleet.rollouts.records import Rollouts
 from edgeml.repository import RepositoryFolder, deployments
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml_core import selectors
-from edgeml_core.desired import FleetDocument
+from edgeml_core.desired import Deployment, FleetDocument
+from edgeml_core.errors import EdgemlError
 from edgeml_core.messages import Report
 
 Labels: TypeAlias = "Mapping[str, Mapping[str, str]]"
 #: The actor of decisions in the audit log.
 CONTROLLER: Final = "controller"
+#: Bytes of the fleet document that an act leaves free: for the percentages of waves and the audit log's next numbers.
+DOCUMENT_SPARE_BYTES: Final = 64
 
 
 class Steering:
@@ -63,8 +66,8 @@ class Steering:
             now: the present time.
 
         Raises:
-            UsageError: `usage`, for a bad plan or selector, or when a rollout of the model is under way;
-                `release-unknown`; `release-withdrawn`; `repo-invalid`.
+            UsageError: `usage`, for a bad plan or selector, when a rollout of the model is under way, or when the
+                deployment doesn't fit into the document; `release-unknown`; `release-withdrawn`; `repo-invalid`.
             DeviceError: `store-failed`.
         """
         plan.check(plan_)
@@ -79,6 +82,7 @@ class Steering:
             taken = {it.id for it in (*document.deployments, *(old.deployment for old in rollouts))}
             rule = deployments.with_free_id(rule, taken)
             rollout = Rollout(deployment=msgspec.structs.replace(rule, in_waves=True), plan=plan_)
+            self._check_fits(document, (*document.deployments, rollout.deployment))
             facts = {**deployments.facts(rule), "percent": None, **_facts(plan_)}
             self._repository.audit.append("roll out", rollout.id, facts, now=now)
             self._remember_database()
@@ -96,15 +100,19 @@ class Steering:
             actor: the operator in the audit log; None is the user of this process.
 
         Raises:
-            UsageError: `usage`, when there is no such rollout, or its phase doesn't permit the act.
+            UsageError: `usage`, when there is no such rollout, its phase doesn't permit the act, or what a rollback
+                brings back doesn't fit into the document.
             DeviceError: `store-failed`.
         """
         with self._repository.locked():
-            rollout = self.rollouts.find(name)
+            rollout, labels = self.rollouts.find(name), self._repository.labels()
             after = acts.ACTS[act](rollout, now.timestamp())
+            if after.phase is Phase.ROLLED_BACK:
+                document = self._repository.document()
+                self._check_fits(document, following.follow(document, after, labels).deployments)
             log = partial(self._repository.audit.append, act, rollout.id, {"phase": after.phase}, now=now, actor=actor)
             self.rollouts.change(after, log=log)
-            self._follow(after, self._repository.labels(), now)
+            self._follow(after, labels, now)
         return self.rollouts.find(rollout.id)
 
     def pause(self, name: str, reason: str, *, now: datetime) -> None:
@@ -120,19 +128,30 @@ class Steering:
             after = controller.apply(rollout, Pause(reason), now.timestamp())
             self._decide("pause", after, {"reason": reason}, now)
 
-    def turn(self, now: datetime) -> list[tuple[Rollout, Decision]]:
-        """Decide once about each open rollout, and return the decisions with the rollouts after them.
+    def turn(self, now: datetime) -> Iterator[tuple[Rollout, Decision]]:
+        """Decide once about each open rollout, and yield the decisions with the rollouts after them.
+
+        One that can't be steered holds up no other: its error is raised after the last rollout.
 
         Raises:
-            DeviceError: `store-failed`; `not-leader`. UsageError: `repo-invalid`.
+            DeviceError: `store-failed`; `not-leader`, at once. UsageError: `repo-invalid`; `usage`, when the document
+                would be too long.
         """
-        made = []
+        failed: EdgemlError | None = None
         for rollout in self.rollouts.all(is_open=True):
-            with self._repository.locked():
-                # An operator's command may have changed it since.
-                if decided := self._turn(self.rollouts.find(rollout.id), now):
-                    made.append(decided)
-        return made
+            try:
+                with self._repository.locked():
+                    # An operator's command may have changed it since.
+                    decided = self._turn(self.rollouts.find(rollout.id), now)
+            except EdgemlError as error:
+                if error.code == "not-leader":
+                    raise
+                failed = failed or error
+            else:
+                if decided:
+                    yield decided
+        if failed:
+            raise failed
 
     def reached(self, rollout: Rollout) -> list[DeviceOutcome]:
         """Return the outcome so far on each device that the whole rollout reaches, in the order of its waves."""
@@ -151,6 +170,15 @@ class Steering:
         self._decide(type(decision).__name__.lower(), after, msgspec.structs.asdict(decision), now)
         self._follow(after, labels, now)
         return after, decision
+
+    def _check_fits(self, document: FleetDocument, deployments_: tuple[Deployment, ...]) -> None:
+        """Check before an act is recorded that its deployments can be signed.
+
+        Raises:
+            UsageError: `usage`.
+        """
+        changed = msgspec.structs.replace(document, deployments=deployments_)
+        self._repository.encode_document(changed, spare_bytes=DOCUMENT_SPARE_BYTES)
 
     def _remember_database(self) -> None:
         """Let the repository know which database has its rollouts; of its own it needs no name, which would move."""
