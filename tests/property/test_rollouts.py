@@ -46,7 +46,7 @@ class World:
         self.labels: dict[str, dict[str, str]] = {str(n): {} for n in range(count)}
         self.old = a_deployment("1")
         self.document = FleetDocument(fleet="edge", deployments=(self.old,))
-        self.rollout = Rollout(deployment=a_deployment("2"), plan=plan)
+        self.rollout = Rollout(deployment=msgspec.structs.replace(a_deployment("2"), in_waves=True), plan=plan)
         self.reports: dict[str, Report] = {}
         self.now_s = START_S
 

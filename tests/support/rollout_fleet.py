@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edgeml.fleet.rollouts import controller, following
 from edgeml.fleet.rollouts.controller import Decision
 from edgeml.fleet.rollouts.outcomes import Observed
@@ -39,7 +41,8 @@ def a_deployment(version: str = "2", *, percent: float = 100.0, selector: str = 
 
 def a_rollout(*waves: float, version: str = "2", selector: str = "", **plan) -> Rollout:
     """A rollout that hasn't begun."""
-    return Rollout(deployment=a_deployment(version, selector=selector), plan=Plan(waves=waves or (10, 50, 100), **plan))
+    deployment = msgspec.structs.replace(a_deployment(version, selector=selector), in_waves=True)
+    return Rollout(deployment=deployment, plan=Plan(waves=waves or (10, 50, 100), **plan))
 
 
 @dataclass

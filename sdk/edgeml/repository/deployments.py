@@ -309,11 +309,14 @@ def _named(document: FleetDocument, new: Deployment) -> Deployment:
 
 
 def kept(deployments: Iterable[Deployment], new: Deployment) -> list[Deployment]:
-    """Return the deployments that still select devices beside a new one: those that it doesn't continue or replace."""
+    """Return the deployments that still select devices beside a new one: those that it doesn't continue or replace.
+
+    A rollout's stays beside a pin: it tells that a rollout of the model is under way.
+    """
     wide = selectors.parse(new.selector)
 
     def is_replaced(old: Deployment) -> bool:
-        if old.name != new.name or new.percent < 100 or (old.pinned and not new.pinned):
+        if old.name != new.name or new.percent < 100 or (old.pinned and not new.pinned) or old.in_waves:
             return False
         return wide.covers(selectors.parse(old.selector))
 

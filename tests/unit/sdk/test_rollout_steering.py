@@ -164,6 +164,35 @@ def test_nothing_else_is_deployed_beside_a_rollout_but_pins(farm: Farm):
     assert farm.steering.reached(farm.steering.rollouts.find("sample"))[0].device != device
 
 
+def test_a_rollout_that_waits_for_its_hours_keeps_its_place(farm: Farm):
+    """Nothing else is deployed meanwhile. A pin gets another id, and holds when the hours have come."""
+    far = farm.now + timedelta(hours=12)
+    rollout = farm.begin(50, 100, window=f"{far:%H}:00-{far:%H}:59")
+    assert (rollout.wave, farm.included()) == (-1, [])
+    for act in (
+        lambda: repository.deploy(farm.repo, "sample", "2.0", selector="device=d-0"),
+        lambda: repository.Repository.open(farm.repo).undeploy("sample"),
+    ):
+        with pytest.raises(UsageError, match="under way"):
+            act()
+    pin = repository.deploy(farm.repo, "sample", "2.0", selector="device=d-0", pin=True).deployment
+    assert pin.id != rollout.id
+    assert farm.turn() == []
+    assert farm.turn(later_s=12 * 3600) == ["Begin"]
+    assert farm.folder.document().deployments[-1] == pin
+    assert farm.steering.act("sample", "abort", now=farm.now).phase is Phase.ABORTED
+    assert farm.folder.document().deployments == (farm.old, pin)
+
+
+def test_a_rollout_stays_in_the_document_beside_a_pin_of_all_devices(farm: Farm):
+    """Else another deployment could be signed until the next turn of a host."""
+    rollout = farm.begin(50, 100)
+    pin = repository.deploy(farm.repo, "sample", "1.0", selector="", pin=True).deployment
+    assert [it.id for it in farm.folder.document().deployments] == [rollout.id, pin.id]
+    with pytest.raises(UsageError, match="under way"):
+        repository.deploy(farm.repo, "sample", "1.0", selector="")
+
+
 def test_a_process_that_dies_before_it_signs_is_followed_up(farm: Farm):
     """The rollout is ahead of the document, for each decision; the next turn signs, and decides nothing twice."""
     rollout = farm.begin(50, 100)

@@ -262,8 +262,10 @@ def test_document_follows_the_rollout():
     def versions(document: FleetDocument) -> list[tuple[str, float]]:
         return [(it.version, it.percent) for it in document.deployments]
 
-    assert follow(document) == document
-    first = follow(document, wave=0, percent=20.0)
+    waiting = follow(document)
+    assert versions(waiting) == [("1", 100), ("9", 100), ("2", 0)]
+    assert follow(waiting, phase=Phase.ABORTED) == document
+    first = follow(waiting, wave=0, percent=20.0)
     assert versions(first) == [("1", 100), ("9", 100), ("2", 20)]
     last = follow(first, wave=1, percent=100.0)
     assert versions(last) == [("1", 100), ("9", 100), ("2", 100)]
@@ -277,6 +279,18 @@ def test_document_follows_the_rollout():
     back = follow(after, wave=1, percent=100.0, phase=Phase.ROLLED_BACK, replaced=replaced)
     assert back.deployments == (old, other, later)
     assert follow(document, wave=1, percent=100.0, phase=Phase.COMPLETED) == document
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.PAUSED, Phase.ABORTED, Phase.COMPLETED])
+def test_another_deployment_with_the_id_of_a_rollout_stays(phase: Phase):
+    """A rollout that was recorded but not yet signed left its id free: earlier versions gave it to the next one."""
+    rollout = a_rollout(20, 100)
+    pin = a_deployment("2", selector="device=d-03", pinned=True)
+    document = msgspec.structs.replace(EMPTY, deployments=(a_deployment("1"), pin))
+    assert pin.id == rollout.id
+    for wave, percent in ((-1, 0.0), (0, 20.0), (1, 100.0)):
+        after = msgspec.structs.replace(rollout, wave=wave, percent=percent, phase=phase)
+        assert following.follow(document, after, LABELS) == document
 
 
 def test_aborted_first_version_is_removed_from_the_devices_that_have_it():

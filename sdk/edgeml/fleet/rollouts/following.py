@@ -1,7 +1,7 @@
 """The fleet document that a rollout asks for. Pure, and the same when it is applied twice.
 
-While a rollout is under way its deployment stands in the document with the share of the newest wave. The deployments
-that it will replace stay beside it, so an abort only takes it out.
+While a rollout is under way its deployment stands in the document with the share of the newest wave, 0 before the
+first. The deployments that it will replace stay beside it, so an abort only takes it out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from edgeml_core.desired import Deployment, FleetDocument
 def follow(document: FleetDocument, rollout: Rollout, labels: Mapping[str, Mapping[str, str]]) -> FleetDocument:
     """Return the document that follows the rollout's last decision.
 
-    An ended rollout whose deployment isn't in the document changes nothing: another one has taken its place.
+    An ended rollout whose deployment isn't in the document changes nothing: another one has taken its place. One with
+    its id that isn't in waves is complete already, or another that was signed before it: only a rollback takes it out.
 
     Args:
         document: the signed one.
@@ -28,7 +29,9 @@ def follow(document: FleetDocument, rollout: Rollout, labels: Mapping[str, Mappi
     """
     rules = document.deployments
     index = next((at for at, it in enumerate(rules) if it.id == rollout.id), None)
-    if index is None and (rollout.wave < 0 or rollout.phase in ENDED):
+    if index is None and rollout.phase in ENDED:
+        return document
+    if index is not None and not rules[index].in_waves and rollout.phase is not Phase.ROLLED_BACK:
         return document
     before, after = (rules, ()) if index is None else (rules[:index], rules[index + 1 :])
     signed = msgspec.structs.replace(rollout.deployment, percent=rollout.percent)
