@@ -1,8 +1,8 @@
 """One TUF repository in a folder: read and verified, changed, signed again. python-tuf makes and verifies the metadata.
 
-Snapshots are consistent: every file but `timestamp.json` has its version or digest in its name and is never written
-over. The rename of `timestamp.json`, the last step of each change, commits the change. A crash before it leaves the old
-state complete. A reader at any moment, on disk or among retained messages, never sees a mixture.
+Snapshots are consistent: every file but `timestamp.json` has its version or digest in its name. No file of the present
+state is written over. The rename of `timestamp.json`, the last step of each change, commits the change. A crash before
+it leaves the old state complete. A reader at any moment, on disk or among retained messages, never sees a mixture.
 """
 
 from __future__ import annotations
@@ -223,10 +223,13 @@ class SignedRepository:
     def rotate(self, group: str, keys: Mapping[str, Key], threshold: int, now: datetime) -> None:
         """Replace the keys of a group by `keys`, of which `threshold` must sign, as one change.
 
+        The new root follows the one in force: it replaces that of an interrupted rotation, which `files` never lists.
+
         Raises:
             UsageError: `repo-invalid`, when too few of the present root keys, or of the new ones, are here.
         """
-        state, before = self.load(), self._root(self._newest_root())
+        state = self.load()
+        before = state.root
         root: Metadata[Root] = Metadata.from_bytes(before.to_bytes())
         root.signed.version += 1
         for role, of in SIGNED_BY[self.name].items():

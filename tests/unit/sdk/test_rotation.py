@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgeml import repository
 from edgeml.fleet import serve
 from edgeml.fleet.link import Broker
 from edgeml.repository import NewKeys, layout, passphrase, rotation
+from edgeml.repository.signed import SignedRepository
 from edgeml_agent.offline.sources import FolderFiles
 from edgeml_agent.settings import DeviceSettings
 from edgeml_agent.trust.trust import Trust
@@ -157,6 +159,27 @@ def test_a_rotation_cut_short_is_none(repo: Path, tmp_path: Path, look, group: s
     shutil.copy(made, repo / "keys")
     repository.refresh(repo)
     assert [signed.load().roots for signed in repository.opened(repo).both] == [1, 2 if group == "release" else 1]
+    repository.rotate(repo, group, NewKeys())
+    repository.publish(repo, [tmp_path / "sample.edgeml"])
+    look()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_rotation_that_is_cut_short_twice_is_none(repo: Path, tmp_path: Path, look, monkeypatch, group: str):
+    """The disk is full after the new root. The operator repeats the command, as the hint tells, without more space."""
+    written = SignedRepository._write_metadata
+
+    def refuse(self: SignedRepository, name: str, metadata: object) -> None:
+        if name.endswith(".targets.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(self, name, metadata)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SignedRepository, "_write_metadata", refuse)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="No space left"):
+                repository.rotate(repo, group, NewKeys())
+    assert repository.opened(repo).document().deployments == ()
     repository.rotate(repo, group, NewKeys())
     repository.publish(repo, [tmp_path / "sample.edgeml"])
     look()
