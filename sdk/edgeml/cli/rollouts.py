@@ -178,15 +178,18 @@ def show(out: Output, name: str, repo: Path, **database: Any) -> None:  # noqa: 
 def _act(act: str, text: str) -> click.Command:
     """Make the command of one act."""
 
-    def run(out: Output, name: str, repo: Path, **database: Any) -> None:  # noqa: ANN401 - click's
+    def run(out: Output, name: str, repo: Path, wave: int | None = None, **database: Any) -> None:  # noqa: ANN401
         from edgeml.fleet.fleet import Fleet  # noqa: PLC0415 - kept out of --help
 
-        found = Fleet(repo, **database).steer(name, act)
+        found = Fleet(repo, **database).steer(name, act, wave=wave)
         out.result(found.to_dict(), f"{found.id}: {', wave '.join(_progress(found)[:2])}{_reason(found)}")
 
     run.__name__, run.__doc__ = act, text
     decorated = command(extra="fleet", examples=(f"edgeml fleet rollout {act} minilm --repo ./repo",))(run)
     with_options = repository_option(database_options(decorated))
+    if act == "approve":
+        number = click.IntRange(min=1)
+        with_options = click.option("--wave", metavar="N", type=number, help="Only if it is the next.")(with_options)
     return click.command(act)(click.argument("name", metavar="ROLLOUT|MODEL")(with_options))
 
 

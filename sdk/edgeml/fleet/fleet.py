@@ -209,19 +209,21 @@ class Fleet:
             found = steering.rollouts.find(name)
             return found, steering.reached(found)
 
-    def steer(self, name: str, act: str) -> Rollout:
+    def steer(self, name: str, act: str, *, wave: int | None = None) -> Rollout:
         """Pause, resume, approve, abort or roll back a rollout, and return it.
 
         Args:
             name: its id, or its model for the newest one.
             act: `pause`, `resume`, `approve`, `abort` or `rollback`.
+            wave: refuses the act where another wave is the next one, counted from 1.
 
         Raises:
-            UsageError: `usage`, when there is no such rollout, or its phase doesn't permit the act.
+            UsageError: `usage`, when there is no such rollout, its phase doesn't permit the act, or its next wave is
+                another.
             DeviceError: `store-failed`.
         """
         with self._steering() as steering:
-            return steering.act(name, act, now=layout.utc_now())
+            return steering.act(name, act, now=layout.utc_now(), wave=wave)
 
     def serve(
         self,

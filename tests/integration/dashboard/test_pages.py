@@ -32,7 +32,7 @@ from edgeml.repository.audit import Entry
 from edgeml.repository.enrollment_database import Issued
 from edgeml_core.errors import RejectedError
 from edgeml_core.messages import DeviceState, ModelState, Report
-from support.dashboard_app import Site
+from support.dashboard_app import Site, csrf_of
 from support.waiting import TIMEOUT_S
 
 STATIC = Path(edgeml.fleet.web.__file__).parent / "static"
@@ -290,6 +290,20 @@ def test_steering_a_rollout_is_logged_with_its_account(site: Site) -> None:
     assert site.call("POST", f"{path}/explode", Role.DEPLOY).status_code == 404
     [entry, *_] = site.get("/api/v1/audit?last=1").json()["entries"]
     assert (entry["act"], entry["actor"]) == ("pause", "deploy-token@dashboard")
+
+
+def test_an_act_that_begins_waves_is_for_the_wave_that_its_page_shows(site: Site) -> None:
+    """The rollout may have gone on since: by another operator's act, too."""
+    path = f"/rollouts/{site.rollout}"
+    assert site.call("POST", f"/api/v1{path}/pause", Role.DEPLOY).status_code == 200
+    site.log_in("deployer")
+    page = site.client.get(path).text
+    assert f'formaction="{path}/resume?wave=2"' in page
+    form = {"csrf": csrf_of(page)}
+    assert site.client.post(f"{path}/resume?wave=1", data=form).status_code == 400
+    refused = site.call("POST", f"/api/v1{path}/resume?wave=3", Role.DEPLOY)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "usage")
+    assert site.client.post(f"{path}/resume?wave=2", data=form).status_code == 303
 
 
 def test_a_stream_begins_with_what_its_page_has_missed(site: Site) -> None:

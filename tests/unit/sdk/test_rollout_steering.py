@@ -193,6 +193,20 @@ def test_a_rollout_stays_in_the_document_beside_a_pin_of_all_devices(farm: Farm)
         repository.deploy(farm.repo, "sample", "1.0", selector="")
 
 
+def test_a_wave_that_two_operators_approve_is_approved_once(farm: Farm):
+    """The second one has seen an earlier state: the next wave needs a decision of its own."""
+    rollout = farm.begin(25, 50, 100, approve=True)
+    farm.report(rollout, *farm.included())
+    assert [*farm.turn(), *farm.turn(later_s=61)] == ["Soak", "Ask"]
+    for _ in range(2):
+        assert farm.steering.act("sample", "approve", now=farm.now, wave=2).approved == 2
+    assert farm.turn() == ["Begin"]
+    with pytest.raises(UsageError, match="wave 2 isn't the next") as caught:
+        farm.steering.act("sample", "approve", now=farm.now, wave=2)
+    assert caught.value.code == "usage"
+    assert farm.steering.rollouts.find("sample").approved == 2
+
+
 def test_a_process_that_dies_before_it_signs_is_followed_up(farm: Farm):
     """The rollout is ahead of the document, for each decision; the next turn signs, and decides nothing twice."""
     rollout = farm.begin(50, 100)
@@ -315,6 +329,7 @@ def test_the_commands_of_rollouts(farm: Farm, capsys):
     assert [it["id"] for it in typed("rollout", "list")[1]["rollouts"]] == [begun["id"]]
     assert typed("rollout", "show", "sample")[1]["counts"] == {"silent": 4}
     assert "wave 1 of 2" in typed("rollout", "show", begun["id"], json_=False)[1]
+    assert typed("rollout", "approve", "sample", "--wave", "3")[0] == 2
     for act, phase in (("pause", "paused"), ("resume", "running"), ("approve", "running"), ("abort", "aborted")):
         assert typed("rollout", act, "sample")[1]["phase"] == phase
     assert typed("rollout", "rollback", "sample")[1]["error"]["code"] == "usage"

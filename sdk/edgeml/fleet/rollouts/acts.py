@@ -62,6 +62,17 @@ def roll_back(rollout: Rollout, now_s: float) -> Rollout:  # noqa: ARG001 - an a
     return msgspec.structs.replace(rollout, phase=Phase.ROLLED_BACK, reason="by the operator", is_open=True)
 
 
+def check_next(rollout: Rollout, wave: int) -> None:
+    """Check that a wave is still the next one, counted from 1: else the operator has seen an earlier state.
+
+    Raises:
+        UsageError: `usage`.
+    """
+    if wave != rollout.wave + 2:
+        message = f"rollout {rollout.id} has begun wave {rollout.wave + 1}: wave {wave} isn't the next one"
+        raise UsageError("usage", message, "load its page again, or see `edgeml fleet rollout show`")
+
+
 #: The acts by the name of their command.
 ACTS: Final[dict[str, Callable[[Rollout, float], Rollout]]] = {
     "pause": pause,

@@ -90,7 +90,7 @@ class Steering:
             self._turn(rollout, now)
         return self.rollouts.find(rollout.id)
 
-    def act(self, name: str, act: str, *, now: datetime, actor: str | None = None) -> Rollout:
+    def act(self, name: str, act: str, *, now: datetime, actor: str | None = None, wave: int | None = None) -> Rollout:
         """Let the operator pause, resume, approve, abort or roll back a rollout.
 
         Args:
@@ -98,14 +98,17 @@ class Steering:
             act: a key of `acts.ACTS`.
             now: the present time.
             actor: the operator in the audit log; None is the user of this process.
+            wave: the next wave as the operator has seen it, counted from 1: another one refuses the act. None is any.
 
         Raises:
-            UsageError: `usage`, when there is no such rollout, its phase doesn't permit the act, or what a rollback
-                brings back doesn't fit into the document.
+            UsageError: `usage`, when there is no such rollout, its phase doesn't permit the act, its next wave is
+                another, or what a rollback brings back doesn't fit into the document.
             DeviceError: `store-failed`.
         """
         with self._repository.locked():
             rollout, labels = self.rollouts.find(name), self._repository.labels()
+            if wave is not None:
+                acts.check_next(rollout, wave)
             after = acts.ACTS[act](rollout, now.timestamp())
             if after.phase is Phase.ROLLED_BACK:
                 document = self._repository.document()

@@ -30,6 +30,7 @@ from edgeml.fleet.web.operations import (
     NewToken,
     Releases,
     Rollouts,
+    SteerQuery,
 )
 from edgeml.fleet.web.threads import Threads
 from edgeml.fleet.web.view_model import DevicePage, ViewModel
@@ -116,12 +117,13 @@ def steer(view: ViewModel, exchange: Exchange) -> object:
     """Let the account of a request steer a rollout.
 
     Raises:
-        UsageError: `rollout-unknown`; `route-unknown`, for another act; `usage`, when the phase doesn't permit it.
+        UsageError: `rollout-unknown`; `route-unknown`, for another act; `usage`, when the phase doesn't permit it, or
+            the next wave is another than the one in the query.
     """
-    act = exchange.params["act"]
+    act, query = exchange.params["act"], _of(exchange.query, SteerQuery)
     if act not in ACTS:
         raise UsageError("route-unknown", f"a rollout has no act {act!r}", f"name one of {', '.join(ACTS)}")
-    return view.steer(exchange.params["rollout"], act, actor=exchange.actor)
+    return view.steer(exchange.params["rollout"], act, actor=exchange.actor, wave=query.wave)
 
 
 def _of(value: object, kind: type[Kind]) -> Kind:

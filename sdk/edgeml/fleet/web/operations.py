@@ -56,6 +56,12 @@ class DeviceQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Format = "json"
 
 
+class SteerQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The state of a rollout that an operator has seen."""
+
+    wave: Annotated[int, Meta(ge=1, description="refuses the act where another wave is the next one")] | None = None
+
+
 class AuditQuery(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The newest entries of the audit log, or those before a number."""
 
@@ -236,6 +242,7 @@ API: Final = (
         endpoint="steer_rollout",
         summary="Pause, resume, approve, abort or take back (rollback) a rollout.",
         role=Role.DEPLOY,
+        query=SteerQuery,
         gives={JSON: Rollout},
         fails=("rollout-unknown", "usage"),
     ),
@@ -292,8 +299,8 @@ def _page(path: str, endpoint: str, summary: str, **more: Any) -> Operation:  # 
     return Operation(path=path, endpoint=endpoint, summary=summary, is_page=True, **values)
 
 
-def _form(path: str, endpoint: str, summary: str, role: Role | None) -> Operation:
-    return _page(path, endpoint, summary, method="POST", role=role, is_form=True)
+def _form(path: str, endpoint: str, summary: str, role: Role | None, query: type[Query] = Query) -> Operation:
+    return _page(path, endpoint, summary, method="POST", role=role, query=query, is_form=True)
 
 
 PAGES: Final = (
@@ -304,7 +311,7 @@ PAGES: Final = (
     _page("/rollouts", "rollouts_page", "The rollouts."),
     _page("/rollouts/{rollout}", "rollout_page", "One rollout."),
     _page("/rollouts/{rollout}/events", "rollout_events", "An event at each change of a rollout.", gives={EVENTS: {}}),
-    _form("/rollouts/{rollout}/{act}", "steer_form", "Steer a rollout.", Role.DEPLOY),
+    _form("/rollouts/{rollout}/{act}", "steer_form", "Steer a rollout.", Role.DEPLOY, SteerQuery),
     _page("/releases", "releases_page", "The releases."),
     _page("/releases/{release}", "release_page", "One release."),
     _page("/releases/{release}/card", "card_page", "The card of a release with its plots."),

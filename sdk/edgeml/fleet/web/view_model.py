@@ -198,14 +198,14 @@ class ViewModel:
         named = tuple(begun[:NAMED_MAX])
         return RolloutProgress(rollout=found, waves=waves, devices=named, unnamed=len(begun) - len(named))
 
-    def steer(self, name: str, act: str, *, actor: str) -> Rollout:
+    def steer(self, name: str, act: str, *, actor: str, wave: int | None = None) -> Rollout:
         """Pause, resume, approve, abort or roll back a rollout.
 
         Raises:
-            UsageError: `rollout-unknown`; `usage`, when its phase doesn't permit the act.
+            UsageError: `rollout-unknown`; `usage`, when its phase doesn't permit the act, or its next wave is another.
         """
         found = self._find(name)
-        return self._steering.act(found.id, act, now=layout.utc_now(), actor=actor)
+        return self._steering.act(found.id, act, now=layout.utc_now(), actor=actor, wave=wave)
 
     def releases(self) -> list[Release]:
         """Return the releases in the order of their publication."""
