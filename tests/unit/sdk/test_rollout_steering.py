@@ -207,6 +207,17 @@ def test_a_wave_that_two_operators_approve_is_approved_once(farm: Farm):
     assert farm.steering.rollouts.find("sample").approved == 2
 
 
+def test_a_rollback_of_a_rollout_that_was_replaced_is_refused(farm: Farm):
+    """It would change nothing, and would still be told and logged as done."""
+    complete = farm.complete()
+    newer = repository.deploy(farm.repo, "sample", "1.0", selector="").deployment
+    entries = farm.folder.audit.entries()
+    with pytest.raises(UsageError, match=f"replaced by {newer.id}"):
+        farm.steering.act("sample", "rollback", now=farm.now)
+    assert farm.steering.rollouts.find(complete.id) == complete
+    assert farm.folder.audit.entries() == entries
+
+
 def test_a_process_that_dies_before_it_signs_is_followed_up(farm: Farm):
     """The rollout is ahead of the document, for each decision; the next turn signs, and decides nothing twice."""
     rollout = farm.begin(50, 100)

@@ -14,6 +14,7 @@ from edgeml.fleet.rollouts.plan import ENDED, Phase, Rollout
 from edgeml.repository import deployments
 from edgeml_core import desired
 from edgeml_core.desired import Deployment, FleetDocument
+from edgeml_core.errors import UsageError
 
 
 def follow(document: FleetDocument, rollout: Rollout, labels: Mapping[str, Mapping[str, str]]) -> FleetDocument:
@@ -58,6 +59,18 @@ def planned(document: FleetDocument, rollouts: Sequence[Rollout]) -> list[Deploy
     signed = {it.id for it in document.deployments}
     under_way = [it.deployment for it in rollouts if it.phase not in ENDED]
     return under_way + [old for it in rollouts if it.phase in ENDED and it.id in signed for old in it.replaced]
+
+
+def check_not_replaced(document: FleetDocument, rollout: Rollout) -> None:
+    """Check that a complete rollout's deployment is signed: without it a rollback would change nothing.
+
+    Raises:
+        UsageError: `usage`, with the deployments that took its place.
+    """
+    if all(it.id != rollout.id for it in document.deployments):
+        newer = ", ".join(it.id for it in document.deployments if it.name == rollout.deployment.name)
+        message = f"rollout {rollout.id} can't be rolled back: its deployment was replaced by {newer or 'none'}"
+        raise UsageError("usage", message, "deploy the version that shall serve, with `edgeml fleet deploy`")
 
 
 def replaced_by(document: FleetDocument, rollout: Rollout) -> tuple[Deployment, ...]:

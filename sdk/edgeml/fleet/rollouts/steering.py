@@ -102,7 +102,7 @@ class Steering:
 
         Raises:
             UsageError: `usage`, when there is no such rollout, its phase doesn't permit the act, its next wave is
-                another, or what a rollback brings back doesn't fit into the document.
+                another, or a rollback finds its deployment replaced or brings back more than fits.
             DeviceError: `store-failed`.
         """
         with self._repository.locked():
@@ -112,6 +112,7 @@ class Steering:
             after = acts.ACTS[act](rollout, now.timestamp())
             if after.phase is Phase.ROLLED_BACK:
                 document = self._repository.document()
+                following.check_not_replaced(document, rollout)
                 self._check_fits(document, following.follow(document, after, labels).deployments)
             log = partial(self._repository.audit.append, act, rollout.id, {"phase": after.phase}, now=now, actor=actor)
             self.rollouts.change(after, log=log)
