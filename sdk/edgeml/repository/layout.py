@@ -10,6 +10,7 @@
     REPO/enrollment.db          tokens and issued certificates: `enrollment_database`
     REPO/audit.jsonl            what operators and the controller did: `audit`
     REPO/selectors.json         selectors with names: `saved_selectors`
+    REPO/staged/                the manifests of changes that lie on a stick to be signed: `staging`
     REPO/fleet.db               the registry of devices, where no other database is named
 
 Only `keys` is secret. Publishing, deploying and `serve` write to the folder, one at a time.

@@ -1,7 +1,8 @@
 """Removal of chunks that nothing needs any more. Signed metadata stays: publishing a bundle again restores its chunks.
 
 Needed are the chunks of each release but those that are withdrawn, or older than the versions to keep. A release that a
-deployment of the signed document names is needed in any case, and so is one that a rollout may sign later.
+deployment of the signed document names is needed in any case. So is one that a rollout may sign later, and one that a
+staged change would add.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Final
 
 import msgspec
 
-from edgeml.repository import chunk_ids, layout
+from edgeml.repository import chunk_ids, layout, staging
 from edgeml.repository.releases import Release, releases
 from edgeml.repository.store import StoredChunk
 from edgeml_core.desired import Deployment, FleetDocument
 from edgeml_core.errors import UsageError
 
-#: Days for which a chunk that no release names is kept: a staged change may lie on a stick.
+#: Days for which a chunk that no release names is kept: earlier versions noted no staged change, which lies on a stick.
 UNNAMED_KEPT: Final = timedelta(days=30)
 
 
@@ -64,7 +65,7 @@ def prune(
         published = releases(repository)
         document = repository.document()
         needed = _needed((*document.deployments, *planned(document)), published, keep)
-        ids = _ids(it for it in published if it.manifest_sha256 in needed)
+        ids = _ids(it for it in published if it.manifest_sha256 in needed) | _ids(staging.staged_releases(repository))
         named = _ids(published)
         gone = [
             it

@@ -37,6 +37,8 @@ NEXT_FILE: Final = "next.json"
 CONTENTS_FOLDER: Final = "contents"
 #: Beside the release key: the newest version and content that each key has signed.
 SIGNED_FILE: Final = "release.signed.json"
+#: In the repository: the manifests of changes that were staged here, as VERSION-SHA256.json.
+STAGED_FOLDER: Final = "staged"
 _HASH: Final = "sha256"
 
 
@@ -138,6 +140,7 @@ def stage(
         facts = {"added": ",".join(contents), "withdrawn": withdraw}
         repository.audit.append("stage", str(folder.name), facts, now=now)
         root, present, staged = repository.releases.stage(contents, withdrawn, now)
+        _remember(repository, staged.signed.version, contents)
     try:
         (folder / CONTENTS_FOLDER).mkdir(parents=True, exist_ok=True)
         for data in contents.values():
@@ -234,13 +237,44 @@ def _withdrawn(published: Sequence[Release], withdraw: str) -> list[str]:
     ]
 
 
-def _check_chunks(repository: RepositoryFolder, contents: Mapping[str, bytes]) -> None:
-    """Check that the chunks of each new release are stored: `stage` on this repository has stored them."""
+def staged_releases(repository: RepositoryFolder) -> list[Release]:
+    """Return the releases of changes that were staged here and can still be merged."""
+    signed = repository.releases.version()
+    return [_release(path.read_bytes()) for path, version in _remembered(repository) if version > signed]
+
+
+def _remember(repository: RepositoryFolder, version: int, contents: Mapping[str, bytes]) -> None:
+    """Keep the manifests of a staged change, and forget those of changes that can't be merged any more."""
+    for path, old in _remembered(repository):
+        if old < version:
+            path.unlink()
+    folder = repository.folder / STAGED_FOLDER
+    folder.mkdir(exist_ok=True)
+    for data in _manifests(contents):
+        files.write(folder / f"{version}-{hashlib.sha256(data).hexdigest()}.json", data)
+
+
+def _remembered(repository: RepositoryFolder) -> Iterator[tuple[Path, int]]:
+    """Find the manifests of staged changes, each with the version of the targets that the change makes."""
+    for path in sorted((repository.folder / STAGED_FOLDER).glob("*-*.json")):
+        yield path, int(path.name.partition("-")[0])
+
+
+def _manifests(contents: Mapping[str, bytes]) -> Iterator[bytes]:
     for path, data in contents.items():
         if path.endswith(trust.MANIFEST_SUFFIX) and not path.endswith(card.MEASUREMENTS_SUFFIX):
-            release = Release(manifest=manifest.decode(data), manifest_sha256=hashlib.sha256(data).hexdigest())
-            for _ in repository.chunks.wires(Outgoing([release], repository.groups).own(release)):
-                pass
+            yield data
+
+
+def _release(data: bytes) -> Release:
+    return Release(manifest=manifest.decode(data), manifest_sha256=hashlib.sha256(data).hexdigest())
+
+
+def _check_chunks(repository: RepositoryFolder, contents: Mapping[str, bytes]) -> None:
+    """Check that the chunks of each new release are stored: `stage` on this repository has stored them."""
+    for release in map(_release, _manifests(contents)):
+        for _ in repository.chunks.wires(Outgoing([release], repository.groups).own(release)):
+            pass
 
 
 def _changed(present: Targets, staged: Targets) -> list[str]:

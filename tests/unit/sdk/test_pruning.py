@@ -16,7 +16,7 @@ from edgeml.fleet.fleet import Fleet
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.rollouts.plan import Phase, Plan
 from edgeml.fleet.rollouts.steering import Steering
-from edgeml.repository import chunk_ids, layout, passphrase, pruning
+from edgeml.repository import chunk_ids, layout, passphrase, pruning, staging
 from edgeml.repository.releases import releases
 from edgeml.repository.withdrawals import withdraw
 from edgeml_core.errors import UsageError
@@ -83,7 +83,7 @@ def test_deployed_version_keeps_its_chunks(made):
 
 
 def test_release_of_a_rollout_that_waits_keeps_its_chunks(made):
-    """The signed document names it when the hours of the first wave have come; until then the database does."""
+    """The signed document names it with 0 % until the hours of the first wave have come."""
     repository.deploy(made.repo, "tiny", "3", selector="")
     fleet, far = Fleet(made.repo), layout.utc_now() + timedelta(hours=12)
     waiting = Plan(waves=(100,), window=f"{far:%H}:00-{far:%H}:59")
@@ -93,6 +93,24 @@ def test_release_of_a_rollout_that_waits_keeps_its_chunks(made):
     fleet.steer("tiny", "abort")
     pruned(made.repo)
     assert whole(made.repo) == ["3"]
+
+
+def test_staged_release_keeps_its_chunks_until_it_is_merged(made, tmp_path):
+    """It shares them with a withdrawn one. A change that another one has overtaken can't be merged, and needs none."""
+    withdraw(made.repo, "tiny", "2")
+    bundle, stick = tmp_path / "4.edgeml", tmp_path / "stick"
+    tiny_onnx_bundle(bundle, version="4", seed=1, weights_bytes=200_000)
+    staging.stage(made.repo, stick, [bundle])
+    pruning.prune(made.repo)
+    staging.sign(stick, made.repo / "keys")
+    staging.merge(made.repo, stick)
+    assert whole(made.repo) == ["1", "2", "3", "4"]
+    withdraw(made.repo, "tiny", "4")
+    assert staging.staged_releases(layout.opened(made.repo)) == []
+    pruning.prune(made.repo)
+    assert whole(made.repo) == ["1", "3"]
+    staging.stage(made.repo, tmp_path / "other", [])
+    assert list((made.repo / staging.STAGED_FOLDER).iterdir()) == []
 
 
 def test_rollouts_in_a_database_elsewhere_are_never_left_out(made, tmp_path, capsys):
