@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 
 from edgeml import repository
 from edgeml.cli.main import run
+from edgeml.fleet.database.schema import ROLLOUT
 from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml.fleet.rollouts.plan import Phase, Plan, Rollout
 from edgeml.fleet.rollouts.steering import Steering
@@ -205,6 +207,32 @@ def test_a_wave_that_two_operators_approve_is_approved_once(farm: Farm):
         farm.steering.act("sample", "approve", now=farm.now, wave=2)
     assert caught.value.code == "usage"
     assert farm.steering.rollouts.find("sample").approved == 2
+
+
+@pytest.mark.parametrize("end", ["failures", "abort", "rollback"])
+def test_an_ended_rollout_keeps_its_failures(farm: Farm, end: str):
+    """The registry forgets the reports with the deployment; each device was shown as silent then."""
+    if end == "failures":
+        rollout = farm.begin(100)
+        farm.report(rollout, *DEVICES[:3], state=State.REJECTED, code="golden-mismatch")
+        assert farm.turn() == ["Abort"]
+    else:
+        rollout = farm.complete() if end == "rollback" else farm.begin(100, abort_above=100)
+        farm.report(rollout, *DEVICES[:3], state=State.REJECTED, code="golden-mismatch")
+        farm.steering.act("sample", end, now=farm.now)
+    farm.registry.keep_reports(it.id for it in farm.folder.document().deployments)
+    found = farm.steering.rollouts.find("sample")
+    assert sorted(it.device for it in farm.steering.reached(found) if it.code == "golden-mismatch") == DEVICES[:3]
+
+
+def test_a_rollout_of_an_earlier_version_is_read(farm: Farm):
+    """It has no failures."""
+    rollout = farm.begin(100)
+    stored = msgspec.json.decode(msgspec.json.encode(rollout))
+    del stored["failed"]
+    with farm.registry.database.writing() as connection:
+        connection.execute(sa.update(ROLLOUT).values(rollout=msgspec.json.encode(stored)))
+    assert farm.steering.rollouts.find(rollout.id) == rollout
 
 
 def test_a_rollback_of_a_rollout_that_was_replaced_is_refused(farm: Farm):

@@ -86,7 +86,7 @@ def decide(document: FleetDocument, observed: Observed, rollout: Rollout, now_s:
     if rollout.phase in ENDED:
         return None
     reached = outcomes(rollout, document, observed)
-    so_far = [it for it in reached if it.place < _steps(rollout.percent)]
+    so_far = begun(rollout, reached)
     newest = [it for it in so_far if it.place >= _steps(rollout.percent_before)]
     for group, name in ((newest, f"wave {rollout.wave + 1}"), (so_far, "all waves")):
         if reason := _excess(rollout, group, name):
@@ -98,6 +98,11 @@ def decide(document: FleetDocument, observed: Observed, rollout: Rollout, now_s:
     if rollout.wave >= 0 and now_s < rollout.soaks_from_s + rollout.plan.soak_s:
         return None
     return Complete(_counts(so_far)) if rollout.is_last_wave else _after_soak(rollout, reached, newest, now_s)
+
+
+def begun(rollout: Rollout, reached: Sequence[DeviceOutcome]) -> list[DeviceOutcome]:
+    """Return the devices of the waves that have begun."""
+    return [it for it in reached if it.place < _steps(rollout.percent)]
 
 
 def apply(rollout: Rollout, decision: Decision, now_s: float) -> Rollout:

@@ -57,7 +57,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 def outcomes(rollout: Rollout, document: FleetDocument, observed: Observed) -> list[DeviceOutcome]:
     """Return the outcome on each device that the whole rollout reaches, in the order in which waves reach them.
 
-    A pinned device belongs to its pin, and is in no wave.
+    A pinned device belongs to its pin, and is in no wave. The failures that an ended rollout keeps count: the registry
+    forgets the reports with the deployment.
     """
     whole = msgspec.structs.replace(rollout.deployment, percent=100.0)
     pins = [it for it in document.deployments if it.pinned and it.name == whole.name]
@@ -72,6 +73,8 @@ def outcomes(rollout: Rollout, document: FleetDocument, observed: Observed) -> l
 def _outcome(rollout: Rollout, device: str, observed: Observed) -> DeviceOutcome:
     deployment, report = rollout.deployment, observed.reports.get(device)
     place, state = desired.place(deployment, device), observed.states.get(device)
+    if device in rollout.failed:
+        return DeviceOutcome(device=device, place=place, outcome=Outcome.FAILED, code=rollout.failed[device])
     if report is not None and report.state in FAILED:
         return DeviceOutcome(device=device, place=place, outcome=Outcome.FAILED, code=report.code)
     model = state.models.get(deployment.name) if state else None

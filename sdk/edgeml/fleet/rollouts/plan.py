@@ -26,6 +26,8 @@ SAMPLE_MIN: Final = 10
 WAIT_S: Final = 86_400.0
 #: Fraction of a wave's devices that must serve the version when the wait is over: silence is no success.
 ENOUGH: Final = 0.5
+#: Failed devices that an ended rollout keeps: a list of all rollouts stays short.
+FAILED_KEPT_MAX: Final = 100
 #: The hint for a time zone that isn't known.
 ZONE_HINT: Final = "use UTC or a name like Europe/Berlin, and install the package tzdata where it is missing"
 #: Grades of drift, the mildest first.
@@ -95,6 +97,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         approved: waves that may begin without a further approval.
         reason: why the rollout is in its phase.
         replaced: deployments that the completed one took the place of; a rollback signs them again.
+        failed: devices that had failed when it was aborted or rolled back, each with its code.
         is_open: the controller still looks at it: until the document follows the last decision.
     """
 
@@ -109,6 +112,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     approved: Annotated[int, msgspec.Meta(ge=1)] = 1
     reason: str = ""
     replaced: tuple[Deployment, ...] = ()
+    failed: dict[str, str] = {}
     is_open: bool = True
 
     @property

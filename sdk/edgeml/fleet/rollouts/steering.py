@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.rollouts import acts, controller, following, plan
-from edgeml.fleet.rollouts.controller import Complete, Decision, Pause
-from edgeml.fleet.rollouts.outcomes import DeviceOutcome, Observed, outcomes
+from edgeml.fleet.rollouts.controller import Abort, Complete, Decision, Pause
+from edgeml.fleet.rollouts.outcomes import DeviceOutcome, Observed, Outcome, outcomes
 from edgeml.fleet.rollouts.plan import ENDED, Phase, Plan, Rollout
 from edgeml.fleet.rollouts.records import Rollouts
 from edgeml.repository import RepositoryFolder, deployments
@@ -114,6 +114,8 @@ class Steering:
                 document = self._repository.document()
                 following.check_not_replaced(document, rollout)
                 self._check_fits(document, following.follow(document, after, labels).deployments)
+            if after.phase in {Phase.ABORTED, Phase.ROLLED_BACK}:
+                after = self._with_failures(after)
             log = partial(self._repository.audit.append, act, rollout.id, {"phase": after.phase}, now=now, actor=actor)
             self.rollouts.change(after, log=log)
             self._follow(after, labels, now)
@@ -171,9 +173,16 @@ class Steering:
         after = controller.apply(rollout, decision, now.timestamp())
         if isinstance(decision, Complete):
             after = msgspec.structs.replace(after, replaced=following.replaced_by(document, after))
+        if isinstance(decision, Abort):
+            after = self._with_failures(after)
         self._decide(type(decision).__name__.lower(), after, msgspec.structs.asdict(decision), now)
         self._follow(after, labels, now)
         return after, decision
+
+    def _with_failures(self, rollout: Rollout) -> Rollout:
+        """Keep the failures in a rollout whose deployment leaves the document: the registry forgets its reports."""
+        failed = [it for it in controller.begun(rollout, self.reached(rollout)) if it.outcome is Outcome.FAILED]
+        return msgspec.structs.replace(rollout, failed={it.device: it.code for it in failed[: plan.FAILED_KEPT_MAX]})
 
     def _check_fits(self, document: FleetDocument, deployments_: tuple[Deployment, ...]) -> None:
         """Check before an act is recorded that its deployments can be signed.

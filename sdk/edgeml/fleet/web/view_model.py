@@ -193,7 +193,7 @@ class ViewModel:
         found = self._find(name)
         reached = self._steering.reached(found)
         waves = _waves(found, reached)
-        begun = [it for it in reached if it.place < _steps(found.percent) and it.outcome != Outcome.SUCCEEDED]
+        begun = [it for it in controller.begun(found, reached) if it.outcome != Outcome.SUCCEEDED]
         begun.sort(key=lambda it: it.outcome != Outcome.FAILED)
         named = tuple(begun[:NAMED_MAX])
         return RolloutProgress(rollout=found, waves=waves, devices=named, unnamed=len(begun) - len(named))
