@@ -91,11 +91,14 @@ class Authority:
     ) -> x509.CertificateRevocationList:
         """Sign the list of revoked certificates that follows `before`.
 
-        OpenSSL takes the newest of several lists, so each is at least a second newer than the one before.
+        OpenSSL takes the newest of several valid lists, so each is at least a second newer than the one before.
+        By a list from the future it refuses all clients: after one that a host whose clock was ahead has signed, the
+        next list has the time of the clock again.
         """
         since, number = now - LIST_BACKDATED, 1
         if before is not None:
-            since = max(since, before.last_update_utc + timedelta(seconds=1))
+            next_since = before.last_update_utc + timedelta(seconds=1)
+            since = max(since, next_since) if next_since <= now else since
             number = before.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
         builder = x509.CertificateRevocationListBuilder(
             issuer_name=self.certificate.subject, last_update=since, next_update=self.certificate.not_valid_after_utc

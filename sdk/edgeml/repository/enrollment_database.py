@@ -98,14 +98,18 @@ class EnrollmentDatabase:
             database.execute("DELETE FROM token WHERE used_by = ? OR device = ?", (device, device))
 
     def add_certificate(self, issued: Issued, now_s: float) -> None:
-        """Record an issued certificate, and forget those that have expired."""
+        """Record an issued certificate, and forget the expired ones of its name that it replaces.
+
+        Revoked ones and those of other names stay: a host whose clock was wrong once must not lose them.
+        """
         with self._open() as database:
-            database.execute("DELETE FROM certificate WHERE ends_s < ?", (now_s,))
+            forget = "DELETE FROM certificate WHERE ends_s < ? AND name = ? AND revoked = 0"
+            database.execute(forget, (now_s, issued.name))
             values = (str(issued.serial), issued.name, issued.role, issued.ends_s)
             database.execute("INSERT INTO certificate (serial, name, role, ends_s) VALUES (?, ?, ?, ?)", values)
 
     def certificates(self, name: str) -> list[Issued]:
-        """Return the certificates of one name that haven't been forgotten."""
+        """Return the certificates of one name, but expired ones that others have replaced."""
         with self._open() as database:
             query = "SELECT serial, name, role, ends_s, revoked FROM certificate WHERE name = ? ORDER BY ends_s"
             return [_issued(row) for row in database.execute(query, (name,))]

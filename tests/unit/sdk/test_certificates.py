@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgeml.repository import certificates
 from edgeml.repository.certificates import Authority, Holder
+from edgeml.repository.enrollment_database import EnrollmentDatabase, Issued
 from edgeml_core.errors import RejectedError, UsageError
 
 NOW = datetime.now(UTC)
@@ -87,6 +88,36 @@ def test_newest_list_of_revoked_certificates_counts_within_one_second(tmp_path):
     (tmp_path / f"{stem}.r1").write_bytes(certificates.pem(both))
     assert not verified(devices, first, tmp_path, *options)
     assert not verified(devices, second, tmp_path, *options)
+
+
+def test_list_of_revoked_certificates_from_the_future_is_left_behind_by_the_next(tmp_path):
+    """The host's clock was ahead once. OpenSSL refuses all clients as long as no valid list is there."""
+    devices = certificates.make_authority("farm", "client", NOW)
+    revoked, other = client(devices), client(devices, "barn-2")
+    ahead = devices.revocation_list([revoked.serial_number], NOW + timedelta(days=1000), None)
+    corrected = devices.revocation_list([revoked.serial_number], NOW, ahead)
+    stem = certificates.lookup_hash(devices.certificate.subject)
+    options = ("-crl_check", "-CApath", tmp_path)
+    (tmp_path / f"{stem}.r0").write_bytes(certificates.pem(ahead))
+    assert not verified(devices, other, tmp_path, *options)
+    (tmp_path / f"{stem}.r1").write_bytes(certificates.pem(corrected))
+    assert verified(devices, other, tmp_path, *options)
+    assert not verified(devices, revoked, tmp_path, *options)
+    number = corrected.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    assert number == 2
+
+
+def test_certificates_that_a_clock_ahead_takes_for_expired_are_not_forgotten(tmp_path):
+    """But expired ones of the name that gets another one, which aren't revoked."""
+    database = EnrollmentDatabase(tmp_path)
+    for serial, name in ((1, "stolen"), (2, "barn-1"), (3, "barn-2")):
+        database.add_certificate(Issued(serial=serial, name=name, role="device", ends_s=100.0), 0.0)
+    database.revoke("stolen")
+    for serial, name in ((4, "barn-2"), (5, "stolen")):
+        database.add_certificate(Issued(serial=serial, name=name, role="device", ends_s=2000.0), 1000.0)
+    found = {name: [it.serial for it in database.certificates(name)] for name in ("stolen", "barn-1", "barn-2")}
+    assert found == {"stolen": [1, 5], "barn-1": [2], "barn-2": [4]}
+    assert database.revoke("barn-2") == [1, 4]
 
 
 def test_certificate_names_device_fleet_and_role():
