@@ -43,6 +43,7 @@ from edgeml_agent.update.reporter import Reporter
 from edgeml_core import __version__
 from edgeml_core.calls import Check
 from edgeml_core.errors import UsageError
+from edgeml_core.manifest import Manifest
 from edgeml_io import aio
 from edgeml_runtime.hardware import board
 
@@ -190,7 +191,11 @@ def _over_http(settings: Settings, broker: ChunkSource) -> ChunkSource:
 def _daemon(settings: Settings, store: Store, models: Models, sources: _Sources, restart: _Restart) -> Daemon:
     folder, clock, host, link = settings.store.dir, SystemClock(), board.this_machine(), sources.link
     releases, prober = Releases(folder, settings.store.max_bytes), ChildProber()
-    reporter = Reporter(link, host, store, releases, clock, drifts=models.watches.drifts)
+
+    def serving() -> dict[str, Manifest]:
+        return {name: served.manifest for name, served in models.active().items()}
+
+    reporter = Reporter(link, host, store, clock, serving=serving, drifts=models.watches.drifts)
     adapters = Ports(
         trust=sources.trust,
         chunks=sources.chunks,

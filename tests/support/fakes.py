@@ -308,6 +308,7 @@ class MemoryServer:
     def __init__(self, life: Life | None = None) -> None:
         self._life = life or Life()
         self.live: dict[str, str] = {}
+        self._manifests: dict[str, Manifest] = {}
         self.reloaded: list[str] = []
         self.disagreeing: set[str] = set()
         self.failures: set[str] = set()
@@ -320,7 +321,11 @@ class MemoryServer:
         await asyncio.sleep(0)
         if manifest.version in self.failures:
             raise DeviceError("runtime-failed", f"{manifest.version} can't be loaded")
-        self.live[name] = manifest.version
+        self.live[name], self._manifests[name] = manifest.version, manifest
+
+    def manifests(self) -> dict[str, Manifest]:
+        """The manifests of the versions in `live`."""
+        return {name: self._manifests[name] for name in self.live}
 
     async def deactivate(self, name: str) -> None:
         """Let no version answer."""
@@ -374,9 +379,8 @@ class Bench:
         self.server.live = {}
         self.store = MortalStore(self.folder, self.life)
         self.releases = Releases(self.folder, max_bytes=1 << 30)
-        self.reporter = Reporter(
-            self.link, BOARD, self.store, self.releases, self.clock, drifts=lambda: dict(self.drifts)
-        )
+        drifts, serving = lambda: dict(self.drifts), self.server.manifests
+        self.reporter = Reporter(self.link, BOARD, self.store, self.clock, serving=serving, drifts=drifts)
         ports = Ports(
             trust=self.trust,
             chunks=self.origin,

@@ -78,7 +78,7 @@ class SiteDevice:
         files = BlockingFiles(self.link.files, asyncio.get_running_loop())
         self.trust = Trust(found.trust.root, found.store.dir, files, found.device)
         releases, prober = Releases(found.store.dir, 1 << 40), MemoryProber()
-        reporter = Reporter(self.link, machine, self.store, releases, clock)
+        reporter = Reporter(self.link, machine, self.store, clock, serving=self.server.manifests)
         ports = Ports(
             trust=self.trust,
             chunks=self.link.chunks,

@@ -18,7 +18,7 @@ class ServerInfo:
     """The state of the agent, as the APIs report it.
 
     Attributes:
-        ready: whether the models of the last run are live again; a device that was given none is ready.
+        ready: whether the agent has loaded the models of the last run, or has tried to.
     """
 
     device: str

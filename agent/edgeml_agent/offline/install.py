@@ -199,4 +199,4 @@ def _agent(settings: Settings, store: Store, trust: Trust, chunks: ChunkSource) 
         server=NullModelServer(),
         clock=clock,
     )
-    return Agent(settings.device.id, host, ports, Reporter(NullStatusSink(), host, store, releases, clock))
+    return Agent(settings.device.id, host, ports, Reporter(NullStatusSink(), host, store, clock, serving=dict))

@@ -326,18 +326,24 @@ class Agent:
             if not record.active or self.serving.get(name) == record.active:
                 return
             try:
-                await self._load(name, self._ports.releases.read(record.active), record.deployment)
+                record = await self._load_active(record)
             except EdgemlError as error:
-                if not record.previous:
-                    raise
-                log.failure("active release failed", error, model=name)
-                # Recorded afterwards: a card that has damaged a model is often read-only, too.
-                await self._load(name, self._ports.releases.read(record.previous), "")
-                record = self._ports.store.roll_back(name, error.code, error.message)
-            if record.state is State.ROLLED_BACK:
-                self._reporter.state_changed(record)
-            else:
-                self._reporter.publish_state()
+                self._reporter.not_loaded(record, error)
+                raise
+            self._reporter.loaded(record)
+
+    async def _load_active(self, record: ModelRecord) -> ModelRecord:
+        """Load the active release, or the previous one if that fails; return the record as it is then."""
+        try:
+            await self._load(record.name, self._ports.releases.read(record.active), record.deployment)
+        except EdgemlError as error:
+            if not record.previous:
+                raise
+            log.failure("active release failed", error, model=record.name)
+            # Recorded afterwards: a card that has damaged a model is often read-only, too.
+            await self._load(record.name, self._ports.releases.read(record.previous), "")
+            return self._ports.store.roll_back(record.name, error.code, error.message)
+        return record
 
     async def _load(self, name: str, release: Release, deployment: str) -> None:
         folder = self._ports.releases.folder(release.digest)

@@ -100,6 +100,7 @@ class Daemon:
                 for name, work in {
                     "updates": lambda: self._follow_fleet(tasks),
                     "the store's changes": self._follow_store,
+                    "models that don't answer": self._load_again,
                     "probation": self._end_probations,
                     "tuning": self._tune,
                     "drift": self._report_drift,
@@ -236,11 +237,19 @@ class Daemon:
                 for name in records:
                     tasks.create_task(self._follow(name))
 
+    async def _load_again(self) -> None:
+        """Load active releases that couldn't be loaded: memory was short, say, or a library is back."""
+        for delay_s in backoff.delays(RETRY_FIRST_S, RETRY_MAX_S):
+            await asyncio.sleep(delay_s)
+            for name, record in self._store.records().items():
+                if record.active and self._agent.serving.get(name) not in {record.active, record.previous}:
+                    await self._follow(name)
+
     async def _follow(self, name: str) -> None:
         try:
             await self._agent.serve(name)
         except EdgemlError as error:
-            log.failure("store not followed", error, model=name)
+            log.failure("not loaded", error, model=name)
 
 
 async def keep_running(

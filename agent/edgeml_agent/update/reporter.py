@@ -15,7 +15,6 @@ from edgeml_agent import log
 from edgeml_agent.fetch.window import Progress
 from edgeml_agent.ports import Clock, Probed, StatusSink
 from edgeml_agent.store.database import ModelRecord, Store
-from edgeml_agent.store.releases import Releases
 from edgeml_core import __version__, trust
 from edgeml_core.drift import Drift
 from edgeml_core.errors import EdgemlError
@@ -37,6 +36,7 @@ class Reporter:
     """The reports of one device.
 
     Args:
+        serving: returns the manifests of the models that answer, by name.
         drifts: returns the current drift of the serving models.
     """
 
@@ -45,21 +45,21 @@ class Reporter:
         sink: StatusSink,
         board: Board,
         store: Store,
-        releases: Releases,
         clock: Clock,
         *,
+        serving: Callable[[], Mapping[str, Manifest]],
         drifts: Callable[[], Drifts] = dict,
     ) -> None:
         self._sink = sink
         self._board = board
         self._store = store
-        self._releases = releases
         self._clock = clock
+        self._serving = serving
         self._drifts = drifts
         #: The drift as it was last reported.
         self._reported_drifts: Drifts = {}
-        #: The manifests of the active releases.
-        self._manifests: dict[str, Manifest] = {}
+        #: Why the active releases of models can't be loaded, as it was last reported.
+        self._load_failures: dict[str, str] = {}
         self._refused: EdgemlError | None = None
         #: The withdrawn releases that serve, as they were last logged.
         self._withdrawn: Mapping[str, str] = {}
@@ -73,8 +73,26 @@ class Reporter:
         log.event(f"update {record.state}", model=record.name, version=record.version, **cause)
         if record.state is State.RESOLVING:
             self._progress.pop(record.name, None)
+        self._load_failures.pop(record.name, None)
         if record.deployment:
             self._sink.report(self._report(record))
+        self.publish_state()
+
+    def loaded(self, record: ModelRecord) -> None:
+        """Report an active release that answers after a rollback, or after it couldn't be loaded."""
+        if record.state is State.ROLLED_BACK or record.name in self._load_failures:
+            self.state_changed(record)
+        else:
+            self.publish_state()
+
+    def not_loaded(self, record: ModelRecord, error: EdgemlError) -> None:
+        """Report that the active release can't be loaded, once for each message; an update reports its own end."""
+        if self._load_failures.get(record.name) == error.message:
+            return
+        self._load_failures[record.name] = error.message
+        if record.state is State.ACTIVE and record.deployment:
+            failed = {"state": State.ROLLED_BACK, "code": error.code, "message": error.message}
+            self._sink.report(self._report(msgspec.structs.replace(record, **failed)))
         self.publish_state()
 
     def progress(self, record: ModelRecord, progress: Progress) -> None:
@@ -136,9 +154,7 @@ class Reporter:
 
     def publish_state(self) -> None:
         """Publish the device's whole state as it is now."""
-        board, self._reported_drifts, records = self._board, self._drifts(), self._store.records()
-        active = {it.active for it in records.values()}
-        self._manifests = {digest: it for digest, it in self._manifests.items() if digest in active}
+        board, serving, self._reported_drifts = self._board, self._serving(), self._drifts()
         self._sink.publish_state(
             DeviceState(
                 online=True,
@@ -149,22 +165,16 @@ class Reporter:
                 cpu_features=tuple(sorted(board.cpu_features)),
                 memory_bytes=board.memory_bytes,
                 runtimes={str(engine): version for engine, version in board.runtimes.items()},
-                models={name: self._model(record) for name, record in records.items()},
+                models={name: self._model(it, serving.get(name)) for name, it in self._store.records().items()},
                 code=self._refused.code if self._refused else "",
                 message=self._refused.message[:MESSAGE_MAX_CHARS] if self._refused else "",
             )
         )
 
-    def _model(self, record: ModelRecord) -> ModelState:
-        if not record.active:
-            return ModelState(version="", state=record.state)
-        if record.active not in self._manifests:
-            try:
-                self._manifests[record.active] = self._releases.read(record.active).manifest
-            except EdgemlError:
-                # The disk has damaged it: this model serves nothing after a restart, and the others go on.
-                return ModelState(version="", state=record.state)
-        manifest = self._manifests[record.active]
+    def _model(self, record: ModelRecord, manifest: Manifest | None) -> ModelState:
+        if manifest is None:
+            # An active release that can't be loaded: no version answers, as after a first update that failed.
+            return ModelState(version="", state=State.ROLLED_BACK if record.state is State.ACTIVE else record.state)
         return ModelState(
             version=manifest.version,
             state=record.state,

@@ -939,14 +939,45 @@ def test_stop_while_the_agent_starts_is_no_crash(bench):
     live(bench, until=serves(bench, "2.0"))
 
 
-def test_manifests_of_versions_that_are_gone_take_no_memory(bench):
-    """An agent runs for years, and the manifest of a large model has megabytes."""
-    for version in ("1.0", "2.0", "3.0"):
+def test_start_with_an_unloadable_only_version_reports_it_and_loads_it_again(bench, monkeypatch):
+    """Memory may be short at boot. The failure is reported once, and so is the success, if it comes."""
+    deploy(bench, "1.0")
+    live(bench, until=serves(bench, "1.0"))
+    monkeypatch.setattr(daemons, "RETRY_FIRST_S", 0.01)
+    bench.server.failures.add("1.0")
+    model = []
+
+    def free_memory():
+        model.append(bench.link.shown[-1].models[NAME])
+        bench.server.failures.clear()
+
+    live(bench, lambda: None, free_memory, until=serves(bench, "1.0"))
+    assert (model[0].version, model[0].state) == ("", State.ROLLED_BACK)
+    assert (bench.link.shown[-1].models[NAME].version, bench.link.reports[-1].state) == ("1.0", State.ACTIVE)
+    assert codes(bench) == ["runtime-failed"]
+    assert bench.prober.probed == ["1.0"]
+
+
+def test_store_changed_to_a_version_that_cannot_be_loaded_is_followed_later(bench, monkeypatch):
+    """Until then the device reports the version that answers."""
+    for version in ("1.0", "2.0"):
         deploy(bench, version)
-    bench.start()
-    for deployment in bench.trust.deployments:
-        asyncio.run(bench.agent.attempt(deployment))
-    assert list(bench.reporter._manifests) == [bench.store.record(NAME).active]
+        live(bench, until=serves(bench, version))
+    monkeypatch.setattr(daemons, "RETRY_FIRST_S", 0.01)
+    bench.server.failures.add("1.0")
+    other = Bench(bench.folder)
+    models = []
+
+    def roll_back():
+        bench.server.failures.add("1.0")
+        other.store.roll_back(NAME, "", "")
+
+    def repair():
+        models.append(bench.link.shown[-1].models[NAME].version)
+        bench.server.failures.clear()
+
+    live(bench, roll_back, repair, until=lambda: bench.server.live == {NAME: "1.0"})
+    assert models == ["2.0"]
 
 
 @pytest.mark.parametrize("error", [OSError("input/output error"), RejectedError("bundle-format", "rot")])
