@@ -27,7 +27,7 @@ from tests.support import task_models, tiny_models
 from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES
 from edgeml_agent.link.link import MqttLink
 from edgeml_agent.mqtt_api.home_assistant import Sensors
-from edgeml_agent.mqtt_api.inference import IN_FLIGHT_MAX, MqttInference
+from edgeml_agent.mqtt_api.inference import CLIENT_IN_FLIGHT_MAX, MqttInference
 from edgeml_agent.serve.models import Models
 from edgeml_agent.serve.worker import QUEUE_MAX
 from edgeml_agent.settings import BrokerSettings, DeviceSettings
@@ -229,14 +229,14 @@ def test_expired_requests_are_answered_so_and_never_run(broker, tmp_path):
 def test_who_asks_too_much_is_told_when_to_come_back(broker, tmp_path):
     """The door takes no more than leaves room for others in the model's queue; what it took is answered."""
     go_on = threading.Event()
-    asked = 3 * IN_FLIGHT_MAX
+    asked = 3 * CLIENT_IN_FLIGHT_MAX
 
     async def main():
         async with asking(broker.url) as asker, door(broker.url, tmp_path) as models:
             blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(TIMEOUT_S)))
             for number in range(asked):
                 await asker.ask(ASK, body(number, id=number), ResponseTopic=OWN)
-            await asker.until(lambda: len(asker.said(OWN)) == asked - IN_FLIGHT_MAX)
+            await asker.until(lambda: len(asker.said(OWN)) == asked - CLIENT_IN_FLIGHT_MAX)
             refused, room = asker.said(OWN), QUEUE_MAX - models.find("tiny").queue_depth
             go_on.set()
             await blocking
@@ -246,8 +246,10 @@ def test_who_asks_too_much_is_told_when_to_come_back(broker, tmp_path):
     refused, room, said = asyncio.run(main())
     assert {it["error"]["code"] for it in refused} == {"overloaded"}
     assert all(it["error"]["retry_after_s"] >= 1 for it in refused)
-    assert room == QUEUE_MAX - IN_FLIGHT_MAX - 1
-    assert {it["id"]: answered(it) for it in said if "outputs" in it} == {i: 2.0 * i + 1 for i in range(IN_FLIGHT_MAX)}
+    assert room == QUEUE_MAX - CLIENT_IN_FLIGHT_MAX - 1
+    assert {it["id"]: answered(it) for it in said if "outputs" in it} == {
+        i: 2.0 * i + 1 for i in range(CLIENT_IN_FLIGHT_MAX)
+    }
 
 
 FORBIDDEN = (

@@ -10,7 +10,7 @@ from tests.integration.test_mqtt_door import CLIENT, DEVICE, OWN, TOPICS, USUAL,
 from tests.integration.test_serving import unpacked
 from tests.support import task_models
 
-from edgeml_agent.mqtt_api.inference import IN_FLIGHT_MAX
+from edgeml_agent.mqtt_api.inference import CLIENT_IN_FLIGHT_MAX
 from edgeml_agent.serve.calls import Predict
 from support.waiting import until_async
 
@@ -132,14 +132,14 @@ def test_streams_share_the_places_of_other_requests(broker, tmp_path):  # noqa: 
 
     async def main():
         async with asking(broker.url) as asker, writing(broker.url, tmp_path, slowly=True) as models:
-            for number in range(IN_FLIGHT_MAX + 1):
+            for number in range(CLIENT_IN_FLIGHT_MAX + 1):
                 await asker.ask(WRITER, LONG | {"id": number, "stream": number % 2 == 0})
             usual = TOPICS.answer(DEVICE, "writer")
-            await asker.until(lambda: any(it["id"] == IN_FLIGHT_MAX for it in asker.said(usual)))
-            (refused,) = [it for it in asker.said(usual) if it["id"] == IN_FLIGHT_MAX]
-            for number in range(IN_FLIGHT_MAX):
+            await asker.until(lambda: any(it["id"] == CLIENT_IN_FLIGHT_MAX for it in asker.said(usual)))
+            (refused,) = [it for it in asker.said(usual) if it["id"] == CLIENT_IN_FLIGHT_MAX]
+            for number in range(CLIENT_IN_FLIGHT_MAX):
                 await asker.ask(WRITER, {"cancel": True, "id": number})
-            await asker.until(lambda: sum("error" in it for it in asker.said(usual)) == IN_FLIGHT_MAX + 1)
+            await asker.until(lambda: sum("error" in it for it in asker.said(usual)) == CLIENT_IN_FLIGHT_MAX + 1)
             await until_async(lambda: not models.find("writer").queue_depth, "the device has stopped")
             await asker.ask(TOPICS.infer(DEVICE, "tiny", CLIENT), body(4))
             await asker.until(lambda: asker.said(USUAL))
@@ -149,4 +149,4 @@ def test_streams_share_the_places_of_other_requests(broker, tmp_path):  # noqa: 
     assert refused["error"]["code"] == "overloaded"
     assert refused["error"]["retry_after_s"] >= 1
     codes = [it["error"]["code"] for it in said if "error" in it]
-    assert sorted(codes) == ["client-left"] * IN_FLIGHT_MAX + ["overloaded"]
+    assert sorted(codes) == ["client-left"] * CLIENT_IN_FLIGHT_MAX + ["overloaded"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -26,6 +27,8 @@ CLIENT_MAX_CHARS: Final = 128
 QUEUED_MAX: Final = 256
 #: Bytes of their payloads: sixteen of the longest.
 QUEUED_MAX_BYTES: Final = 16 * 1024**2
+#: The most of a bound that one client's requests may take, as a fraction: one that exceeds it loses its own.
+CLIENT_MAX_FRACTION: Final = 0.75
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +57,9 @@ class InferenceRequests:
         self._is_open = False
         self._root = topics.infer(device, "", "").rstrip("/")
         self._requests: asyncio.Queue[InferenceRequest] = asyncio.Queue(QUEUED_MAX)
-        self._queued_bytes = 0
+        #: The queued requests of each client, and the bytes of their payloads.
+        self._queued: Counter[str] = Counter()
+        self._queued_bytes: Counter[str] = Counter()
 
     def open(self) -> InferenceRequests:
         """Receive requests from the next connection on."""
@@ -81,7 +86,10 @@ class InferenceRequests:
     async def next(self) -> InferenceRequest:
         """Wait for the next request."""
         request = await self._requests.get()
-        self._queued_bytes -= len(request.payload or b"")
+        self._queued[request.client] -= 1
+        self._queued_bytes[request.client] -= len(request.payload or b"")
+        if not self._queued[request.client]:
+            del self._queued[request.client], self._queued_bytes[request.client]
         return request
 
     async def publish(
@@ -101,8 +109,12 @@ class InferenceRequests:
             return False
 
     def _queue(self, request: InferenceRequest) -> None:
-        if not self._requests.full() and self._queued_bytes < QUEUED_MAX_BYTES:
-            self._queued_bytes += len(request.payload or b"")
+        client, queued, queued_bytes = request.client, self._queued, self._queued_bytes
+        is_full = self._requests.full() or queued_bytes.total() >= QUEUED_MAX_BYTES
+        own = max(queued[client] / QUEUED_MAX, queued_bytes[client] / QUEUED_MAX_BYTES)
+        if not is_full and own < CLIENT_MAX_FRACTION:
+            queued[client] += 1
+            queued_bytes[client] += len(request.payload or b"")
             self._requests.put_nowait(request)
 
 

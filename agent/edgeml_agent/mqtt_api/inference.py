@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,7 +22,12 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from edgeml_agent import log
-from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, InferenceRequest, InferenceRequests
+from edgeml_agent.link.inference_requests import (
+    CLIENT_MAX_FRACTION,
+    REQUEST_MAX_BYTES,
+    InferenceRequest,
+    InferenceRequests,
+)
 from edgeml_agent.mqtt_api import streams
 from edgeml_agent.mqtt_api.streams import Stream
 from edgeml_agent.serve.calls import Predict, RequestInfo
@@ -35,6 +41,8 @@ from edgeml_runtime.tasks import Answer, Item
 #: Requests to all models together, from their arrival until the answer is published. Fewer than one model's queue
 #: holds: a flood of them leaves room for clients over HTTP.
 IN_FLIGHT_MAX: Final = 24
+#: Those of one client.
+CLIENT_IN_FLIGHT_MAX: Final = int(CLIENT_MAX_FRACTION * IN_FLIGHT_MAX)
 #: Seconds; the least that a client is asked to wait, as over HTTP.
 RETRY_AFTER_MIN_S: Final = 1
 #: Bytes of an answer; brokers often refuse longer messages.
@@ -79,7 +87,8 @@ class MqttInference:
     def __init__(self, line: InferenceRequests, models: Models) -> None:
         self._line = line
         self._models = models
-        self._in_flight = 0
+        #: Requests under way, by client.
+        self._in_flight: Counter[str] = Counter()
         #: The requests that a client may cancel, by the scope around their work.
         self._cancellable: dict[asyncio.Timeout, _Key] = {}
 
@@ -88,15 +97,18 @@ class MqttInference:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 asked = await self._line.next()
-                if self._in_flight < IN_FLIGHT_MAX:
-                    self._in_flight += 1
-                    tasks.create_task(self._answer(asked)).add_done_callback(self._ended)
+                is_full = self._in_flight.total() >= IN_FLIGHT_MAX
+                if not is_full and self._in_flight[asked.client] < CLIENT_IN_FLIGHT_MAX:
+                    self._in_flight[asked.client] += 1
+                    tasks.create_task(self._answer(asked)).add_done_callback(partial(self._ended, asked.client))
                 else:
                     # Awaited: a flood of requests fills the bounded queue in front of this, not memory.
                     await self._answer(asked, is_full=True)
 
-    def _ended(self, _: asyncio.Task[None]) -> None:
-        self._in_flight -= 1
+    def _ended(self, client: str, _: asyncio.Task[None]) -> None:
+        self._in_flight[client] -= 1
+        if not self._in_flight[client]:
+            del self._in_flight[client]
 
     async def _answer(self, asked: InferenceRequest, *, is_full: bool = False) -> None:
         reply = self._default_reply(asked)
@@ -122,7 +134,7 @@ class MqttInference:
 
     async def _predict(self, asked: InferenceRequest, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
         if is_full:
-            raise self._overloaded(asked.model)
+            raise self._overloaded(asked)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
         info = RequestInfo(size_bytes=_size_bytes(asked.payload or b""), deadline_s=_deadline_s(asked, envelope))
         async with self._until_cancelled(_key(asked, envelope)):
@@ -141,7 +153,7 @@ class MqttInference:
 
         stream = Stream(asked.model, publish)
         if is_full:
-            await stream.fail(self._overloaded(asked.model))
+            await stream.fail(self._overloaded(asked))
             return
         info = RequestInfo(deadline_s=_deadline_s(asked, envelope))
         pieces = self._models.stream(asked.model, partial(streams.generate, parse), info)
@@ -168,10 +180,11 @@ class MqttInference:
             del self._cancellable[scope]
             scope.reschedule(asyncio.get_running_loop().time())
 
-    def _overloaded(self, model: str) -> OverloadedError:
-        served = self._models.find(model)
+    def _overloaded(self, asked: InferenceRequest) -> OverloadedError:
+        served = self._models.find(asked.model)
         wait_s = max(RETRY_AFTER_MIN_S, math.ceil(served.queue_depth * served.service_s))
-        what = f"{IN_FLIGHT_MAX} requests over MQTT are under way"
+        own, limits = self._in_flight[asked.client], f"at most {IN_FLIGHT_MAX} and {CLIENT_IN_FLIGHT_MAX}"
+        what = f"{self._in_flight.total()} requests over MQTT are under way, {own} of them yours; {limits} may be"
         return OverloadedError("overloaded", what, f"try again in {wait_s} s", retry_after_s=wait_s)
 
     def _default_reply(self, asked: InferenceRequest) -> _ReplyAddress:

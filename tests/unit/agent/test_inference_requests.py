@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from edgeml_agent.link import inference_requests
 from edgeml_agent.link.current import CurrentConnection
 from edgeml_agent.link.inference_requests import REQUEST_MAX_BYTES, InferenceRequests
@@ -83,13 +85,31 @@ def test_flood_is_bounded_by_number_and_bytes(monkeypatch):
         requests = requests_of()
         for _ in range(2):
             for _ in range(10):
-                requests.on_message(message(bytes(400)))
-            assert len(await queued(requests)) == 3
-        for _ in range(2 * inference_requests.QUEUED_MAX):
-            requests.on_message(message(b""))
+                requests.on_message(message(bytes(300)))
+                requests.on_message(message(bytes(300), client="door"))
+            assert [it.client for it in await queued(requests)] == ["camera", "door"] * 2
+        for number in range(2 * inference_requests.QUEUED_MAX):
+            requests.on_message(message(b"", client=f"client-{number}"))
         return len(await queued(requests))
 
     assert fake_time.run(main) == inference_requests.QUEUED_MAX
+
+
+@pytest.mark.parametrize("size_bytes", [0, 400])
+def test_flood_of_one_client_leaves_room_for_others(monkeypatch, size_bytes):
+    """By number and by bytes; what it has room for again comes."""
+    monkeypatch.setattr(inference_requests, "QUEUED_MAX_BYTES", 16_000)
+
+    async def main(_):
+        requests = requests_of()
+        for _ in range(2):
+            for _ in range(2 * inference_requests.QUEUED_MAX):
+                requests.on_message(message(bytes(size_bytes)))
+            requests.on_message(message(b"", client="sensor"))
+            found = [it.client for it in await queued(requests)]
+            assert found == ["camera"] * (30 if size_bytes else 192) + ["sensor"]
+
+    fake_time.run(main)
 
 
 def test_closed_queue_subscribes_to_nothing_and_takes_nothing():
