@@ -22,7 +22,7 @@ from edgeml_io.mqtt import Message
 
 #: Bytes of all metadata held, of two repositories together; python-tuf takes at most 8 MB of each.
 HELD_MAX_BYTES: Final = 32 * 1024**2
-#: Seconds for a retained file after its subscription: the largest manifest takes as much at 6 Mbit/s.
+#: Seconds after which a retained file counts as missing, unless the broker is sending it: an answer takes a round trip.
 RETAINED_WAIT_S: Final = 10.0
 #: Seconds without a further change after which a change counts as complete: a host publishes its files in a burst.
 SETTLE_S: Final = 0.3
@@ -142,13 +142,15 @@ class SignedFiles:
                 self._hold(old, b"")
                 await connection.unsubscribe([old])
             try:
-                async with asyncio.timeout(RETAINED_WAIT_S):
-                    return await arrival
-            except TimeoutError:
-                return None
+                await asyncio.wait([arrival], timeout=RETAINED_WAIT_S)
             finally:
                 if not role:
+                    # The broker confirms behind a file that it still sends, which takes a minute on a slow network.
                     await connection.unsubscribe([topic])
+            if not role:
+                # The confirmation may overtake the file in the inbox.
+                await asyncio.wait([arrival], timeout=SETTLE_S)
+            return arrival.result() if arrival.done() else None
 
     @contextmanager
     def _awaited(self, topic: str) -> Iterator[asyncio.Future[bytes]]:

@@ -211,9 +211,32 @@ def test_read_of_a_file_that_the_broker_lacks_ends_in_time():
             assert await files.read("fleet", "metadata/2.root.json") is None
             assert clock.now_s == began_s
             assert await files.read("releases", "targets/x.json") is None
-            assert clock.now_s - began_s == pytest.approx(signed_files.RETAINED_WAIT_S)
+            assert clock.now_s - began_s == pytest.approx(signed_files.RETAINED_WAIT_S + signed_files.SETTLE_S)
             assert connection.subscribed == {}
 
+    fake_time.run(main)
+
+
+@pytest.mark.parametrize("inbox_s", [-0.1, 0.1])
+def test_read_of_a_file_that_takes_long_waits_for_its_end(inbox_s):
+    """The manifest of a large model takes a minute on a slow network; the broker answers behind it."""
+
+    class SlowConnection(MemoryConnection):
+        """A connection whose broker is still sending the target when the device unsubscribes."""
+
+        async def unsubscribe(self, topics):
+            """Confirm behind the target, which the dispatcher handles `inbox_s` later."""
+            asyncio.get_running_loop().call_later(40 + inbox_s, receive, files, TARGET, b"data")
+            await asyncio.sleep(40)
+            await super().unsubscribe(topics)
+
+    async def main(_):
+        with current.use(connection):
+            assert await files.read("releases", "targets/x.json") == b"data"
+            assert connection.subscribed == {}
+
+    current, connection = CurrentConnection(URL), SlowConnection()
+    files = new_files(current)
     fake_time.run(main)
 
 
