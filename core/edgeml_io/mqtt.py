@@ -39,7 +39,7 @@ TIMEOUT_S: Final = 10.0
 ACCEPT_TIMEOUT_S: Final = 2.0
 #: Seconds for which the broker keeps the session of an absent client: a device may be off for a week.
 SESSION_EXPIRY_S: Final = 7 * 24 * 3600
-#: Bytes of a PUBLISH beside topic and payload: header, lengths, packet id, and correlation data of at most 900 bytes.
+#: Bytes of a PUBLISH beside topic, payload and correlation data: header, lengths and packet id take 16, at most.
 PACKET_OVERHEAD_BYTES: Final = 1024
 #: aiomqtt warns about each dropped message and each call beside ten others: a flood would wear out an SD card.
 _ERRORS_ONLY: Final = logging.getLogger(f"{__name__}.errors")
@@ -265,7 +265,8 @@ class Connection:
         Returns:
             False when the message is longer than the broker takes. Then nothing is sent: the broker would disconnect.
         """
-        if PACKET_OVERHEAD_BYTES + len(topic.encode()) + len(payload) > self._client.packet_max_bytes:
+        content_bytes = len(topic.encode()) + len(payload) + len(correlation or b"")
+        if PACKET_OVERHEAD_BYTES + content_bytes > self._client.packet_max_bytes:
             return False
         properties = None
         if correlation is not None:

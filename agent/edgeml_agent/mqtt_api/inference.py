@@ -130,7 +130,10 @@ class MqttInference:
             log.defect("request over MQTT failed", error, model=asked.model)
             failure = DeviceError("internal", "the request failed", "see the agent's log for the details")
             payload = _failure(reply.id, failure)
-        await self._line.publish(reply.topic, payload, correlation=reply.correlation)
+        if not await self._line.publish(reply.topic, payload, correlation=reply.correlation):
+            # Without a connection this one is lost, too.
+            refusal = _failure(reply.id, streams.too_large(f"the broker takes no answer of {len(payload)} bytes"))
+            await self._line.publish(reply.topic, refusal, correlation=reply.correlation)
 
     async def _predict(self, asked: InferenceRequest, envelope: _Envelope, parse: _Parse, *, is_full: bool) -> bytes:
         if is_full:
@@ -140,8 +143,7 @@ class MqttInference:
         async with self._until_cancelled(_key(asked, envelope)):
             payload = await self._models.run(asked.model, predict, info)
         if len(payload) > ANSWER_MAX_BYTES:
-            message = f"the answer has {len(payload)} bytes, more than {ANSWER_MAX_BYTES}"
-            raise UsageError("answer-too-large", message, "send fewer items at a time, or use HTTP")
+            raise streams.too_large(f"the answer has {len(payload)} bytes, more than {ANSWER_MAX_BYTES}")
         return payload
 
     async def _stream(

@@ -33,6 +33,11 @@ def failure(error: EdgemlError) -> dict[str, object]:
     return {**error.to_dict(), **after}
 
 
+def too_large(message: str) -> UsageError:
+    """Return the error of an answer that is too long for a message."""
+    return UsageError("answer-too-large", message, "ask for less at a time, or use HTTP")
+
+
 def generate(parse: Callable[[Model], Sequence[Item]], model: Model, emit: Callable[[Piece], None]) -> Steps[None]:
     """Generate one text in the model's thread.
 
@@ -105,4 +110,7 @@ class Stream:
         is_published = await self._publish(message | end)
         # The time of its end: tokens that a slow link made wait are joined.
         self._sent_s = time.monotonic()
+        if not is_published and "error" not in end:
+            # Without a connection this one is lost, too.
+            await self.fail(too_large("the broker takes no message of that length"))
         return is_published

@@ -11,6 +11,7 @@ import pytest
 from edgeml_agent.link.inference_requests import InferenceRequest
 from edgeml_agent.mqtt_api.inference import CLIENT_IN_FLIGHT_MAX, IN_FLIGHT_MAX, MqttInference
 from edgeml_core.messages import Topics
+from edgeml_runtime.tasks import TokenDelta
 
 
 class Line:
@@ -102,3 +103,26 @@ def test_requests_of_one_client_leave_places_for_others():
         answering.cancel()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_answer_that_the_broker_does_not_take_is_an_error(is_stream):
+    """Brokers have limits of their own, below that of the device; its client must not wait until its deadline."""
+    line = Line(answer_max_bytes=300)
+
+    class Models:
+        """Models whose answers are long."""
+
+        async def run(self, _name, _call, _info):
+            """See `edgeml_agent.serve.models`."""
+            return bytes(301)
+
+        async def stream(self, _name, _generate, _info):
+            """See `edgeml_agent.serve.models`."""
+            yield "1.0", TokenDelta(text="a" * 301, prompt_tokens=1, tokens=1, finish="stop")
+
+    payload = json.dumps({"prompt": "a", "id": 7, "stream": is_stream}).encode()
+    asyncio.run(MqttInference(line, Models())._answer(request(payload)))
+    ((_, answer, _),) = line.published
+    assert json.loads(answer)["id"] == 7
+    assert json.loads(answer)["error"]["code"] == "answer-too-large"

@@ -83,9 +83,10 @@ def test_tokens_that_a_slow_link_made_wait_share_a_message(clock):
 
 
 def test_a_lost_message_ends_the_stream(clock):
-    """Without a connection its client hears nothing: no further token is taken."""
+    """No further token is taken. Its client learns why, unless the connection is lost."""
     messages, taken = published(clock, [(1, "a")] * 9, lost_from=2)
-    assert (len(messages), taken) == (3, 3)
+    assert (len(messages), taken) == (4, 3)
+    assert messages[-1]["error"]["code"] == "answer-too-large"
 
 
 def test_an_error_is_in_the_last_message_with_the_counts(clock):

@@ -165,6 +165,25 @@ def test_received_message_has_the_properties_of_mqtt_5():
     assert rich == mqtt.Message("t", b"\0", retain=True, expires_s=5, reply_to="reply", correlation=b"7")
 
 
+def test_publish_counts_the_correlation_data(monkeypatch):
+    """Its client chooses it. A packet above the broker's limit would end the connection."""
+    sent = []
+
+    async def publish(_client, topic, *_, **__):
+        sent.append(topic)
+
+    monkeypatch.setattr(mqtt._Client, "publish", publish)
+
+    async def main():
+        client = mqtt._Client("localhost")
+        client.packet_max_bytes = 100_000
+        connection, payload = Connection(client), bytes(100_000 - 2000)
+        return [await connection.publish("t", payload, correlation=bytes(size)) for size in (0, 900, 5000)]
+
+    assert asyncio.run(main()) == [True, True, False]
+    assert sent == ["t", "t"]
+
+
 def connect(monkeypatch, times, accepts):
     """Connect a session some times; a client that isn't accepted is refused. Return each one's version and timeout."""
     tried = []
