@@ -63,7 +63,8 @@ _Key = tuple[str, str, _Id, bytes | None]
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that may stand beside the request in a payload.
 
-    `cancel` stands alone, beside the id of a request that its client no longer wants.
+    `cancel` stands alone, beside the id of a request that its client no longer wants. `items` is the request itself,
+    unread, where it is a list.
     """
 
     id: _Id = None
@@ -71,6 +72,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     cancel: bool = False
     reply_to: str | None = None
     timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=int(DEADLINE_MAX_S * 1000))] | None = None
+    items: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _ReplyAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +141,9 @@ class MqttInference:
         if is_full:
             raise self._overloaded(asked)
         predict = Predict(parse=parse, write=partial(_written, envelope.id))
-        info = RequestInfo(size_bytes=_size_bytes(asked.payload or b""), deadline_s=_deadline_s(asked, envelope))
+        # A list has no size: each of its items takes a run's time.
+        size_bytes = len(asked.payload or b"") if envelope.items is msgspec.UNSET else None
+        info = RequestInfo(size_bytes=size_bytes, deadline_s=_deadline_s(asked, envelope))
         async with self._until_cancelled(_key(asked, envelope)):
             payload = await self._models.run(asked.model, predict, info)
         if len(payload) > ANSWER_MAX_BYTES:
@@ -215,19 +219,14 @@ def _read(payload: bytes | None) -> tuple[_Envelope, _Parse]:
     if start == b"{":
         return _decoded(payload, _Envelope), partial(_items, payload)
     if start == b"[":
-        return _Envelope(), partial(_items, payload)
+        return _Envelope(items=msgspec.Raw(payload)), partial(_items, payload)
     return _Envelope(), lambda model: [requests.from_bytes(payload, model.manifest)]
-
-
-def _size_bytes(payload: bytes) -> int | None:
-    """The size of a request of one item; None of a list, each item of which takes a run's time."""
-    return None if payload.lstrip().startswith(b"[") or b'"items"' in payload else len(payload)
 
 
 def _items(payload: bytes, model: Model) -> Sequence[Item]:
     value = _decoded(payload, object)
     if isinstance(value, dict):
-        request = {key: it for key, it in value.items() if key not in _Envelope.__struct_fields__}
+        request = {key: it for key, it in value.items() if key == "items" or key not in _Envelope.__struct_fields__}
         value = request["items"] if request.keys() == {"items"} else request
     return model.parse(value)
 

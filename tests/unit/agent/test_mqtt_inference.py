@@ -46,9 +46,11 @@ def request(payload=b"{}", client="barn"):
     ("payload", "is_one"),
     [
         (b'{"text": "a"}', True),
+        (b'{"text": "items"}', True),
         (b"text", True),
         (b' [{"text": "a"}]', False),
         (b'{"items": [{"text": "a"}], "id": 1}', False),
+        (b'{"\\u0069tems": [{"text": "a"}], "id": 1}', False),
     ],
 )
 def test_a_request_of_several_items_has_no_size(payload, is_one):
