@@ -99,8 +99,10 @@ class Reporter:
         """Report a fetch's progress: its end at once, the rest at most every `PROGRESS_EVERY_S`."""
         self._progress[record.name] = progress
         is_whole = progress.done_bytes == progress.total_bytes
-        if is_whole or self._clock.now() - self._progress_at_s >= PROGRESS_EVERY_S:
-            self._progress_at_s = self._clock.now()
+        now_s = self._clock.now()
+        # The clock may be set back by hours.
+        if is_whole or abs(now_s - self._progress_at_s) >= PROGRESS_EVERY_S:
+            self._progress_at_s = now_s
             log.event("fetched", model=record.name, done=progress.done_bytes, of=progress.total_bytes)
             self._sink.report(self._report(record))
 

@@ -111,8 +111,11 @@ class UpdateTask:
             log.failure("abandoned update not stored", error, model=self._name)
 
     async def _sleep_until(self, time_s: float) -> None:
-        while (left_s := time_s - self._clock.now()) > 0:
-            await self._clock.sleep(min(left_s, CLOCK_LOOK_EVERY_S))
+        """Sleep until a time. A clock that is set back ends it: the time was computed from a wrong one."""
+        seen_s = self._clock.now()
+        while seen_s <= (now_s := self._clock.now()) < time_s:
+            seen_s = now_s
+            await self._clock.sleep(min(time_s - now_s, CLOCK_LOOK_EVERY_S))
 
 
 def _goal(deployment: Deployment) -> _Goal:

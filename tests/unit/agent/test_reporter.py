@@ -40,6 +40,15 @@ def test_progress_is_reported_at_most_every_few_seconds(bench):
     assert [report.done_bytes for report in bench.link.reports] == [10, 40, 100]
 
 
+def test_progress_is_reported_after_the_clock_was_set_back(bench):
+    """An operator must not take a fetch of hours for one that stands still."""
+    bench.reporter.progress(RECORD, progress(10))
+    bench.clock.seconds -= 7200
+    for done in (20, 30):
+        bench.reporter.progress(RECORD, progress(done))
+    assert [report.done_bytes for report in bench.link.reports] == [10, 20]
+
+
 def test_reports_of_an_update_repeat_its_progress(bench):
     """Until the next update of the model begins; other models have their own."""
     bench.reporter.progress(RECORD, progress(100, wire=60))

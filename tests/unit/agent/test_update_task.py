@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edgeml_agent.schedule import DeviceCalendar
+from edgeml_agent.schedule import AtOnce, DeviceCalendar
 from edgeml_agent.store import locks
 from edgeml_agent.update.slot import UpdateSlot
 from edgeml_agent.update.update_task import ATTEMPTS_MAX, CLOCK_LOOK_EVERY_S, RETRY_FIRST_S, UpdateTask
@@ -18,6 +18,8 @@ from support.waiting import until_async
 
 NAME = "sample"
 TIMEOUT_S = 20
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
 
 
 @pytest.fixture
@@ -169,6 +171,37 @@ def test_a_deferred_update_frees_the_slot_until_its_time(bench):
     assert bench.store.record(NAME).activated_at >= at_s
     assert bench.clock.slept == [CLOCK_LOOK_EVERY_S, CLOCK_LOOK_EVERY_S, CLOCK_LOOK_EVERY_S / 2]
     assert slot_was_free == [True, True, True]
+
+
+class FirstHour(AtOnce):
+    """Activation is allowed in the first hour of each day."""
+
+    def activate_at(self, deployment, now_s):
+        """Now, or at the next midnight."""
+        return now_s if now_s % DAY_S < HOUR_S else now_s - now_s % DAY_S + DAY_S
+
+
+def test_a_deferred_update_is_decided_again_when_the_clock_is_set_back(bench):
+    """A board's clock holds local time until NTP sets it: tonight's window would pass."""
+    bench.calendar = FirstHour()
+    bench.start()
+    bench.clock.seconds = 12 * DAY_S + 2 * HOUR_S
+    deployment = deploy(bench, "1.0")
+    sleep = bench.clock.sleep
+
+    async def set_back(seconds):
+        if not bench.clock.slept:
+            bench.clock.seconds -= 1.5 * HOUR_S
+        await sleep(seconds)
+
+    bench.clock.sleep = set_back
+
+    async def script(task):
+        task.start(deployment)
+
+    run(bench, script)
+    assert bench.server.live == {NAME: "1.0"}
+    assert bench.store.record(NAME).activated_at < 12 * DAY_S + HOUR_S
 
 
 def test_a_changed_activation_time_restarts_a_deferred_update(bench):
