@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import socket
+import struct
 import threading
 
 import pytest
@@ -89,6 +90,37 @@ def test_a_client_that_leaves_takes_its_request_along(tmp_path, run):
                 asking.sendall(WHOLE)
                 await until_async(lambda: models.find("tiny").queue_depth == 2)
             await until_async(lambda: models.find("tiny").queue_depth == 1)
+            go_on.set()
+            await blocking
+
+    run(main)
+
+
+def test_a_connection_that_is_reset_amid_a_later_request_leaves_no_timer(tmp_path, run, monkeypatch):
+    """The first request begins the timer of idle connections, which would keep the connection and the request."""
+    made = []
+    go_on = threading.Event()
+
+    class Noted(uvicorn_server.Connection):
+        def connection_made(self, transport):
+            made.append(self)
+            super().connection_made(transport)
+
+    monkeypatch.setattr(uvicorn_server, "Connection", Noted)
+
+    async def main():
+        async with server() as (models, client):
+            await models.activate("tiny", *unpacked(tmp_path))
+            with socket.create_connection(("127.0.0.1", client.base_url.port)) as asking:
+                asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its close is a reset
+                asking.sendall(WHOLE)
+                await asyncio.to_thread(asking.recv, 4096)
+                blocking = asyncio.create_task(models.run("tiny", lambda _: go_on.wait(60)))
+                await until_async(lambda: models.find("tiny").queue_depth == 1)
+                asking.sendall(WHOLE)
+                await until_async(lambda: models.find("tiny").queue_depth == 2)
+            await until_async(lambda: models.find("tiny").queue_depth == 1)
+            assert made[0].timeout_keep_alive_task is None
             go_on.set()
             await blocking
 

@@ -210,6 +210,7 @@ class EagerConnection(BoundedConnection, HttpToolsProtocol):  # type: ignore[mis
         """See `asyncio.Protocol`."""
         self._end_head()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # after an error uvicorn leaves it, and it would begin again and again
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             cancel(self._running.scope, self._task)
