@@ -50,7 +50,11 @@ async def read(request: Request) -> bytes:
         body = await _received(request)
     else:
         request.hold(len(body))
-    return body if encoding == "identity" else await aside(BODY_MAX_BYTES, partial(_unpacked, body, _WBITS[encoding]))
+    if encoding == "identity":
+        return body
+    unpacked = await aside(BODY_MAX_BYTES, partial(_unpacked, body, _WBITS[encoding]))
+    request.hold(len(unpacked))
+    return unpacked
 
 
 async def _received(request: Request) -> bytes:

@@ -109,7 +109,7 @@ class Request:
             raise OverloadedError("overloaded", what, "try again soon", retry_after_s=RETRY_AFTER_S)
 
     def hold(self, size_bytes: int) -> None:
-        """Count a part of the body.
+        """Count a part of the body, or the unpacked body.
 
         Raises:
             OverloadedError: the bodies of all requests together are too long.

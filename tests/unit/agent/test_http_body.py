@@ -63,6 +63,21 @@ def test_body_memory_is_shared_by_all_requests_and_released(monkeypatch):
     assert memory.held_bytes == 0
 
 
+def test_unpacked_bodies_count_in_the_memory_of_all(monkeypatch):
+    """16 MiB of them come in 16 kB, and wait in a model's queue as long as others."""
+    monkeypatch.setattr(requests, "BODIES_MAX_BYTES", 1_500_000)
+    packed, memory = gzip.compress(b" " * 1_000_000), BodyMemory()
+    first, second = (a_request(packed, content_encoding="gzip") for _ in range(2))
+    first._memory = second._memory = memory
+    assert len(read(first)) == 1_000_000
+    assert memory.held_bytes == 1_000_000 + len(packed)
+    with pytest.raises(OverloadedError, match="1500000 bytes"):
+        read(second)
+    first.release()
+    second.release()
+    assert memory.held_bytes == 0
+
+
 def test_a_body_declared_too_long_is_refused_unread():
     """The declared length is enough to refuse it."""
     with pytest.raises(UsageError) as caught:
