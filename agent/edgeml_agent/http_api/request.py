@@ -14,6 +14,8 @@ from edgeml_core.errors import OverloadedError, UsageError
 
 #: Bytes that the bodies of all requests under way may take together; four of the longest ones.
 BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
+#: Bytes of a body that is read beyond that limit, too: those of as many requests as a server takes are 14 MiB.
+SMALL_BODY_BYTES: Final = 64 * 1024
 #: Seconds until a client should try again; a body is read in less.
 RETRY_AFTER_S: Final = 1
 #: Headers that may be sent once: two of them mean one thing to this server and another one to a proxy before it.
@@ -112,11 +114,11 @@ class Request:
         """Count a part of the body, or the unpacked body.
 
         Raises:
-            OverloadedError: the bodies of all requests together are too long.
+            OverloadedError: the bodies of all requests together are too long, and this one isn't small.
         """
         self._held_bytes += size_bytes
         self._memory.held_bytes += size_bytes
-        if self._memory.held_bytes > BODIES_MAX_BYTES:
+        if self._memory.held_bytes > BODIES_MAX_BYTES and self._held_bytes > SMALL_BODY_BYTES:
             what = f"the bodies of all requests together are longer than {BODIES_MAX_BYTES} bytes"
             raise OverloadedError("overloaded", what, "try again soon", retry_after_s=RETRY_AFTER_S)
 

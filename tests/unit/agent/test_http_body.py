@@ -51,6 +51,7 @@ def test_a_body_in_pieces_is_put_together():
 def test_body_memory_is_shared_by_all_requests_and_released(monkeypatch):
     """A body that has arrived counts as one in pieces does."""
     monkeypatch.setattr(requests, "BODIES_MAX_BYTES", 8)
+    monkeypatch.setattr(requests, "SMALL_BODY_BYTES", 0)
     memory = BodyMemory()
     arrived, waiting = (a_request(b"12345") for _ in range(2))
     arrived.scope[BODY] = b"12345"
@@ -76,6 +77,33 @@ def test_unpacked_bodies_count_in_the_memory_of_all(monkeypatch):
     first.release()
     second.release()
     assert memory.held_bytes == 0
+
+
+def test_a_small_body_is_read_beside_bodies_that_take_all_memory(monkeypatch):
+    """Four slow clients kept every other one from every model; a longer body is still refused."""
+    monkeypatch.setattr(requests, "BODIES_MAX_BYTES", 1_000_000)
+    memory = BodyMemory()
+    memory.held_bytes = 1_000_000
+    small, long = a_request(b"{}"), a_request(b" " * requests.SMALL_BODY_BYTES, b" ")
+    small._memory = long._memory = memory
+    assert read(small) == b"{}"
+    with pytest.raises(OverloadedError):
+        read(long)
+
+
+def test_a_body_that_comes_a_byte_at_a_time_is_given_up(monkeypatch):
+    """Each byte comes in time, and the body would take memory for a day."""
+    monkeypatch.setattr(body, "WHOLE_MAX_S", 0.2)
+
+    async def receive():
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    slow = a_request()
+    slow.receive = receive
+    with pytest.raises(UsageError, match="took more than 0 s") as caught:
+        read(slow)
+    assert caught.value.code == "input-invalid"
 
 
 def test_a_body_declared_too_long_is_refused_unread():
