@@ -42,6 +42,8 @@ _NAMES: Final = {NUMPY_TYPES[dtype]: datatype for dtype, datatype in DATATYPES.i
 BF16: Final = "BF16"
 #: Dimensions of a tensor; runtimes take no more.
 DIMENSIONS_MAX: Final = 16
+#: Elements of a shape, dimensions of 0 left out: NumPy makes no empty array of more than 2**63 bytes.
+SHAPE_MAX_ELEMENTS: Final = 2**31 - 1
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -150,6 +152,8 @@ def _class(row: Array, index: int, labels: Sequence[str]) -> str:
 def _check_shape(tensor: Tensor) -> None:
     if len(tensor.shape) > DIMENSIONS_MAX or min(tensor.shape, default=0) < 0:
         raise _misfit(tensor, f"has no valid shape: {tensor.shape[:DIMENSIONS_MAX]}")
+    if math.prod(filter(None, tensor.shape)) > SHAPE_MAX_ELEMENTS:
+        raise _misfit(tensor, f"has shape {tensor.shape}; {SHAPE_MAX_ELEMENTS} elements at most are read")
 
 
 def _from_binary(tensor: Tensor, binary: memoryview) -> Array:
