@@ -18,12 +18,15 @@ from edgeml_runtime.generate.options import FormatError
 EXPANDED_MAX_CHARS: Final = 64 * 1024
 #: The least common multiple of all `multipleOf` in a schema; as many states take some 30 ms.
 MULTIPLE_MAX: Final = 10_000
+#: A larger number counts, and is shown, as this one: Python neither reads nor writes one of 4,301 digits.
+_NUMBER_MAX: Final = 10**20
 #: The flag x lets comments stand inside of repetitions, which the estimate doesn't read.
 _COMMENTS: Final = re.compile(r"\(\?[a-zA-Z]*x")
+#: No part of an expression is read twice, also where an escape or a class has no end: the library refuses those.
 _TOKEN: Final = re.compile(
-    r"\\(?:[pPxuU]\{[^}]*\}|.)"  # an escape
-    r"|\[\^?(?:\\.|[^\]\\])*\]"  # a class
-    r"|\{\s*(?P<least>\d+)\s*(?:,\s*(?P<most>\d*)\s*)?\}"  # a counted repetition
+    r"\\(?:[pPxuU]\{[^}]*+(?:\}|\Z)|.)"  # an escape
+    r"|\[\^?(?:\\.|[^\]\\])*+(?:\]|\\?\Z)"  # a class
+    r"|\{\s*+(?P<least>\d++)\s*+(?:,\s*+(?P<most>\d*+)\s*+)?+\}"  # a counted repetition
     r"|.",
     re.DOTALL,
 )
@@ -39,7 +42,7 @@ def check_regex(expression: str) -> None:
         raise FormatError("a regular expression has the flag x", "write it without white space and comments")
     length = _expanded_chars(expression)
     if length > EXPANDED_MAX_CHARS:
-        message = f"a regular expression stands for {length} characters, its repetitions spelled out"
+        message = f"a regular expression stands for {min(length, _NUMBER_MAX)} characters, its repetitions spelled out"
         raise FormatError(message, f"repeat less: {EXPANDED_MAX_CHARS} characters at most")
 
 
@@ -57,9 +60,9 @@ def check_schema(schema: dict[str, Any]) -> None:
             for expression in value:
                 check_regex(expression)
         elif key == "multipleOf" and isinstance(value, int | float):
-            multiple = math.lcm(multiple, abs(_digits(value)) or 1)
+            multiple = min(math.lcm(multiple, abs(_digits(value)) or 1), _NUMBER_MAX)
     if multiple > MULTIPLE_MAX:
-        message = f"the least common multiple of the schema's multipleOf has the digits {str(multiple)[:20]}"
+        message = f"the least common multiple of the schema's multipleOf has the digits {multiple}"
         raise FormatError(message, f"send multiples of {MULTIPLE_MAX} at most")
 
 
@@ -75,11 +78,15 @@ def _expanded_chars(expression: str) -> int:
             last, before = max(total, 1), open_groups.pop()
             total = before + last
         elif token["least"] is not None:
-            repeated = last * max(int(token["least"]), int(token["most"] or 0), 1)
+            repeated = min(last * max(_number(token["least"]), _number(token["most"] or "0"), 1), _NUMBER_MAX)
             total, last = total - last + repeated, repeated
         elif text not in "*+?":
             total, last = total + 1, 1
     return total + sum(open_groups)
+
+
+def _number(digits: str) -> int:
+    return int(digits) if len(digits) < len(str(_NUMBER_MAX)) else _NUMBER_MAX
 
 
 def _digits(number: float) -> int:

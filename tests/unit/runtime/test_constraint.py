@@ -1,8 +1,10 @@
 """The form of an answer: JSON of a schema, or a text of an expression, whatever the model would write."""
 
+import contextlib
 import json
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -132,6 +134,9 @@ def test_every_stop_token_ends_an_answer():
         (schema_constraint({"properties": {"a": {"pattern": "(a{1000}){1000}"}}}), "1000000 characters"),
         (schema_constraint({"patternProperties": {"(a{1000}){1000}": {}}}), "1000000 characters"),
         (Constraint("regex", "["), "regex"),
+        (Constraint("regex", "(a{999999999})" + "{999999999}" * 600), "100000000000000000000 characters"),
+        (Constraint("regex", "a{" + "1" * 5000 + "}"), "100000000000000000000 characters"),
+        (schema_constraint({"allOf": [{"multipleOf": 10**18 + it} for it in range(500)]}), "digits 100000000000"),
         (Constraint("regex", "(?=a)b"), "regex"),
         (Constraint("regex", "(?sx)(a{#c\n1000}){1000}"), "flag x"),
         (Constraint("regex", "((a{1000}){100}){100}"), "10000000 characters"),
@@ -182,3 +187,13 @@ def test_a_tokenizer_that_is_not_supported_is_input_invalid():
 def test_expanded_characters_count_repetitions(expression, chars):
     """Each repetition spelled out, by hand."""
     assert grammar_limits._expanded_chars(expression) == chars
+
+
+@pytest.mark.parametrize(("begin", "unit", "end"), [("", "[", ""), ("", "[", "\\"), ("a{1,", " ", "")], ids=repr)
+def test_check_regex_reads_each_character_once(begin, unit, end):
+    """A class or a repetition without its end; twice the length took four times as long, 9 s for 32 KB."""
+    expression = begin + unit * (16_384 // len(unit)) + end
+    begun_s = time.thread_time()
+    with contextlib.suppress(UsageError):
+        grammar_limits.check_regex(expression)
+    assert time.thread_time() - begun_s < 0.1
