@@ -433,3 +433,29 @@ def test_without_httptools_requests_are_answered_as_tasks(tmp_path):
         command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert ran.stdout == "([1.0, 3.0, 5.0], ['task', 'task', 'task'])\n"
+
+
+def test_a_stream_to_a_client_of_http_1_0_has_no_chunks():
+    """It would take their lengths for text (RFC 9112, 6.1); its answer ends with the connection."""
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        for part in (b"data: 1", b"data: 2"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main():
+        listener = listen("127.0.0.1", 0)
+        running = asyncio.create_task(serve(app, listener))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        async with asyncio.timeout(TIMEOUT_S):
+            writer.write(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            said = await reader.read()
+        writer.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return said
+
+    head, _, content = asyncio.run(main()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert content == b"data: 1data: 2"

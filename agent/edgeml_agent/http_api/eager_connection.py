@@ -117,7 +117,7 @@ class _Cycle(RequestResponseCycle):
 
     def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         parts = [STATUS_LINE[status]]
-        self.chunked_encoding = status not in _BODILESS
+        self.chunked_encoding = status not in _BODILESS and self.scope["http_version"] == "1.1"
         for name, value in (*self.default_headers, *headers):
             if name == b"connection":
                 self.keep_alive = self.keep_alive and value != b"close"
