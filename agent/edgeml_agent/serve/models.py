@@ -246,8 +246,8 @@ class Models:
         Raises:
             UsageError: `model-unknown`.
         """
-        served = self.find(name)
         async with self._changing:
+            served = self.find(name)  # here, as a version that was being loaded may have replaced another one
             served.unloaded = True
         await self._rest(served)
 

@@ -139,6 +139,32 @@ def test_activate_beside_a_text_without_end_holds_up_no_other_model():
     asyncio.run(main())
 
 
+def test_unload_amid_a_swap_unloads_the_new_version(monkeypatch):
+    """It freed the old one, which ended anyway, and reported success."""
+
+    async def main():
+        async with serving("m") as models:
+            go_on, load = asyncio.Event(), models._load
+
+            async def slowly(*bundle):
+                await go_on.wait()
+                return await load(*bundle)
+
+            monkeypatch.setattr(models, "_load", slowly)
+            swap = upgraded(models, "m")
+            await until_async(models._changing.locked)
+            unloading = asyncio.create_task(models.unload("m"))
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.gather(swap, unloading)
+            served = models.find("m")
+            assert served.manifest.version == "2"
+            assert served.unloaded
+            assert served.worker is None
+
+    asyncio.run(main())
+
+
 def test_deactivate_beside_a_text_without_end_returns_at_once():
     """The update that removes the model holds up those of other ones; the text goes on."""
 
