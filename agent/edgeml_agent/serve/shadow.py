@@ -118,11 +118,11 @@ class Shadow:
         return answer
 
     def _has_room(self, first: Worker, second: Worker) -> bool:
-        """Whether comparing delays no request; every `LOADED_EVERY_S` it may."""
+        """Whether comparing delays no request; every `LOADED_EVERY_S` it may. One that was replaced has no room."""
         now_s = time.monotonic()
         has_room = not second.pending and not (first.pending and now_s - self._compared_at_s < LOADED_EVERY_S)
         self._compared_at_s = now_s if has_room else self._compared_at_s
-        return has_room and not self._decided.is_set()
+        return has_room and not second.is_closing and not self._decided.is_set()
 
     def _compare(self, kind: type[Comparable], one: Any, second: Worker, other: asyncio.Future[Any]) -> None:  # noqa: ANN401
         if other.cancelled():

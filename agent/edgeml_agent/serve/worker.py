@@ -117,7 +117,8 @@ class Worker:
         #: Jobs that wait for the thread to be done with the model, and then run on the event loop.
         self._short: deque[Job] = deque()
         self._changed = Condition()
-        self._closing = False
+        #: Whether nothing more can be submitted.
+        self.is_closing = False
         self._closed = asyncio.Event()
         self._admission = AdmissionQueue(_RESERVED_MAX)
         model.wrote = partial(self._loop.call_soon_threadsafe, hooks.wrote)
@@ -129,7 +130,11 @@ class Worker:
 
         Raises:
             OverloadedError: the queue is full.
+            TransportError: `deadline-exceeded`, since this version no longer serves.
         """
+        if self.is_closing:
+            message = f"this version of {self._name!r} no longer serves"
+            raise TransportError("deadline-exceeded", message, "send the request again")
         if self.pending >= _UNRESERVED or self._admission:
             self._check_place(info.client)
         job = Job(call, info, self._loop.create_future(), partial(self._cores.yield_cores, self._threads))
@@ -180,7 +185,7 @@ class Worker:
         """Answer all queued requests, then free the model. Those that last longer than `CLOSE_MAX_S` get an error."""
         self._give_short()
         with self._changed:
-            self._closing = True
+            self.is_closing = True
             self._changed.notify()
         ending = self._loop.call_later(CLOSE_MAX_S, self._end_unanswered)
         await self._closed.wait()
@@ -241,7 +246,7 @@ class Worker:
     def _take_back(self, job: Job, answer: asyncio.Future[Any]) -> None:
         """Drop a job whose answer was cancelled or ended, if it hasn't begun."""
         self._unanswered.discard(job)
-        if not answer.cancelled() and not self._closing:
+        if not answer.cancelled() and not self.is_closing:
             return
         with self._changed:
             if job in self._queue:
@@ -337,7 +342,7 @@ class Worker:
         if len(self._writing) >= ROWS_MAX:
             return []
         with self._changed:
-            while not self._queue and not self._closing and not self._writing:
+            while not self._queue and not self.is_closing and not self._writing:
                 self._changed.wait()
             jobs = [self._queue.popleft()] if self._queue else []
             while self._queue and len(jobs) < self._share and _can_share(jobs[0], self._queue[0]):

@@ -10,7 +10,7 @@ import pytest
 from edgeml_agent.serve.calls import Stream
 from edgeml_agent.serve.cores import Cores
 from edgeml_agent.serve.worker import NO_HOOKS, Worker
-from edgeml_core.errors import DeviceError
+from edgeml_core.errors import DeviceError, TransportError
 from edgeml_runtime.bench.batching import RunCost
 from support.waiting import TIMEOUT_S, until_async
 
@@ -76,5 +76,20 @@ def test_work_after_a_failed_run_lets_no_conversation_read_that_waits_for_memory
             await asyncio.gather(*answers)
             await worker.close()
         assert waiting not in read
+
+    asyncio.run(main())
+
+
+def test_submit_to_a_worker_that_was_closed_is_refused():
+    """Its thread has ended: the client would wait for ever."""
+
+    async def main():
+        async with asyncio.timeout(TIMEOUT_S):
+            worker = Worker(Model(), Cores(1), calibration=RunCost(1.0, 1), hooks=NO_HOOKS)
+            await worker.close()
+            with pytest.raises(TransportError, match="no longer serves") as caught:
+                worker.submit(lambda model: model.threads)
+            assert caught.value.code == "deadline-exceeded"
+            assert not worker.pending
 
     asyncio.run(main())
