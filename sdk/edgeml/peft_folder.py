@@ -74,7 +74,7 @@ def read(folder: Path) -> AdapterConfig:
 
 
 def base(folder: Path) -> Path:
-    """Find the base model's folder: where the configuration says, or beside the adapter under its last name.
+    """Find the base model's folder: where the configuration says, in the adapter or from here, or beside the adapter.
 
     Raises:
         UsageError: `model-unreadable`, when it is in none of these places.
@@ -84,7 +84,7 @@ def base(folder: Path) -> Path:
         hint = f"set base_model_name_or_path in {CONFIG} to the folder of the base model"
         raise UsageError("model-unreadable", f"{folder} names no base model", hint)
     beside = folder.resolve().parent / Path(name).name
-    for place in (Path(name), folder / name, beside):
+    for place in (folder / name, Path(name), beside):
         if (place / "config.json").is_file():
             return place
     message = f"{folder} is an adapter of {name}, which is not on this disk"

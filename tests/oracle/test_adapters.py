@@ -16,6 +16,7 @@ import torch
 import transformers
 from PIL import Image
 
+import edgeml
 from edgeml import inference
 from edgeml.exporters.huggingface import merged_adapter
 from edgeml.pipeline.export import export
@@ -83,6 +84,54 @@ def test_adapter_of_a_text_classifier_answers_as_peft(tmp_path: Path):
         (answer,) = inference.run(found.path, {"text": text})
         scores = {it["label"]: it["score"] for it in answer["labels"]}
         assert [scores[f"LABEL_{at}"] for at in range(LABELS)] == pytest.approx(expected, abs=SCORE_MAX)
+
+
+def test_adapter_in_memory_is_exported_on_the_base_model_in_memory(tmp_path: Path):
+    """The base model was trained since it was loaded, and PiSSA changed its weights; the disk has neither."""
+    base = base_of(tmp_path / "base", "bert", "feature-extraction")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS)
+    transformers.set_seed(2)
+    for layer in model.bert.encoder.layer:
+        torch.nn.init.normal_(layer.output.dense.weight, std=0.5)
+    settings = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"], init_lora_weights="pissa")
+    adapter = peft.get_peft_model(model, settings).eval()
+    for name, weight in adapter.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    (bundle,) = edgeml.export(
+        adapter, "x86-vnni", output=tmp_path / "out", processor=tokenizer, formats=["onnx"], quantize="none"
+    )
+    assert bundle.card.oracle.library.startswith("PEFT")
+    for text in TEXTS:
+        with torch.inference_mode():
+            expected = adapter(**tokenizer(text, return_tensors="pt")).logits[0].softmax(0).tolist()
+        (answer,) = bundle.run({"text": text})
+        scores = {it["label"]: it["score"] for it in answer["labels"]}
+        assert [scores[f"LABEL_{at}"] for at in range(LABELS)] == pytest.approx(expected, abs=SCORE_MAX)
+
+
+@pytest.mark.parametrize("state", ["two adapters", "switched off", "merged", "within"])
+def test_adapter_in_memory_that_its_files_would_not_have_is_refused(tmp_path: Path, state: str):
+    """With the call that gives a plain model."""
+    base = base_of(tmp_path / "base", "bert", "feature-extraction")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+    settings = peft.LoraConfig(target_modules=["query"])
+    if state == "within":
+        model.add_adapter(settings)
+    else:
+        model = peft.get_peft_model(model, settings)
+    if state == "two adapters":
+        model.add_adapter("other", settings)
+        model.set_adapter("other")
+    elif state == "switched off":
+        model.base_model.disable_adapter_layers()
+    elif state == "merged":
+        model.merge_adapter()
+    with pytest.raises(UsageError, match="adapter") as caught:
+        edgeml.export(model, "x86-vnni", output=tmp_path / "out", task="text-classification")
+    assert caught.value.code == "model-unsupported"
+    assert ("get_peft_model" if state == "within" else "merge_and_unload") in caught.value.hint
 
 
 def test_wrongly_merged_adapter_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

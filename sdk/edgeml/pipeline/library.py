@@ -1,7 +1,8 @@
 """`edgeml.export`: the export for Python callers. It takes a path as the command line does, or a model in memory.
 
-A transformers model is saved to a temporary folder and loaded from there: one way for both. A torch module takes the
-way of `file.py:function`. The work is done by `edgeml.pipeline.export`, which imports torch when it is needed.
+A transformers model is saved to a temporary folder and loaded from there: one way for both. PEFT saves an adapter
+without its base model, which is saved beside it. A torch module takes the way of `file.py:function`. The work is done
+by `edgeml.pipeline.export`, which imports torch when it is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypedDict, Unpack
 
-from edgeml import workspace
+from edgeml import peft_folder, workspace
 from edgeml.bundles import Bundle
 from edgeml.pipeline.request import Exported, ExportRequest, ModelInMemory, Progress
 from edgeml.quantize.recipes import Prefer, Quantize
@@ -25,6 +26,8 @@ from edgeml_core.profile import RecipeName
 DataRows: TypeAlias = Path | str | Iterable[Mapping[str, object]]
 #: The fields of a row that name files; relative paths are resolved against the current folder.
 _FILE_FIELDS: Final = ("image", "audio")
+#: The folder of the base model, in that of its adapter.
+_BASE: Final = "base_model"
 
 
 class ExportOptions(TypedDict, total=False):
@@ -151,13 +154,48 @@ def _saved(model: Any, processor: Any, folder: _Scratch) -> Path:  # noqa: ANN40
     origin = getattr(getattr(model, "config", None), "name_or_path", "")
     path = folder / (Path(str(origin)).name or type(model).__name__)
     try:
-        model.save_pretrained(path, safe_serialization=True)
+        if hasattr(model, "merge_and_unload"):
+            _save_adapter(model, path)
+        else:
+            _check_saves_all(model)
+            model.save_pretrained(path, safe_serialization=True)
         if processor is not None:
             processor.save_pretrained(path)
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         hint = "save the model and its processor to a folder, and export that"
         raise UsageError("model-unreadable", f"{type(model).__name__} can't be saved: {error}", hint) from error
     return path
+
+
+def _save_adapter(model: Any, path: Path) -> None:  # noqa: ANN401 - PEFT has no types here
+    """Save an adapter of PEFT, and in its folder the base model as it is in memory.
+
+    An initialization that computes with the base model's weights, as PiSSA, would change them once more on loading.
+    """
+    status = model.get_model_status()
+    if status.active_adapters != ["default"] or status.enabled is not True or status.merged_adapters:
+        adapters = ", ".join(status.available_adapters)
+        message = (
+            f"{type(model).__name__} answers by more, or by less, than one adapter named default: it has {adapters}"
+        )
+        hint = "export model.merge_and_unload(), or model.unload() for the base model alone"
+        raise UsageError("model-unsupported", message, hint)
+    copy.deepcopy(model).unload().save_pretrained(path / _BASE, safe_serialization=True)
+    model.save_pretrained(path, safe_serialization=True, save_embedding_layers=False)
+    file = path / peft_folder.CONFIG
+    settings = json.loads(file.read_bytes()) | {"base_model_name_or_path": _BASE}
+    if isinstance(settings.get("init_lora_weights"), str):
+        settings["init_lora_weights"] = True
+    file.write_text(json.dumps(settings))
+
+
+def _check_saves_all(model: Any) -> None:  # noqa: ANN401 - transformers has no types here
+    """Refuse a model whose `save_pretrained` saves an adapter alone: its base model may differ from the disk's."""
+    parts = model.modules() if hasattr(model, "modules") else ()
+    if any(getattr(part, "_hf_peft_config_loaded", False) for part in parts):
+        message = f"{type(model).__name__} has an adapter of PEFT, and saves that without the weights beneath it"
+        hint = "wrap the model by peft.get_peft_model(), or save it and export the folder, which names its base model"
+        raise UsageError("model-unsupported", message, hint)
 
 
 def _rows(rows: DataRows | None, name: str, folder: _Scratch) -> Path | None:
