@@ -119,6 +119,17 @@ def filler(folder: Path) -> None:
     models.tokenizer(160, mask_token="<mask>", clean_up_tokenization_spaces=True).save_pretrained(folder)
 
 
+def faint(folder: Path) -> None:
+    """A detector that sees "no object" first, and no box whose score is above a half."""
+    models.pretrained(folder, "yolos", "object-detection")
+    model = transformers.AutoModelForObjectDetection.from_pretrained(folder)
+    last = model.class_labels_classifier.layers[-1]
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.copy_(torch.tensor([0.3, 0.1, 0.2, 2.0]))
+    model.save_pretrained(folder)
+
+
 MAKERS: Mapping[str, Callable[[Path], object]] = {
     "picture": cropping,
     "photo": lambda folder: models.pretrained(folder, "resnet", "image-classification"),
@@ -134,6 +145,7 @@ MAKERS: Mapping[str, Callable[[Path], object]] = {
     "speech": lambda folder: architectures.build("wav2vec2", architectures.SPEECH, folder),
     "language": language_model,
     "boxes": lambda folder: models.pretrained(folder, "yolos", "object-detection"),
+    "faint boxes": faint,
 }
 
 
@@ -205,6 +217,8 @@ MUTATIONS: list[tuple[str, str, Change]] = [
     ("mask", "spaces before punctuation", read(clean_up=False)),
     ("boxes", "order of labels", read(labels=("blue", "green", "red"))),
     ("boxes", "scale", prepared(rescale=1 / 127.5)),
+    ("faint boxes", "order of labels", read(labels=("blue", "green", "red"))),
+    ("faint boxes", "scale", prepared(rescale=1 / 127.5)),
     ("question", "start and end", read(start="end_logits", end="start_logits")),
     ("last token", "id of padding", prepared(pad_id=5)),
     ("sound", "loudness", prepared(normalize=False)),

@@ -202,15 +202,23 @@ def _span(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 
 
 def _boxes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    ours, theirs = found["boxes"], expected["boxes"]
-    if len(ours) != len(theirs):
-        return f"{len(ours)} boxes, and {len(theirs)}"
-    for one, other in zip(ours, theirs, strict=True):
-        apart = float(np.abs(detection.edges(one) - detection.edges(other)).max())
-        is_near = _relative(one["score"], other["score"]) <= SCORE_MAX and apart <= EDGE_MAX
-        if not is_near or one["label"] != other["label"]:
+    """Find each box among the library's: boxes of nearly one score may change places."""
+    ours, left = found["boxes"], list(expected["boxes"])
+    if len(ours) != len(left):
+        return f"{len(ours)} boxes, and {len(left)}"
+    for one in ours:
+        same = next((it for it in left if _is_one_box(one, it)), None)
+        if same is None:
+            other = left[0]
             return f"{one['label']} {one['score']:.4f} {one['box']}, and {other['label']} {other['score']:.4f}"
+        left.remove(same)
     return ""
+
+
+def _is_one_box(one: Any, other: Any) -> bool:  # noqa: ANN401 -- nested dictionaries
+    apart = float(np.abs(detection.edges(one) - detection.edges(other)).max())
+    is_near = _relative(one["score"], other["score"]) <= SCORE_MAX and apart <= EDGE_MAX
+    return is_near and bool(one["label"] == other["label"])
 
 
 def _vector(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

@@ -116,8 +116,10 @@ def _prepared(pipeline: Pipeline, picture: Image.Image) -> dict[str, Any]:
 
 def _boxes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
     threshold = {} if item.threshold is None else {"threshold": item.threshold}
-    found = pipeline(_picture(item), **threshold)
-    return {"boxes": sorted(found, key=lambda it: -it["score"])}
+    picture = _picture(item)
+    found = pipeline(picture, **threshold)
+    pixels = _prepared(pipeline, picture)["pixel_values"]  # the mask beside it is of padding, which one has none of
+    return {"boxes": sorted(found, key=lambda it: -it["score"]), "inputs": {"pixel_values": pixels}}
 
 
 def _audio_classes(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:

@@ -21,27 +21,18 @@ def folder(path: Path, size: Any, **more: object) -> Path:
 
 
 def test_a_size_of_height_and_width_is_taken(tmp_path: Path):
-    """There is nothing to say of it."""
-    image, notes = detection.image_input(folder(tmp_path, {"height": 480, "width": 640}))
+    """As it is."""
+    image = detection.image_input(folder(tmp_path, {"height": 480, "width": 640}))
     assert (image.height, image.width, image.mean) == (480, 640, (0.485, 0.456, 0.406))
-    assert notes == ()
 
 
-@pytest.mark.parametrize(
-    ("size", "more", "expected"),
-    [
-        ({"shortest_edge": 800, "longest_edge": 1333}, {}, (800, 1056)),
-        (512, {"max_size": 1333}, (512, 672)),
-        ({"shortest_edge": 600, "longest_edge": 640}, {}, (608, 640)),
-    ],
-)
-def test_proportions_that_vary_become_one_size_and_the_card_says_so(
-    tmp_path: Path, size: Any, more: dict[str, object], expected: tuple[int, int]
-):
-    """A camera's, in steps that every backbone takes."""
-    image, (note,) = detection.image_input(folder(tmp_path, size, **more))
-    assert (image.height, image.width) == expected
-    assert f"{expected[1]} x {expected[0]}" in note
+@pytest.mark.parametrize("size", [{"shortest_edge": 800, "longest_edge": 1333}, 512, {"max_height": 9, "max_width": 9}])
+def test_proportions_that_vary_are_refused_with_the_setting(tmp_path: Path, size: Any):
+    """A board's model has fixed shapes."""
+    with pytest.raises(UsageError) as caught:
+        detection.image_input(folder(tmp_path, size))
+    assert caught.value.code == "model-unsupported"
+    assert "height and width" in caught.value.hint
 
 
 @pytest.mark.parametrize("more", [{"pad_size": {"height": 9, "width": 9}}, {"do_resize": False}])

@@ -17,40 +17,29 @@ from edgeml_core.processing import Boxes, ImageInput
 
 #: Types of models whose boxes each have scores for all labels and "no object", one box for each object.
 TYPES: Final = ("detr", "table-transformer", "yolos")
-#: Width by height of most cameras' pictures, for a processor that keeps a picture's own proportions.
-_PROPORTION: Final = 4 / 3
-#: Pixels of which height and width are multiples; backbones halve a picture five times.
-_STEP: Final = 32
 
 
 class _Processor(msgspec.Struct, frozen=True):
     size: dict[str, int] | int
     pad_size: dict[str, int] | None = None
-    max_size: int | None = None
 
 
-def image_input(folder: Path) -> tuple[ImageInput, tuple[str, ...]]:
-    """Read the preprocessing of pictures, and make notes on it for the card.
+def image_input(folder: Path) -> ImageInput:
+    """Read the preprocessing of pictures.
 
     Raises:
         UsageError: `model-unreadable` when preprocessor_config.json is missing; `model-unsupported` when pictures
-            aren't resized, or padded to a fixed size.
+            aren't resized, keep their own proportions, or are padded to a fixed size.
     """
     image = image_processor.image_input(folder)
     found = folders.read(folder / "preprocessor_config.json", _Processor)
+    hint = "set a size of height and width in preprocessor_config.json, and no pad_size"
     if found is None or found.pad_size:
-        hint = "set a size of height and width in it, and no pad_size"
         raise UsageError("model-unsupported", "the image processor pads pictures to a fixed size", hint)
-    if isinstance(found.size, dict) and {"height", "width"} <= found.size.keys():
-        return image, ()
-    longest = found.max_size if isinstance(found.size, int) else found.size.get("longest_edge")
-    width = min(image.height * _PROPORTION, longest or image.height * _PROPORTION)
-    fixed = msgspec.structs.replace(image, height=_stepped(image.height), width=_stepped(width))
-    note = (
-        f"pictures are resized to {fixed.width} x {fixed.height} in any proportions, which the original keeps: "
-        "set a size of height and width in preprocessor_config.json to choose another"
-    )
-    return fixed, (note,)
+    if not (isinstance(found.size, dict) and {"height", "width"} <= found.size.keys()):
+        message = f"the image processor's size {found.size} keeps a picture's proportions; a bundle has one size"
+        raise UsageError("model-unsupported", message, hint)
+    return image
 
 
 def boxes(folder: Path, logits: str, boxes: str) -> Boxes:
@@ -69,7 +58,3 @@ def boxes(folder: Path, logits: str, boxes: str) -> Boxes:
         hint = f"use a model of one of the types {', '.join(TYPES)}"
         raise UsageError("model-unsupported", f"detectors of type {config.model_type!r} are not known", hint)
     return Boxes(logits=logits, boxes=boxes, labels=config.labels)
-
-
-def _stepped(pixels: float) -> int:
-    return max(_STEP, round(pixels / _STEP) * _STEP)

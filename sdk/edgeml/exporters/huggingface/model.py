@@ -244,10 +244,9 @@ def _inputs(
     work: Path,
 ) -> _Inputs:
     if task in ("image-classification", "object-detection") or pretrained.main_input_name == "pixel_values":
-        detects = task == "object-detection"
-        image, notes = detection.image_input(path) if detects else (image_processor.image_input(path), ())
+        image = (detection if task == "object-detection" else image_processor).image_input(path)
         shape = (1, image.channels, image.height, image.width)
-        return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)}, notes)
+        return _Inputs(image, {}, {"pixel_values": np.zeros(shape, dtype=np.float32)})
     if task in ("audio-classification", _SPEECH):
         sound = audio.audio_input(path)
         return _Inputs(sound, {}, {pretrained.main_input_name: audio.example(sound)})
