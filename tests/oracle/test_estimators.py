@@ -44,6 +44,7 @@ HOLES = np.where(np.arange(ROWS.size).reshape(ROWS.shape) % 11 == 0, np.nan, ROW
 #: Without equal distances, between which a search for neighbours chooses as it likes.
 UNTIED = ROWS + np.random.default_rng(0).normal(0, 0.05, ROWS.shape)
 TEXTS = ["The pump stopped.", "All is well today", "Zwölf Äpfel, naïve café", "water is cold, 3.14", "The tank ran DRY"]
+GREEK = ["καλος δρομος", "νερο κρυο"]
 MOODS = ["bad", "good", "good", "good", "bad"]
 TRAVELLERS = pd.DataFrame(
     {
@@ -130,6 +131,14 @@ EXPORTED: dict[str, Make] = {
         of_text(text.CountVectorizer(ngram_range=(1, 2)), naive_bayes.MultinomialNB()),
         TEXTS,
     ),
+    "CountVectorizer of one-letter words": lambda: (
+        of_text(text.CountVectorizer(token_pattern=r"(?u)\b\w+\b"), naive_bayes.MultinomialNB()),
+        TEXTS,
+    ),
+    "CountVectorizer of words with hyphens": lambda: (
+        of_text(text.CountVectorizer(token_pattern=r"[\w'-]+"), naive_bayes.MultinomialNB()),
+        TEXTS,
+    ),
     "LogisticRegression": lambda: (linear_model.LogisticRegression().fit(ROWS, SPECIES), ROWS),
     "ColumnTransformer that drops columns, Ridge": lambda: (
         pipeline.make_pipeline(compose.ColumnTransformer([("one", "passthrough", ["age"])]), linear_model.Ridge()).fit(
@@ -179,6 +188,17 @@ REFUSED: dict[str, tuple[Make, str]] = {
             ["water is cold", "the pump is cold"],
         ),
         "the answers are not the original's",
+    ),
+    "CountVectorizer of a pattern with boundaries inside": (
+        lambda: (of_text(text.CountVectorizer(token_pattern=r"\b[a-z]\w*\b"), naive_bayes.MultinomialNB()), TEXTS),
+        "which the runtime reads in another way",
+    ),
+    "TfidfVectorizer of Greek": (
+        lambda: (
+            pipeline.make_pipeline(text.TfidfVectorizer(), linear_model.LogisticRegression()).fit(GREEK, ["a", "b"]),
+            GREEK,
+        ),
+        "a letter's small form by its place",
     ),
     "GaussianProcessClassifier of three classes": (
         lambda: (gaussian_process.GaussianProcessClassifier().fit(ROWS, SPECIES), ROWS),

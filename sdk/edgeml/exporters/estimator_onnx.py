@@ -43,11 +43,17 @@ _CONSTANTS: Final = {
 }
 #: Characters of a converter's error; some print a whole model.
 ERROR_CHARS: Final = 200
-#: Python's `\\w` in RE2, whose own is ASCII.
-_WORD: Final = r"[\p{L}\p{N}_]"
-_DEFAULT_TOKENS: Final = r"(?u)\b\w\w+\b"
-#: glibc has it without further packages, and its lower case is Unicode's.
+#: Python's classes of characters in RE2, whose own are ASCII.
+_CLASSES: Final = {r"\w": r"\p{L}\p{N}_", r"\d": r"\p{Nd}", r"\s": r"\t-\r\x{1c}-\x{1f}\x{85}\p{Z}"}
+#: A pattern of whole words, as scikit-learn's default is: a match is as long as it can be, so it ends at a boundary.
+_WHOLE_WORDS: Final = re.compile(r"\\b((?:\\w)+(?:\+|\{\d+,\}))\\b")
+#: Parts that RE2 reads in another way: boundaries of words, groups, flags. The runtime looks for the longest match.
+_UNLIKE_RE2: Final = re.compile(r"\\[bBAZ0-9]|\((?!\?:)|[*+?}]\?")
+_TOKENS_HINT: Final = r"set token_pattern to r'(?u)\b\w+\b', or to classes of characters such as r'[\w-]+'"
+#: glibc has it without further packages. Its lower case is Unicode's by letter.
 _LOCALE: Final = "C.UTF-8"
+#: Python's lower case of a Greek sigma at the end of a word, and of a dotted I; the runtime's is another.
+_LOWER_BY_PLACE: Final = ("ς", "i\N{COMBINING DOT ABOVE}")
 _TYPES: Final = {
     "float32": data_types.FloatTensorType,
     "float64": data_types.DoubleTensorType,
@@ -88,6 +94,8 @@ def convert(
         else:
             model = _of_sklearn(estimator, specs, precision)
         return _with_outputs(model, wanted, is_binary=len(getattr(estimator, "classes_", ())) == 2)
+    except UsageError:
+        raise
     except ImportError as error:
         hint = "pip install 'edgeml-deploy[export-boosting]'"
         raise UsageError("extra-missing", f"{type(estimator).__name__} needs {error.name}", hint) from error
@@ -250,9 +258,9 @@ def _module(estimator: Any) -> str:  # noqa: ANN401
 def _options(estimator: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the converter's options for one estimator: raw scores where it has them, and the texts' own tokens."""
     if isinstance(estimator, CountVectorizer):
-        default = {"word": f"{_WORD}{{2,}}", "char": "(?s)."}
-        own = estimator.analyzer == "word" and estimator.token_pattern != _DEFAULT_TOKENS
-        tokens = estimator.token_pattern.replace(r"\w", _WORD) if own else default.get(estimator.analyzer)
+        _check_lower_case(estimator)
+        by_words = estimator.analyzer == "word" and estimator.token_pattern
+        tokens = _as_re2(estimator.token_pattern) if by_words else {"char": "(?s)."}.get(estimator.analyzer)
         return {"tokenexp": tokens, "locale": _LOCALE}
     if not is_classifier(estimator) or hasattr(estimator, "predict_proba"):
         return {}
@@ -262,6 +270,41 @@ def _options(estimator: Any) -> dict[str, Any]:  # noqa: ANN401
         return {}
     allowed: dict[str, Any] = getattr(converter, "get_allowed_options", dict)() or {}
     return {name: value for name, value in (("raw_scores", True), ("zipmap", False)) if name in allowed}
+
+
+def _as_re2(pattern: str) -> str:
+    """Translate a pattern of tokens for the runtime.
+
+    Raises:
+        UsageError: `model-unsupported`, when RE2 would read a part of it in another way.
+    """
+    plain = pattern.removeprefix("(?u)")
+    if whole := _WHOLE_WORDS.fullmatch(plain):
+        plain = whole[1]
+    unlike = _UNLIKE_RE2.search(plain)
+    if unlike:
+        message = f"token_pattern {pattern!r} has {unlike[0]!r}, which the runtime reads in another way than Python"
+        raise UsageError("model-unsupported", message, _TOKENS_HINT)
+    found, is_within = [], False
+    for part in re.findall(r"\\.|.", plain, re.DOTALL):
+        letters = _CLASSES.get(part.lower()) if part.startswith("\\") else None
+        if letters and part.isupper() and is_within:
+            message = f"token_pattern {pattern!r} has {part!r} within brackets, which the runtime reads as ASCII"
+            raise UsageError("model-unsupported", message, _TOKENS_HINT)
+        if letters:
+            found.append(letters if is_within else f"[{'^' if part.isupper() else ''}{letters}]")
+        else:
+            found.append(part)
+            is_within = part == "[" or (is_within and part != "]")
+    return "".join(found)
+
+
+def _check_lower_case(vectorizer: Any) -> None:  # noqa: ANN401
+    """Refuse lower case where the runtime's, which is by letter, gives other terms than Python's."""
+    by_place = any(part in term for term in getattr(vectorizer, "vocabulary_", ()) for part in _LOWER_BY_PLACE)
+    if vectorizer.lowercase and by_place:
+        message = "lowercase=True makes a letter's small form by its place (Greek sigma, dotted I); the runtime doesn't"
+        raise UsageError("model-unsupported", message, "set lowercase=False, train with small letters, and send them")
 
 
 class _PlainNumbers:

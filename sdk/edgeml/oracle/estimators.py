@@ -132,13 +132,15 @@ def part(rows: Any, indices: list[int]) -> Any:  # noqa: ANN401 -- as above
 def hard_rows(rows: Any) -> Any:  # noqa: ANN401 -- as above
     """Make rows that conversions get wrong, in the form of those given.
 
-    Numbers become missing, zero, or ten times the column's range away from it; texts become unknown and empty.
+    Numbers become missing, zero, or ten times the column's range away from it; texts become unknown and empty. A list
+    of texts also gets its first ones in capitals.
 
     Args:
         rows: a data frame, an array [rows, columns], or texts.
     """
     if isinstance(rows, list):
-        return [*TEXTS, "", "  ", (" ".join(TEXTS) * 20)[:LONG_CHARS]]
+        capitals = [it.upper() for it in rows[:CHANGED_ROWS]]
+        return [*TEXTS, "", "  ", (" ".join(TEXTS) * 20)[:LONG_CHARS], *capitals]
     columns = np.linspace(0, rows.shape[1] - 1, min(CHANGED_COLUMNS, rows.shape[1])).astype(int).tolist()
     changes = [
         (row, column, value)
