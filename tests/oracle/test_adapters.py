@@ -15,6 +15,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from sentence_transformers import SentenceTransformer
+from sentence_transformers import models as modules
 
 import edgeml
 from edgeml import inference
@@ -29,6 +31,8 @@ TEXTS = ("The pump in hall two has stopped.", "no", "Water boils at a lower temp
 #: Between scores in fp32.
 SCORE_MAX = 1e-4
 LABELS = 4
+#: Fewer than the base model reads, and than the long text has.
+SENTENCE_TOKENS = 32
 
 
 def exported(folder: Path, output: Path, **options: Any) -> Exported:
@@ -177,6 +181,25 @@ def test_adapter_without_the_library_names_the_extra(tmp_path: Path, monkeypatch
     with pytest.raises(UsageError, match="which is not installed") as caught:
         merged_adapter.merge(lora, transformers.AutoModelForSequenceClassification, tmp_path / "out")
     assert "export-peft" in caught.value.hint
+
+
+def test_adapter_of_sentence_transformers_answers_as_its_encoder(tmp_path: Path):
+    """With its modules, prompt and limit of tokens, none of which the base model's folder has.
+
+    sentence-transformers 5.7 itself loads such a folder only where its name has a type of models in it.
+    """
+    base, lora = base_of(tmp_path / "base", "bert", "feature-extraction"), tmp_path / "bert-lora"
+    transformer = modules.Transformer(str(base), max_seq_length=SENTENCE_TOKENS)
+    parts = [transformer, modules.Pooling(transformer.get_word_embedding_dimension(), "mean"), modules.Normalize()]
+    prompts = {"query": "query: "}
+    encoder = SentenceTransformer(modules=parts, prompts=prompts, default_prompt_name="query", device="cpu")
+    settings = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query"], init_lora_weights=False)
+    encoder.add_adapter(settings)
+    encoder.save(str(lora))
+    found = exported(lora, tmp_path / "out")
+    for text in (TEXTS[0], " ".join(TEXTS * 4)):
+        (answer,) = inference.run(found.path, {"text": text})
+        assert answer["embedding"] == pytest.approx(encoder.encode([text])[0].tolist(), abs=SCORE_MAX)
 
 
 @pytest.mark.nightly

@@ -18,6 +18,8 @@ from edgeml_core.errors import UsageError
 
 #: Files beside the weights: the tokenizer's, the processor's and the chat template's.
 _FILES: Final = ("*token*.json", "vocab.*", "merges.txt", "*processor_config.json", "chat_template.*", "spiece.model")
+#: Files of sentence-transformers, which its `save` writes beside an adapter: the modules, and their settings.
+_SENTENCE_FILES: Final = ("modules.json", "*sentence*.json", "*/config.json")
 #: Characters of PEFT's own error in a message.
 _REASON_MAX_CHARS: Final = 400
 
@@ -56,6 +58,10 @@ def merge(path: Path, automatic: Any, work: Path) -> Path:  # noqa: ANN401 -- tr
     for source in (base, path):
         for file in (found for pattern in _FILES for found in source.glob(pattern)):
             shutil.copy2(file, folder)
+    for file in (found for pattern in _SENTENCE_FILES for found in path.glob(pattern)):
+        copied = folder / file.relative_to(path)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copy2(file, copied)
     return folder
 
 
