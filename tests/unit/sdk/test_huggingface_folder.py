@@ -106,11 +106,27 @@ def test_what_is_missing_or_malformed_is_named(tmp_path: Path):
         folders.config(tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("bert", 514), ("roberta", 512)])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("bert", 514), *((it, 512) for it in ("roberta", "data2vec-text", "ibert", "esm", "longformer"))],
+)
 def test_positions_counted_from_the_padding_token_are_fewer(kind: str, expected: int, tmp_path: Path):
     """RoBERTa's first position is the padding token's id and one; what comes after the last would crash the model."""
     settings = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
     assert folders.config(write(tmp_path, config=settings)).positions == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, 704), ({"block_size": 4, "num_random_blocks": 1}, 28), ({"attention_type": "original_full"}, 4096)],
+)
+def test_texts_are_cut_where_attention_would_be_in_blocks(settings: dict[str, object], expected: int, tmp_path: Path):
+    """BigBird's answer to a longer text depends on the texts before it; the card says why it is cut."""
+    config = {"model_type": "big_bird", "max_position_embeddings": 4096} | settings
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    text = folders.text_input(write(tmp_path, config=config), tmp_path / "out.json")
+    assert text.max_length == expected
+    assert bool(folders.note_full_attention(folders.config(tmp_path), text)) is (expected < 4096)
 
 
 def test_sounds_are_read_as_their_extractor_says(tmp_path: Path):

@@ -37,14 +37,13 @@ LABELS_MAX: Final = 1_000_000
 QUESTION_TOKENS_MAX: Final = 384
 ANSWER_TOKENS_MAX: Final = 15
 #: Types of models that count positions from the padding token's id on, so that they have fewer for text.
+#: Source: transformers 4.57, the models that call `create_position_ids_from_input_ids`.
 _COUNTED_FROM_PADDING: Final = {
-    "camembert",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
+    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
+#: Types of models whose attention to a long text is in blocks, until the first short text makes it full for good.
+_BLOCK_SPARSE: Final = ("big_bird", "bigbird_pegasus")
 T = TypeVar("T")
 
 
@@ -63,6 +62,10 @@ class Config(msgspec.Struct, frozen=True):
     conv_kernel: tuple[int, ...] | int = ()
     conv_stride: tuple[int, ...] | int = ()
     auto_map: dict[str, object] | None = None
+    #: Of an attention in blocks; other types of models have other things by these names.
+    attention_type: object = "block_sparse"
+    block_size: object = 64
+    num_random_blocks: object = 3
 
     def __post_init__(self) -> None:
         if unfit := [key for key in self.id2label if not re.fullmatch("[0-9]{1,9}", key)]:
@@ -89,9 +92,22 @@ class Config(msgspec.Struct, frozen=True):
     def positions(self) -> int | None:
         """The number of tokens for which the model has positions."""
         most = self.max_position_embeddings or self.n_positions
+        if most and self.full_attention_tokens:
+            return min(most, self.full_attention_tokens)
         if most and self.model_type in _COUNTED_FROM_PADDING:
             return most - (self.pad_token_id or 0) - 1
         return most
+
+    @property
+    def full_attention_tokens(self) -> int | None:
+        """The most tokens that a model with attention in blocks reads in full; None for all other models.
+
+        Source: transformers 4.57 `BigBirdModel.forward`.
+        """
+        is_sparse = self.model_type in _BLOCK_SPARSE and self.attention_type == "block_sparse"
+        if is_sparse and isinstance(self.block_size, int) and isinstance(self.num_random_blocks, int):
+            return (5 + 2 * self.num_random_blocks) * self.block_size
+        return None
 
 
 class _TokenizerConfig(msgspec.Struct, frozen=True):
@@ -164,6 +180,14 @@ def note_tokens_without_vectors(tokenizer: Path, vectors: int) -> tuple[str, ...
         return ()
     message = f"the model has {vectors} tokens, its tokenizer {len(beyond)} more, such as {beyond[0][1]!r}"
     return (f"{message}: a text with one of these fails, as in transformers",)
+
+
+def note_full_attention(config: Config, text: TextInput) -> tuple[str, ...]:
+    """Note for the card that texts are cut where a model's attention would be in blocks."""
+    if text.max_length != config.full_attention_tokens:
+        return ()
+    why = "beyond, the original's attention is in blocks, until its first shorter text"
+    return (f"texts are cut at {text.max_length} tokens: {why}",)
 
 
 def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:

@@ -269,7 +269,8 @@ def _inputs(
         tensors, _ = encoder.encode([Text(text) for text in _TRACED])
     example = {name: tensor[:1] for name, tensor in tensors.items()}
     vectors = getattr(pretrained.config, "vocab_size", None)
-    notes = folders.note_tokens_without_vectors(tokenizer, vectors) if vectors else ()
+    notes = folders.note_full_attention(folders.config(path), text)
+    notes += folders.note_tokens_without_vectors(tokenizer, vectors) if vectors else ()
     return _Inputs(text, {folders.TOKENIZER: tokenizer}, example, notes)
 
 
