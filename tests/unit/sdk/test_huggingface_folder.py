@@ -129,6 +129,13 @@ def test_texts_are_cut_where_attention_would_be_in_blocks(settings: dict[str, ob
     assert bool(folders.note_full_attention(folders.config(tmp_path), text)) is (expected < 4096)
 
 
+def test_bare_size_is_a_square_where_the_processor_takes_it_so(tmp_path: Path):
+    """DeiT's own repositories have 256 and a crop of 224."""
+    settings = {"image_processor_type": "DeiTFeatureExtractor", "size": 256, "crop_size": 224, "do_center_crop": True}
+    found = image_processor.image_input(write(tmp_path, preprocessor_config=settings))
+    assert (found.height, found.width, found.resize_shortest_edge, found.resize_to) == (224, 224, 0, (256, 256))
+
+
 def test_sounds_are_read_as_their_extractor_says(tmp_path: Path):
     """Samples, with the fewest that the convolutions take; a mel spectrum, with as many samples as it has frames."""
     extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16_000}

@@ -28,6 +28,9 @@ _CROP_BELOW_PIXELS: Final = 384
 #: LeViT's processor enlarges the shortest edge by this before the crop.
 #: Source: transformers 4.57 `LevitImageProcessor.resize`.
 _LEVIT_EDGE: Final = 256 / 224
+#: Types whose bare number for `size` is of a square's sides; the other ones' is of the shortest edge.
+#: Source: transformers 4.57, the processors that crop and call `get_size_dict(size)`.
+_SQUARE: Final = ("Beit", "DeiT", "EfficientFormer", "EfficientNet", "Flava", "OwlViT")
 #: Pixels of a side; one float32 picture of twice this has the memory of a board.
 EDGE_MAX_PIXELS: Final = 4096
 
@@ -62,10 +65,9 @@ class _Processor(msgspec.Struct, frozen=True):
     image_std: tuple[float, ...] | None = None
     crop_pct: float | None = None
 
-    @property
-    def is_levit(self) -> bool:
-        """Whether it is of a type whose edges have a rule of their own."""
-        return (self.image_processor_type or self.feature_extractor_type or "").startswith("Levit")
+    def is_of(self, *types: str) -> bool:
+        """Return whether it is of one of these types, which have rules of their own."""
+        return (self.image_processor_type or self.feature_extractor_type or "").startswith(types)
 
 
 class _Geometry(msgspec.Struct, frozen=True):
@@ -120,7 +122,9 @@ def _resample(found: _Processor) -> Literal["nearest", "lanczos", "bilinear", "b
 
 
 def _geometry(found: _Processor) -> _Geometry:
-    size = found.size if isinstance(found.size, _Size) else _Size(shortest_edge=found.size)
+    size = found.size
+    if not isinstance(size, _Size):
+        size = _Size(height=size, width=size) if found.is_of(*_SQUARE) else _Size(shortest_edge=size)
     crop = found.crop_size
     crop = crop if isinstance(crop, _Size) else _Size(height=crop, width=crop)
     edge = size.shortest_edge or 0
@@ -129,7 +133,8 @@ def _geometry(found: _Processor) -> _Geometry:
     if not found.do_center_crop:
         return _Geometry(height=size.height or edge, width=size.width or edge)
     if edge:
-        return _Geometry(height=crop.height, width=crop.width, edge=int(_LEVIT_EDGE * edge) if found.is_levit else edge)
+        enlarged = int(_LEVIT_EDGE * edge) if found.is_of("Levit") else edge
+        return _Geometry(height=crop.height, width=crop.width, edge=enlarged)
     resized = (size.height, size.width) if size.height and size.width else None
     return _Geometry(height=crop.height if resized else None, width=crop.width, resized=resized)
 
