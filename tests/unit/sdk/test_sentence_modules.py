@@ -52,6 +52,14 @@ def test_pooling_that_devices_do_not_have_is_refused(tmp_path: Path, pooling: ob
     assert caught.value.code == "model-unsupported"
 
 
+def test_vectors_that_are_cut_are_refused_with_the_setting(tmp_path: Path):
+    """The oracle would compare vectors of two lengths, and blame the model's type."""
+    write(tmp_path, {"pooling_mode": "mean"}, prompts={"truncate_dim": 256})
+    with pytest.raises(UsageError, match="truncate_dim 256") as caught:
+        sentence_modules.embedding(tmp_path, "y")
+    assert caught.value.code == "model-unsupported"
+
+
 def test_prompt_is_the_default_one(tmp_path: Path):
     """Other prompts are for callers that name them."""
     prompts = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "query"}

@@ -54,6 +54,7 @@ class _Pooling(msgspec.Struct, frozen=True):
 class _Prompts(msgspec.Struct, frozen=True):
     prompts: dict[str, str] = {}
     default_prompt_name: str | None = None
+    truncate_dim: int | None = None
     model_type: str = ""
     activation_fn: str | None = None
 
@@ -75,6 +76,11 @@ def embedding(folder: Path, output: str) -> Embedding:
     Raises:
         UsageError: `model-unsupported`, when a bundle can't express the modules; `model-unreadable`.
     """
+    settings = read(folder / "config_sentence_transformers.json", _Prompts) or _Prompts()
+    if settings.truncate_dim is not None:
+        message = f"the encoder cuts its vectors (truncate_dim {settings.truncate_dim}), and a bundle gives whole ones"
+        hint = "set truncate_dim to null in config_sentence_transformers.json, and cut the vectors that come back"
+        raise UsageError("model-unsupported", message, hint)
     modules = read(folder / "modules.json", tuple[_Module, ...]) or ()
     paths = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
     if unknown := paths.keys() - _KNOWN:
