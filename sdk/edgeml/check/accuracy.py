@@ -206,11 +206,21 @@ def _words(answer: Answer, row: Row, labels: Sequence[str]) -> Iterator[tuple[st
     if not isinstance(row.label, list) or len(row.label) != len(words):
         raise UsageError("data-invalid", f"{len(words)} words don't have one label each", _WORD_LABELS)
     tokens: Mapping[str, Any] = answer
-    found = {entry["start"]: entry["label"] for entry in reversed(tokens["tokens"])}
+    found = dict(reversed([*_beginnings(tokens["tokens"], text)]))
     start = 0
     for word, label in zip(words, row.label, strict=True):
         start = text.index(word, start)
-        if start in found:  # a word beyond the model's length has no answer
+        own = next((found[at] for at in range(start, start + len(word)) if at in found), None)
+        # A word beyond the model's length has no answer; one between two tokens without its own has a wrong one.
+        if own is not None or min(found, default=start) < start < max(found, default=start):
             expected = expected_labels.find(label, labels)
-            yield expected, found[start] == expected
+            yield expected, own == expected
         start += len(word)
+
+
+def _beginnings(tokens: Sequence[Mapping[str, Any]], text: str) -> Iterator[tuple[int, str]]:
+    """Yield where the first letter of each token stands, and its label; tokens of SentencePiece begin with a space."""
+    for token in tokens:
+        piece = text[token["start"] : token["end"]]
+        if piece.strip():
+            yield token["start"] + len(piece) - len(piece.lstrip()), token["label"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -120,6 +122,28 @@ def test_measure_words_takes_their_first_token():
     assert accuracy.measure([answer], [answer], [row], manifest).fp32 == 0.5
     with pytest.raises(UsageError, match="2 words"):
         accuracy.measure([answer], [answer], [Row(item=Text("Anna ran"), label=["O"])], manifest)
+
+
+def labelled(*tokens: tuple[int, int, str]) -> dict[str, Any]:
+    return {"tokens": [{"token": "", "start": s, "end": e, "label": label, "score": 1.0} for s, e, label in tokens]}
+
+
+def test_measure_words_finds_tokens_that_begin_with_the_space():
+    """As those of Metaspace do; a space alone is the token of no word."""
+    manifest = manifest_with(TokenClasses(output="y", labels=("O", "PER")))
+    row = Row(item=Text("Anna ran  off"), label=["PER", "PER", "O"])
+    answer = labelled((0, 4, "PER"), (4, 8, "O"), (8, 9, "PER"), (9, 13, "O"))
+    found = accuracy.measure([answer], [answer], [row], manifest)
+    assert found.fp32 == pytest.approx(2 / 3, abs=1e-6)
+    assert {it.label: it.rows for it in found.classes} == {"PER": 2, "O": 1}
+
+
+def test_measure_words_counts_one_without_a_token_as_wrong():
+    """The tokenizer drops it; a word beyond the model's length counts for nothing."""
+    manifest = manifest_with(TokenClasses(output="y", labels=("O", "PER")))
+    row = Row(item=Text("Anna \u200b ran off"), label=["PER", "O", "O", "O"])
+    answer = labelled((0, 4, "PER"), (7, 10, "O"))
+    assert accuracy.measure([answer], [answer], [row], manifest).fp32 == pytest.approx(2 / 3, abs=1e-6)
 
 
 def test_measure_spans_compares_word_for_word():
