@@ -1,9 +1,10 @@
-"""Settings of generation_config that shape a text made of another one: applied as transformers does, or refused."""
+"""Settings of generation_config that shape a text: applied as transformers does, or refused, or on the card."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ import transformers
 
 from edgeml import inference
 from edgeml.exporters.huggingface import model as huggingface
+from edgeml.exporters.huggingface import whisper
+from edgeml.oracle import library
 from edgeml.pipeline.export import export
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core.errors import UsageError
+from edgeml_runtime.tasks import Prompt
 from oracle import architectures
 
 TEXTS = ("No fault was found.", "Water boils at a lower temperature there, oddly.")
@@ -50,6 +54,16 @@ def made(folder: Path, architecture: str, settings: dict[str, Any], config: dict
     for name, changes in (("generation_config.json", settings), ("config.json", config)):
         file = folder / name
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
+
+
+def written(folder: Path, settings: dict[str, Any]) -> Path:
+    """A tiny language model with these settings."""
+    architectures.build("llama", "text-generation", folder)
+    file = folder / "generation_config.json"
+    found = json.loads(file.read_text())
+    found.pop("_from_model_config", None)  # else transformers drops the rest
+    file.write_text(json.dumps(found | settings))
     return folder
 
 
@@ -96,6 +110,48 @@ def test_settings_that_are_not_applied_are_refused_by_name(settings, named, tmp_
     with pytest.raises(UsageError, match=named) as caught:
         huggingface.load(folder, None, tmp_path)
     assert caught.value.code == "model-unsupported"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size = 3"),
+        ({"bad_words_ids": [[5]]}, "bad_words_ids"),
+        ({"forced_bos_token_id": 0}, "forced_bos_token_id = 0"),
+        ({"min_new_tokens": 4}, "min_new_tokens = 4"),
+    ],
+)
+def test_settings_of_a_language_model_that_are_not_applied_are_refused_by_name(settings, named, tmp_path):
+    """A bundle's text would be another one."""
+    with pytest.raises(UsageError, match=named) as caught:
+        huggingface.load(written(tmp_path / "model", settings), None, tmp_path)
+    assert caught.value.code == "model-unsupported"
+
+
+def test_settings_of_a_language_model_that_requests_send_are_on_the_card(tmp_path):
+    """As those of Qwen2.5; the library is asked without them."""
+    settings = {"do_sample": True, "repetition_penalty": 5.0, "temperature": 0.7, "top_k": 50, "num_beams": 4}
+    folder = written(tmp_path / "model", settings | {"suppress_tokens": [], "guidance_scale": 1.0})
+    source = huggingface.load(folder, None, tmp_path)
+    assert source.notes == (
+        "the model's generation_config has repetition_penalty 5.0, temperature 0.7: requests have to send them",
+        "the model's generation_config searches 4 beams, and edgeml none",
+    )
+    items = [Prompt(prompt=text, max_new_tokens=12, temperature=0.0, seed=0) for text in TEXTS]
+    plain = library.of_environment().ask(written(tmp_path / "plain", {}), "text-generation", items)
+    assert library.of_environment().ask(folder, "text-generation", items).answers == plain.answers
+
+
+def test_settings_of_a_recognizer_that_are_not_applied_are_refused_by_name():
+    """A shorter length is on the card."""
+    config = transformers.WhisperConfig(max_target_positions=24, d_model=8, encoder_layers=1, decoder_layers=1)
+    pretrained = SimpleNamespace(config=config, generation_config=transformers.GenerationConfig(repetition_penalty=1.2))
+    with pytest.raises(UsageError, match=r"repetition_penalty = 1\.2"):
+        whisper._transcript(pretrained, None, None)
+    pretrained.generation_config = transformers.GenerationConfig(max_length=12)
+    assert [*whisper._lengths(pretrained)] == [
+        "the model's generation_config has max_length 12; edgeml writes texts of up to 24 tokens"
+    ]
 
 
 def test_a_model_from_text_to_text_with_unknown_layers_is_refused_for_the_task_too(tmp_path):

@@ -157,13 +157,14 @@ def _decoded(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
 
 
 def _text(pipeline: Pipeline, item: RawItem) -> dict[str, Any]:
-    """Write on: the text of the new tokens as they are.
+    """Write on: the text of the new tokens as they are, without a penalty or beams, as a request without options does.
 
     The pipeline would take spaces before full stops away, from prompt and answer as a whole. Then the end of the prompt
     is counted wrong, and the answer loses its first character.
     """
-    options = {"do_sample": False, "return_full_text": False, "clean_up_tokenization_spaces": False}
-    (found,) = pipeline(item.text, max_new_tokens=item.tokens, **options)
+    options = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
+    shown = {"return_full_text": False, "clean_up_tokenization_spaces": False}
+    (found,) = pipeline(item.text, max_new_tokens=item.tokens, **options, **shown)
     return {"text": found["generated_text"]}
 
 

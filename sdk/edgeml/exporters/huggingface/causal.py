@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from edgeml.exporters.huggingface import chat_template, decoder_onnx
+from edgeml.exporters.huggingface import chat_template, decoder_onnx, generation_settings
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.huggingface.tool_template import Inexpressible
 from edgeml.exporters.source import Signature, Source, TorchModel
@@ -37,14 +38,20 @@ from edgeml_runtime.tensors import Array
 CACHE_AXES = 4
 #: A text to trace with.
 _TRACED = "The pump in hall two has stopped."
+#: Settings of texts that requests send, with the value that leaves them out.
+_OF_REQUESTS = {"repetition_penalty": 1.0}
+#: The same, where the model's tokens are drawn.
+_OF_DRAWS = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None}
 
 
 def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -- transformers has no types here
     """Describe a loaded language model, with the files of its folder.
 
     Raises:
-        UsageError: `model-unreadable`, without a usable tokenizer; `model-unsupported`, for an unknown architecture.
+        UsageError: `model-unreadable`, without a usable tokenizer; `model-unsupported`, for an unknown architecture,
+            or settings of the text that edgeml doesn't apply.
     """
+    generation_settings.check(pretrained.generation_config, _OF_REQUESTS)
     tokenizer = work / folders.TOKENIZER
     text = folders.text_input(path, tokenizer)
     example = _example(pretrained, opened(tokenizer).encode(_TRACED).ids)
@@ -74,7 +81,7 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
         assets={folders.TOKENIZER: tokenizer},
         model=TorchModel(module=module, pretrained=pretrained),
         tools={name: metadata.version(name) for name in ("torch", "transformers")},
-        notes=notes,
+        notes=(*notes, *_options(pretrained.generation_config)),
         folder=path,
     )
 
@@ -83,6 +90,17 @@ def _stops(pretrained: Any) -> tuple[int, ...]:  # noqa: ANN401 -- transformers 
     """Read the ids of tokens that end the model's generation; a chat model has several."""
     ids = pretrained.generation_config.eos_token_id
     return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
+
+
+def _options(settings: Any) -> Iterator[str]:  # noqa: ANN401 -- as above
+    """Note for the card the settings that the model's texts have in transformers, and here only by request."""
+    expected = _OF_REQUESTS | (_OF_DRAWS if settings.do_sample else {})
+    given = {name: getattr(settings, name, None) for name in expected}
+    named = [f"{name} {it}" for name, it in given.items() if it not in (None, expected[name])]
+    if named:
+        yield f"the model's generation_config has {', '.join(named)}: requests have to send them"
+    if (settings.num_beams or 1) > 1:
+        yield f"the model's generation_config searches {settings.num_beams} beams, and edgeml none"
 
 
 def _chat(path: Path, tokenizer: Tokenizer, stops: tuple[int, ...]) -> tuple[ChatTemplate | None, tuple[str, ...]]:

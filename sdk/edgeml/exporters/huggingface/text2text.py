@@ -13,7 +13,7 @@ import msgspec
 import torch
 import transformers
 
-from edgeml.exporters.huggingface import encoder_decoder, marian_tokenizer
+from edgeml.exporters.huggingface import encoder_decoder, generation_settings, marian_tokenizer
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.huggingface.encoder_decoder import LOGITS, Caches, Meaning, Names
 from edgeml.exporters.source import Source
@@ -39,21 +39,23 @@ ARCHITECTURES: Final = (
 )
 #: A text to trace with.
 _TRACED: Final = "The pump in hall two has stopped."
-#: transformers' `max_length` where none was set, and the tokens and beams of its pipeline then.
-#: Source: transformers 4.57 `GenerationConfig` and `Text2TextGenerationPipeline`.
-_LENGTH_UNSET: Final = 20
+#: The tokens and beams of transformers' pipeline where none were set.
+#: Source: transformers 4.57 `Text2TextGenerationPipeline`.
 _NEW_TOKENS: Final = 256
 _BEAMS: Final = 4
-#: Settings of texts that edgeml doesn't write, with the value that leaves them out.
-_UNDONE: Final = {
-    "encoder_repetition_penalty": 1.0,
-    "exponential_decay_length_penalty": None,
-    "force_words_ids": None,
-    "forced_decoder_ids": None,
-    "guidance_scale": None,
-    "sequence_bias": None,
-    "stop_strings": None,
-}
+#: Settings of texts that a bundle applies.
+_APPLIED: Final = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "encoder_no_repeat_ngram_size",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "repetition_penalty",
+    "suppress_tokens",
+)
 
 
 def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -- transformers has no types here
@@ -138,10 +140,7 @@ def _written(pretrained: Any, names: Names) -> tuple[DecodedText, tuple[str, ...
         UsageError: `model-unsupported`.
     """
     settings = pretrained.generation_config
-    for name, without in _UNDONE.items():
-        if (given := getattr(settings, name, without)) not in (without, None):
-            message = f"the model's generation_config has {name} = {given!r}, which edgeml doesn't apply"
-            raise UsageError("model-unsupported", message, f"set {name} to {without!r}, and save the model again")
+    generation_settings.check(settings, _APPLIED)
     start = (settings.decoder_start_token_id, settings.bos_token_id)
     begun = next((it for it in start if it is not None), None)
     stops = _ids(settings.eos_token_id)
@@ -180,7 +179,7 @@ def _bad_tokens(settings: Any, stops: tuple[int, ...]) -> Iterator[int]:  # noqa
 def _tokens_max(pretrained: Any, settings: Any) -> int:  # noqa: ANN401 -- as above
     """Count the tokens of the longest text with the first one; a forced last one is no part of it."""
     new, length = settings.max_new_tokens, settings.max_length
-    has_length = new is None and length not in (None, _LENGTH_UNSET)
+    has_length = new is None and length not in (None, generation_settings.LENGTH_UNSET)
     found = length if has_length else 1 + (new or _NEW_TOKENS)
     if settings.forced_eos_token_id is not None:
         found -= 1

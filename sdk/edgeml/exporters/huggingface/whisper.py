@@ -6,7 +6,7 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from edgeml.exporters.huggingface import audio, encoder_decoder
+from edgeml.exporters.huggingface import audio, encoder_decoder, generation_settings
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.huggingface.encoder_decoder import LOGITS, Attention, Caches, Meaning, Names
 from edgeml.exporters.source import Source
@@ -27,6 +27,8 @@ from edgeml_runtime.tensors import Array
 ARCHITECTURE: Final = "WhisperForConditionalGeneration"
 _FEATURES: Final = "input_features"
 _TASK: Final[Task] = "automatic-speech-recognition"
+#: Settings of texts that a bundle applies.
+_APPLIED: Final = ("begin_suppress_tokens", "forced_decoder_ids", "suppress_tokens")
 #: Frames of the sound to trace with.
 _FRAMES_TRACED: Final = 100
 _NOTE: Final = (
@@ -47,7 +49,8 @@ def source(path: Path, pretrained: Any, work: Path) -> Source:  # noqa: ANN401 -
     names = Names.of(pretrained.config.decoder_layers)
     spec = _transcript(pretrained, tokenizer, names)
     example = _example(pretrained, sound, spec, names)
-    meaning = Meaning(_TASK, sound, spec, {folders.TOKENIZER: file}, (_NOTE,))
+    notes = (_NOTE, *_lengths(pretrained))
+    meaning = Meaning(_TASK, sound, spec, {folders.TOKENIZER: file}, notes)
     return encoder_decoder.source(path, pretrained, Speech(pretrained, names), example, meaning)
 
 
@@ -115,11 +118,15 @@ def _transcript(pretrained: Any, tokenizer: Any, names: Names) -> DecodedTranscr
     """Read the tokens that begin, end and never stand in a text.
 
     Source: transformers 4.57 `WhisperGenerationMixin._retrieve_init_tokens`, held equal by the oracle.
+
+    Raises:
+        UsageError: `model-unsupported`, for settings of the text that edgeml doesn't apply.
     """
     settings = pretrained.generation_config
     if getattr(settings, "return_timestamps", False):
         message = "the model's generation_config has return_timestamps, and edgeml writes no times"
         raise UsageError("model-unsupported", message, "set it to false, and save the model again")
+    generation_settings.check(settings, _APPLIED)
     plain = getattr(settings, "no_timestamps_token_id", None)
     named: Mapping[str, int] = getattr(settings, "lang_to_id", None) or {}
     languages = {token[2:-2]: number for token, number in named.items()}
@@ -144,6 +151,13 @@ def _transcript(pretrained: Any, tokenizer: Any, names: Names) -> DecodedTranscr
         max_tokens=pretrained.config.max_target_positions,
         clean_up=bool(tokenizer.clean_up_tokenization_spaces),
     )
+
+
+def _lengths(pretrained: Any) -> Iterator[str]:  # noqa: ANN401 -- as above
+    """Note for the card that the model's own texts are shorter."""
+    own, most = pretrained.generation_config.max_length, pretrained.config.max_target_positions
+    if own not in (None, generation_settings.LENGTH_UNSET) and own < most:
+        yield f"the model's generation_config has max_length {own}; edgeml writes texts of up to {most} tokens"
 
 
 def _language(settings: Any, languages: Mapping[str, int], given: list[int]) -> str | None:  # noqa: ANN401 -- as above
