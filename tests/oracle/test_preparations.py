@@ -154,7 +154,8 @@ class Judged:
 
     def __init__(self, folder: Path, work: Path) -> None:
         self.source: Source = huggingface.load(folder, None, work)
-        self.items = hard_items.hard(self.source.signature.preprocess, self.source.signature.postprocess)
+        signature, tokenizer = self.source.signature, self.source.assets.get("tokenizer.json")
+        self.items = hard_items.hard(signature.preprocess, signature.postprocess, tokenizer)
         (work / "fp32").mkdir()
         self.built: Built = fp32.write(self.source, "onnx", work / "fp32")
         build = pack.Build(
@@ -244,6 +245,22 @@ def test_wrong_preparation_is_caught(judged: Callable[[str], Judged], kind: str,
     """The refusal names the item and both answers."""
     with pytest.raises(GateFailed, match=r"not the original's: .+ by (sentence-)?transformers"):
         judged(kind).check(change(judged(kind).manifest))
+
+
+@pytest.mark.parametrize("kind", ["text", "sentence"])
+def test_lower_limit_of_the_library_is_caught(judged: Callable[[str], Judged], kind: str, tmp_path: Path):
+    """The first hard text is as long as the bundle reads; all others are short, or beyond both limits."""
+    one = judged(kind)
+    shutil.copytree(one.source.folder, tmp_path / "model")
+    for name, limit in (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length")):
+        if (file := tmp_path / "model" / name).exists():
+            file.write_text(json.dumps(json.loads(file.read_text()) | {limit: 140}))
+    reply = library.of_environment().ask(tmp_path / "model", one.source.task, one.items)
+    with (
+        opened(one.built, one.manifest) as model,
+        pytest.raises(GateFailed, match=r"not the original's: 'no   Two\\tspaces"),
+    ):
+        against_oracle.check(model, one.items, reply.answers, reply.library)
 
 
 def test_vocabulary_is_multiplied_for_the_mask_alone(judged: Callable[[str], Judged]):

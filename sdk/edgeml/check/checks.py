@@ -98,7 +98,8 @@ class Checks:
         usual = [*rows[:RAW_INPUTS_MAX], *self.inputs.items][:RAW_INPUTS_MAX]
         signature = self.source.signature
         judge = self.source.judge
-        own = judge.items if judge else hard_items.hard(signature.preprocess, signature.postprocess)
+        tokenizer = self.source.assets.get(getattr(signature.preprocess, "tokenizer", ""))
+        own = judge.items if judge else hard_items.hard(signature.preprocess, signature.postprocess, tokenizer)
         return [*own, *usual]
 
     def run(self, candidate: Candidate) -> Findings:

@@ -208,6 +208,46 @@ def test_sentence_transformers_limit_replaces_the_tokenizers(tmp_path: Path):
         assert folders.text_input(tmp_path, tmp_path / "out.json").max_length == expected
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "of_sentence", "expected"),
+    [
+        ({"max_len": 96}, {}, 96),
+        ({"max_len": 96, "model_max_length": 128}, {}, 128),
+        ({"model_max_length": 128}, {"tokenizer_args": {"model_max_length": 64}, "max_seq_length": 48}, 64),
+        ({"model_max_length": 128}, {"processor_kwargs": {"model_max_length": 64, "use_fast": True}}, 64),
+        ({"model_max_length": 128}, {"max_seq_length": 99, "processing_kwargs": {"text": {"max_length": 32}}}, 32),
+        ({}, {"processing_kwargs": {"common": {"max_length": 32}, "text": {"max_length": 32}}}, 32),
+    ],
+)
+def test_limits_by_their_other_names_are_read(
+    tmp_path: Path, tokenizer: dict[str, int], of_sentence: dict[str, object], expected: int
+):
+    """Those of sentence-transformers for loading its tokenizer, and for each call of it; and an old one."""
+    config = {"max_position_embeddings": 512}
+    write(tmp_path, config=config, tokenizer_config=tokenizer, sentence_bert_config=of_sentence)
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    assert folders.text_input(tmp_path, tmp_path / "out.json").max_length == expected
+
+
+@pytest.mark.parametrize(
+    ("calls", "named"),
+    [
+        ({"text": {"max_length": 8, "truncation": False}}, r"text\.truncation"),
+        ({"common": {"max_length": 8}, "text": {"max_length": 9}}, "9 and 8"),
+        ({"text": {"max_length": "8"}}, "apply: 8"),
+    ],
+)
+def test_other_settings_of_the_tokenizers_calls_are_refused_by_name(
+    tmp_path: Path, calls: dict[str, dict[str, object]], named: str
+):
+    """They could change the tokens."""
+    write(tmp_path, config={}, sentence_bert_config={"processing_kwargs": calls})
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UsageError, match=named) as caught:
+        folders.text_input(tmp_path, tmp_path / "out.json")
+    assert caught.value.code == "model-unsupported"
+
+
 def test_limits_on_tokens_below_one_are_no_limits(tmp_path: Path):
     """A text without a token has no answer."""
     write(tmp_path, config={}, tokenizer_config={"model_max_length": -1}, sentence_bert_config={"max_seq_length": 77})

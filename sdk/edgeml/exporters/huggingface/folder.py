@@ -44,6 +44,8 @@ _COUNTED_FROM_PADDING: Final = {
 }
 #: Types of models whose attention to a long text is in blocks, until the first short text makes it full for good.
 _BLOCK_SPARSE: Final = ("big_bird", "bigbird_pegasus")
+#: By the names of their files: sentence-transformers' first versions had one for each type of model.
+_SENTENCE_CONFIGS: Final = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 T = TypeVar("T")
 
 
@@ -112,12 +114,22 @@ class Config(msgspec.Struct, frozen=True):
 
 class _TokenizerConfig(msgspec.Struct, frozen=True):
     model_max_length: float | None = None
+    max_len: float | None = None  # its name before transformers 3
     pad_token: str | dict[str, object] | None = None
     truncation_side: str | None = None
 
 
+class _LoadedTokenizer(msgspec.Struct, frozen=True):
+    model_max_length: float | None = None
+
+
 class _SentenceConfig(msgspec.Struct, frozen=True):
+    """sentence_bert_config.json. `processing_kwargs` are for each call of the tokenizer, by the kind of its input."""
+
     max_seq_length: int | None = None
+    tokenizer_args: _LoadedTokenizer = _LoadedTokenizer()
+    processor_kwargs: _LoadedTokenizer = _LoadedTokenizer()
+    processing_kwargs: dict[str, dict[str, object]] = {}
 
 
 def config(folder: Path) -> Config:
@@ -191,10 +203,29 @@ def note_full_attention(config: Config, text: TextInput) -> tuple[str, ...]:
 
 
 def _tokens_max(folder: Path, settings: _TokenizerConfig) -> int:
-    """Count the tokens that are read: sentence-transformers puts its own limit in the place of the tokenizer's."""
-    sentence = read(folder / "sentence_bert_config.json", _SentenceConfig) or _SentenceConfig()
-    own = (*_limits(sentence.max_seq_length), *_limits(settings.model_max_length))[:1]
+    """Count the tokens that are read: sentence-transformers puts its own limit in the place of the tokenizer's.
+
+    Raises:
+        UsageError: `model-unsupported`, for other settings of a call of the tokenizer.
+    """
+    files = (read(folder / f"sentence_{it}_config.json", _SentenceConfig) for it in _SENTENCE_CONFIGS)
+    sentence = next((it for it in files if it is not None), _SentenceConfig())
+    loaded = [it.model_max_length for it in (sentence.tokenizer_args, sentence.processor_kwargs)]
+    given = (_called(sentence), *loaded, sentence.max_seq_length, settings.model_max_length, settings.max_len)
+    own = [limit for it in given for limit in _limits(it)][:1]
     return min((*own, *_limits(config(folder).positions)), default=TOKENS_MAX_DEFAULT)
+
+
+def _called(sentence: _SentenceConfig) -> float | None:
+    """Read the limit of each call of the tokenizer, which takes the place of all others."""
+    calls = sentence.processing_kwargs
+    limits = [call["max_length"] for kind in ("text", "common") if "max_length" in (call := calls.get(kind, {}))]
+    others = [f"{kind}.{name}" for kind, call in calls.items() for name in call if name != "max_length"]
+    if others or any(not isinstance(it, int) for it in limits) or len({*map(str, limits)}) > 1:
+        named = ", ".join(others) or " and ".join(map(str, limits))
+        message = f"sentence_bert_config.json has processing_kwargs that edgeml doesn't apply: {named}"
+        raise UsageError("model-unsupported", message, "leave them out, set max_seq_length, and save the model again")
+    return next((it for it in limits if isinstance(it, int)), None)
 
 
 def _limits(limit: float | None) -> tuple[int, ...]:
