@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 
 from edgeml.exporters import onnx_opset
-from edgeml.exporters.huggingface import audio, image_processor
+from edgeml.exporters.huggingface import audio, image_processor, sentence_modules
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source
 from edgeml.oracle import torch_modules
@@ -32,6 +32,14 @@ from edgeml_runtime.tensors import Array
 LENGTHS: Final = (1, 8, 32, 64, 320)
 #: The text of made-up inputs.
 _TEXT: Final = "text"
+#: For the card, of a file with a task.
+_UNJUDGED: Final = (
+    "{}: its preparation and answers were compared with no library of the original; its folder's export compares them"
+)
+#: Axes of one vector for each item, and for each token.
+_AXES: Final = (2, 3)
+#: The output with an item's vector, where sentence-transformers' own modules are part of the file.
+_SENTENCE: Final = "sentence_embedding"
 #: For the dictionaries and lists that other converters write.
 _TENSORS_HINT: Final = (
     "convert it with tensors as outputs, by skl2onnx with options={'zipmap': False}; "
@@ -58,12 +66,12 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     first = next(answered, None)
     if first:
         torch_modules.check_repeats(original, first)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = () if task == "tensors" else (_UNJUDGED.format(task),)
     shipped, opset = path, onnx_opset.version(model)
     if opset < onnx_opset.OPSET_MIN:
         shipped = work / "converted.onnx"
         onnx_opset.upgrade(path, original, [first, *answered] if first else [], shipped)
-        notes = (f"converted from opset {opset} to {onnx_opset.OPSET_MIN}; it answers as the given file does",)
+        notes += (f"converted from opset {opset} to {onnx_opset.OPSET_MIN}; it answers as the given file does",)
     return Source(
         name=path.stem,
         task=task,
@@ -169,14 +177,27 @@ def _preprocess(folder: Path, task: Task, work: Path) -> tuple[Preprocess, dict[
             raise UsageError("model-unsupported", f"task {task} is not for .onnx files", "name the model's folder")
         case _:
             tokenizer = work / folders.TOKENIZER
-            read = folders.question_input if task == "question-answering" else folders.text_input
-            return read(folder, tokenizer), {folders.TOKENIZER: tokenizer}
+            return sentence_modules.preprocess(folder, task, tokenizer), {folders.TOKENIZER: tokenizer}
 
 
 def _postprocess(folder: Path, task: Task, outputs: tuple[TensorSpec, ...]) -> Postprocess:
-    return (
-        TensorOutput() if task == "tensors" else folders.postprocess(folder, task, *(output.name for output in outputs))
-    )
+    if task == "tensors":
+        return TensorOutput()
+    if task == "feature-extraction":
+        return _embedding(folder, outputs)
+    return sentence_modules.postprocess(folder, task, *(output.name for output in outputs))
+
+
+def _embedding(folder: Path, outputs: tuple[TensorSpec, ...]) -> Postprocess:
+    """Take the vector of each text where the file has one, else pool those of its tokens as the folder says."""
+    output = next((it for it in outputs if it.name == _SENTENCE), outputs[0])
+    item, tokens = _AXES
+    if len(output.shape) == item:
+        return sentence_modules.pooled(output.name)
+    if len(output.shape) == tokens:
+        return sentence_modules.embedding(folder, output.name)
+    message = f"the output {output.name!r} has {len(output.shape)} axes; vectors of texts have 2, of tokens 3"
+    raise UsageError("model-unsupported", message, "name such an output first, or export the file without --task")
 
 
 def _answered(original: OrtSession, inputs: Sequence[TensorSpec]) -> Iterator[dict[str, Array]]:

@@ -1,22 +1,25 @@
 """Models from `.onnx` files: their signature, and the files that are refused."""
 
 import hashlib
+import json
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models
 
 from edgeml.exporters import load, onnx_file, onnx_opset
 from edgeml.pipeline.request import ExportRequest
 from edgeml_core.errors import UsageError
+from edgeml_core.processing import Classes, Embedding
 from edgeml_runtime.engines.ort import OrtSession
 
 
-def linear(path, *, opset=17, quantized=False):
-    """Write y = x W, float32 [batch, 4] to [batch, 2]."""
-    weights = numpy_helper.from_array(np.ones((4, 2), np.float32), "w")
+def linear(path, *, opset=17, quantized=False, labels=2):
+    """Write y = x W, float32 [batch, 4] to [batch, labels]."""
+    weights = numpy_helper.from_array(np.ones((4, labels), np.float32), "w")
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     if quantized:
         nodes = [
@@ -25,7 +28,7 @@ def linear(path, *, opset=17, quantized=False):
             helper.make_node("MatMul", ["d", "w"], ["y"]),
         ]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", labels])
     graph = helper.make_graph(nodes, "linear", [x], [y], [weights])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
     return path
@@ -61,6 +64,7 @@ def of_node(path, node, y, *, kind=TensorProto.FLOAT):
 
 
 TEXTS = helper.make_tensor_value_info("y", TensorProto.STRING, ["batch", 4])
+NUMBER = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
 FLOATS = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
 PROBABILITIES = helper.make_value_info(
     "y",
@@ -188,6 +192,69 @@ def test_load_model_with_another_number_of_labels_is_unreadable(tmp_path):
     with pytest.raises(UsageError, match=r"2 scores, but config\.json has 3 labels") as caught:
         load.load(request, tmp_path)
     assert caught.value.code == "model-unreadable"
+
+
+def beside(folder, **files):
+    """Write a tokenizer and JSON files beside a model."""
+    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    for name, content in files.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(content))
+
+
+def of_tokens(path, *outputs):
+    """Write a model of texts with these outputs, by name and axes: the ids as numbers."""
+    x = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
+    nodes, made = [helper.make_node("Cast", ["input_ids"], ["flat"], to=TensorProto.FLOAT)], []
+    axes = numpy_helper.from_array(np.array([2]), "axes")
+    for name, count in outputs:
+        nodes.append(helper.make_node(*(("Unsqueeze", ["flat", "axes"]) if count == 3 else ("Neg", ["flat"])), [name]))
+        shape = ["batch", "tokens", 1][:count]
+        made.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    graph = helper.make_graph(nodes, "tokens", [x], made, [axes])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_load_cross_encoder_takes_the_activation_of_its_folder(tmp_path):
+    """As the export of the folder does; the card says that no library judged the file."""
+    model = linear(tmp_path / "model.onnx", labels=1)
+    identity = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    beside(tmp_path, config={"id2label": {"0": "x"}, "sentence_transformers": identity})
+    source = onnx_file.load(model, "text-classification", tmp_path)
+    assert source.signature.postprocess == Classes(output="y", labels=("x",), activation="none")
+    assert source.notes[0].startswith("text-classification: its preparation and answers were compared with no library")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ([("last_hidden_state", 3)], Embedding(output="last_hidden_state", pooling="mean", normalize=True)),
+        (
+            [("token_embeddings", 3), ("sentence_embedding", 2)],
+            Embedding(output="sentence_embedding", pooling="cls", normalize=False),
+        ),
+    ],
+)
+def test_load_sentence_encoder_pools_as_its_folder_says(tmp_path, outputs, expected):
+    """With its prompt; a file with the vector of a text has that pooled already."""
+    beside(
+        tmp_path,
+        config={},
+        modules=[{"type": f"sentence_transformers.models.{it}", "path": ""} for it in ("Transformer", "Normalize")],
+        config_sentence_transformers={"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+    )
+    source = onnx_file.load(of_tokens(tmp_path / "model.onnx", *outputs), "feature-extraction", tmp_path)
+    assert source.signature.postprocess == expected
+    assert source.signature.preprocess.prompt == "query: "
+
+
+def test_load_vectors_of_other_axes_are_unsupported(tmp_path):
+    """Neither a text's nor its tokens'."""
+    beside(tmp_path, config={})
+    model = of_node(tmp_path / "model.onnx", helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0), NUMBER)
+    with pytest.raises(UsageError, match="'y' has 0 axes; vectors of texts have 2, of tokens 3"):
+        onnx_file.load(model, "feature-extraction", tmp_path)
 
 
 def test_load_file_that_is_no_model_is_unreadable(tmp_path):

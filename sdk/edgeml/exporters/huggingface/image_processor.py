@@ -1,6 +1,7 @@
 """An image processor's settings, preprocessor_config.json, as a bundle's preprocessing of pictures.
 
-The oracle compares the tensors, so a setting that is not known here ships in no bundle.
+The oracle compares the tensors, so a setting that is not known here ships in no bundle of a folder. The card of an
+`.onnx` file says that no library compared them.
 """
 
 from __future__ import annotations

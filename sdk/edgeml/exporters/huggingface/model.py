@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as AUDIO_CLASSIFIERS
@@ -37,7 +36,7 @@ from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import Named, TorchSession, digest, first_answer, kind, specs
 from edgeml_core.errors import UsageError
 from edgeml_core.manifest import Task, TensorSpec
-from edgeml_core.processing import AudioInput, Classes, Embedding, ImageInput, Postprocess, Preprocess, TextInput
+from edgeml_core.processing import AudioInput, ImageInput, Postprocess, Preprocess, TextInput
 from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.tasks import Question, Text
 from edgeml_runtime.tensors import Array
@@ -255,9 +254,7 @@ def _inputs(
         raise UsageError("model-unsupported", message, "export it as file.py:function, which takes tensors")
     tokenizer = work / folders.TOKENIZER
     is_question = task == "question-answering"
-    text = folders.question_input(path, tokenizer) if is_question else folders.text_input(path, tokenizer)
-    if task == "feature-extraction" and (prompt := sentence_modules.prompt(path)):
-        text = msgspec.structs.replace(text, prompt=prompt)
+    text = sentence_modules.preprocess(path, task, tokenizer)
     names = ["input_ids", "attention_mask"]
     if getattr(pretrained.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
@@ -282,11 +279,6 @@ def _postprocess(path: Path, task: Task, answered: Mapping[str, Array]) -> Postp
         return detection.boxes(path, *outputs)
     if task == "fill-mask":
         return fill_mask.mask_fill(path, *outputs)
-    if task == "feature-extraction":
-        pooled = Embedding(output=_POOLED, pooling="cls", normalize=False)
-        return pooled if outputs == (_POOLED,) else sentence_modules.embedding(path, *outputs)
-    found = folders.postprocess(path, task, *outputs)
-    if task == "text-classification" and isinstance(found, Classes) and len(found.labels) == 1:
-        activation = sentence_modules.cross_encoder_activation(path)
-        return msgspec.structs.replace(found, activation=activation or found.activation)
-    return found
+    if outputs == (_POOLED,):
+        return sentence_modules.pooled(_POOLED)
+    return sentence_modules.postprocess(path, task, *outputs)

@@ -1,4 +1,7 @@
-"""A sentence-transformers folder's own files: modules, pooling, prompt, a cross-encoder's activation. No weights."""
+"""A sentence-transformers folder's own files: modules, pooling, prompt, a cross-encoder's activation. No weights.
+
+A folder without them is read as `folder` reads it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from typing import Final, Literal
 
 import msgspec
 
+from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.huggingface.folder import read
 from edgeml_core.errors import UsageError
-from edgeml_core.processing import Activation, Embedding
+from edgeml_core.manifest import Task
+from edgeml_core.processing import Activation, Classes, Embedding, Postprocess, TextInput
 
 #: Modules that a bundle can express; each other one has weights or code of its own.
 _KNOWN: Final = frozenset({"Transformer", "Pooling", "Normalize"})
@@ -68,6 +73,34 @@ class _CrossEncoder(msgspec.Struct, frozen=True):
 class _Config(msgspec.Struct, frozen=True):
     sentence_transformers: _CrossEncoder | None = None
     sbert_ce_default_activation_function: str | None = None
+
+
+def preprocess(folder: Path, task: Task, destination: Path) -> TextInput:
+    """Read the preprocessing of texts, or of questions, with the prompt of vectors: see `folder.text_input`."""
+    if task == "question-answering":
+        return folders.question_input(folder, destination)
+    text = folders.text_input(folder, destination)
+    first = prompt(folder) if task == "feature-extraction" else ""
+    return msgspec.structs.replace(text, prompt=first) if first else text
+
+
+def postprocess(folder: Path, task: Task, output: str, *more: str) -> Postprocess:
+    """Describe the postprocessing of a task of texts: see `folder.postprocess`.
+
+    Raises:
+        UsageError: `model-unsupported`, when a bundle can't express it; `model-unreadable`.
+    """
+    if task == "feature-extraction":
+        return embedding(folder, output)
+    found = folders.postprocess(folder, task, output, *more)
+    if task == "text-classification" and isinstance(found, Classes) and len(found.labels) == 1:
+        return msgspec.structs.replace(found, activation=cross_encoder_activation(folder) or found.activation)
+    return found
+
+
+def pooled(output: str) -> Embedding:
+    """Describe the vectors of an output that has one for each item."""
+    return Embedding(output=output, pooling="cls", normalize=False)
 
 
 def embedding(folder: Path, output: str) -> Embedding:
