@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from edgeml.fleet import leadership
 from edgeml.fleet.database.engine import Database
-from edgeml.fleet.database.schema import METADATA
+from edgeml.fleet.database.schema import ACCOUNT, METADATA
 from edgeml.fleet.leadership import Election, Part, hosts
 from edgeml.fleet.registry import HISTORY_MAX, DeviceMessage, Registry, Seen
 from edgeml.fleet.rules import answers
 from edgeml.fleet.rules.answers import DEFAULT_RULES
 from edgeml.fleet.rules.records import Records
+from edgeml.fleet.web.accounts import Accounts, Role, hash_password
+from edgeml.fleet.web.sessions import Sessions
 from edgeml_core import chunks
 from edgeml_core.drift import Drift
 from edgeml_core.errors import DeviceError
@@ -122,6 +126,24 @@ def test_one_devices_text_stops_no_rules(database: Database):
     assert len(given.raised) == 3
     Records(database).record(given.raised, (), (), lambda _: None)
     assert Records(database).known() == given.raised
+
+
+def test_a_session_of_a_password_waits_for_its_reset(database: Database):
+    """And doesn't begin then; a later reset ends a session that has begun."""
+    accounts, sessions = Accounts(database), Sessions(database)
+    accounts.add_user("anna", Role.VIEW, hash_password("long enough"))
+    verified = accounts.by_password("anna", "long enough")
+    begun = sessions.begin(verified)
+    with ThreadPoolExecutor() as threads:
+        with database.writing() as connection:
+            connection.execute(sa.update(ACCOUNT).values(secret="another hash"))
+            late = threads.submit(sessions.begin, verified)
+            waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            until(lambda: connection.scalar(waiting) == 1, "the session that waits for the row")
+        assert late.result() is None
+    assert sessions.find(begun).account == "anna"
+    accounts.set_password("anna", hash_password("another one"))
+    assert sessions.find(begun) is None
 
 
 def test_hosts_that_record_the_same_devices_wait_for_each_other(database: Database, server: postgresql.Server):

@@ -177,12 +177,12 @@ def test_the_commands_add_list_change_and_remove_accounts(site: Site, tmp_path: 
 
     run("add", "anna", "--role", "admin", "--password-file", str(tmp_path / "password"))
     token = run("add", "robot", "--role", "view", "--token", "--expires", "1d").strip()
-    assert Accounts(site.registry.database).by_password("anna", "long enough").role is Role.ADMIN
+    assert Accounts(site.registry.database).by_password("anna", "long enough").account.role is Role.ADMIN
     assert Accounts(site.registry.database).by_token(token).role is Role.VIEW
     assert "robot" in run("list")
     (tmp_path / "password").write_text("another one\n")
     run("reset", "anna", "--password-file", str(tmp_path / "password"))
-    assert Accounts(site.registry.database).by_password("anna", "another one").role is Role.ADMIN
+    assert Accounts(site.registry.database).by_password("anna", "another one").account.role is Role.ADMIN
     run("change", "robot", "--role", "deploy")
     second = run("reset", "robot").strip()
     accounts = Accounts(site.registry.database)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from edgeml.fleet.database.schema import SESSION
-from edgeml.fleet.web.accounts import Accounts, Role
+from edgeml.fleet.web.accounts import Accounts, Role, Verified, hash_password
 from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX, WINDOW_S, LoginLimits
 from edgeml.fleet.web.sessions import AGE_MAX_S, IDLE_MAX_S, PER_ACCOUNT_MAX, SEEN_EVERY_S, Sessions
 from edgeml_core.errors import OverloadedError
@@ -131,19 +132,26 @@ def test_long_names_of_failed_logins_take_no_memory() -> None:
     assert kept_bytes < 100_000
 
 
+def viewer_of(site: Site) -> Verified:
+    """The account of that name, whose password was right."""
+    verified = Accounts(site.registry.database).by_password("viewer", PASSWORD)
+    assert verified is not None
+    return verified
+
+
 def test_sessions_end_by_age_and_by_number(site: Site) -> None:
     """An idle one, an old one, and the oldest of too many."""
     now_s = [1000.0]
     sessions = Sessions(site.registry.database, lambda: now_s[0])
-    cookies = []
+    viewer, cookies = viewer_of(site), []
     for _ in range(PER_ACCOUNT_MAX + 1):
         now_s[0] += 1
-        cookies.append(sessions.begin("viewer"))
+        cookies.append(sessions.begin(viewer))
     assert sessions.find(cookies[0]) is None
     assert sessions.find(cookies[1]) is not None
     now_s[0] += IDLE_MAX_S + 1
     assert sessions.find(cookies[-1]) is None
-    kept = sessions.begin("viewer")
+    kept = sessions.begin(viewer)
     began_s = now_s[0]
     while now_s[0] < began_s + AGE_MAX_S - IDLE_MAX_S / 2:
         now_s[0] += IDLE_MAX_S / 2
@@ -174,7 +182,7 @@ def test_a_session_is_found_in_a_database_that_cannot_be_written(site: Site) -> 
     """Its time waits until the disk has room again."""
     now_s = [1000.0]
     sessions = Sessions(site.registry.database, lambda: now_s[0])
-    cookie = sessions.begin("viewer")
+    cookie = sessions.begin(viewer_of(site))
     now_s[0] += SEEN_EVERY_S + 1
     full = "CREATE TRIGGER f BEFORE UPDATE ON session BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
     with site.registry.database.writing() as connection:
@@ -190,7 +198,7 @@ def test_secrets_are_stored_hashed_and_tokens_expire(site: Site) -> None:
     assert accounts.by_token(token).name == "brief"
     now_s[0] = 11
     assert accounts.by_token(token) is None
-    cookie = Sessions(site.registry.database).begin("viewer")
+    cookie = Sessions(site.registry.database).begin(viewer_of(site))
     site.registry.close()
     stored = b"".join(it.read_bytes() for it in site.repo.glob("fleet.db*"))
     assert b"$argon2id$" in stored
@@ -204,16 +212,54 @@ def test_a_removed_account_ends_its_sessions(site: Site) -> None:
     assert site.client.get("/").status_code == 303
 
 
+def after_verifying(monkeypatch: pytest.MonkeyPatch, act: Callable[[Accounts], None]) -> None:
+    """Let an act of an administrator come between the check of a password or token and its use."""
+    by_password, by_token = Accounts.by_password, Accounts.by_token
+
+    def check_slowly(check: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(self: Accounts, *given: str) -> Any:
+            found = check(self, *given)
+            act(self)
+            return found
+
+        return checked
+
+    monkeypatch.setattr(Accounts, "by_password", check_slowly(by_password))
+    monkeypatch.setattr(Accounts, "by_token", check_slowly(by_token))
+
+
 def test_a_login_in_the_instant_of_the_removal_begins_no_session(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be one of the next account of that name."""
-    by_password = Accounts.by_password
-
-    def check_slowly(self: Accounts, name: str, password: str) -> Any:
-        found = by_password(self, name, password)
-        self.remove(name)
-        return found
-
-    monkeypatch.setattr(Accounts, "by_password", check_slowly)
+    after_verifying(monkeypatch, lambda accounts: accounts.remove("viewer"))
     assert site.log_in("viewer").status_code == 401
     Accounts(site.registry.database).add_user("viewer", Role.ADMIN, "a hash")
     assert site.client.get("/").status_code == 303
+
+
+@pytest.mark.parametrize("name", ["viewer", ""])
+def test_a_login_in_the_instant_of_a_reset_begins_no_session(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By the old password or token: it would outlive the reset by hours."""
+    token = Accounts(site.registry.database).known("deploy-token")
+
+    def reset(accounts: Accounts) -> None:
+        accounts.set_password("viewer", hash_password("another one"))
+        accounts.renew_token(token)
+
+    after_verifying(monkeypatch, reset)
+    assert site.log_in(name, PASSWORD if name else site.tokens[Role.DEPLOY]).status_code == 401
+    assert site.client.get("/").status_code == 303
+
+
+def test_a_reset_is_not_undone_by_the_users_own_change(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change may wait for the repository for minutes, with a password that was right before."""
+    site.log_in("viewer")
+    csrf = csrf_of(site.client.get("/account").text)
+    reset = hash_password("by the administrator")
+    after_verifying(monkeypatch, lambda accounts: accounts.set_password("viewer", reset))
+    answer = site.client.post("/account", data={"present": PASSWORD, "password": "quite another", "csrf": csrf})
+    assert (answer.status_code, "was replaced meanwhile" in answer.text) == (401, True)
+    monkeypatch.undo()
+    assert site.log_in("viewer", "by the administrator").status_code == 303
+    assert site.get("/api/v1/audit?last=1").json()["entries"][0]["act"] != "password reset"

@@ -89,10 +89,11 @@ class AccountPages:
         account, form = exchange.account, exchange.body
         assert account is not None  # noqa: S101 - its operation needs a role
         self._limits.begin(exchange.address, account.name)
-        if self._accounts.by_password(account.name, form.get("present", "")) is None:
+        verified = self._accounts.by_password(account.name, form.get("present", ""))
+        if verified is None:
             raise UsageError("login-failed", "the present password is wrong", "enter it again, or ask an administrator")
         self._limits.succeed(exchange.address, account.name)
-        self._administration(exchange).reset_password(account.name, form.get("password", ""))
+        self._administration(exchange).change_password(verified, form.get("password", ""))
         return RedirectResponse("/login", 303)
 
     def _administration(self, exchange: Exchange) -> Administration:

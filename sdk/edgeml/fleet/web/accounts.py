@@ -61,6 +61,16 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     expires_s: float = 0.0
 
 
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """An account whose password or token was right, and the stored secret that it was compared with.
+
+    A reset in the meantime replaces that secret: then the password or token is no longer right.
+    """
+
+    account: Account
+    secret: str
+
+
 class Accounts:
     """The accounts in the fleet's database. Each method raises `DeviceError` (`store-failed`) when it can't be used.
 
@@ -150,13 +160,25 @@ class Accounts:
         """Return the account of a token; None if there is none, or it has expired."""
         return self._found(sa.and_(ACCOUNT.c.secret == _digest(text), ACCOUNT.c.kind == "token"))
 
-    def by_password(self, name: str, password: str) -> Account | None:
+    def verify(self, name: str, secret: str) -> Verified | None:
+        """Return the user whose password this is, or, without a name, the account whose token it is."""
+        if name:
+            return self.by_password(name, secret)
+        account = self.by_token(secret)
+        return Verified(account=account, secret=_digest(secret)) if account else None
+
+    def by_password(self, name: str, password: str) -> Verified | None:
         """Return a user whose password this is. An unknown name takes as long as a wrong password."""
         user = sa.and_(ACCOUNT.c.name == name, ACCOUNT.c.kind == "user")
         with self._database.reading() as connection:
             row = connection.execute(sa.select(ACCOUNT).where(user)).first() if _NAME.fullmatch(name) else None
         is_right = len(password) <= PASSWORD_MAX_CHARS and _verifies(row.secret if row else _nobodys_hash(), password)
-        return _account(row) if row and is_right else None
+        return Verified(account=_account(row), secret=row.secret) if row and is_right else None
+
+    def still_has(self, verified: Verified) -> bool:
+        """Return whether no reset or removal has come since the account was verified."""
+        with self._database.reading() as connection:
+            return connection.execute(holding(verified)).first() is not None
 
     def _found(self, condition: sa.ColumnElement[bool]) -> Account | None:
         with self._database.reading() as connection:
@@ -175,6 +197,12 @@ class Accounts:
         times = {"made_s": self._clock(), "expires_s": expires_s}
         with self._database.writing() as connection:
             connection.execute(sa.insert(ACCOUNT).values({**row, **times}))
+
+
+def holding(verified: Verified) -> sa.Select[tuple[str]]:
+    """Return the query that finds a verified account as it was verified; nothing after a reset or removal."""
+    has_secret = sa.and_(ACCOUNT.c.name == verified.account.name, ACCOUNT.c.secret == verified.secret)
+    return sa.select(ACCOUNT.c.name).where(has_secret)
 
 
 def hash_password(password: str) -> str:

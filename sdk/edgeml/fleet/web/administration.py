@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeml.fleet.web.accounts import Account, Accounts, Kind, Role, hash_password
+from edgeml.fleet.web.accounts import Account, Accounts, Kind, Role, Verified, hash_password
 from edgeml.repository import RepositoryFolder, layout
 from edgeml_core.errors import UsageError
 
@@ -58,9 +58,15 @@ class Administration:
         """Replace a user's password, and end the user's sessions."""
         with self._repository.locked():
             self._known(name, "user")
-            hashed = hash_password(password)
-            self._log("password reset", name)
-            self._accounts.set_password(name, hashed)
+            self._set_password(name, password)
+
+    def change_password(self, verified: Verified, password: str) -> None:
+        """Replace the own password, unless a reset came while this waited for the repository."""
+        with self._repository.locked():
+            if not self._accounts.still_has(verified):
+                message = "the present password was replaced meanwhile"
+                raise UsageError("login-failed", message, "log in with the new one, or ask an administrator")
+            self._set_password(verified.account.name, password)
 
     def reset_token(self, name: str) -> str:
         """Replace a token by another one of the same lifetime, from now on, and return its text."""
@@ -76,6 +82,11 @@ class Administration:
             self._check_others(name)
             self._log("account remove", name)
             self._accounts.remove(name)
+
+    def _set_password(self, name: str, password: str) -> None:
+        hashed = hash_password(password)
+        self._log("password reset", name)
+        self._accounts.set_password(name, hashed)
 
     def _known(self, name: str, kind: Kind) -> Account:
         account = self._accounts.known(name)

@@ -11,7 +11,7 @@ from typing import Final
 from starlette.responses import RedirectResponse, Response
 
 from edgeml.fleet.web import gateway, rendering
-from edgeml.fleet.web.accounts import Account, Accounts
+from edgeml.fleet.web.accounts import Accounts, Verified
 from edgeml.fleet.web.exchange import Exchange
 from edgeml.fleet.web.gateway import LOGIN_COOKIE, SESSION_COOKIE, Endpoint
 from edgeml.fleet.web.login_limits import LoginLimits
@@ -52,8 +52,8 @@ class Login:
         form = exchange.body
         # The empty text equals a cookie that is missing.
         gateway.check_csrf(form.get(gateway.CSRF_FIELD, ""), exchange.nonce or secrets.token_urlsafe())
-        account = self._account(exchange, form.get("name", ""), form.get("password", ""))
-        cookie = self._sessions.begin(account.name, replacing=exchange.cookie) if account else None
+        verified = self._verified(exchange, form.get("name", ""), form.get("password", ""))
+        cookie = self._sessions.begin(verified, replacing=exchange.cookie) if verified else None
         if cookie is None:
             error = UsageError("login-failed", "The name and password, or the token, are wrong.")
             return self._form(exchange, error, 401)
@@ -62,14 +62,14 @@ class Login:
         self._set(response, LOGIN_COOKIE, "", 0)
         return response
 
-    def _account(self, exchange: Exchange, name: str, secret: str) -> Account | None:
+    def _verified(self, exchange: Exchange, name: str, secret: str) -> Verified | None:
         """Find the account; without a name the secret is a token."""
         of = name or _TOKENS + exchange.address
         self._limits.begin(exchange.address, of)
-        account = self._accounts.by_password(name, secret) if name else self._accounts.by_token(secret)
-        if account is not None:
+        verified = self._accounts.verify(name, secret)
+        if verified is not None:
             self._limits.succeed(exchange.address, of)
-        return account
+        return verified
 
     def _log_out(self, exchange: Exchange) -> Response:
         self._sessions.end(exchange.cookie)

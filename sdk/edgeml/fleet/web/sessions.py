@@ -18,7 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from edgeml.fleet.database.engine import Database
-from edgeml.fleet.database.schema import ACCOUNT, SESSION
+from edgeml.fleet.database.schema import SESSION
+from edgeml.fleet.web import accounts
+from edgeml.fleet.web.accounts import Verified
 from edgeml_core.errors import DeviceError
 
 #: Seconds after the login, and after the last use, at which a session ends: a shift, and a break.
@@ -52,17 +54,17 @@ class Sessions:
         self._database = database
         self._clock = clock
 
-    def begin(self, account: str, *, replacing: str = "") -> str | None:
-        """Begin a session, and return its new cookie; None if the account has been removed meanwhile.
+    def begin(self, verified: Verified, *, replacing: str = "") -> str | None:
+        """Begin a session, and return its new cookie; None if the account was reset or removed meanwhile.
 
         Args:
-            account: its name.
+            verified: the account.
             replacing: the cookie that the browser had; that session ends.
         """
-        cookie, now_s = secrets.token_urlsafe(32), self._clock()
+        cookie, account, now_s = secrets.token_urlsafe(32), verified.account.name, self._clock()
         row = {"id": _digest(cookie), "account": account, "csrf": secrets.token_urlsafe(32)}
-        # A removal waits for the row, and ends this session, too; SQLite has one writer at a time anyway.
-        known = sa.select(ACCOUNT.c.name).where(ACCOUNT.c.name == account).with_for_update(read=True)
+        # A later reset or removal waits for the row, and ends this session, too; SQLite has one writer at a time.
+        known = accounts.holding(verified).with_for_update(read=True)
         with self._database.writing() as connection:
             if connection.execute(known).first() is None:
                 return None
