@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
+from edgeml import repository
 from edgeml.cli.fleet import fleet as commands
 from edgeml.fleet.web.accounts import Accounts, Role
 from edgeml.fleet.web.login_limits import PER_ADDRESS_MAX
+from edgeml.fleet.web.threads import THREADS
 from edgeml_core.errors import UsageError
 from support.dashboard_app import Site, csrf_of
 from support.dashboard_fleet import PASSWORD, USERS
+from support.waiting import TIMEOUT_S
 
 
 def test_an_administrator_adds_and_removes_tokens(site: Site) -> None:
@@ -116,6 +120,18 @@ def test_a_user_changes_the_own_password(site: Site) -> None:
     assert site.log_in("viewer", "quite another").status_code == 303
     entry = site.get("/api/v1/audit?last=1").json()["entries"][0]
     assert (entry["act"], entry["subject"], entry["actor"]) == ("password reset", "viewer", "viewer@dashboard")
+
+
+def test_own_passwords_that_wait_for_the_repository_leave_the_pages_alone(site: Site) -> None:
+    """Impatient clicks would hold all threads that answer pages."""
+    site.log_in("viewer")
+    form = {"present": PASSWORD, "password": "quite another", "csrf": csrf_of(site.client.get("/account").text)}
+    with ThreadPoolExecutor() as clients:
+        with repository.opened(site.repo).locked():
+            changes = [clients.submit(site.client.post, "/account", data=form) for _ in range(THREADS + 1)]
+            for _ in range(20):
+                assert clients.submit(site.get, "/health").result(timeout=TIMEOUT_S).status_code == 200
+        assert sorted(it.result().status_code for it in changes) == [303] + [401] * THREADS
 
 
 def test_a_stolen_session_guesses_no_password(site: Site) -> None:

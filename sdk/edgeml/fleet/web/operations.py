@@ -36,6 +36,9 @@ ANSWER_MAX_S: Final = 55.0
 #: Seconds of a benchmark, after the warm-up.
 CALL_SECONDS_MAX: Final = 20.0
 
+#: The path of the page and form of the account that is logged in.
+OWN_ACCOUNT: Final = "/account"
+
 Format = Literal["json", "csv"]
 AccountName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
 Act = Literal["pause", "resume", "approve", "abort", "rollback"]
@@ -181,8 +184,8 @@ class Operation:
 
     @property
     def is_act(self) -> bool:
-        """Whether it is written to the audit log, under the repository's lock."""
-        return self.role in {Role.DEPLOY, Role.ADMIN} and self.method != "GET"
+        """Whether it is written to the audit log, under the repository's lock; so is a user's own password."""
+        return self.method != "GET" and (self.role in {Role.DEPLOY, Role.ADMIN} or self.path == OWN_ACCOUNT)
 
 
 def _get(path: str, endpoint: str, summary: str, gives: Body, **more: Any) -> Operation:  # noqa: ANN401
@@ -320,8 +323,8 @@ PAGES: Final = (
     _form("/accounts", "add_account_form", "Add an account.", Role.ADMIN),
     _page("/accounts/{account}", "account_page", "One account.", role=Role.ADMIN),
     _form("/accounts/{account}", "change_account_form", "Change or remove an account.", Role.ADMIN),
-    _page("/account", "own_account_page", "The account that is logged in."),
-    _form("/account", "own_password_form", "Change the password of the account that is logged in.", Role.VIEW),
+    _page(OWN_ACCOUNT, "own_account_page", "The account that is logged in."),
+    _form(OWN_ACCOUNT, "own_password_form", "Change the password of the account that is logged in.", Role.VIEW),
     _page("/login", "login_page", "The form to log in.", role=None),
     _form("/login", "login_form", "Log in.", None),
     _form("/logout", "logout_form", "Log out.", Role.VIEW),
