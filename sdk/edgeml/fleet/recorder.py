@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
@@ -18,6 +19,8 @@ from edgeml_core.messages import DeviceState, Report
 
 #: Messages of devices that aren't recorded yet. The broker holds more: it sends some dozen that aren't acknowledged.
 RECORD_QUEUE_MAX: Final = 10_000
+#: Those of one device: it has a state and a report for each of its models, and floods nobody else's share.
+DEVICE_QUEUE_MAX: Final = 100
 #: Messages in one transaction of the registry: each one costs a round trip, and perhaps a sync of the disk.
 RECORD_BATCH_MAX: Final = 1000
 #: Seconds until the registry is tried again after a failure.
@@ -49,6 +52,7 @@ class Recorder:
         #: Messages, and the callbacks of those who wait until all before are recorded.
         self._waiting: asyncio.Queue[DeviceMessage | Callable[[], None]] = asyncio.Queue()
         self._messages = 0
+        self._of_device: Counter[str] = Counter()
         self._deployments: frozenset[str] = frozenset()
         self._devices: frozenset[str] = frozenset()
         self._forgets = False
@@ -67,16 +71,25 @@ class Recorder:
         self._forgets |= (deployments, devices) != (self._deployments, self._devices)
         self._deployments, self._devices = deployments, devices
 
-    def put(self, device: str, message: DeviceState | Report) -> None:
-        """Queue a message; a report about a deployment that isn't signed is left out."""
+    def put(self, device: str, message: DeviceState | Report, *, is_acknowledged: bool = True) -> None:
+        """Queue a message; a report about a deployment that isn't signed is left out.
+
+        Args:
+            device: its sender, which may have `DEVICE_QUEUE_MAX` in the queue.
+            message: its content.
+            is_acknowledged: the broker holds more of these back; others fill half of the queue at most.
+        """
         if isinstance(message, Report) and message.deployment not in self._deployments:
             return
-        if self._messages >= RECORD_QUEUE_MAX:
-            self._report(
-                DeviceError("store-failed", f"more than {RECORD_QUEUE_MAX} messages wait: the newest are lost")
-            )
+        if self._of_device[device] >= DEVICE_QUEUE_MAX:
+            text = f"{DEVICE_QUEUE_MAX} messages of {device} wait, the most of one device: its newest are lost"
+            self._report(DeviceError("store-failed", text))
+            return
+        if self._messages >= (RECORD_QUEUE_MAX if is_acknowledged else RECORD_QUEUE_MAX // 2):
+            self._report(DeviceError("store-failed", f"{self._messages} messages wait: the newest are lost"))
             return
         self._messages += 1
+        self._of_device[device] += 1
         self._waiting.put_nowait(DeviceMessage(device=device, message=message, seen_s=time.time()))
 
     def after(self, recorded: Callable[[], None]) -> None:
@@ -96,6 +109,7 @@ class Recorder:
                     break
                 await asyncio.sleep(RETRY_S)
             self._messages -= len(batch)
+            self._of_device -= Counter(it.device for it in batch)
             for call in recorded:
                 call()
 

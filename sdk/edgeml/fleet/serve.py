@@ -268,7 +268,7 @@ class Host:
             await connection.unsubscribe(requested)
 
     def _on_message(self, message: Message, announcing: Announcer | None) -> None:
-        payload, topic = message.payload, message.topic
+        payload, topic, is_acknowledged = message.payload, message.topic, message.packet_id is not None
         kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
         if kind == "trust":
             if announcing is not None:
@@ -283,12 +283,12 @@ class Host:
                 case ["renew"]:
                     self.credentials.put(device, payload)
                 case ["relay"]:
-                    self._on_relay_batch(device, payload)
+                    self._on_relay_batch(device, message)
                 case ["device", "state"]:
                     self._seen.add(device)
-                    self.recorder.put(device, messages.decode(payload, DeviceState))
+                    self.recorder.put(device, messages.decode(payload, DeviceState), is_acknowledged=is_acknowledged)
                 case _:
-                    self.recorder.put(device, messages.decode(payload, Report))
+                    self.recorder.put(device, messages.decode(payload, Report), is_acknowledged=is_acknowledged)
         except RejectedError as error:
             self._drop(device, error)
 
@@ -300,13 +300,13 @@ class Host:
             text = f"dropped a message on a topic of {device}: {error.message}"
             self._events.event("dropped", text, device=device, code=error.code)
 
-    def _on_relay_batch(self, relay: str, payload: bytes) -> None:
+    def _on_relay_batch(self, relay: str, received: Message) -> None:
         """Queue a relay's messages about the devices whose signed labels name its own site; the others are ignored."""
         sites = self._snapshot.sites
-        for relayed in relay_batch.unpack(payload):
+        for relayed in relay_batch.unpack(received.payload):
             message = relayed.state or relayed.report
             if message is not None and sites[relay] and sites.get(relayed.device) == sites[relay]:
-                self.recorder.put(relayed.device, message)
+                self.recorder.put(relayed.device, message, is_acknowledged=received.packet_id is not None)
                 if isinstance(message, DeviceState) and not self._relayed.full():
                     self._relayed.put_nowait((relayed.device, message))
 

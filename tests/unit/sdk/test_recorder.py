@@ -17,6 +17,7 @@ from edgeml.fleet import leadership, recorder
 from edgeml.fleet.leadership import Election
 from edgeml.fleet.recorder import Recorder
 from edgeml.fleet.registry import Registry
+from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
 from support.waiting import until_async
 
@@ -188,3 +189,34 @@ async def test_more_messages_than_the_queue_holds_are_told_once(
     for number in range(10):
         made.put("pi-1", state(number))
     assert [name for name, _ in journal.events] == ["record-failed"]
+
+
+async def test_a_flood_of_one_device_loses_no_report_of_another(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+):
+    """While the registry fails: nothing holds back what is sent without an acknowledgement, of a whole site, too."""
+    monkeypatch.setattr(recorder, "RETRY_S", 0.01)
+    registry = Registry(tmp_path / "fleet.db")
+    record, fails = registry.record, [True]
+
+    def record_later(*given: Any) -> None:
+        if fails:
+            raise DeviceError("store-failed", "the disk is full")
+        record(*given)
+
+    monkeypatch.setattr(registry, "record", record_later)
+    async with running(registry, journal) as made:
+        for number in range(2 * recorder.RECORD_QUEUE_MAX):
+            made.put("pi-0", state(number))
+        made.put("pi-1", report("line-1-1"))
+        for number in range(2 * recorder.RECORD_QUEUE_MAX):
+            made.put(f"site-{number % 1000}", state(number), is_acknowledged=False)
+        made.put("pi-2", report("line-1-1"))
+        fails.clear()
+        await until_async(lambda: registry.reports("line-1-1").keys() == {"pi-1", "pi-2"})
+        await until_async(lambda: made._messages == 0)
+        assert made._of_device == {}
+        made.put("pi-0", state(1))
+        await until_async(lambda: registry.devices()["pi-0"].state.session == 1)
+    assert [name for name, _ in journal.events] == ["record-failed"]
+    assert "100 messages of pi-0 wait" in journal.events[0][1]["message"]
