@@ -14,7 +14,7 @@ import zstandard
 
 from edgeml_core import decoding
 from edgeml_core.errors import RejectedError
-from edgeml_core.messages import DeviceState, Report, check_numbers
+from edgeml_core.messages import MESSAGE_MAX_BYTES, DeviceState, Report, check_numbers, encode
 
 #: Messages in one payload.
 MESSAGES_MAX: Final = 256
@@ -36,6 +36,20 @@ class RelayedMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def subject(self) -> tuple[str, str]:
         """The device and deployment; a newer message on the same subject replaces this one."""
         return self.device, self.report.deployment if self.report else ""
+
+    def message(self) -> DeviceState | Report:
+        """Return the state or report, whose size is bounded as if the device itself had sent it.
+
+        Raises:
+            RejectedError: `document-format`, when it is too long, or there is none.
+        """
+        message = self.state or self.report
+        if message is None:
+            raise RejectedError("document-format", "a relayed message has neither a state nor a report")
+        if (size_bytes := len(encode(message))) > MESSAGE_MAX_BYTES:
+            text = f"a relayed message has {size_bytes} bytes; at most {MESSAGE_MAX_BYTES}"
+            raise RejectedError("document-format", text)
+        return message
 
 
 def pack(messages: Iterable[RelayedMessage]) -> Iterator[bytes]:

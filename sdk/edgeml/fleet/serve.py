@@ -31,6 +31,7 @@ from edgeml.fleet.nodes import Nodes
 from edgeml.fleet.record_announcer import RecordAnnouncer
 from edgeml.fleet.recorder import Events, Recorder
 from edgeml.fleet.registry import Registry
+from edgeml.fleet.relayed_states import RelayedStates
 from edgeml.fleet.rules import service as rule_service
 from edgeml.fleet.rules.service import RuleService
 from edgeml.fleet.snapshot import Snapshot, read
@@ -56,8 +57,6 @@ REFRESH_CHECK_EVERY_S: Final = 3600.0
 STATES_REQUESTED_MAX: Final = 100
 #: Seconds between two checks of rights that are missing: the operator may be changing them.
 RIGHTS_CHECK_EVERY_S: Final = 30.0
-#: States of devices behind relays that aren't published yet; the newest of more are lost.
-RELAYED_QUEUE_MAX: Final = 10_000
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
 DROPPED_EVENT_EVERY_S: Final = 60.0
 _CHUNK_QOS: Final = 0
@@ -157,7 +156,7 @@ class Host:
         self.credentials = Credentials(repository, events)
         self.nodes = Nodes(repository, election, events)
         self.rules = rules
-        self._relayed: asyncio.Queue[tuple[str, DeviceState]] = asyncio.Queue(RELAYED_QUEUE_MAX)
+        self._relayed = RelayedStates()
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
         #: Devices of which the registry has a state.
@@ -170,6 +169,8 @@ class Host:
         sessions = HostSessions(broker, self._topics)
         while True:
             is_leader = self.election.is_leader
+            if not is_leader:
+                self._relayed.clear()
             try:
                 async with sessions.present(self.election).connected() as connection:
                     waits.began()
@@ -220,7 +221,7 @@ class Host:
             tasks.create_task(self._end_with_leadership(is_leader=is_leader))
             if is_leader:
                 tasks.create_task(self._request_states(connection))
-                tasks.create_task(self._publish_relayed(connection))
+                tasks.create_task(self._relayed.publish(connection, self._topics))
                 tasks.create_task(self._answer_renewals(connection))
                 tasks.create_task(self.rules.publish_notices(connection, self._topics.notice))
 
@@ -304,17 +305,16 @@ class Host:
         """Queue a relay's messages about the devices whose signed labels name its own site; the others are ignored."""
         sites = self._snapshot.sites
         for relayed in relay_batch.unpack(received.payload):
-            message = relayed.state or relayed.report
-            if message is not None and sites[relay] and sites.get(relayed.device) == sites[relay]:
-                self.recorder.put(relayed.device, message, is_acknowledged=received.packet_id is not None)
-                if isinstance(message, DeviceState) and not self._relayed.full():
-                    self._relayed.put_nowait((relayed.device, message))
-
-    async def _publish_relayed(self, connection: Connection) -> None:
-        """Retain the states of devices behind relays, as other devices retain their own: a caller reads them."""
-        while True:
-            device, state = await self._relayed.get()
-            await connection.publish(self._topics.state(device), messages.encode(state), qos=_DEVICE_QOS, retain=True)
+            if not sites[relay] or sites.get(relayed.device) != sites[relay]:
+                continue
+            try:
+                message = relayed.message()
+            except RejectedError as error:
+                self._drop(relayed.device, error)
+                continue
+            self.recorder.put(relayed.device, message, is_acknowledged=received.packet_id is not None)
+            if isinstance(message, DeviceState):
+                self._relayed.put(relayed.device, message)
 
     async def _answer_renewals(self, connection: Connection) -> None:
         async def publish(device: str, payload: bytes) -> None:

@@ -54,6 +54,18 @@ def test_payload_at_the_bound_is_unpacked():
         relay_batch.unpack(payload)
 
 
+def test_one_message_has_no_more_bytes_than_a_devices_own():
+    """A relay's packet of 100 bytes unpacked to a state of 1 MiB; the others of its payload count all the same."""
+    long = RelayedMessage(device="d", state=DeviceState(online=True, session=1, message="a" * 100_000))
+    (payload,) = relay_batch.pack([long, *sayings(2)])
+    first, *others = relay_batch.unpack(payload)
+    with pytest.raises(RejectedError, match=r"at most 65536"):
+        first.message()
+    assert [it.message() for it in others] == [it.state or it.report for it in sayings(2)]
+    with pytest.raises(RejectedError, match="neither"):
+        RelayedMessage(device="d").message()
+
+
 def test_a_newer_saying_has_the_same_subject():
     """A state replaces a state, a report one of the same deployment."""
     first, second = (
