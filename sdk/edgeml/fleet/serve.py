@@ -16,12 +16,13 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NoReturn
 
-from edgeml.fleet import announcer
+from edgeml.fleet import announcer, refresh
 from edgeml.fleet.announcer import WATCH_EVERY_S, Announcer
 from edgeml.fleet.chunk_payloads import ChunkPayloads
 from edgeml.fleet.credentials import Credentials
@@ -36,7 +37,7 @@ from edgeml.fleet.rules import service as rule_service
 from edgeml.fleet.rules.service import RuleService
 from edgeml.fleet.snapshot import Snapshot, read
 from edgeml.fleet.webhook import Webhook
-from edgeml.repository import RepositoryFolder, layout, opened, renewal
+from edgeml.repository import RepositoryFolder, opened, renewal
 from edgeml.repository.layout import DATABASE_FILE
 from edgeml.repository.records import Known
 from edgeml_core import messages, relay_batch
@@ -51,12 +52,13 @@ _log = logging.getLogger(__name__)
 
 #: Threads for disks and the database. One that hangs holds about ten; Python has five on a machine with one core.
 THREADS: Final = 32
-#: Seconds between two checks whether the freshness is to be signed: it lasts for days.
-REFRESH_CHECK_EVERY_S: Final = 3600.0
 #: Retained states requested by exact topics in one message.
 STATES_REQUESTED_MAX: Final = 100
 #: Seconds between two checks of rights that are missing: the operator may be changing them.
 RIGHTS_CHECK_EVERY_S: Final = 30.0
+#: Devices that aren't enrolled, as far as this host knows yet, whose messages it holds; and messages of each.
+UNKNOWN_DEVICES_MAX: Final = 100
+HELD_MESSAGES_MAX: Final = 10
 #: Seconds between two events about malformed messages of one device: a hostile one must not fill the log.
 DROPPED_EVENT_EVERY_S: Final = 60.0
 _CHUNK_QOS: Final = 0
@@ -106,16 +108,16 @@ async def serve_opened(
     await election.turn()
     rules = rule_service.of_host(repository, registry, election, events, broker=broker, webhook=webhook)
     host = Host(repository, registry, election, snapshot, events, rules=rules, max_bytes_per_s=max_bytes_per_s)
-    await _run_all(host, broker, registry)
+    await _run_all(host, broker, registry, events)
     raise AssertionError("the tasks never end by themselves")
 
 
-async def _run_all(host: Host, broker: Broker, registry: Registry) -> None:
+async def _run_all(host: Host, broker: Broker, registry: Registry, events: Events) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(host.election.run())
             tasks.create_task(host.recorder.run())
-            tasks.create_task(host.keep_fresh())
+            tasks.create_task(refresh.run(host.repository, host.election, events))
             tasks.create_task(host.rules.run())
             tasks.create_task(host.stay_connected(broker))
             tasks.create_task(host.credentials.run(broker))
@@ -144,7 +146,7 @@ class Host:
         rules: RuleService,
         max_bytes_per_s: int | None = None,
     ) -> None:
-        self._repository = repository
+        self.repository = repository
         self.election = election
         self._events = events
         self._topics = Topics(repository.fleet_name)
@@ -157,6 +159,8 @@ class Host:
         self.nodes = Nodes(repository, election, events)
         self.rules = rules
         self._relayed = RelayedStates()
+        #: The newest messages of each device that may be in the next snapshot.
+        self._held: dict[str, deque[Message]] = {}
         #: When the last event about a malformed message of each device was.
         self._dropped_s: dict[str, float] = {}
         #: Devices of which the registry has a state.
@@ -189,18 +193,6 @@ class Host:
                 self._events.event("disconnected", f"connection to {broker.url} lost: {cause}", reason=str(cause))
             await waits.wait()
 
-    async def keep_fresh(self) -> None:
-        """Sign the freshness again before devices would find the metadata expired."""
-        while True:
-            await self.election.until(is_leader=True)
-            try:
-                if await asyncio.to_thread(renewal.is_due, self._repository, layout.utc_now()):
-                    await asyncio.to_thread(renewal.renew, self._repository, layout.utc_now())
-                    self._events.event("refreshed", "signed freshness again")
-            except EdgemlError as error:
-                self._events.event("refresh-failed", f"freshness can't be signed: {error.message}", **error.to_dict())
-            await asyncio.sleep(REFRESH_CHECK_EVERY_S)
-
     async def _serve_connection(self, connection: Connection, *, is_leader: bool) -> None:
         async def publish(key: str, payload: bytes) -> None:
             # The host's own network may be slow. The keepalive finds a connection that takes no bytes.
@@ -210,7 +202,7 @@ class Host:
             await connection.publish(self._topics.wave(release), chunk_id.encode(), qos=_CHUNK_QOS, retain=True)
 
         announcing = Announcer(connection, self._topics) if is_leader else None
-        records = RecordAnnouncer(connection, self._topics, self._repository.records) if is_leader else None
+        records = RecordAnnouncer(connection, self._topics, self.repository.records) if is_leader else None
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(connection, announcing, records))
             tasks.create_task(self._subscribe(connection, is_leader=is_leader))
@@ -220,7 +212,7 @@ class Host:
             tasks.create_task(self._origin.run(publish, publish_position))
             tasks.create_task(self._end_with_leadership(is_leader=is_leader))
             if is_leader:
-                tasks.create_task(self._request_states(connection))
+                tasks.create_task(self._request_states(connection, self._snapshot.devices))
                 tasks.create_task(self._relayed.publish(connection, self._topics))
                 tasks.create_task(self._answer_renewals(connection))
                 tasks.create_task(self.rules.publish_notices(connection, self._topics.notice))
@@ -260,38 +252,45 @@ class Host:
         topics = self._topics
         return [topics.state("+"), topics.report("+"), topics.relay("+"), topics.renew("+")]
 
-    async def _request_states(self, connection: Connection) -> None:
+    async def _request_states(self, connection: Connection, devices: Set[str]) -> None:
         """Receive the retained states of devices that the registry lacks; RabbitMQ sends them to no wildcard."""
-        topics = [self._topics.state(device) for device in sorted(self._snapshot.devices - self._seen)]
+        topics = [self._topics.state(device) for device in sorted(devices - self._seen)]
         for start in range(0, len(topics), STATES_REQUESTED_MAX):
             requested = topics[start : start + STATES_REQUESTED_MAX]
             await connection.subscribe([(topic, _DEVICE_QOS) for topic in requested])
             await connection.unsubscribe(requested)
 
     def _on_message(self, message: Message, announcing: Announcer | None) -> None:
-        payload, topic, is_acknowledged = message.payload, message.topic, message.packet_id is not None
-        kind, device, *rest = topic.removeprefix(f"{self._topics.root}/").split("/")
+        kind, device, *rest = message.topic.removeprefix(f"{self._topics.root}/").split("/")
         if kind == "trust":
             if announcing is not None:
-                announcing.on_message(topic, payload, is_retained=message.retain)
-            return
-        if device not in self._snapshot.devices or not payload:
-            return
-        try:
-            match [kind, *rest]:
-                case ["want"]:
-                    self._origin.want(device, self.election.part.of(messages.decode(payload, Want).keys))
-                case ["renew"]:
-                    self.credentials.put(device, payload)
-                case ["relay"]:
-                    self._on_relay_batch(device, message)
-                case ["device", "state"]:
-                    self._seen.add(device)
-                    self.recorder.put(device, messages.decode(payload, DeviceState), is_acknowledged=is_acknowledged)
-                case _:
-                    self.recorder.put(device, messages.decode(payload, Report), is_acknowledged=is_acknowledged)
-        except RejectedError as error:
-            self._drop(device, error)
+                announcing.on_message(message.topic, message.payload, is_retained=message.retain)
+        elif message.payload and device in self._snapshot.devices:
+            try:
+                self._on_device_message(device, [kind, *rest], message)
+            except RejectedError as error:
+                self._drop(device, error)
+        elif message.payload and kind == "device":
+            self._hold(device, message)
+
+    def _hold(self, device: str, message: Message) -> None:
+        if device in self._held or len(self._held) < UNKNOWN_DEVICES_MAX:
+            self._held.setdefault(device, deque(maxlen=HELD_MESSAGES_MAX)).append(message)
+
+    def _on_device_message(self, device: str, kind: list[str], message: Message) -> None:
+        payload, is_acknowledged = message.payload, message.packet_id is not None
+        match kind:
+            case ["want"]:
+                self._origin.want(device, self.election.part.of(messages.decode(payload, Want).keys))
+            case ["renew"]:
+                self.credentials.put(device, payload)
+            case ["relay"]:
+                self._on_relay_batch(device, message)
+            case ["device", "state"]:
+                self._seen.add(device)
+                self.recorder.put(device, messages.decode(payload, DeviceState), is_acknowledged=is_acknowledged)
+            case _:
+                self.recorder.put(device, messages.decode(payload, Report), is_acknowledged=is_acknowledged)
 
     def _drop(self, device: str, error: RejectedError) -> None:
         """Report a malformed message, for each sender at most once in `DROPPED_EVENT_EVERY_S`."""
@@ -340,26 +339,33 @@ class Host:
         seen: tuple[object, ...] = ()
         while True:
             try:
-                stamps = (*announcer.stamps(self._repository), self._repository.records.stamp())
+                stamps = (*announcer.stamps(self.repository), self.repository.records.stamp())
                 if stamps != seen:
-                    self._use(await asyncio.to_thread(read, self._repository))
+                    before = self._snapshot.devices
+                    self._use(await asyncio.to_thread(read, self.repository))
                     if announcing is not None:
+                        await self._request_states(connection, self._snapshot.devices - before)
                         await self._announce(announcing)
                     seen = stamps
                     announced.set()
-                elif announcing is not None and (repaired := await announcing.repair()):
-                    self._report_repaired(repaired)
+                elif announcing is not None:
+                    # Their senders aren't enrolled.
+                    self._held.clear()
+                    if repaired := await announcing.repair():
+                        self._report_repaired(repaired)
             except (EdgemlError, OSError) as error:
                 # The operator may be restoring it. The announced files stay until it is whole again.
                 _log.warning("the repository can't be read, trying again: %s", error)
             await asyncio.sleep(WATCH_EVERY_S)
 
     async def _announce(self, announcing: Announcer) -> None:
-        for signed in self._repository.both:
+        for signed in self.repository.both:
             for refused in await announcing.announce(signed):
                 self._events.event("file-refused", refused.message, **refused.to_dict())
         self.nodes.follow_files()
-        self._report_announced()
+        releases, devices = len(self._snapshot.releases), len(self._snapshot.devices)
+        text = f"announced {releases} release(s) to {devices} device(s)"
+        self._events.event("announced", text, releases=releases, devices=devices)
 
     async def _announce_records(self, devices: RecordAnnouncer, announced: asyncio.Event) -> None:
         """Announce the devices' records after the signed files, and beside later ones: a first time takes long."""
@@ -383,11 +389,9 @@ class Host:
         self.recorder.use(deployments=snapshot.deployments, devices=snapshot.devices)
         self._payloads.use(snapshot.sealed, snapshot.locations)
         self._origin.scheduler.allow(releases=snapshot.releases, devices=snapshot.devices)
-
-    def _report_announced(self) -> None:
-        releases, devices = len(self._snapshot.releases), len(self._snapshot.devices)
-        text = f"announced {releases} release(s) to {devices} device(s)"
-        self._events.event("announced", text, releases=releases, devices=devices)
+        for device in snapshot.devices & self._held.keys():
+            for message in self._held.pop(device):
+                self._on_message(message, None)
 
     def _report_repaired(self, files: int) -> None:
         if not self.nodes.are_quiet:
