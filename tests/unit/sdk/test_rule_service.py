@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from edgeml.fleet import webhook as webhooks
 from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml.fleet.rollouts.plan import Phase, Plan
 from edgeml.fleet.rollouts.steering import Steering
-from edgeml.fleet.rules import records, saved
+from edgeml.fleet.rules import answers, records, saved
 from edgeml.fleet.rules import service as rule_service
 from edgeml.fleet.rules.answers import Action, Event
 from edgeml.fleet.rules.service import RuleService
@@ -150,6 +150,29 @@ def test_waiting_notices_are_bounded(made, monkeypatch):
     bodies = [("mqtt", b"%d" % n) for n in range(5)] + [("webhook", b"9")]
     assert made.records.record({}, (), bodies, made.leading.check) == 2
     assert [made.records.next("mqtt")[1], made.records.next("webhook")[1]] == [b"2", b"9"]
+
+
+def test_one_device_displaces_no_notices_of_others(made):
+    """It drifts with other models at each look, by names that it makes up."""
+    service = made.service()
+    service.look(NOW)
+    drifts(made, "major")
+    for number in range(3):
+        drift = Drift(grade="major", observed=9)
+        models = {f"x{number}-{at}": ModelState(version="", state="", drift=drift) for at in range(900)}
+        state = DeviceState(online=True, session=1, models=models)
+        made.registry.record([DeviceMessage(device="hostile", message=state, seen_s=NOW.timestamp())])
+        service.look(NOW)
+    found = waiting(made)
+    assert len([it for it in found if it["devices"] == ["hostile"]]) == rule_service.NOTICES_OF_DEVICE_MAX
+    assert [it["subject"] for it in found if it["devices"] == ["d-1"]] == ["sample"]
+    assert len(made.records.known()) == answers.DRIFTING_MAX + 1
+    assert made.events.names == ["notices-dropped"]
+    drifts(made, "moderate")
+    service.look(NOW)
+    drifts(made, "major")
+    assert len(service.look(NOW + timedelta(hours=1)).notices) == 1
+    assert len(waiting(made)) == 1
 
 
 def run_until(service: RuleService, condition) -> None:

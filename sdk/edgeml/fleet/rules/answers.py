@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final
 
 import msgspec
@@ -23,6 +23,8 @@ from edgeml_core.messages import Report
 SILENT_AFTER_S: Final = 86_400.0
 #: Devices that a notice names.
 NAMED_MAX: Final = 20
+#: Models of one device whose drift is a condition: a device may make up names.
+DRIFTING_MAX: Final = 16
 #: Characters of a condition's subject and value: more than the id of a deployment has.
 TEXT_MAX_CHARS: Final = 256
 #: The code of an update whose comparison with the version before failed (`[serve] shadow`).
@@ -192,12 +194,12 @@ def _of_device(device: str, seen: Seen, silence: EventRule | None, now_s: float)
     if state.code:
         text = f"the fleet's signed files are refused: {state.code}"
         yield Condition(event=Event.FAILED, subject="signed files", device=device, value=state.code, text=text)
-    for name, model in state.models.items():
-        if model.drift is not None and model.drift.grade != "ok":
-            grade = model.drift.grade
-            event = Event.DRIFT_MAJOR if grade == "major" else Event.DRIFT_MODERATE
-            value, text = f"{model.version} {grade}", f"{name} {model.version} drifts: {grade}"
-            yield Condition(event=event, subject=name, device=device, value=value, text=text, model=name)
+    drifts = ((name, it.version, it.drift.grade) for name, it in state.models.items() if it.drift is not None)
+    drifting = (it for it in drifts if it[-1] != "ok")
+    for name, version, grade in islice(drifting, DRIFTING_MAX):
+        event = Event.DRIFT_MAJOR if grade == "major" else Event.DRIFT_MODERATE
+        value, text = f"{version} {grade}", f"{name} {version} drifts: {grade}"
+        yield Condition(event=event, subject=name, device=device, value=value, text=text, model=name)
 
 
 def _of_report(device: str, report: Report) -> Condition:

@@ -9,7 +9,8 @@ import asyncio
 import functools
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
@@ -37,6 +38,8 @@ from edgeml_io.mqtt import Connection
 #: Seconds between two looks, and the fraction of the time in which looks may run.
 LOOK_EVERY_S: Final = 5.0
 BUSY_MAX: Final = 0.1
+#: Notices about one device alone within an hour: it leaves room for the others' while a target is away.
+NOTICES_OF_DEVICE_MAX: Final = 30
 #: Seconds between two looks for a notice to send.
 SEND_EVERY_S: Final = 1.0
 #: Seconds between attempts at first, and at most.
@@ -80,6 +83,9 @@ class RuleService:
         self._steering = Steering(repository, registry, leadership.check)
         self._collects: asyncio.Queue[str] = asyncio.Queue(COLLECTS_MAX)
         self._reported = ""
+        #: The present hour, and the notices about each device alone in it.
+        self._hour = 0
+        self._notices_of: Counter[str] = Counter()
 
     async def run(self) -> NoReturn:
         """Steer rollouts, look, answer and send to the webhook until cancelled."""
@@ -128,7 +134,7 @@ class RuleService:
         for rollout, reason in given.pauses.items():
             self._steering.pause(rollout, reason, now=now)
         targets: tuple[Target, ...] = ("mqtt",) if self._webhook is None else ("mqtt", "webhook")
-        bodies = [_encode(it, self._repository.fleet_name, now) for it in given.notices]
+        bodies = [_encode(it, self._repository.fleet_name, now) for it in self._shared(given.notices, now)]
         waiting = [(target, body) for body in bodies for target in targets]
         if given.raised or given.cleared or self._records.known() is None:
             dropped = self._records.record(given.raised, given.cleared, waiting, self._leadership.check)
@@ -136,6 +142,21 @@ class RuleService:
                 text = f"{dropped} notice(s) that waited for too long were dropped"
                 self._events.event("notices-dropped", text, count=dropped)
         return given
+
+    def _shared(self, notices: Iterable[Notice], now: datetime) -> Iterator[Notice]:
+        """Leave out notices about a device that has had its share of the hour; the first one is an event."""
+        hour = int(now.timestamp() // 3600)
+        if hour != self._hour:
+            self._hour, self._notices_of = hour, Counter()
+        for it in notices:
+            if it.count == 1:
+                self._notices_of[it.devices[0]] += 1
+                if (count := self._notices_of[it.devices[0]]) > NOTICES_OF_DEVICE_MAX:
+                    if count == NOTICES_OF_DEVICE_MAX + 1:
+                        text = f"{it.devices[0]} has had {NOTICES_OF_DEVICE_MAX} notices this hour: more are left out"
+                        self._events.event("notices-dropped", text, device=it.devices[0])
+                    continue
+            yield it
 
     async def _send(self, target: Target, send: Callable[[bytes], Awaitable[None]]) -> NoReturn:
         delays = backoff.delays(RETRY_FIRST_S, RETRY_MAX_S)
