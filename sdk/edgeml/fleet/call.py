@@ -28,6 +28,8 @@ STATE_WAIT_S: Final = 1.0
 STATE_TRIES: Final = 5
 #: Seconds beyond the time in which the device itself ends a call: for both ways through the broker.
 GRACE_S: Final = 15.0
+#: Seconds for a call and its reply.
+WAIT_S: Final = calls.TIMEOUT_S + GRACE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,9 @@ def new(
     )
 
 
-def ask(to: DeviceConnection, device: str, call: Call) -> Reply:
+def ask(to: DeviceConnection, device: str, call: Call, *, wait_s: float = WAIT_S) -> Reply:
     """Call a device, and return its reply; arguments and errors are those of `CallConnection.ask`."""
-    return asyncio.run(CallConnection().ask(to, device, call))
+    return asyncio.run(CallConnection().ask(to, device, call, wait_s=wait_s))
 
 
 class CallConnection:
@@ -69,9 +71,7 @@ class CallConnection:
     def __init__(self) -> None:
         self._shared: _Shared | None = None
 
-    async def ask(
-        self, to: DeviceConnection, device: str, call: Call, *, wait_s: float = calls.TIMEOUT_S + GRACE_S
-    ) -> Reply:
+    async def ask(self, to: DeviceConnection, device: str, call: Call, *, wait_s: float = WAIT_S) -> Reply:
         """Call a device, and return its reply; the reply may hold an error.
 
         Args:

@@ -45,15 +45,15 @@ class DeviceCalls:
         self._models = models
         self._connect = connect
 
-    def ask(self, device: str, kind: Kind, **asked: Any) -> Reply:  # noqa: ANN401 - those of `record`
-        """Record a call, send it, and return the reply; arguments are those of `record`.
+    def ask(self, device: str, kind: Kind, *, wait_s: float = call.WAIT_S, **asked: Any) -> Reply:  # noqa: ANN401
+        """Record a call, send it, and return the reply; arguments are those of `record`, and seconds for the reply.
 
         Raises:
             UsageError, RejectedError: as `record`, and as `call.CallConnection.ask`. TransportError: as there.
             EdgemlError: the error in the device's reply.
         """
         connection, made = self.record(device, kind, **asked)
-        reply = call.ask(connection, device, made)
+        reply = call.ask(connection, device, made, wait_s=wait_s)
         if reply.refused is not None:
             raise reply.refused.error(f"on {device}: ")
         return reply

@@ -32,7 +32,7 @@ def site(tmp_path, monkeypatch):
         "new-1": {},
     }
 
-    def ask(connection, device, asked):
+    def ask(connection, device, asked, *, wait_s):
         made.sent.append((connection, device, asked.kind, asked.manifest_sha256))
         made.log_when_sent.append(folder.audit.entries()[-1].act)
         return made.reply

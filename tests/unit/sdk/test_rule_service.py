@@ -73,7 +73,8 @@ def made(tmp_path: Path):
     folder, registry = layout.opened(repo), Registry(repo / DATABASE_FILE)
     made = SimpleNamespace(repo=repo, folder=folder, registry=registry, leading=Leading(), events=Kept(), asked=[])
 
-    def ask(device: str, kind: str) -> Reply:
+    def ask(device: str, kind: str, *, wait_s: float) -> Reply:
+        assert wait_s <= 60.0
         made.asked.append((device, kind))
         return Reply(id="1", log=("a line",)) if kind == "logs" else Reply(checks=(Check("clock", "ok", "right"),))
 
@@ -226,6 +227,17 @@ def test_collected_log_and_checks_lie_in_the_repository(made, monkeypatch):
     found = json.loads(path.read_bytes())
     assert (found["log"], found["checks"][0]["name"]) == (["a line"], "clock")
     assert made.asked == [("d-1", "logs"), ("d-1", "doctor")]
+
+
+def test_a_device_waits_once_to_be_called(made):
+    """One that is silent, and drifts in another way at each look, left no room for others."""
+    service = made.service()
+    for _ in range(2 * rule_service.COLLECTS_MAX):
+        service._let_wait(["d-1"])
+    service._let_wait(["d-2"])
+    assert list(service._collects) == ["d-1", "d-2"]
+    run_until(service, lambda: not service._collects)
+    assert [device for device, _ in made.asked] == ["d-1", "d-1", "d-2", "d-2"]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ RETRY_FIRST_S: Final = 2.0
 RETRY_MAX_S: Final = 300.0
 #: Devices that wait to be called; more are left out, and their notices have them.
 COLLECTS_MAX: Final = 100
+#: Seconds for each of the two calls: a silent device holds up the others.
+COLLECT_WAIT_S: Final = 60.0
 #: The folder of collected logs and checks in a repository, a file for each device: its last one.
 COLLECTED_FOLDER: Final = "collected"
 
@@ -81,7 +83,9 @@ class RuleService:
         self._calls = calls
         self._records = Records(registry.database)
         self._steering = Steering(repository, registry, leadership.check)
-        self._collects: asyncio.Queue[str] = asyncio.Queue(COLLECTS_MAX)
+        #: Devices to call in turn, the present one first.
+        self._collects: dict[str, None] = {}
+        self._has_collects = asyncio.Event()
         self._reported = ""
         #: The present hour, and the notices about each device alone in it.
         self._hour = 0
@@ -111,9 +115,7 @@ class RuleService:
             began_s = time.monotonic()
             try:
                 given = await asyncio.to_thread(self.look, layout.utc_now())
-                for device in given.collects:
-                    if not self._collects.full():
-                        self._collects.put_nowait(device)
+                self._let_wait(given.collects)
                 self._reported = ""
             except EdgemlError as error:
                 self._report(f"rules aren't followed: {error.message}", error)
@@ -185,18 +187,30 @@ class RuleService:
         elif not 200 <= status < 300:
             raise webhooks.failed(self._webhook, f"answered with status {status}")
 
+    def _let_wait(self, devices: Iterable[str]) -> None:
+        """Let devices wait to be called, each once."""
+        for device in devices:
+            if len(self._collects) < COLLECTS_MAX:
+                self._collects[device] = None
+        self._has_collects.set()
+
     async def _collect(self) -> NoReturn:
         while True:
-            device = await self._collects.get()
+            if not self._collects:
+                self._has_collects.clear()
+                await self._has_collects.wait()
+                continue
+            device = next(iter(self._collects))
             try:
                 path = await asyncio.to_thread(self._collect_from, device)
                 self._events.event("collected", f"collected the log of {device}: {path}", device=device)
             except (EdgemlError, OSError) as error:
                 text = f"the log of {device} can't be collected: {error}"
                 self._events.event("collect-failed", text, device=device)
+            del self._collects[device]
 
     def _collect_from(self, device: str) -> str:
-        log, checks = (self._calls.ask(device, kind) for kind in ("logs", "doctor"))
+        log, checks = (self._calls.ask(device, kind, wait_s=COLLECT_WAIT_S) for kind in ("logs", "doctor"))
         folder = self._repository.folder / COLLECTED_FOLDER
         folder.mkdir(exist_ok=True)
         path = folder / f"{device}.json"
