@@ -55,7 +55,9 @@ class Recorder:
         self._of_device: Counter[str] = Counter()
         self._deployments: frozenset[str] = frozenset()
         self._devices: frozenset[str] = frozenset()
-        self._forgets = False
+        #: Whether these are of the repository as it is, and those for which others were forgotten.
+        self._is_current = True
+        self._kept: tuple[frozenset[str], frozenset[str]] | None = None
         self._reported_s = -math.inf
 
     def seen(self) -> set[str]:
@@ -68,8 +70,11 @@ class Recorder:
 
     def use(self, *, deployments: frozenset[str], devices: frozenset[str]) -> None:
         """Keep reports about these deployments, and rows of these devices alone."""
-        self._forgets |= (deployments, devices) != (self._deployments, self._devices)
-        self._deployments, self._devices = deployments, devices
+        self._deployments, self._devices, self._is_current = deployments, devices, True
+
+    def await_use(self) -> None:
+        """Forget nothing until the next `use`: the repository may have changed while this host was away."""
+        self._is_current = False
 
     def put(self, device: str, message: DeviceState | Report, *, is_acknowledged: bool = True) -> None:
         """Queue a message; a report about a deployment that isn't signed is left out.
@@ -127,15 +132,12 @@ class Recorder:
 
     async def _is_written(self, batch: list[DeviceMessage]) -> bool:
         try:
-            if self._forgets:
-                self._forgets = False
-                try:
-                    await asyncio.to_thread(self._registry.keep_reports, self._deployments)
-                    await asyncio.to_thread(self._registry.keep_devices, self._devices)
-                except BaseException:
-                    self._forgets = True
-                    raise
-            await asyncio.to_thread(self._registry.record, batch, self._leadership.check)
+            check, kept = self._leadership.check, (self._deployments, self._devices)
+            if self._is_current and kept != self._kept:
+                await asyncio.to_thread(self._registry.keep_reports, kept[0], check)
+                await asyncio.to_thread(self._registry.keep_devices, kept[1], check)
+                self._kept = kept
+            await asyncio.to_thread(self._registry.record, batch, check)
         except DeviceError as error:
             self._report(error)
             return False

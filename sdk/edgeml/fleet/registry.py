@@ -54,6 +54,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     seen_s: float
 
 
+def _pass(_: Connection) -> None:
+    """Let any transaction go on."""
+
+
 class Registry:
     """The devices' part of the fleet's database.
 
@@ -69,7 +73,7 @@ class Registry:
         """Close the database."""
         self.database.close()
 
-    def record(self, received: Iterable[DeviceMessage], check: Callable[[Connection], None] | None = None) -> None:
+    def record(self, received: Iterable[DeviceMessage], check: Callable[[Connection], None] = _pass) -> None:
         """Record messages in one transaction.
 
         A late will, of an older session than the last birth, is ignored. A birth always counts, even with an older
@@ -83,25 +87,26 @@ class Registry:
         if not messages:
             return
         with self.database.writing() as connection:
-            if check is not None:
-                check(connection)
+            check(connection)
             batch = _Batch(connection, messages)
             for it in messages:
                 batch.add(it)
             for table, rows in batch.rows():
                 connection.execute(self.database.upsert(table), rows)
 
-    def keep_reports(self, deployments: Iterable[str]) -> None:
-        """Forget the reports about all other deployments."""
+    def keep_reports(self, deployments: Iterable[str], check: Callable[[Connection], None] = _pass) -> None:
+        """Forget the reports about all other deployments; `check` is that of `record`."""
         kept = set(deployments)
         with self.database.writing() as connection:
+            check(connection)
             known = connection.scalars(sa.select(REPORT.c.deployment).distinct()).all()
             for deployment in set(known) - kept:
                 connection.execute(sa.delete(REPORT).where(REPORT.c.deployment == deployment))
 
-    def keep_devices(self, devices: Collection[str]) -> None:
-        """Forget all other devices: those that are no longer enrolled."""
+    def keep_devices(self, devices: Collection[str], check: Callable[[Connection], None] = _pass) -> None:
+        """Forget all other devices: those that are no longer enrolled. `check` is that of `record`."""
         with self.database.writing() as connection:
+            check(connection)
             gone = sorted(set(connection.scalars(sa.select(DEVICE.c.id))) - set(devices))
             for names in _parts(gone):
                 for column in (DEVICE.c.id, REPORT.c.device, HISTORY.c.device):

@@ -180,6 +180,7 @@ class Host:
                     waits.began()
                     connections += 1
                     self._events.event("connected", f"connected to {broker.url}", broker=str(broker.url))
+                    self.recorder.await_use()
                     await self._serve_connection(connection, is_leader=is_leader)
             except* _LeaderChangedError:
                 waits.reset()
@@ -349,8 +350,7 @@ class Host:
                     seen = stamps
                     announced.set()
                 elif announcing is not None:
-                    # Their senders aren't enrolled.
-                    self._held.clear()
+                    self._held.clear()  # their senders aren't enrolled
                     if repaired := await announcing.repair():
                         self._report_repaired(repaired)
             except (EdgemlError, OSError) as error:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, event
 from edgeml.fleet import leadership, recorder
 from edgeml.fleet.leadership import Election
 from edgeml.fleet.recorder import Recorder
-from edgeml.fleet.registry import Registry
+from edgeml.fleet.registry import DeviceMessage, Registry
 from edgeml_core.errors import DeviceError
 from edgeml_core.messages import DeviceState, Report
 from support.waiting import until_async
@@ -177,6 +177,32 @@ async def test_rows_of_devices_that_have_left_are_forgotten(tmp_path: Path, jour
         made.put("pi-2", state(1))
         await until_async(lambda: registry.devices().keys() == {"pi-2"})
         assert registry.history("pi-1", "report") == registry.history("pi-1", "state") == []
+
+
+async def test_a_host_that_was_away_forgets_nothing_before_it_has_looked(tmp_path: Path, journal: Journal):
+    """Another one may have signed a deployment since, whose failures are reported once."""
+    registry = Registry(tmp_path / "fleet.db")
+    registry.record([DeviceMessage(device="pi-1", message=report("line-2-2"), seen_s=1.0)])
+    async with running(registry, journal) as made:
+        made.await_use()
+        made.put("pi-1", state(1))
+        await until_async(registry.devices)
+        assert registry.reports("line-2-2")
+        made.use(deployments=SIGNED, devices=DEVICES)
+        made.put("pi-1", state(2))
+        await until_async(lambda: not registry.reports("line-2-2"))
+
+
+async def test_a_host_that_leads_no_more_forgets_nothing(tmp_path: Path, journal: Journal):
+    """It doesn't know what the next one has signed."""
+    registry = Registry(tmp_path / "fleet.db")
+    registry.record([DeviceMessage(device="pi-1", message=report("line-2-2"), seen_s=1.0)])
+    async with running(registry, journal) as made:
+        other = Election(registry.database)
+        await other.turn()
+        made.put("pi-1", state(1))
+        await until_async(lambda: journal.events)
+        assert registry.reports("line-2-2")
 
 
 async def test_more_messages_than_the_queue_holds_are_told_once(
