@@ -154,8 +154,9 @@ class Judged:
 
     def __init__(self, folder: Path, work: Path) -> None:
         self.source: Source = huggingface.load(folder, None, work)
-        signature, tokenizer = self.source.signature, self.source.assets.get("tokenizer.json")
-        self.items = hard_items.hard(signature.preprocess, signature.postprocess, tokenizer)
+        signature = self.source.signature
+        unread = against_oracle.unread_counter(signature.preprocess, self.source.assets)
+        self.items = hard_items.hard(signature.preprocess, signature.postprocess, unread)
         (work / "fp32").mkdir()
         self.built: Built = fp32.write(self.source, "onnx", work / "fp32")
         build = pack.Build(

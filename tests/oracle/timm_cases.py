@@ -47,7 +47,7 @@ class Judged:
     def __init__(self, row: Row, place: Path, file_format: Format = "onnx") -> None:
         timm_rows.build(row, place / "model")
         self.source: Source = timm_folder.load(place / "model", None)
-        self.items = hard_items.hard(self.source.signature.preprocess, self.source.signature.postprocess, None)
+        self.items = hard_items.hard(self.source.signature.preprocess, self.source.signature.postprocess)
         (place / "work" / "fp32").mkdir(parents=True)
         self.built: Built = fp32.write(self.source, file_format, place / "work" / "fp32")
         release = pack.Release(name="judged", version="1.0")
@@ -221,7 +221,7 @@ def test_export_ships_a_folder_whose_card_names_timm(tmp_path: Path):
     (exported,) = export(request)
     assert exported.manifest.card.oracle.library == f"timm {timm.__version__}"
     assert any("EXIF" in note for note in exported.manifest.card.warnings)
-    (picture, *_) = hard_items.hard(exported.manifest.preprocess, exported.manifest.postprocess, None)
+    (picture, *_) = hard_items.hard(exported.manifest.preprocess, exported.manifest.postprocess)
     (answer,) = inference.run(exported.path, [{"image": msgspec.to_builtins(picture.data)}])
     assert {it["label"] for it in answer["labels"]} == set(LABELS)
 

@@ -7,6 +7,7 @@ item is shared. Each item is asked alone and among others, since clients send bo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy as np
 from edgeml.oracle.protocol import LibraryAnswer
 from edgeml_core.card import Oracle
 from edgeml_core.errors import EdgemlError, GateFailed
+from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
+    INPUT_IDS,
     Boxes,
     Classes,
     DecodedText,
@@ -22,12 +25,15 @@ from edgeml_core.processing import (
     Embedding,
     Generation,
     MaskFill,
+    Preprocess,
     Span,
     TensorOutput,
+    TextInput,
     TokenClasses,
     Transcript,
 )
 from edgeml_runtime import tensors
+from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.model import Model
 from edgeml_runtime.postprocess import detection
 from edgeml_runtime.tasks import Answer, Audio, Image, Item, Prompt, Question, Tensors, Text
@@ -51,6 +57,15 @@ _HINT: Final = (
 )
 _MODULE_HINT: Final = "compute with tensors only in forward, without Python numbers made of them, and keep no state"
 _ROWS_HINT: Final = "take a model that can be converted exactly, and whose answers don't jump between near rows"
+
+
+def unread_counter(preprocess: Preprocess, assets: Mapping[str, Path]) -> Callable[[str], int] | None:
+    """Return a function that counts the tokens of a text that a bundle cuts off; None for models of anything else."""
+    if not isinstance(preprocess, TextInput) or preprocess.tokenizer not in assets:
+        return None
+    ids = TensorSpec(name=INPUT_IDS, dtype="int64", shape=(-1, -1))
+    encoder = Encoder(assets[preprocess.tokenizer], preprocess, (ids,))
+    return lambda text: encoder.encode([Text(text)])[1][0].unread
 
 
 def check(model: Model, items: Sequence[Item], answers: Sequence[LibraryAnswer], library: str) -> Oracle:

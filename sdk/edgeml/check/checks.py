@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from msgspec import UNSET
 
-from edgeml.check import accuracy, greedy_agreement, memory, parity
+from edgeml.check import accuracy, against_oracle, greedy_agreement, memory, parity
 from edgeml.check.baseline import observe
 from edgeml.check.candidate import Candidate, open_candidate, open_fp32, open_original
 from edgeml.check.data import Rows
@@ -97,10 +97,10 @@ class Checks:
         rows = [it for it in (*self.evaluation.items, *self.calibration.items) if not isinstance(it, ScoredText)]
         usual = [*rows[:RAW_INPUTS_MAX], *self.inputs.items][:RAW_INPUTS_MAX]
         signature = self.source.signature
-        judge = self.source.judge
-        tokenizer = self.source.assets.get(getattr(signature.preprocess, "tokenizer", ""))
-        own = judge.items if judge else hard_items.hard(signature.preprocess, signature.postprocess, tokenizer)
-        return [*own, *usual]
+        if self.source.judge:
+            return [*self.source.judge.items, *usual]
+        unread = against_oracle.unread_counter(signature.preprocess, self.source.assets)
+        return [*hard_items.hard(signature.preprocess, signature.postprocess, unread), *usual]
 
     def run(self, candidate: Candidate) -> Findings:
         """Run all checks of a candidate.

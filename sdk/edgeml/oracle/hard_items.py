@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 from PIL import Image as Pictures
 
-from edgeml_core.manifest import TensorSpec
 from edgeml_core.processing import (
-    INPUT_IDS,
     AudioInput,
     Boxes,
     Classes,
@@ -25,7 +22,6 @@ from edgeml_core.processing import (
     QuestionInput,
     TextInput,
 )
-from edgeml_runtime.encode.text import Encoder
 from edgeml_runtime.tasks import Audio, Image, Item, Prompt, Question, Text
 
 #: One word, white space, capitals, accents, other scripts, signs outside of any vocabulary, and a pair of sentences.
@@ -68,20 +64,21 @@ SOUNDS_S: Final = (0.3, 1.0, 2.7)
 SEED: Final = 20
 
 
-def hard(preprocess: Preprocess, postprocess: Postprocess, tokenizer: Path | None) -> list[Item]:
+def hard(preprocess: Preprocess, postprocess: Postprocess, unread: Callable[[str], int] | None = None) -> list[Item]:
     """Make the items for a kind of model, for a classifier of texts pairs, too; none for plain tensors.
 
     Args:
         preprocess: the model's.
         postprocess: the model's.
-        tokenizer: the file; the first text is the longest one that it leaves whole. None makes no such text.
+        unread: counts the tokens of a text that the bundle cuts off: the first text is the longest one that it reads
+            whole. None makes no such text.
     """
     match preprocess:
         case QuestionInput():
             return [Question("Who was asleep?", TEXTS[-1]), Question("Wo?", "Im Süden, bei Köln, im alten Haus.")]
         case TextInput():
             mask = postprocess.mask if isinstance(postprocess, MaskFill) else ""
-            longest = _longest(preprocess, tokenizer, mask) if tokenizer else ()
+            longest = _longest(unread, mask) if unread else ()
             return [*longest, *(_masked(mask) if mask else _texts(postprocess))]
         case PromptInput():
             return [
@@ -97,15 +94,10 @@ def hard(preprocess: Preprocess, postprocess: Postprocess, tokenizer: Path | Non
             return []
 
 
-def _longest(preprocess: TextInput, tokenizer: Path, mask: str) -> Iterator[Text]:
+def _longest(unread: Callable[[str], int], mask: str) -> Iterator[Text]:
     """Cut the long text to the longest beginning that is read whole: a library with a lower limit reads less of it."""
-    encoder = Encoder(tokenizer, preprocess, (TensorSpec(name=INPUT_IDS, dtype="int64", shape=(-1, -1)),))
     text = f"{mask} {' '.join(TEXTS) * 20}".lstrip()[:LONG_CHARS]
-
-    def unread(chars: int) -> int:
-        return encoder.encode([Text(text[:chars])])[1][0].unread
-
-    chars = bisect.bisect_left(range(len(text) + 1), 1, key=unread) - 1
+    chars = bisect.bisect_left(range(len(text) + 1), 1, key=lambda it: unread(text[:it])) - 1
     if len(mask) < chars < len(text):
         yield Text(text[:chars], top_k=FILLS if mask else None)
 
