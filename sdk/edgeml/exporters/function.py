@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from edgeml.exporters import own_softmax
 from edgeml.exporters.source import Signature, Source, TorchModel
 from edgeml.exporters.torch_session import ERROR_CHARS, Named, TorchSession, digest, dtype, kind, specs
 from edgeml.oracle import torch_modules
@@ -93,6 +94,7 @@ def source(
     preprocess, postprocess = _processing(task, inputs, outputs)
     original = TorchSession(module)
     torch_modules.check_repeats(original, example)
+    postprocess, notes = own_softmax.leave_out(postprocess, original, example)
     takes_batches = all(spec.shape[:1] == (-1,) for spec in inputs)
     takes_tensors = isinstance(preprocess, TensorInput)
     judge = torch_modules.ModuleJudge(original, example, takes_batches=takes_batches) if takes_tensors else None
@@ -108,7 +110,7 @@ def source(
         assets={},
         model=TorchModel(module=module),
         tools={"torch": metadata.version("torch")},
-        notes=() if takes_batches else (_FIXED_BATCH,),
+        notes=notes if takes_batches else (*notes, _FIXED_BATCH),
         judge=judge,
     )
 

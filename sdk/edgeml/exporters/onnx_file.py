@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeml.exporters import onnx_opset
+from edgeml.exporters import onnx_opset, own_softmax
 from edgeml.exporters.huggingface import audio, image_processor, sentence_modules
 from edgeml.exporters.huggingface import folder as folders
 from edgeml.exporters.source import Signature, Source
@@ -66,7 +66,10 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
     first = next(answered, None)
     if first:
         torch_modules.check_repeats(original, first)
+    example = first or _example(inputs, LENGTHS[0])
     notes: tuple[str, ...] = () if task == "tensors" else (_UNJUDGED.format(task),)
+    postprocess, told = own_softmax.leave_out(_postprocess(path.parent, task, outputs), original, first)
+    notes += told
     shipped, opset = path, onnx_opset.version(model)
     if opset < onnx_opset.OPSET_MIN:
         shipped = work / "converted.onnx"
@@ -81,9 +84,9 @@ def load(path: Path, task: Task | None, work: Path) -> Source:
             inputs=inputs,
             outputs=outputs,
             preprocess=preprocess,
-            postprocess=_postprocess(path.parent, task, outputs),
+            postprocess=postprocess,
         ),
-        example=first or _example(inputs, LENGTHS[0]),
+        example=example,
         original=original,
         original_name="ONNX fp32",
         assets=assets,
