@@ -380,8 +380,8 @@ def test_fetch_at_the_end_of_its_window_stops(bench, monkeypatch):
     received, begins_s = bench.origin.receive, bench.calendar.begins_s
 
     async def receive(timeout_s):
-        if bench.clock.now() < begins_s:
-            await asyncio.Event().wait()
+        if all(report.state is not State.DEFERRED for report in bench.link.reports):
+            await asyncio.Event().wait()  # until the blink is over
         return await received(timeout_s)
 
     monkeypatch.setattr(bench.origin, "receive", receive)
@@ -463,7 +463,12 @@ def removal(bench):
     other.trust = bench.trust
     other.start()
     removed = msgspec.structs.replace(bench.trust.deployments.pop(), id="gone", version="", bundles=())
-    return partial(other.agent.attempt, removed)
+
+    async def remove():
+        with locks.held(bench.folder / locks.UPDATE):  # else the running agent abandons it, as not deployed
+            await other.agent.attempt(removed)
+
+    return remove
 
 
 def is_removed(bench):
