@@ -1,7 +1,7 @@
 # The loop. Every target makes its own environment and installs what it needs.
 #   make demo    the whole way on this machine, with a real model: about a minute after set-up
 #   make quick   unit and property tests: about a minute
-#   make test    all checks and tests, campaigns at a tenth: 12 to 14 minutes on two cores
+#   make test    all checks and tests, campaigns at a tenth: 13 to 15 minutes on two cores
 #   make nightly the same with everything in full
 #   make faults  all faults of delivery, and what came of them in counts
 #   make soak    the same for long: make soak SECONDS=3600, with other random choices each time
