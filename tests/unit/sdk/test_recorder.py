@@ -48,13 +48,13 @@ def journal() -> Journal:
 
 
 @contextlib.asynccontextmanager
-async def running(registry: Registry, journal: Journal) -> AsyncIterator[Recorder]:
-    """A recorder that writes."""
+async def running(registry: Registry, journal: Journal, *, leads_on: bool = True) -> AsyncIterator[Recorder]:
+    """A recorder that writes. A host that doesn't lead on takes no second turn after another host's."""
     election = Election(registry.database)
     await election.turn()
     made = Recorder(registry, election, journal)
     made.use(deployments=SIGNED, devices=DEVICES)
-    tasks = {asyncio.create_task(made.run()), asyncio.create_task(election.run())}
+    tasks = {asyncio.create_task(it) for it in (made.run(), *([election.run()] if leads_on else []))}
     try:
         yield made
     finally:
@@ -197,7 +197,7 @@ async def test_a_host_that_leads_no_more_forgets_nothing(tmp_path: Path, journal
     """It doesn't know what the next one has signed."""
     registry = Registry(tmp_path / "fleet.db")
     registry.record([DeviceMessage(device="pi-1", message=report("line-2-2"), seen_s=1.0)])
-    async with running(registry, journal) as made:
+    async with running(registry, journal, leads_on=False) as made:
         other = Election(registry.database)
         await other.turn()
         made.put("pi-1", state(1))
