@@ -22,7 +22,7 @@ from edgeml_core import chunks, desired, messages, multi_chunk, trust, wire_keys
 from edgeml_core.errors import TransportError, UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io.mqtt import PACKET_OVERHEAD_BYTES
-from support import brokers, samples
+from support import brokers, deployed_repository, samples
 from support.certificates import certify
 from support.tiny_models import tiny_onnx_bundle
 from support.waiting import until_async
@@ -60,14 +60,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     """A repository with one release, two devices and one deployment."""
-    repo = tmp_path / "repo"
-    repository.init(repo, fleet="farm")
-    (tmp_path / "sample.edgeml").write_bytes(samples.a_bundle())
-    repository.publish(repo, [tmp_path / "sample.edgeml"])
-    for device in ("pi-1", "pi-2"):
-        repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
-    deploy(repo, "sample", selector="")
-    return repo
+    return deployed_repository.make(tmp_path, ("pi-1", "pi-2"))
 
 
 @pytest.fixture(params=["mosquitto", "amqtt"])

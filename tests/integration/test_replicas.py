@@ -15,14 +15,13 @@ from edgeml.fleet import leadership, serve
 from edgeml.fleet.leadership import Election, hosts
 from edgeml.fleet.link import Broker
 from edgeml.fleet.registry import Registry
-from edgeml.repository.deployments import deploy
 from edgeml_core import broker as broker_urls
 from edgeml_core import chunks, messages, wire_keys
 from edgeml_core.errors import UsageError
 from edgeml_core.messages import DeviceState, Report, Topics, Want
 from edgeml_io.mqtt import Options, Session
 from edgeml_origin.origin import Origin
-from support import brokers, postgresql, samples
+from support import brokers, deployed_repository, postgresql
 from support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -40,14 +39,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     """A repository with one release, eight devices and one deployment."""
-    repo = tmp_path / "repo"
-    repository.init(repo, fleet="farm")
-    (tmp_path / "sample.edgeml").write_bytes(samples.a_bundle())
-    repository.publish(repo, [tmp_path / "sample.edgeml"])
-    for device in DEVICES:
-        repository.enroll(repo, device, labels={}, broker_url=None, out_dir=tmp_path / device)
-    deploy(repo, "sample", selector="")
-    return repo
+    return deployed_repository.make(tmp_path, DEVICES)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from edgeml.fleet.leadership import Election
 from edgeml.fleet.registry import Registry
 from edgeml.fleet.serve import HELD_MESSAGES_MAX, UNKNOWN_DEVICES_MAX, Host
 from edgeml.fleet.snapshot import read
-from edgeml.repository.deployments import deploy
 from edgeml_core import messages
 from edgeml_core.messages import DeviceState, Report, Topics
 from edgeml_io.mqtt import Message
-from support import samples
+from support import deployed_repository
 from support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -34,12 +33,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     """A repository with one deployment, and no device."""
-    repo = tmp_path / "repo"
-    repository.init(repo, fleet="farm")
-    (tmp_path / "sample.edgeml").write_bytes(samples.a_bundle())
-    repository.publish(repo, [tmp_path / "sample.edgeml"])
-    deploy(repo, "sample", selector="", allow_empty=True)
-    return repo
+    return deployed_repository.make(tmp_path, ())
 
 
 class Silent:
